@@ -1,0 +1,83 @@
+"""From flags to a checked config: `--config=file.py:argument --config.some.setting=value`."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from colar_jax.config import Config, nearest, resolve
+
+
+def run_main(
+    main: Callable[[Config], object],
+    load: Callable[[], ml_collections.ConfigDict] | None = None,
+    own_flags: tuple[str, ...] = (),
+) -> None:
+    """Load a config, override it by flags, resolve it and call `main`; a user's mistake is one line and exit status 2.
+
+    `load` says where the config comes from: the file that `--config` names, unless given. `own_flags` are the flags that
+    the program reads by itself with `flag_value`.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        given = (load or load_config_file)()
+        _check_overrides(sys.argv, given)
+        for name in own_flags:
+            flags.DEFINE_string(name, "", "read before the config")
+        arguments = [argument for argument in sys.argv if not argument.startswith(("--config=", "-config="))]
+        holder = config_flags.DEFINE_config_dict("config", given, sys_argv=arguments)
+        flags.FLAGS(arguments)
+        main(resolve(holder.value))
+    except (ValueError, flags.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def load_config_file() -> ml_collections.ConfigDict:
+    """What `get_config(argument)` of the file named by `--config=file.py:argument` returns.
+
+    Raises:
+        ValueError: there is no such flag or file, or the file has no `get_config`.
+    """
+    value = flag_value("config")
+    if not value:
+        raise ValueError("name a config: --config=configs/arithmetic.py (and --config.some.setting=value to change it)")
+    name, _, argument = value.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ValueError(f"--config={value}: there is no file {name}.{nearest(name, beside)}")
+    namespace: dict = {"__file__": str(path), "__name__": path.stem}
+    exec(compile(path.read_text(), str(path), "exec"), namespace)  # a config is a program, as the flag's user knows
+    if "get_config" not in namespace:
+        raise ValueError(f"{path} has no function get_config(argument)")
+    return namespace["get_config"](argument)
+
+
+def flag_value(name: str) -> str:
+    """The value of `--name=value` on the command line, or "" (before flags are parsed)."""
+    for argument in sys.argv[1:]:
+        flag, _, value = argument.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            return value
+    return ""
+
+
+def _check_overrides(arguments: list[str], config: ml_collections.ConfigDict) -> None:
+    """Every `--config.a.b` names a setting that exists; ml_collections itself answers a wrong one with a traceback."""
+    for argument in arguments[1:]:
+        flag = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("-") or not flag.startswith("config."):
+            continue
+        node, path = config, "config"
+        for part in flag.split(".")[1:]:
+            known = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
+            if part not in known:
+                raise ValueError(f"--{flag}: {path} has no setting {part!r}.{nearest(part, known)}")
+            node, path = node[part], f"{path}.{part}"

@@ -1,0 +1,58 @@
+"""Read the answer out of a model's text, and decide whether it is right."""
+
+import re
+import string
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+
+from colar_jax.data.prompts import ANSWER_PREFIX
+
+# (prediction, answer) -> is the prediction right?
+Verifier = Callable[[str, str], bool]
+
+# A comma is part of a number only where it separates thousands: 1,200 and 12,345.6, but not 1,2,3 or (1,2).
+_NUMBER_WITH_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+
+
+def extract_answer(text: str) -> str:
+    """The answer that a generated text gives: what follows its first `Answer:`, up to a second one, as it stands.
+
+    A text without the prefix is its own answer, as in the published evaluation: a model that says only `18` is right.
+    """
+    _, prefix, rest = text.partition(ANSWER_PREFIX)
+    return rest.partition(ANSWER_PREFIX)[0] if prefix else text
+
+
+def is_right(prediction: str, answer: str) -> bool:
+    """Whether two answers are the same number (10.0 = 10, 1,000 = 1e3) or, where one is no number, the same text.
+
+    White space around and full stops at the end do not count. Numbers are compared exactly, not as floats: 2**53 and
+    2**53 + 1 differ. Not a number (`nan`) is never right.
+    """
+    prediction, answer = (text.strip().rstrip(string.whitespace + ".") for text in (prediction, answer))
+    numbers = _parse_number(prediction), _parse_number(answer)
+    if None in numbers:
+        return prediction == answer
+    # A signalling NaN raises when it is compared, so no NaN may reach the comparison.
+    return not any(number.is_nan() for number in numbers) and numbers[0] == numbers[1]
+
+
+def is_same_text(prediction: str, answer: str) -> bool:
+    """Whether two answers are the same text, white space around them aside; for answers in words (ProsQA)."""
+    return prediction.strip() == answer.strip()
+
+
+def _parse_number(text: str) -> Decimal | None:
+    """The exact value of a plain decimal number, or None. Takes no time or memory for `1e999999999`."""
+    if _NUMBER_WITH_THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return None
+
+
+VERIFIERS: dict[str, Verifier] = {
+    "numeric": is_right,
+    "exact": is_same_text,
+}

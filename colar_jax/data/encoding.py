@@ -1,0 +1,109 @@
+"""Problems as token ids: tokenized once, then put together for any speed."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from colar_jax.data import prompts
+from colar_jax.data.problems import Problem
+from colar_jax.data.prompts import Speed
+from colar_jax.data.tokenizers import Tokenizer
+
+# Problems on which the shortcut of `_tail_lengths` is checked against tokenizing the whole prompt.
+NUM_CHECKED = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedProblems:
+    """The token ids of a set of problems, as three ragged lists of int32 arrays, and the separator's and eos's ids.
+
+    A prompt depends on the speed that it says. Only its tail does, so a prompt is kept once (with the first of `speeds`)
+    and the tails once a speed: `prompt(i, speed)`.
+    """
+
+    problems: tuple[Problem, ...]
+    heads: tuple[np.ndarray, ...]  # the prompt up to where the speed makes a difference
+    tails: dict[str, np.ndarray]  # by the speed's text, the rest of the prompt
+    steps: tuple[np.ndarray, ...]
+    answers: tuple[np.ndarray, ...]  # "Answer:..." and eos
+    separator_id: int
+    eos_id: int
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def prompt(self, index: int, speed: Speed) -> np.ndarray:
+        """The ids of problem `index`'s prompt at `speed`, without the separator after it."""
+        return np.concatenate([self.heads[index], self.tails[prompts.speed_text(speed)]])
+
+    def prompt_lengths(self, speed: Speed) -> np.ndarray:
+        """The number of tokens of every problem's prompt at `speed`."""
+        return self._head_lengths + len(self.tails[prompts.speed_text(speed)])
+
+    @functools.cached_property
+    def _head_lengths(self) -> np.ndarray:
+        return np.array([len(head) for head in self.heads])
+
+    @functools.cached_property
+    def step_lengths(self) -> np.ndarray:
+        """The number of step tokens of every problem."""
+        return np.array([len(steps) for steps in self.steps])
+
+    @functools.cached_property
+    def answer_lengths(self) -> np.ndarray:
+        """The number of answer tokens of every problem, eos included."""
+        return np.array([len(answer) for answer in self.answers])
+
+
+def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, ...]) -> EncodedProblems:
+    """Tokenize `problems` for prompts that say any of `speeds`.
+
+    Raises ValueError where a tokenizer splits the end of a prompt differently from question to question, so that its
+    tail cannot be exchanged.
+    """
+    texts = [prompts.speed_text(speed) for speed in speeds]
+    questions = [problem.question for problem in problems]
+    first_prompts = _arrays(tokenizer, [prompts.question_prompt(question, speeds[0]) for question in questions])
+    tails = _tails(tokenizer, questions[0], speeds)
+    tail_length = len(tails[texts[0]])
+    heads = tuple(ids[: len(ids) - tail_length] for ids in first_prompts)
+    encoded = EncodedProblems(
+        problems=tuple(problems),
+        heads=heads,
+        tails=tails,
+        steps=_arrays(tokenizer, [prompts.steps_text(problem.steps) for problem in problems]),
+        answers=tuple(
+            np.append(ids, np.int32(tokenizer.eos_id))
+            for ids in _arrays(tokenizer, [prompts.answer_text(problem.answer) for problem in problems])
+        ),
+        separator_id=tokenizer.separator_id,
+        eos_id=tokenizer.eos_id,
+    )
+    _check_tails(encoded, tokenizer, speeds)
+    return encoded
+
+
+def _arrays(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, ...]:
+    return tuple(np.array(ids, np.int32) for ids in tokenizer.encode_batch(texts))
+
+
+def _tails(tokenizer: Tokenizer, question: str, speeds: tuple[Speed, ...]) -> dict[str, np.ndarray]:
+    """The part of a prompt from the first token that any two speeds disagree on (or its last token)."""
+    ids = {prompts.speed_text(s): tokenizer.encode(prompts.question_prompt(question, s)) for s in speeds}
+    shortest = min(len(prompt) for prompt in ids.values())
+    common = 0
+    while common < shortest - 1 and len({prompt[common] for prompt in ids.values()}) == 1:
+        common += 1
+    return {text: np.array(prompt[common:], np.int32) for text, prompt in ids.items()}
+
+
+def _check_tails(encoded: EncodedProblems, tokenizer: Tokenizer, speeds: tuple[Speed, ...]) -> None:
+    for index in np.linspace(0, len(encoded) - 1, min(NUM_CHECKED, len(encoded))).astype(int):
+        for speed in speeds:
+            prompt = prompts.question_prompt(encoded.problems[index].question, speed)
+            if tokenizer.encode(prompt) != encoded.prompt(index, speed).tolist():
+                raise ValueError(
+                    f"the tokenizer splits the end of the prompt of problem {index} (speed {speed}) in its own way, so "
+                    f"that speeds cannot be exchanged: {prompt!r}"
+                )

@@ -1,0 +1,224 @@
+"""Problems from public data sets on the Hugging Face hub.
+
+A set is a line in `HUB_SETS` and a pure function from one of its rows to a `Problem`, or to None for a row that is left
+out. Only `_load_rows` and `_split_names` need a network, and only until the set lies in the cache of `datasets`.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from colar_jax.data.json_lines import KEYS, parse_problem
+from colar_jax.data.problems import Problem
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+BOX = "\\boxed{"
+
+
+@dataclasses.dataclass(frozen=True)
+class HubSet:
+    """Where a set lies on the hub, and how its rows become problems.
+
+    Attributes:
+      repository: `<owner>/<name>`, or a local folder that `datasets.load_dataset` can read.
+      convert: a row -> its problem, or None for a row to leave out.
+      splits: our split -> the hub's, in the slice syntax of `datasets` ("train[:90%]", "train+test").
+      subsets: the configurations to join, in order; a slice is taken of each.
+    """
+
+    repository: str
+    convert: Callable[[Row], Problem | None]
+    splits: Mapping[str, str]
+    subsets: tuple[str | None, ...] = (None,)
+
+
+def load_hub_set(name: str, split: str) -> list[Problem]:
+    """The problems of one split of a set in `HUB_SETS`, or of `<owner/name>` with columns question, steps and answer.
+
+    How many rows were left out is logged.
+
+    Raises:
+      ValueError: if the name is unknown, the set has no such split or cannot be loaded, or a row breaks its form.
+    """
+    if name in HUB_SETS:
+        hub_set = HUB_SETS[name]
+    elif "/" in name:
+        hub_set = HubSet(name, convert_plain, choose_splits(_split_names(name)))
+    else:
+        nearest = difflib.get_close_matches(name, HUB_SETS, n=3) or list(HUB_SETS)
+        raise ValueError(f"hub:{name} is unknown; did you mean hub:{' or hub:'.join(nearest)}, or hub:<owner/name>?")
+    if split not in hub_set.splits:
+        raise ValueError(f"hub:{name} has no split {split!r}, only {', '.join(hub_set.splits)}")
+    problems: list[Problem] = []
+    for subset in hub_set.subsets:
+        rows = _load_rows(hub_set.repository, subset, hub_set.splits[split])
+        place = ", ".join(filter(None, (f"hub:{name}", subset, hub_set.splits[split])))
+        problems += convert_rows(rows, hub_set.convert, place)
+    return problems
+
+
+def convert_rows(rows: Iterable[Row], convert: Callable[[Row], Problem | None], place: str) -> list[Problem]:
+    """Convert rows in order, leave out those that have no problem, and log how many these were.
+
+    Raises:
+      ValueError: for a row without a column that `convert` needs, or with a broken value; names `place` and row.
+    """
+    problems, left_out = [], 0
+    for number, row in enumerate(rows, start=1):
+        try:
+            problem = convert(row)
+        except KeyError as error:
+            raise ValueError(f"{place}, row {number}: no column {error}, only {', '.join(row)}") from None
+        except ValueError as error:
+            raise ValueError(f"{place}, row {number}: {error}") from None
+        if problem is None:
+            left_out += 1
+        else:
+            problems.append(problem)
+    if left_out:
+        logger.info("%s: left out %d of %d rows", place, left_out, left_out + len(problems))
+    return problems
+
+
+def convert_plain(row: Row) -> Problem:
+    """A row in our own form. Steps may be one text (column `steps` or `cot`): marks `<<..>>`, or else lines."""
+    steps = row["cot"] if "cot" in row and "steps" not in row else row["steps"]
+    if isinstance(steps, str):
+        steps = _split_steps(steps)
+    return _problem(row["question"], steps, row["answer"])
+
+
+def convert_gsm8k(row: Row) -> Problem:
+    """Original GSM8K: each line of the worked solution is a step, `<<..>>` marks kept; the answer follows `####`."""
+    solution, mark, answer = row["answer"].rpartition("\n####")
+    if not mark:
+        raise ValueError(f"no final answer after '####' in {row['answer']!r}")
+    return _problem(row["question"], _lines(solution), answer.strip())
+
+
+def convert_gsm_hard(row: Row) -> Problem:
+    """GSM-Hard: the one step is a Python program, the answer the float it returns."""
+    return _problem(row["input"], [row["code"]], row["target"])
+
+
+def convert_svamp(row: Row) -> Problem:
+    """SVAMP: the question is body and question sentence, the one step an infix expression."""
+    question = f"{row['Body'].strip('. ')}. {row['Question'].strip()}"
+    return _problem(question, [row["Equation"]], row["Answer"])
+
+
+def convert_multiarith(row: Row) -> Problem:
+    """MultiArith: the hub's copy has no equations, so there are no steps."""
+    return _problem(row["question"].strip(), [], row["final_ans"])
+
+
+def convert_math(row: Row) -> Problem | None:
+    """MATH: the answer is what the box holds, the one step is the solution without the box.
+
+    None for a solution without exactly one `\\boxed{` (as published) or with nothing in the box.
+    """
+    parts = cut_box(row["solution"].strip())
+    if parts is None or not parts[1].strip():
+        return None
+    step, answer = parts
+    return _problem(row["problem"], [step], answer)
+
+
+def cut_box(solution: str) -> tuple[str, str] | None:
+    """Split a solution into (the text around its box, what the box holds), or None without exactly one closed box.
+
+    The box ends at the brace that closes it. The published code took the last brace of the solution, which reads the
+    answer wrong in one row of ten: `8}`, a line break and `\\end{align*` instead of `8` (METHOD.md section 3).
+    """
+    before, box, rest = solution.partition(BOX)
+    if not box or BOX in rest:
+        return None
+    depth = 1
+    for match in re.finditer(r"\\.|[{}]", rest, re.DOTALL):  # an escaped brace, \{ or \}, is text
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return before + rest[match.end() :], rest[: match.start()]
+    return None
+
+
+def _problem(question: Any, steps: Any, answer: Any) -> Problem:
+    return parse_problem(dict(zip(KEYS, (question, steps, answer), strict=True)))
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _split_steps(text: str) -> list[str]:
+    """The marks `<<..>>` of a text that holds nothing else (white space aside), or else its lines."""
+    marks = re.findall(r"<<.*?>>", text)
+    return marks if re.sub(r"\s", "", "".join(marks)) == re.sub(r"\s", "", text) else _lines(text)
+
+
+def choose_splits(names: list[str]) -> dict[str, str]:
+    """Which of a set's own splits are ours. Without a validation split, the last tenth of the training rows is val."""
+    validation = next((name for name in ("val", "validation", "valid", "dev") if name in names), None)
+    splits = {"val": validation} if validation else {}
+    if "train" in names:
+        splits = {"train": "train"} | splits if validation else dict(LAST_TENTH_IS_VAL)
+    return splits | ({"test": "test"} if "test" in names else {})
+
+
+def _split_names(repository: str) -> list[str]:
+    import datasets  # here, because it takes a second and only hub sources need it
+
+    with _explain_failure(repository):
+        return datasets.get_dataset_split_names(repository)
+
+
+def _load_rows(repository: str, subset: str | None, split: str) -> Iterable[Row]:
+    import datasets
+
+    with _explain_failure(repository):
+        return datasets.load_dataset(repository, subset, split=split)
+
+
+@contextlib.contextmanager
+def _explain_failure(repository: str) -> Iterator[None]:
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    # No network; no such set, subset or split; a broken file.
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        advice = "load it once where there is a network, or name a local file (--config.data.train=path.jsonl)"
+        raise ValueError(f"hub data set {repository!r} cannot be loaded ({error}): {advice}") from error
+
+
+# As the published code cuts GSM8K, and the same for any set without a validation split.
+LAST_TENTH_IS_VAL = {"train": "train[:90%]", "val": "train[90%:]"}
+
+MATH_SUBJECTS = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+
+HUB_SETS: dict[str, HubSet] = {
+    "gsm8k": HubSet("openai/gsm8k", convert_gsm8k, LAST_TENTH_IS_VAL | {"test": "test"}, ("main",)),
+    # 385,620 rows of equations only: what the paper trains on.
+    "gsm8k_aug": HubSet("whynlp/gsm8k-aug", convert_plain, {"train": "train", "val": "validation", "test": "test"}),
+    # The hub calls the 1,319 test rows "train".
+    "gsmhard": HubSet("reasoning-machines/gsm-hard", convert_gsm_hard, {"test": "train"}),
+    # In the paper these two are test sets as a whole: 1,000 and 600 questions, both splits of the hub together.
+    "svamp": HubSet("ChilleD/SVAMP", convert_svamp, {"test": "train+test"}),
+    "multiarith": HubSet("ChilleD/MultiArith", convert_multiarith, {"test": "train+test"}),
+    # val is the last tenth of each subject, because the rows stand subject by subject.
+    "math": HubSet("EleutherAI/hendrycks_math", convert_math, LAST_TENTH_IS_VAL | {"test": "test"}, MATH_SUBJECTS),
+}

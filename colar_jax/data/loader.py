@@ -1,0 +1,180 @@
+"""Batches as a pure function of the step: what resumes needs no memory of what came before.
+
+An epoch is planned as a whole from `(seed, epoch)`: the order of the examples, each one's speed, which rows they are
+packed into. A group's label is drawn from `(seed, epoch, example)`. Every epoch has the same number of steps (what is
+left of the last rows is dropped, or a last row stays empty), so step `s` belongs to epoch `s // steps_per_epoch`.
+"""
+
+import dataclasses
+import functools
+import queue
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from colar_jax.data import layout, packing
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.layout import Layout, Sizes
+from colar_jax.data.packing import Batch, RowShape
+from colar_jax.data.prompts import AUTO_SPEED, Speed
+
+# Examples packed together. Longer windows pack tighter; within one, rows are shuffled.
+PACKING_WINDOW = 2048
+# Rows hold this much more tokens and labels than an average row needs, so that positions are what fills first.
+SLACK = 1.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a method turns a problem into an example."""
+
+    speeds: tuple[float, ...]  # one is drawn for each example and epoch
+    auto_probability: float = 0.0  # how often the prompt says "auto" and not the drawn speed
+    keeps_steps: bool = True  # False: the answer follows the question at once
+    supervise_latents: bool = False  # whether the latent head learns
+    supervise_steps: bool = True  # whether the language head learns the tokens of the steps
+    pooling: str = "sqrt"
+    prompt_speed: Speed | None = None  # what every prompt says, where it is not the drawn speed
+
+    @property
+    def prompt_speeds(self) -> tuple[Speed, ...]:
+        """Every speed that a prompt may say."""
+        if self.prompt_speed is not None:
+            return (self.prompt_speed,)
+        return (*self.speeds, AUTO_SPEED) if self.auto_probability else self.speeds
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    rows: list[list[int]]  # example numbers, one list a row
+    speeds: np.ndarray  # the drawn speed of each example
+    is_auto: np.ndarray
+
+
+class Loader:
+    """Packed training batches of a set of problems."""
+
+    def __init__(self, encoded: EncodedProblems, recipe: Recipe, *, seed: int, rows: int, row_positions: int):
+        self.encoded = encoded
+        self.recipe = recipe
+        self.seed = seed
+        self.num_rows = rows
+        self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
+        sizes = self._sizes(*self._draw(0))
+        slowest = self._sizes(np.full(len(encoded), min(recipe.speeds)), np.zeros(len(encoded), bool))
+        self.row_shape = _row_shape(sizes, slowest, row_positions)
+        self.num_left_out = int(np.sum(~packing.fits(sizes, self.row_shape)))
+        if self.num_left_out == len(encoded):
+            raise ValueError(
+                f"no example fits into a row: the shortest has {sizes.positions.min()} positions, "
+                f"stage.row_positions is {row_positions}"
+            )
+        self.steps_per_epoch = max(1, len(self._pack(0)) // rows)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of optimizer step `step`, the same whenever it is asked for."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        plan = self._plan(epoch)
+        rows = plan.rows[index * self.num_rows : (index + 1) * self.num_rows]
+        rows = rows + [[]] * (self.num_rows - len(rows))
+        layouts = [[self._lay_out(example, epoch, plan) for example in row] for row in rows]
+        return packing.fill(layouts, self.row_shape, pooling=self.recipe.pooling)
+
+    def _make_plan(self, epoch: int) -> _Plan:
+        return _Plan(self._pack(epoch), *self._draw(epoch))
+
+    def _rng(self, *what: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, *what))
+
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The speed of each example in this epoch, and whether its prompt hides it behind "auto"."""
+        rng = self._rng(epoch, 0)
+        speeds = np.array(self.recipe.speeds)[rng.integers(len(self.recipe.speeds), size=len(self.encoded))]
+        return speeds, rng.random(len(self.encoded)) < self.recipe.auto_probability
+
+    def _prompt_speed(self, speed: float, is_auto: bool) -> Speed:
+        if self.recipe.prompt_speed is not None:
+            return self.recipe.prompt_speed
+        return AUTO_SPEED if is_auto else speed
+
+    def _sizes(self, speeds: np.ndarray, is_auto: np.ndarray) -> Sizes:
+        prompt_lengths = np.zeros(len(self.encoded), np.int64)
+        for speed in np.unique(speeds):
+            for auto in (False, True):
+                chosen = (speeds == speed) & (is_auto == auto)
+                prompt_lengths[chosen] = self.encoded.prompt_lengths(self._prompt_speed(speed, auto))[chosen]
+        step_lengths = self.encoded.step_lengths * self.recipe.keeps_steps
+        return layout.sizes(prompt_lengths, step_lengths, self.encoded.answer_lengths, speeds)
+
+    def _pack(self, epoch: int) -> list[list[int]]:
+        sizes = self._sizes(*self._draw(epoch))
+        rng = self._rng(epoch, 1)
+        order = rng.permutation(len(self.encoded))
+        rows = []
+        for start in range(0, len(order), PACKING_WINDOW):
+            window = order[start : start + PACKING_WINDOW]
+            packed = packing.pack(sizes.take(window), self.row_shape)
+            rows.extend([window[packed[row]].tolist() for row in rng.permutation(len(packed))])
+        return rows
+
+    def _lay_out(self, example: int, epoch: int, plan: _Plan) -> Layout:
+        encoded, recipe = self.encoded, self.recipe
+        speed = float(plan.speeds[example])
+        step_ids = encoded.steps[example] if recipe.keeps_steps else encoded.steps[example][:0]
+        return layout.lay_out(
+            encoded.prompt(example, self._prompt_speed(speed, bool(plan.is_auto[example]))),
+            step_ids,
+            encoded.answers[example],
+            encoded.separator_id,
+            speed,
+            self._rng(epoch, 2, example).random(len(step_ids)),
+            supervise_latents=recipe.supervise_latents,
+            supervise_steps=recipe.supervise_steps,
+        )
+
+
+def _row_shape(sizes: Sizes, slowest: Sizes, row_positions: int) -> RowShape:
+    """Room for tokens and labels in proportion to what an average position brings, and for the largest example.
+
+    `sizes` are those of one epoch's draws; `slowest` are those at the lowest speed, when an example is at its largest.
+    """
+
+    def capacity(kind: str) -> int:
+        fitting = sizes.positions <= row_positions
+        fitting_slowest = slowest.positions <= row_positions
+        needs, positions = getattr(sizes, kind)[fitting], sizes.positions[fitting]
+        if not len(needs):
+            return row_positions
+        room = row_positions * min(SLACK * needs.sum() / positions.sum(), np.max(needs / positions))
+        largest = max(needs.max(), getattr(slowest, kind)[fitting_slowest].max(initial=0))
+        return 8 * int(np.ceil(max(room, largest) / 8))
+
+    return RowShape(row_positions, capacity("tokens"), min(row_positions, capacity("supervised")))
+
+
+def prefetch(loader: Loader, start: int, stop: int, *, depth: int = 2) -> Iterator[Batch]:
+    """The batches of steps `start` to `stop`, made by a thread while the device works. Closing it stops the thread."""
+    batches: queue.Queue = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def produce():
+        try:
+            for step in range(start, stop):
+                batches.put(loader.batch(step))
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # handed to the consumer, which raises it
+            batches.put(error)
+
+    threading.Thread(target=produce, name="prefetch", daemon=True).start()
+    try:
+        for _ in range(start, stop):
+            batch = batches.get()
+            if isinstance(batch, BaseException):
+                raise batch
+            yield batch
+    finally:
+        stopped.set()
+        while not batches.empty():
+            batches.get_nowait()

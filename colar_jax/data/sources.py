@@ -1,0 +1,165 @@
+"""Where problems come from: embedded ones, files, folders and hub data sets, by name."""
+
+import difflib
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+from colar_jax.data.arithmetic import generate_problems
+from colar_jax.data.hub import HUB_SETS, load_hub_set
+from colar_jax.data.json_lines import find_split_file, read_problems
+from colar_jax.data.problems import Problem
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+
+# What sentences are punctuated with. Operators are not in it: "3 + 4" and "3 * 4" are two questions.
+_BETWEEN_WORDS = re.compile(r"[\s.,;:!?'\"‘’“”]+")
+
+
+def load_problems(source: str, split: str, *, limit: int | None = None, **options: int) -> list[Problem]:
+    """The problems of one split of a source, in the source's order.
+
+    Which problems a run sees is decided here and nowhere else, so everything wrong with them is said here, before any
+    computation starts. Questions that repeat are not wrong (public test sets have some) but are logged: problem n of
+    the warning is line n of a JSON Lines file.
+
+    Args:
+      source: one of
+        - `arithmetic`, or with options `arithmetic:min_steps=2,max_steps=4`: embedded problems, made on the spot;
+        - a `.jsonl` or `.jsonl.gz` file (then `split` does not matter), or a folder of `train`, `val`, `test` files;
+        - `hub:gsm8k` and the other names in `hub.HUB_SETS`, or `hub:<owner/name>` for a set that has the columns
+          question, steps and answer.
+      split: "train", "val" or "test".
+      limit: at most this many problems, the first ones. `arithmetic` makes exactly this many and needs it.
+      **options: options of `generate_problems` (`seed`, `min_steps`, ...), for `arithmetic` only. An option in `source`
+        wins.
+
+    Raises:
+      ValueError: for an unknown source, split or option, a file or a row that breaks the form, or an empty set.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}{_nearest(split, SPLITS)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}: it must be at least 1, or None for all problems")
+    name, _, rest = source.partition(":")
+    if options and name != "arithmetic":
+        raise ValueError(f"data source {source!r} takes no options, got {options}: they are for 'arithmetic'")
+    if name in SOURCES:
+        problems = SOURCES[name](rest, split, limit, options)
+    else:
+        problems = _from_path(source, split, limit)
+    if not problems:
+        raise ValueError(f"data source {source!r} has no problem in split {split!r}: name one that has")
+    _warn_of_repeats(problems, source, split)
+    return problems
+
+
+def refuse_overlap(splits: dict[str, list[Problem]], allow: bool) -> None:
+    """Make sure that no question stands in two splits: accuracy on a question that was trained on says nothing.
+
+    Questions are compared without case, white space and punctuation of sentences.
+
+    Args:
+      splits: the problems of each split, by the name that a message should use.
+      allow: only log what the splits share (config field `data.allow_overlap`).
+
+    Raises:
+      ValueError: if two splits share a question and `allow` is False. Names all such pairs, with counts and examples.
+    """
+    questions = {name: {_comparable(p.question): p.question for p in problems} for name, problems in splits.items()}
+    names = list(questions)
+    found = []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            shared = [question for key, question in questions[second].items() if key in questions[first]]
+            if shared:
+                found.append(f"{first!r} and {second!r} share {len(shared)} questions, for example {shared[0]!r}")
+    if not found:
+        return
+    message = "; ".join(found)
+    if not allow:
+        raise ValueError(f"{message}: use sets without shared questions, or set data.allow_overlap=True")
+    logger.warning("%s (allowed by data.allow_overlap)", message)
+
+
+def _from_arithmetic(rest: str, split: str, limit: int | None, options: dict[str, int]) -> list[Problem]:
+    if limit is None:
+        raise ValueError("data source 'arithmetic' makes any number of problems: limit must say how many")
+    options = options | dict(_parse_option(text) for text in rest.split(",") if text)
+    for name in options:
+        if name not in ARITHMETIC_OPTIONS:
+            known = ", ".join(ARITHMETIC_OPTIONS)
+            raise ValueError(f"arithmetic has no option {name!r}, only {known}{_nearest(name, ARITHMETIC_OPTIONS)}")
+    return generate_problems(split, limit, **options)
+
+
+def _from_hub(rest: str, split: str, limit: int | None, options: dict[str, int]) -> list[Problem]:
+    return load_hub_set(rest, split)[:limit]
+
+
+def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise ValueError(_unknown_source(source, path))
+    return read_problems(find_split_file(path, split) if path.is_dir() else path, limit)
+
+
+ARITHMETIC_OPTIONS = ("seed", "min_steps", "max_steps", "max_number")
+
+# name -> function of (what follows the colon, split, limit, options). Any other source is a path.
+SOURCES: dict[str, Callable[[str, str, int | None, dict[str, int]], list[Problem]]] = {
+    "arithmetic": _from_arithmetic,
+    "hub": _from_hub,
+}
+
+
+def _parse_option(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), int(value)
+    except ValueError:
+        raise ValueError(f"arithmetic option {text!r} is not of the form name=integer") from None
+
+
+def _unknown_source(source: str, path: Path) -> str:
+    """What to say about a source that is neither a name nor a path: the nearest names, and what a source can be."""
+    names = ["arithmetic", *(f"hub:{name}" for name in HUB_SETS)]
+    beside = [str(path.parent / p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    return (
+        f"data source {source!r} is no file, no folder and no known name{_nearest(source, names + beside)}. "
+        f"A source is a .jsonl or .jsonl.gz file, a folder of them, {', '.join(names)} or hub:<owner/name>"
+    )
+
+
+def _nearest(wrong: str, right: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(wrong, right, n=3)
+    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
+
+
+def _comparable(question: str) -> str:
+    return _BETWEEN_WORDS.sub(" ", question.casefold()).strip()
+
+
+def _warn_of_repeats(problems: list[Problem], source: str, split: str) -> None:
+    first_seen: dict[str, int] = {}
+    repeats = []
+    for number, problem in enumerate(problems, start=1):
+        first = first_seen.setdefault(_comparable(problem.question), number)
+        if first != number:
+            repeats.append((number, first))
+    if repeats:
+        number, first = repeats[0]
+        logger.warning(
+            "data source %r, split %r: %d of %d questions repeat an earlier one; the first: problem %d repeats %d, %r",
+            source,
+            split,
+            len(repeats),
+            len(problems),
+            number,
+            first,
+            problems[number - 1].question,
+        )

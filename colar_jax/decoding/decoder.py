@@ -1,0 +1,209 @@
+"""Prefill -> think* -> answer*, as one compiled program with two `while_loop`s on one cache.
+
+A question is prefilled once, however many rollouts it has; each rollout continues on its own suffix of the cache; each
+loop ends when the last rollout has ended, or at its limit.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from colar_jax.decoding.sampling import greedy_token, sampled_token
+from colar_jax.decoding.thinking import Think, Thought
+from colar_jax.model.cache import Suffix
+from colar_jax.model.reasoner import Reasoner, embed_positions
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeLimits:
+    """Everything static about a decode besides its shapes."""
+
+    max_thoughts: int  # 0: answer at once
+    min_thoughts: int
+    max_answer_tokens: int
+    greedy: bool
+    answer_temperature: float
+    answer_top_p: float
+    separator_id: int
+    eos_id: int
+    num_rollouts: int = 1  # G, for each question
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """What `B = C * G` rollouts did; rollout `b` belongs to question `b // G`. `L` thoughts and `A` answer tokens at most.
+
+    Entries at and after a rollout's end (`num_thoughts_B`, `num_answer_tokens_B`) are meaningless.
+    """
+
+    thoughts: Any  # the records of the thoughts, a pytree of [B, L, ...]
+    thought_log_probs_BL: jax.Array
+    stop_log_probs_BL: jax.Array  # [B, L + 1]: of every decision to go on, and of the one to stop
+    num_thoughts_B: jax.Array  # #L: how many were fed
+    forced_stop_B: jax.Array  # True where thinking was cut at the limit
+    answer_ids_BA: jax.Array
+    answer_log_probs_BA: jax.Array
+    num_answer_tokens_B: jax.Array  # eos included; A where there was none
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Thinking:
+    """State of the thinking loop. Invariant: `next` is what each rollout would do after `num_thoughts` of its thoughts;
+    rollouts with `done` have stopped, for good."""
+
+    step: jax.Array
+    suffix: Suffix
+    next: Thought
+    done_B: jax.Array
+    num_thoughts_B: jax.Array
+    records: Any
+    log_probs_BL: jax.Array
+    stop_log_probs_BL: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Answering:
+    """State of the answer loop. Invariant: `step` tokens of the answer are written, the last of them not yet fed."""
+
+    step: jax.Array
+    suffix: Suffix
+    done_B: jax.Array
+    num_tokens_B: jax.Array
+    ids_BA: jax.Array
+    log_probs_BA: jax.Array
+
+
+def decode(model: Reasoner, prompt_ids_CP, prompt_lengths_C, keys_B, think: Think, limits: DecodeLimits, *, dtype):
+    """Answer `C` questions with `G` rollouts each.
+
+    `prompt_ids_CP` are right-padded prompts that end with the separator, `prompt_lengths_C` their lengths; `keys_B` is a
+    typed key for each rollout. Returns `Decoded`. Pure and jit-compatible; `think` and `limits` are static.
+    """
+    num_questions, num_rollouts = prompt_ids_CP.shape[0], prompt_ids_CP.shape[0] * limits.num_rollouts
+    with jax.named_scope("prefill"):
+        positions = jnp.broadcast_to(jnp.arange(prompt_ids_CP.shape[1]), prompt_ids_CP.shape)
+        ones = jnp.ones(prompt_ids_CP.shape, jnp.float32)
+        embeds_CPD = embed_positions(model.llama.embedding[...], prompt_ids_CP, positions, ones, dtype)
+        hidden_CD, prefix = model.llama.prefill(embeds_CPD, prompt_lengths_C)
+    hidden_BD = jnp.repeat(hidden_CD, limits.num_rollouts, axis=0)
+    lengths_B = jnp.repeat(prompt_lengths_C, limits.num_rollouts)
+    assert keys_B.shape == (num_rollouts,), (keys_B.shape, num_questions, limits.num_rollouts)
+    think_keys_B, answer_keys_B = _fold_in(keys_B, 0), _fold_in(keys_B, 1)
+    layers = model.llama.unstacked_blocks()
+    suffix = Suffix.empty(prefix, num_rollouts, limits.max_thoughts + limits.max_answer_tokens)
+
+    def feed(embeds_BD, num_fed_B, is_real_B, suffix):
+        return model.llama.decode(layers, embeds_BD, lengths_B + num_fed_B, is_real_B, prefix, suffix)
+
+    with jax.named_scope("think"):
+        thinking = _think(model, hidden_BD, suffix, think_keys_B, think, feed, limits)
+    with jax.named_scope("answer"):
+        answering = _answer(model, thinking.suffix, thinking.num_thoughts_B, answer_keys_B, feed, limits, dtype)
+    return Decoded(
+        thoughts=thinking.records,
+        thought_log_probs_BL=thinking.log_probs_BL,
+        stop_log_probs_BL=thinking.stop_log_probs_BL,
+        num_thoughts_B=thinking.num_thoughts_B,
+        forced_stop_B=~thinking.done_B,
+        answer_ids_BA=answering.ids_BA,
+        answer_log_probs_BA=answering.log_probs_BA,
+        num_answer_tokens_B=answering.num_tokens_B,
+    )
+
+
+def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
+    num_rollouts, limit = hidden_BD.shape[0], limits.max_thoughts
+
+    def next_thought(hidden_BD, step):
+        thought = think(model, hidden_BD, _fold_in(keys_B, step))
+        is_decision = step >= limits.min_thoughts
+        return dataclasses.replace(
+            thought,
+            stop_B=thought.stop_B & is_decision,
+            stop_log_prob_B=jnp.where(is_decision, thought.stop_log_prob_B, 0.0),
+        )
+
+    def write(buffer_BL, values_B, step):
+        return jax.lax.dynamic_update_index_in_dim(buffer_BL, values_B, step, axis=1)
+
+    def body(state: _Thinking) -> _Thinking:
+        thought, active_B = state.next, ~state.done_B
+        hidden_BD, suffix = feed(thought.embed_BD, state.num_thoughts_B, active_B, state.suffix)
+        following = next_thought(hidden_BD, state.step + 1)
+        return _Thinking(
+            step=state.step + 1,
+            suffix=suffix,
+            next=following,
+            done_B=state.done_B | following.stop_B,
+            num_thoughts_B=state.num_thoughts_B + active_B,
+            records=jax.tree.map(lambda buffer, value: write(buffer, value, state.step), state.records, thought.record),
+            log_probs_BL=write(state.log_probs_BL, thought.log_prob_B, state.step),
+            stop_log_probs_BL=write(state.stop_log_probs_BL, following.stop_log_prob_B, state.step + 1),
+        )
+
+    first = next_thought(hidden_BD, 0)
+    stop_log_probs_BL = jnp.zeros((num_rollouts, limit + 1), jnp.float32)
+    start = _Thinking(
+        step=jnp.int32(0),
+        suffix=suffix,
+        next=first,
+        done_B=first.stop_B,
+        num_thoughts_B=jnp.zeros(num_rollouts, jnp.int32),
+        records=jax.tree.map(lambda value: jnp.zeros((num_rollouts, limit, *value.shape[1:]), value.dtype), first.record),
+        log_probs_BL=jnp.zeros((num_rollouts, limit), jnp.float32),
+        stop_log_probs_BL=write(stop_log_probs_BL, first.stop_log_prob_B, 0),
+    )
+    if limit == 0:  # a method without reasoning: nothing was cut off
+        return dataclasses.replace(start, done_B=jnp.ones(num_rollouts, bool))
+    return jax.lax.while_loop(lambda state: (state.step < limit) & ~jnp.all(state.done_B), body, start)
+
+
+def _answer(model, suffix, num_thoughts_B, keys_B, feed, limits, dtype) -> _Answering:
+    num_rollouts, limit = num_thoughts_B.shape[0], limits.max_answer_tokens
+    embedding_VD = model.llama.embedding[...]
+    everyone_B = jnp.ones(num_rollouts, bool)
+
+    def next_token(ids_B, step, suffix):
+        """Feed a token to everyone and draw the one after it; a rollout that has ended draws what nobody reads."""
+        hidden_BD, suffix = feed(embedding_VD[ids_B].astype(dtype), num_thoughts_B + step, everyone_B, suffix)
+        logits_BV = model.llama.logits(hidden_BD)
+        if limits.greedy:
+            return *greedy_token(logits_BV), suffix
+        drawn = sampled_token(_fold_in(keys_B, step), logits_BV, limits.answer_temperature, limits.answer_top_p)
+        return *drawn, suffix
+
+    def write(buffer_BA, values_B, step):
+        return jax.lax.dynamic_update_index_in_dim(buffer_BA, values_B, step, axis=1)
+
+    def body(state: _Answering) -> _Answering:
+        last_ids_B = jax.lax.dynamic_index_in_dim(state.ids_BA, state.step - 1, axis=1, keepdims=False)
+        ids_B, log_probs_B, suffix = next_token(last_ids_B, state.step, state.suffix)
+        return _Answering(
+            step=state.step + 1,
+            suffix=suffix,
+            done_B=state.done_B | (ids_B == limits.eos_id),
+            num_tokens_B=state.num_tokens_B + ~state.done_B,
+            ids_BA=write(state.ids_BA, ids_B, state.step),
+            log_probs_BA=write(state.log_probs_BA, log_probs_B, state.step),
+        )
+
+    separator_B = jnp.full(num_rollouts, limits.separator_id, jnp.int32)
+    ids_B, log_probs_B, suffix = next_token(separator_B, 0, suffix)
+    start = _Answering(
+        step=jnp.int32(1),
+        suffix=suffix,
+        done_B=ids_B == limits.eos_id,
+        num_tokens_B=jnp.ones(num_rollouts, jnp.int32),
+        ids_BA=write(jnp.full((num_rollouts, limit), limits.eos_id, jnp.int32), ids_B, 0),
+        log_probs_BA=write(jnp.zeros((num_rollouts, limit), jnp.float32), log_probs_B, 0),
+    )
+    return jax.lax.while_loop(lambda state: (state.step < limit) & ~jnp.all(state.done_B), body, start)
+
+
+def _fold_in(keys_B, step):
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, step)

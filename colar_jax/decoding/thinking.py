@@ -1,0 +1,92 @@
+"""The ways to think: from the last hidden state to the next input embedding, or to the decision that thinking is over.
+
+A way to think is a function, so that one decode loop serves latents, words and whatever comes next:
+
+    think(model, hidden_BD, keys_B) -> Thought
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from colar_jax.decoding.sampling import greedy_token, log_prob_of, sampled_token
+from colar_jax.model.reasoner import Reasoner
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Thought:
+    """What `B` rollouts would do next: stop thinking, or feed an embedding."""
+
+    embed_BD: jax.Array  # fed by those that go on
+    record: Any  # pytree of [B, ...]: what is kept of the thought (the latent itself; the word's id)
+    log_prob_B: jax.Array  # of the thought, given that thinking goes on
+    stop_B: jax.Array  # bool: the decision
+    stop_log_prob_B: jax.Array  # of the decision, whichever it was
+
+
+Think = Callable[[Reasoner, jax.Array, jax.Array], Thought]
+
+
+def latent_thinker(separator_id: int, *, greedy: bool, latent_temperature: float, stop_temperature: float) -> Think:
+    """CoLaR: sample the next compressed embedding; stop when the language head says `###`.
+
+    Greedy takes the Gaussian's mean, and stops where `###` is the most probable token. A latent's log-probability is the
+    mean over its dimensions (as in the paper) of the density, under the tempered Gaussian, in units of `embed_std`.
+    """
+
+    def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
+        logits_BV = model.llama.logits(hidden_BD)
+        predicted = model.latent_head(hidden_BD)
+        if greedy:
+            latent_BD = predicted.mean
+            log_prob_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
+            stop_B = jnp.argmax(logits_BV, axis=-1) == separator_id
+            separator_log_prob_B = _log_prob_of_one(logits_BV, separator_id)
+        else:
+            latent_key_B, stop_key_B = _split(keys_B)
+            noise_BD = jax.vmap(lambda key: jax.random.normal(key, hidden_BD.shape[1:]))(latent_key_B)
+            latent_BD = predicted.sample(noise_BD, latent_temperature)
+            log_prob_B = _latent_log_prob(predicted, latent_BD, latent_temperature)
+            separator_log_prob_B = _log_prob_of_one(logits_BV / stop_temperature, separator_id)
+            stop_B = jnp.log(jax.vmap(jax.random.uniform)(stop_key_B)) < separator_log_prob_B
+        embed_BD = (latent_BD * model.latent_head.embed_std[...]).astype(hidden_BD.dtype)
+        return Thought(embed_BD, latent_BD, log_prob_B, stop_B, _decision_log_prob(separator_log_prob_B, stop_B))
+
+    return think
+
+
+def word_thinker(separator_id: int, dtype, *, greedy: bool, temperature: float, top_p: float) -> Think:
+    """Chain of thought: sample the next token; stop when it is `###`."""
+
+    def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
+        logits_BV = model.llama.logits(hidden_BD)
+        ids_B, log_prob_B = greedy_token(logits_BV) if greedy else sampled_token(keys_B, logits_BV, temperature, top_p)
+        embed_BD = model.llama.embedding[...][ids_B].astype(dtype)
+        # One draw decides both what is thought and whether thinking ends, so the decision has no probability of its own.
+        return Thought(embed_BD, ids_B, log_prob_B, ids_B == separator_id, jnp.zeros_like(log_prob_B))
+
+    return think
+
+
+def _split(keys_B):
+    pairs = jax.vmap(jax.random.split)(keys_B)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _log_prob_of_one(logits_BV, token_id: int):
+    return log_prob_of(logits_BV, jnp.full(logits_BV.shape[0], token_id, jnp.int32))
+
+
+def _latent_log_prob(predicted, latent_BD, temperature):
+    """Zero for a deterministic head, which has no density."""
+    densities_BD = jnp.where(predicted.std > 0, predicted.log_prob(latent_BD, temperature), 0.0)
+    return jnp.mean(densities_BD, axis=-1)
+
+
+def _decision_log_prob(separator_log_prob_B, stop_B):
+    go_on_log_prob_B = jnp.log(-jnp.expm1(jnp.minimum(separator_log_prob_B, -1e-7)))
+    return jnp.where(stop_B, separator_log_prob_B, go_on_log_prob_B)

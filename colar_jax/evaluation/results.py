@@ -1,0 +1,94 @@
+"""What one measurement found: every answer of one stage on one data set, at one speed, decoded in one way."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.evaluation.statistics import Interval, mean_over_seeds, wilson
+
+NO_SPEED = "-"
+SAMPLINGS = ("greedy", "sampled")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """One stage decoded on one data set, question by question; what a table says of it is derived from here.
+
+    S counts seeds, N different questions; every seed answers the same N questions. A length is #L: how many positions
+    the reasoning took (latent forward passes, or step tokens for CoT).
+
+    Raises:
+        ValueError: a field has a wrong value, shape or dtype; the message names it.
+    """
+
+    stage: str  # "cot", "colar", ...
+    dataset: str  # "arithmetic", "gsmhard", ...
+    speed: str  # "2", "1.5", "auto", or "-" for a method that has none
+    sampling: str  # "greedy" or "sampled"
+    right_SN: np.ndarray  # bool: the answer is right
+    lengths_SN: np.ndarray  # integers: #L
+    forced_stops_SN: np.ndarray  # bool: the reasoning was cut at its limit, it did not stop by itself
+
+    def __post_init__(self):
+        if self.speed not in (NO_SPEED, AUTO_SPEED) and not _is_positive_number(self.speed):
+            raise ValueError(
+                f"speed must be a positive number as text, {AUTO_SPEED!r} or {NO_SPEED!r}, got {self.speed!r}"
+            )
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling must be one of {SAMPLINGS}, got {self.sampling!r}")
+        for name, kind in (("right_SN", np.bool_), ("lengths_SN", np.integer), ("forced_stops_SN", np.bool_)):
+            array = getattr(self, name)
+            if not np.issubdtype(array.dtype, kind):
+                raise ValueError(f"{name} must be of {kind.__name__} dtype, got {array.dtype}")
+            if array.ndim != 2 or array.size == 0 or array.shape != self.right_SN.shape:
+                raise ValueError(
+                    f"right_SN, lengths_SN and forced_stops_SN must share one shape [seeds, questions] that is not "
+                    f"empty, got {name} of shape {array.shape} beside right_SN of shape {self.right_SN.shape}"
+                )
+
+    @property
+    def num_seeds(self) -> int:
+        return self.right_SN.shape[0]
+
+    @property
+    def num_questions(self) -> int:
+        return self.right_SN.shape[1]
+
+    @property
+    def accuracy_S(self) -> np.ndarray:
+        """The share of right answers of each seed, 0 to 1."""
+        return self.right_SN.mean(axis=1, dtype=np.float64)
+
+    @property
+    def accuracy_over_seeds(self) -> Interval:
+        """Accuracy and its t-interval over seeds (ends None for one seed)."""
+        return mean_over_seeds(self.accuracy_S)
+
+    @property
+    def accuracy_over_questions(self) -> Interval:
+        """Accuracy and its Wilson interval over the N questions: right answers are averaged over seeds, n stays N."""
+        return wilson(int(self.right_SN.sum()) / self.num_seeds, self.num_questions)
+
+    @property
+    def mean_length(self) -> float:
+        """Mean #L over all examples of all seeds: the exact sum over their number, never a mean over batches."""
+        return int(self.lengths_SN.sum(dtype=np.int64)) / self.lengths_SN.size
+
+    @property
+    def length_over_seeds(self) -> Interval:
+        """Mean #L and its t-interval over seeds (ends None for one seed)."""
+        return mean_over_seeds(self.lengths_SN.mean(axis=1, dtype=np.float64))
+
+    @property
+    def forced_stop_share(self) -> float:
+        """The share of examples, 0 to 1, whose reasoning was cut at its limit: their #L says little."""
+        return int(self.forced_stops_SN.sum()) / self.forced_stops_SN.size
+
+
+def _is_positive_number(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False

@@ -1,0 +1,33 @@
+"""Every question with what the model made of it, as JSON Lines for people and notebooks."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.evaluation.evaluator import Outcome
+
+
+def samples_of(encoded: EncodedProblems, outcome: Outcome, **facts) -> Iterator[dict]:
+    """A dict for each question; `facts` (step, data set, speed, ...) come first in each."""
+    for index, problem in enumerate(encoded.problems):
+        yield facts | {
+            "question": problem.question,
+            "answer": problem.answer,
+            "prediction": outcome.predictions[index],
+            "text": outcome.texts[index],
+            "right": bool(outcome.right_N[index]),
+            "length": int(outcome.lengths_N[index]),
+            "forced_stop": bool(outcome.forced_stop_N[index]),
+        }
+
+
+def write_samples(path: Path, samples: Iterator[dict]) -> None:
+    """Replace the file at `path`, all at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        for sample in samples:
+            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+    os.replace(unfinished, path)

@@ -1,0 +1,100 @@
+"""CoLaR: reason in compressed latent steps (METHOD.md section 1; arXiv 2505.16552, section 3).
+
+    total = cross-entropy + weight * latent + entropy_weight * entropy + predicted_pass_weight * predicted-pass
+
+Each term is a mean over what it supervises: labels, latent positions, answers of the second pass.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from colar_jax.config import parse_speeds
+from colar_jax.data.loader import Recipe
+from colar_jax.decoding.thinking import latent_thinker
+from colar_jax.losses import gather_positions, gaussian_nll, masked_sum, soft_mse
+from colar_jax.methods import method
+from colar_jax.methods.method import Counts, Method, Thinking
+from colar_jax.metrics import Metric
+
+
+def _recipe(stage):
+    return Recipe(
+        speeds=tuple(float(speed) for speed in parse_speeds(stage.latent.speeds)),
+        auto_probability=stage.latent.auto_probability,
+        supervise_latents=True,
+        supervise_steps=stage.latent.supervise_steps,
+        pooling=stage.latent.pooling,
+    )
+
+
+def objective(model, batch, keys_B, counts: Counts, stage, compute):
+    """The CoLaR loss with fresh noise for every row."""
+    num_supervised, hidden_size = batch.supervised_BM.shape[1], model.llama.config.hidden_size
+    noise_BMD = jax.vmap(lambda key: jax.random.normal(key, (num_supervised, hidden_size)))(keys_B)
+    return objective_with_noise(model, batch, noise_BMD, counts, stage, compute)
+
+
+def objective_with_noise(model, batch, noise_BMD, counts: Counts, stage, compute):
+    """The CoLaR loss for a given standard normal draw at each supervised position."""
+    latent, own = stage.latent, method.count(batch)
+    embeds_BSD = method.embed(model, batch, compute)
+    hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute)
+    cross_entropy, right = method.language_loss(model, hidden_BMD, batch.label_ids_BM, compute)
+
+    predicted = model.latent_head(hidden_BMD)
+    embed_std = model.latent_head.embed_std[...]
+    # The target is what is there: no gradient flows into the embeddings through it (as published).
+    next_BMD = jax.lax.stop_gradient(gather_positions(embeds_BSD, batch.supervised_BM + 1))
+    target_BMD = next_BMD.astype(jnp.float32) / embed_std
+    if latent.loss == "nll":
+        latent_BM = gaussian_nll(predicted, target_BMD)
+    else:
+        latent_BM = soft_mse(predicted, target_BMD, noise_BMD)
+    latent_loss = masked_sum(latent_BM, batch.latent_mask_BM)
+    loss = cross_entropy / counts.labels + latent.weight * latent_loss / counts.latents
+    metrics = {
+        "cross_entropy": Metric(cross_entropy, own.labels),
+        "label_accuracy": Metric(right, own.labels),
+        "latent_loss": Metric(latent_loss, own.latents),
+    }
+
+    if not model.latent_head.config.deterministic:
+        entropy = masked_sum(jnp.mean(predicted.entropy(), axis=-1), batch.latent_mask_BM)
+        std = masked_sum(jnp.mean(predicted.std, axis=-1), batch.latent_mask_BM)
+        loss += latent.entropy_weight * entropy / counts.latents
+        metrics |= {"latent_entropy": Metric(entropy, own.latents), "latent_std": Metric(std, own.latents)}
+
+    if latent.predicted_pass_weight:
+        fed_BMD = (predicted.sample(noise_BMD) * embed_std).astype(embeds_BSD.dtype)
+        second_BSD = _feed_predictions(embeds_BSD, fed_BMD, batch)
+        second_hidden_BMD = method.supervised_hidden(model, second_BSD, batch, compute)
+        answer_ids_BM = jnp.where(method.answer_mask(batch), batch.label_ids_BM, -1)
+        second_loss, _ = method.language_loss(model, second_hidden_BMD, answer_ids_BM, compute)
+        loss += latent.predicted_pass_weight * second_loss / counts.answers
+        metrics["predicted_pass"] = Metric(second_loss, own.answers)
+    return loss, metrics
+
+
+def _feed_predictions(embeds_BSD, fed_BMD, batch):
+    """The input of the second pass: every latent position holds what the position before it predicted.
+
+    The last latent prediction is of the closing separator, which is fed as the token it is.
+    """
+    num_positions = embeds_BSD.shape[1]
+    next_is_latent_BM = jnp.pad(batch.latent_mask_BM[:, 1:], ((0, 0), (0, 1)))
+    is_fed_BM = batch.latent_mask_BM & next_is_latent_BM
+    target_BM = jnp.where(is_fed_BM, batch.supervised_BM + 1, num_positions)  # the others fall off the end
+    return jax.vmap(lambda embeds, at, fed: embeds.at[at].set(fed, mode="drop"))(embeds_BSD, target_BM, fed_BMD)
+
+
+def _thinking(decode, separator_id, dtype, greedy):
+    think = latent_thinker(
+        separator_id,
+        greedy=greedy,
+        latent_temperature=decode.latent_temperature,
+        stop_temperature=decode.stop_temperature,
+    )
+    return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents)
+
+
+COLAR = Method(recipe=_recipe, objective=objective, thinking=_thinking, trains_latent_head=True, has_speed=True)

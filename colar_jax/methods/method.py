@@ -1,0 +1,103 @@
+"""What a method is: how its examples are made, what it minimises, and how it thinks when decoding."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from colar_jax.config import DecodeConfig, ModelConfig, StageConfig
+from colar_jax.data.loader import Recipe
+from colar_jax.data.packing import Batch
+from colar_jax.decoding.thinking import Think
+from colar_jax.losses import cross_entropy_sum, gather_positions
+from colar_jax.metrics import Metric
+from colar_jax.model.reasoner import Reasoner, embed_positions
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """How much of each kind a whole optimizer step supervises: over all its microbatches and devices."""
+
+    labels: jax.Array
+    latents: jax.Array
+    answers: jax.Array  # labels after the reasoning
+
+
+@dataclasses.dataclass(frozen=True)
+class Thinking:
+    """How a method thinks: the function, and its limits."""
+
+    think: Think
+    max_thoughts: int
+    min_thoughts: int = 0
+
+
+# objective(model, batch, keys_B, counts, stage, compute) -> (this part's share of the loss, metrics)
+Objective = Callable[
+    [Reasoner, Batch, jax.Array, Counts, StageConfig, ModelConfig], tuple[jax.Array, dict[str, Metric]]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to train and to reason."""
+
+    recipe: Callable[[StageConfig], Recipe]
+    objective: Objective
+    thinking: Callable[[DecodeConfig, int, jnp.dtype, bool], Thinking]  # (limits, separator_id, dtype, greedy)
+    trains_latent_head: bool
+    has_speed: bool = False  # whether the prompt's thinking speed is something to choose when decoding
+
+
+def answer_mask(batch: Batch):
+    """Which supervised positions `[B, M]` predict the answer: those after the reasoning.
+
+    The one other position without a latent target is the question's last, right before the first that has one.
+    """
+    before_latent_BM = jnp.pad(batch.latent_mask_BM[:, 1:], ((0, 0), (0, 1)))
+    return (batch.label_ids_BM >= 0) & ~batch.latent_mask_BM & ~before_latent_BM
+
+
+def count(batch: Batch) -> Counts:
+    """What this batch supervises."""
+    return Counts(
+        labels=jnp.sum(batch.label_ids_BM >= 0),
+        latents=jnp.sum(batch.latent_mask_BM),
+        answers=jnp.sum(answer_mask(batch)),
+    )
+
+
+def embed(model: Reasoner, batch: Batch, compute: ModelConfig):
+    """The batch's input embeddings `[B, S, D]`."""
+    return embed_positions(
+        model.llama.embedding[...], batch.token_ids_BT, batch.token_positions_BT, batch.scale_BS, compute.dtype
+    )
+
+
+def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: ModelConfig):
+    """The hidden states `[B, M, D]` that the heads read."""
+    hidden_BSD = model.llama.forward(
+        embeds_BSD, batch.position_ids_BS, batch.segment_ids_BS, remat=compute.remat, scan=compute.scan_layers
+    )
+    return gather_positions(hidden_BSD, batch.supervised_BM)
+
+
+def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: ModelConfig):
+    """Summed cross-entropy of the labels that are not -1, and how many of them are right."""
+    return cross_entropy_sum(
+        hidden_BMD.reshape(-1, hidden_BMD.shape[-1]),
+        model.llama.head_matrix_VD,
+        label_ids_BM.reshape(-1),
+        chunk=compute.logits_chunk,
+    )
+
+
+def language_objective(model, batch, keys_B, counts, stage, compute):
+    """Cross-entropy over the supervised tokens: the whole objective of methods that think in words, or not at all."""
+    hidden_BMD = supervised_hidden(model, embed(model, batch, compute), batch, compute)
+    loss_sum, right = language_loss(model, hidden_BMD, batch.label_ids_BM, compute)
+    own = count(batch)
+    metrics = {"cross_entropy": Metric(loss_sum, own.labels), "label_accuracy": Metric(right, own.labels)}
+    return loss_sum / counts.labels, metrics

@@ -1,0 +1,106 @@
+"""A run's numbers on disk: JSON Lines for programs, TensorBoard for eyes."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class MetricWriter:
+    """Appends to `metrics.jsonl` and `tensorboard/` in a folder (made if missing); a context manager.
+
+        with MetricWriter(folder, resume_step=checkpoint_step) as writer:
+            writer.write(step, {"loss": 1.2, "accuracy": 0.5})
+
+    Each line has left the program when `write` returns, so a killed run loses none; TensorBoard's events follow within
+    two minutes, or at closing. In a run of several processes only one may have a writer.
+
+    Args:
+        folder: of one stage.
+        resume_step: the step that training goes on from (0: from the start). A killed run may have logged steps after
+            its last checkpoint; they will be taken again, so their lines are dropped, and TensorBoard is told to do the
+            same. None keeps every line.
+
+    Raises:
+        ValueError: a line of an existing `metrics.jsonl` is not a metrics line; the message names file and line. Only
+            the last line may be half-written, as a kill leaves it: it is dropped.
+    """
+
+    def __init__(self, folder: str | os.PathLike, resume_step: int | None = None):
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS_FILE
+        if path.exists():
+            _drop_lines_after(path, math.inf if resume_step is None else resume_step)
+        self._lines = path.open("a", encoding="utf-8", buffering=1)
+        self._tensorboard = SummaryWriter(
+            str(folder / TENSORBOARD_FOLDER), purge_step=None if resume_step is None else resume_step + 1
+        )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Write one line `{"step": step, name: value, ...}` and one TensorBoard scalar for each name.
+
+        JSON has no NaN and no Inf: they become null in the line (TensorBoard shows them as they are).
+
+        Raises:
+            ValueError: a value is named "step".
+        """
+        if "step" in values:
+            raise ValueError('a metric cannot be named "step": that is the key of the step itself; rename it')
+        values = {name: float(value) for name, value in values.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._lines.write(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, int(step))
+
+    def close(self) -> None:
+        """Flush and close both; a second call does nothing."""
+        self._lines.close()
+        self._tensorboard.close()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def read_metrics(folder: str | os.PathLike) -> list[dict]:
+    """The lines of a folder's `metrics.jsonl` in the order written, without a half-written last one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line other than the last is not a metrics line; the message names file and line.
+    """
+    return [values for _, values in _complete_lines(Path(folder) / METRICS_FILE)]
+
+
+def _complete_lines(path: Path) -> Iterator[tuple[str, dict]]:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+            if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+                raise ValueError('no object with an integer "step"')
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise ValueError(
+                f"{path}, line {number}: {line!r} is not a metrics line ({error}); remove the line, or the file"
+            ) from error
+        yield line, values
+
+
+def _drop_lines_after(path: Path, last_step: float) -> None:
+    kept = "".join(f"{line}\n" for line, values in _complete_lines(path) if values["step"] <= last_step)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(kept, encoding="utf-8")
+    os.replace(unfinished, path)

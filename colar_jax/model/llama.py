@@ -1,0 +1,189 @@
+"""A Llama-type transformer that takes embeddings in and gives hidden states out.
+
+The modules declare parameters, their initialisers and their logical axis names; the layers are stacked, so that one
+compiled layer is scanned over. Embedding and language head are methods of their own: training embeds *groups* of tokens
+and needs logits at few positions only, decoding feeds latents that are no token at all.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from colar_jax.model import attention, rope
+from colar_jax.model.cache import Prefix, Suffix, write_slot
+from colar_jax.model.linear import Linear, parameter
+from colar_jax.model.presets import LlamaConfig
+
+INIT_STDDEV = 0.02  # of every matrix, as in the Hugging Face Llama
+
+# What is kept of a layer's forward pass for its backward pass.
+Remat = Literal["none", "dots", "full"]
+REMAT_POLICIES: dict[str, Callable | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+# (q_BTNH, k_BTKH, v_BTKH) -> (output_BTD', whatever the caller wants to keep of this layer)
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+
+class RMSNorm(nnx.Module):
+    """Scale to unit root mean square, in float32."""
+
+    def __init__(self, size: int, eps: float, *, rngs: nnx.Rngs):
+        self.scale = parameter(rngs, (size,), ("norm",), fill=1.0)
+        self.eps = eps
+
+    def __call__(self, x):
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return (wide * self.scale[...]).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """Attention and SwiGLU, each after a norm and added to the residual stream."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        D, F = config.hidden_size, config.intermediate_size
+        query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        linear = functools.partial(Linear, stddev=INIT_STDDEV, rngs=rngs)
+        self.attention_norm = RMSNorm(D, config.norm_eps, rngs=rngs)
+        self.query = linear(D, query_size, ("embed", "heads"), bias=config.qkv_bias)
+        self.key = linear(D, kv_size, ("embed", "kv_heads"), bias=config.qkv_bias)
+        self.value = linear(D, kv_size, ("embed", "kv_heads"), bias=config.qkv_bias)
+        self.out = linear(query_size, D, ("heads", "embed"))
+        self.mlp_norm = RMSNorm(D, config.norm_eps, rngs=rngs)
+        self.gate = linear(D, F, ("embed", "mlp"))
+        self.up = linear(D, F, ("embed", "mlp"))
+        self.down = linear(F, D, ("mlp", "embed"))
+
+    def __call__(self, x_BTD, cos_BTH, sin_BTH, attend: Attend):
+        B, T, _ = x_BTD.shape
+        heads = (B, T, -1, self.config.head_dim)
+        with jax.named_scope("attention"):
+            normed = self.attention_norm(x_BTD)
+            q_BTNH = rope.rotate(self.query(normed).reshape(heads), cos_BTH, sin_BTH)
+            k_BTKH = rope.rotate(self.key(normed).reshape(heads), cos_BTH, sin_BTH)
+            v_BTKH = self.value(normed).reshape(heads)
+            attended, kept = attend(q_BTNH, k_BTKH, v_BTKH)
+            x_BTD = x_BTD + self.out(attended)
+        with jax.named_scope("mlp"):
+            normed = self.mlp_norm(x_BTD)
+            x_BTD = x_BTD + self.down(jax.nn.silu(self.gate(normed)) * self.up(normed))
+        return x_BTD, kept
+
+
+class Llama(nnx.Module):
+    """The token embedding, the stacked layers, the final norm and the language head."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = parameter(
+            rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), stddev=INIT_STDDEV
+        )
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
+        def stack(rngs):
+            return Block(config, rngs=rngs)
+
+        self.blocks = stack(rngs)
+        self.final_norm = RMSNorm(config.hidden_size, config.norm_eps, rngs=rngs)
+        self.head = (
+            None
+            if config.tied_head
+            else parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), stddev=INIT_STDDEV)
+        )
+
+    @property
+    def head_matrix_VD(self):
+        """The language head's rows, one a token: the embedding matrix itself when the two are tied."""
+        return self.embedding[...] if self.head is None else self.head[...]
+
+    def logits(self, hidden):
+        """float32 logits over the vocabulary for hidden states `[..., D]`."""
+        return jnp.einsum(
+            "...d,vd->...v", hidden, self.head_matrix_VD.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+
+    def forward(self, embeds_BTD, position_ids_BT, segment_ids_BT, *, remat: Remat = "none", scan: bool = True):
+        """Final hidden states `[B, T, D]` (after the last norm) of packed rows, computed in the dtype of the input."""
+        hidden_BTD, _ = self._run(embeds_BTD, position_ids_BT, segment_ids_BT, remat=remat, scan=scan)
+        return hidden_BTD
+
+    def prefill(self, embeds_CPD, lengths_C, *, scan: bool = True) -> tuple[jax.Array, Prefix]:
+        """Read `C` right-padded questions: the hidden state of each one's last position `[C, D]`, and their cache."""
+        num_positions = embeds_CPD.shape[1]
+        is_real_CP = jnp.arange(num_positions) < lengths_C[:, None]
+        position_ids = jnp.broadcast_to(jnp.arange(num_positions), is_real_CP.shape)
+        hidden_CPD, layers = self._run(embeds_CPD, position_ids, is_real_CP.astype(jnp.int32), scan=scan, keep=True)
+        last_CD = jnp.take_along_axis(hidden_CPD, (lengths_C - 1)[:, None, None], axis=1)[:, 0]
+        return last_CD, Prefix(layers, is_real_CP)
+
+    def decode(self, layers: list[Block], embeds_BD, position_ids_B, is_real_B, prefix: Prefix, suffix: Suffix):
+        """Feed one more position to every rollout: its final hidden state `[B, D]`, and the suffix with it written.
+
+        `layers` are the blocks one by one (`unstacked_blocks`), sliced outside the decode loop: a scan would copy each
+        layer's weights out of the stack at every step. `is_real_B` is False for rollouts that sit this step out.
+        """
+        slot = suffix.num_written
+        is_real_BS = jax.lax.dynamic_update_slice(suffix.is_real_BS, is_real_B[:, None], (0, slot))
+        cos, sin = self._rotations(position_ids_B[:, None])
+        x_BTD = embeds_BD[:, None]
+        written = []
+        for block, prefix_layer, suffix_layer in zip(layers, prefix.layers, suffix.layers, strict=True):
+
+            def attend(q, k, v, prefix_layer=prefix_layer, suffix_layer=suffix_layer):
+                new_layer = write_slot(suffix_layer, k, v, slot)
+                out = attention.attend_cascade(q, *prefix_layer, prefix.is_real_CP, *new_layer, is_real_BS)
+                return out, new_layer
+
+            x_BTD, new_layer = block(x_BTD, cos, sin, attend)
+            written.append(new_layer)
+        hidden_BD = self.final_norm(x_BTD)[:, 0]
+        return hidden_BD, Suffix(tuple(written), is_real_BS, slot + 1)
+
+    def unstacked_blocks(self) -> list[Block]:
+        """The layers one by one, each with its own copy of the weights."""
+        graphdef, stacked = nnx.split(self.blocks)
+        stacked = nnx.to_pure_dict(stacked)
+        return [
+            nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(self.config.num_layers)
+        ]
+
+    def _rotations(self, position_ids_BT):
+        config = self.config
+        return rope.rotation_tables(position_ids_BT, config.head_dim, config.rope_theta, config.rope_scaling)
+
+    def _run(self, x_BTD, position_ids_BT, segment_ids_BT, *, remat: Remat = "none", scan: bool, keep: bool = False):
+        """All layers over packed rows; with `keep`, also every layer's keys and values as a cache holds them."""
+        mask_BTT = attention.packed_mask(segment_ids_BT)
+        cos, sin = self._rotations(position_ids_BT)
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def attend(q, k, v):
+            kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
+            return attention.attend(q, k, v, mask_BTT), kept
+
+        def layer(x, layer_params):
+            return nnx.merge(graphdef, layer_params)(x, cos, sin, attend)
+
+        if remat != "none":
+            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+        stacked = nnx.to_pure_dict(stacked)
+        num_layers = self.config.num_layers
+        if scan:
+            x_BTD, kept = jax.lax.scan(layer, x_BTD, stacked)
+            caches = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(num_layers))
+        else:
+            caches = []
+            for i in range(num_layers):
+                x_BTD, kept = layer(x_BTD, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+                caches.append(kept)
+        return self.final_norm(x_BTD), tuple(caches)

@@ -1,0 +1,54 @@
+"""The whole model: a Llama with the latent head beside its language head, and how tokens become positions."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from colar_jax.model.latent_head import LatentHead, LatentHeadConfig
+from colar_jax.model.llama import Llama
+from colar_jax.model.presets import LlamaConfig
+
+
+class Reasoner(nnx.Module):
+    """Two heads over one hidden state: words, and latent thoughts."""
+
+    def __init__(self, llama: LlamaConfig, latent_head: LatentHeadConfig, *, rngs: nnx.Rngs):
+        self.llama = Llama(llama, rngs=rngs)
+        self.latent_head = LatentHead(llama.hidden_size, latent_head, rngs=rngs)
+
+
+def build(llama: LlamaConfig, latent_head: LatentHeadConfig, seed: int):
+    """A model with random weights: its graph (static) and its parameters (a nested dict of arrays).
+
+    Everything else in the project is a function of the two: `nnx.merge(graph, parameters)` inside jit costs nothing.
+    """
+    with nnx.use_eager_sharding(False):
+        graph, state = nnx.split(Reasoner(llama, latent_head, rngs=nnx.Rngs(seed)))
+    parameters = nnx.to_pure_dict(state)
+    return graph, calibrate(parameters)
+
+
+def calibrate(parameters: dict) -> dict:
+    """The parameters with the latent head's `embed_std` measured on their own embedding matrix.
+
+    The published code looks it up in a table of five model names; the standard deviation over all entries of the matrix
+    is what that table holds (METHOD.md section 3).
+    """
+    embed_std = jnp.std(parameters["llama"]["embedding"].astype(jnp.float32))
+    return parameters | {"latent_head": parameters["latent_head"] | {"embed_std": embed_std}}
+
+
+def embed_positions(embedding_VD, token_ids_BT, token_positions_BT, scale_BS, dtype):
+    """Add tokens into positions: `sum of the embeddings of a position's tokens * scale`, `[B, S, D]`.
+
+    Tokens whose position is `S` (padding) fall off the end. With one token a position and scale 1 this is the ordinary
+    embedding look-up; groups of step tokens have scale 1/sqrt(tokens), which keeps the variance of an embedding.
+    """
+    num_positions = scale_BS.shape[1]
+    embeds_BTD = embedding_VD[token_ids_BT]
+
+    def add_tokens(embeds_TD, positions_T):
+        return jax.ops.segment_sum(embeds_TD, positions_T, num_positions, indices_are_sorted=True)
+
+    embeds_BSD = jax.vmap(add_tokens)(embeds_BTD, token_positions_BT)
+    return (embeds_BSD * scale_BS[..., None]).astype(dtype)

@@ -1,0 +1,184 @@
+"""The stages of a run one after the other, and the table at its end."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from colar_jax.config import Config, split_names
+from colar_jax.data.loader import Loader
+from colar_jax.data.prompts import Speed, speed_text
+from colar_jax.evaluation.evaluator import Outcome
+from colar_jax.evaluation.report import markdown_table, write_report
+from colar_jax.evaluation.results import NO_SPEED, Result
+from colar_jax.evaluation.samples import samples_of, write_samples
+from colar_jax.model.reasoner import calibrate
+from colar_jax.parallel.mesh import num_shards
+from colar_jax.progress import Progress
+from colar_jax.run import Run, prepare, write_config
+from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.stage import StageRun, run_stage
+from colar_jax.training.state import Tree, initial_state, make_optimizer, partition
+from colar_jax.training.step import make_train_step
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS_FOLDER = "checkpoints"
+SAMPLES_FILE = "samples.jsonl"
+# Settings that say when to look, not what to compute: they may change between a run and its resumption.
+_OBSERVING = ("log_every", "eval_every", "save_every")
+
+
+def train(config: Config) -> list[Result]:
+    """Run every stage of `config`, each from where it stopped, then evaluate: the whole of `colar_jax.train`."""
+    run = prepare(config)
+    write_config(run)
+    for name in config.stage_names:
+        train_stage(run, name)
+    return evaluate(run)
+
+
+def train_stage(run: Run, name: str) -> None:
+    """Run one stage to its end; what it leaves is in `<workdir>/<name>`."""
+    stage, method, seed = run.config.stages[name], run.method(name), run.seed_of(name)
+    if stage.rows % (num_shards(run.mesh) * stage.accumulation):
+        raise ValueError(
+            f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
+            f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
+        )
+    loader = Loader(
+        run.train, method.recipe(stage), seed=seed, rows=stage.rows, row_positions=stage.row_positions
+    )
+    if loader.num_left_out:
+        logger.warning(
+            "stage %s: %d of %d examples exceed a row of %d positions and are left out",
+            name, loader.num_left_out, len(run.train), stage.row_positions,
+        )  # fmt: skip
+    num_steps = stage.steps or math.ceil(stage.epochs * loader.steps_per_epoch)
+    folder = run.workdir / name
+    speeds = run.trained_speeds(name)
+    evaluator = run.evaluator(name, [run.val], speeds)
+
+    def validate(parameters: Tree) -> dict[str, Outcome]:
+        outcomes = {speed_text(speed): evaluator.run(parameters, run.val, speed, seed=None) for speed in speeds}
+        samples = (samples_of(run.val, outcome, speed=speed) for speed, outcome in outcomes.items())
+        write_samples(folder / SAMPLES_FILE, (sample for part in samples for sample in part))
+        return outcomes
+
+    optimizer = make_optimizer(stage.optimizer, num_steps)
+    parameters = start_parameters(run, name)
+    trainable, frozen = partition(parameters, trains_latent_head=method.trains_latent_head)
+    stage_run = StageRun(
+        name=name,
+        folder=folder,
+        config=stage,
+        num_steps=num_steps,
+        loader=loader,
+        step=make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh),
+        validate=validate,
+        mesh=run.mesh,
+        identity=_identity(run, name),
+        keep_checkpoints=run.config.keep_checkpoints,
+    )
+    run_stage(stage_run, initial_state(trainable, optimizer), frozen, jax.random.key(seed))
+
+
+def start_parameters(run: Run, name: str) -> Tree:
+    """What a stage starts from when it has no checkpoint of its own.
+
+    The ladder: `init_from` if it is given, else the stage before it in the run, else the model's initial weights.
+    """
+    stage, stages = run.config.stages[name], run.config.stage_names
+    index = stages.index(name)
+    source = stage.init_from or (stages[index - 1] if index else "")
+    if not source:
+        return run.initial
+    folder = run.workdir / source if source in run.config.stages else Path(source).expanduser()
+    parameters = finished_parameters(run, folder)
+    starts_latents = run.method(name).trains_latent_head
+    was_latent = source in run.config.stages and run.method(source).trains_latent_head
+    return calibrate(parameters) if starts_latents and not was_latent else parameters
+
+
+def finished_parameters(run: Run, folder: Path) -> Tree:
+    """The parameters of a stage folder's best checkpoint (its latest, where none was validated)."""
+    if not (folder / CHECKPOINTS_FOLDER).is_dir():
+        raise ValueError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
+    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+        best = checkpoints.best_step()
+        step = checkpoints.latest_step() if best is None else best
+        if step is None:
+            raise ValueError(f"{folder} has no finished checkpoint")
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), run.initial
+        )
+        return checkpoints.restore_part(step, {"parameters": abstract})["parameters"]
+
+
+def evaluate(run: Run) -> list[Result]:
+    """Decode every test set with every stage, at every speed, greedily and sampled; write and print the table."""
+    config = run.config
+    stages = split_names(config.eval.stages) or config.stage_names
+    seeds: list[int | None] = ([None] if config.eval.greedy else []) + list(range(config.eval.seeds))
+    total = sum(len(run.decode_speeds(name)) for name in stages) * len(run.tests) * len(seeds)
+    results, samples, done = [], [], 0
+    with Progress("evaluation", total, unit="decode") as progress:
+        for name in stages:
+            parameters = finished_parameters(run, run.workdir / name)
+            evaluator = run.evaluator(name, list(run.tests.values()), run.decode_speeds(name))
+            for dataset, encoded in run.tests.items():
+                for speed in run.decode_speeds(name):
+                    outcomes = []
+                    for seed in seeds:
+                        outcomes.append(evaluator.run(parameters, encoded, speed, seed=seed))
+                        done += 1
+                        progress.advance(done)
+                    results.extend(_results(run, name, dataset, speed, seeds, outcomes))
+                    facts = {"stage": name, "dataset": dataset, "speed": speed_text(speed)}
+                    samples.extend(samples_of(encoded, outcomes[0], **facts))
+    write_samples(run.workdir / SAMPLES_FILE, iter(samples))
+    write_report(run.workdir, results, config.title, _notes(run, stages))
+    print(markdown_table(results), flush=True)
+    return results
+
+
+def _results(run: Run, name: str, dataset: str, speed: Speed, seeds, outcomes: list[Outcome]) -> Iterator[Result]:
+    for sampling in ("greedy", "sampled"):
+        chosen = [o for seed, o in zip(seeds, outcomes, strict=True) if (seed is None) == (sampling == "greedy")]
+        if chosen:
+            yield Result(
+                stage=name,
+                dataset=dataset,
+                speed=speed_text(speed) if run.method(name).has_speed else NO_SPEED,
+                sampling=sampling,
+                right_SN=np.stack([outcome.right_N for outcome in chosen]),
+                lengths_SN=np.stack([outcome.lengths_N for outcome in chosen]),
+                forced_stops_SN=np.stack([outcome.forced_stop_N for outcome in chosen]),
+            )
+
+
+def _notes(run: Run, stages: tuple[str, ...]) -> str:
+    trained = [f"{name}: method {run.config.stages[name].method}" for name in stages]
+    return f"Model {run.config.model.preset}, seed {run.config.seed}. " + "; ".join(trained) + "."
+
+
+def _identity(run: Run, name: str) -> dict:
+    """The settings that a stage's checkpoints depend on, flat, so that a message can name what changed."""
+    config = run.config
+    groups = {"stage": config.stages[name], "model": config.model, "data": config.data}
+    flat = {"seed": config.seed}
+    for group, settings in groups.items():
+        flat |= {f"{group}.{field}": value for field, value in _flatten(dataclasses.asdict(settings)) if field not in _OBSERVING}
+    return flat
+
+
+def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,152 @@
+"""What all stages of a run share, made from its config: data, tokenizer, model, devices, and the run's folder."""
+
+import dataclasses
+import json
+import logging
+import os
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from colar_jax.config import Config, nearest, parse_speeds
+from colar_jax.data.encoding import EncodedProblems, encode
+from colar_jax.data.prompts import AUTO_SPEED, Speed
+from colar_jax.data.splits import load_splits
+from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from colar_jax.evaluation.evaluator import Evaluator, longest_prompt
+from colar_jax.methods import METHODS, Method
+from colar_jax.model import reasoner
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.presets import PRESETS
+from colar_jax.parallel.mesh import make_mesh, replicate
+from colar_jax.training.state import Tree
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FOLDER = "tokenizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run ready to train or to be evaluated."""
+
+    config: Config
+    workdir: Path
+    mesh: jax.sharding.Mesh
+    tokenizer: Tokenizer
+    graph: object  # the model's, from reasoner.build
+    initial: Tree  # its parameters before any stage
+    train: EncodedProblems
+    val: EncodedProblems
+    tests: dict[str, EncodedProblems]
+
+    def method(self, stage_name: str) -> Method:
+        """The method of a stage."""
+        return METHODS[self.config.stages[stage_name].method]
+
+    def trained_speeds(self, stage_name: str) -> tuple[Speed, ...]:
+        """The speeds that a stage's prompts say in training: what it is validated at."""
+        return self.method(stage_name).recipe(self.config.stages[stage_name]).prompt_speeds
+
+    def decode_speeds(self, stage_name: str) -> tuple[Speed, ...]:
+        """The speeds to decode a stage at: those it was trained with, unless the config asks for others."""
+        return _decode_speeds(self.config, stage_name)
+
+    def seed_of(self, stage_name: str) -> int:
+        """A seed of its own for each stage of a run."""
+        return zlib.crc32(f"{self.config.seed}/{stage_name}".encode())
+
+    def evaluator(self, stage_name: str, sets: list[EncodedProblems], speeds: tuple[Speed, ...]) -> Evaluator:
+        """A decoder of these sets, at these speeds, for a stage's method."""
+        config = self.config
+        return Evaluator(
+            self.graph,
+            self.method(stage_name),
+            self.tokenizer,
+            config.decode,
+            config.model,
+            self.mesh,
+            batch_size=min(config.eval.batch_size, max(len(encoded) for encoded in sets)),
+            width=longest_prompt(sets, speeds),
+            verifier=config.data.verifier,
+        )
+
+
+def prepare(config: Config) -> Run:
+    """Load data and tokenizer, and make the model with random weights.
+
+    Raises:
+        ValueError: a name that does not exist, or data that cannot be used.
+    """
+    _check_names(config)
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    splits = load_splits(config.data)
+    speeds = _all_speeds(config)
+    llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
+    head = config.model.latent_head
+    graph, initial = reasoner.build(
+        llama,
+        LatentHeadConfig(
+            intermediate_size=head.intermediate_size or llama.hidden_size,
+            deterministic=head.deterministic,
+            min_log_std=head.min_log_std,
+            max_log_std=head.max_log_std,
+        ),
+        config.seed,
+    )
+    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
+    logger.info("model: %s, %.2fM parameters, %d devices", config.model.preset, num_parameters / 1e6, jax.device_count())
+    mesh = make_mesh()
+    return Run(
+        config=config,
+        workdir=Path(config.workdir).expanduser(),
+        mesh=mesh,
+        tokenizer=tokenizer,
+        graph=graph,
+        initial=replicate(initial, mesh),
+        train=encode(splits.train, tokenizer, speeds),
+        val=encode(splits.val, tokenizer, speeds),
+        tests={name: encode(problems, tokenizer, speeds) for name, problems in splits.tests.items()},
+    )
+
+
+def write_config(run: Run) -> None:
+    """Save the resolved config and the tokenizer with the run, so that its folder says all there is to know."""
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    path = run.workdir / CONFIG_FILE
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(dataclasses.asdict(run.config), indent=2) + "\n")
+    os.replace(unfinished, path)
+    run.tokenizer.save(run.workdir / TOKENIZER_FOLDER)
+
+
+def _check_names(config: Config) -> None:
+    for name, stage in config.stages.items():
+        if stage.method not in METHODS:
+            raise ValueError(
+                f"stages.{name}.method={stage.method!r} is none of {', '.join(METHODS)}.{nearest(stage.method, METHODS)}"
+            )
+    if config.model.preset not in PRESETS:
+        preset = config.model.preset
+        raise ValueError(f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
+
+
+def _decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:
+    stage = config.stages[stage_name]
+    method = METHODS[stage.method]
+    recipe = method.recipe(stage)
+    if not method.has_speed:
+        return recipe.prompt_speeds[:1]
+    return parse_speeds(config.eval.speeds) or recipe.prompt_speeds
+
+
+def _all_speeds(config: Config) -> tuple[Speed, ...]:
+    """Every speed that any prompt of the run may say, in a fixed order."""
+    speeds: dict[Speed, None] = {}
+    for name, stage in config.stages.items():
+        speeds |= dict.fromkeys(METHODS[stage.method].recipe(stage).prompt_speeds)
+        speeds |= dict.fromkeys(_decode_speeds(config, name))
+    return tuple(sorted(speeds, key=lambda speed: (speed == AUTO_SPEED, speed if speed != AUTO_SPEED else 0)))

@@ -1,0 +1,194 @@
+"""One stage of a run: resume, step, log late, validate by generation, save; the same command again after anything."""
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from colar_jax.config import StageConfig
+from colar_jax.data.loader import Loader, prefetch
+from colar_jax.evaluation.evaluator import Outcome
+from colar_jax.metric_writer import MetricWriter
+from colar_jax.metrics import Metric, divide, merge
+from colar_jax.parallel.mesh import put_rows
+from colar_jax.progress import Progress
+from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.interruption import InterruptionGuard, Interrupted
+from colar_jax.training.state import TrainState, Tree, join
+from colar_jax.training.step import TrainStep
+
+logger = logging.getLogger(__name__)
+
+# Decodes the validation set with these parameters: outcomes by speed.
+Validate = Callable[[Tree], dict[str, Outcome]]
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradient is not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+    """All that a stage needs to run, made by `run.py`."""
+
+    name: str
+    folder: Path
+    config: StageConfig
+    num_steps: int
+    loader: Loader
+    step: TrainStep
+    validate: Validate
+    mesh: jax.sharding.Mesh
+    identity: dict  # what a checkpoint says it belongs to
+    keep_checkpoints: int
+
+
+def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) -> None:
+    """Train until `num_steps`, from the stage's latest checkpoint if it has one; the result is on disk.
+
+    Raises:
+        Interrupted: after SIGTERM or Ctrl-C, when the state is saved.
+        Diverged: at a NaN or Inf; the offending batch is written to `<folder>/diverged`, checkpoints stay as they were.
+    """
+    with Checkpoints(stage.folder / "checkpoints", keep_best=stage.keep_checkpoints) as checkpoints:
+        start = checkpoints.latest_step() or 0
+        if start:
+            state = restore_state(checkpoints, start, state, frozen, stage.identity)
+            logger.info("stage %s goes on from step %d of %d", stage.name, start, stage.num_steps)
+        if start >= stage.num_steps:
+            return
+        with (
+            MetricWriter(stage.folder, resume_step=start) as writer,
+            Progress(f"stage {stage.name}", stage.num_steps, done=start) as progress,
+            InterruptionGuard() as guard,
+        ):
+            _loop(stage, state, frozen, key, start, checkpoints, writer, progress, guard)
+
+
+def _loop(stage, state, frozen, key, start, checkpoints, writer, progress, guard) -> None:
+    config = stage.config
+    log = _LateLog(stage, start)
+    batches = prefetch(stage.loader, start, stage.num_steps)
+    try:
+        for step, batch in enumerate(batches, start=start + 1):
+            log.num_examples += int(batch.segment_ids_BS.max(axis=1).sum())
+            state, metrics = stage.step(state, frozen, put_rows(batch, stage.mesh), key)
+            log.add(step, metrics)
+            progress.advance(step)
+            is_last = step == stage.num_steps
+            is_validation = is_last or _is_multiple(step, config.eval_every)
+            if step % config.log_every == 0 or is_validation:
+                # All steps but the newest, which is still under way; at a validation there is nothing to overlap.
+                values, num_examples = log.read(everything=is_validation)
+                if values:
+                    writer.write(step, values)
+                    progress.log(step, _shown(values), num_examples)
+            if is_validation or guard.signal_number or _is_multiple(step, config.save_every):
+                log.check()
+                metrics = _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
+                checkpoints.save(step, saved_tree(state, frozen), metrics=metrics, identity=stage.identity)
+            if guard.signal_number and not is_last:
+                checkpoints.wait()
+                logger.warning("stage %s: signal %d, saved step %d", stage.name, guard.signal_number, step)
+                raise Interrupted(guard.signal_number)
+    finally:
+        batches.close()
+
+
+def _is_multiple(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
+
+
+def _shown(values: dict[str, float]) -> dict[str, float]:
+    """What a progress line has room for."""
+    return {name: values[name] for name in ("loss", "label_accuracy", "latent_loss") if name in values}
+
+
+def _validate(stage: StageRun, parameters: Tree, step: int, writer: MetricWriter, progress: Progress) -> dict[str, float]:
+    outcomes = stage.validate(parameters)
+    values = {}
+    for speed, outcome in outcomes.items():
+        suffix = f"/speed_{speed}" if len(outcomes) > 1 else ""
+        values[f"val/accuracy{suffix}"] = outcome.accuracy
+        values[f"val/length{suffix}"] = float(outcome.lengths_N.mean())
+        values[f"val/forced_stops{suffix}"] = float(outcome.forced_stop_N.mean())
+    accuracy = float(np.mean([outcome.accuracy for outcome in outcomes.values()]))
+    writer.write(step, values | {"val/accuracy": accuracy})
+    progress.log(step, {name: value for name, value in values.items() if "forced" not in name})
+    return {"accuracy": accuracy}
+
+
+def saved_tree(state: TrainState, frozen: Tree) -> Tree:
+    """What a checkpoint holds."""
+    return {"parameters": join(state.trainable, frozen), "optimizer": state.optimizer, "step": state.step}
+
+
+def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree, identity: dict) -> TrainState:
+    """The state of a checkpoint, placed as `state` is. ValueError where the checkpoint belongs to something else."""
+    _, saved_identity = checkpoints.read(step)
+    changed = [name for name in identity if saved_identity.get(name) != identity[name]]
+    if changed:
+        raise ValueError(
+            f"{checkpoints.folder} holds another run: "
+            + "; ".join(f"{name} was {saved_identity.get(name)!r}, is {identity[name]!r}" for name in changed)
+            + ". Choose another workdir, or remove the folder"
+        )
+    saved = checkpoints.restore(step, jax.tree.map(_abstract, saved_tree(state, frozen)))
+    trainable = _subtree(saved["parameters"], state.trainable)
+    return TrainState(saved["step"], trainable, saved["optimizer"])
+
+
+def _abstract(leaf) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _subtree(tree: Tree, like: Tree) -> Tree:
+    return {name: _subtree(tree[name], part) if isinstance(part, dict) else tree[name] for name, part in like.items()}
+
+
+class _LateLog:
+    """Metrics of the steps since the last log line, read when the device is done with them."""
+
+    def __init__(self, stage: StageRun, start: int):
+        self._stage = stage
+        self._pending: list[tuple[int, dict[str, Metric]]] = []
+        self.num_examples = 0
+        self._last_step = start
+
+    def add(self, step: int, metrics: dict[str, Metric]) -> None:
+        self._pending.append((step, metrics))
+
+    def read(self, *, everything: bool) -> tuple[dict[str, float], int]:
+        """The merged values of all pending steps (without `everything`, of all but the newest), and their examples."""
+        count = len(self._pending) if everything else len(self._pending) - 1
+        ready, self._pending = self._pending[:count], self._pending[count:]
+        num_examples, self.num_examples = self.num_examples, 0
+        if not ready:
+            return {}, num_examples
+        self._raise_if_not_finite(ready)
+        return divide(merge(*(metrics for _, metrics in ready))), num_examples
+
+    def check(self) -> None:
+        """Make sure that every step so far is finite, so that what is saved is good."""
+        self._raise_if_not_finite(self._pending)
+
+    def _raise_if_not_finite(self, steps: list[tuple[int, dict[str, Metric]]]) -> None:
+        for step, metrics in steps:
+            values = divide(metrics)
+            if not all(math.isfinite(values[name]) for name in ("loss", "gradient_norm")):
+                folder = self._stage.folder / "diverged"
+                folder.mkdir(parents=True, exist_ok=True)
+                batch = self._stage.loader.batch(step - 1)
+                np.savez_compressed(folder / f"batch_{step}.npz", **dataclasses.asdict(batch))
+                shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+                (folder / f"metrics_{step}.json").write_text(json.dumps(shown, indent=2))
+                raise Diverged(
+                    f"stage {self._stage.name}: not finite at step {step} (loss {values['loss']}, gradient norm "
+                    f"{values['gradient_norm']}). The batch is in {folder}; the last checkpoint is untouched. Lower "
+                    "optimizer.learning_rate, or look at the batch"
+                )

@@ -1,0 +1,67 @@
+"""What training changes, and what it leaves alone."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+from colar_jax.config import OptimizerConfig
+
+Tree = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that an optimizer step replaces: only this is donated, averaged over devices and saved."""
+
+    step: jax.Array  # int32 scalar: optimizer steps taken
+    trainable: Tree
+    optimizer: optax.OptState
+
+
+def partition(parameters: Tree, *, trains_latent_head: bool) -> tuple[Tree, Tree]:
+    """Parameters as (trainable, frozen); `join` is the inverse. The embedding scale is never trained."""
+
+    def is_trainable(path: tuple[str, ...]) -> bool:
+        return path[0] != "latent_head" or (trains_latent_head and path[-1] != "embed_std")
+
+    flat = traverse_util.flatten_dict(parameters)
+    parts = ({p: v for p, v in flat.items() if is_trainable(p) is wanted} for wanted in (True, False))
+    trainable, frozen = (traverse_util.unflatten_dict(part) for part in parts)
+    return trainable, frozen
+
+
+def join(trainable: Tree, frozen: Tree) -> Tree:
+    """The whole parameters from their two parts."""
+    flat = traverse_util.flatten_dict(trainable) | traverse_util.flatten_dict(frozen)
+    return traverse_util.unflatten_dict(flat)
+
+
+def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then a cosine to `final_fraction` of the peak at `num_steps`, or the peak for ever."""
+    warmup = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
+    if config.schedule == "constant":
+        after = optax.constant_schedule(config.learning_rate)
+    else:
+        rest = max(num_steps - config.warmup_steps, 1)
+        after = optax.cosine_decay_schedule(config.learning_rate, rest, alpha=config.final_fraction)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW (decoupled decay of every parameter, as in PyTorch)."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            learning_rate_schedule(config, num_steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
+        ),
+    )
+
+
+def initial_state(trainable: Tree, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.int32(0), trainable, optimizer.init(trainable))

@@ -1,0 +1,86 @@
+"""One optimizer step: jit(shard_map(objective -> gradients -> update)), whatever the method.
+
+The batch's rows are split over the devices. What is supervised is counted over all devices and microbatches *before* the
+forward pass, so each part's loss is its share of one global mean, and gradients only need adding up.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from colar_jax.config import ModelConfig, StageConfig
+from colar_jax.data.packing import Batch
+from colar_jax.methods import Method
+from colar_jax.methods.method import Counts, count
+from colar_jax.metrics import Metric
+from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS
+from colar_jax.training.state import TrainState, Tree, join
+
+# (state, frozen, batch, key) -> (state, metrics)
+TrainStep = Callable[[TrainState, Tree, Batch, jax.Array], tuple[TrainState, dict[str, Metric]]]
+
+
+def loss_and_gradients(graph, method: Method, stage: StageConfig, compute: ModelConfig):
+    """A function (trainable, frozen, batch, key) -> (loss, metrics, gradients) of this device's rows.
+
+    Inside `shard_map`: the loss and the metrics are added up over the batch axes, and so are the gradients.
+    """
+
+    def part(trainable, frozen, batch: Batch, key, counts: Counts):
+        def loss(trainable):
+            model = nnx.merge(graph, join(trainable, frozen))
+            keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
+            return method.objective(model, batch, keys_B, counts, stage, compute)
+
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
+        return value, metrics, gradients
+
+    def whole(trainable, frozen, batch: Batch, key):
+        # At least 1, so that a batch without latents (or labels) has loss 0 and not 0/0.
+        counts = jax.tree.map(lambda n: jnp.maximum(jax.lax.psum(n, BATCH_AXES), 1), count(batch))
+        # Each device differentiates its own copy; psum adds them up once, after all microbatches.
+        trainable = jax.lax.pcast(trainable, BATCH_AXES, to="varying")
+        if stage.accumulation == 1:
+            value, metrics, gradients = part(trainable, frozen, batch, key, counts)
+        else:
+            parts = jax.tree.map(lambda leaf: leaf.reshape(stage.accumulation, -1, *leaf.shape[1:]), batch)
+            first = jax.tree.map(lambda leaf: leaf[0], parts)
+            shapes = jax.eval_shape(lambda: part(trainable, frozen, first, key, counts))
+            zeros = jax.tree.map(lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), BATCH_AXES, to="varying"), shapes)
+
+            def add(total, microbatch):
+                return jax.tree.map(jnp.add, total, part(trainable, frozen, microbatch, key, counts)), None
+
+            (value, metrics, gradients), _ = jax.lax.scan(add, zeros, parts)
+        return jax.lax.psum((value, metrics, gradients), BATCH_AXES)
+
+    return whole
+
+
+def make_train_step(
+    graph, method: Method, stage: StageConfig, compute: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainStep:
+    """The compiled step. `state` is donated; `key` is the run's, the step's own is folded in from `state.step`."""
+    gradients_of = loss_and_gradients(graph, method, stage, compute)
+
+    def step(state: TrainState, frozen, batch: Batch, key):
+        with jax.named_scope("gradients"):
+            loss, metrics, gradients = gradients_of(
+                state.trainable, frozen, batch, jax.random.fold_in(key, state.step)
+            )
+        with jax.named_scope("update"):
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
+            trainable = optax.apply_updates(state.trainable, updates)
+        one = jnp.float32(1.0)
+        metrics["loss"] = Metric(loss, one)
+        metrics["gradient_norm"] = Metric(optax.global_norm(gradients), one)
+        return TrainState(state.step + 1, trainable, optimizer_state), metrics
+
+    sharded = jax.shard_map(
+        step, mesh=mesh, in_specs=(REPLICATED, REPLICATED, ROWS, REPLICATED), out_specs=(REPLICATED, REPLICATED)
+    )
+    return jax.jit(sharded, donate_argnums=0)

@@ -1,0 +1,45 @@
+"""Embedded word problems, from nothing: CoT, CoLaR and the answer-only floor on a 1M-parameter Llama.
+
+    python -m colar_jax.train --config=configs/arithmetic.py
+    python -m colar_jax.train --config=configs/arithmetic.py:smoke     # the same in under a minute, learning nothing
+"""
+
+from colar_jax.config import defaults, stage_defaults
+
+
+def get_config(argument: str = ""):
+    """The run; `smoke` makes everything tiny."""
+    config = defaults()
+    config.title = "Embedded arithmetic"
+    config.workdir = "runs/arithmetic"
+    config.run = "cot,colar,no_cot"
+    config.data.train_limit = 60_000
+    config.data.num_test = 1000
+    config.model.preset = "nano"
+    config.decode.max_step_tokens = 64
+    config.decode.max_latents = 48
+    config.decode.max_answer_tokens = 8
+    optimizer = dict(b2=0.98, warmup_steps=100)
+
+    config.stages.cot = stage_defaults(method="cot", steps=1000, rows=20, row_positions=256, eval_every=250)
+    config.stages.cot.optimizer.update(learning_rate=2.5e-3, **optimizer)
+
+    config.stages.colar = stage_defaults(method="colar", steps=2000, rows=14, row_positions=256, eval_every=500)
+    config.stages.colar.optimizer.update(learning_rate=1.5e-3, **optimizer)
+    config.stages.colar.latent.update(speeds="2,5", weight=10.0)
+
+    config.stages.no_cot = stage_defaults(method="no_cot", init_from="cot", steps=400, rows=12, row_positions=256)
+    config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
+    config.eval.speeds = "1.5,2,3.5,5"
+
+    if argument == "smoke":
+        config.workdir = "runs/arithmetic_smoke"
+        config.model.preset = "pico"
+        config.data.update(train_limit=500, num_val=16, num_test=32)
+        config.eval.seeds = 2
+        for stage in config.stages.values():
+            stage.update(steps=6, rows=4, log_every=2, eval_every=3)
+            stage.optimizer.warmup_steps = 2
+    elif argument:
+        raise ValueError(f"configs/arithmetic.py knows the argument smoke, not {argument!r}")
+    return config

@@ -1,0 +1,103 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colar_jax.data.answers import VERIFIERS, extract_answer, is_right, is_same_text
+from colar_jax.data.prompts import answer_text
+
+# The published implementation on 48 texts: {output, answer, extracted, right} each (../shared/golden/h_answers.json).
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "answers.json").read_text(encoding="utf-8"))
+
+# Where we differ: (text, answer) -> (published verdict, ours, why).
+DIFFERENCES = {
+    ("Answer:123", "1,2,3"): (True, False, "the published code drops every comma; here one only separates thousands"),
+}
+
+
+def test_golden_has_all_48_cases_and_every_difference():
+    assert len(GOLDEN) == 48
+    assert DIFFERENCES.keys() <= {(case["output"], case["answer"]) for case in GOLDEN}
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"{case['output']!r}-{case['answer']!r}")
+def test_agrees_with_published_code(case):
+    extracted = extract_answer(case["output"])
+    assert extracted == case["extracted"]
+    verdict = is_right(extracted, case["answer"])
+    difference = DIFFERENCES.get((case["output"], case["answer"]))
+    if difference is None:
+        assert verdict is case["right"]
+    else:
+        assert (case["right"], verdict) == difference[:2]
+
+
+@given(st.text().filter(lambda text: "Answer:" not in text))
+def test_extracts_what_the_answer_template_wrote(answer):
+    assert extract_answer("<<1+2=3>>###" + answer_text(answer)) == answer
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "right"),
+    [
+        ("(1,2)", "(12)", False),  # equal in the published code
+        ("1,2", "12", False),
+        ("1,20", "120", False),
+        ("1,2000", "12000", False),
+        (",100", "100", False),
+        ("1,234,567", "1234567", True),
+        ("-12,345.60", "-12345.6", True),
+        ("1,234.", "1234", True),
+        ("10.0", "10", True),
+        ("10.01", "10", False),
+        ("2.0107e-06", "0.0000020107", True),
+        ("9007199254740993", "9007199254740992", False),  # the same float
+        ("0.1", "0.1000000000000000055511151231257827", False),  # the same float
+        ("nan", "nan", False),
+        ("nan", "18", False),
+        ("snan", "18", False),
+        ("snan", "snan", False),
+        ("-inf", "inf", False),
+        ("", "0", False),
+        ("eighteen", "eighteen.\n.\n", True),
+        ("2x", "x2", False),
+    ],
+)
+def test_compares_numbers_by_value_and_the_rest_by_text(prediction, answer, right):
+    assert is_right(prediction, answer) is right
+    assert is_right(answer, prediction) is right
+
+
+@pytest.mark.parametrize("huge", ["1e999999999", "-1e-999999999", "1e" + "9" * 50, "9" * 100_000])
+def test_huge_numbers_do_not_hang(huge):
+    start = time.monotonic()
+    assert is_right(huge, huge)
+    assert not is_right(huge, "18")
+    assert time.monotonic() - start < 1
+
+
+@given(st.integers(), st.integers())
+def test_integers_are_equal_exactly_when_they_are(a, b):
+    assert is_right(f"{a:,}", str(b)) is (a == b)
+    assert is_right(f"{a:,}", f"{a}.0")
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=6))
+def test_a_decimal_is_itself_in_every_notation(x):
+    assert is_right(f" {x:f}.\n", f"{x:,f}")
+    assert is_right(f"{x:f}000", f"{x:e}")
+    assert not is_right(f"{x:f}1", f"{x:f}")
+
+
+@given(st.text(), st.text())
+def test_any_text_is_judged_symmetrically_and_without_an_error(a, b):
+    assert is_right(a, b) is is_right(b, a)
+
+
+def test_exact_verifier_compares_text():
+    assert is_same_text(" Tom is a lempus.\n", "Tom is a lempus.")
+    assert not is_same_text("10.0", "10")
+    assert VERIFIERS == {"numeric": is_right, "exact": is_same_text}

@@ -1,0 +1,263 @@
+import dataclasses
+import gzip
+import json
+import logging
+import re
+from pathlib import Path
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colar_jax.data import hub
+from colar_jax.data.problems import Problem
+from colar_jax.data.sources import load_problems
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+QUESTION = "Janet’s ducks lay 16 eggs per day. How much does she make?"
+PLAIN = {"question": QUESTION, "steps": ["<<16-3-4=9>>", "<<9*2=18>>"], "answer": "18"}
+PROGRAM = "\ndef solution():\n    result = 2287720 / 2\n    return result\n\n\n"
+
+
+@pytest.mark.parametrize(
+    ("convert", "row", "problem"),
+    [
+        (hub.convert_plain, PLAIN | {"id": 7}, Problem(QUESTION, ("<<16-3-4=9>>", "<<9*2=18>>"), "18")),
+        (
+            hub.convert_plain,
+            {"question": QUESTION, "cot": "<<16-3-4=9>> <<9 * 2=18>>", "answer": "18"},
+            Problem(QUESTION, ("<<16-3-4=9>>", "<<9 * 2=18>>"), "18"),
+        ),
+        (
+            hub.convert_plain,
+            {"question": QUESTION, "steps": "It is <<16-3-4=9>>9.\n\nThen 18.", "answer": 18},
+            Problem(QUESTION, ("It is <<16-3-4=9>>9.", "Then 18."), "18"),
+        ),
+        (hub.convert_plain, {"question": QUESTION, "steps": "", "answer": "18"}, Problem(QUESTION, (), "18")),
+        (
+            hub.convert_gsm8k,
+            {
+                "question": "How much is in the bag?  ",
+                "answer": "She sells 16 - 3 - 4 = <<16-3-4=9>>9 eggs.\n\nThat is $<<9*200=1800>>1,800.\n#### 1,800",
+            },
+            Problem(
+                "How much is in the bag?  ",
+                ("She sells 16 - 3 - 4 = <<16-3-4=9>>9 eggs.", "That is $<<9*200=1800>>1,800."),
+                "1,800",
+            ),
+        ),
+        (
+            hub.convert_gsm8k,
+            {"question": "How many?", "answer": "Think.\n#### a line of the solution\n#### 3"},
+            Problem("How many?", ("Think.", "#### a line of the solution"), "3"),
+        ),
+        (
+            hub.convert_gsm_hard,
+            {"input": "How many bolts?", "code": PROGRAM, "target": 1143860.0},
+            Problem("How many bolts?", (PROGRAM,), "1143860.0"),
+        ),
+        (
+            hub.convert_svamp,
+            {
+                "ID": "chal-1",
+                "Body": "Each pack of dvds costs 76 dollars. If there is a discount of 25 dollars on each pack",
+                "Question": " How much do you have to pay to buy each pack?",
+                "Equation": "( 76.0 - 25.0 )",
+                "Answer": 51.0,
+            },
+            Problem(
+                "Each pack of dvds costs 76 dollars. If there is a discount of 25 dollars on each pack. "
+                "How much do you have to pay to buy each pack?",
+                ("( 76.0 - 25.0 )",),
+                "51.0",
+            ),
+        ),
+        (
+            hub.convert_multiarith,
+            {"question": " How many cats do they have left? ", "final_ans": "8"},
+            Problem("How many cats do they have left?", (), "8"),
+        ),
+        (
+            hub.convert_math,
+            {
+                "problem": "How many vertical asymptotes does the graph have?",
+                "level": "Level 2",
+                "type": "Algebra",
+                "solution": "It factors into $(x-2)(x+3)$. Therefore, it has $\\boxed{2}$ vertical asymptotes.\n",
+            },
+            Problem(
+                "How many vertical asymptotes does the graph have?",
+                ("It factors into $(x-2)(x+3)$. Therefore, it has $$ vertical asymptotes.",),
+                "2",
+            ),
+        ),
+    ],
+)
+def test_converts_a_row(convert, row, problem):
+    assert convert(row) == problem
+
+
+@pytest.mark.parametrize(
+    ("solution", "parts"),
+    [
+        ("\\begin{align*}\nx&=\\boxed{8}\n\\end{align*}", ("\\begin{align*}\nx&=\n\\end{align*}", "8")),
+        ("so $\\boxed{\\frac{1}{2}}$.", ("so $$.", "\\frac{1}{2}")),
+        ("so $\\boxed{\\{1,2\\}}$ {}", ("so $$ {}", "\\{1,2\\}")),
+        ("so $\\boxed{\\left\\{ a, b \\right.}$", ("so $$", "\\left\\{ a, b \\right.")),
+        ("so $\\boxed{1 \\\\}$ {}", ("so $$ {}", "1 \\\\")),
+        ("no box", None),
+        ("\\boxed 5", None),
+        ("\\boxed{1} or \\boxed{2}", None),
+        ("\\boxed{\\boxed{1}}", None),
+        ("\\boxed{never {closed}", None),
+    ],
+)
+def test_box_ends_at_its_matching_brace(solution, parts):
+    assert hub.cut_box(solution) == parts
+
+
+balanced = st.recursive(
+    st.text(alphabet="ab $&\n"), lambda inner: st.lists(st.one_of(inner, inner.map(lambda t: f"{{{t}}}"))).map("".join)
+)
+
+
+@given(balanced, balanced, balanced)
+def test_box_of_any_balanced_text_is_found(before, answer, after):
+    assert hub.cut_box(f"{before}\\boxed{{{answer}}}{after}") == (before + after, answer)
+
+
+def test_rows_left_out_are_counted(caplog):
+    caplog.set_level(logging.INFO)
+    rows = [{"problem": "a?", "solution": s} for s in ("\\boxed{1}", "none", "\\boxed{ }", "\\boxed{1}\\boxed{2}")]
+    assert hub.convert_rows(rows, hub.convert_math, "hub:math, algebra") == [Problem("a?", ("",), "1")]
+    assert caplog.messages == ["hub:math, algebra: left out 3 of 4 rows"]
+
+
+@pytest.mark.parametrize(
+    ("convert", "row", "fault"),
+    [
+        (hub.convert_math, {"question": "a", "answer": "1"}, "no column 'solution', only question, answer"),
+        (hub.convert_plain, {"question": "a", "answer": "1"}, "no column 'steps', only question, answer"),
+        (hub.convert_plain, PLAIN | {"question": ""}, "question is '', not a text with something in it"),
+        (hub.convert_plain, PLAIN | {"steps": None}, "steps is None, not a list of texts"),
+        (hub.convert_gsm8k, {"question": "a", "answer": "no mark"}, "no final answer after '####' in 'no mark'"),
+    ],
+)
+def test_a_broken_row_is_named(convert, row, fault):
+    with pytest.raises(ValueError, match=f"^hub:some, row 1: {re.escape(fault)}$"):
+        hub.convert_rows([row], convert, "hub:some")
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train", "test"], {"train": "train[:90%]", "val": "train[90%:]", "test": "test"}),
+        (["train", "validation", "test"], {"train": "train", "val": "validation", "test": "test"}),
+        (["train", "valid"], {"train": "train", "val": "valid"}),
+        (["dev"], {"val": "dev"}),
+        (["test", "other"], {"test": "test"}),
+    ],
+)
+def test_splits_that_a_set_lacks_come_from_train(names, splits):
+    assert hub.choose_splits(names) == splits
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What `datasets.load_dataset` is asked for; every answer is one row."""
+    calls = []
+
+    def load_dataset(repository, subset, split):
+        calls.append((repository, subset, split))
+        return [{"problem": f"{subset}?", "solution": "\\boxed{1}", "question": "q", "answer": "a\n#### 1"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return calls
+
+
+def test_gsm8k_asks_for_its_configuration_and_cut(calls):
+    for split in ("train", "val", "test"):
+        assert load_problems("hub:gsm8k", split) == [Problem("q", ("a",), "1")]
+    assert calls == [("openai/gsm8k", "main", split) for split in ("train[:90%]", "train[90%:]", "test")]
+
+
+def test_math_joins_its_subjects(calls):
+    problems = load_problems("hub:math", "val")
+    assert [p.question for p in problems] == [f"{subject}?" for subject in hub.MATH_SUBJECTS]
+    assert calls == [("EleutherAI/hendrycks_math", subject, "train[90%:]") for subject in hub.MATH_SUBJECTS]
+    assert len(load_problems("hub:math", "val", limit=3)) == 3
+
+
+def test_a_split_that_is_not_there_is_refused(calls):
+    with pytest.raises(ValueError, match="^hub:gsmhard has no split 'train', only test$"):
+        load_problems("hub:gsmhard", "train")
+    assert not calls
+
+
+def test_an_unknown_set_gets_the_nearest_names():
+    with pytest.raises(ValueError, match="^hub:gsm8kaug is unknown; did you mean hub:gsm8k_aug or hub:gsm8k"):
+        load_problems("hub:gsm8kaug", "train")
+    with pytest.raises(ValueError, match="did you mean hub:gsm8k or .*hub:math, or hub:<owner/name>"):
+        load_problems("hub:", "train")
+
+
+def test_a_failed_load_says_what_to_do(monkeypatch):
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match="'openai/gsm8k' cannot be loaded .*Couldn't reach.*where there is a network"):
+        load_problems("hub:gsm8k", "test")
+
+
+class TestWithTheRealLibrary:
+    """`datasets` really loads these folders of files, as it would load the same files from the hub."""
+
+    @pytest.fixture(autouse=True)
+    def cache(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+        datasets.disable_progress_bars()
+
+    def test_plain_set_without_validation(self, tmp_path):
+        rows = [PLAIN | {"question": f"{i}?"} for i in range(20)]
+        for split, part in (("train", rows), ("test", rows[:3])):
+            datasets.Dataset.from_list(part).to_parquet(tmp_path / "set" / f"{split}.parquet")
+        loaded = {split: load_problems(f"hub:{tmp_path}/set", split) for split in ("train", "val", "test")}
+        assert {split: [p.question for p in problems] for split, problems in loaded.items()} == {
+            "train": [f"{i}?" for i in range(18)],
+            "val": ["18?", "19?"],
+            "test": ["0?", "1?", "2?"],
+        }
+        assert loaded["val"][0].steps == ("<<16-3-4=9>>", "<<9*2=18>>")
+
+    def test_whole_set_is_test(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(
+            hub.HUB_SETS, "svamp", dataclasses.replace(hub.HUB_SETS["svamp"], repository=str(tmp_path / "set"))
+        )
+        (tmp_path / "set").mkdir()
+        for split, answer in (("train", 51.0), ("test", 1.0)):
+            row = {"Body": "b.", "Question": "q?", "Equation": "( 1 )", "Answer": answer}
+            (tmp_path / "set" / f"{split}.json").write_text(json.dumps(row) + "\n")
+        assert load_problems("hub:svamp", "test") == [
+            Problem("b. q?", ("( 1 )",), "51.0"),
+            Problem("b. q?", ("( 1 )",), "1.0"),
+        ]
+
+    def test_a_folder_that_is_not_there(self, tmp_path):
+        with pytest.raises(ValueError, match=f"hub data set '{tmp_path}/nothing' cannot be loaded"):
+            load_problems(f"hub:{tmp_path}/nothing", "train")
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real files lie in ../shared/data")
+def test_no_real_math_answer_is_cut_at_a_wrong_brace():
+    with gzip.open(SHARED / "math" / "train.jsonl.gz", "rt", encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    for record in records:
+        # Put the answer back into a box in front of the rest: it must come out alone, whatever braces follow.
+        boxed = {"problem": record["question"], "solution": f"\\boxed{{{record['answer']}}}{record['steps'][0]}"}
+        problem = hub.convert_math(boxed)
+        assert problem == Problem(record["question"], (record["steps"][0].rstrip(),), record["answer"])
+    assert len(records) == 6639

@@ -1,0 +1,262 @@
+import gzip
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colar_jax.data.json_lines import parse_problem
+from colar_jax.data import sources
+from colar_jax.data.problems import Problem
+from colar_jax.data.sources import load_problems, refuse_overlap
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the real files lie in ../shared/data")
+
+EGGS = {"question": "How many eggs?", "steps": ["<<16-3-4=9>>", "<<9*2=18>>"], "answer": "18"}
+FORM = '; expected {"question": "...", "steps": ["...", ...], "answer": "..."}'
+
+
+def problem(question):
+    return Problem(question, (), "1")
+
+
+def write(path, *records):
+    data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def fails_with(message):
+    return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
+
+
+@pytest.mark.parametrize("name", ["some.jsonl", "some.jsonl.gz"])
+def test_reads_a_file_in_order(tmp_path, name):
+    path = write(tmp_path / name, EGGS, {"question": "¿Cuántos?", "steps": [], "answer": 3})
+    expected = [Problem("How many eggs?", ("<<16-3-4=9>>", "<<9*2=18>>"), "18"), Problem("¿Cuántos?", (), "3")]
+    assert load_problems(str(path), "train") == expected
+    assert load_problems(str(path), "test", limit=1) == expected[:1]
+    assert load_problems(str(path), "test", limit=9) == expected
+
+
+def test_a_folder_gives_the_file_of_the_split(tmp_path):
+    write(tmp_path / "train.jsonl.gz", EGGS | {"answer": "train"})
+    write(tmp_path / "val.jsonl", EGGS | {"answer": "val"})
+    assert [load_problems(str(tmp_path), split)[0].answer for split in ("train", "val")] == ["train", "val"]
+    with fails_with(f"{tmp_path} has no test.jsonl or test.jsonl.gz, only train.jsonl.gz, val.jsonl"):
+        load_problems(str(tmp_path), "test")
+    write(tmp_path / "val.jsonl.gz", EGGS)
+    with fails_with(f"{tmp_path} has both val.jsonl and val.jsonl.gz: remove one"):
+        load_problems(str(tmp_path), "val")
+
+
+def test_a_folder_without_any_split_says_so(tmp_path):
+    with fails_with(f"{tmp_path} has no train.jsonl or train.jsonl.gz, only other files"):
+        load_problems(str(tmp_path), "train")
+
+
+@given(
+    st.text().filter(str.strip),
+    st.lists(st.text()),
+    st.text().filter(str.strip) | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
+)
+def test_any_well_formed_line_survives(tmp_path_factory, question, steps, answer):
+    path = write(
+        tmp_path_factory.mktemp("lines") / "some.jsonl", {"question": question, "steps": steps, "answer": answer}
+    )
+    assert load_problems(str(path), "train") == [Problem(question, tuple(steps), str(answer))]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b"{'question': 1}", "not JSON: Expecting property name enclosed in double quotes (column 2)"),
+        (b'{"question": "a', "not JSON: Unterminated string starting at (column 14)"),
+        (b'{"question": "\xff"}', "not UTF-8: invalid start byte at byte 14"),
+        (b" ", "the line is blank; expected"),
+        (b"[1, 2]", "[1, 2] is not an object; expected"),
+        (b'{"question": "a", "answer": "1"}', "key 'steps' is missing; expected"),
+        (b'{"question": "a", "cot": "", "answer": "1"}', "key 'steps' is missing, key 'cot' is unexpected; expected"),
+        (b'{"question": "a", "steps": [], "answer": "1", "id": 7}', "key 'id' is unexpected; expected"),
+        (b'{"question": " ", "steps": [], "answer": "1"}', "question is ' ', not a text with something in it"),
+        (b'{"question": 5, "steps": [], "answer": "1"}', "question is 5, not a text with something in it"),
+        (b'{"question": "a", "steps": "b", "answer": "1"}', "steps is 'b', not a list of texts"),
+        (b'{"question": "a", "steps": [1], "answer": "1"}', "steps is [1], not a list of texts"),
+        (b'{"question": "a", "steps": [], "answer": ""}', "answer is '', not a text with something in it and not"),
+        (b'{"question": "a", "steps": [], "answer": null}', "answer is None, not a text"),
+        (b'{"question": "a", "steps": [], "answer": true}', "answer is True, not a text"),
+        (b'{"question": "a", "steps": [], "answer": NaN}', "answer is nan, not a text"),
+    ],
+)
+def test_a_broken_line_is_named_with_what_is_wrong(tmp_path, line, fault):
+    path = tmp_path / "some.jsonl"
+    path.write_bytes(json.dumps(EGGS).encode() + b"\n" + line + b"\n")
+    with pytest.raises(ValueError) as caught:
+        load_problems(str(path), "train")
+    assert str(caught.value).startswith(f"{path}:2: {fault}")
+    assert str(caught.value).endswith(FORM)
+    assert len(load_problems(str(path), "train", limit=1)) == 1  # the broken line is never reached
+
+
+def test_a_cut_off_gzip_file_says_so(tmp_path):
+    path = write(tmp_path / "some.jsonl.gz", *[EGGS] * 50)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=f"^{path}: cannot be read .*is it whole"):
+        load_problems(str(path), "train")
+    path.write_text("plain text\n")
+    with pytest.raises(ValueError, match=f"^{path}: cannot be read .*is its ending right"):
+        load_problems(str(path), "train")
+
+
+def test_another_ending_is_refused(tmp_path):
+    path = write(tmp_path / "some.json", EGGS)
+    with fails_with(f"{path}: a file of problems is JSON Lines and its name ends in .jsonl or .jsonl.gz"):
+        load_problems(str(path), "train")
+
+
+def test_an_empty_set_says_so(tmp_path):
+    path = write(tmp_path / "some.jsonl")
+    with fails_with(f"data source '{path}' has no problem in split 'val': name one that has"):
+        load_problems(str(path), "val")
+
+
+def test_repeated_questions_are_logged_with_count_and_place(tmp_path, caplog):
+    questions = ["What is 3 + 4?", "What is 3 * 4?", "Why?", " what  is 3 + 4", "Why?"]
+    path = write(tmp_path / "some.jsonl", *[EGGS | {"question": question} for question in questions])
+    assert len(load_problems(str(path), "train")) == 5
+    assert caplog.messages == [
+        f"data source '{path}', split 'train': 2 of 5 questions repeat an earlier one; "
+        "the first: problem 4 repeats 1, ' what  is 3 + 4'"
+    ]
+    caplog.clear()
+    load_problems(str(path), "train", limit=3)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("arithmatic", "'arithmatic' is no file, no folder and no known name; did you mean 'arithmetic'?"),
+        ("gsm8k", "'gsm8k' is no file, no folder and no known name; did you mean 'hub:gsm8k'"),
+        ("/nowhere/x", "'/nowhere/x' is no file, no folder and no known name. A source is a .jsonl or .jsonl.gz file"),
+    ],
+)
+def test_an_unknown_source_gets_the_nearest_names(source, message):
+    with pytest.raises(ValueError, match=re.escape(f"data source {message}")):
+        load_problems(source, "train")
+
+
+def test_a_misspelt_path_gets_the_nearest_file(tmp_path):
+    write(tmp_path / "train.jsonl", EGGS)
+    with pytest.raises(ValueError, match=f"did you mean '{tmp_path}/train.jsonl'"):
+        load_problems(str(tmp_path / "trian.jsonl"), "train")
+
+
+def test_split_and_limit_are_checked(tmp_path):
+    path = str(write(tmp_path / "some.jsonl", EGGS))
+    with fails_with("split 'vall' is not one of train, val, test; did you mean 'val'?"):
+        load_problems(path, "vall")
+    with fails_with("limit is 0: it must be at least 1, or None for all problems"):
+        load_problems(path, "val", limit=0)
+    with fails_with(f"data source {path!r} takes no options, got {{'seed': 1}}: they are for 'arithmetic'"):
+        load_problems(path, "val", seed=1)
+
+
+class TestArithmetic:
+    @pytest.fixture(autouse=True)
+    def generator(self, monkeypatch):
+        """Stands in for the generator: the one problem it makes says what it was asked for."""
+        monkeypatch.setattr(
+            sources, "generate_problems", lambda *args, **options: [problem(f"{args} {sorted(options.items())}")]
+        )
+
+    @pytest.mark.parametrize(
+        ("source", "options", "asked"),
+        [
+            ("arithmetic", {}, []),
+            ("arithmetic", {"seed": 3}, [("seed", 3)]),
+            ("arithmetic:min_steps=2, max_number=50", {}, [("max_number", 50), ("min_steps", 2)]),
+            ("arithmetic:seed=7", {"seed": 3, "min_steps": 1}, [("min_steps", 1), ("seed", 7)]),
+        ],
+    )
+    def test_options_reach_the_generator(self, source, options, asked):
+        assert load_problems(source, "val", limit=5, **options) == [problem(f"{('val', 5)} {asked}")]
+
+    def test_limit_is_needed(self):
+        with fails_with("data source 'arithmetic' makes any number of problems: limit must say how many"):
+            load_problems("arithmetic", "train")
+
+    @pytest.mark.parametrize(("source", "options"), [("arithmetic:max_step=4", {}), ("arithmetic", {"max_step": 4})])
+    def test_a_misspelt_option_gets_the_nearest_name(self, source, options):
+        message = "arithmetic has no option 'max_step', only seed, min_steps, max_steps, max_number; did you mean"
+        with pytest.raises(ValueError, match=f"^{message} 'max_steps'"):
+            load_problems(source, "train", limit=1, **options)
+
+    @pytest.mark.parametrize("option", ["max_steps=many", "max_steps", "max_steps=1.5"])
+    def test_an_option_is_an_integer(self, option):
+        with fails_with(f"arithmetic option {option!r} is not of the form name=integer"):
+            load_problems(f"arithmetic:{option}", "train", limit=1)
+
+
+class TestRefuseOverlap:
+    splits = {
+        "train": [problem("How many   apples?"), problem("Why, Tom?")],
+        "val": [problem("What is 3 - 4?")],
+        "test": [problem("What is 3 + 4?"), problem("how many apples"), problem("why Tom")],
+    }
+
+    def test_names_splits_count_example_and_field(self):
+        with fails_with(
+            "'train' and 'test' share 2 questions, for example 'how many apples': "
+            "use sets without shared questions, or set data.allow_overlap=True"
+        ):
+            refuse_overlap(self.splits, allow=False)
+
+    def test_names_every_pair(self):
+        with pytest.raises(ValueError, match="^'a' and 'b' share 1 .*; 'a' and 'c' share 1 .*; 'b' and 'c' share 1 "):
+            refuse_overlap({name: [problem("Why?")] for name in "abc"}, allow=False)
+
+    def test_allowed_overlap_is_logged(self, caplog):
+        refuse_overlap(self.splits, allow=True)
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        assert "'train' and 'test' share 2 questions" in caplog.text
+
+    def test_operators_make_another_question(self, caplog):
+        refuse_overlap({"train": [problem("3 + 4")], "val": [problem("3 - 4")], "test": [problem("3 * 4")]}, False)
+        assert not caplog.messages
+
+
+def test_parse_problem_takes_what_is_not_from_json():
+    assert parse_problem({"question": "a", "steps": [], "answer": 1e16}).answer == "1e+16"
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("source", "split", "count", "repeats"),
+    [
+        ("gsm8k_aug", "train", 1000, 0),
+        ("gsm8k_eq", "train", 6973, 0),
+        ("gsm8k", "test", 660, 0),
+        ("multiarith", "test", 300, 15),
+        ("math", "train", 6639, 1),
+        ("prosqa", "val", 300, 0),
+    ],
+)
+def test_reads_the_real_sets(source, split, count, repeats, caplog):
+    assert len(load_problems(str(SHARED / source), split)) == count
+    found = re.search(rf": (\d+) of {count} questions repeat", caplog.text)
+    assert int(found[1] if found else 0) == repeats
+
+
+@needs_shared
+def test_the_real_splits_do_not_overlap_but_two_cuts_of_gsm8k_do():
+    eq, words = str(SHARED / "gsm8k_eq"), str(SHARED / "gsm8k")
+    splits = {split: load_problems(eq, split) for split in ("train", "val", "test")}
+    refuse_overlap(splits, allow=False)
+    refuse_overlap({split: load_problems(str(SHARED / "math"), split) for split in ("train", "val", "test")}, False)
+    with pytest.raises(ValueError, match="'train' and 'val' share 445 questions"):
+        refuse_overlap(splits | {"train": load_problems(words, "train")}, allow=False)

@@ -1,0 +1,219 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from colar_jax.evaluation import report as report_module
+from colar_jax.evaluation.report import markdown_table, read_report, report_numbers, table_rows, write_report
+from colar_jax.evaluation.results import Result
+
+
+def result(stage, dataset, speed, sampling, rights, lengths, num_questions=100, num_forced=0):
+    """One seed for each entry of rights: so many right answers of num_questions, all of one length."""
+    right_SN = np.arange(num_questions) < np.array(rights)[:, None]
+    lengths_SN = np.broadcast_to(np.array(lengths)[:, None], right_SN.shape)
+    forced_stops_SN = np.broadcast_to(np.arange(num_questions) < num_forced, right_SN.shape)
+    return Result(stage, dataset, speed, sampling, right_SN, lengths_SN, forced_stops_SN)
+
+
+RESULTS = [
+    result("cot", "arithmetic", "-", "greedy", [92], [20]),
+    result("cot", "gsmhard", "-", "greedy", [12], [34], num_questions=50),
+    result("colar", "arithmetic", "5", "sampled", [80, 84], [4, 5]),
+    result("colar", "gsmhard", "5", "sampled", [10, 16], [6, 6], num_questions=50, num_forced=2),
+    result("colar", "arithmetic", "1.5", "greedy", [90], [13]),
+]
+
+# Wilson and t-intervals below are scipy's: binomtest(92, 100).proportion_ci(method="wilson"),
+# t.interval(0.95, 1, 0.82, sem([0.80, 0.84])) and so on.
+TABLE = """\
+| stage | speed | sampling | arithmetic | gsmhard | mean |
+| --- | --- | --- | --- | --- | --- |
+| cot | - | greedy | 92.0 [85.0, 95.9] / 20.0 | 24.0 [14.3, 37.4] / 34.0 | 58.0 / 27.0 |
+| colar | 1.5 | greedy | 90.0 [82.6, 94.5] / 13.0 | - | - |
+| colar | 5 | sampled | 82.0 ± 25.4 [73.3, 88.3] / 4.50 | 26.0 ± 76.2 [15.9, 39.6] / 6.00 | 54.0 ± 50.8 / 5.25 |
+
+Accuracy in % / #L (positions of reasoning, mean over examples). [low, high]: 95 % Wilson interval over questions. \
+±: half width of the 95 % t-interval over seeds. mean: every data set weighs the same. \
+Questions: arithmetic 100, gsmhard 50. Seeds: greedy 1, sampled 2.
+
+Reasoning cut at its limit: colar, speed 5, sampled, on gsmhard 4.0 %.
+"""
+
+
+def test_markdown_of_a_small_case():
+    assert markdown_table(RESULTS) == TABLE
+
+
+def test_the_pinned_intervals_are_those_of_scipy():
+    low, high = stats.binomtest(92, 100).proportion_ci(0.95, method="wilson")
+    assert f"92.0 [{100 * low:.1f}, {100 * high:.1f}] / 20.0" in TABLE
+    low, high = stats.t.interval(0.95, 1, loc=82, scale=stats.sem([80, 84]))
+    assert f"82.0 ± {(high - low) / 2:.1f} [" in TABLE
+
+
+def test_one_seed_and_one_data_set_need_no_mean_and_no_plus_minus():
+    table = markdown_table(RESULTS[:1])
+    assert "±" not in table and "mean:" not in table and "cut" not in table
+    assert table.splitlines()[0] == "| stage | speed | sampling | arithmetic |"
+
+
+def test_rows_come_in_order_of_stage_then_speed_then_sampling():
+    ways = [("auto", "greedy"), ("10", "greedy"), ("2", "sampled"), ("2", "greedy"), ("1.5", "greedy"), ("-", "greedy")]
+    results = [result("colar", "arithmetic", speed, sampling, [1], [1]) for speed, sampling in ways]
+    results.append(result("cot", "arithmetic", "-", "greedy", [1], [1]))
+    rows = [(row.stage, row.speed, row.sampling) for row in table_rows(results)]
+    assert rows == [
+        ("colar", "-", "greedy"),
+        ("colar", "1.5", "greedy"),
+        ("colar", "2", "greedy"),
+        ("colar", "2", "sampled"),
+        ("colar", "10", "greedy"),
+        ("colar", "auto", "greedy"),
+        ("cot", "-", "greedy"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("length", "text"), [(0, "0"), (0.5, "0.50"), (9.994, "9.99"), (9.996, "10.0"), (99.96, "100"), (1234.5, "1234")]
+)
+def test_lengths_show_three_digits_as_in_the_paper(length, text):
+    assert report_module._length_text(length) == text
+
+
+def test_lengths_are_exact_means_over_examples():
+    right_SN = np.ones((2, 3), dtype=bool)
+    lengths_SN = np.array([[1, 2, 4], [8, 16, 33]], dtype=np.int16)
+    measured = Result("colar", "arithmetic", "2", "sampled", right_SN, lengths_SN, ~right_SN)
+    assert measured.mean_length == 64 / 6
+
+
+def test_small_integers_do_not_overflow():
+    lengths_SN = np.full((1, 1000), 120, dtype=np.int8)
+    wrong_SN = np.zeros((1, 1000), dtype=bool)
+    assert Result("cot", "arithmetic", "-", "greedy", wrong_SN, lengths_SN, wrong_SN).mean_length == 120
+
+
+def test_asking_the_same_questions_again_does_not_narrow_the_interval_over_questions():
+    once = result("colar", "arithmetic", "2", "sampled", [70], [5])
+    four_times = result("colar", "arithmetic", "2", "sampled", [70] * 4, [5] * 4)
+    assert four_times.accuracy_over_questions == once.accuracy_over_questions
+    assert once.accuracy_over_seeds.half_width is None and four_times.accuracy_over_seeds.half_width == 0
+
+
+def test_json_holds_every_number(tmp_path):
+    write_report(tmp_path / "new", RESULTS, title="A run", notes="Two stages.")
+    report = read_report(tmp_path / "new")
+    assert (report["title"], report["notes"]) == ("A run", "Two stages.")
+    assert report == report_numbers(RESULTS, "A run", "Two stages.")
+
+    assert [(r["stage"], r["speed"], r["dataset"]) for r in report["results"]] == [
+        ("cot", "-", "arithmetic"),
+        ("cot", "-", "gsmhard"),
+        ("colar", "1.5", "arithmetic"),
+        ("colar", "5", "arithmetic"),
+        ("colar", "5", "gsmhard"),
+    ]
+    low, high = stats.t.interval(0.95, 1, loc=4.5, scale=stats.sem([4, 5]))
+    assert report["results"][3]["length_over_seeds"] == pytest.approx({"center": 4.5, "low": low, "high": high})
+    hard = report["results"][4]
+    assert (hard["sampling"], hard["num_seeds"], hard["num_questions"]) == ("sampled", 2, 50)
+    assert hard["accuracy"] == pytest.approx(13 / 50) and hard["accuracy_per_seed"] == pytest.approx([0.2, 0.32])
+    assert (hard["mean_length"], hard["forced_stop_share"]) == (6.0, 0.04)
+    low, high = stats.t.interval(0.95, 1, loc=0.26, scale=stats.sem([0.2, 0.32]))
+    assert hard["accuracy_over_seeds"] == pytest.approx({"center": 0.26, "low": low, "high": high})
+    low, high = stats.binomtest(13, 50).proportion_ci(0.95, method="wilson")
+    assert hard["accuracy_over_questions"] == pytest.approx({"center": 0.26, "low": low, "high": high})
+
+    cot_mean, colar_mean = report["means"]
+    assert cot_mean["accuracy_over_seeds"] == {"center": pytest.approx(0.58), "low": None, "high": None}
+    assert cot_mean["mean_length"] == 27.0
+    assert (colar_mean["stage"], colar_mean["speed"], colar_mean["sampling"]) == ("colar", "5", "sampled")
+    low, high = stats.t.interval(0.95, 1, loc=0.54, scale=stats.sem([0.50, 0.58]))
+    assert colar_mean["accuracy_over_seeds"] == pytest.approx({"center": 0.54, "low": low, "high": high})
+
+
+def test_a_mean_over_sets_with_different_numbers_of_seeds_has_no_interval():
+    results = [
+        result("colar", "arithmetic", "2", "sampled", [80, 84], [4, 4]),
+        result("colar", "gsmhard", "2", "sampled", [10], [6]),
+    ]
+    (row,) = table_rows(results)
+    assert row.mean_accuracy.center == pytest.approx(0.46) and row.mean_accuracy.half_width is None
+
+
+def test_report_files_are_whole_strict_and_replaced(tmp_path):
+    write_report(tmp_path, RESULTS, title="Old", notes="")
+    write_report(tmp_path, RESULTS, title="A run", notes="Two stages.\n")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == f"# A run\n\nTwo stages.\n\n{TABLE}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"]
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
+    write_report(tmp_path, RESULTS, title="Old", notes="")
+    with pytest.raises(ValueError, match=r"two results for the same cell.*speed 5.*gsmhard"):
+        write_report(tmp_path, [*RESULTS, RESULTS[3]], title="New", notes="")
+    with pytest.raises(ValueError, match="at least one result"):
+        write_report(tmp_path, [], title="New", notes="")
+    assert read_report(tmp_path)["title"] == "Old"
+
+
+def test_a_write_that_is_cut_short_leaves_the_old_report(tmp_path, monkeypatch):
+    write_report(tmp_path, RESULTS, title="Old", notes="")
+
+    def killed(source, destination):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report_module.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(tmp_path, RESULTS, title="New", notes="")
+    assert read_report(tmp_path)["title"] == "Old"
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# Old")
+
+
+def test_a_damaged_report_is_named(tmp_path):
+    (tmp_path / "report.json").write_text('{"title": ')
+    with pytest.raises(ValueError, match=r"report\.json is not valid JSON"):
+        read_report(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"report\.json"):
+        read_report(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speed": "fast"}, "speed.*'fast'"),
+        ({"speed": "0"}, "speed.*'0'"),
+        ({"speed": "nan"}, "speed.*'nan'"),
+        ({"sampling": "beam"}, "sampling.*'beam'"),
+        ({"right_SN": np.ones((1, 4))}, "right_SN must be of bool"),
+        ({"lengths_SN": np.ones((1, 4))}, "lengths_SN must be of integer"),
+        ({"lengths_SN": np.ones((1, 5), dtype=int)}, r"lengths_SN of shape \(1, 5\)"),
+        ({"forced_stops_SN": np.ones((4,), dtype=bool)}, r"forced_stops_SN of shape \(4,\)"),
+    ],
+)
+def test_a_wrong_field_is_named(changes, message):
+    fields = {
+        "stage": "colar",
+        "dataset": "arithmetic",
+        "speed": "auto",
+        "sampling": "greedy",
+        "right_SN": np.ones((1, 4), dtype=bool),
+        "lengths_SN": np.ones((1, 4), dtype=int),
+        "forced_stops_SN": np.zeros((1, 4), dtype=bool),
+    }
+    Result(**fields)
+    with pytest.raises(ValueError, match=message):
+        Result(**(fields | changes))
+
+
+def test_no_questions_are_no_result():
+    nothing_SN = np.zeros((2, 0), dtype=bool)
+    with pytest.raises(ValueError, match="not empty"):
+        Result("cot", "arithmetic", "-", "greedy", nothing_SN, nothing_SN.astype(int), nothing_SN)
