@@ -1,6 +1,8 @@
 """Tokenizers: any Hugging Face one, and an embedded one for the embedded problems."""
 
 import dataclasses
+import logging
+import re
 from pathlib import Path
 
 import tokenizers
@@ -8,7 +10,9 @@ import transformers
 from tokenizers import decoders, models, pre_tokenizers
 
 from colar_jax.data import arithmetic
-from colar_jax.data.prompts import SEPARATOR
+from colar_jax.data.prompts import SEPARATOR, answer_text, question_prompt
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded:arithmetic"
 PAD = "[PAD]"
@@ -31,23 +35,26 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text. ValueError where the embedded tokenizer does not know a word."""
-        ids = self.hf(texts, add_special_tokens=False)["input_ids"]
-        unknown = self.hf.unk_token_id if self.hf.unk_token == UNKNOWN else None
-        if unknown is not None:
-            for text, encoded in zip(texts, ids, strict=True):
-                if unknown in encoded:
-                    raise ValueError(
-                        f"the embedded tokenizer knows the words of the embedded problems only, not all of {text!r}: "
-                        "name the tokenizer of your model, --config.data.tokenizer=<folder or hub id>"
-                    )
-        return ids
+        """The ids of each text. Logs when there are words that the tokenizer does not know."""
+        if not texts:
+            return []
+        ids_of_texts = self.hf(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        unknown = [text for text, ids in zip(texts, ids_of_texts, strict=True) if self.hf.unk_token_id in ids]
+        if unknown:
+            logger.warning(
+                "%d of %d texts have words that the tokenizer does not know and reads as %s, the first: %r",
+                len(unknown),
+                len(texts),
+                self.hf.unk_token,
+                unknown[0],
+            )
+        return ids_of_texts
 
     def decode(self, ids: list[int]) -> str:
-        """The text of some ids, exactly, without special tokens."""
+        """The text of some ids, exactly (no space is cleaned away), special tokens left out."""
         return self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the tokenizer where `load_tokenizer` finds it again."""
         self.hf.save_pretrained(str(folder))
 
@@ -55,56 +62,69 @@ class Tokenizer:
 def load_tokenizer(name: str) -> Tokenizer:
     """The embedded tokenizer (`embedded:arithmetic`), or that of a folder or hub id.
 
-    Where there is no padding token of its own, `[PAD]` is added, which makes the vocabulary one larger (METHOD.md 3).
+    Where there is no padding token apart from eos, `[PAD]` is added, which makes the vocabulary one larger (METHOD.md
+    section 3).
 
     Raises:
-        ValueError: `###` is not one token, or there is no end-of-sequence token, or there is no such tokenizer.
+        ValueError: there is no such tokenizer, it has no end-of-sequence token, or `###` is not one token of it.
     """
-    if name == EMBEDDED:
-        hf = _embedded()
-    else:
-        try:
-            hf = transformers.AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"data.tokenizer={name!r} is neither {EMBEDDED!r} nor a folder or hub id of a tokenizer: {error}"
-            ) from error
+    hf = _embedded_arithmetic() if name == EMBEDDED else _from_folder_or_hub(name)
     if hf.eos_token_id is None:
         raise ValueError(f"the tokenizer {name!r} has no end-of-sequence token: set eos_token in its config")
     if hf.pad_token_id is None or hf.pad_token_id == hf.eos_token_id:
         hf.add_special_tokens({"pad_token": PAD})
-    separator = hf(SEPARATOR, add_special_tokens=False)["input_ids"]
-    if len(separator) != 1:
+    num_tokens = max(hf.get_vocab().values()) + 1  # not len(hf), which is less where ids have gaps
+    return Tokenizer(hf, _separator_id(hf, name), hf.eos_token_id, hf.pad_token_id, num_tokens)
+
+
+def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(str(Path(name).expanduser()))
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"the tokenizer {name!r} splits {SEPARATOR!r} into {len(separator)} tokens, and it must be one: add it with "
+            f"data.tokenizer={name!r} is neither {EMBEDDED!r} nor a folder or hub id of a tokenizer: {error}"
+        ) from error
+
+
+def _separator_id(hf: transformers.PreTrainedTokenizerBase, name: str) -> int:
+    """The id of `###`, which must be one token of its own, alone and between the texts that stand around it."""
+    before, after = question_prompt("How many?", 1), answer_text("1")
+    alone, ids_before, ids_after, together = hf(
+        [SEPARATOR, before, after, before + SEPARATOR + after], add_special_tokens=False
+    )["input_ids"]
+    if len(alone) != 1 or alone[0] == hf.unk_token_id or together != ids_before + alone + ids_after:
+        raise ValueError(
+            f"the tokenizer {name!r} reads {SEPARATOR!r} as {hf.convert_ids_to_tokens(alone)}, and between a prompt and "
+            f"{after!r} as {hf.convert_ids_to_tokens(together[len(ids_before) :])}, but it must be one token: add it with "
             f"tokenizer.add_tokens([{SEPARATOR!r}]) and save the tokenizer, or choose another"
         )
-    return Tokenizer(hf, separator[0], hf.eos_token_id, hf.pad_token_id, len(hf))
+    return alone[0]
 
 
-def _embedded() -> transformers.PreTrainedTokenizerFast:
-    """One token for each word of the embedded problems, each phrase of the prompt, and each number below 100."""
-    phrases = ["Let's think step by step:", "(Thinking speed:", "Question:", "Answer:", "auto", "<<", ">>", SEPARATOR]
-    symbols = ["\n", "+", "-", "*", "/", "=", "(", ")", ".", ",", "?", ":"]
-    pieces = [UNKNOWN, PAD, EOS, *phrases, *symbols, *(str(n) for n in range(100)), *arithmetic.vocabulary()]
-    tokenizer = tokenizers.Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token=UNKNOWN))
-    # Spaces are no token, so a number is the same token in a sentence and in an equation.
-    found = "|".join([*(_escape(phrase) for phrase in phrases), r"\d{1,2}", r"\p{L}+", r"\n", r"[^\s\p{L}\d]"])
+def _embedded_arithmetic() -> transformers.PreTrainedTokenizerFast:
+    """One token for each word of the embedded problems, each phrase of the prompt, and each number below 100.
+
+    Spaces are no tokens, so that a number is the same token in a sentence and in an equation; larger numbers are read
+    in pairs of digits from the left (1205 is 12 and 05). When ids become text again, spaces stand before words and
+    between a word and a number. Equations, answers and whole prompts of embedded problems come back exactly.
+    """
+    phrases = ("Let's think step by step:", "(Thinking speed:", "Question:", "Answer:", "<<", ">>", SEPARATOR)
+    symbols = ("\n", "+", "-", "*", "/", "=", "(", ")", ".", ",", "?", ":")
+    numbers = (*(str(n) for n in range(100)), *(f"{n:02}" for n in range(10)))
+    pieces = (UNKNOWN, PAD, EOS, *phrases, *symbols, *numbers, "auto", *arithmetic.vocabulary())
+    ids = {piece: token_id for token_id, piece in enumerate(pieces)}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+    found = "|".join((*map(re.escape, phrases), r"\d{1,2}", r"\p{L}+", r"\n", r"[^\s\p{L}\d]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(found), behavior="removed", invert=True)
-    # Written back with spaces around words only: equations and answers come back exactly, questions readably.
-    before_word, after_word = tokenizers.Regex(r"^(?=\p{L}(?!nswer:))"), tokenizers.Regex(r"(?<=\p{L})(?=\d)")
+    before_word, before_number = r"^(?=\p{L})(?!Answer:)", r"(?<=\p{L}|speed:)(?=\d)"
     tokenizer.decoder = decoders.Sequence(
         [
-            decoders.Replace(before_word, " "),
+            decoders.Replace(tokenizers.Regex(before_word), " "),
             decoders.Fuse(),
-            decoders.Replace(after_word, " "),
+            decoders.Replace(tokenizers.Regex(before_number), " "),
             decoders.Strip(" ", 1, 0),
         ]
     )
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token=UNKNOWN, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False
     )
-
-
-def _escape(text: str) -> str:
-    return "".join(f"\\{character}" if character in "()+*?.|[]{}^$\\" else character for character in text)

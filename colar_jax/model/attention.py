@@ -11,12 +11,17 @@ import jax.numpy as jnp
 MASKED = -1e30
 
 
-def packed_mask(segment_ids_BT):
-    """Who sees whom in a packed row: bool `[B, T, T]`, causal and within one's own segment (0 is padding)."""
+def packed_mask_bias(segment_ids_BT):
+    """Who sees whom in a packed row, causally and within one's own segment (0 is padding).
+
+    float32 `[B, T, T]`, 0 where a query (middle) sees a key (last) and a large negative number elsewhere: added to the
+    scores it costs less than a selection, and it is made once for all layers.
+    """
     num_positions = segment_ids_BT.shape[1]
     causal_TT = jnp.tril(jnp.ones((num_positions, num_positions), bool))
     same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
-    return same_BTT & causal_TT & (segment_ids_BT > 0)[:, :, None]
+    is_seen_BTT = same_BTT & causal_TT & (segment_ids_BT > 0)[:, :, None]
+    return jax.lax.optimization_barrier(jnp.where(is_seen_BTT, 0.0, MASKED))
 
 
 def fold_queries(q_BTNH, num_kv_heads: int):
@@ -34,16 +39,47 @@ def unfold_queries(out_BKQH, num_queries: int):
     return out.transpose(0, 3, 1, 2, 4).reshape(B, num_queries, K * (Q // num_queries) * H)
 
 
-def attend(q_BTNH, k_BTKH, v_BTKH, mask_BTT):
-    """Masked attention of a row to itself: `[B, T, N * H]`, in the dtype of `v`."""
+def attend(q_BTNH, k_BTKH, v_BTKH, mask_bias_BTT):
+    """Attention of a row to itself, with `mask_bias` added to the scores: `[B, T, N * H]`, in the dtype of `v`."""
     B, T, N, _ = q_BTNH.shape
-    num_kv_heads = k_BTKH.shape[2]
-    q_BKQH = fold_queries(q_BTNH, num_kv_heads)
-    scores_BKQT = jnp.einsum("bkqh,btkh->bkqt", q_BKQH, k_BTKH, preferred_element_type=jnp.float32)
-    scores = scores_BKQT.reshape(B, num_kv_heads, N // num_kv_heads, T, T)
-    scores = jnp.where(mask_BTT[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BTKH.dtype).reshape(scores_BKQT.shape)
-    return unfold_queries(jnp.einsum("bkqt,btkh->bkqh", weights, v_BTKH), T)
+    K = k_BTKH.shape[2]
+    q_BKQH = fold_queries(q_BTNH, K)
+    k_BKTH, v_BKTH = k_BTKH.transpose(0, 2, 1, 3), v_BTKH.transpose(0, 2, 1, 3)
+    return unfold_queries(_softmax_attention(q_BKQH, k_BKTH, v_BKTH, mask_bias_BTT), T)
+
+
+@jax.custom_vjp
+def _softmax_attention(q_BKQH, k_BKTH, v_BKTH, mask_bias_BTT):
+    return _softmax_attention_forward(q_BKQH, k_BKTH, v_BKTH, mask_bias_BTT)[0]
+
+
+def _softmax_attention_forward(q_BKQH, k_BKTH, v_BKTH, mask_bias_BTT):
+    """The weights stay unnormalised; their sums divide the output, which has far fewer entries than the weights."""
+    scores_BKQT = jnp.einsum("bkqh,bkth->bkqt", q_BKQH, k_BKTH, preferred_element_type=jnp.float32)
+    B, K, Q, T = scores_BKQT.shape
+    scores = scores_BKQT.reshape(B, K, Q // mask_bias_BTT.shape[1], -1, T) + mask_bias_BTT[:, None, None]
+    scores_BKQT = scores.reshape(B, K, Q, T)
+    weights_BKQT = jnp.exp(scores_BKQT - jnp.max(scores_BKQT, axis=-1, keepdims=True))
+    sums_BKQ1 = jnp.sum(weights_BKQT, axis=-1, keepdims=True)
+    weights_BKQT = weights_BKQT.astype(v_BKTH.dtype)
+    out_BKQH = (jnp.einsum("bkqt,bkth->bkqh", weights_BKQT, v_BKTH) / sums_BKQ1).astype(v_BKTH.dtype)
+    return out_BKQH, (q_BKQH, k_BKTH, v_BKTH, weights_BKQT, sums_BKQ1, out_BKQH)
+
+
+def _softmax_attention_backward(residuals, grad_BKQH):
+    """With P = weights / sums:  dV = P' dO,  dS = P * (dO V' - rowsum(dO * O)),  dQ = dS K,  dK = dS' Q."""
+    q_BKQH, k_BKTH, v_BKTH, weights_BKQT, sums_BKQ1, out_BKQH = residuals
+    grad_BKQH = (grad_BKQH / sums_BKQ1).astype(v_BKTH.dtype)
+    row_BKQ1 = jnp.sum((grad_BKQH * out_BKQH).astype(jnp.float32), axis=-1, keepdims=True)
+    v_grad_BKTH = jnp.einsum("bkqt,bkqh->bkth", weights_BKQT, grad_BKQH)
+    weight_grad_BKQT = jnp.einsum("bkqh,bkth->bkqt", grad_BKQH, v_BKTH, preferred_element_type=jnp.float32)
+    score_grad_BKQT = (weights_BKQT * (weight_grad_BKQT - row_BKQ1)).astype(v_BKTH.dtype)
+    q_grad_BKQH = jnp.einsum("bkqt,bkth->bkqh", score_grad_BKQT, k_BKTH)
+    k_grad_BKTH = jnp.einsum("bkqt,bkqh->bkth", score_grad_BKQT, q_BKQH)
+    return q_grad_BKQH, k_grad_BKTH, v_grad_BKTH, None
+
+
+_softmax_attention.defvjp(_softmax_attention_forward, _softmax_attention_backward)
 
 
 def attend_cascade(q_BTNH, prefix_k_CKPH, prefix_v_CKPH, prefix_mask_CP, suffix_k_BKSH, suffix_v_BKSH, suffix_mask_BS):

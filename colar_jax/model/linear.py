@@ -1,4 +1,4 @@
-"""The linear layer: one kernel, an optional bias, and a gradient that XLA's CPU backend can compute without a copy."""
+"""The linear layer and the gated product between two of them, with backward passes that copy and keep no more than needed."""
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,26 @@ def _project_backward(residuals, grad):
 
 
 project.defvjp(_project_forward, _project_backward)
+
+
+@jax.custom_vjp
+def swiglu(gate, up):
+    """`silu(gate) * up`. Its backward pass recomputes the sigmoid instead of keeping three more arrays of this size."""
+    return jax.nn.silu(gate) * up
+
+
+def _swiglu_forward(gate, up):
+    return swiglu(gate, up), (gate, up)
+
+
+def _swiglu_backward(residuals, grad):
+    gate, up = residuals
+    sigmoid = jax.nn.sigmoid(gate)
+    gate_grad = grad * up * sigmoid * (1 + gate * (1 - sigmoid))
+    return gate_grad, grad * gate * sigmoid
+
+
+swiglu.defvjp(_swiglu_forward, _swiglu_backward)
 
 
 def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, *, stddev: float | None = None, fill: float = 0.0):

@@ -15,7 +15,7 @@ from flax import nnx
 
 from colar_jax.model import attention, rope
 from colar_jax.model.cache import Prefix, Suffix, write_slot
-from colar_jax.model.linear import Linear, parameter
+from colar_jax.model.linear import Linear, parameter, swiglu
 from colar_jax.model.presets import LlamaConfig
 
 INIT_STDDEV = 0.02  # of every matrix, as in the Hugging Face Llama
@@ -75,7 +75,7 @@ class Block(nnx.Module):
             x_BTD = x_BTD + self.out(attended)
         with jax.named_scope("mlp"):
             normed = self.mlp_norm(x_BTD)
-            x_BTD = x_BTD + self.down(jax.nn.silu(self.gate(normed)) * self.up(normed))
+            x_BTD = x_BTD + self.down(swiglu(self.gate(normed), self.up(normed)))
         return x_BTD, kept
 
 
@@ -163,13 +163,14 @@ class Llama(nnx.Module):
 
     def _run(self, x_BTD, position_ids_BT, segment_ids_BT, *, remat: Remat = "none", scan: bool, keep: bool = False):
         """All layers over packed rows; with `keep`, also every layer's keys and values as a cache holds them."""
-        mask_BTT = attention.packed_mask(segment_ids_BT)
-        cos, sin = self._rotations(position_ids_BT)
+        mask_bias_BTT = attention.packed_mask_bias(segment_ids_BT)
+        # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
+        cos, sin = jax.lax.optimization_barrier(self._rotations(position_ids_BT))
         graphdef, stacked = nnx.split(self.blocks)
 
         def attend(q, k, v):
             kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
-            return attention.attend(q, k, v, mask_BTT), kept
+            return attention.attend(q, k, v, mask_bias_BTT), kept
 
         def layer(x, layer_params):
             return nnx.merge(graphdef, layer_params)(x, cos, sin, attend)

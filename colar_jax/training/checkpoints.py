@@ -120,9 +120,8 @@ class Checkpoints:
     def restore_part(self, step: int, abstract_tree: dict[str, PyTree]) -> dict[str, PyTree]:
         """As `restore`, for some of the saved tree's top-level entries: what else was saved is not read."""
         saved = self._metadata(step).metadata
-        return self._restore(
-            step, abstract_tree, {path: leaf for path, leaf in saved.items() if path.split("/")[0] in abstract_tree}
-        )
+        part = {path: leaf for path, leaf in saved.items() if path.split("/")[0] in abstract_tree}
+        return self._restore(step, abstract_tree, part)
 
     def _restore(self, step: int, abstract_tree: PyTree, saved: dict[str, Any]) -> PyTree:
         wanted = _leaf_of_path(abstract_tree)
@@ -133,13 +132,9 @@ class Checkpoints:
                 + "\n".join(differences)
                 + "\nresume with the config that wrote it, or start in another workdir"
             )
-        context = ocp.Context()
-        context.pytree.loading.partial_load = True
-        with context:
-            restored = self._checkpointer.load(step, {path: _with_sharding(leaf) for path, leaf in wanted.items()})
+        restored = self._checkpointer.load(step, {path: _with_sharding(leaf) for path, leaf in wanted.items()})
         leaves, treedef = jax.tree.flatten(abstract_tree)
-        # `restored` is looked up by path: Orbax gives it back sorted by path.
-        values = [restored[path] for path in wanted]
+        values = [restored[path] for path in wanted]  # Orbax gives them back sorted by path
         return treedef.unflatten(
             value if hasattr(leaf, "shape") else value.item() for leaf, value in zip(leaves, values, strict=True)
         )
@@ -160,7 +155,8 @@ class Checkpoints:
     def _open(self, *, remove_unfinished: bool) -> ocp.training.Checkpointer:
         context = ocp.Context()
         # With folders made in the background, a failed save keeps the process from ending for five minutes.
-        context.async_options.create_directories_asynchronously = False
+        context.asynchronous.create_directories_asynchronously = False
+        context.pytree.loading.partial_load = True  # for `restore_part`; what is there is compared before
         return ocp.training.Checkpointer(
             self.folder,
             context=context,

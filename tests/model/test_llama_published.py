@@ -1,4 +1,4 @@
-"""Our Llama against the recorded forward pass of the published one's: rows, packed rows, far positions, and the cache."""
+"""Our Llama against the recorded forward pass of the published one: rows, packed rows, far positions, and the cache."""
 
 import functools
 
@@ -19,7 +19,8 @@ NUM_CACHED = 4  # the last tokens, which were recorded one at a time on a cache
 def real_tokens():
     """The recorded rows without their (left) padding: ids, and where each token stands in the recorded arrays."""
     forward = recorded("forward")
-    where = [(np.full(mask.sum(), row), np.flatnonzero(mask)) for row, mask in enumerate(forward["model/attention_mask"])]
+    masks = forward["model/attention_mask"]
+    where = [(np.full(mask.sum(), row), np.flatnonzero(mask)) for row, mask in enumerate(masks)]
     return [forward["model/input_ids"][at] for at in where], where
 
 

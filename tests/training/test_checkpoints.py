@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -128,6 +129,19 @@ def test_a_tree_of_another_model_is_one_error_with_every_path(tmp_path):
     }
 
 
+def test_a_part_is_restored_without_reading_the_rest(tmp_path):
+    state = train_state()
+    part = {name: state[name] for name in ("trainable", "step")}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, state, metrics=None, identity={})
+        assert_same_bits(checkpoints.restore_part(7, abstract(part)), part)
+        del part["trainable"]["head"]
+        with pytest.raises(ValueError, match="unexpected: trainable/head/bias"):
+            checkpoints.restore_part(7, abstract(part))
+        with pytest.raises(ValueError, match="missing: rl"):
+            checkpoints.restore_part(7, {"rl": 0})
+
+
 def test_what_json_or_a_path_cannot_say_is_an_error_at_once(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         with pytest.raises(TypeError, match="PosixPath is not JSON"):
@@ -157,17 +171,21 @@ def test_what_happens_to_the_arrays_after_save_does_not_reach_the_disk(tmp_path)
             assert all((value == step).all() for value in restored.values()), step
 
 
-def test_a_failed_save_raises_and_harms_nothing(tmp_path):
-    folder = tmp_path / "checkpoints"
-    with Checkpoints(folder) as checkpoints:
+def test_a_full_disk_is_an_error_and_harms_nothing(tmp_path):
+    noise = jnp.asarray(np.random.default_rng(0).random(2**20, np.float32))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(1)}, metrics=None, identity={})
         checkpoints.wait()
-        folder.rename(tmp_path / "aside")
-        folder.write_text("in the way")
-        with pytest.raises(OSError, match="Not a directory|File exists"):
-            checkpoints.save(2, {"x": jnp.ones(1)}, metrics=None, identity={})
-            checkpoints.wait()
-    with Checkpoints(tmp_path / "aside") as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            checkpoints.save(2, {"x": noise}, metrics=None, identity={})
+            with pytest.raises(Exception, match="File too large"):
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
         assert checkpoints.restore(1, {"x": jax.ShapeDtypeStruct((1,), jnp.float32)})["x"] == 1
 
 
@@ -240,6 +258,32 @@ def test_one_device_saves_and_eight_restore(tmp_path):
         assert json.loads(process.stdout.read()) == [shard.tolist() for shard in np.split(x, 8)]
 
 
+SAVE_WHERE_A_FILE_IS = """
+import pathlib, sys, jax.numpy as jnp
+from colar_jax.training.checkpoints import Checkpoints
+folder = pathlib.Path(sys.argv[1])
+with Checkpoints(folder) as checkpoints:
+    checkpoints.save(1, {"x": jnp.ones(1)}, metrics=None, identity={})
+    checkpoints.wait()
+    folder.rename(folder.with_suffix(".aside"))
+    folder.write_text("in the way")
+    try:
+        checkpoints.save(2, {"x": jnp.ones(1)}, metrics=None, identity={})
+        checkpoints.wait()
+    except OSError:
+        print("OSError")
+"""
+
+
+def test_a_process_whose_save_failed_ends(tmp_path):
+    with run_python(SAVE_WHERE_A_FILE_IS, tmp_path / "checkpoints") as process:
+        try:
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (output.strip(), process.returncode) == ("OSError", 0)
+
+
 SAVE_FOR_EVER = """
 import itertools, pathlib, sys, jax, numpy as np
 from colar_jax.training.checkpoints import Checkpoints
@@ -264,7 +308,8 @@ def test_kill_in_mid_save_leaves_every_finished_checkpoint_whole(tmp_path):
                 finished, saving = (int(step), saving) if event == "finished" else (finished, int(step))
             time.sleep(seconds)
             process.send_signal(signal.SIGKILL)
-        num_unfinished += any(not path.name.isdigit() for path in tmp_path.iterdir())
+        unfinished = [path for path in tmp_path.iterdir() if not path.name.isdigit()]
+        num_unfinished += len(unfinished)
         with Checkpoints(tmp_path, keep_best=1) as checkpoints:
             assert checkpoints.latest_step() >= finished and checkpoints.best_step() == 1
             for step in checkpoints.steps():
@@ -272,8 +317,9 @@ def test_kill_in_mid_save_leaves_every_finished_checkpoint_whole(tmp_path):
                 expected = {"x": jax.device_put(np.random.default_rng(step).random((4, 2**20), np.float32)), "step": step}
                 assert_same_bits(restored, expected)
                 assert checkpoints.read(step) == ({"accuracy": -step}, {"step": step})
+        assert all(path.exists() for path in unfinished), "reading removed what another process may be writing"
     assert num_unfinished > 0, "no kill was in mid-save: the test proves nothing"
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
-        last = checkpoints.latest_step() + 1
+        last = checkpoints.latest_step() + 10
         checkpoints.save(last, {"x": jnp.ones(1)}, metrics=None, identity={})
     assert {path.name for path in tmp_path.iterdir()} == {"1", str(last)}

@@ -1,0 +1,191 @@
+import collections
+import itertools
+import re
+import subprocess
+import sys
+
+import pytest
+
+from colar_jax.data import arithmetic
+from colar_jax.data.arithmetic import calculate, generate_problems, split_of, vocabulary
+from colar_jax.data.problems import Problem
+
+STEP = re.compile(r"<<(\d+)([-+*/])(\d+)=(\d+)>>")
+
+
+def chain_of(problem: Problem):
+    """The chain of a problem, read back from its steps."""
+    steps = [STEP.fullmatch(step) for step in problem.steps]
+    return int(steps[0][1]), tuple((step[2], int(step[3])) for step in steps)
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return generate_problems("train", 5000)
+
+
+def test_first_problem_is_pinned():
+    assert generate_problems("train", 1) == [
+        Problem(
+            question="Max has 5 stamps. Each becomes 5. They grow 3 times. He gives away 24. How many stamps now?",
+            steps=("<<5*5=25>>", "<<25*3=75>>", "<<75-24=51>>"),
+            answer="51",
+        )
+    ]
+
+
+def test_every_step_is_right_and_leads_to_the_next_and_the_last_to_the_answer(problems):
+    exact = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": lambda a, b: a / b}
+    for problem in problems:
+        value, _ = chain_of(problem)
+        for step in problem.steps:
+            left, operator, right, result = STEP.fullmatch(step).groups()
+            assert int(left) == value
+            assert exact[operator](int(left), int(right)) == int(result)
+            value = int(result)
+        assert problem.answer == str(value)
+
+
+def test_question_tells_the_start_and_the_operands_in_order(problems):
+    for problem in problems:
+        start, operations = chain_of(problem)
+        assert [int(n) for n in re.findall(r"\d+", problem.question)] == [
+            start,
+            *(operand for _, operand in operations),
+        ]
+
+
+def test_every_phrase_tells_one_operation(problems):
+    """The chain can be read from the question alone: sentence by sentence, without numbers and names."""
+    operations_of_sentence = collections.defaultdict(set)
+    for problem in problems:
+        sentences = re.sub(r"\d+", "n", problem.question).split(". ")[1:-1]
+        for sentence, (operator, _) in zip(sentences, chain_of(problem)[1], strict=True):
+            operations_of_sentence[re.sub(r"\b(s?he)\b", "he", sentence, flags=re.IGNORECASE)].add(operator)
+    assert all(len(operations) == 1 for operations in operations_of_sentence.values())
+    assert len(operations_of_sentence) == sum(len(phrases) for phrases in arithmetic.PHRASES.values())
+
+
+def test_no_chain_twice(problems):
+    assert len({chain_of(problem) for problem in problems}) == len(problems)
+
+
+def test_splits_share_no_chain_whatever_the_seed(problems):
+    chains = collections.defaultdict(set)
+    for split, seed in itertools.product(("train", "val", "test"), range(3)):
+        # Few numbers and steps, so that splits that were drawn at random would share most chains.
+        for problem in generate_problems(split, 100, seed=seed, min_steps=1, max_steps=2, max_number=12):
+            chains[split].add(chain_of(problem))
+            assert split_of(chain_of(problem)) == split
+    assert not chains["train"] & chains["val"]
+    assert not chains["train"] & chains["test"]
+    assert not chains["val"] & chains["test"]
+
+
+def test_the_split_of_a_chain_is_pinned():
+    """Were the hash to change, a model trained before could be tested on what it was trained on."""
+    splits = {n: split_of((24, (("+", n), ("-", 2), ("*", 3)))) for n in range(1, 41)}
+    assert [n for n, split in splits.items() if split == "val"] == [2, 20]
+    assert [n for n, split in splits.items() if split == "test"] == [1, 6, 11, 13, 23, 31]
+
+
+def test_a_tenth_of_the_chains_is_for_val_and_a_tenth_for_test():
+    share = collections.Counter(split_of((start, (("+", n),))) for start in range(100) for n in range(100))
+    assert share["val"] == pytest.approx(1000, abs=120)
+    assert share["test"] == pytest.approx(1000, abs=120)
+    assert share["train"] == pytest.approx(8000, abs=160)
+
+
+def test_the_same_problems_in_another_process(problems):
+    """Another process has other hashes of strings, and so another order of sets."""
+    code = "from colar_jax.data.arithmetic import generate_problems as g; print(*g('train', 5000)[4990:], sep='\\n')"
+    output = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path)}, capture_output=True
+    )
+    assert output.stdout.decode().splitlines() == [str(problem) for problem in problems[4990:]]
+
+
+def test_fewer_problems_are_the_first_ones(problems):
+    assert generate_problems("train", 100) == problems[:100]
+
+
+def test_another_seed_gives_other_problems(problems):
+    assert not set(generate_problems("train", 100, seed=1)) & set(problems[:100])
+
+
+@pytest.mark.parametrize(("min_steps", "max_steps", "max_number"), [(1, 1, 99), (2, 6, 20), (3, 3, 1000), (4, 4, 4)])
+def test_difficulty(min_steps, max_steps, max_number):
+    problems = generate_problems("val", 6, min_steps=min_steps, max_steps=max_steps, max_number=max_number)
+    problems += generate_problems("train", 6, min_steps=min_steps, max_steps=max_steps, max_number=max_number)
+    for problem in problems:
+        assert min_steps <= len(problem.steps) <= max_steps
+        assert all(1 <= int(n) <= max_number for step in problem.steps for n in re.findall(r"\d+", step))
+
+
+def test_numbers_of_steps_operators_and_answers_are_well_spread(problems):
+    lengths = collections.Counter(len(problem.steps) for problem in problems)
+    assert {length: round(count / len(problems), 1) for length, count in lengths.items()} == {3: 0.3, 4: 0.3, 5: 0.3}
+    operators = collections.Counter(operator for problem in problems for operator, _ in chain_of(problem)[1])
+    assert min(operators[operator] / operators.total() for operator in "+-*/") > 0.1
+    answers = collections.Counter(problem.answer for problem in problems)
+    assert len(answers) == 99
+    assert max(answers.values()) / len(problems) < 0.05
+
+
+def test_factors_are_small(problems):
+    factors = {operand for problem in problems for operator, operand in chain_of(problem)[1] if operator in "*/"}
+    assert factors == {2, 3, 4, 5}
+
+
+def test_the_numbers_reach_both_ends(problems):
+    numbers = {int(n) for problem in problems for step in problem.steps for n in re.findall(r"\d+", step)}
+    assert numbers == set(range(1, 100))
+
+
+def test_vocabulary_is_exactly_the_words_of_the_questions(problems):
+    assert set(vocabulary()) == {word for problem in problems for word in re.findall("[A-Za-z]+", problem.question)}
+    assert list(vocabulary()) == sorted(set(vocabulary()))
+
+
+def test_no_sentence_begins_with_a_number(problems):
+    assert not any(re.search(r"\. \d|^\d", problem.question) for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "tset"}, r"no split 'tset': name 'train', 'val' or 'test'"),
+        ({"count": 0}, r"count=0 .* at least 1"),
+        ({"min_steps": 0}, r"min_steps=0, .* 1 <= min_steps"),
+        ({"min_steps": 4, "max_steps": 3}, r"min_steps=4, max_steps=3, .* min_steps <= max_steps"),
+        ({"max_number": 1}, r"max_number=1: .* max_number >= 2"),
+        (
+            {"count": 10**9, "min_steps": 1, "max_steps": 1, "max_number": 9},
+            r"max_number=9 has no count=1000000000 different problems for 'train', only about \d\d: lower count, or raise",
+        ),
+    ],
+)
+def test_what_cannot_be_made_is_one_error_that_names_it(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate_problems(**{"split": "train", "count": 1} | arguments)
+
+
+def test_a_small_difficulty_gives_all_that_it_has():
+    """Counted by hand for numbers up to 3 and one step: every chain is found, in exactly one split."""
+    chains = {(1, "+1"), (1, "+2"), (1, "*2"), (1, "*3"), (2, "+1"), (2, "-1"), (3, "-1"), (3, "-2")}
+    found = set()
+    for split in ("train", "val", "test"):
+        count = sum(split_of((start, ((text[0], int(text[1])),))) == split for start, text in chains)
+        settings = {"min_steps": 1, "max_steps": 1, "max_number": 3}
+        if count:
+            for problem in generate_problems(split, count, **settings):
+                start, ((operator, operand),) = chain_of(problem)
+                found.add((start, f"{operator}{operand}"))
+        with pytest.raises(ValueError, match=f"no count={count + 1} different .* only about {count}:"):
+            generate_problems(split, count + 1, **settings)
+    assert found == chains
+
+
+def test_calculate_refuses_what_is_no_operator():
+    with pytest.raises(ValueError, match="operator '%' is not one of"):
+        calculate(7, "%", 2)

@@ -1,0 +1,260 @@
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import tokenizers
+import transformers
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers
+
+from colar_jax.data import arithmetic
+from colar_jax.data.arithmetic import generate_problems
+from colar_jax.data.prompts import SEPARATOR, answer_text, question_prompt, steps_text
+from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+
+SHARED = Path(__file__).parents[3] / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real tokenizers are not part of the project")
+
+EMBEDDED_TOKENIZER = load_tokenizer(EMBEDDED)
+SPEEDS = (1, 1.5, 2, 5, 12, "auto")
+
+
+def pieces(text):
+    """The text of each token of an embedded tokenization."""
+    return EMBEDDED_TOKENIZER.hf.convert_ids_to_tokens(EMBEDDED_TOKENIZER.encode(text))
+
+
+def made_up(folder, *, words, merged=(), eos="</s>", unknown=None, pad=None):
+    """The name of a small tokenizer on disk: `words` are tokens, and each of `merged` is never taken apart."""
+    found = tokenizers.Regex("|".join((*merged, r"\w+", r".")))
+    ids = {word: token_id for token_id, word in enumerate(dict.fromkeys([*words, *filter(None, (eos, unknown, pad))]))}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=unknown or words[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(found, behavior="removed", invert=True)
+    hf = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=eos, unk_token=unknown, pad_token=pad
+    )
+    hf.save_pretrained(str(folder))
+    return str(folder)
+
+
+# The embedded tokenizer
+
+
+def test_a_whole_example_is_pinned():
+    prompt = question_prompt("Tom has 24 apples. He buys 7 more. How many apples now?", 1.5)
+    assert pieces(prompt) == [
+        *("Question:", "Tom", "has", "24", "apples", ".", "He", "buys", "7", "more", "."),
+        *("How", "many", "apples", "now", "?"),
+        *("Let's think step by step:", "(Thinking speed:", "1", ".", "5", ")"),
+    ]
+    steps = steps_text(("<<24+7=31>>", "<<31*3=93>>"))
+    assert pieces(steps) == ["<<", "24", "+", "7", "=", "31", ">>", "\n", "<<", "31", "*", "3", "=", "93", ">>"]
+    assert pieces(SEPARATOR) == ["###"]
+    assert pieces(answer_text("93")) == ["Answer:", "93"]
+
+
+def test_its_ids_are_pinned():
+    """The rows of a checkpoint's embedding mean what these ids mean."""
+    tokenizer = EMBEDDED_TOKENIZER
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.separator_id, tokenizer.num_tokens) == (1, 2, 9, 179)
+    assert tokenizer.encode("<<24+7=31>>\n###Answer:99") == [7, 46, 11, 29, 15, 53, 8, 10, 9, 6, 121]
+    assert tokenizer.encode("Tom has 24 apples.") == [145, 159, 46, 147, 18]
+
+
+@pytest.mark.parametrize("number", [*range(100)])
+def test_a_number_below_100_is_one_token_and_the_same_everywhere(number):
+    [alone] = EMBEDDED_TOKENIZER.encode(str(number))
+    for text, length in ((f"has {number} apples", 3), (f"<<{number}+7=31>>", 7), (f"<<1+{number}=31>>", 7)):
+        ids = EMBEDDED_TOKENIZER.encode(text)
+        assert len(ids) == length
+        assert alone in ids
+    assert EMBEDDED_TOKENIZER.encode(answer_text(str(number)))[1:] == [alone]
+
+
+def test_larger_numbers_are_pairs_of_digits_from_the_left():
+    assert pieces("100 1205 12345") == ["10", "0", "12", "05", "12", "34", "5"]
+
+
+def test_every_word_of_the_problems_is_one_known_token():
+    for word in (*arithmetic.vocabulary(), "auto"):
+        assert pieces(word) == [word]
+    assert pieces("Total") == ["[UNK]"]
+    assert pieces("automatic") == ["[UNK]"]
+
+
+def test_words_that_it_does_not_know_are_logged_and_become_unknown(caplog):
+    with caplog.at_level(logging.WARNING):
+        ids = EMBEDDED_TOKENIZER.encode_batch(["Tom has 3 eggs.", "Tom walks 3 miles.", "Ünï §"])
+    assert [tokens.count(EMBEDDED_TOKENIZER.hf.unk_token_id) for tokens in ids] == [0, 2, 2]
+    assert "2 of 3 texts have words that the tokenizer does not know" in caplog.text
+    assert "'Tom walks 3 miles.'" in caplog.text
+
+
+def test_known_words_log_nothing(caplog):
+    with caplog.at_level(logging.WARNING):
+        EMBEDDED_TOKENIZER.encode_batch([question_prompt(p.question, "auto") for p in generate_problems("val", 50)])
+    assert caplog.text == ""
+
+
+NUMBERS = st.one_of(st.integers(0, 99), st.integers(0, 10**7))
+EQUATIONS = st.tuples(NUMBERS, st.sampled_from("+-*/"), NUMBERS, NUMBERS).map(lambda t: "<<{}{}{}={}>>".format(*t))
+
+
+@given(st.lists(EQUATIONS, max_size=6).map("\n".join))
+@example("<<24*2=48>>\n<<48-3=45>>")
+def test_steps_come_back_exactly(steps):
+    assert EMBEDDED_TOKENIZER.decode(EMBEDDED_TOKENIZER.encode(steps)) == steps
+
+
+@given(st.one_of(NUMBERS.map(str), st.decimals(-1000, 1000, places=2).map(str)))
+@example("48")
+def test_answers_come_back_exactly(answer):
+    assert EMBEDDED_TOKENIZER.decode(EMBEDDED_TOKENIZER.encode(answer_text(answer))) == answer_text(answer)
+
+
+def test_whole_examples_come_back_exactly():
+    texts = [
+        question_prompt(problem.question, speed) + SEPARATOR + steps_text(problem.steps) + SEPARATOR + answer
+        for speed in SPEEDS
+        for problem in generate_problems("train", 300)
+        for answer in [answer_text(problem.answer)]
+    ]
+    for text, ids in zip(texts, EMBEDDED_TOKENIZER.encode_batch(texts), strict=True):
+        assert EMBEDDED_TOKENIZER.decode(ids) == text
+
+
+def test_special_tokens_are_not_decoded():
+    tokenizer = EMBEDDED_TOKENIZER
+    ids = [tokenizer.pad_id, *tokenizer.encode("Answer:48"), tokenizer.eos_id, tokenizer.pad_id]
+    assert tokenizer.decode(ids) == "Answer:48"
+
+
+def test_every_id_has_one_piece():
+    vocabulary = EMBEDDED_TOKENIZER.hf.get_vocab()
+    assert sorted(vocabulary.values()) == list(range(EMBEDDED_TOKENIZER.num_tokens))
+
+
+# Any tokenizer
+
+
+def test_a_batch_is_its_texts_one_by_one():
+    texts = [steps_text(problem.steps) for problem in generate_problems("test", 20)] + ["", "Tom"]
+    assert EMBEDDED_TOKENIZER.encode_batch(texts) == [EMBEDDED_TOKENIZER.encode(text) for text in texts]
+    assert EMBEDDED_TOKENIZER.encode_batch([]) == []
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path):
+    EMBEDDED_TOKENIZER.save(tmp_path)
+    loaded = load_tokenizer(str(tmp_path))
+    numbers = [dataclasses.replace(tokenizer, hf=None) for tokenizer in (loaded, EMBEDDED_TOKENIZER)]
+    assert numbers[0] == numbers[1]
+    problems = generate_problems("test", 50)
+    texts = [question_prompt(p.question, 1.5) + steps_text(p.steps) + answer_text(p.answer) for p in problems]
+    ids = EMBEDDED_TOKENIZER.encode_batch(texts)
+    assert loaded.encode_batch(texts) == ids
+    assert [loaded.decode(tokens) for tokens in ids] == texts
+
+
+def test_pad_is_added_where_there_is_none(tmp_path):
+    loaded = load_tokenizer(made_up(tmp_path / "none", words=["?", "###"], merged=["###"]))
+    assert (loaded.separator_id, loaded.eos_id, loaded.pad_id, loaded.num_tokens) == (1, 2, 3, 4)
+    loaded.save(tmp_path / "saved")
+    assert load_tokenizer(str(tmp_path / "saved")).num_tokens == 4  # not added a second time
+
+
+def test_a_pad_that_is_eos_is_no_pad(tmp_path):
+    """Were it one, a model would not be told where an answer ends."""
+    loaded = load_tokenizer(made_up(tmp_path, words=["?", "###"], merged=["###"], pad="</s>"))
+    assert (loaded.eos_id, loaded.pad_id, loaded.num_tokens) == (2, 3, 4)
+
+
+def test_a_pad_of_its_own_is_kept(tmp_path):
+    loaded = load_tokenizer(made_up(tmp_path, words=["?", "###"], merged=["###"], pad="<pad>"))
+    assert (loaded.eos_id, loaded.pad_id, loaded.num_tokens) == (2, 3, 4)
+    assert loaded.hf.pad_token == "<pad>"
+
+
+def test_ids_with_gaps_need_rows_for_the_gaps(tmp_path):
+    name = made_up(tmp_path, words=["?", "###"], merged=["###"], pad="<pad>")
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["far"] = 9
+    path.write_text(json.dumps(content))
+    loaded = load_tokenizer(name)
+    assert (len(loaded.hf), loaded.num_tokens) == (5, 10)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"words": ["?", "#"]},  # three tokens
+        {"words": ["?", "##", "#"], "merged": ["##"]},  # two tokens
+        {"words": ["?"], "unknown": "[UNK]", "merged": ["###"]},  # one, but that of every unknown word
+        {"words": ["?", "###", "###Answer"], "merged": ["###Answer", "###"]},  # joined with what follows
+        {"words": ["?", "###", ")###"], "merged": [r"\)###", "###"]},  # joined with what stands before
+    ],
+)
+def test_a_separator_that_is_not_one_token_is_an_error(tmp_path, settings):
+    name = made_up(tmp_path, **settings)
+    with pytest.raises(
+        ValueError, match=r"'###' as .* must be one token: add it with tokenizer.add_tokens\(\['###'\]\)"
+    ):
+        load_tokenizer(name)
+
+
+def test_the_error_says_how_to_repair_the_tokenizer(tmp_path):
+    name = made_up(tmp_path, words=["?", "#"])
+    hf = transformers.AutoTokenizer.from_pretrained(name)
+    hf.add_tokens([SEPARATOR])
+    hf.save_pretrained(name)
+    assert load_tokenizer(name).encode("?###?") == [0, 3, 0]
+
+
+def test_no_end_of_sequence_token_is_an_error(tmp_path):
+    name = made_up(tmp_path, words=["?", "###"], merged=["###"], eos=None)
+    with pytest.raises(ValueError, match=r"has no end-of-sequence token: set eos_token in its config"):
+        load_tokenizer(name)
+
+
+def test_a_name_of_nothing_is_an_error(tmp_path):
+    name = str(tmp_path / "no-such-folder")
+    with pytest.raises(ValueError, match=r"no-such-folder' is neither 'embedded:arithmetic' nor a folder or hub id"):
+        load_tokenizer(name)
+
+
+# Real tokenizers: (separator, eos, pad, number of tokens), by their README
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("tokenizers/llama3", (14711, 128009, 128256, 128257)),
+        ("tokenizers/qwen2", (14374, 151645, 151643, 151665)),
+        ("tokenizers/gpt2", (21017, 50256, 50257, 50258)),
+        ("golden/tokenizer", (297, 639, 640, 641)),
+    ],
+)
+def test_real_tokenizers(name, numbers):
+    loaded = load_tokenizer(str(SHARED / name))
+    assert (loaded.separator_id, loaded.eos_id, loaded.pad_id, loaded.num_tokens) == numbers
+    assert loaded.encode("Answer:18") == loaded.hf.backend_tokenizer.encode("Answer:18", add_special_tokens=False).ids
+    texts = ["<<24*2=48>>\n<<48-3=45>>", "It cost 3 . 50 , or so ?", "Don't  do  that .", "naïve 数学 🙂\n\n x"]
+    assert [loaded.decode(ids) for ids in loaded.encode_batch(texts)] == texts
+
+
+@needs_shared
+def test_ids_are_those_of_the_published_code():
+    """Every prompt of the published implementation, its padding left out; it appends the text of eos to answers."""
+    golden = json.loads((SHARED / "golden" / "i_prompts.json").read_text(encoding="utf-8"))
+    loaded = load_tokenizer(str(SHARED / "golden" / "tokenizer"))
+    num_texts = 0
+    for case in golden["cases"].values():
+        for batch in case:
+            for text, ids in zip(batch["texts"], batch["ids"], strict=True):
+                assert loaded.encode(text) == [token_id for token_id in ids if token_id != golden["pad_id"]]
+                num_texts += 1
+    assert num_texts == 108
