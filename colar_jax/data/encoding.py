@@ -59,12 +59,19 @@ class EncodedProblems:
 def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, ...]) -> EncodedProblems:
     """Tokenize `problems` for prompts that say any of `speeds`.
 
-    Raises ValueError where a tokenizer splits the end of a prompt differently from question to question, so that its
-    tail cannot be exchanged.
+    Raises:
+        ValueError: the tokenizer does not know the words of most questions, or splits the end of a prompt differently
+            from question to question, so that its tail cannot be exchanged.
     """
     texts = [prompts.speed_text(speed) for speed in speeds]
     questions = [problem.question for problem in problems]
     first_prompts = _arrays(tokenizer, [prompts.question_prompt(question, speeds[0]) for question in questions])
+    num_unknown = sum(tokenizer.hf.unk_token_id in ids for ids in first_prompts)
+    if tokenizer.hf.unk_token_id is not None and 2 * num_unknown > len(problems):
+        raise ValueError(
+            f"{num_unknown} of {len(problems)} questions have words that the tokenizer does not know, such as "
+            f"{questions[0]!r}: choose the tokenizer of your model, --config.data.tokenizer=<folder or hub id>"
+        )
     tails = _tails(tokenizer, questions[0], speeds)
     tail_length = len(tails[texts[0]])
     heads = tuple(ids[: len(ids) - tail_length] for ids in first_prompts)

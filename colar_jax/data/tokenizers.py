@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(Path(name).expanduser()))
+        return transformers.AutoTokenizer.from_pretrained(os.path.expanduser(name))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"data.tokenizer={name!r} is neither {EMBEDDED!r} nor a folder or hub id of a tokenizer: {error}"
@@ -93,10 +94,11 @@ def _separator_id(hf: transformers.PreTrainedTokenizerBase, name: str) -> int:
         [SEPARATOR, before, after, before + SEPARATOR + after], add_special_tokens=False
     )["input_ids"]
     if len(alone) != 1 or alone[0] == hf.unk_token_id or together != ids_before + alone + ids_after:
+        read = hf.convert_ids_to_tokens(alone), hf.convert_ids_to_tokens(together[len(ids_before) :])
         raise ValueError(
-            f"the tokenizer {name!r} reads {SEPARATOR!r} as {hf.convert_ids_to_tokens(alone)}, and between a prompt and "
-            f"{after!r} as {hf.convert_ids_to_tokens(together[len(ids_before) :])}, but it must be one token: add it with "
-            f"tokenizer.add_tokens([{SEPARATOR!r}]) and save the tokenizer, or choose another"
+            f"the tokenizer {name!r} reads {SEPARATOR!r} as {read[0]} and, between a prompt and {after!r}, as "
+            f"{read[1]}: it must be one token. Add it with tokenizer.add_tokens([{SEPARATOR!r}]) and save it, or "
+            "choose another tokenizer"
         )
     return alone[0]
 

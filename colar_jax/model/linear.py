@@ -61,7 +61,7 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, *, stddev: flo
         value = jnp.full(shape, fill, jnp.float32)
     else:
         value = stddev * jax.random.normal(rngs.params(), shape, jnp.float32)
-    return nnx.Param(value, sharding_names=axes)
+    return nnx.Param(value, out_sharding=axes)
 
 
 class Linear(nnx.Module):

@@ -19,7 +19,7 @@ PyTree = Any
 
 
 class _WithoutOrbaxChatter(logging.Filter):
-    """Drops what Orbax says below WARNING: some forty lines a save, through the logger that our own command lines use."""
+    """Drops what Orbax says below WARNING, dozens of lines a save, through the logger that absl's own programs share."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING or "orbax" not in pathlib.PurePath(record.pathname).parts
@@ -113,7 +113,7 @@ class Checkpoints:
             others, and more or fewer, than those that saved.
 
         Raises:
-          ValueError: there is no such step, or its paths, shapes or dtypes are not the expected ones; lists all of them.
+          ValueError: there is no such step, or its paths, shapes or dtypes are not the expected ones; lists them all.
         """
         return self._restore(step, abstract_tree, self._metadata(step).metadata)
 

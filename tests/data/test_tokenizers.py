@@ -158,6 +158,12 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     assert [loaded.decode(tokens) for tokens in ids] == texts
 
 
+def test_a_folder_may_be_below_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made_up(tmp_path / "mine", words=["?", "###"], merged=["###"])
+    assert load_tokenizer("~/mine").encode("###") == [1]
+
+
 def test_pad_is_added_where_there_is_none(tmp_path):
     loaded = load_tokenizer(made_up(tmp_path / "none", words=["?", "###"], merged=["###"]))
     assert (loaded.separator_id, loaded.eos_id, loaded.pad_id, loaded.num_tokens) == (1, 2, 3, 4)
@@ -200,7 +206,7 @@ def test_ids_with_gaps_need_rows_for_the_gaps(tmp_path):
 def test_a_separator_that_is_not_one_token_is_an_error(tmp_path, settings):
     name = made_up(tmp_path, **settings)
     with pytest.raises(
-        ValueError, match=r"'###' as .* must be one token: add it with tokenizer.add_tokens\(\['###'\]\)"
+        ValueError, match=r"'###' as .* must be one token\. Add it with tokenizer.add_tokens\(\['###'\]\)"
     ):
         load_tokenizer(name)
 

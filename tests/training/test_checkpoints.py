@@ -32,7 +32,10 @@ def train_state():
 
 
 def abstract(tree):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else 0, tree)
+    def of_leaf(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else 0
+
+    return jax.tree.map(of_leaf, tree)
 
 
 def assert_same_bits(actual, expected):
@@ -313,9 +316,8 @@ def test_kill_in_mid_save_leaves_every_finished_checkpoint_whole(tmp_path):
         with Checkpoints(tmp_path, keep_best=1) as checkpoints:
             assert checkpoints.latest_step() >= finished and checkpoints.best_step() == 1
             for step in checkpoints.steps():
-                restored = checkpoints.restore(step, abstract_tree)
-                expected = {"x": jax.device_put(np.random.default_rng(step).random((4, 2**20), np.float32)), "step": step}
-                assert_same_bits(restored, expected)
+                x = jax.device_put(np.random.default_rng(step).random((4, 2**20), np.float32))
+                assert_same_bits(checkpoints.restore(step, abstract_tree), {"x": x, "step": step})
                 assert checkpoints.read(step) == ({"accuracy": -step}, {"step": step})
         assert all(path.exists() for path in unfinished), "reading removed what another process may be writing"
     assert num_unfinished > 0, "no kill was in mid-save: the test proves nothing"

@@ -1,0 +1,155 @@
+"""How fast we are beside plain PyTorch + transformers (eager), on the same cores, in turns.
+
+    pip install torch==2.13.0                                   # the opponent; no dependency of the package
+    python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation]
+
+Both sides run the same model sizes in float32: hidden 384, 6 layers, 6 heads, MLP 1024, vocabulary 4096, tied head. The
+opponent (`torch_side.py`) pads and loops as the published code does. Each side of each task is a process of its own; the
+two take turns, so that a change of the machine's mood hits both; the ratio is of the medians. Peak memory is the
+process's own.
+
+    sft_ragged   CoLaR training on the length mix of GSM8K (512 problems, Llama-3 tokens), speeds 1 to 5 drawn: for the
+                 opponent one for each batch of 32, for us one for each example
+    sft_fixed    batch 16, question 64 / steps 32 / answer 8 tokens, speed 2: nothing to pad, nothing to pack
+    generation   64 different questions x 64 latents + 16 answer tokens, sampled; nothing ends early
+"""
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+VOCAB, FIRST_ID = 4096, 3
+LATENT_INTERMEDIATE = 384
+SPEEDS = (1, 2, 3, 4, 5)
+RAGGED_BATCH = 32
+
+
+def problems_of(lengths: list[tuple[int, int, int]]) -> list[tuple[list[int], list[int], list[int]]]:
+    """Random ids in problems of these lengths (question, steps, answer with its end token)."""
+    rng = random.Random(0)
+
+    def ids(count: int) -> list[int]:
+        return [rng.randrange(FIRST_ID, VOCAB) for _ in range(count)]
+
+    return [(ids(question), ids(steps), [*ids(answer - 1), 1]) for question, steps, answer in lengths]
+
+
+def gsm8k_lengths() -> list[tuple[int, int, int]]:
+    """Lengths of 512 problems of the GSM8K training set (equations only) under the Llama-3 tokenizer."""
+    return [tuple(lengths) for lengths in json.loads((HERE / "gsm8k_lengths.json").read_text())]
+
+
+def fixed_lengths(count: int) -> list[tuple[int, int, int]]:
+    """Problems of one length."""
+    return [(64, 32, 8)] * count
+
+
+def torch_task(name: str):
+    """The opponent's function for a task: it does one round's work and returns how many examples that was."""
+    import torch
+    import torch_side
+
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    model, policy = torch_side.build_model(latent_intermediate=LATENT_INTERMEDIATE)
+    if name == "generation":
+        generator = torch_side.LatentGenerator(model, policy, fixed_work=True)
+        prompts = [question for question, _, _ in problems_of(gsm8k_lengths())[:64]]
+        return lambda: len(generator(prompts).answer_ids)
+    step = torch_side.SftStep(model, policy)
+    rng = random.Random(1)
+    if name == "sft_fixed":
+        problems = [torch_side.Problem(*problem) for problem in problems_of(fixed_lengths(16))]
+        return lambda: (step(problems, 2), len(problems))[1]
+    problems = [torch_side.Problem(*problem) for problem in problems_of(gsm8k_lengths())]
+
+    def ragged() -> int:
+        for speed in rng.sample(SPEEDS, len(SPEEDS)):  # a round has every speed once
+            step(rng.sample(problems, RAGGED_BATCH), speed)
+        return RAGGED_BATCH * len(SPEEDS)
+
+    return ragged
+
+
+def jax_task(name: str):
+    """Our function for a task."""
+    import jax_side
+
+    if name == "generation":
+        prompts = [question for question, _, _ in problems_of(gsm8k_lengths())[:64]]
+        return jax_side.generation(prompts, 64, 16, LATENT_INTERMEDIATE)
+    if name == "sft_fixed":
+        positions = 64 + 1 + 16 + 8
+        return jax_side.training(problems_of(fixed_lengths(64)), (2,), 16, positions, LATENT_INTERMEDIATE)
+    step = jax_side.training(problems_of(gsm8k_lengths()), SPEEDS, 6, 512, LATENT_INTERMEDIATE)
+    return lambda: sum(step() for _ in range(len(SPEEDS)))
+
+
+def work(side: str, task: str) -> None:
+    """A worker process: one warm-up, then a round of work for each line read."""
+    run = {"torch": torch_task, "jax": jax_task}[side](task)
+    run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        examples = run()
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({"examples_per_second": examples / seconds, "peak_gib": peak}), flush=True)
+
+
+def compare(task: str, rounds: int) -> dict[str, list[dict]]:
+    """Both sides' measurements, taken in turns."""
+    command = [sys.executable, __file__, "--task", task, "--side"]
+    workers = {}
+    for side in ("torch", "jax"):
+        workers[side] = subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        while workers[side].stdout.readline().strip() != "ready":
+            if workers[side].poll() is not None:
+                raise SystemExit(f"the {side} side of {task} failed")
+    measured: dict[str, list[dict]] = {side: [] for side in workers}
+    for _ in range(rounds):
+        for side, worker in workers.items():
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            measured[side].append(json.loads(worker.stdout.readline()))
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tasks", default="sft_ragged,sft_fixed,generation")
+    parser.add_argument("--side", choices=("torch", "jax"), help=argparse.SUPPRESS)
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        work(options.side, options.task)
+        return
+    print("| task | PyTorch examples/s | colar_jax examples/s | ratio | (min, max) | peak GiB PyTorch / colar_jax |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for task in options.tasks.split(","):
+        measured = compare(task, options.rounds)
+        rate = {side: [m["examples_per_second"] for m in values] for side, values in measured.items()}
+        peak = {side: max(m["peak_gib"] for m in values) for side, values in measured.items()}
+        medians = {side: statistics.median(values) for side, values in rate.items()}
+        ratios = [ours / theirs for ours, theirs in zip(rate["jax"], rate["torch"], strict=True)]
+        print(
+            f"| {task} | {medians['torch']:.2f} | {medians['jax']:.2f} | {medians['jax'] / medians['torch']:.2f} | "
+            f"({min(ratios):.2f}, {max(ratios):.2f}) | {peak['torch']:.2f} / {peak['jax']:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
