@@ -41,7 +41,14 @@ Chain = tuple[int, tuple[tuple[str, int], ...]]
 
 
 def generate_problems(
-    split: str, count: int, *, seed: int = 0, min_steps: int = 3, max_steps: int = 5, max_number: int = 99
+    split: str,
+    count: int,
+    *,
+    seed: int = 0,
+    min_steps: int = 3,
+    max_steps: int = 5,
+    max_number: int = 99,
+    max_change: int = 20,
 ) -> list[Problem]:
     """The first `count` problems of a split, no chain twice; the same ones on every machine.
 
@@ -53,23 +60,27 @@ def generate_problems(
         seed: another seed gives another list from the same split: train's lists may share chains with each other.
         min_steps, max_steps: a problem has a number of operations between the two, all equally likely.
         max_number: every number in a problem is between 1 and this.
+        max_change: the largest number that is added or subtracted. It sets how many sums there are to learn by heart:
+            about 4,000 at 20, about 10,000 at 99.
 
     Raises:
         ValueError: an argument is out of range, or the split has fewer than `count` different chains.
     """
-    settings = f"min_steps={min_steps}, max_steps={max_steps}, max_number={max_number}"
+    settings = f"min_steps={min_steps}, max_steps={max_steps}, max_number={max_number}, max_change={max_change}"
     if split not in SPLIT_OF_BUCKET.values():
         raise ValueError(f"arithmetic has no split {split!r}: name 'train', 'val' or 'test'")
     if count < 1:
         raise ValueError(f"arithmetic cannot make count={count} problems: ask for at least 1")
-    if not 1 <= min_steps <= max_steps or max_number < 2:
-        raise ValueError(f"arithmetic with {settings}: 1 <= min_steps <= max_steps and max_number >= 2 are needed")
-    rng = random.Random(f"{split}/{seed}/{min_steps}/{max_steps}/{max_number}")
+    if not 1 <= min_steps <= max_steps or max_number < 2 or max_change < 1:
+        raise ValueError(
+            f"arithmetic with {settings}: 1 <= min_steps <= max_steps, max_number >= 2 and max_change >= 1 are needed"
+        )
+    rng = random.Random(f"{split}/{seed}/{min_steps}/{max_steps}/{max_number}/{max_change}")
     seen: set[Chain] = set()
     problems: list[Problem] = []
     failures = 0
     while len(problems) < count:
-        chain = _draw_chain(rng, rng.randint(min_steps, max_steps), max_number)
+        chain = _draw_chain(rng, rng.randint(min_steps, max_steps), max_number, max_change)
         if chain in seen or split_of(chain) != split:
             failures += 1
             if failures == MAX_FAILURES:
@@ -114,17 +125,17 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted({*words, *NAMES, *THINGS, *pronouns}))
 
 
-def _draw_chain(rng: random.Random, num_steps: int, max_number: int) -> Chain:
+def _draw_chain(rng: random.Random, num_steps: int, max_number: int, max_change: int) -> Chain:
     start = value = rng.randint(1, max_number)
     operations = []
     for _ in range(num_steps):
-        operator, operand = _draw_operation(rng, value, max_number)
+        operator, operand = _draw_operation(rng, value, max_number, max_change)
         operations.append((operator, operand))
         value = calculate(value, operator, operand)
     return start, tuple(operations)
 
 
-def _draw_operation(rng: random.Random, value: int, max_number: int) -> tuple[str, int]:
+def _draw_operation(rng: random.Random, value: int, max_number: int, max_change: int) -> tuple[str, int]:
     """An operator that keeps the value in 1..max_number, each such one equally likely, and one of its operands."""
     divisors = [n for n in range(SMALLEST_FACTOR, LARGEST_FACTOR + 1) if value % n == 0 and value > n]
     largest_factor = min(LARGEST_FACTOR, max_number // value)
@@ -140,9 +151,9 @@ def _draw_operation(rng: random.Random, value: int, max_number: int) -> tuple[st
     operator = rng.choice(possible)
     match operator:
         case "+":
-            return operator, rng.randint(1, max_number - value)
+            return operator, rng.randint(1, min(max_change, max_number - value))
         case "-":
-            return operator, rng.randint(1, value - 1)
+            return operator, rng.randint(1, min(max_change, value - 1))
         case "*":
             return operator, rng.randint(SMALLEST_FACTOR, largest_factor)
     return operator, rng.choice(divisors)

@@ -19,7 +19,7 @@ PyTree = Any
 
 
 class _WithoutOrbaxChatter(logging.Filter):
-    """Drops what Orbax says below WARNING, dozens of lines a save, through the logger that absl's own programs share."""
+    """Drops what Orbax says below WARNING, dozens of lines a save, through the logger that programs on absl share."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING or "orbax" not in pathlib.PurePath(record.pathname).parts

@@ -27,9 +27,10 @@ def problems():
 def test_first_problem_is_pinned():
     assert generate_problems("train", 1) == [
         Problem(
-            question="Max has 5 stamps. Each becomes 5. They grow 3 times. He gives away 24. How many stamps now?",
-            steps=("<<5*5=25>>", "<<25*3=75>>", "<<75-24=51>>"),
-            answer="51",
+            question="Zoe has 51 books. She buys 2 more. Then she finds 5. Then 7 of them break. They shrink 3 times. "
+            "How many books now?",
+            steps=("<<51+2=53>>", "<<53+5=58>>", "<<58-7=51>>", "<<51/3=17>>"),
+            answer="17",
         )
     ]
 
@@ -127,6 +128,14 @@ def test_difficulty(min_steps, max_steps, max_number):
         assert all(1 <= int(n) <= max_number for step in problem.steps for n in re.findall(r"\d+", step))
 
 
+@pytest.mark.parametrize("max_change", [1, 20, 98])
+def test_the_largest_change_is_added_and_subtracted_and_none_larger(max_change):
+    problems = generate_problems("train", 3000, max_change=max_change)
+    changes = [int(n) for problem in problems for step in problem.steps for n in re.findall(r"[+-](\d+)=", step)]
+    assert max(changes) >= 0.95 * max_change
+    assert max(changes) <= max_change
+
+
 def test_numbers_of_steps_operators_and_answers_are_well_spread(problems):
     lengths = collections.Counter(len(problem.steps) for problem in problems)
     assert {length: round(count / len(problems), 1) for length, count in lengths.items()} == {3: 0.3, 4: 0.3, 5: 0.3}
@@ -163,10 +172,10 @@ def test_no_sentence_begins_with_a_number(problems):
         ({"count": 0}, r"count=0 .* at least 1"),
         ({"min_steps": 0}, r"min_steps=0, .* 1 <= min_steps"),
         ({"min_steps": 4, "max_steps": 3}, r"min_steps=4, max_steps=3, .* min_steps <= max_steps"),
-        ({"max_number": 1}, r"max_number=1: .* max_number >= 2"),
+        ({"max_number": 1}, r"max_number=1, .* max_number >= 2"),
         (
             {"count": 10**9, "min_steps": 1, "max_steps": 1, "max_number": 9},
-            r"max_number=9 has no count=1000000000 different problems for 'train', only about \d\d: lower count",
+            r"max_number=9, max_change=20 has no count=1000000000 different problems for 'train', only about \d\d: lower count",
         ),
     ],
 )

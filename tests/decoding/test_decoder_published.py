@@ -129,9 +129,12 @@ def test_text_without_thinking():
 
 def test_text_as_a_chain_of_thought():
     """The same text in two parts: thought in words up to `###`, and continued after it on the same cache."""
-    limits = dataclasses.replace(GREEDY, max_thoughts=20, min_thoughts=0, max_answer_tokens=4)
+    # One row's chain is of 11 words exactly: it ends at the limit without being cut off. Another's never ends.
+    limits = dataclasses.replace(GREEDY, max_thoughts=11, min_thoughts=0, max_answer_tokens=4)
     prompts = [np.append(ids, np.int32(SEPARATOR_ID)) for ids in word_prompts()]
     decoded = run(prompts, GREEDY_WORDS, limits)
+    assert sorted(decoded.num_thoughts_B[~decoded.forced_stop_B])[-1] == limits.max_thoughts
+    assert decoded.forced_stop_B.any()
     for row, recorded_ids in enumerate(recorded("generate")["text_cot/pred_ids"]):
         text = until(recorded_ids, EOS_ID)
         chain = until(text[: limits.max_thoughts + 1], SEPARATOR_ID)

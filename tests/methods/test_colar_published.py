@@ -11,7 +11,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from flax import nnx
+from flax import nnx, traverse_util
 from golden.published import (
     SEPARATOR_ID,
     largest_difference,
@@ -28,6 +28,7 @@ from colar_jax.methods.method import count
 from colar_jax.training.state import join, partition
 
 TOLERANCE = 1e-4
+RISE = 0.02  # of a loss of 10: 2,000 times its float32 resolution, and small enough to be linear
 PROBLEMS, SPEEDS = range(8), (1, 2, 3, 5)
 VARIANTS = {
     "mse": LatentConfig(),
@@ -70,7 +71,7 @@ def batch_of(rows: list[list[tuple[Layout, np.ndarray]]], shape: RowShape, varia
 
 
 def compiled(variant: str, *, gradients: bool):
-    """(batch, noise) -> (loss, metrics), and the gradients of every trained parameter if asked for."""
+    """(trainable, batch, noise) -> (loss, metrics), with the gradients of `trainable` if asked for."""
     latent = dataclasses.replace(VARIANTS[variant], pooling="sqrt")  # pooling is the batch's business alone
     return _compiled(latent, variant == "mse_det", gradients)
 
@@ -79,13 +80,17 @@ def compiled(variant: str, *, gradients: bool):
 def _compiled(latent: LatentConfig, deterministic: bool, gradients: bool):
     stage, compute = StageConfig(method="colar", latent=latent), ModelConfig()
     graph, parameters = published_model(deterministic=deterministic)
-    trainable, frozen = partition(parameters, trains_latent_head=True)
+    _, frozen = partition(parameters, trains_latent_head=True)
 
     def loss(trainable, batch, noise_BMD):
         model = nnx.merge(graph, join(trainable, frozen))
         return objective_with_noise(model, batch, noise_BMD, count(batch), stage, compute)
 
-    return functools.partial(jax.jit(jax.value_and_grad(loss, has_aux=True) if gradients else loss), trainable)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True) if gradients else loss)
+
+
+def trainable_parameters(variant: str):
+    return partition(published_model(deterministic=variant == "mse_det")[1], trains_latent_head=True)[0]
 
 
 def single_losses(variant: str) -> dict[str, np.ndarray]:
@@ -113,9 +118,10 @@ def test_one_problem_at_a_time(variant, speed):
     single, losses = recorded("single_problem"), single_losses(variant)
     names, at = single["parameter_names"].tolist(), single["speeds"].tolist().index(speed)
     all_norms = single["grad_norms"][:, at, single["variants"].tolist().index(variant)]
+    trainable = trainable_parameters(variant)
     for problem in PROBLEMS:
         batch, noise_BMD = batch_of([[example(problem, speed)]], SINGLE_SHAPE, variant)
-        (loss, metrics), gradients = compiled(variant, gradients=True)(batch, noise_BMD)
+        (loss, metrics), gradients = compiled(variant, gradients=True)(trainable, batch, noise_BMD)
         expected = {name: values[problem, at] for name, values in losses.items()}
         assert_metrics(
             metrics, expected, single["ce_label_count"][problem, at], single["latent_slot_count"][problem, at]
@@ -127,6 +133,27 @@ def test_one_problem_at_a_time(variant, speed):
         for name, norm in zip(names, all_norms[problem], strict=True):
             ours = np.linalg.norm(gradients[name].astype(np.float64))
             assert abs(ours - norm) <= TOLERANCE * norm, (problem, name, ours, norm)
+
+
+@pytest.mark.parametrize("variant", ["mse", "nll_ent"])
+def test_the_loss_rises_along_each_gradient(variant):
+    """Norms say nothing of a direction: the slope along each parameter's gradient, by differences, is that norm.
+
+    Not the embedding: the targets move with it, and by design no gradient tells of that.
+    """
+    trainable = trainable_parameters(variant)
+    batch, noise_BMD = batch_of([[example(0, 3)]], SINGLE_SHAPE, variant)
+    value_and_gradients = compiled(variant, gradients=True)
+    _, gradients = value_and_gradients(trainable, batch, noise_BMD)
+    leaves = traverse_util.flatten_dict(trainable)
+    for path, gradient in traverse_util.flatten_dict(jax.device_get(gradients)).items():
+        if path == ("llama", "embedding"):
+            continue
+        norm = np.linalg.norm(gradient)
+        step = RISE / norm**2 * gradient  # to first order the loss rises by RISE
+        moved = (traverse_util.unflatten_dict(leaves | {path: leaves[path] + sign * step}) for sign in (1, -1))
+        above, below = (float(value_and_gradients(there, batch, noise_BMD)[0][0]) for there in moved)
+        assert (above - below) / (2 * RISE) == pytest.approx(1, abs=0.01), path
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -143,7 +170,7 @@ def test_packed_problems_of_many_speeds(variant):
     assert min(map(len, rows)) > 1
 
     batch, noise_BMD = batch_of([[examples[number] for number in row] for row in rows], PACKED_SHAPE, variant)
-    loss, metrics = compiled(variant, gradients=False)(batch, noise_BMD)
+    loss, metrics = compiled(variant, gradients=False)(trainable_parameters(variant), batch, noise_BMD)
     problems, speeds = np.array(cases).T
     num_labels, num_latents = single["ce_label_count"][problems, speeds], single["latent_slot_count"][problems, speeds]
     expected = {
