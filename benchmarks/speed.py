@@ -88,7 +88,7 @@ def jax_task(name: str):
     if name == "sft_fixed":
         positions = 64 + 1 + 16 + 8
         return jax_side.training(problems_of(fixed_lengths(64)), (2,), 16, positions, LATENT_INTERMEDIATE)
-    step = jax_side.training(problems_of(gsm8k_lengths()), SPEEDS, 6, 512, LATENT_INTERMEDIATE)
+    step = jax_side.training(problems_of(gsm8k_lengths()), SPEEDS, 10, 320, LATENT_INTERMEDIATE)
     return lambda: sum(step() for _ in range(len(SPEEDS)))
 
 

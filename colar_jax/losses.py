@@ -54,5 +54,8 @@ def soft_mse(predicted: Gaussian, target, noise):
 
 
 def masked_sum(values, mask):
-    """Sum of `values` where `mask`; what stands elsewhere, NaN included, counts for nothing, also in the gradient."""
+    """Sum of `values` where `mask`; what stands elsewhere counts for nothing, NaN included.
+
+    Not so in the gradient, where 0 * NaN is NaN: what `values` were made from has to be finite everywhere.
+    """
     return jnp.sum(jnp.where(mask, values, 0.0))

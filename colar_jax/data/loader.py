@@ -103,6 +103,8 @@ class Loader:
         for speed in np.unique(speeds):
             for auto in (False, True):
                 chosen = (speeds == speed) & (is_auto == auto)
+                if not chosen.any():
+                    continue
                 prompt_lengths[chosen] = self.encoded.prompt_lengths(self._prompt_speed(speed, auto))[chosen]
         step_lengths = self.encoded.step_lengths * self.recipe.keeps_steps
         return layout.sizes(prompt_lengths, step_lengths, self.encoded.answer_lengths, speeds)

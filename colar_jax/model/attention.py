@@ -20,7 +20,7 @@ def packed_mask_bias(segment_ids_BT):
     num_positions = segment_ids_BT.shape[1]
     causal_TT = jnp.tril(jnp.ones((num_positions, num_positions), bool))
     same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
-    is_seen_BTT = same_BTT & causal_TT & (segment_ids_BT > 0)[:, :, None]
+    is_seen_BTT = same_BTT & causal_TT[None] & (segment_ids_BT > 0)[:, :, None]
     return jax.lax.optimization_barrier(jnp.where(is_seen_BTT, 0.0, MASKED))
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from colar_jax.model.linear import Linear, parameter
+from colar_jax.model.linear import Linear, along_last, parameter
 
 INIT_STDDEV = 0.02
 LAYER_NORM_EPS = 1e-5
@@ -79,7 +79,8 @@ class LatentHead(nnx.Module):
         x = self.second(jax.nn.gelu(self.first(hidden), approximate=False)).astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + LAYER_NORM_EPS)
-        x = (x * self.norm_scale[...] + self.norm_bias[...]).astype(hidden.dtype)
+        x = x * along_last(self.norm_scale[...], x) + along_last(self.norm_bias[...], x)
+        x = x.astype(hidden.dtype)
         mean = self.mean(x).astype(jnp.float32)
         if self.config.deterministic:
             return Gaussian(mean, jnp.zeros_like(mean))

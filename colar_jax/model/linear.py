@@ -64,6 +64,11 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, *, stddev: flo
     return nnx.Param(value, out_sharding=axes)
 
 
+def along_last(vector_D, x):
+    """`[D]` with a leading axis of size 1 for each of `x`'s: scales or shifts the last axis, without rank promotion."""
+    return vector_D.reshape((1,) * (x.ndim - 1) + vector_D.shape)
+
+
 class Linear(nnx.Module):
     """`x @ kernel + bias`, computed in the dtype of `x`."""
 
@@ -73,4 +78,4 @@ class Linear(nnx.Module):
 
     def __call__(self, x):
         out = project(x, self.kernel[...].astype(x.dtype))
-        return out if self.bias is None else out + self.bias[...].astype(x.dtype)
+        return out if self.bias is None else out + along_last(self.bias[...].astype(x.dtype), out)

@@ -15,7 +15,7 @@ from flax import nnx
 
 from colar_jax.model import attention, rope
 from colar_jax.model.cache import Prefix, Suffix, write_slot
-from colar_jax.model.linear import Linear, parameter, swiglu
+from colar_jax.model.linear import Linear, along_last, parameter, swiglu
 from colar_jax.model.presets import LlamaConfig
 
 INIT_STDDEV = 0.02  # of every matrix, as in the Hugging Face Llama
@@ -42,7 +42,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x):
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return (wide * self.scale[...]).astype(x.dtype)
+        return (wide * along_last(self.scale[...], x)).astype(x.dtype)
 
 
 class Block(nnx.Module):
@@ -120,7 +120,7 @@ class Llama(nnx.Module):
     def prefill(self, embeds_CPD, lengths_C, *, scan: bool = True) -> tuple[jax.Array, Prefix]:
         """Read `C` right-padded questions: the hidden state of each one's last position `[C, D]`, and their cache."""
         num_positions = embeds_CPD.shape[1]
-        is_real_CP = jnp.arange(num_positions) < lengths_C[:, None]
+        is_real_CP = jnp.arange(num_positions)[None] < lengths_C[:, None]
         position_ids = jnp.broadcast_to(jnp.arange(num_positions), is_real_CP.shape)
         hidden_CPD, layers = self._run(embeds_CPD, position_ids, is_real_CP.astype(jnp.int32), scan=scan, keep=True)
         last_CD = jnp.take_along_axis(hidden_CPD, (lengths_C - 1)[:, None, None], axis=1)[:, 0]

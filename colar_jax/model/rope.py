@@ -29,7 +29,8 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None
 
 def rotation_tables(position_ids_BT, head_dim: int, theta: float, scaling: RopeScaling | None):
     """Cosines and sines of every position's angles: two float32 `[B, T, head_dim / 2]`."""
-    angles_BTH = position_ids_BT[..., None].astype(jnp.float32) * inverse_frequencies(head_dim, theta, scaling)
+    inverse_H = inverse_frequencies(head_dim, theta, scaling)
+    angles_BTH = position_ids_BT[..., None].astype(jnp.float32) * inverse_H[None, None]
     return jnp.cos(angles_BTH), jnp.sin(angles_BTH)
 
 

@@ -48,6 +48,12 @@ def test_tokens_that_tie_are_all_inside_or_all_outside():
     assert kept.tolist() == [[True] * 4, [True] * 4, [True, True, False, False]]
 
 
+def test_the_least_difference_between_probabilities_decides():
+    logits_V = 1 + np.arange(8, dtype=np.float32) * 5e-7
+    kept_V = np.isfinite(nucleus_of(logits_V[None], top_p=0.49)[0])
+    assert kept_V.tolist() == [False] * 4 + [True] * 4
+
+
 def test_a_top_p_of_one_keeps_everything_as_it_is():
     np.testing.assert_array_equal(nucleus(LOGITS[None], 1.0)[0], LOGITS)
 
@@ -105,5 +111,5 @@ def test_extreme_logits(top_p):
 
 
 def test_log_prob_of_a_token_outside_the_nucleus_is_minus_infinity():
-    filtered = nucleus(LOGITS[None], 0.5)
+    filtered = nucleus_of(LOGITS[None], top_p=0.5)
     assert log_prob_of(filtered, jnp.array([5])).tolist() == [-np.inf]

@@ -1,0 +1,111 @@
+import dataclasses
+import functools
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import transformers
+from tokenizers import models, pre_tokenizers
+
+from colar_jax.data.arithmetic import generate_problems
+from colar_jax.data.encoding import encode
+from colar_jax.data.problems import Problem
+from colar_jax.data.prompts import answer_text, question_prompt, steps_text
+from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+
+SHARED = Path(__file__).parents[3] / "shared" / "tokenizers"
+SPEEDS = (1.0, 1.5, 2.0, 3.5, 5.0, 12.0, "auto")
+
+# Ends of questions that a tokenizer could join with what follows.
+WORDS = [
+    Problem(question, steps, answer)
+    for question, steps, answer in [
+        ("How many eggs?", ("<<16-3-4=9>>", "<<9*2=18>>"), "18"),
+        ("What is 1 + 1", (), "2"),
+        ("She pays $5.", ("\n<<5=5>>",), "5"),
+        ("Wie viele Äpfel 🍎", ("a", "b", "c"), "-3.5"),
+        ("Let's think step by step:", ("#",), "1/2"),
+        ("Two lines\n", ("x",), "0"),
+        ("(Thinking speed: 3)", ("x",), "7"),
+        (" ", ("x",), "1"),
+    ]
+]
+
+
+@functools.cache
+def tokenizer_and_problems(name):
+    if name == EMBEDDED:
+        return load_tokenizer(EMBEDDED), generate_problems("train", 20)
+    if not (SHARED / name).is_dir():
+        pytest.skip("the real tokenizers lie in ../shared/tokenizers")
+    return load_tokenizer(str(SHARED / name)), WORDS
+
+
+@pytest.mark.parametrize("name", [EMBEDDED, "llama3", "qwen2", "gpt2"])
+def test_a_prompt_is_the_whole_prompt_tokenized(name):
+    tokenizer, problems = tokenizer_and_problems(name)
+    encoded = encode(problems, tokenizer, SPEEDS)
+    for speed in SPEEDS:
+        whole = [tokenizer.encode(question_prompt(problem.question, speed)) for problem in problems]
+        assert [encoded.prompt(i, speed).tolist() for i in range(len(problems))] == whole
+        assert encoded.prompt_lengths(speed).tolist() == [len(ids) for ids in whole]
+        assert all(encoded.prompt(i, speed).dtype == np.int32 for i in range(len(problems)))
+
+
+@pytest.mark.parametrize("name", [EMBEDDED, "llama3", "qwen2", "gpt2"])
+def test_steps_and_answers(name):
+    tokenizer, problems = tokenizer_and_problems(name)
+    encoded = encode(problems, tokenizer, SPEEDS)
+    assert [ids.tolist() for ids in encoded.steps] == [tokenizer.encode(steps_text(p.steps)) for p in problems]
+    assert [ids.tolist() for ids in encoded.answers] == [
+        [*tokenizer.encode(answer_text(p.answer)), tokenizer.eos_id] for p in problems
+    ]
+    assert encoded.step_lengths.tolist() == [len(ids) for ids in encoded.steps]
+    assert encoded.answer_lengths.tolist() == [len(ids) for ids in encoded.answers]
+    assert {ids.dtype for ids in (*encoded.steps, *encoded.answers)} == {np.dtype(np.int32)}
+    assert (encoded.separator_id, encoded.eos_id) == (tokenizer.separator_id, tokenizer.eos_id)
+
+
+def test_integers_and_whole_floats_are_one_speed():
+    tokenizer, problems = tokenizer_and_problems(EMBEDDED)
+    encoded = encode(problems, tokenizer, (2.0, "auto"))
+    np.testing.assert_array_equal(encoded.prompt(3, 2), encoded.prompt(3, 2.0))
+    assert sorted(encoded.tails) == ["2", "auto"]
+    with pytest.raises(KeyError):
+        encoded.prompt(3, 5)
+
+
+@pytest.mark.parametrize("speed", [1.0, 1.5, "auto"])
+def test_one_speed_alone(speed):
+    tokenizer, problems = tokenizer_and_problems(EMBEDDED)
+    encoded = encode(problems, tokenizer, (speed,))
+    assert encoded.prompt(0, speed).tolist() == tokenizer.encode(question_prompt(problems[0].question, speed))
+
+
+def test_a_tokenizer_whose_tail_depends_on_the_question():
+    """One that joins the speed to the word `dogs` far before it, as no real one does."""
+    words = ["[UNK]", "</s>", "###", "Answer:1", "How many", "cats", "dogs", *"0123456789:()."]
+    words += ["dogs? Let's think step by step:(Thinking speed: 2)"]
+    found = tokenizers.Regex("|".join((r"dogs\? Let's think step by step:\(Thinking speed: 2\)", "###", r"\w+", ".")))
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(found, behavior="removed", invert=True)
+    hf = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    embedded = load_tokenizer(EMBEDDED)
+    joining = dataclasses.replace(embedded, hf=hf, separator_id=2, eos_id=1)
+
+    cats, dogs = Problem("How many cats?", (), "1"), Problem("How many dogs?", (), "1")
+    encode([cats, dogs], joining, (1.0, 5.0))  # its other speeds are like anybody's
+    with pytest.raises(ValueError, match=r"^the tokenizer splits the end of the prompt of problem 1 \(speed 2\.0\)"):
+        encode([cats, dogs], joining, (1.0, 2.0))
+
+
+def test_words_that_the_tokenizer_does_not_know(caplog):
+    known, unknown = generate_problems("train", 2), Problem("Quantum flux?", (), "1")
+    tokenizer = load_tokenizer(EMBEDDED)
+    with caplog.at_level(logging.WARNING):
+        encode([*known, unknown], tokenizer, (1.0,))
+    assert "1 of 3 texts have words that the tokenizer does not know" in caplog.text
+    with pytest.raises(ValueError, match=r"^2 of 3 questions have words .* --config\.data\.tokenizer="):
+        encode([known[0], unknown, unknown], tokenizer, (1.0,))

@@ -1,0 +1,83 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from colar_jax.data.grouping import group_ends, group_of_token, num_groups
+
+lengths = st.integers(0, 300)
+# As they are typed: 1.3, 2.25, 4.
+speeds = st.decimals(1, 12, places=2).map(float)
+
+
+def sizes(num_tokens, speed):
+    return np.bincount(group_of_token(num_tokens, speed)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("speed", "expected"),
+    [
+        (1, [1] * 11),
+        (2, [2, 2, 2, 2, 2, 1]),
+        (5, [5, 5, 1]),
+        (11, [11]),
+        (12, [11]),
+        (1.5, [1, 2, 1, 2, 1, 2, 1, 1]),
+        (3.5, [3, 4, 3, 1]),
+        (1.25, [1, 1, 1, 2, 1, 1, 1, 2, 1]),
+    ],
+)
+def test_eleven_tokens(speed, expected):
+    assert sizes(11, speed) == expected
+    assert group_of_token(11, speed).tolist() == [group for group, size in enumerate(expected) for _ in range(size)]
+    assert group_ends(11, speed).tolist() == np.cumsum(expected).tolist()
+
+
+@given(lengths, speeds)
+@example(0, 1.5)
+@example(10, 1.1)  # 10 * 1.1 is 11.000000000000002
+@example(33, 1.1)  # and 30 * 1.1 is 33.0 exactly
+@example(23, 2.3)
+def test_every_token_is_in_one_group(num_tokens, speed):
+    groups = group_of_token(num_tokens, speed)
+    assert len(groups) == num_tokens
+    if not num_tokens:
+        return
+    # Contiguous, in order, none empty.
+    assert groups[0] == 0
+    assert set(np.diff(groups)) <= {0, 1}
+    *full, last = np.bincount(groups)
+    assert set(full) <= {math.floor(speed), math.ceil(speed)}
+    assert 1 <= last <= math.ceil(speed)
+
+
+@given(lengths, speeds)
+def test_the_number_of_groups_and_their_ends_agree(num_tokens, speed):
+    ends = group_ends(num_tokens, speed)
+    assert num_groups(num_tokens, speed) == len(ends) == len(sizes(num_tokens, speed))
+    assert ends.tolist() == np.cumsum(sizes(num_tokens, speed)).tolist()
+    # The end of group k is never a whole token away from where k + 1 groups of `speed` tokens would end.
+    ideal = np.minimum(speed * np.arange(1, len(ends) + 1), num_tokens)
+    assert np.all((ends <= ideal + 1e-6) & (ends > ideal - 1))
+
+
+@given(speeds)
+def test_full_groups_have_speed_tokens_on_average(speed):
+    # 100 groups of a speed with two decimals hold a whole number of tokens.
+    full = sizes(round(100 * speed), speed)
+    assert len(full) == 100
+    assert np.mean(full) == pytest.approx(speed, abs=1e-9)
+
+
+def test_many_at_once():
+    assert num_groups([0, 1, 10, 11], [2, 2, 2.5, 1.1]).tolist() == [0, 1, 4, 10]
+    assert num_groups(np.arange(7), 3).tolist() == [0, 1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("speed", [0.99, 0, -1])
+def test_a_position_holds_at_least_one_token(speed):
+    for function in (group_ends, group_of_token):
+        with pytest.raises(ValueError, match=rf"^speed={speed}: .* at least 1$"):
+            function(5, speed)
