@@ -13,6 +13,7 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Loader
 from colar_jax.data.prompts import speed_text
 from colar_jax.decoding.decoder import DecodeLimits, decode
+from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import latent_thinker
 from colar_jax.methods import METHODS
 from colar_jax.model import presets, reasoner
@@ -87,22 +88,19 @@ def generation(prompts: list[list[int]], max_latents: int, answer_tokens: int, l
         max_thoughts=max_latents, min_thoughts=1, max_answer_tokens=answer_tokens, greedy=False,
         answer_temperature=1.0, answer_top_p=0.9, separator_id=SEPARATOR, eos_id=-1,
     )  # fmt: skip
-    lengths_B = np.array([len(prompt) + 1 for prompt in prompts], np.int32)
-    ids_BP = np.zeros((len(prompts), lengths_B.max()), np.int32)
-    for row, prompt in enumerate(prompts):
-        ids_BP[row, : len(prompt) + 1] = [*prompt, SEPARATOR]
+    prompts = [np.array([*prompt, SEPARATOR], np.int32) for prompt in prompts]
+    packed = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
 
     @jax.jit
-    def program(parameters, ids_BP, lengths_B, keys_B):
-        model = nnx.merge(graph, parameters)
-        return decode(model, ids_BP, lengths_B, keys_B, think, limits, dtype=jnp.float32)
+    def program(parameters, packed, keys_B):
+        return decode(nnx.merge(graph, parameters), packed, keys_B, think, limits, dtype=jnp.float32)
 
     count = 0
 
     def run() -> int:
         nonlocal count
         count += 1
-        decoded = program(parameters, ids_BP, lengths_B, jax.random.split(jax.random.key(count), len(prompts)))
+        decoded = program(parameters, packed, jax.random.split(jax.random.key(count), len(prompts)))
         assert int(decoded.num_thoughts_B.min()) == max_latents
         return len(prompts)
 

@@ -32,7 +32,9 @@ def run_main(
             flags.DEFINE_string(name, "", "read before the config")
         arguments = [argument for argument in sys.argv if not argument.startswith(("--config=", "-config="))]
         holder = config_flags.DEFINE_config_dict("config", given, sys_argv=arguments)
-        flags.FLAGS(arguments)
+        stray = flags.FLAGS(arguments)[1:]
+        if stray:
+            raise ValueError(f"{stray[0]!r} is no flag: settings are given as --config.some.setting=value")
         main(resolve(holder.value))
     except (ValueError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ from colar_jax.evaluation.report import markdown_table, write_report
 from colar_jax.evaluation.results import NO_SPEED, Result
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.model.reasoner import calibrate
-from colar_jax.parallel.mesh import num_shards
+from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.progress import Progress
 from colar_jax.run import Run, prepare, write_config
 from colar_jax.training.checkpoints import Checkpoints
@@ -84,7 +84,9 @@ def train_stage(run: Run, name: str) -> None:
         identity=_identity(run, name),
         keep_checkpoints=run.config.keep_checkpoints,
     )
-    run_stage(stage_run, initial_state(trainable, optimizer), frozen, jax.random.key(seed))
+    # Placed as a step leaves it: otherwise the second step would be compiled once more.
+    state = replicate(initial_state(trainable, optimizer), run.mesh)
+    run_stage(stage_run, state, frozen, jax.random.key(seed))
 
 
 def start_parameters(run: Run, name: str) -> Tree:

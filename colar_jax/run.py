@@ -15,7 +15,7 @@ from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
-from colar_jax.evaluation.evaluator import Evaluator, longest_prompt
+from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.methods import METHODS, Method
 from colar_jax.model import reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -70,7 +70,8 @@ class Run:
             config.model,
             self.mesh,
             batch_size=min(config.eval.batch_size, max(len(encoded) for encoded in sets)),
-            width=longest_prompt(sets, speeds),
+            sets=sets,
+            speeds=speeds,
             verifier=config.data.verifier,
         )
 

@@ -22,14 +22,14 @@ def get_config(argument: str = ""):
     config.decode.max_answer_tokens = 8
     optimizer = dict(b2=0.98, warmup_steps=100)
 
-    config.stages.cot = stage_defaults(method="cot", steps=700, rows=32, row_positions=160, eval_every=350)
-    config.stages.cot.optimizer.update(learning_rate=2.5e-3, **optimizer)
+    config.stages.cot = stage_defaults(method="cot", steps=1400, rows=16, row_positions=160, eval_every=350)
+    config.stages.cot.optimizer.update(learning_rate=2e-3, **optimizer)
 
-    config.stages.colar = stage_defaults(method="colar", steps=1800, rows=22, row_positions=160, eval_every=600)
+    config.stages.colar = stage_defaults(method="colar", steps=3200, rows=11, row_positions=160, eval_every=800)
     config.stages.colar.optimizer.update(learning_rate=1.5e-3, **optimizer)
     config.stages.colar.latent.update(speeds="2,5", weight=10.0)
 
-    config.stages.no_cot = stage_defaults(method="no_cot", init_from="cot", steps=300, rows=18, row_positions=160)
+    config.stages.no_cot = stage_defaults(method="no_cot", init_from="cot", steps=500, rows=9, row_positions=160)
     config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
     config.eval.speeds = "1.5,2,3.5,5"
 

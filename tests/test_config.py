@@ -230,13 +230,13 @@ def test_no_temperature_is_zero(name):
 
 
 CHOICES = [
-    ("model.dtype", "float16", "model.dtype='float16' is none of float32, bfloat16. Did you mean 'float32'?"),
+    ("model.dtype", "float16", "model.dtype='float16' is none of float32, bfloat16. Did you mean 'bfloat16'?"),
     ("model.remat", "ful", "model.remat='ful' is none of none, dots, full. Did you mean 'full'?"),
     ("stages.cot.optimizer.schedule", "linear", "optimizer.schedule='linear' is none of cosine, constant. Did you mean 'cosine'?"),
     ("stages.colar.latent.loss", "mse", "latent.loss='mse' is none of soft_mse, nll. Did you mean 'soft_mse'?"),
-    ("stages.colar.latent.pooling", "max", "latent.pooling='max' is none of sqrt, mean."),
-    ("run", "cot,color", "a stage of run='color' is none of cot, colar. Did you mean 'colar'?"),
-    ("eval.stages", "cotter", "a stage of eval.stages='cotter' is none of cot, colar. Did you mean 'cot'?"),
+    ("stages.colar.latent.pooling", "sum", "latent.pooling='sum' is none of sqrt, mean."),
+    ("run", "cot,color", "a stage of run='color' is none of colar, cot. Did you mean 'colar'?"),
+    ("eval.stages", "cotter", "a stage of eval.stages='cotter' is none of colar, cot. Did you mean 'cot'?"),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.sampling import greedy_token, sampled_token
 from colar_jax.decoding.thinking import Think, Thought
 from colar_jax.model.cache import Suffix
@@ -78,21 +79,22 @@ class _Answering:
     log_probs_BA: jax.Array
 
 
-def decode(model: Reasoner, prompt_ids_CP, prompt_lengths_C, keys_B, think: Think, limits: DecodeLimits, *, dtype):
-    """Answer `C` questions with `G` rollouts each.
+def decode(model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits: DecodeLimits, *, dtype) -> Decoded:
+    """Answer `C` questions with `G` rollouts each; `keys_B` has a typed key for every rollout, `B = C * G`.
 
-    `prompt_ids_CP` are right-padded prompts that end with the separator, `prompt_lengths_C` their lengths; `keys_B` is a
-    typed key for each rollout. Returns `Decoded`. Pure and jit-compatible; `think` and `limits` are static.
+    Pure and jit-compatible; `think` and `limits` are static.
     """
-    num_questions, num_rollouts = prompt_ids_CP.shape[0], prompt_ids_CP.shape[0] * limits.num_rollouts
+    num_rollouts = prompts.lengths_C.shape[0] * limits.num_rollouts
+    assert keys_B.shape == (num_rollouts,), (keys_B.shape, num_rollouts)
     with jax.named_scope("prefill"):
-        positions = jnp.broadcast_to(jnp.arange(prompt_ids_CP.shape[1]), prompt_ids_CP.shape)
-        ones = jnp.ones(prompt_ids_CP.shape, jnp.float32)
-        embeds_CPD = embed_positions(model.llama.embedding[...], prompt_ids_CP, positions, ones, dtype)
-        hidden_CD, prefix = model.llama.prefill(embeds_CPD, prompt_lengths_C)
+        positions_RS = jnp.broadcast_to(jnp.arange(prompts.token_ids_RS.shape[1]), prompts.token_ids_RS.shape)
+        ones_RS = jnp.ones(prompts.token_ids_RS.shape, jnp.float32)
+        embeds_RSD = embed_positions(model.llama.embedding[...], prompts.token_ids_RS, positions_RS, ones_RS, dtype)
+        hidden_CD, prefix = model.llama.prefill(
+            embeds_RSD, prompts.position_ids_RS, prompts.segment_ids_RS, prompts.slots_CP, prompts.lengths_C
+        )
     hidden_BD = jnp.repeat(hidden_CD, limits.num_rollouts, axis=0)
-    lengths_B = jnp.repeat(prompt_lengths_C, limits.num_rollouts)
-    assert keys_B.shape == (num_rollouts,), (keys_B.shape, num_questions, limits.num_rollouts)
+    lengths_B = jnp.repeat(prompts.lengths_C, limits.num_rollouts)
     think_keys_B, answer_keys_B = _fold_in(keys_B, 0), _fold_in(keys_B, 1)
     layers = model.llama.unstacked_blocks()
     suffix = Suffix.empty(prefix, num_rollouts, limits.max_thoughts + limits.max_answer_tokens)

@@ -15,10 +15,9 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
+from colar_jax.decoding.prompt_rows import PackedPrompts, pack_prompts, shape_for
 from colar_jax.methods import Method
 from colar_jax.parallel.mesh import REPLICATED, ROWS, num_shards, put_rows
-
-WIDTH_STEP = 16  # prompt widths are multiples of it, so that sets of nearly one width share a compiled decode
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +41,8 @@ class Evaluator:
 
     Args:
         graph: the model's graph, from `reasoner.build`.
-        width: the longest prompt, with its separator, that will be decoded.
+        batch_size: questions decoded at a time, over all devices.
+        sets, speeds: what will be decoded, so that one compiled program has room for any batch of it.
     """
 
     def __init__(
@@ -55,33 +55,40 @@ class Evaluator:
         mesh: Mesh,
         *,
         batch_size: int,
-        width: int,
+        sets: list[EncodedProblems],
+        speeds: tuple[Speed, ...],
         verifier: str = "numeric",
     ):
         self._graph, self._method, self._tokenizer = graph, method, tokenizer
         self._config, self._compute, self._mesh = decode_config, compute, mesh
-        shards = num_shards(mesh)
-        self._batch_size = -(-batch_size // shards) * shards
-        self._width = -(-width // WIDTH_STEP) * WIDTH_STEP
+        self._shard_size = -(-batch_size // num_shards(mesh))
+        lengths = [encoded.prompt_lengths(speed) + 1 for encoded in sets for speed in speeds]
+        self._shape = shape_for([part for of_set in lengths for part in self._parts(of_set)])
         self._is_right = VERIFIERS[verifier]
         self._compiled = functools.cache(self._compile)
 
     def run(self, parameters, encoded: EncodedProblems, speed: Speed, *, seed: int | None) -> Outcome:
         """Answer every problem at `speed`: greedily, or sampled from `seed` (a question's draws are its own)."""
         prompts = [np.append(encoded.prompt(i, speed), np.int32(encoded.separator_id)) for i in range(len(encoded))]
-        longest = max(len(prompt) for prompt in prompts)
-        if longest > self._width:
-            raise ValueError(f"a prompt of {longest} tokens does not fit the decoder's {self._width}")
         program = self._compiled(seed is None)
         keys_N = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed or 0), jnp.arange(len(prompts)))
+        shards = self._parts(np.arange(len(prompts)))
         pending = []  # the device works on the next batches while the host reads the first
-        for start in range(0, len(prompts), self._batch_size):
-            chosen = np.arange(start, start + self._batch_size).clip(max=len(prompts) - 1)  # the last one fills up
-            ids_BP, lengths_B = _pad([prompts[i] for i in chosen], self._width)
-            pending.append(program(parameters, *put_rows((ids_BP, lengths_B, keys_N[chosen]), self._mesh)))
+        for start in range(0, len(shards), num_shards(self._mesh)):
+            batch = shards[start : start + num_shards(self._mesh)]
+            packed = [pack_prompts([prompts[i] for i in shard], self._shape) for shard in batch]
+            packed = jax.tree.map(lambda *parts: np.concatenate(parts), *packed)
+            pending.append(program(parameters, *put_rows((packed, keys_N[np.concatenate(batch)]), self._mesh)))
         parts = [jax.device_get(part) for part in pending]
         decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(prompts)], *parts)
         return self._judge(decoded, encoded)
+
+    def _parts(self, values_N: np.ndarray) -> list[np.ndarray]:
+        """Values, one for each question, in parts of a shard's size, a whole number of batches; the last one fills up."""
+        batch_size = self._shard_size * num_shards(self._mesh)
+        num_parts = -(-len(values_N) // batch_size) * num_shards(self._mesh)
+        filled = values_N[np.arange(num_parts * self._shard_size).clip(max=len(values_N) - 1)]
+        return np.split(filled, num_parts)
 
     def _compile(self, greedy: bool):
         config, tokenizer = self._config, self._tokenizer
@@ -98,16 +105,16 @@ class Evaluator:
             eos_id=tokenizer.eos_id,
         )
 
-        def program(parameters, ids_BP, lengths_B, keys_B) -> Decoded:
+        def program(parameters, prompts: PackedPrompts, keys_B) -> Decoded:
             model = nnx.merge(self._graph, parameters)
-            decoded = decode(model, ids_BP, lengths_B, keys_B, thinking.think, limits, dtype=dtype)
+            decoded = decode(model, prompts, keys_B, thinking.think, limits, dtype=dtype)
             # The thoughts are large, and the judge does not read them.
             return dataclasses.replace(decoded, thoughts=None)
 
         # Each shard leaves its loops when its own rows are done, so what it holds varies from device to device by
         # construction; check_vma would want every loop's zeros to be told so.
         sharded = jax.shard_map(
-            program, mesh=self._mesh, in_specs=(REPLICATED, ROWS, ROWS, ROWS), out_specs=ROWS, check_vma=False
+            program, mesh=self._mesh, in_specs=(REPLICATED, ROWS, ROWS), out_specs=ROWS, check_vma=False
         )
         return jax.jit(sharded)
 
@@ -123,14 +130,3 @@ class Evaluator:
         ]
         return Outcome(predictions, texts, np.array(right), decoded.num_thoughts_B, decoded.forced_stop_B)
 
-
-def longest_prompt(sets: list[EncodedProblems], speeds: tuple[Speed, ...]) -> int:
-    """The number of tokens of the longest prompt of these sets at these speeds, its separator included."""
-    return 1 + max(int(encoded.prompt_lengths(speed).max()) for encoded in sets for speed in speeds)
-
-
-def _pad(prompts: list[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    ids_BP = np.zeros((len(prompts), width), np.int32)
-    for row, prompt in enumerate(prompts):
-        ids_BP[row, : len(prompt)] = prompt
-    return ids_BP, np.array([len(prompt) for prompt in prompts], np.int32)

@@ -117,14 +117,21 @@ class Llama(nnx.Module):
         hidden_BTD, _ = self._run(embeds_BTD, position_ids_BT, segment_ids_BT, remat=remat, scan=scan)
         return hidden_BTD
 
-    def prefill(self, embeds_CPD, lengths_C, *, scan: bool = True) -> tuple[jax.Array, Prefix]:
-        """Read `C` right-padded questions: the hidden state of each one's last position `[C, D]`, and their cache."""
-        num_positions = embeds_CPD.shape[1]
-        is_real_CP = jnp.arange(num_positions)[None] < lengths_C[:, None]
-        position_ids = jnp.broadcast_to(jnp.arange(num_positions), is_real_CP.shape)
-        hidden_CPD, layers = self._run(embeds_CPD, position_ids, is_real_CP.astype(jnp.int32), scan=scan, keep=True)
-        last_CD = jnp.take_along_axis(hidden_CPD, (lengths_C - 1)[:, None, None], axis=1)[:, 0]
-        return last_CD, Prefix(layers, is_real_CP)
+    def prefill(self, embeds_RSD, position_ids_RS, segment_ids_RS, slots_CP, lengths_C, *, scan: bool = True):
+        """Read `C` questions packed into rows: each one's last hidden state `[C, D]`, and their cache.
+
+        `slots_CP` says where a question's `lengths_C` tokens lie in the flattened rows.
+        """
+        hidden_RSD, layers = self._run(embeds_RSD, position_ids_RS, segment_ids_RS, scan=scan, keep=True)
+
+        def own_part(cache_RKSH):
+            flat = cache_RKSH.transpose(0, 2, 1, 3).reshape(-1, *cache_RKSH.shape[1::2])  # [R * S, K, H]
+            return flat[slots_CP].transpose(0, 2, 1, 3)
+
+        last_C = jnp.take_along_axis(slots_CP, (lengths_C - 1)[:, None], axis=1)[:, 0]
+        last_CD = hidden_RSD.reshape(-1, hidden_RSD.shape[-1])[last_C]
+        is_real_CP = jnp.arange(slots_CP.shape[1])[None] < lengths_C[:, None]
+        return last_CD, Prefix(tuple((own_part(k), own_part(v)) for k, v in layers), is_real_CP)
 
     def decode(self, layers: list[Block], embeds_BD, position_ids_B, is_real_B, prefix: Prefix, suffix: Suffix):
         """Feed one more position to every rollout: its final hidden state `[B, D]`, and the suffix with it written.

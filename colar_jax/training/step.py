@@ -77,7 +77,7 @@ def make_train_step(
             trainable = optax.apply_updates(state.trainable, updates)
         one = jnp.float32(1.0)
         metrics["loss"] = Metric(loss, one)
-        metrics["gradient_norm"] = Metric(optax.global_norm(gradients), one)
+        metrics["gradient_norm"] = Metric(optax.tree.norm(gradients), one)
         return TrainState(state.step + 1, trainable, optimizer_state), metrics
 
     sharded = jax.shard_map(

@@ -18,6 +18,7 @@ from colar_jax.config import ModelConfig
 from colar_jax.data import layout, packing
 from colar_jax.decoding import decoder
 from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
+from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts
 from colar_jax.decoding.sampling import nucleus
 from colar_jax.decoding.thinking import Thought, latent_thinker
 from colar_jax.methods import method
@@ -73,21 +74,22 @@ def random_model(seed: int = 19):
     return graph, calibrate(jax.tree.map(jnp.float32, parameters))
 
 
-def padded(prompts: list[np.ndarray], width: int = WIDTH):
-    ids = np.stack([np.pad(prompt, (0, width - len(prompt)), constant_values=5) for prompt in prompts])
-    return ids, np.array([len(prompt) for prompt in prompts], np.int32)
+def packed(prompts: list[np.ndarray], width: int = WIDTH):
+    """The prompts in rows of twice the width, so that most share one, with cache slots for `width` tokens each."""
+    shape = PromptShape(rows=len(prompts), positions=2 * width, width=width)
+    return pack_prompts(prompts, shape)
 
 
 @functools.partial(jax.jit, static_argnames=("think", "limits", "dtype"))
-def _decode(parameters, ids, lengths, keys, think, limits, dtype):
-    return decode(nnx.merge(random_model()[0], parameters), ids, lengths, keys, think, limits, dtype=dtype)
+def _decode(parameters, prompts, keys, think, limits, dtype):
+    return decode(nnx.merge(random_model()[0], parameters), prompts, keys, think, limits, dtype=dtype)
 
 
 def run(prompts=PROMPTS, keys=KEYS, *, greedy=True, width=WIDTH, think=None, dtype="float32", **limits) -> Decoded:
     """Decode, with `limits` that differ from `LIMITS`."""
     limits = dataclasses.replace(LIMITS, greedy=greedy, **limits)
-    ids, lengths = padded(prompts, width)
-    return jax.device_get(_decode(random_model()[1], ids, lengths, keys, think or THINK[greedy], limits, dtype))
+    prompts = packed(prompts, width)
+    return jax.device_get(_decode(random_model()[1], prompts, keys, think or THINK[greedy], limits, dtype))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")

@@ -16,6 +16,7 @@ from golden.published import EMBED_STD, EOS_ID, SEPARATOR_ID, largest_difference
 from jax.experimental import io_callback
 
 from colar_jax.decoding.decoder import DecodeLimits, decode
+from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import Thought, latent_thinker, word_thinker
 
 LATENT_TOLERANCE = 1e-3  # of the largest value: each latent is fed back, and its rounding with it
@@ -34,17 +35,16 @@ GREEDY_WORDS = word_thinker(SEPARATOR_ID, "float32", greedy=True, temperature=1.
 
 
 def run(prompts: list[np.ndarray], think, limits: DecodeLimits):
-    """Decode all prompts in one right-padded batch."""
-    lengths = np.array(list(map(len, prompts)), np.int32)
-    ids = np.stack([np.pad(prompt, (0, lengths.max() - len(prompt))) for prompt in prompts])
+    """Decode all prompts in one batch, packed into rows."""
+    packed = pack_prompts(prompts, shape_for([np.array(list(map(len, prompts)))]))
     keys = jax.random.split(jax.random.key(0), len(prompts))
-    return jax.device_get(_run(published_model()[1], ids, lengths, keys, think, limits))
+    return jax.device_get(_run(published_model()[1], packed, keys, think, limits))
 
 
 @functools.partial(jax.jit, static_argnames=("think", "limits"))
-def _run(parameters, ids, lengths, keys, think, limits):
+def _run(parameters, prompts, keys, think, limits):
     model = nnx.merge(published_model()[0], parameters)
-    return decode(model, ids, lengths, keys, think, limits, dtype="float32")
+    return decode(model, prompts, keys, think, limits, dtype="float32")
 
 
 def recorded_prompts(name: str) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from golden.published import largest_difference, llama_config, published_model, recorded
 
+from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.model import rope
 from colar_jax.model.cache import Suffix
 
@@ -86,11 +87,18 @@ def test_rotation_tables():
 
 
 @jax.jit
-def run_cached(parameters, prompt_ids_CP, lengths_C, following_ids_CT):
+def run_cached(parameters, prompts, following_ids_CT):
     """Logits `[T, C, V]` of tokens fed one at a time after a prefilled prompt."""
     llama = nnx.merge(published_model(pad_row=False)[0], parameters).llama
     embedding_VD, layers = llama.embedding[...], llama.unstacked_blocks()
-    _, prefix = llama.prefill(embedding_VD[prompt_ids_CP], lengths_C)
+    lengths_C = prompts.lengths_C
+    _, prefix = llama.prefill(
+        embedding_VD[prompts.token_ids_RS],
+        prompts.position_ids_RS,
+        prompts.segment_ids_RS,
+        prompts.slots_CP,
+        lengths_C,
+    )
     num_rows, num_fed = following_ids_CT.shape
 
     def feed(suffix, ids_C):
@@ -107,11 +115,10 @@ def test_one_token_at_a_time_on_the_cache():
     rows = [row for row in real_tokens()[0] if len(row) > NUM_CACHED]
     assert len(rows) == 3
     prompts = [row[:-NUM_CACHED] for row in rows]
-    lengths = np.array(list(map(len, prompts)), np.int32)
+    packed = pack_prompts(prompts, shape_for([np.array(list(map(len, prompts)))]))
     logits_TCV = run_cached(
         published_model(pad_row=False)[1],
-        right_padded(prompts, max(lengths)),
-        lengths,
+        packed,
         np.stack([row[-NUM_CACHED:] for row in rows]),
     )
     expected_CTV = recorded("forward")["model/cached_last4_logits"][: len(rows)]

@@ -1,0 +1,74 @@
+"""Questions for the prefill, packed into rows as training examples are: none waits for the longest one.
+
+Rows of one length and number for all batches, so that one compiled decode serves them all; where each question's tokens
+lie in them is data (`slots_CP`), by which the prefill hands every question its own part of the cache.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from colar_jax.data.layout import Sizes
+from colar_jax.data.packing import RowShape, pack
+
+# Rows are at least this long, so that short questions share one, and a multiple of `_STEP`.
+_SHORTEST_ROW = 128
+_STEP = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptShape:
+    """The room for a batch of questions: rows of so many positions, and the longest question (cache slots)."""
+
+    rows: int
+    positions: int
+    width: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedPrompts:
+    """`C` questions in `R` rows of `S` positions; each question ends with the separator that opens the reasoning."""
+
+    token_ids_RS: np.ndarray  # int32
+    position_ids_RS: np.ndarray  # int32, counted from 0 within each question
+    segment_ids_RS: np.ndarray  # int32, 1, 2, ... a question each; 0 is padding
+    slots_CP: np.ndarray  # int32, where each question's tokens are in the flattened rows; 0 beyond its length
+    lengths_C: np.ndarray  # int32
+
+
+def shape_for(batches: list[np.ndarray]) -> PromptShape:
+    """The smallest shape that holds each of these batches, given as the lengths of its questions."""
+    width = _STEP * -(-max(int(lengths.max()) for lengths in batches) // _STEP)
+    positions = max(width, _SHORTEST_ROW)
+    return PromptShape(max(len(_rows(lengths, positions)) for lengths in batches), positions, width)
+
+
+def pack_prompts(prompts: list[np.ndarray], shape: PromptShape) -> PackedPrompts:
+    """Lay the questions into rows. ValueError where they do not fit into `shape`."""
+    lengths_C = np.array([len(prompt) for prompt in prompts], np.int32)
+    if lengths_C.max() > shape.width:
+        raise ValueError(f"a prompt of {lengths_C.max()} tokens does not fit the decoder's {shape.width}")
+    rows = _rows(lengths_C, shape.positions)
+    if len(rows) > shape.rows:
+        raise ValueError(f"{len(prompts)} prompts need {len(rows)} rows, the decoder has {shape.rows}")
+    token_ids_RS = np.zeros((shape.rows, shape.positions), np.int32)
+    position_ids_RS, segment_ids_RS = np.zeros_like(token_ids_RS), np.zeros_like(token_ids_RS)
+    slots_CP = np.zeros((len(prompts), shape.width), np.int32)
+    for row, questions in enumerate(rows):
+        start = 0
+        for segment, question in enumerate(questions, start=1):
+            length = lengths_C[question]
+            place = slice(start, start + length)
+            token_ids_RS[row, place] = prompts[question]
+            position_ids_RS[row, place] = np.arange(length)
+            segment_ids_RS[row, place] = segment
+            slots_CP[question, :length] = row * shape.positions + start + np.arange(length)
+            start += length
+    return PackedPrompts(token_ids_RS, position_ids_RS, segment_ids_RS, slots_CP, lengths_C)
+
+
+def _rows(lengths: np.ndarray, positions: int) -> list[list[int]]:
+    lengths = np.asarray(lengths, np.int64)
+    return pack(Sizes(lengths, lengths, lengths), RowShape(positions, positions, positions))

@@ -1,0 +1,187 @@
+"""The evaluator with a model made by hand, whose answers are known, and with random weights for what is drawn."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.data.encoding import encode
+from colar_jax.data.problems import Problem
+from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+from colar_jax.decoding.thinking import Thought
+from colar_jax.evaluation.evaluator import Evaluator
+from colar_jax.methods import METHODS
+from colar_jax.methods.method import Method, Thinking
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.model.reasoner import build, calibrate
+from colar_jax.parallel.mesh import make_mesh
+
+PROBLEMS = [
+    Problem("How many apples now?", (), "7"),
+    Problem("How many pens now?", (), "9"),
+    Problem("Tom has more. How many books now?", (), "9"),
+    Problem("Tom has more. Then Ann has more. How many apples now?", (), "8"),
+    Problem("How many more pens now?", (), "9"),
+]
+SPEEDS = (2.0, 5.0, "auto")
+MAX_THOUGHTS = 3
+# Dimensions of the model by hand; a token has one, or none. The answers are numbers, and so is a speed.
+SEPARATOR, ANSWER, NUMBER, APPLES, BOOKS, PENS, THOUGHT, FIVE, SIZE = range(9)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def encoded(tokenizer):
+    return encode(PROBLEMS, tokenizer, SPEEDS)
+
+
+@pytest.fixture(scope="module")
+def by_hand(tokenizer):
+    """A model that says `Answer:`, a number and eos: 7 about apples, 8 about books, 9 about pens, at speed 5 always 3.
+
+    Its one layer averages the normalised embeddings of all tokens up to here and adds them to that of the last one.
+    The last token decides what follows, its dimension being by far the largest; where that leaves a choice, what the
+    question was about does.
+    """
+
+    def token(text: str) -> int:
+        (token_id,) = tokenizer.encode(text)
+        return token_id
+
+    embedding = np.zeros((tokenizer.num_tokens, SIZE), np.float32)
+    head = np.zeros_like(embedding)
+    places = {"###": SEPARATOR, "Answer:": ANSWER, "apples": APPLES, "books": BOOKS, "pens": PENS, "5": FIVE}
+    for text, place in (places | dict.fromkeys("3789", NUMBER)).items():
+        embedding[token(text), place] = 1
+    head[token("Answer:"), SEPARATOR] = 100
+    for text, topic, weight in (("7", APPLES, 30), ("8", BOOKS, 30), ("9", PENS, 30), ("3", FIVE, 90)):
+        head[token(text), [ANSWER, topic]] = 100, weight
+    head[tokenizer.eos_id, NUMBER] = 100
+
+    config = LlamaConfig(tokenizer.num_tokens, SIZE, 1, 1, 1, head_dim=SIZE, intermediate_size=SIZE, tied_head=False)
+    graph, parameters = build(config, LatentHeadConfig(SIZE), seed=0)
+    llama = jax.tree.map(jnp.zeros_like, parameters["llama"])
+    for norm in ("attention_norm", "mlp_norm"):
+        llama["blocks"][norm]["scale"] = jnp.ones((1, SIZE))
+    llama["final_norm"]["scale"] = jnp.ones(SIZE)
+    llama["blocks"]["value"]["kernel"] = llama["blocks"]["out"]["kernel"] = jnp.eye(SIZE)[None]
+    return graph, parameters | {"llama": llama | {"embedding": jnp.array(embedding), "head": jnp.array(head)}}
+
+
+def method_by_hand(traced: list[bool]) -> Method:
+    """Thinks not at all about apples, once about pens, and without an end about books."""
+
+    def thinking(decode, separator_id, dtype, greedy):
+        def think(model, hidden_BD, keys_B) -> Thought:
+            traced.append(greedy)
+            about_BD = hidden_BD > 0.01
+            has_thought_B = hidden_BD[:, THOUGHT] > 1
+            stop_B = about_BD[:, APPLES] | (about_BD[:, PENS] & has_thought_B)
+            nothing_B = jnp.zeros(len(hidden_BD))
+            embed_BD = jnp.zeros_like(hidden_BD).at[:, THOUGHT].set(1)
+            return Thought(embed_BD, nothing_B, nothing_B, stop_B, nothing_B)
+
+        return Thinking(think, max_thoughts=MAX_THOUGHTS)
+
+    return dataclasses.replace(METHODS["colar"], thinking=thinking)
+
+
+def evaluator(
+    model, method, tokenizer, encoded, *, batch_size, speeds=SPEEDS, verifier="numeric", **decode
+) -> Evaluator:
+    return Evaluator(
+        model[0],
+        method,
+        tokenizer,
+        DecodeConfig(**decode),
+        ModelConfig(),
+        make_mesh(jax.devices()[:1]),
+        batch_size=batch_size,
+        sets=[encoded],
+        speeds=speeds,
+        verifier=verifier,
+    )
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """Whether it was for greedy decoding, each time that the method's thinking was traced."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def batches_of_two(by_hand, tokenizer, encoded, traced):
+    return evaluator(by_hand, method_by_hand(traced), tokenizer, encoded, batch_size=2)  # the last batch has one
+
+
+def test_every_question_is_judged_once_in_its_place(by_hand, encoded, batches_of_two, traced):
+    outcome = batches_of_two.run(by_hand[1], encoded, 2.0, seed=None)
+    assert outcome.predictions == ["7", "9", "8", "7", "9"]
+    assert outcome.texts == ["Answer:7", "Answer:9", "Answer:8", "Answer:7", "Answer:9"]
+    assert outcome.right_N.tolist() == [True, True, False, False, True]
+    assert outcome.lengths_N.tolist() == [0, 1, MAX_THOUGHTS, 0, 1]
+    assert outcome.forced_stop_N.tolist() == [False, False, True, False, False]
+    assert outcome.accuracy == 3 / 5
+
+    num_traces = len(traced)
+    fast = batches_of_two.run(by_hand[1], encoded, 5.0, seed=None)
+    assert fast.predictions == ["3"] * 5 and fast.accuracy == 0
+    assert batches_of_two.run(by_hand[1], encoded, "auto", seed=None).predictions == outcome.predictions
+    assert len(traced) == num_traces and all(traced), "one program serves every speed"
+    assert batches_of_two.run(by_hand[1], encoded, 2.0, seed=0).lengths_N.tolist() == [0, 1, MAX_THOUGHTS, 0, 1]
+    assert not traced[-1], "a seed asks for sampled thoughts"
+
+
+def test_an_answer_that_is_cut_loses_no_token_and_answers_compare_as_the_verifier_says(
+    by_hand, tokenizer, encoded, batches_of_two
+):
+    with_decimals = encode([dataclasses.replace(p, answer=f"{p.answer}.0") for p in PROBLEMS], tokenizer, SPEEDS)
+    exact = evaluator(
+        by_hand, method_by_hand([]), tokenizer, encoded, batch_size=2, verifier="exact", max_answer_tokens=2
+    )
+    right = [True, True, False, False, True]
+    for judge, of_integers, of_decimals in ((batches_of_two, right, right), (exact, right, [False] * 5)):
+        for problems, expected in ((encoded, of_integers), (with_decimals, of_decimals)):
+            outcome = judge.run(by_hand[1], problems, 2.0, seed=None)
+            assert outcome.texts[:3] == ["Answer:7", "Answer:9", "Answer:8"]
+            assert outcome.right_N.tolist() == expected
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_with_both_lengths(by_hand, tokenizer, encoded):
+    longer = Problem("Tom has more. " * 20 + PROBLEMS[0].question, (), "7")
+    short = evaluator(by_hand, method_by_hand([]), tokenizer, encoded, batch_size=2)
+    with pytest.raises(ValueError, match=r"a prompt of 9\d tokens does not fit the decoder's 32"):
+        short.run(by_hand[1], encode([longer], tokenizer, SPEEDS), 2.0, seed=None)
+
+
+def test_what_a_question_draws_does_not_depend_on_the_batch_size(tokenizer, encoded):
+    config = dataclasses.replace(PRESETS["pico"], vocab_size=tokenizer.num_tokens)
+    graph, parameters = build(config, LatentHeadConfig(config.hidden_size), seed=0)
+    rng = np.random.default_rng(0)
+    parameters = calibrate(jax.tree.map(lambda leaf: jnp.float32(leaf + 0.3 * rng.normal(size=leaf.shape)), parameters))
+    of_size = {
+        batch_size: evaluator(
+            (graph, parameters),
+            METHODS["colar"],
+            tokenizer,
+            encoded,
+            batch_size=batch_size,
+            stop_temperature=4.0,
+            max_latents=20,
+        )
+        for batch_size in (2, 5)
+    }
+    outcome = of_size[2].run(parameters, encoded, 2.0, seed=3)
+    assert len(set(outcome.lengths_N.tolist())) > 1 and len(set(outcome.texts)) == len(PROBLEMS)
+    for batch_size, seed, is_same in ((5, 3, True), (2, 3, True), (2, 4, False)):
+        other = of_size[batch_size].run(parameters, encoded, 2.0, seed=seed)
+        assert (other.texts == outcome.texts) == is_same, (batch_size, seed)
+        assert (other.lengths_N.tolist() == outcome.lengths_N.tolist()) == is_same
