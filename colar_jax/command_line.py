@@ -22,7 +22,8 @@ def run_main(
     `load` says where the config comes from: the file that `--config` names, unless given. `own_flags` are the flags that
     the program reads by itself with `flag_value`.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    # By force: importing Orbax has already made a handler, for warnings to standard error.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("absl").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

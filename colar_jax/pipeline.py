@@ -16,12 +16,13 @@ from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.report import markdown_table, write_report
 from colar_jax.evaluation.results import NO_SPEED, Result
 from colar_jax.evaluation.samples import samples_of, write_samples
+from colar_jax.methods import METHODS
 from colar_jax.model.reasoner import calibrate
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.progress import Progress
 from colar_jax.run import Run, prepare, write_config
 from colar_jax.training.checkpoints import Checkpoints
-from colar_jax.training.stage import StageRun, run_stage
+from colar_jax.training.stage import StageRun, refuse_another_run, run_stage
 from colar_jax.training.state import Tree, initial_state, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 
@@ -31,11 +32,15 @@ CHECKPOINTS_FOLDER = "checkpoints"
 SAMPLES_FILE = "samples.jsonl"
 # Settings that say when to look, not what to compute: they may change between a run and its resumption.
 _OBSERVING = ("log_every", "eval_every", "save_every")
+# Settings of the data that training depends on; what is tested may change.
+_TRAINING_DATA = ("train", "train_limit", "tokenizer", "held_out")
 
 
 def train(config: Config) -> list[Result]:
     """Run every stage of `config`, each from where it stopped, then evaluate: the whole of `colar_jax.train`."""
     run = prepare(config)
+    for name in config.stage_names:  # before anything is written, or trained for nothing
+        _refuse_another_run(run, name)
     write_config(run)
     for name in config.stage_names:
         train_stage(run, name)
@@ -50,9 +55,7 @@ def train_stage(run: Run, name: str) -> None:
             f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
             f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
         )
-    loader = Loader(
-        run.train, method.recipe(stage), seed=seed, rows=stage.rows, row_positions=stage.row_positions
-    )
+    loader = Loader(run.train, method.recipe(stage), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
     if loader.num_left_out:
         logger.warning(
             "stage %s: %d of %d examples exceed a row of %d positions and are left out",
@@ -101,9 +104,10 @@ def start_parameters(run: Run, name: str) -> Tree:
         return run.initial
     folder = run.workdir / source if source in run.config.stages else Path(source).expanduser()
     parameters = finished_parameters(run, folder)
-    starts_latents = run.method(name).trains_latent_head
-    was_latent = source in run.config.stages and run.method(source).trains_latent_head
-    return calibrate(parameters) if starts_latents and not was_latent else parameters
+    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+        source_method = METHODS[checkpoints.read(checkpoints.latest_step())[1]["stage.method"]]
+    starts_latents = run.method(name).trains_latent_head and not source_method.trains_latent_head
+    return calibrate(parameters) if starts_latents else parameters
 
 
 def finished_parameters(run: Run, folder: Path) -> Tree:
@@ -168,14 +172,23 @@ def _notes(run: Run, stages: tuple[str, ...]) -> str:
     return f"Model {run.config.model.preset}, seed {run.config.seed}. " + "; ".join(trained) + "."
 
 
+def _refuse_another_run(run: Run, name: str) -> None:
+    folder = run.workdir / name / CHECKPOINTS_FOLDER
+    if folder.is_dir():
+        with Checkpoints(folder) as checkpoints:
+            if (step := checkpoints.latest_step()) is not None:
+                refuse_another_run(checkpoints, step, _identity(run, name))
+
+
 def _identity(run: Run, name: str) -> dict:
     """The settings that a stage's checkpoints depend on, flat, so that a message can name what changed."""
     config = run.config
-    groups = {"stage": config.stages[name], "model": config.model, "data": config.data}
-    flat = {"seed": config.seed}
-    for group, settings in groups.items():
-        flat |= {f"{group}.{field}": value for field, value in _flatten(dataclasses.asdict(settings)) if field not in _OBSERVING}
-    return flat
+    data = {field: getattr(config.data, field) for field in _TRAINING_DATA}
+    stage = {
+        field: value for field, value in dataclasses.asdict(config.stages[name]).items() if field not in _OBSERVING
+    }
+    groups = {"seed": config.seed, "stage": stage, "model": dataclasses.asdict(config.model), "data": data}
+    return dict(_flatten(groups))
 
 
 def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:

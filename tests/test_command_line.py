@@ -114,36 +114,61 @@ def assert_refused(ran: Ran, line: str):
 
 
 @pytest.mark.parametrize(
+    ("flag", "what"),
+    [
+        ("--config.stages.cot.stepz=5", "config.stages.cot has no setting 'stepz'. Did you mean 'steps'?"),
+        ("--config.stage.cot.steps=5", "config has no setting 'stage'. Did you mean 'stages'?"),
+        ("--config.stages.cott.steps=5", "config.stages has no setting 'cott'. Did you mean 'cot'?"),
+        ("-config.decode.topp=1", "config.decode has no setting 'topp'. Did you mean 'top_p'?"),
+        ("--config.data.train.path=x", "config.data.train has no setting 'path'."),
+    ],
+)
+def test_a_misspelt_flag_is_told_the_nearest_right_one(run, flag, what):
+    assert_refused(run(TINY, flag), f"--{flag.strip('-').partition('=')[0]}: {what}")
+
+
+@pytest.mark.parametrize(
+    ("flag", "what"),
+    [
+        ("--config.stages.cot.steps=many", "invalid literal for int() with base 10: 'many'"),
+        ("--config.stages.cot.steps=1.5", "invalid literal for int() with base 10: '1.5'"),
+        ("--config.stages=5", "Failed to parse '5' as a ConfigDict: `5` is not a dict."),
+    ],
+)
+def test_a_value_of_the_wrong_type(run, flag, what):
+    assert_refused(run(TINY, flag), f"flag {flag}: {what}")
+
+
+@pytest.mark.parametrize(
     ("flag", "line"),
     [
-        ("--config.stages.cot.stepz=5", "--config.stages.cot.stepz: config.stages.cot has no setting 'stepz'. Did you mean 'steps'?"),
-        ("--config.stage.cot.steps=5", "--config.stage.cot.steps: config has no setting 'stage'. Did you mean 'stages'?"),
-        ("--config.stages.cott.steps=5", "--config.stages.cott.steps: config.stages has no setting 'cott'. Did you mean 'cot'?"),
-        ("-config.decode.topp=1", "--config.decode.topp: config.decode has no setting 'topp'. Did you mean 'top_p'?"),
-        ("--config.data.train.path=x", "--config.data.train.path: config.data.train has no setting 'path'."),
         ("config.seed=5", "'config.seed=5' is no flag: settings are given as --config.some.setting=value"),
-        ("--config.stages.cot.steps=many", "flag --config.stages.cot.steps=many: invalid literal for int() with base 10: 'many'"),
-        ("--config.stages.cot.steps=1.5", "flag --config.stages.cot.steps=1.5: invalid literal for int() with base 10: '1.5'"),
-        ("--config.stages=5", "flag --config.stages=5: Failed to parse '5' as a ConfigDict: `5` is not a dict."),
         ("--config.seed", "Missing value for flag --config.seed"),
         ("--config.decode.top_p=2", "decode.top_p=2.0 is not in (0, 1]"),
         ("--config.decode.top_p=nan", "config.decode.top_p=nan is not a finite number"),
         ("--config.run=cot,color", "a stage of run='color' is none of colar, cot. Did you mean 'colar'?"),
-        ("--config.eval.speeds=1,fast", "'fast' is no thinking speed: a number of at least 1 (tokens per latent), or auto"),
+        (
+            "--config.eval.speeds=fast",
+            "'fast' is no thinking speed: a number of at least 1 (tokens per latent), or auto",
+        ),
     ],
-)  # fmt: skip
-def test_a_wrong_flag(run, flag, line):
+)
+def test_a_wrong_setting(run, flag, line):
     assert_refused(run(TINY, flag), line)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--config",), ("--config", "tiny.py"), ("--config=",), ("--config.seed=1",)])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--config",), ("--config", "tiny.py"), ("--config=",), ("--config.seed=1",)]
+)
 def test_no_config(run, arguments):
     expected = "name a config: --config=configs/arithmetic.py (and --config.some.setting=value to change it)"
     assert_refused(run(*arguments), expected)
 
 
 def test_a_config_file_that_is_not_there(run):
-    assert_refused(run("--config=tinny.py:smoke"), "--config=tinny.py:smoke: there is no file tinny.py. Did you mean 'tiny.py'?")
+    assert_refused(
+        run("--config=tinny.py:smoke"), "--config=tinny.py:smoke: there is no file tinny.py. Did you mean 'tiny.py'?"
+    )
     assert_refused(run("--config=none/such.py"), "--config=none/such.py: there is no file none/such.py.")
 
 
@@ -179,5 +204,7 @@ def test_training_itself():
     flag = "--config.stages.colar.latent.speed=2"
     command = [sys.executable, "-m", "colar_jax.train", "--config=configs/arithmetic.py:smoke", flag]
     ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    line = "--config.stages.colar.latent.speed: config.stages.colar.latent has no setting 'speed'. Did you mean 'speeds'?"
+    line = (
+        "--config.stages.colar.latent.speed: config.stages.colar.latent has no setting 'speed'. Did you mean 'speeds'?"
+    )
     assert (ended.returncode, ended.stderr.splitlines(), ended.stdout) == (2, [f"error: {line}"], "")

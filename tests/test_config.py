@@ -174,7 +174,11 @@ def test_a_number_where_a_group_belongs(path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_not_a_finite_number(value):
-    assert_refused("stages.cot.optimizer.learning_rate", value, f"config.stages.cot.optimizer.learning_rate={value!r} is not a finite number")
+    assert_refused(
+        "stages.cot.optimizer.learning_rate",
+        value,
+        f"config.stages.cot.optimizer.learning_rate={value!r} is not a finite number",
+    )
 
 
 # Ranges. The message names the field and the value.
@@ -232,7 +236,11 @@ def test_no_temperature_is_zero(name):
 CHOICES = [
     ("model.dtype", "float16", "model.dtype='float16' is none of float32, bfloat16. Did you mean 'bfloat16'?"),
     ("model.remat", "ful", "model.remat='ful' is none of none, dots, full. Did you mean 'full'?"),
-    ("stages.cot.optimizer.schedule", "linear", "optimizer.schedule='linear' is none of cosine, constant. Did you mean 'cosine'?"),
+    (
+        "stages.cot.optimizer.schedule",
+        "linear",
+        "optimizer.schedule='linear' is none of cosine, constant. Did you mean 'cosine'?",
+    ),
     ("stages.colar.latent.loss", "mse", "latent.loss='mse' is none of soft_mse, nll. Did you mean 'soft_mse'?"),
     ("stages.colar.latent.pooling", "sum", "latent.pooling='sum' is none of sqrt, mean."),
     ("run", "cot,color", "a stage of run='color' is none of colar, cot. Did you mean 'colar'?"),

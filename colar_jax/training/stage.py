@@ -56,9 +56,10 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
         Diverged: at a NaN or Inf; the offending batch is written to `<folder>/diverged`, checkpoints stay as they were.
     """
     with Checkpoints(stage.folder / "checkpoints", keep_best=stage.keep_checkpoints) as checkpoints:
-        start = checkpoints.latest_step() or 0
+        start, unlogged = checkpoints.latest_step() or 0, []
         if start:
             state = restore_state(checkpoints, start, state, frozen, stage.identity)
+            unlogged = checkpoints.read(start)[1].get("unlogged", [])
             logger.info("stage %s goes on from step %d of %d", stage.name, start, stage.num_steps)
         if start >= stage.num_steps:
             return
@@ -67,12 +68,12 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
             Progress(f"stage {stage.name}", stage.num_steps, done=start) as progress,
             InterruptionGuard() as guard,
         ):
-            _loop(stage, state, frozen, key, start, checkpoints, writer, progress, guard)
+            _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progress, guard)
 
 
-def _loop(stage, state, frozen, key, start, checkpoints, writer, progress, guard) -> None:
+def _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progress, guard) -> None:
     config = stage.config
-    log = _LateLog(stage, start)
+    log = _LateLog(stage, unlogged)
     batches = prefetch(stage.loader, start, stage.num_steps)
     try:
         for step, batch in enumerate(batches, start=start + 1):
@@ -88,11 +89,14 @@ def _loop(stage, state, frozen, key, start, checkpoints, writer, progress, guard
                 if values:
                     writer.write(step, values)
                     progress.log(step, _shown(values), num_examples)
-            if is_validation or guard.signal_number or _is_multiple(step, config.save_every):
+            # Decided once: a signal that comes later in this step ends a step that is saved, or the next one.
+            is_saved = is_validation or guard.signal_number is not None or _is_multiple(step, config.save_every)
+            if is_saved:
                 log.check()
                 metrics = _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
-                checkpoints.save(step, saved_tree(state, frozen), metrics=metrics, identity=stage.identity)
-            if guard.signal_number and not is_last:
+                identity = stage.identity | {"unlogged": log.unlogged()}
+                checkpoints.save(step, saved_tree(state, frozen), metrics=metrics, identity=identity)
+            if is_saved and guard.signal_number:
                 checkpoints.wait()
                 logger.warning("stage %s: signal %d, saved step %d", stage.name, guard.signal_number, step)
                 raise Interrupted(guard.signal_number)
@@ -130,6 +134,14 @@ def saved_tree(state: TrainState, frozen: Tree) -> Tree:
 
 def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree, identity: dict) -> TrainState:
     """The state of a checkpoint, placed as `state` is. ValueError where the checkpoint belongs to something else."""
+    refuse_another_run(checkpoints, step, identity)
+    saved = checkpoints.restore(step, jax.tree.map(_abstract, saved_tree(state, frozen)))
+    trainable = _subtree(saved["parameters"], state.trainable)
+    return TrainState(saved["step"], trainable, saved["optimizer"])
+
+
+def refuse_another_run(checkpoints: Checkpoints, step: int, identity: dict) -> None:
+    """ValueError, with every setting that changed, where a checkpoint does not belong to `identity`."""
     _, saved_identity = checkpoints.read(step)
     changed = [name for name in identity if saved_identity.get(name) != identity[name]]
     if changed:
@@ -138,9 +150,6 @@ def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen
             + "; ".join(f"{name} was {saved_identity.get(name)!r}, is {identity[name]!r}" for name in changed)
             + ". Choose another workdir, or remove the folder"
         )
-    saved = checkpoints.restore(step, jax.tree.map(_abstract, saved_tree(state, frozen)))
-    trainable = _subtree(saved["parameters"], state.trainable)
-    return TrainState(saved["step"], trainable, saved["optimizer"])
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:
@@ -154,11 +163,13 @@ def _subtree(tree: Tree, like: Tree) -> Tree:
 class _LateLog:
     """Metrics of the steps since the last log line, read when the device is done with them."""
 
-    def __init__(self, stage: StageRun, start: int):
+    def __init__(self, stage: StageRun, unlogged: list):
         self._stage = stage
-        self._pending: list[tuple[int, dict[str, Metric]]] = []
+        self._pending: list[tuple[int, dict[str, Metric]]] = [
+            (step, {name: Metric(*map(np.float32, metric)) for name, metric in metrics.items()})
+            for step, metrics in unlogged
+        ]
         self.num_examples = 0
-        self._last_step = start
 
     def add(self, step: int, metrics: dict[str, Metric]) -> None:
         self._pending.append((step, metrics))
@@ -172,6 +183,13 @@ class _LateLog:
             return {}, num_examples
         self._raise_if_not_finite(ready)
         return divide(merge(*(metrics for _, metrics in ready))), num_examples
+
+    def unlogged(self) -> list:
+        """What the next line will be made of, as JSON: a run that goes on from here writes the same line."""
+        return [
+            (step, {name: (float(metric.sum), float(metric.count)) for name, metric in metrics.items()})
+            for step, metrics in jax.device_get(self._pending)
+        ]
 
     def check(self) -> None:
         """Make sure that every step so far is finite, so that what is saved is good."""

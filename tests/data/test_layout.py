@@ -25,7 +25,9 @@ def drawn(layout: Layout) -> list[tuple]:
     for token, position in zip(layout.token_ids_T, layout.token_positions_T, strict=True):
         tokens[position].append(int(token))
     assert [len(held) for held in tokens] == layout.tokens_in_position_S.tolist()
-    supervised = [(int(label), bool(latent)) for label, latent in zip(layout.label_ids_M, layout.latent_mask_M, strict=True)]
+    supervised = [
+        (int(label), bool(latent)) for label, latent in zip(layout.label_ids_M, layout.latent_mask_M, strict=True)
+    ]
     unsupervised = [()] * (len(tokens) - len(supervised))
     return [(*held, *more) for held, more in zip(([t] for t in tokens), unsupervised + supervised, strict=True)]
 
@@ -121,7 +123,11 @@ def test_sizes_are_those_of_the_layouts(examples):
 
 def test_sizes_of_some_examples():
     chosen = Sizes(np.array([5, 6, 7]), np.array([8, 9, 10]), np.array([1, 2, 3])).take(np.array([2, 0]))
-    assert [column.tolist() for column in (chosen.positions, chosen.tokens, chosen.supervised)] == [[7, 5], [10, 8], [3, 1]]
+    assert [column.tolist() for column in (chosen.positions, chosen.tokens, chosen.supervised)] == [
+        [7, 5],
+        [10, 8],
+        [3, 1],
+    ]
 
 
 @given(lengths, st.integers(0, 40), lengths, speeds)

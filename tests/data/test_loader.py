@@ -29,7 +29,7 @@ def arithmetic() -> EncodedProblems:
 
 
 def made_up(lengths, speeds) -> EncodedProblems:
-    """Problems of given (prompt, steps, answer) lengths, which say no speed; every token id occurs once in all of them."""
+    """Problems of given (prompt, steps, answer) lengths that say no speed; no token id occurs twice in all of them."""
     ids = itertools.count(10)
     parts = [[np.array([next(ids) for _ in range(n)], np.int32) for n in example] for example in lengths]
     prompts, steps, answers = zip(*parts, strict=True)
@@ -85,7 +85,9 @@ def epoch_of(loader: Loader, epoch: int = 0) -> dict[int, Seen]:
 
 
 def speed_of(example: Seen) -> float:
-    [speed] = [c for c in SPEEDS if np.bincount(group_of_token(len(example.steps), c)).tolist() == [*example.group_sizes]]
+    [speed] = [
+        c for c in SPEEDS if np.bincount(group_of_token(len(example.steps), c)).tolist() == [*example.group_sizes]
+    ]
     return speed
 
 
@@ -191,7 +193,9 @@ def test_without_steps_every_prompt_says_the_same():
     assert recipe.prompt_speeds == ("auto",)
     loader = loader_of(recipe, rows=1)
     prompts = {tuple(arithmetic().prompt(i, "auto").tolist()) for i in range(150)}
-    seen = [e for step in range(loader.steps_per_epoch) for e in examples_of(loader.batch(step), arithmetic().separator_id)]
+    seen = [
+        e for step in range(loader.steps_per_epoch) for e in examples_of(loader.batch(step), arithmetic().separator_id)
+    ]
     assert {example.prompt for example in seen} == prompts
     assert len(seen) == 150 and not any(example.steps for example in seen)
 
@@ -333,7 +337,6 @@ def test_an_exception_in_the_thread_reaches_the_consumer():
     batches = prefetch(Counting(failing_step=3), 0, 10)
     taken = []
     with pytest.raises(OSError, match="^step 3 is on a broken disk$"):
-        for batch in batches:
-            taken.append(batch)  # noqa: PERF402 (what was taken before it fails)
+        taken.extend(batches)  # which keeps what came before the exception
     assert taken == [0, 1, 2]
     assert_threads_end()

@@ -120,7 +120,7 @@ def test_no_examples_make_no_rows():
 
 
 def test_rows_of_real_lengths_are_full():
-    """GSM8K's lengths at speeds 1 to 5: at least 95 % of what is computed is real (the published batches: 57 to 72 %)."""
+    """GSM8K's lengths at speeds 1 to 5: at least 95 % of what is computed is real (as published: 57 to 72 %)."""
     lengths = np.array(json.loads(GSM8K_LENGTHS.read_text()))
     rng = np.random.default_rng(0)
     prompts, steps, answers = lengths[rng.integers(len(lengths), size=2000)].T

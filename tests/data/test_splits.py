@@ -108,7 +108,9 @@ def test_embedded_problems():
 
 @pytest.mark.parametrize("limits", [{"train_limit": 0, "num_test": 7}, {"train_limit": 30, "num_test": 0}])
 def test_a_generator_needs_numbers(limits):
-    with pytest.raises(ValueError, match="^data source 'arithmetic' makes any number of problems: limit must say how many$"):
+    with pytest.raises(
+        ValueError, match="^data source 'arithmetic' makes any number of problems: limit must say how many$"
+    ):
         load_splits(DataConfig(train="arithmetic", **limits))
 
 
@@ -124,7 +126,9 @@ def test_a_split_that_a_folder_lacks(folder, tmp_path):
 @pytest.mark.parametrize(("split", "names"), [("val", "'train' and 'val'"), ("test", "'train' and 'folder'")])
 def test_a_training_question_elsewhere_is_refused(folder, tmp_path, split, names):
     write(tmp_path / "folder" / f"{split}.jsonl", ["  TRAIN 3", *numbered("other", 3)])
-    with pytest.raises(ValueError, match=rf"^{names} share 1 questions, for example '  TRAIN 3': .*data\.allow_overlap"):
+    with pytest.raises(
+        ValueError, match=rf"^{names} share 1 questions, for example '  TRAIN 3': .*data\.allow_overlap"
+    ):
         load_splits(DataConfig(train=folder))
 
 

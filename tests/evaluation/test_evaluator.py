@@ -17,7 +17,7 @@ from colar_jax.methods import METHODS
 from colar_jax.methods.method import Method, Thinking
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS, LlamaConfig
-from colar_jax.model.reasoner import build, calibrate
+from colar_jax.model.reasoner import build
 from colar_jax.parallel.mesh import make_mesh
 
 PROBLEMS = [
@@ -163,25 +163,22 @@ def test_a_prompt_that_does_not_fit_is_an_error_with_both_lengths(by_hand, token
 
 
 def test_what_a_question_draws_does_not_depend_on_the_batch_size(tokenizer, encoded):
+    def thinking(decode, separator_id, dtype, greedy):
+        def think(model, hidden_BD, keys_B) -> Thought:
+            """Each thought is a draw, and the last one with a chance of 1 in 5."""
+            embed_BD = jax.vmap(lambda key: jax.random.normal(key, hidden_BD.shape[1:]))(keys_B)
+            stop_B = jax.vmap(jax.random.uniform)(keys_B) < 0.2
+            return Thought(embed_BD, embed_BD[:, 0], embed_BD[:, 0], stop_B, embed_BD[:, 0])
+
+        return Thinking(think, max_thoughts=20)
+
     config = dataclasses.replace(PRESETS["pico"], vocab_size=tokenizer.num_tokens)
-    graph, parameters = build(config, LatentHeadConfig(config.hidden_size), seed=0)
-    rng = np.random.default_rng(0)
-    parameters = calibrate(jax.tree.map(lambda leaf: jnp.float32(leaf + 0.3 * rng.normal(size=leaf.shape)), parameters))
-    of_size = {
-        batch_size: evaluator(
-            (graph, parameters),
-            METHODS["colar"],
-            tokenizer,
-            encoded,
-            batch_size=batch_size,
-            stop_temperature=4.0,
-            max_latents=20,
-        )
-        for batch_size in (2, 5)
-    }
-    outcome = of_size[2].run(parameters, encoded, 2.0, seed=3)
-    assert len(set(outcome.lengths_N.tolist())) > 1 and len(set(outcome.texts)) == len(PROBLEMS)
+    model = build(config, LatentHeadConfig(config.hidden_size), seed=0)
+    method = dataclasses.replace(METHODS["colar"], thinking=thinking)
+    of_size = {size: evaluator(model, method, tokenizer, encoded, batch_size=size) for size in (2, 5)}
+    outcome = of_size[2].run(model[1], encoded, 2.0, seed=3)
+    assert len(set(outcome.lengths_N.tolist())) >= 3 and len(set(outcome.texts)) == len(PROBLEMS)
     for batch_size, seed, is_same in ((5, 3, True), (2, 3, True), (2, 4, False)):
-        other = of_size[batch_size].run(parameters, encoded, 2.0, seed=seed)
+        other = of_size[batch_size].run(model[1], encoded, 2.0, seed=seed)
         assert (other.texts == outcome.texts) == is_same, (batch_size, seed)
         assert (other.lengths_N.tolist() == outcome.lengths_N.tolist()) == is_same

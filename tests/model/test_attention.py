@@ -28,7 +28,11 @@ def plain_attention(q_BTNH, k_BSKH, v_BSKH, is_seen_BTS):
 
 
 def inputs(num_heads, num_kv_heads, scale=1.0):
-    return normal(0, B, T, num_heads, H, scale=scale), normal(1, B, T, num_kv_heads, H), normal(2, B, T, num_kv_heads, H)
+    return (
+        normal(0, B, T, num_heads, H, scale=scale),
+        normal(1, B, T, num_kv_heads, H),
+        normal(2, B, T, num_kv_heads, H),
+    )
 
 
 # A packed row
@@ -70,39 +74,48 @@ def test_attention_and_its_gradients(heads, scale):
         return jnp.sum(out * weights), out
 
     (_, out), gradients = jax.jit(jax.value_and_grad(ours, argnums=(0, 1, 2), has_aux=True))(*arrays)
-    (_, expected), expected_gradients = jax.value_and_grad(plain, argnums=(0, 1, 2), has_aux=True)(*arrays)
+    (_, expected), expected_gradients = jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2), has_aux=True))(*arrays)
     np.testing.assert_allclose(out[is_real_BT], expected[is_real_BT], rtol=1e-5, atol=2e-6)
     for gradient, of_plain in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient, of_plain, rtol=1e-4, atol=1e-5 * scale)
     assert np.isfinite(out).all()
 
 
+def gradients_of(bias_BTT, arrays, weights):
+    """Output and gradients of `sum(attend(...) * weights)`."""
+
+    @jax.jit
+    def run(*arrays):
+        out, vjp = jax.vjp(lambda *qkv: attend(*qkv, bias_BTT), *arrays)
+        return out, vjp(jnp.broadcast_to(weights, out.shape).astype(out.dtype))
+
+    return run(*arrays)
+
+
 def test_padding_is_finite_and_gives_its_keys_no_gradient():
-    arrays = inputs(4, 2)
-    bias_BTT = packed_mask_bias(np.zeros((B, T), np.int32))  # a row of nothing else
-    out, vjp = jax.vjp(lambda *qkv: attend(*qkv, bias_BTT), *arrays)
-    assert np.isfinite(out).all()
-    assert all(np.isfinite(gradient).all() for gradient in vjp(out))
-    _, vjp = jax.vjp(lambda *qkv: attend(*qkv, packed_mask_bias(SEGMENTS_BT)), *arrays)
-    only_real = (SEGMENTS_BT > 0)[..., None] * np.ones_like(out)
-    for gradient in vjp(only_real):
+    nothing_else = packed_mask_bias(np.zeros((B, T), np.int32))
+    assert all(np.isfinite(array).all() for array in jax.tree.leaves(gradients_of(nothing_else, inputs(4, 2), 1.0)))
+    only_real_BTD = (SEGMENTS_BT > 0)[..., None]
+    _, gradients = gradients_of(packed_mask_bias(SEGMENTS_BT), inputs(4, 2), only_real_BTD)
+    for gradient in gradients:
         assert not gradient[0, 5:].any() and gradient[0, :5].any()
 
 
 def test_attention_gradients_by_differences():
     bias_BTT = packed_mask_bias(np.ones((B, T), np.int32))
-    check_grads(lambda *qkv: attend(*qkv, bias_BTT), inputs(4, 2), order=1, modes=["rev"], rtol=2e-2, atol=2e-2)
+    check_grads(
+        jax.jit(lambda *qkv: attend(*qkv, bias_BTT)), inputs(4, 2), order=1, modes=["rev"], rtol=2e-2, atol=2e-2
+    )
 
 
 def test_attention_in_bfloat16():
     arrays = [x.astype(jnp.bfloat16) for x in inputs(4, 2)]
     bias_BTT = packed_mask_bias(np.ones((B, T), np.int32))
-    out, vjp = jax.vjp(lambda *qkv: attend(*qkv, bias_BTT), *arrays)
-    gradients = vjp(jnp.ones_like(out))
-    exact, exact_vjp = jax.vjp(lambda *qkv: attend(*qkv, bias_BTT), *(x.astype(np.float32) for x in arrays))
+    out, gradients = gradients_of(bias_BTT, arrays, 1.0)
+    exact, exact_gradients = gradients_of(bias_BTT, [x.astype(np.float32) for x in arrays], 1.0)
     assert {x.dtype for x in (out, *gradients)} == {jnp.dtype(jnp.bfloat16)}
     np.testing.assert_allclose(out.astype(np.float32), exact, atol=2e-2)
-    for gradient, expected in zip(gradients, exact_vjp(jnp.ones_like(exact)), strict=True):
+    for gradient, expected in zip(gradients, exact_gradients, strict=True):
         np.testing.assert_allclose(gradient.astype(np.float32), expected, atol=5e-2)
 
 
@@ -120,14 +133,14 @@ def test_cascade_is_attention_to_prefix_and_suffix(heads):
     suffix_mask = np.random.default_rng(3).random((C * G, S)) < 0.6
     suffix_mask[0] = False  # its first step: nothing but the question yet
     assert suffix_mask.any(axis=1).sum() >= 4
-    out = attend_cascade(q, prefix_k, prefix_v, prefix_mask, suffix_k, suffix_v, suffix_mask)
+    out = jax.jit(attend_cascade)(q, prefix_k, prefix_v, prefix_mask, suffix_k, suffix_v, suffix_mask)
 
     def whole(prefix_CKPH, suffix_BKSH):
         """Each rollout's own copy of everything, as `[B, P + S, K, H]`."""
         return np.concatenate([np.repeat(prefix_CKPH, G, axis=0), suffix_BKSH], axis=2).transpose(0, 2, 1, 3)
 
     mask = np.concatenate([np.repeat(prefix_mask, G, axis=0), suffix_mask], axis=1)
-    expected = plain_attention(q, whole(prefix_k, suffix_k), whole(prefix_v, suffix_v), mask[:, None])
+    expected = jax.jit(plain_attention)(q, whole(prefix_k, suffix_k), whole(prefix_v, suffix_v), mask[:, None])
     assert out.shape == (C * G, 1, N * H)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
