@@ -46,7 +46,9 @@ def encode(problems: list[tuple[list[int], list[int], list[int]]], speeds: tuple
     return EncodedProblems((None,) * len(problems), arrays(0), tails, arrays(1), arrays(2), SEPARATOR, EOS)
 
 
-def training(problems, speeds: tuple[float, ...], rows: int, row_positions: int, latent_intermediate: int) -> Callable[[], int]:
+def training(
+    problems, speeds: tuple[float, ...], rows: int, row_positions: int, latent_intermediate: int
+) -> Callable[[], int]:
     """A function that takes one CoLaR training step (host work included) and returns the number of its examples."""
     stage = StageConfig(
         method="colar",
@@ -75,7 +77,9 @@ def training(problems, speeds: tuple[float, ...], rows: int, row_positions: int,
     return run
 
 
-def generation(prompts: list[list[int]], max_latents: int, answer_tokens: int, latent_intermediate: int) -> Callable[[], int]:
+def generation(
+    prompts: list[list[int]], max_latents: int, answer_tokens: int, latent_intermediate: int
+) -> Callable[[], int]:
     """A function that decodes all prompts to the limits (no early end) and returns how many there are."""
     graph, parameters = build(latent_intermediate)
     thinker = latent_thinker(SEPARATOR, greedy=False, latent_temperature=1.0, stop_temperature=1.0)

@@ -4,7 +4,7 @@
     python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation]
 
 Both sides run the same model sizes in float32: hidden 384, 6 layers, 6 heads, MLP 1024, vocabulary 4096, tied head. The
-opponent (`torch_side.py`) pads and loops as the published code does. Each side of each task is a process of its own; the
+opponent (`torch_side.py`) pads and loops as the published code does. Each side of a task is a process of its own; the
 two take turns, so that a change of the machine's mood hits both; the ratio is of the medians. Peak memory is the
 process's own.
 

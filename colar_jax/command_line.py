@@ -19,13 +19,13 @@ def run_main(
 ) -> None:
     """Load a config, override it by flags, resolve it and call `main`; a user's mistake is one line and exit status 2.
 
-    `load` says where the config comes from: the file that `--config` names, unless given. `own_flags` are the flags that
+    `load` says where the config comes from: the file that `--config` names, unless given. `own_flags` are those that
     the program reads by itself with `flag_value`.
     """
     # By force: importing Orbax has already made a handler, for warnings to standard error.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("absl", "httpx", "jax"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         given = (load or load_config_file)()
         _check_overrides(sys.argv, given)

@@ -1,7 +1,7 @@
 """Every setting of a run: frozen dataclasses, each field with its reason, each value checked once at start-up.
 
-A config file (`configs/*.py`) fills a `ConfigDict` made by `defaults()`, flags override it, and `resolve()` turns it into
-these dataclasses. All that is wrong in it is one `ValueError` that names the field, the value and the fix.
+A config file (`configs/*.py`) fills a `ConfigDict` made by `defaults()`, flags override it, and `resolve()` makes these
+dataclasses of it. All that is wrong in it is one `ValueError` that names the field, the value and the fix.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 def parse_speeds(text: str) -> tuple[float | str, ...]:
-    """Thinking speeds from text such as `1,1.5,2,auto`; ValueError for anything but numbers of at least 1 and `auto`."""
+    """Thinking speeds from text such as `1,1.5,2,auto`; ValueError for anything but numbers from 1 up and `auto`."""
     speeds: list[float | str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         try:
@@ -130,7 +130,7 @@ class LatentConfig:
         speeds = parse_speeds(self.speeds)
         _require(
             bool(speeds) and "auto" not in speeds,
-            f"latent.speeds={self.speeds!r}: list the numbers to train, such as 1,2,3 (auto has latent.auto_probability)",
+            f"latent.speeds={self.speeds!r}: list the numbers to train, as in 1,2,3 (auto has latent.auto_probability)",
         )
         _require(0 <= self.auto_probability <= 1, f"latent.auto_probability={self.auto_probability} is not in [0, 1]")
         _one_of("latent.loss", self.loss, ("soft_mse", "nll"))

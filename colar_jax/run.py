@@ -99,7 +99,9 @@ def prepare(config: Config) -> Run:
         config.seed,
     )
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
-    logger.info("model: %s, %.2fM parameters, %d devices", config.model.preset, num_parameters / 1e6, jax.device_count())
+    logger.info(
+        "model: %s, %.2fM parameters, %d devices", config.model.preset, num_parameters / 1e6, jax.device_count()
+    )
     mesh = make_mesh()
     return Run(
         config=config,
@@ -127,8 +129,9 @@ def write_config(run: Run) -> None:
 def _check_names(config: Config) -> None:
     for name, stage in config.stages.items():
         if stage.method not in METHODS:
+            known = ", ".join(METHODS)
             raise ValueError(
-                f"stages.{name}.method={stage.method!r} is none of {', '.join(METHODS)}.{nearest(stage.method, METHODS)}"
+                f"stages.{name}.method={stage.method!r} is none of {known}.{nearest(stage.method, METHODS)}"
             )
     if config.model.preset not in PRESETS:
         preset = config.model.preset

@@ -1,7 +1,7 @@
 """Embedded word problems, from nothing: CoT, CoLaR and the answer-only floor on a 1M-parameter Llama.
 
-    python -m colar_jax.train --config=configs/arithmetic.py
-    python -m colar_jax.train --config=configs/arithmetic.py:smoke     # the same in under a minute, learning nothing
+python -m colar_jax.train --config=configs/arithmetic.py
+python -m colar_jax.train --config=configs/arithmetic.py:smoke     # the same in under a minute, learning nothing
 """
 
 from colar_jax.config import defaults, stage_defaults
@@ -22,17 +22,22 @@ def get_config(argument: str = ""):
     config.decode.max_answer_tokens = 8
     optimizer = dict(b2=0.98, warmup_steps=100)
 
-    # Small batches, about 16 examples each: with twice the examples and half the steps, the same work taught far less
-    # (CoT 88 % instead of 99 %; CoLaR at c = 2 34 % instead of 76 %, in half-length runs).
-    config.stages.cot = stage_defaults(method="cot", steps=1800, rows=8, row_positions=160, eval_every=900, log_every=100)
+    # Small batches: on the same 46,000 examples CoT reached 88 % in 700 steps of 66, and 99.6 % in 1,400 steps of 33.
+    config.stages.cot = stage_defaults(
+        method="cot", steps=1800, rows=8, row_positions=160, eval_every=900, log_every=100
+    )
     config.stages.cot.optimizer.update(learning_rate=2e-3, **optimizer)
 
-    config.stages.colar = stage_defaults(method="colar", steps=7200, rows=5, row_positions=160, eval_every=2400, log_every=100)
+    config.stages.colar = stage_defaults(
+        method="colar", steps=7200, rows=5, row_positions=160, eval_every=2400, log_every=100
+    )
     config.stages.colar.optimizer.update(learning_rate=1.5e-3, **optimizer)
     # Weight 10: with 1 the latents are too blurred to carry numbers.
     config.stages.colar.latent.update(speeds="2,5", weight=10.0)
 
-    config.stages.no_cot = stage_defaults(method="no_cot", init_from="cot", steps=1000, rows=5, row_positions=160, log_every=100)
+    config.stages.no_cot = stage_defaults(
+        method="no_cot", init_from="cot", steps=1000, rows=5, row_positions=160, log_every=100
+    )
     config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
     config.eval.speeds = "1.5,2,3.5,5"
 

@@ -18,7 +18,7 @@ NUM_CHECKED = 64
 class EncodedProblems:
     """The token ids of a set of problems, as three ragged lists of int32 arrays, and the separator's and eos's ids.
 
-    A prompt depends on the speed that it says. Only its tail does, so a prompt is kept once (with the first of `speeds`)
+    A prompt depends on the speed it says. Only its tail does, so a prompt is kept once (with the first of `speeds`)
     and the tails once a speed: `prompt(i, speed)`.
     """
 

@@ -1,7 +1,8 @@
 """Which step tokens share a position.
 
-At speed `c` every `c` consecutive tokens are one group, and the last group may be short. A fraction is a mean: at 1.5 the
-groups have 1, 2, 1, 2, ... tokens, at 2.5 they have 2, 3, 2, 3, ... Group `k` ends before token `floor((k + 1) * c)`.
+At speed `c` every `c` consecutive tokens are one group, and the last group may be short. A fraction is a mean: at 1.5
+the groups have 1, 2, 1, 2, ... tokens, at 2.5 they have 2, 3, 2, 3, ... Group `k` ends before token
+`floor((k + 1) * c)`.
 """
 
 import math

@@ -69,7 +69,7 @@ def parse_problem(record: object) -> Problem:
         raise ValueError(f"question is {reprlib.repr(question)}, not a text with something in it")
     if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
         raise ValueError(f"steps is {reprlib.repr(steps)}, not a list of texts")
-    if type(answer) is int or type(answer) is float and math.isfinite(answer):
+    if type(answer) is int or (type(answer) is float and math.isfinite(answer)):
         answer = str(answer)
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError(f"answer is {reprlib.repr(answer)}, not a text with something in it and not a number")

@@ -2,7 +2,7 @@
 
     position:  q0 q1 ... qn | ### | g1 g2 ... gk | ### | a0 a1 ... am        (q: question, g: groups, a: answer)
     predicts:  -  -  ... ###| g1    g2 ... gk ###  a0    a1 ... am eos      language head: one token of what comes next
-                            | g1    g2 ... gk ###                           latent head: the embedding of what comes next
+                            | g1    g2 ... gk ###                          latent head: the embedding of what comes next
 
 Everything from the last question position on is supervised; there is no slot without a token in it.
 """

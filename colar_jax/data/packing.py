@@ -1,7 +1,7 @@
 """Examples into rows of one fixed shape: no position is spent on padding that another example could use.
 
-Several examples share a row; segment ids keep their attention apart. Positions and tokens are two things (groups of step
-tokens share a position), so on the device nothing has a shape that depends on the speed.
+Several examples share a row; segment ids keep their attention apart. Positions and tokens are two things (groups of
+step tokens share a position), so on the device nothing has a shape that depends on the speed.
 """
 
 import dataclasses
@@ -65,9 +65,7 @@ def pack(sizes: Sizes, shape: RowShape) -> list[list[int]]:
 def fits(sizes: Sizes, shape: RowShape) -> np.ndarray:
     """Which examples fit into a row at all, as a bool array."""
     return (
-        (sizes.positions <= shape.positions)
-        & (sizes.tokens <= shape.tokens)
-        & (sizes.supervised <= shape.supervised)
+        (sizes.positions <= shape.positions) & (sizes.tokens <= shape.tokens) & (sizes.supervised <= shape.supervised)
     )
 
 

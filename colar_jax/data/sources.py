@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-
 from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.hub import HUB_SETS, load_hub_set
 from colar_jax.data.json_lines import find_split_file, read_problems

@@ -26,8 +26,8 @@ class Splits:
 def load_splits(config: DataConfig) -> Splits:
     """Load every set that the config names, and make sure that no question stands in two of them.
 
-    Without `data.val` (or `data.test`) the training source's own split of that name is taken; a single file has none, so
-    the last `data.held_out` problems of it are set aside for each.
+    Without `data.val` (or `data.test`) the training source's own split of that name is taken; a single file has none,
+    so the last `data.held_out` problems of it are set aside for each.
     """
     train = load_problems(config.train, "train", limit=config.train_limit or None)
     is_file = Path(config.train).expanduser().is_file()
@@ -63,7 +63,7 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def parse_tests(text: str) -> dict[str, str]:
-    """`"name=source; name=source"` as a dict; a lone source is named after itself. ValueError for a name given twice."""
+    """`"name=source; name=source"` as a dict; a lone source is named after itself. ValueError for a name twice."""
     tests: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         named = _NAMED_SOURCE.fullmatch(part)

@@ -35,7 +35,7 @@ class DecodeLimits:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """What `B = C * G` rollouts did; rollout `b` belongs to question `b // G`. `L` thoughts and `A` answer tokens at most.
+    """What `B = C * G` rollouts did; rollout `b` belongs to question `b // G`. at most `L` thoughts, `A` answer tokens.
 
     Entries at and after a rollout's end (`num_thoughts_B`, `num_answer_tokens_B`) are meaningless.
     """
@@ -156,7 +156,9 @@ def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
         next=first,
         done_B=first.stop_B,
         num_thoughts_B=jnp.zeros(num_rollouts, jnp.int32),
-        records=jax.tree.map(lambda value: jnp.zeros((num_rollouts, limit, *value.shape[1:]), value.dtype), first.record),
+        records=jax.tree.map(
+            lambda value: jnp.zeros((num_rollouts, limit, *value.shape[1:]), value.dtype), first.record
+        ),
         log_probs_BL=jnp.zeros((num_rollouts, limit), jnp.float32),
         stop_log_probs_BL=write(stop_log_probs_BL, first.stop_log_prob_B, 0),
     )

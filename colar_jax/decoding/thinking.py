@@ -34,8 +34,8 @@ Think = Callable[[Reasoner, jax.Array, jax.Array], Thought]
 def latent_thinker(separator_id: int, *, greedy: bool, latent_temperature: float, stop_temperature: float) -> Think:
     """CoLaR: sample the next compressed embedding; stop when the language head says `###`.
 
-    Greedy takes the Gaussian's mean, and stops where `###` is the most probable token. A latent's log-probability is the
-    mean over its dimensions (as in the paper) of the density, under the tempered Gaussian, in units of `embed_std`.
+    Greedy takes the Gaussian's mean, and stops where `###` is the most probable token. A latent's log-probability is
+    the mean over its dimensions (as in the paper) of the density, under the tempered Gaussian, in units of `embed_std`.
     """
 
     def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
@@ -66,7 +66,7 @@ def word_thinker(separator_id: int, dtype, *, greedy: bool, temperature: float, 
         logits_BV = model.llama.logits(hidden_BD)
         ids_B, log_prob_B = greedy_token(logits_BV) if greedy else sampled_token(keys_B, logits_BV, temperature, top_p)
         embed_BD = model.llama.embedding[...][ids_B].astype(dtype)
-        # One draw decides both what is thought and whether thinking ends, so the decision has no probability of its own.
+        # One draw decides both what is thought and whether thinking ends, so the decision has none of its own.
         return Thought(embed_BD, ids_B, log_prob_B, ids_B == separator_id, jnp.zeros_like(log_prob_B))
 
     return think

@@ -84,7 +84,7 @@ class Evaluator:
         return self._judge(decoded, encoded)
 
     def _parts(self, values_N: np.ndarray) -> list[np.ndarray]:
-        """Values, one for each question, in parts of a shard's size, a whole number of batches; the last one fills up."""
+        """Values, one for each question, in parts of a shard's size, a whole number of batches; the last fills up."""
         batch_size = self._shard_size * num_shards(self._mesh)
         num_parts = -(-len(values_N) // batch_size) * num_shards(self._mesh)
         filled = values_N[np.arange(num_parts * self._shard_size).clip(max=len(values_N) - 1)]
@@ -129,4 +129,3 @@ class Evaluator:
             for prediction, problem in zip(predictions, encoded.problems, strict=True)
         ]
         return Outcome(predictions, texts, np.array(right), decoded.num_thoughts_B, decoded.forced_stop_B)
-

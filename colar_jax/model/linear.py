@@ -1,4 +1,4 @@
-"""The linear layer and the gated product between two of them, with backward passes that copy and keep no more than needed."""
+"""The linear layer, and the gated product between two of them, with backward passes that copy and keep little."""
 
 import jax
 import jax.numpy as jnp

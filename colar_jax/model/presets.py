@@ -1,7 +1,7 @@
 """What a Llama-type model is made of, as data, and the sizes that have a name.
 
-One description covers Llama 2 / 3.x and Qwen2 / 2.5: they differ in numbers, in a bias on q, k and v, and in whether the
-language head is the embedding matrix.
+One description covers Llama 2 / 3.x and Qwen2 / 2.5: they differ in numbers, in a bias on q, k and v, and in whether
+the language head is the embedding matrix.
 """
 
 import dataclasses

@@ -9,8 +9,8 @@ from colar_jax.model.presets import RopeScaling
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
     """Angle per position for each pair of dimensions: float32 `[head_dim / 2]`.
 
-    Llama-3's scaling divides the frequencies whose wavelength exceeds the original context by `factor`, leaves the short
-    wavelengths alone, and blends in between (Hugging Face `rope_type: llama3`).
+    Llama-3's scaling divides the frequencies whose wavelength exceeds the original context by `factor`, leaves the
+    short wavelengths alone, and blends in between (Hugging Face `rope_type: llama3`).
     """
     inverse = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
     if scaling is None:

@@ -18,7 +18,7 @@ from colar_jax.metrics import Metric, divide, merge
 from colar_jax.parallel.mesh import put_rows
 from colar_jax.progress import Progress
 from colar_jax.training.checkpoints import Checkpoints
-from colar_jax.training.interruption import InterruptionGuard, Interrupted
+from colar_jax.training.interruption import Interrupted, InterruptionGuard
 from colar_jax.training.state import TrainState, Tree, join
 from colar_jax.training.step import TrainStep
 
@@ -93,7 +93,9 @@ def _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progr
             is_saved = is_validation or guard.signal_number is not None or _is_multiple(step, config.save_every)
             if is_saved:
                 log.check()
-                metrics = _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
+                metrics = (
+                    _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
+                )
                 identity = stage.identity | {"unlogged": log.unlogged()}
                 checkpoints.save(step, saved_tree(state, frozen), metrics=metrics, identity=identity)
             if is_saved and guard.signal_number:
@@ -113,7 +115,9 @@ def _shown(values: dict[str, float]) -> dict[str, float]:
     return {name: values[name] for name in ("loss", "label_accuracy", "latent_loss") if name in values}
 
 
-def _validate(stage: StageRun, parameters: Tree, step: int, writer: MetricWriter, progress: Progress) -> dict[str, float]:
+def _validate(
+    stage: StageRun, parameters: Tree, step: int, writer: MetricWriter, progress: Progress
+) -> dict[str, float]:
     outcomes = stage.validate(parameters)
     values = {}
     for speed, outcome in outcomes.items():

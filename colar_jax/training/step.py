@@ -1,7 +1,7 @@
 """One optimizer step: jit(shard_map(objective -> gradients -> update)), whatever the method.
 
-The batch's rows are split over the devices. What is supervised is counted over all devices and microbatches *before* the
-forward pass, so each part's loss is its share of one global mean, and gradients only need adding up.
+The batch's rows are split over the devices. What is supervised is counted over all devices and microbatches *before*
+the forward pass, so each part's loss is its share of one global mean, and gradients only need adding up.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,9 @@ def loss_and_gradients(graph, method: Method, stage: StageConfig, compute: Model
             parts = jax.tree.map(lambda leaf: leaf.reshape(stage.accumulation, -1, *leaf.shape[1:]), batch)
             first = jax.tree.map(lambda leaf: leaf[0], parts)
             shapes = jax.eval_shape(lambda: part(trainable, frozen, first, key, counts))
-            zeros = jax.tree.map(lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), BATCH_AXES, to="varying"), shapes)
+            zeros = jax.tree.map(
+                lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), BATCH_AXES, to="varying"), shapes
+            )
 
             def add(total, microbatch):
                 return jax.tree.map(jnp.add, total, part(trainable, frozen, microbatch, key, counts)), None
@@ -69,9 +71,7 @@ def make_train_step(
 
     def step(state: TrainState, frozen, batch: Batch, key):
         with jax.named_scope("gradients"):
-            loss, metrics, gradients = gradients_of(
-                state.trainable, frozen, batch, jax.random.fold_in(key, state.step)
-            )
+            loss, metrics, gradients = gradients_of(state.trainable, frozen, batch, jax.random.fold_in(key, state.step))
         with jax.named_scope("update"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
             trainable = optax.apply_updates(state.trainable, updates)
