@@ -85,8 +85,8 @@ _softmax_attention.defvjp(_softmax_attention_forward, _softmax_attention_backwar
 def attend_cascade(q_BTNH, prefix_k_CKPH, prefix_v_CKPH, prefix_mask_CP, suffix_k_BKSH, suffix_v_BKSH, suffix_mask_BS):
     """One decode step's attention: to the prefix that `B / C` rollouts share, and to each rollout's own suffix.
 
-    `C` questions, `B = C * G` rollouts (rollout `b` belongs to question `b // G`), `T = 1` query each. The `G` queries of
-    a group are batched against ONE copy of their prefix; one softmax runs over both parts. Result `[B, 1, N * H]`.
+    `C` questions, `B = C * G` rollouts (`b` belongs to question `b // G`), `T = 1` query each. The `G` queries of a
+    group are batched against ONE copy of their prefix; one softmax runs over both parts. Result `[B, 1, N * H]`.
     """
     B, T, _, H = q_BTNH.shape
     C, K, P, _ = prefix_k_CKPH.shape
