@@ -77,6 +77,7 @@ def noise_of(number: int, layout: Layout) -> np.ndarray:
 
 EXAMPLES = tuple(example(number) for number in range(ROWS))
 ALONE = [[number] for number in range(ROWS)]
+UNEVEN = [[0, 1], [2], [], [3, 4, 5], [], [], [6], [7]]
 
 
 def packed_rows() -> list[list[int]]:

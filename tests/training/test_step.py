@@ -28,6 +28,7 @@ from pico_model import (
     ROWS,
     SEPARATOR,
     SHAPE,
+    UNEVEN,
     VOCABULARY,
     assert_close,
     batch_of,
@@ -183,7 +184,7 @@ def step_of(accumulation: int):
 
 def take_step(batch=None, *, accumulation=1, step=0):
     """The state after one step, and the step's metrics."""
-    batch = batch_of(packed_rows())[0] if batch is None else batch
+    batch = batch_of(UNEVEN)[0] if batch is None else batch
     trainable, frozen = parts()
     state = dataclasses.replace(initial_state(trainable, make_optimizer(OPTIMIZER, 100)), step=jnp.int32(step))
     state, frozen = replicate((state, frozen), make_mesh())
@@ -199,7 +200,7 @@ def moments_of(state):
 
 def test_a_step_is_the_objectives_gradient_through_the_optimizer():
     trainable, _ = parts()
-    batch, _ = batch_of(packed_rows())
+    batch, _ = batch_of(UNEVEN)
     key = jax.random.fold_in(jax.random.key(5), 3)
     row_keys = [jax.random.fold_in(key, row) for row in range(ROWS)]
     noise_BMD = np.stack([jax.random.normal(row_key, (SHAPE.supervised, HIDDEN)) for row_key in row_keys])
@@ -221,7 +222,7 @@ def test_a_step_is_the_objectives_gradient_through_the_optimizer():
 
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_microbatches_are_one_batch(accumulation):
-    """Rows differ in how much they supervise (some are empty): a mean of the parts' means would be another number."""
+    """They differ in how much they supervise (one is empty): a mean of their means would be another number."""
     state, metrics = take_step(accumulation=accumulation)
     expected, expected_metrics = take_step()
     assert metrics == pytest.approx(expected_metrics, rel=1e-5)
@@ -230,7 +231,7 @@ def test_microbatches_are_one_batch(accumulation):
 
 
 def test_eight_devices_are_one(tmp_path):
-    """A row each, some of them empty."""
+    """A row each, of two examples or one or none: a mean of the devices' means would be another number."""
     flags = {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
