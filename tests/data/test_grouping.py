@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from colar_jax.data.grouping import group_ends, group_of_token, num_groups
@@ -35,6 +35,7 @@ def test_eleven_tokens(speed, expected):
     assert group_ends(11, speed).tolist() == np.cumsum(expected).tolist()
 
 
+@settings(deadline=None)
 @given(lengths, speeds)
 @example(0, 1.5)
 @example(63, 1.4)  # 45 * 1.4 is 62.99999999999999
@@ -52,6 +53,7 @@ def test_every_token_is_in_one_group(num_tokens, speed):
     assert 1 <= last <= math.ceil(speed)
 
 
+@settings(deadline=None)
 @given(lengths, speeds)
 def test_the_number_of_groups_and_their_ends_agree(num_tokens, speed):
     ends = group_ends(num_tokens, speed)
@@ -62,6 +64,7 @@ def test_the_number_of_groups_and_their_ends_agree(num_tokens, speed):
     assert np.all((ends <= ideal + 1e-6) & (ends > ideal - 1))
 
 
+@settings(deadline=None)
 @given(speeds)
 def test_full_groups_have_speed_tokens_on_average(speed):
     # 100 groups of a speed with two decimals hold a whole number of tokens.

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -109,6 +109,7 @@ lengths = st.integers(1, 12)
 speeds = st.sampled_from([1, 1.5, 2, 2.3, 3.5, 5, 40])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(lengths, st.integers(0, 40), lengths, speeds), min_size=1, max_size=8))
 def test_sizes_are_those_of_the_layouts(examples):
     layouts = [
@@ -130,6 +131,7 @@ def test_sizes_of_some_examples():
     ]
 
 
+@settings(deadline=None)
 @given(lengths, st.integers(0, 40), lengths, speeds)
 def test_no_position_is_without_a_token(prompt, steps, answer, speed):
     """The published batches have empty slots between the last latent and `###` (METHOD.md section 3, first row)."""

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colar_jax.data.layout import Layout, Sizes, lay_out, sizes
@@ -34,6 +34,7 @@ def examples(draw) -> list[Layout]:
 shapes = st.builds(RowShape, st.integers(4, 60), st.integers(4, 70), st.integers(3, 40))
 
 
+@settings(deadline=None)
 @given(examples(), shapes)
 def test_each_fitting_example_is_in_one_row_and_no_row_is_over_full(layouts, shape):
     of_examples = sizes_of(layouts)
@@ -53,6 +54,7 @@ def test_each_fitting_example_is_in_one_row_and_no_row_is_over_full(layouts, sha
         assert of_examples.supervised[row].sum() <= shape.supervised
 
 
+@settings(deadline=None)
 @given(examples(), shapes, st.sampled_from(["sqrt", "mean"]))
 def test_a_batch_says_what_its_layouts_say(layouts, shape, pooling):
     """Each row read back token by token, position by position and label by label."""
