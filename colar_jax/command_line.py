@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def load_config_file() -> ml_collections.ConfigDict:
     """What `get_config(argument)` of the file named by `--config=file.py:argument` returns.
 
     Raises:
-        ValueError: there is no such flag or file, or the file has no `get_config`.
+        ValueError: there is no such flag or file, the file has no `get_config`, or it sets a wrong type.
     """
     value = flag_value("config")
     if not value:
@@ -60,7 +61,14 @@ def load_config_file() -> ml_collections.ConfigDict:
     exec(compile(path.read_text(), str(path), "exec"), namespace)  # a config is a program, as the flag's user knows
     if "get_config" not in namespace:
         raise ValueError(f"{path} has no function get_config(argument)")
-    return namespace["get_config"](argument)
+    try:
+        return namespace["get_config"](argument)
+    except (TypeError, AttributeError, KeyError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if "ml_collections" not in Path(frames[-1].filename).parts:
+            raise  # a fault of the program
+        line = [frame.lineno for frame in frames if frame.filename == str(path)][-1]
+        raise ValueError(f"{path}, line {line}: {error.args[0]}") from None
 
 
 def flag_value(name: str) -> str:

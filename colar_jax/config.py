@@ -298,10 +298,18 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         return kind(**{key: _build(hints[key], item, f"{path}.{key}") for key, item in value.items()})
     if isinstance(kind, types.GenericAlias):  # dict[str, StageConfig]
         _, item_kind = typing.get_args(kind)
-        return {key: _build(item_kind, item, f"{path}.{key}") for key, item in value.items()}
+        return {key: _build_named(item_kind, item, f"{path}.{key}") for key, item in value.items()}
     if kind is float and type(value) is int:
         return float(value)
     _require(type(value) is kind, f"{path}={value!r} is of type {type(value).__name__}: expected {kind.__name__}")
     if kind is float:
         _require(math.isfinite(value), f"{path}={value!r} is not a finite number")
     return value
+
+
+def _build_named(kind: Any, value: Any, path: str) -> Any:
+    """One of several groups of a kind, which says in every error which one it is."""
+    try:
+        return _build(kind, value, path)
+    except ValueError as error:
+        raise error if str(error).startswith(path) else ValueError(f"{path}: {error}") from None

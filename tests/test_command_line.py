@@ -181,9 +181,17 @@ def test_a_mistake_in_the_config_file(run, tmp_path):
     wrong = CONFIG_FILE.replace("steps=10", "stepz=10")
     (tmp_path / "wrong.py").write_text(wrong)
     assert_refused(run("--config=wrong.py"), "config.stages.cot.stepz is no setting. Did you mean 'steps'?")
-    (tmp_path / "wrong.py").write_text(CONFIG_FILE.replace("argument or", "argument and argument[7] or"))
-    with pytest.raises(IndexError):  # a fault of the program keeps its traceback
-        run("--config=wrong.py:small")
+    for fault, kind in {"argument and argument[7] or": IndexError, "argument + 1 or": TypeError}.items():
+        (tmp_path / "wrong.py").write_text(CONFIG_FILE.replace("argument or", fault))
+        with pytest.raises(kind):  # a fault of the program keeps its traceback
+            run("--config=wrong.py:small")
+
+
+def test_a_wrong_type_in_the_config_file(run, tmp_path):
+    (tmp_path / "wrong.py").write_text(CONFIG_FILE.replace('config.title = argument or "whole"', "config.seed = 1.5"))
+    ran = run("--config=wrong.py")
+    assert ran.status == 2
+    assert ran.errors[0].startswith("error: wrong.py, line 6: ") and "seed" in ran.errors[0]
 
 
 def test_a_mistake_that_the_program_finds(run):

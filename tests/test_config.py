@@ -43,7 +43,9 @@ def with_setting(path, value) -> ml_collections.ConfigDict:
 
 
 def assert_refused(path, value, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    stage = re.match(r"stages\.\w+", path)  # of which there are several
+    whole = f"config.{stage[0]}: {message}" if stage and not message.startswith("config.") else message
+    with pytest.raises(ValueError, match=f"^{re.escape(whole)}$"):
         resolve(with_setting(path, value))
 
 
@@ -270,7 +272,7 @@ def test_a_stage_needs_steps_or_epochs():
     config.stages.cot.update(steps=0, epochs=0.5)
     resolve(config)
     config.stages.cot.epochs = 0.0
-    with pytest.raises(ValueError, match=r"^a stage needs stage\.steps or stage\.epochs above 0$"):
+    with pytest.raises(ValueError, match=r"^config\.stages\.cot: a stage needs stage\.steps or stage\.epochs above 0$"):
         resolve(config)
 
 
@@ -307,13 +309,15 @@ def test_what_is_no_speed(part):
 
 @pytest.mark.parametrize("text", ["", "auto", "2,auto"])
 def test_speeds_to_train_are_numbers(text):
-    with pytest.raises(ValueError, match=rf"^latent\.speeds={text!r}: list the numbers to train"):
+    with pytest.raises(
+        ValueError, match=rf"^config\.stages\.colar: latent\.speeds={text!r}: list the numbers to train"
+    ):
         resolve(with_setting("stages.colar.latent.speeds", text))
 
 
 def test_speeds_are_checked_at_start_up():
-    for path in ("stages.colar.latent.speeds", "eval.speeds"):
-        with pytest.raises(ValueError, match=r"^'0\.5' is no thinking speed"):
+    for path, where in (("stages.colar.latent.speeds", r"config\.stages\.colar: "), ("eval.speeds", "")):
+        with pytest.raises(ValueError, match=rf"^{where}'0\.5' is no thinking speed"):
             resolve(with_setting(path, "0.5"))
     assert resolve(with_setting("eval.speeds", "auto,2")).eval.speeds == "auto,2"
 

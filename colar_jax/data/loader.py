@@ -7,6 +7,7 @@ left of the last rows is dropped, or a last row stays empty), so step `s` belong
 
 import dataclasses
 import functools
+import math
 import queue
 import threading
 from collections.abc import Iterator
@@ -61,15 +62,16 @@ class Loader:
         self.seed = seed
         self.num_rows = rows
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
-        sizes = self._sizes(*self._draw(0))
-        slowest = self._sizes(np.full(len(encoded), min(recipe.speeds)), np.zeros(len(encoded), bool))
-        self.row_shape = _row_shape(sizes, slowest, row_positions)
-        self.num_left_out = int(np.sum(~packing.fits(sizes, self.row_shape)))
-        if self.num_left_out == len(encoded):
+        possible = list(self._possible_sizes())
+        shortest = min(sizes.positions.min() for sizes in possible)
+        if shortest > row_positions:
             raise ValueError(
-                f"no example fits into a row: the shortest has {sizes.positions.min()} positions, "
+                f"no example fits into a row: the shortest has {shortest} positions, "
                 f"stage.row_positions is {row_positions}"
             )
+        self.row_shape = _row_shape(self._sizes(*self._draw(0)), possible, row_positions)
+        fits = np.stack([packing.fits(sizes, self.row_shape) for sizes in possible])
+        self.num_left_out = int(np.sum(~fits.all(axis=0)))  # at one or more of their speeds
         self.steps_per_epoch = max(1, len(self._pack(0)) // rows)
 
     def batch(self, step: int) -> Batch:
@@ -109,6 +111,12 @@ class Loader:
         step_lengths = self.encoded.step_lengths * self.recipe.keeps_steps
         return layout.sizes(prompt_lengths, step_lengths, self.encoded.answer_lengths, speeds)
 
+    def _possible_sizes(self) -> Iterator[Sizes]:
+        """The sizes of all examples at each speed, and with each prompt, that may be drawn."""
+        for speed in self.recipe.speeds:
+            for is_auto in (False, True) if self.recipe.auto_probability else (False,):
+                yield self._sizes(np.full(len(self.encoded), speed), np.full(len(self.encoded), is_auto))
+
     def _pack(self, epoch: int) -> list[list[int]]:
         sizes = self._sizes(*self._draw(epoch))
         rng = self._rng(epoch, 1)
@@ -136,21 +144,21 @@ class Loader:
         )
 
 
-def _row_shape(sizes: Sizes, slowest: Sizes, row_positions: int) -> RowShape:
+def _row_shape(drawn: Sizes, possible: list[Sizes], row_positions: int) -> RowShape:
     """Room for tokens and labels in proportion to what an average position brings, and for the largest example.
 
-    `sizes` are those of one epoch's draws; `slowest` are those at the lowest speed, when an example is at its largest.
+    `drawn` are the sizes of one epoch's draws; `possible` those of every draw there may be, of which all that have few
+    enough positions must find room.
     """
 
     def capacity(kind: str) -> int:
-        fitting = sizes.positions <= row_positions
-        fitting_slowest = slowest.positions <= row_positions
-        needs, positions = getattr(sizes, kind)[fitting], sizes.positions[fitting]
+        fitting = [sizes.take(sizes.positions <= row_positions) for sizes in (drawn, *possible)]
+        largest = max(getattr(sizes, kind).max(initial=0) for sizes in fitting)
+        needs, positions = getattr(fitting[0], kind), fitting[0].positions
         if not len(needs):
-            return row_positions
+            return 8 * math.ceil(largest / 8)
         room = row_positions * min(SLACK * needs.sum() / positions.sum(), np.max(needs / positions))
-        largest = max(needs.max(), getattr(slowest, kind)[fitting_slowest].max(initial=0))
-        return 8 * int(np.ceil(max(room, largest) / 8))
+        return 8 * math.ceil(max(room, largest) / 8)
 
     return RowShape(row_positions, capacity("tokens"), min(row_positions, capacity("supervised")))
 

@@ -42,7 +42,6 @@ def pack(sizes: Sizes, shape: RowShape) -> list[list[int]]:
 
     Examples that exceed a row by themselves are not in any row; `fits` tells which.
     """
-    room = np.empty((0, 3), np.int64)
     rows: list[list[int]] = []
     needs = np.stack([sizes.positions, sizes.tokens, sizes.supervised], axis=1)
     capacity = np.array([shape.positions, shape.tokens, shape.supervised])

@@ -63,7 +63,7 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def parse_tests(text: str) -> dict[str, str]:
-    """`"name=source; name=source"` as a dict; a lone source is named after itself. ValueError for a name twice."""
+    """`"name=source; name=source"` as a dict; a lone source is named after itself. ValueError for none or one twice."""
     tests: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         named = _NAMED_SOURCE.fullmatch(part)
@@ -71,6 +71,8 @@ def parse_tests(text: str) -> dict[str, str]:
         if name in tests:
             raise ValueError(f"data.test={text!r} names {name!r} twice: give each set a name of its own, name=source")
         tests[name] = source
+    if not tests:
+        raise ValueError(f"data.test={text!r} names no set: write name=source, and a semicolon between two")
     return tests
 
 

@@ -233,6 +233,16 @@ def test_left_out_examples_are_counted():
     assert sorted(epoch_of(loader)) == list(range(13))
 
 
+def test_examples_that_are_left_out_only_at_their_slowest_are_counted():
+    lengths = [(10, 4 + i, 3) for i in range(20)]
+    encoded = made_up(lengths, (1, 4))
+    for seed in range(3):  # whatever the first epoch draws
+        loader = loader_of(Recipe(speeds=(1.0, 4.0)), encoded=encoded, rows=1, row_positions=30, seed=seed)
+        assert loader.num_left_out == 7
+    drawn = {example for epoch in range(8) for example in epoch_of(loader, epoch)}
+    assert drawn == set(range(20))
+
+
 def test_nothing_fits():
     with pytest.raises(ValueError, match=r"^no example fits into a row: the shortest has 18 positions, .* is 17$"):
         loader_of(Recipe(speeds=(1.0,)), encoded=made_up([(10, 4, 3), (10, 5, 3)], (1,)), row_positions=17)

@@ -160,7 +160,6 @@ def test_test_sets_may_share_questions_with_each_other(folder):
     [
         ("a=x.jsonl; b=hub:gsm8k", {"a": "x.jsonl", "b": "hub:gsm8k"}),
         ("a=x.jsonl;", {"a": "x.jsonl"}),
-        (" ; ", {}),
         ("data/gsm8k_aug", {"gsm8k_aug": "data/gsm8k_aug"}),
         ("data/some.test.jsonl.gz", {"some": "data/some.test.jsonl.gz"}),
         ("hub:owner/name", {"name": "hub:owner/name"}),
@@ -171,6 +170,11 @@ def test_test_sets_may_share_questions_with_each_other(folder):
 )
 def test_names_of_test_sets(text, expected):
     assert parse_tests(text) == expected
+
+
+def test_a_list_without_a_name():
+    with pytest.raises(ValueError, match=r"^data\.test=' ; ' names no set"):
+        parse_tests(" ; ")
 
 
 @pytest.mark.parametrize("text", ["a=x; a=y", "data/a.jsonl; a=x"])
