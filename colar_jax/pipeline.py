@@ -58,7 +58,7 @@ def train_stage(run: Run, name: str) -> None:
     loader = Loader(run.train, method.recipe(stage), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
     if loader.num_left_out:
         logger.warning(
-            "stage %s: %d of %d examples exceed a row of %d positions at a speed that may be drawn, and are left out then",
+            "stage %s: %d of %d examples exceed a row of %d positions at one of their speeds, and are left out then",
             name, loader.num_left_out, len(run.train), stage.row_positions,
         )  # fmt: skip
     num_steps = stage.steps or math.ceil(stage.epochs * loader.steps_per_epoch)
