@@ -1,0 +1,80 @@
+"""A finished stage as a folder that runs anywhere: the model, its tokenizer, the latent head, a PyTorch file, a card."""
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from colar_jax.data.prompts import ANSWER_PREFIX, question_prompt, speed_text
+from colar_jax.evaluation.report import MARKDOWN_FILE
+from colar_jax.exchange.model_card import model_card
+from colar_jax.model.hf_folder import new_folder, write_llama
+from colar_jax.model.latent_head_file import save_latent_head
+from colar_jax.pipeline import finished_parameters
+from colar_jax.run import Run
+
+logger = logging.getLogger(__name__)
+
+TORCH_FILE = "colar_torch.py"
+FORMS = ("merged", "adapter")
+
+
+def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype: str = "float32") -> Path:
+    """Write a stage's best checkpoint as a Hugging Face folder; it appears whole or not at all.
+
+    Args:
+        run: a prepared run; `stage` one of its stages that has a checkpoint.
+        out: the folder to make; must not exist, or be empty.
+        form: "merged", a whole model that `transformers.AutoModelForCausalLM` loads.
+        dtype: of the model's weights, "float32" or "bfloat16"; the latent head is float32.
+
+    Raises:
+        ValueError: there is no such stage or checkpoint, `out` is not empty, or an option is unknown.
+    """
+    if form not in FORMS:
+        raise ValueError(f"--form={form} is none of {', '.join(FORMS)}")
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"--dtype={dtype} is none of float32, bfloat16")
+    if stage not in run.config.stages:
+        raise ValueError(f"--stage={stage} is no stage of this run: {', '.join(run.config.stages)}")
+    parameters = finished_parameters(run, run.workdir / stage)
+    model = nnx.merge(run.graph, parameters)
+    with new_folder(out) as folder:
+        write_llama(parameters["llama"], model.llama.config, folder, dtype=jnp.dtype(dtype))
+        _write_beside(run, stage, parameters, model, folder, is_adapter=False)
+    logger.info("exported stage %s to %s", stage, out)
+    return out
+
+
+def _write_beside(run: Run, stage: str, parameters, model, folder: Path, *, is_adapter: bool) -> None:
+    """Everything but the language model's weights."""
+    config, method = run.config, run.method(stage)
+    run.tokenizer.save(folder)
+    facts = {
+        "prompt": question_prompt("{question}", "{speed}"),
+        "answer_prefix": ANSWER_PREFIX,
+        "separator_id": run.tokenizer.separator_id,
+        "eos_id": run.tokenizer.eos_id,
+        "vocab_size": model.llama.config.vocab_size,
+        "base": config.model.base,
+    }
+    head = {name: part for name, part in parameters["latent_head"].items()}
+    head["embed_std"] = np.float32(head["embed_std"])
+    save_latent_head(head, model.latent_head.config, folder, facts)
+    shutil.copy(Path(__file__).with_name(TORCH_FILE), folder / TORCH_FILE)
+    report = run.workdir / MARKDOWN_FILE
+    speeds = tuple(speed_text(speed) for speed in run.trained_speeds(stage)) if method.has_speed else ()
+    card = model_card(
+        title=config.title,
+        stage=stage,
+        base=config.model.base,
+        speeds=speeds,
+        is_adapter=is_adapter,
+        report=report.read_text() if report.is_file() else "",
+        config=dataclasses.asdict(config),
+    )
+    (folder / "README.md").write_text(card)

@@ -1,0 +1,107 @@
+"""The latent head as a file: safetensors under the published names, and a small JSON with its sizes and scale.
+
+`fc.0`, `fc.2` (linear) and `fc.3` (LayerNorm) are the published code's `latent_policy.fc`, then `mean` and `log_std`;
+linear weights are `[out, in]`, as in PyTorch.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from colar_jax.model.latent_head import LatentHeadConfig
+
+WEIGHTS_FILE = "latent_head.safetensors"
+CONFIG_FILE = "latent_head.json"
+
+Tree = dict[str, Any]
+
+# Path in our parameters -> published name.
+_NAMES = {
+    ("first", "kernel"): "fc.0.weight",
+    ("first", "bias"): "fc.0.bias",
+    ("second", "kernel"): "fc.2.weight",
+    ("second", "bias"): "fc.2.bias",
+    ("norm_scale",): "fc.3.weight",
+    ("norm_bias",): "fc.3.bias",
+    ("mean", "kernel"): "mean.weight",
+    ("mean", "bias"): "mean.bias",
+    ("log_std", "kernel"): "log_std.weight",
+    ("log_std", "bias"): "log_std.bias",
+}
+
+
+def to_published(latent_head: Tree) -> dict[str, np.ndarray]:
+    """The head's arrays, float32, by their published names."""
+
+    def leaf(path):
+        node = latent_head
+        for name in path:
+            node = node[name]
+        value = np.asarray(node, np.float32)
+        return np.ascontiguousarray(value.T) if path[-1] == "kernel" else value
+
+    return {name: leaf(path) for path, name in _NAMES.items()}
+
+
+def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: str) -> Tree:
+    """The head's parameters from arrays under their published names.
+
+    Raises:
+        ValueError: arrays are missing, unknown, or do not fit each other; names them all and `source`.
+    """
+    problems = [f"{name} is missing" for name in _NAMES.values() if name not in arrays]
+    problems += [f"{name} is not part of a latent head" for name in arrays if name not in _NAMES.values()]
+    if not problems:
+        hidden, inner = arrays["mean.weight"].shape[0], arrays["fc.0.weight"].shape[0]
+        shapes = _shapes(hidden, inner)
+        problems = [
+            f"{name} has shape {arrays[name].shape}, expected {shape}"
+            for name, shape in shapes.items()
+            if arrays[name].shape != shape
+        ]
+    if problems:
+        raise ValueError(f"{source} holds no latent head that fits: {'; '.join(problems)}")
+    head: Tree = {}
+    for path, name in _NAMES.items():
+        node = head
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        value = np.asarray(arrays[name], np.float32)
+        node[path[-1]] = np.ascontiguousarray(value.T) if path[-1] == "kernel" else value
+    return head | {"embed_std": np.float32(embed_std)}
+
+
+def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path, facts: dict[str, Any]) -> None:
+    """Write `latent_head.safetensors` and `latent_head.json` (sizes, bounds, `embed_std`, and `facts`) into `folder`."""
+    save_file(to_published(latent_head), folder / WEIGHTS_FILE)
+    settings = dataclasses.asdict(config) | {"embed_std": float(latent_head["embed_std"])} | facts
+    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def load_latent_head(folder: Path) -> tuple[Tree, LatentHeadConfig]:
+    """What `save_latent_head` wrote. ValueError where it is not there or does not fit."""
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}: it is no exported latent reasoner")
+    settings = json.loads((folder / CONFIG_FILE).read_text())
+    config = LatentHeadConfig(**{field.name: settings[field.name] for field in dataclasses.fields(LatentHeadConfig)})
+    return from_published(load_file(folder / WEIGHTS_FILE), settings["embed_std"], source=str(folder)), config
+
+
+def _shapes(hidden: int, inner: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "fc.0.weight": (inner, hidden),
+        "fc.0.bias": (inner,),
+        "fc.2.weight": (inner, inner),
+        "fc.2.bias": (inner,),
+        "fc.3.weight": (inner,),
+        "fc.3.bias": (inner,),
+        "mean.weight": (hidden, inner),
+        "mean.bias": (hidden,),
+        "log_std.weight": (hidden, inner),
+        "log_std.bias": (hidden,),
+    }
