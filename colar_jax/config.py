@@ -117,7 +117,8 @@ class OptimizerConfig:
 class LatentConfig:
     """How the CoLaR objective treats compressed steps (METHOD.md section 1)."""
 
-    speeds: str = "1,2,3,4,5"  # drawn for each example; fractions are group lengths that alternate
+    # One is drawn for each example (one listed twice, twice as often); fractions are group lengths that alternate.
+    speeds: str = "1,2,3,4,5"
     auto_probability: float = 0.0  # how often the prompt says "auto" instead of the drawn speed
     loss: str = "soft_mse"  # soft_mse, or nll (for MATH, and before RL)
     weight: float = 1.0  # of the latent loss beside the cross-entropy

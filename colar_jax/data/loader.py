@@ -30,7 +30,7 @@ SLACK = 1.25
 class Recipe:
     """How a method turns a problem into an example."""
 
-    speeds: tuple[float, ...]  # one is drawn for each example and epoch
+    speeds: tuple[float, ...]  # one is drawn for each example and epoch; one listed twice, twice as often
     auto_probability: float = 0.0  # how often the prompt says "auto" and not the drawn speed
     keeps_steps: bool = True  # False: the answer follows the question at once
     supervise_latents: bool = False  # whether the latent head learns
@@ -43,7 +43,8 @@ class Recipe:
         """Every speed that a prompt may say."""
         if self.prompt_speed is not None:
             return (self.prompt_speed,)
-        return (*self.speeds, AUTO_SPEED) if self.auto_probability else self.speeds
+        speeds = tuple(dict.fromkeys(self.speeds))
+        return (*speeds, AUTO_SPEED) if self.auto_probability else speeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Loader:
 
     def _possible_sizes(self) -> Iterator[Sizes]:
         """The sizes of all examples at each speed, and with each prompt, that may be drawn."""
-        for speed in self.recipe.speeds:
+        for speed in set(self.recipe.speeds):
             for is_auto in (False, True) if self.recipe.auto_probability else (False,):
                 yield self._sizes(np.full(len(self.encoded), speed), np.full(len(self.encoded), is_auto))
 

@@ -15,7 +15,6 @@ from flax import nnx
 
 from colar_jax.model.linear import Linear, along_last, parameter
 
-INIT_STDDEV = 0.02
 LAYER_NORM_EPS = 1e-5
 
 
@@ -65,7 +64,7 @@ class LatentHead(nnx.Module):
     def __init__(self, hidden_size: int, config: LatentHeadConfig, *, rngs: nnx.Rngs):
         self.config = config
         D, I = hidden_size, config.intermediate_size  # noqa: E741 (the paper's letter)
-        linear = functools.partial(Linear, stddev=INIT_STDDEV, bias=True, rngs=rngs)
+        linear = functools.partial(Linear, bias=True, rngs=rngs)
         self.first = linear(D, I, ("embed", "latent"))
         self.second = linear(I, I, ("latent", "latent_out"))
         self.norm_scale = parameter(rngs, (I,), ("norm",), fill=1.0)

@@ -70,10 +70,14 @@ def along_last(vector_D, x):
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`, computed in the dtype of `x`."""
+    """`x @ kernel + bias`, computed in the dtype of `x`.
 
-    def __init__(self, in_size: int, out_size: int, axes: Axes, *, stddev: float, bias: bool = False, rngs: nnx.Rngs):
-        self.kernel = parameter(rngs, (in_size, out_size), axes, stddev=stddev)
+    The kernel starts at 1/sqrt(inputs), which keeps a signal's size. That is the usual 0.02 at 2,048 inputs; a small
+    model of 128 would start every layer four times too quiet with it.
+    """
+
+    def __init__(self, in_size: int, out_size: int, axes: Axes, *, bias: bool = False, rngs: nnx.Rngs):
+        self.kernel = parameter(rngs, (in_size, out_size), axes, stddev=in_size**-0.5)
         self.bias = parameter(rngs, (out_size,), axes[-1:]) if bias else None
 
     def __call__(self, x):

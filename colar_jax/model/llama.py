@@ -18,7 +18,7 @@ from colar_jax.model.cache import Prefix, Suffix, write_slot
 from colar_jax.model.linear import Linear, along_last, parameter, swiglu
 from colar_jax.model.presets import LlamaConfig
 
-INIT_STDDEV = 0.02  # of every matrix, as in the Hugging Face Llama
+EMBEDDING_STDDEV = 0.02  # as in the Hugging Face Llama
 
 # What is kept of a layer's forward pass for its backward pass.
 Remat = Literal["none", "dots", "full"]
@@ -52,7 +52,7 @@ class Block(nnx.Module):
         self.config = config
         D, F = config.hidden_size, config.intermediate_size
         query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        linear = functools.partial(Linear, stddev=INIT_STDDEV, rngs=rngs)
+        linear = functools.partial(Linear, rngs=rngs)
         self.attention_norm = RMSNorm(D, config.norm_eps, rngs=rngs)
         self.query = linear(D, query_size, ("embed", "heads"), bias=config.qkv_bias)
         self.key = linear(D, kv_size, ("embed", "kv_heads"), bias=config.qkv_bias)
@@ -85,7 +85,7 @@ class Llama(nnx.Module):
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embedding = parameter(
-            rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), stddev=INIT_STDDEV
+            rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), stddev=EMBEDDING_STDDEV
         )
 
         @nnx.split_rngs(splits=config.num_layers)
@@ -98,7 +98,7 @@ class Llama(nnx.Module):
         self.head = (
             None
             if config.tied_head
-            else parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), stddev=INIT_STDDEV)
+            else parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), stddev=EMBEDDING_STDDEV)
         )
 
     @property
