@@ -80,8 +80,8 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
     place = os.path.expanduser(name)
-    # Of a folder, tokenizer.json is the whole truth. AutoTokenizer goes by the model_type in config.json beside it: for a
-    # Qwen2 with another tokenizer (DeepSeek-R1-Distill) it puts Qwen2's splitting of digits and special tokens over it.
+    # Of a folder, tokenizer.json is the whole truth. AutoTokenizer goes by the model_type in config.json beside it, and
+    # puts Qwen2's special tokens and splitting of digits over any other tokenizer that a Qwen2 was given.
     has_file = os.path.isfile(os.path.join(place, "tokenizer.json"))
     kind = transformers.PreTrainedTokenizerFast if has_file else transformers.AutoTokenizer
     try:

@@ -75,8 +75,8 @@ class BaseModel:
 def open_base(folder: Path, *, num_tokens: int, pad_id: int) -> BaseModel:
     """Read what a base model is, and see that it fits a tokenizer of `num_tokens` ids.
 
-    A checkpoint may have more rows than its tokenizer has tokens (Qwen2's are padded to 151,936). One row is added where
-    the only id without one is `pad_id`.
+    A checkpoint may have more rows than its tokenizer has tokens (Qwen2's are padded to 151,936). One row is added
+    where the only id without one is `pad_id`.
 
     Raises:
         ValueError: `config.json` is missing or not supported, or the vocabulary does not match.

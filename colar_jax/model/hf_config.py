@@ -144,10 +144,9 @@ def _missing_or_wrong_sizes(raw):
     for name in ("num_key_value_heads", "head_dim"):
         if raw.get(name) is not None and (type(raw[name]) is not int or raw[name] < 1):
             yield f"{name}={raw[name]!r}: expected a whole number above 0, or null"
-    hidden_size, num_heads = raw.get("hidden_size"), raw.get("num_attention_heads")
-    if raw.get("head_dim") is None and type(hidden_size) is type(num_heads) is int and num_heads > 0:
-        if hidden_size % num_heads:
-            yield f"hidden_size={hidden_size} is no multiple of num_attention_heads={num_heads}, and head_dim is not set"
+    sizes = raw.get("hidden_size"), raw.get("num_attention_heads")
+    if raw.get("head_dim") is None and all(type(size) is int and size > 0 for size in sizes) and sizes[0] % sizes[1]:
+        yield f"hidden_size={sizes[0]} is no multiple of num_attention_heads={sizes[1]}, and there is no head_dim"
 
 
 def _unsupported(raw, model_type):

@@ -1,8 +1,8 @@
 """Safetensors folders, single or sharded: what is in them without reading it, parts of a tensor, and writing.
 
-A file is eight bytes (the length of the header), the header (JSON: name -> dtype, shape, place) and the data. It is read
-here instead of through the `safetensors` package, whose NumPy side has no bfloat16, and whose memory maps would count as
-memory of the process: a part of a tensor is read into an array of just its size.
+A file is eight bytes (the length of the header), the header (JSON: name -> dtype, shape, place) and the data. It is
+read here instead of through the `safetensors` package, whose NumPy side has no bfloat16, and whose memory maps would
+count as memory of the process: a part of a tensor is read into an array of just its size.
 """
 
 import dataclasses
