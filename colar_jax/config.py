@@ -40,7 +40,7 @@ class DataConfig:
     train: str = "arithmetic"
     val: str = ""  # empty: the source of `train` has one, or `held_out` problems are taken from its end
     test: str = ""  # `name=source` pairs split by commas; empty: as `val`, under the name "test"
-    tokenizer: str = "embedded:arithmetic"  # or a folder, or a hub id
+    tokenizer: str = "embedded:arithmetic"  # or a folder, or a hub id; left as it is with model.base: the base's own
     train_limit: int = 0  # 0: all; a generator needs a number
     num_val: int = 256  # problems that validation during training decodes
     num_test: int = 0  # 0: all; a generator needs a number
@@ -77,7 +77,8 @@ class LatentHeadSettings:
 class ModelConfig:
     """The model and how it computes."""
 
-    preset: str = "nano"  # a name of `model.presets.PRESETS`
+    base: str = ""  # a Hugging Face folder or hub id (owner/name[@revision]) to start from; empty: random weights
+    preset: str = "nano"  # without a base: a name of `model.presets.PRESETS`
     dtype: str = "float32"  # of activations; parameters, softmax and losses are float32
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but matmuls), full
     scan_layers: bool = True  # False: a Python loop, to step through with JAX_DISABLE_JIT=1
@@ -241,6 +242,11 @@ class Config:
                 f"stages.{name}.latent.loss={stage.latent.loss!r} with model.latent_head.deterministic=True: a head "
                 "without a standard deviation has no likelihood; use latent.loss='soft_mse'",
             )
+
+    @property
+    def uses_tokenizer_of_base(self) -> bool:
+        """Whether the tokenizer is the base model's own: there is a base, and `data.tokenizer` was left alone."""
+        return bool(self.model.base) and self.data.tokenizer == DataConfig.tokenizer
 
     @property
     def stage_names(self) -> tuple[str, ...]:

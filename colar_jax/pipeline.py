@@ -20,7 +20,7 @@ from colar_jax.methods import METHODS
 from colar_jax.model.reasoner import calibrate
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.progress import Progress
-from colar_jax.run import Run, prepare, write_config
+from colar_jax.run import Run, model_name, prepare, write_config
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import StageRun, refuse_another_run, run_stage
 from colar_jax.training.state import Tree, initial_state, make_optimizer, partition
@@ -169,7 +169,7 @@ def _results(run: Run, name: str, dataset: str, speed: Speed, seeds, outcomes: l
 
 def _notes(run: Run, stages: tuple[str, ...]) -> str:
     trained = [f"{name}: method {run.config.stages[name].method}" for name in stages]
-    return f"Model {run.config.model.preset}, seed {run.config.seed}. " + "; ".join(trained) + "."
+    return f"Model {model_name(run.config)}, seed {run.config.seed}. " + "; ".join(trained) + "."
 
 
 def _refuse_another_run(run: Run, name: str) -> None:
@@ -187,7 +187,12 @@ def _identity(run: Run, name: str) -> dict:
     stage = {
         field: value for field, value in dataclasses.asdict(config.stages[name]).items() if field not in _OBSERVING
     }
-    groups = {"seed": config.seed, "stage": stage, "model": dataclasses.asdict(config.model), "data": data}
+    model = dataclasses.asdict(config.model)
+    # A base model is known by its content: it may move, and then `model.base` says another folder.
+    unread = ("base", "preset") if run.base_identity else ("base",)
+    model = {field: value for field, value in model.items() if field not in unread}
+    base = {name: value for name, value in run.base_identity.items() if name != "name"}
+    groups = {"seed": config.seed, "stage": stage, "model": model, "base": base, "data": data}
     return dict(_flatten(groups))
 
 

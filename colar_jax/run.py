@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from colar_jax.config import Config, nearest, parse_speeds
 from colar_jax.data.encoding import EncodedProblems, encode
@@ -18,9 +19,10 @@ from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.methods import METHODS, Method
 from colar_jax.model import reasoner
+from colar_jax.model.base_model import base_folder, base_identity, open_base
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.presets import PRESETS
-from colar_jax.parallel.mesh import make_mesh, replicate
+from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.parallel.mesh import REPLICATED, make_mesh, replicate
 from colar_jax.training.state import Tree
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Run:
     tokenizer: Tokenizer
     graph: object  # the model's, from reasoner.build
     initial: Tree  # its parameters before any stage
+    base_identity: dict[str, str]  # of the base model; empty without one
     train: EncodedProblems
     val: EncodedProblems
     tests: dict[str, EncodedProblems]
@@ -77,43 +80,60 @@ class Run:
 
 
 def prepare(config: Config) -> Run:
-    """Load data and tokenizer, and make the model with random weights.
+    """Load data, tokenizer and model: the base model's weights, or random ones.
 
     Raises:
-        ValueError: a name that does not exist, or data that cannot be used.
+        ValueError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
     """
     _check_names(config)
-    tokenizer = load_tokenizer(config.data.tokenizer)
+    folder = base_folder(config.model.base) if config.model.base else None
+    tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
     splits = load_splits(config.data)
     speeds = _all_speeds(config)
-    llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
-    head = config.model.latent_head
-    graph, initial = reasoner.build(
-        llama,
-        LatentHeadConfig(
-            intermediate_size=head.intermediate_size or llama.hidden_size,
-            deterministic=head.deterministic,
-            min_log_std=head.min_log_std,
-            max_log_std=head.max_log_std,
-        ),
-        config.seed,
-    )
-    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
-    logger.info(
-        "model: %s, %.2fM parameters, %d devices", config.model.preset, num_parameters / 1e6, jax.device_count()
-    )
     mesh = make_mesh()
+    graph, initial = _make_model(config, folder, tokenizer, mesh)
+    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
+    logger.info("model: %s, %.2fM parameters, %d devices", model_name(config), num_parameters / 1e6, jax.device_count())
     return Run(
         config=config,
         workdir=Path(config.workdir).expanduser(),
         mesh=mesh,
         tokenizer=tokenizer,
         graph=graph,
-        initial=replicate(initial, mesh),
+        initial=initial,
+        base_identity=base_identity(folder) if folder else {},
         train=encode(splits.train, tokenizer, speeds),
         val=encode(splits.val, tokenizer, speeds),
         tests={name: encode(problems, tokenizer, speeds) for name, problems in splits.tests.items()},
     )
+
+
+def model_name(config: Config) -> str:
+    """What to call the model of a run: its base, or its preset."""
+    return config.model.base or config.model.preset
+
+
+def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, mesh) -> tuple[object, Tree]:
+    """Graph and parameters of the model, in place on the mesh."""
+    settings = config.model.latent_head
+
+    def head(llama: LlamaConfig) -> LatentHeadConfig:
+        return LatentHeadConfig(
+            intermediate_size=settings.intermediate_size or llama.hidden_size,
+            deterministic=settings.deterministic,
+            min_log_std=settings.min_log_std,
+            max_log_std=settings.max_log_std,
+        )
+
+    if folder is None:
+        llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
+        graph, parameters = reasoner.build(llama, head(llama), config.seed)
+    else:
+        base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
+        llama = base.config
+        loaded = base.load(NamedSharding(mesh, REPLICATED))
+        graph, parameters = reasoner.build_on(llama, head(llama), loaded, config.seed)
+    return graph, replicate(parameters, mesh)
 
 
 def write_config(run: Run) -> None:
@@ -133,7 +153,7 @@ def _check_names(config: Config) -> None:
             raise ValueError(
                 f"stages.{name}.method={stage.method!r} is none of {known}.{nearest(stage.method, METHODS)}"
             )
-    if config.model.preset not in PRESETS:
+    if not config.model.base and config.model.preset not in PRESETS:
         preset = config.model.preset
         raise ValueError(f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
 

@@ -79,8 +79,13 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
+    place = os.path.expanduser(name)
+    # Of a folder, tokenizer.json is the whole truth. AutoTokenizer goes by the model_type in config.json beside it, and
+    # puts Qwen2's special tokens and splitting of digits over any other tokenizer that a Qwen2 was given.
+    has_file = os.path.isfile(os.path.join(place, "tokenizer.json"))
+    kind = transformers.PreTrainedTokenizerFast if has_file else transformers.AutoTokenizer
     try:
-        return transformers.AutoTokenizer.from_pretrained(os.path.expanduser(name))
+        return kind.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"data.tokenizer={name!r} is neither {EMBEDDED!r} nor a folder or hub id of a tokenizer: {error}"

@@ -242,6 +242,7 @@ def test_a_name_of_nothing_is_an_error(tmp_path):
         ("tokenizers/qwen2", (14374, 151645, 151643, 151665)),
         ("tokenizers/gpt2", (21017, 50256, 50257, 50258)),
         ("golden/tokenizer", (297, 639, 640, 641)),
+        ("golden/qwen2_tiny", (297, 639, 640, 641)),  # a model beside it: no settings of Qwen2's own tokenizer
     ],
 )
 def test_real_tokenizers(name, numbers):

@@ -1,0 +1,120 @@
+"""The published model that a run starts from: where it is, what it is, and its parameters.
+
+A base is named by `model.base`: a Hugging Face folder, or a hub id (`owner/name`, or `owner/name@revision`).
+"""
+
+import dataclasses
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from colar_jax.model import hf_config
+from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.safetensors_io import find_tensors
+from colar_jax.model.weights import Tree, load_llama
+
+logger = logging.getLogger(__name__)
+
+# What is fetched of a hub model. Not its pickled weights.
+_WANTED_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_UNWANTED_FILES = ("original/*", "*/*.safetensors")  # the same weights once more, in the publisher's own format
+_SAMPLED_BYTES = 4096  # of every tensor, for its hash
+
+
+def base_folder(name: str) -> Path:
+    """The local folder of a base model; one named by a hub id is fetched, or found in the hub's cache.
+
+    Raises:
+        ValueError: there is no such folder, and no such model on the hub (or no access to it, or no network).
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    repository, _, revision = name.partition("@")
+    if path.is_absolute() or name.startswith((".", "~")) or repository.count("/") != 1:
+        raise ValueError(f"model.base={name!r}: there is no such folder, and it is no hub id (owner/name)")
+    import huggingface_hub  # here, because only hub ids need it
+
+    try:
+        fetched = huggingface_hub.snapshot_download(
+            repository,
+            revision=revision or None,
+            allow_patterns=list(_WANTED_FILES),
+            ignore_patterns=list(_UNWANTED_FILES),
+        )
+    except Exception as error:  # of the network, of the hub, of its cache: each library below has errors of its own
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"model.base={name!r} is no folder, and cannot be fetched from the hub ({type(error).__name__}: {reason}). "
+            "Check the name, the network, and for gated models `hf auth login`; or give a local folder"
+        ) from error
+    return Path(fetched)
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModel:
+    """A base model that is known but not loaded."""
+
+    folder: Path
+    stored: LlamaConfig  # as in the folder
+    added_rows: int  # 1 where the tokenizer's `[PAD]` is not among the rows of the embedding
+
+    @property
+    def config(self) -> LlamaConfig:
+        """The shape of the model that is trained: the stored one, with the added row."""
+        return dataclasses.replace(self.stored, vocab_size=self.stored.vocab_size + self.added_rows)
+
+    def load(self, shardings: Any = None, dtype=jnp.float32) -> Tree:
+        """Its parameters, as `weights.load_llama`."""
+        return load_llama(self.folder, self.stored, shardings, dtype, added_rows=self.added_rows)
+
+
+def open_base(folder: Path, *, num_tokens: int, pad_id: int) -> BaseModel:
+    """Read what a base model is, and see that it fits a tokenizer of `num_tokens` ids.
+
+    A checkpoint may have more rows than its tokenizer has tokens (Qwen2's are padded to 151,936). One row is added
+    where the only id without one is `pad_id`.
+
+    Raises:
+        ValueError: `config.json` is missing or not supported, or the vocabulary does not match.
+    """
+    stored = hf_config.read_config(folder)
+    if num_tokens <= stored.vocab_size:
+        if num_tokens < 0.9 * stored.vocab_size:
+            logger.warning(
+                "the tokenizer has %d tokens, the model in %s %d rows: is it the tokenizer of this model?",
+                num_tokens, folder, stored.vocab_size,
+            )  # fmt: skip
+        return BaseModel(folder, stored, 0)
+    if num_tokens == stored.vocab_size + 1 and pad_id == stored.vocab_size:
+        return BaseModel(folder, stored, 1)
+    raise ValueError(
+        f"vocabulary mismatch: the tokenizer has ids up to {num_tokens - 1} (its padding is {pad_id}), the model in "
+        f"{folder} has {stored.vocab_size} rows, and only a row for [PAD] is ever added. Leave data.tokenizer at its "
+        "default to use the model's own tokenizer"
+    )
+
+
+def base_identity(folder: Path) -> dict[str, str]:
+    """What tells one base model from another, cheaply: hashes of its `config.json`, and of its weights' names, shapes
+    and a sample of each tensor's bytes.
+
+    The folder's name is not part of the hashes: a model may move. `name` is for people.
+
+    Raises:
+        ValueError: the folder's weights cannot be read.
+    """
+    stored, faults = find_tensors(folder)
+    if faults:
+        raise ValueError(f"{folder} has no readable weights:\n  " + "\n  ".join(faults))
+    weights = hashlib.sha256()
+    for name, tensor in sorted(stored.items()):
+        weights.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        with open(tensor.file, "rb") as file:
+            file.seek(tensor.start + tensor.num_bytes // 2)
+            weights.update(file.read(min(_SAMPLED_BYTES, tensor.num_bytes - tensor.num_bytes // 2)))
+    config = hashlib.sha256((folder / hf_config.CONFIG_FILE).read_bytes())
+    return {"name": folder.name, "config": config.hexdigest()[:16], "weights": weights.hexdigest()[:16]}

@@ -1,0 +1,190 @@
+"""The `config.json` of a Hugging Face Llama or Qwen2, read into a `LlamaConfig` and written from one.
+
+Two layouts are read: the classic one (`rope_theta`, `rope_scaling`, `torch_dtype`) and that of transformers 5
+(`rope_parameters`, `dtype`). Written is the classic one, which both read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from colar_jax.model.presets import LlamaConfig, RopeScaling
+
+CONFIG_FILE = "config.json"
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}  # model_type -> class of transformers
+
+# What they stand for where config.json does not say.
+_DEFAULT_ROPE_THETA, _DEFAULT_NORM_EPS = 10_000.0, 1e-6
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_SCALING = {  # of `rope_type: llama3`; ours -> theirs
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_positions": "original_max_position_embeddings",
+}
+# Facts of a config.json that say nothing about the computation, worth keeping from the base model to the export.
+_CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_position_embeddings")
+
+
+def read_config(folder: Path) -> LlamaConfig:
+    """The model that a Hugging Face folder holds.
+
+    Raises:
+        ValueError: there is no `config.json`, or it asks for what we do not compute; lists all of it.
+    """
+    return from_hf(read_raw(folder), str(folder / CONFIG_FILE))
+
+
+def read_raw(folder: Path) -> dict[str, Any]:
+    """`config.json` as it is; ValueError where there is none, or it is no JSON object."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {CONFIG_FILE}: it is no Hugging Face folder of a model")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} holds a {type(raw).__name__}, not the settings of a model")
+    return raw
+
+
+def from_hf(raw: dict[str, Any], where: str = CONFIG_FILE) -> LlamaConfig:
+    """A `LlamaConfig` from the settings of a `config.json` (either layout); `where` names it in the error.
+
+    Raises:
+        ValueError: another architecture, or something that our forward pass does not have; lists all of it.
+    """
+    model_type = raw.get("model_type")
+    if model_type not in ARCHITECTURES or not _is_causal_lm(raw, model_type):
+        named = ", ".join(raw.get("architectures") or ()) or "no architecture"
+        known = ", ".join(f"{kind} ({name})" for kind, name in ARCHITECTURES.items())
+        raise ValueError(
+            f"{where}: model_type={model_type!r} ({named}) is not supported: model.base takes {known}, that is Llama "
+            "2 / 3 / 3.1 / 3.2, Qwen2 / 2.5, and what is distilled into them"
+        )
+    faults = [*_missing_or_wrong_sizes(raw), *_unsupported(raw, model_type)]
+    rope = _rope(raw)
+    faults += _rope_faults(rope)
+    if faults:
+        raise ValueError(f"{where} cannot be used:\n  " + "\n  ".join(faults))
+    num_heads = raw["num_attention_heads"]
+    try:
+        return LlamaConfig(
+            vocab_size=raw["vocab_size"],
+            hidden_size=raw["hidden_size"],
+            num_layers=raw["num_hidden_layers"],
+            num_heads=num_heads,
+            num_kv_heads=raw.get("num_key_value_heads") or num_heads,
+            head_dim=raw.get("head_dim") or raw["hidden_size"] // num_heads,
+            intermediate_size=raw["intermediate_size"],
+            rope_theta=float(rope["rope_theta"]),
+            rope_scaling=_scaling(rope),
+            norm_eps=float(raw.get("rms_norm_eps", _DEFAULT_NORM_EPS)),
+            tied_head=bool(raw.get("tie_word_embeddings", False)),
+            qkv_bias=model_type == "qwen2",
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def to_hf(config: LlamaConfig, *, dtype: str = "float32", carried: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of a `config.json` in the classic layout; `carried` are facts of the base model to hand on.
+
+    A model with biases on q, k and v is a Qwen2, one without is a Llama.
+    """
+    model_type = "qwen2" if config.qkv_bias else "llama"
+    scaling = config.rope_scaling
+    # transformers builds no table of this size, but warns where the scaled context does not fit in it.
+    longest = 4096 if scaling is None else int(scaling.original_max_positions * scaling.factor)
+    written = {
+        "architectures": [ARCHITECTURES[model_type]],
+        "model_type": model_type,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None
+        if scaling is None
+        else {"rope_type": "llama3"} | {theirs: getattr(scaling, ours) for ours, theirs in _SCALING.items()},
+        "tie_word_embeddings": config.tied_head,
+        "torch_dtype": dtype,
+        "max_position_embeddings": longest,
+        "use_cache": True,
+    }
+    written |= {"use_sliding_window": False} if config.qkv_bias else {"attention_bias": False, "mlp_bias": False}
+    return written | (carried or {})
+
+
+def carried_over(raw: dict[str, Any]) -> dict[str, Any]:
+    """Those facts of a base model's `config.json` that `to_hf` should hand on: special tokens, context length."""
+    return {name: raw[name] for name in _CARRIED if raw.get(name) is not None}
+
+
+def write(raw: dict[str, Any], folder: Path) -> None:
+    """`config.json` with these settings."""
+    (folder / CONFIG_FILE).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_causal_lm(raw, model_type) -> bool:
+    architectures = raw.get("architectures") or [ARCHITECTURES[model_type]]
+    return architectures == [ARCHITECTURES[model_type]]
+
+
+def _missing_or_wrong_sizes(raw):
+    for name in _SIZES:
+        if type(raw.get(name)) is not int or raw[name] < 1:
+            yield f"{name}={raw.get(name)!r}: expected a whole number above 0"
+    for name in ("num_key_value_heads", "head_dim"):
+        if raw.get(name) is not None and (type(raw[name]) is not int or raw[name] < 1):
+            yield f"{name}={raw[name]!r}: expected a whole number above 0, or null"
+    sizes = raw.get("hidden_size"), raw.get("num_attention_heads")
+    if raw.get("head_dim") is None and all(type(size) is int and size > 0 for size in sizes) and sizes[0] % sizes[1]:
+        yield f"hidden_size={sizes[0]} is no multiple of num_attention_heads={sizes[1]}, and there is no head_dim"
+
+
+def _unsupported(raw, model_type):
+    """What the forward pass of `model.llama` does not have."""
+    if raw.get("hidden_act", "silu") != "silu":
+        yield f"hidden_act={raw['hidden_act']!r}: only silu is supported"
+    if model_type == "llama" and raw.get("attention_bias"):
+        yield "attention_bias=true: a Llama with biases (on the attention's output too) is not supported"
+    if raw.get("mlp_bias"):
+        yield "mlp_bias=true: biases in the feed-forward layers are not supported"
+    sliding_layers = [kind for kind in raw.get("layer_types") or () if kind != "full_attention"]
+    if raw.get("use_sliding_window") or sliding_layers:
+        yield "use_sliding_window=true (or such layer_types): sliding-window attention is not supported"
+    if raw.get("quantization_config"):
+        yield "quantization_config: quantised weights are not supported; use the model they were made from"
+
+
+def _rope(raw) -> dict[str, Any]:
+    """The rotary settings of either layout as one dict with `rope_theta` and `rope_type`."""
+    theta = {"rope_theta": raw.get("rope_theta") or _DEFAULT_ROPE_THETA}
+    rope = theta | (raw.get("rope_scaling") or {}) | (raw.get("rope_parameters") or {})
+    return {"rope_type": rope.get("type", "default")} | rope  # `type` is the name of old configs
+
+
+def _rope_faults(rope):
+    if not isinstance(rope["rope_theta"], int | float) or rope["rope_theta"] <= 0:
+        yield f"rope_theta={rope['rope_theta']!r}: expected a number above 0"
+    if rope["rope_type"] not in ("default", "llama3"):
+        yield f"rope_type={rope['rope_type']!r}: only default and llama3 are supported"
+    if rope["rope_type"] == "llama3":
+        for name in _SCALING.values():
+            if not isinstance(rope.get(name), int | float):
+                yield f"rope_type 'llama3' needs a number {name}, not {rope.get(name)!r}"
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        yield f"partial_rotary_factor={rope['partial_rotary_factor']!r}: rotary embeddings turn all dimensions here"
+
+
+def _scaling(rope) -> RopeScaling | None:
+    if rope["rope_type"] == "default":
+        return None
+    return RopeScaling(**{ours: rope[theirs] for ours, theirs in _SCALING.items()})
