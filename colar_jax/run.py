@@ -17,8 +17,9 @@ from colar_jax.data.splits import load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.methods import METHODS, Method
-from colar_jax.model import reasoner
+from colar_jax.model import peft, reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.lora import cast_base, joined, lora_config, split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.mesh import make_mesh, replicate
 from colar_jax.training.state import Tree
@@ -87,7 +88,7 @@ def prepare(config: Config) -> Run:
     splits = load_splits(config.data)
     speeds = _all_speeds(config)
     llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
-    head = config.model.latent_head
+    head, lora = config.model.latent_head, lora_config(config.model.lora)
     graph, initial = reasoner.build(
         llama,
         LatentHeadConfig(
@@ -97,11 +98,19 @@ def prepare(config: Config) -> Run:
             max_log_std=head.max_log_std,
         ),
         config.seed,
+        lora,
     )
+    initial = cast_base(initial, config.model.base_dtype)
+    if config.model.lora.init_from:
+        adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
+        initial = joined(initial, adapters)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
     logger.info(
         "model: %s, %.2fM parameters, %d devices", config.model.preset, num_parameters / 1e6, jax.device_count()
     )
+    if lora is not None:
+        num_own = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(split_base(initial)[0]))
+        logger.info("adapters on %s: %.2fM parameters with the latent head", ", ".join(lora.targets), num_own / 1e6)
     mesh = make_mesh()
     return Run(
         config=config,
