@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from colar_jax.config import Config, split_names
+from colar_jax.config import Config, parse_targets, split_names
 from colar_jax.data.loader import Loader
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.evaluation.evaluator import Outcome
@@ -17,13 +17,14 @@ from colar_jax.evaluation.report import markdown_table, write_report
 from colar_jax.evaluation.results import NO_SPEED, Result
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.methods import METHODS
+from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import calibrate
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.progress import Progress
 from colar_jax.run import Run, model_name, prepare, write_config
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import StageRun, refuse_another_run, run_stage
-from colar_jax.training.state import Tree, initial_state, make_optimizer, partition
+from colar_jax.training.state import Tree, initial_state, join, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,10 @@ def start_parameters(run: Run, name: str) -> Tree:
 
 
 def finished_parameters(run: Run, folder: Path) -> Tree:
-    """The parameters of a stage folder's best checkpoint (its latest, where none was validated)."""
+    """The parameters of a stage folder's best checkpoint (its latest, where none was validated).
+
+    With adapters a checkpoint has only them and the latent head; the base is the run's own, and is not copied.
+    """
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise ValueError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
@@ -119,10 +123,10 @@ def finished_parameters(run: Run, folder: Path) -> Tree:
         step = checkpoints.latest_step() if best is None else best
         if step is None:
             raise ValueError(f"{folder} has no finished checkpoint")
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), run.initial
-        )
-        return checkpoints.restore_part(step, {"parameters": abstract})["parameters"]
+        _refuse_other_adapters(run, folder, checkpoints.read(step)[1])
+        own, base = split_base(run.initial)
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
+        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], base)
 
 
 def evaluate(run: Run) -> list[Result]:
@@ -188,12 +192,46 @@ def _identity(run: Run, name: str) -> dict:
         field: value for field, value in dataclasses.asdict(config.stages[name]).items() if field not in _OBSERVING
     }
     model = dataclasses.asdict(config.model)
+    if config.model.lora.rank:
+        model["lora"]["targets"] = ",".join(parse_targets(config.model.lora.targets))
+    else:  # settings of adapters that are not there
+        del model["lora"], model["base_dtype"]
     # A base model is known by its content: it may move, and then `model.base` says another folder.
     unread = ("base", "preset") if run.base_identity else ("base",)
     model = {field: value for field, value in model.items() if field not in unread}
     base = {name: value for name, value in run.base_identity.items() if name != "name"}
     groups = {"seed": config.seed, "stage": stage, "model": model, "base": base, "data": data}
     return dict(_flatten(groups))
+
+
+def _adapter_identity(identity: dict) -> dict:
+    """Of an identity, what says which frozen weights its adapters stand beside, and how; empty without adapters."""
+    if "model.lora.rank" not in identity:
+        return {}
+    # Random weights follow from the seed and the shape; those of a base model are known by what is under `base`.
+    base = [name for name in identity if name.startswith("base.")] or ["seed", "model.preset"]
+    lora = [f"model.lora.{field}" for field in ("rank", "alpha", "targets")]
+    return {name: identity.get(name) for name in (*base, "data.tokenizer", *lora)}
+
+
+def _refuse_other_adapters(run: Run, folder: Path, saved_identity: dict) -> None:
+    """ValueError where the adapters of a stage folder are not for this run's base, or only one of the two has any."""
+    saved = _adapter_identity(saved_identity)
+    ours = _adapter_identity(_identity(run, run.config.stage_names[0]))
+    if bool(saved) != bool(ours):
+        was, fix = (
+            ("with adapters", "set model.lora as it was there, and the same base")
+            if saved
+            else ("without adapters", "set model.lora.rank=0, or make a base model of it and name that in model.base")
+        )
+        raise ValueError(f"{folder} was trained {was}, and model.lora.rank={run.config.model.lora.rank} here: {fix}")
+    names = dict.fromkeys([*ours, *saved])
+    changed = [name for name in names if saved.get(name) != ours.get(name)]
+    if changed:
+        raise ValueError(
+            f"the adapters of {folder} belong to another base, or are others: "
+            + "; ".join(f"{name} was {saved.get(name)!r}, is {ours.get(name)!r}" for name in changed)
+        )
 
 
 def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:

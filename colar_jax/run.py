@@ -8,19 +8,21 @@ import zlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from colar_jax.config import Config, nearest, parse_speeds
+from colar_jax.config import Config, nearest, parse_speeds, parse_targets
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.methods import METHODS, Method
-from colar_jax.model import reasoner
+from colar_jax.model import peft, reasoner
 from colar_jax.model.base_model import base_folder, base_identity, open_base
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.lora import cast_base, joined, lora_config, split_base
 from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.parallel.mesh import REPLICATED, make_mesh, replicate
 from colar_jax.training.state import Tree
@@ -94,6 +96,10 @@ def prepare(config: Config) -> Run:
     graph, initial = _make_model(config, folder, tokenizer, mesh)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
     logger.info("model: %s, %.2fM parameters, %d devices", model_name(config), num_parameters / 1e6, jax.device_count())
+    if config.model.lora.rank:
+        num_own = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(split_base(initial)[0]))
+        targets = ", ".join(parse_targets(config.model.lora.targets))
+        logger.info("adapters on %s: %.2fM parameters with the latent head", targets, num_own / 1e6)
     return Run(
         config=config,
         workdir=Path(config.workdir).expanduser(),
@@ -125,14 +131,19 @@ def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, mesh)
             max_log_std=settings.max_log_std,
         )
 
+    lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
     if folder is None:
         llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
-        graph, parameters = reasoner.build(llama, head(llama), config.seed)
+        graph, parameters = reasoner.build(llama, head(llama), config.seed, lora)
+        parameters = cast_base(parameters, base_dtype)
     else:
         base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
         llama = base.config
-        loaded = base.load(NamedSharding(mesh, REPLICATED))
-        graph, parameters = reasoner.build_on(llama, head(llama), loaded, config.seed)
+        loaded = base.load(NamedSharding(mesh, REPLICATED), base_dtype)
+        graph, parameters = reasoner.build_on(llama, head(llama), loaded, config.seed, lora)
+    if config.model.lora.init_from:
+        adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
+        parameters = joined(parameters, adapters)
     return graph, replicate(parameters, mesh)
 
 

@@ -31,14 +31,14 @@ def objective(model, batch, keys_B, counts: Counts, stage, compute):
     """The CoLaR loss with fresh noise for every row."""
     num_supervised, hidden_size = batch.supervised_BM.shape[1], model.llama.config.hidden_size
     noise_BMD = jax.vmap(lambda key: jax.random.normal(key, (num_supervised, hidden_size)))(keys_B)
-    return objective_with_noise(model, batch, noise_BMD, counts, stage, compute)
+    return objective_with_noise(model, batch, noise_BMD, counts, stage, compute, dropout_keys_B=keys_B)
 
 
-def objective_with_noise(model, batch, noise_BMD, counts: Counts, stage, compute):
-    """The CoLaR loss for a given standard normal draw at each supervised position."""
+def objective_with_noise(model, batch, noise_BMD, counts: Counts, stage, compute, dropout_keys_B=None):
+    """The CoLaR loss for a given standard normal draw at each supervised position; no keys: no dropout."""
     latent, own = stage.latent, method.count(batch)
     embeds_BSD = method.embed(model, batch, compute)
-    hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute)
+    hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute, dropout_keys_B)
     cross_entropy, right = method.language_loss(model, hidden_BMD, batch.label_ids_BM, compute)
 
     predicted = model.latent_head(hidden_BMD)
@@ -67,7 +67,8 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, stage, compute
     if latent.predicted_pass_weight:
         fed_BMD = (predicted.sample(noise_BMD) * embed_std).astype(embeds_BSD.dtype)
         second_BSD = _feed_predictions(embeds_BSD, fed_BMD, batch)
-        second_hidden_BMD = method.supervised_hidden(model, second_BSD, batch, compute)
+        # The same keys: what an adapter drops is the same in both passes, as if they were one.
+        second_hidden_BMD = method.supervised_hidden(model, second_BSD, batch, compute, dropout_keys_B)
         answer_ids_BM = jnp.where(method.answer_mask(batch), batch.label_ids_BM, -1)
         second_loss, _ = method.language_loss(model, second_hidden_BMD, answer_ids_BM, compute)
         loss += latent.predicted_pass_weight * second_loss / counts.answers

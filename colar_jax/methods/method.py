@@ -76,10 +76,15 @@ def embed(model: Reasoner, batch: Batch, compute: ModelConfig):
     )
 
 
-def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: ModelConfig):
-    """The hidden states `[B, M, D]` that the heads read."""
+def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: ModelConfig, dropout_keys_B=None):
+    """The hidden states `[B, M, D]` that the heads read; with `dropout_keys_B`, adapters drop out what they say."""
     hidden_BSD = model.llama.forward(
-        embeds_BSD, batch.position_ids_BS, batch.segment_ids_BS, remat=compute.remat, scan=compute.scan_layers
+        embeds_BSD,
+        batch.position_ids_BS,
+        batch.segment_ids_BS,
+        remat=compute.remat,
+        scan=compute.scan_layers,
+        dropout_keys_B=dropout_keys_B,
     )
     return gather_positions(hidden_BSD, batch.supervised_BM)
 
@@ -96,7 +101,7 @@ def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: ModelConfi
 
 def language_objective(model, batch, keys_B, counts, stage, compute):
     """Cross-entropy over the supervised tokens: the whole objective of methods that think in words, or not at all."""
-    hidden_BMD = supervised_hidden(model, embed(model, batch, compute), batch, compute)
+    hidden_BMD = supervised_hidden(model, embed(model, batch, compute), batch, compute, keys_B)
     loss_sum, right = language_loss(model, hidden_BMD, batch.label_ids_BM, compute)
     own = count(batch)
     metrics = {"cross_entropy": Metric(loss_sum, own.labels), "label_accuracy": Metric(right, own.labels)}

@@ -70,16 +70,28 @@ def along_last(vector_D, x):
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`, computed in the dtype of `x`.
+    """`x @ kernel + bias`, computed in the dtype of `x`, and what an adapter adds to it (`model.lora`).
 
     The kernel starts at 1/sqrt(inputs), which keeps a signal's size. That is the usual 0.02 at 2,048 inputs; a small
     model of 128 would start every layer four times too quiet with it.
     """
 
-    def __init__(self, in_size: int, out_size: int, axes: Axes, *, bias: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        axes: Axes,
+        *,
+        bias: bool = False,
+        adapter: nnx.Module | None = None,
+        rngs: nnx.Rngs,
+    ):
         self.kernel = parameter(rngs, (in_size, out_size), axes, stddev=in_size**-0.5)
         self.bias = parameter(rngs, (out_size,), axes[-1:]) if bias else None
+        self.adapter = adapter
 
-    def __call__(self, x):
+    def __call__(self, x, dropout_keys_B=None):
         out = project(x, self.kernel[...].astype(x.dtype))
+        if self.adapter is not None:
+            out = out + self.adapter(x, dropout_keys_B)
         return out if self.bias is None else out + along_last(self.bias[...].astype(x.dtype), out)

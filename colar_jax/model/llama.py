@@ -5,7 +5,6 @@ compiled layer is scanned over. Embedding and language head are methods of their
 and needs logits at few positions only, decoding feeds latents that are no token at all.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,7 +14,8 @@ from flax import nnx
 
 from colar_jax.model import attention, rope
 from colar_jax.model.cache import Prefix, Suffix, write_slot
-from colar_jax.model.linear import Linear, along_last, parameter, swiglu
+from colar_jax.model.linear import Axes, Linear, along_last, parameter, swiglu
+from colar_jax.model.lora import LoraConfig, LowRank
 from colar_jax.model.presets import LlamaConfig
 
 EMBEDDING_STDDEV = 0.02  # as in the Hugging Face Llama
@@ -48,42 +48,47 @@ class RMSNorm(nnx.Module):
 class Block(nnx.Module):
     """Attention and SwiGLU, each after a norm and added to the residual stream."""
 
-    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: LlamaConfig, lora: LoraConfig | None = None, *, rngs: nnx.Rngs):
         self.config = config
         D, F = config.hidden_size, config.intermediate_size
         query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        linear = functools.partial(Linear, rngs=rngs)
-        self.attention_norm = RMSNorm(D, config.norm_eps, rngs=rngs)
-        self.query = linear(D, query_size, ("embed", "heads"), bias=config.qkv_bias)
-        self.key = linear(D, kv_size, ("embed", "kv_heads"), bias=config.qkv_bias)
-        self.value = linear(D, kv_size, ("embed", "kv_heads"), bias=config.qkv_bias)
-        self.out = linear(query_size, D, ("heads", "embed"))
-        self.mlp_norm = RMSNorm(D, config.norm_eps, rngs=rngs)
-        self.gate = linear(D, F, ("embed", "mlp"))
-        self.up = linear(D, F, ("embed", "mlp"))
-        self.down = linear(F, D, ("mlp", "embed"))
 
-    def __call__(self, x_BTD, cos_BTH, sin_BTH, attend: Attend):
+        def linear(name: str, in_size: int, out_size: int, axes: Axes, bias: bool = False) -> Linear:
+            is_adapted = lora is not None and name in lora.targets
+            adapter = LowRank(in_size, out_size, axes, lora, name, rngs=rngs) if is_adapted else None
+            return Linear(in_size, out_size, axes, bias=bias, adapter=adapter, rngs=rngs)
+
+        self.attention_norm = RMSNorm(D, config.norm_eps, rngs=rngs)
+        self.query = linear("query", D, query_size, ("embed", "heads"), bias=config.qkv_bias)
+        self.key = linear("key", D, kv_size, ("embed", "kv_heads"), bias=config.qkv_bias)
+        self.value = linear("value", D, kv_size, ("embed", "kv_heads"), bias=config.qkv_bias)
+        self.out = linear("out", query_size, D, ("heads", "embed"))
+        self.mlp_norm = RMSNorm(D, config.norm_eps, rngs=rngs)
+        self.gate = linear("gate", D, F, ("embed", "mlp"))
+        self.up = linear("up", D, F, ("embed", "mlp"))
+        self.down = linear("down", F, D, ("mlp", "embed"))
+
+    def __call__(self, x_BTD, cos_BTH, sin_BTH, attend: Attend, dropout_keys_B=None):
         B, T, _ = x_BTD.shape
-        heads = (B, T, -1, self.config.head_dim)
+        heads, keys_B = (B, T, -1, self.config.head_dim), dropout_keys_B
         with jax.named_scope("attention"):
             normed = self.attention_norm(x_BTD)
-            q_BTNH = rope.rotate(self.query(normed).reshape(heads), cos_BTH, sin_BTH)
-            k_BTKH = rope.rotate(self.key(normed).reshape(heads), cos_BTH, sin_BTH)
-            v_BTKH = self.value(normed).reshape(heads)
+            q_BTNH = rope.rotate(self.query(normed, keys_B).reshape(heads), cos_BTH, sin_BTH)
+            k_BTKH = rope.rotate(self.key(normed, keys_B).reshape(heads), cos_BTH, sin_BTH)
+            v_BTKH = self.value(normed, keys_B).reshape(heads)
             attended, kept = attend(q_BTNH, k_BTKH, v_BTKH)
-            x_BTD = x_BTD + self.out(attended)
+            x_BTD = x_BTD + self.out(attended, keys_B)
         with jax.named_scope("mlp"):
             normed = self.mlp_norm(x_BTD)
-            x_BTD = x_BTD + self.down(swiglu(self.gate(normed), self.up(normed)))
+            x_BTD = x_BTD + self.down(swiglu(self.gate(normed, keys_B), self.up(normed, keys_B)), keys_B)
         return x_BTD, kept
 
 
 class Llama(nnx.Module):
     """The token embedding, the stacked layers, the final norm and the language head."""
 
-    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
-        self.config = config
+    def __init__(self, config: LlamaConfig, lora: LoraConfig | None = None, *, rngs: nnx.Rngs):
+        self.config, self.lora = config, lora
         self.embedding = parameter(
             rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), stddev=EMBEDDING_STDDEV
         )
@@ -91,7 +96,7 @@ class Llama(nnx.Module):
         @nnx.split_rngs(splits=config.num_layers)
         @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
         def stack(rngs):
-            return Block(config, rngs=rngs)
+            return Block(config, lora, rngs=rngs)
 
         self.blocks = stack(rngs)
         self.final_norm = RMSNorm(config.hidden_size, config.norm_eps, rngs=rngs)
@@ -112,9 +117,24 @@ class Llama(nnx.Module):
             "...d,vd->...v", hidden, self.head_matrix_VD.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
 
-    def forward(self, embeds_BTD, position_ids_BT, segment_ids_BT, *, remat: Remat = "none", scan: bool = True):
-        """Final hidden states `[B, T, D]` (after the last norm) of packed rows, computed in the dtype of the input."""
-        hidden_BTD, _ = self._run(embeds_BTD, position_ids_BT, segment_ids_BT, remat=remat, scan=scan)
+    def forward(
+        self,
+        embeds_BTD,
+        position_ids_BT,
+        segment_ids_BT,
+        *,
+        remat: Remat = "none",
+        scan: bool = True,
+        dropout_keys_B=None,
+    ):
+        """Final hidden states `[B, T, D]` (after the last norm) of packed rows, computed in the dtype of the input.
+
+        `dropout_keys_B`, a typed key for each row, turns the adapters' dropout on; it is for training alone.
+        """
+        keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
+        hidden_BTD, _ = self._run(
+            embeds_BTD, position_ids_BT, segment_ids_BT, remat=remat, scan=scan, dropout_keys_B=keys_B
+        )
         return hidden_BTD
 
     def prefill(self, embeds_RSD, position_ids_RS, segment_ids_RS, slots_CP, lengths_C, *, scan: bool = True):
@@ -168,7 +188,17 @@ class Llama(nnx.Module):
         config = self.config
         return rope.rotation_tables(position_ids_BT, config.head_dim, config.rope_theta, config.rope_scaling)
 
-    def _run(self, x_BTD, position_ids_BT, segment_ids_BT, *, remat: Remat = "none", scan: bool, keep: bool = False):
+    def _run(
+        self,
+        x_BTD,
+        position_ids_BT,
+        segment_ids_BT,
+        *,
+        remat: Remat = "none",
+        scan: bool,
+        keep: bool = False,
+        dropout_keys_B=None,
+    ):
         """All layers over packed rows; with `keep`, also every layer's keys and values as a cache holds them."""
         mask_bias_BTT = attention.packed_mask_bias(segment_ids_BT)
         # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
@@ -179,13 +209,15 @@ class Llama(nnx.Module):
             kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
             return attention.attend(q, k, v, mask_bias_BTT), kept
 
-        def layer(x, layer_params):
-            return nnx.merge(graphdef, layer_params)(x, cos, sin, attend)
+        def layer(x, stacked_part):
+            layer_params, keys_B = stacked_part
+            return nnx.merge(graphdef, layer_params)(x, cos, sin, attend, keys_B)
 
         if remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
-        stacked = nnx.to_pure_dict(stacked)
         num_layers = self.config.num_layers
+        # None, without dropout, is a pytree of nothing: then there are no keys to scan over.
+        stacked = (nnx.to_pure_dict(stacked), _keys_of_layers(dropout_keys_B, num_layers))
         if scan:
             x_BTD, kept = jax.lax.scan(layer, x_BTD, stacked)
             caches = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(num_layers))
@@ -195,3 +227,11 @@ class Llama(nnx.Module):
                 x_BTD, kept = layer(x_BTD, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
                 caches.append(kept)
         return self.final_norm(x_BTD), tuple(caches)
+
+
+def _keys_of_layers(keys_B, num_layers: int):
+    """A key of its own for every layer and row, `[L, B]`; None for None."""
+    if keys_B is None:
+        return None
+    fold_rows = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    return jax.vmap(fold_rows, in_axes=(None, 0))(keys_B, jnp.arange(num_layers))

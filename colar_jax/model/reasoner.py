@@ -6,34 +6,59 @@ from flax import nnx
 
 from colar_jax.model.latent_head import LatentHead, LatentHeadConfig
 from colar_jax.model.llama import Llama
+from colar_jax.model.lora import LoraConfig, joined, random_streams, split_base
 from colar_jax.model.presets import LlamaConfig
 
 
 class Reasoner(nnx.Module):
     """Two heads over one hidden state: words, and latent thoughts."""
 
-    def __init__(self, llama: LlamaConfig, latent_head: LatentHeadConfig, *, rngs: nnx.Rngs):
-        self.llama = Llama(llama, rngs=rngs)
+    def __init__(
+        self, llama: LlamaConfig, latent_head: LatentHeadConfig, lora: LoraConfig | None = None, *, rngs: nnx.Rngs
+    ):
+        self.llama = Llama(llama, lora, rngs=rngs)
         self.latent_head = LatentHead(llama.hidden_size, latent_head, rngs=rngs)
 
 
-def build(llama: LlamaConfig, latent_head: LatentHeadConfig, seed: int):
+def build(llama: LlamaConfig, latent_head: LatentHeadConfig, seed: int, lora: LoraConfig | None = None):
     """A model with random weights: its graph (static) and its parameters (a nested dict of arrays).
 
     Everything else in the project is a function of the two: `nnx.merge(graph, parameters)` inside jit costs nothing.
     """
     with nnx.use_eager_sharding(False):
-        graph, state = nnx.split(Reasoner(llama, latent_head, rngs=nnx.Rngs(seed)))
+        graph, state = nnx.split(Reasoner(llama, latent_head, lora, rngs=random_streams(seed)))
     parameters = nnx.to_pure_dict(state)
     return graph, calibrate(parameters)
 
 
-def build_on(llama: LlamaConfig, latent_head: LatentHeadConfig, llama_parameters: dict, seed: int):
-    """As `build`, on the parameters of a base model: only the latent head is random. Nothing else is ever made."""
+def build_on(
+    llama: LlamaConfig,
+    latent_head: LatentHeadConfig,
+    llama_parameters: dict,
+    seed: int,
+    lora: LoraConfig | None = None,
+):
+    """As `build`, on the parameters of a base model: only latent head and adapters are made, and nothing else ever."""
     with nnx.use_eager_sharding(False):
-        graph, _ = nnx.split(nnx.eval_shape(lambda: Reasoner(llama, latent_head, rngs=nnx.Rngs(0))))
+        graph, _ = nnx.split(nnx.eval_shape(lambda: Reasoner(llama, latent_head, lora, rngs=random_streams(0))))
         head = LatentHead(llama.hidden_size, latent_head, rngs=nnx.Rngs(seed))
-    return graph, calibrate({"llama": llama_parameters, "latent_head": nnx.to_pure_dict(nnx.state(head))})
+    parameters = calibrate({"llama": llama_parameters, "latent_head": nnx.to_pure_dict(nnx.state(head))})
+    if lora is not None:
+        parameters = joined(parameters, initial_adapters(llama, latent_head, lora, seed))
+    return graph, parameters
+
+
+def initial_adapters(llama: LlamaConfig, latent_head: LatentHeadConfig, lora: LoraConfig, seed: int) -> dict:
+    """The adapters of `build`, `{"llama": ...}`, without ever making the weights that they stand beside."""
+
+    @jax.jit  # which drops what is not returned
+    def adapters():
+        state = nnx.state(Reasoner(llama, latent_head, lora, rngs=random_streams(seed)))
+        own, _ = split_base(nnx.to_pure_dict(state))
+        return {"llama": own["llama"]}
+
+    with nnx.use_eager_sharding(False):
+        return adapters()
 
 
 def calibrate(parameters: dict) -> dict:
@@ -67,7 +92,7 @@ def embed_positions(embedding_VD, token_ids_BT, token_positions_BT, scale_BS, dt
     embedding look-up; groups of step tokens have scale 1/sqrt(tokens), which keeps the variance of an embedding.
     """
     num_positions = scale_BS.shape[1]
-    embeds_BTD = embedding_VD[token_ids_BT]
+    embeds_BTD = embedding_VD[token_ids_BT].astype(jnp.float32)  # sums are in float32, whatever the base is held in
 
     def add_tokens(embeds_TD, positions_T):
         return jax.ops.segment_sum(embeds_TD, positions_T, num_positions, indices_are_sorted=True)

@@ -16,6 +16,7 @@ from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metric_writer import MetricWriter
 from colar_jax.metrics import Metric, divide, merge
 from colar_jax.parallel.mesh import put_rows
+from colar_jax.model.lora import split_base
 from colar_jax.progress import Progress
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted, InterruptionGuard
@@ -132,8 +133,9 @@ def _validate(
 
 
 def saved_tree(state: TrainState, frozen: Tree) -> Tree:
-    """What a checkpoint holds."""
-    return {"parameters": join(state.trainable, frozen), "optimizer": state.optimizer, "step": state.step}
+    """What a checkpoint holds: with adapters, not the base that they leave as it is."""
+    own, _ = split_base(join(state.trainable, frozen))
+    return {"parameters": own, "optimizer": state.optimizer, "step": state.step}
 
 
 def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree, identity: dict) -> TrainState:
@@ -147,11 +149,12 @@ def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen
 def refuse_another_run(checkpoints: Checkpoints, step: int, identity: dict) -> None:
     """ValueError, with every setting that changed, where a checkpoint does not belong to `identity`."""
     _, saved_identity = checkpoints.read(step)
-    changed = [name for name in identity if saved_identity.get(name) != identity[name]]
+    names = dict.fromkeys([*identity, *(name for name in saved_identity if name != "unlogged")])
+    changed = [name for name in names if saved_identity.get(name) != identity.get(name)]
     if changed:
         raise ValueError(
             f"{checkpoints.folder} holds another run: "
-            + "; ".join(f"{name} was {saved_identity.get(name)!r}, is {identity[name]!r}" for name in changed)
+            + "; ".join(f"{name} was {saved_identity.get(name)!r}, is {identity.get(name)!r}" for name in changed)
             + ". Choose another workdir, or remove the folder"
         )
 

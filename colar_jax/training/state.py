@@ -9,6 +9,7 @@ import optax
 from flax import traverse_util
 
 from colar_jax.config import OptimizerConfig
+from colar_jax.model.lora import joined, split_base
 
 Tree = dict[str, Any]
 
@@ -24,21 +25,24 @@ class TrainState:
 
 
 def partition(parameters: Tree, *, trains_latent_head: bool) -> tuple[Tree, Tree]:
-    """Parameters as (trainable, frozen); `join` is the inverse. The embedding scale is never trained."""
+    """Parameters as (trainable, frozen); `join` is the inverse.
+
+    What adapters stand beside is never trained, nor is the embedding scale.
+    """
+    own, base = split_base(parameters)
 
     def is_trainable(path: tuple[str, ...]) -> bool:
         return path[0] != "latent_head" or (trains_latent_head and path[-1] != "embed_std")
 
-    flat = traverse_util.flatten_dict(parameters)
+    flat = traverse_util.flatten_dict(own)
     parts = ({p: v for p, v in flat.items() if is_trainable(p) is wanted} for wanted in (True, False))
     trainable, frozen = (traverse_util.unflatten_dict(part) for part in parts)
-    return trainable, frozen
+    return trainable, join(frozen, base)
 
 
 def join(trainable: Tree, frozen: Tree) -> Tree:
     """The whole parameters from their two parts."""
-    flat = traverse_util.flatten_dict(trainable) | traverse_util.flatten_dict(frozen)
-    return traverse_util.unflatten_dict(flat)
+    return joined(trainable, frozen)
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:

@@ -12,6 +12,7 @@ README.md beside this file defines every loss and key. Needs torch and transform
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from torch import nn
 from torch.distributions import Normal
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
+from transformers.models.qwen2 import modeling_qwen2
 
 SEPARATOR, EOS, PAD = 297, 639, 640
 EMBEDS_STD = 0.018
@@ -62,6 +64,17 @@ class LatentPolicy(nn.Module):
         features = self.fc(hidden)
         mean = self.mean(features)
         return Normal(mean, torch.full_like(mean, DETERMINISTIC_STD) if deterministic else self.log_std(features).exp())
+
+
+class Setup(NamedTuple):
+    """What is recorded: a model, and which of its parameters are trained. record_adapters.py has others than this one."""
+
+    family: str  # as the recorded files are named
+    training: str  # "full" or "lora"
+    variants: tuple[str, ...]
+    embeds_std: float
+    load: Callable  # (folder, dtype) -> model, policy
+    prefix: str = "llm."  # of the model's parameters in the recorded numbers
 
 
 def load_models(folder: Path, dtype: torch.dtype) -> tuple[LlamaForCausalLM, LatentPolicy]:
@@ -125,7 +138,10 @@ def lay_out(embedding, question, steps, answer, speed: int, sqrt_mean: bool, lab
     )
 
 
-def sft_losses(model, policy, layout: Layout, noise: torch.Tensor, variant: str) -> dict[str, torch.Tensor]:
+LLAMA = Setup("llama", "full", VARIANTS, EMBEDS_STD, load_models)
+
+
+def sft_losses(model, policy, layout: Layout, noise, variant: str, embeds_std: float) -> dict[str, torch.Tensor]:
     """The published loss of one batch; README.md says what each is a mean of."""
     position_ids = (layout.mask.cumsum(1) - 1).clamp(min=0)
     output = model(
@@ -136,7 +152,7 @@ def sft_losses(model, policy, layout: Layout, noise: torch.Tensor, variant: str)
 
     gaussian = policy(output.hidden_states[-1][:, layout.steps], deterministic=variant == "mse_det")
     # The published target carries no gradient: detaching is what makes the embedding's recorded gradient norm agree.
-    target = layout.embeds[:, layout.steps.start + 1 : layout.steps.stop + 1].detach() / EMBEDS_STD
+    target = layout.embeds[:, layout.steps.start + 1 : layout.steps.stop + 1].detach() / embeds_std
     if variant == "nll_ent":
         latent = -gaussian.log_prob(target)
     else:
@@ -148,13 +164,17 @@ def sft_losses(model, policy, layout: Layout, noise: torch.Tensor, variant: str)
     return dict(zip(LOSSES, (ce, latent, entropy, total), strict=True))
 
 
-def losses_and_grads(model, policy, batch, speed: int, draws: Draws, variant: str, drop_empty: bool = False):
+def trained(model, policy, setup: Setup) -> list[tuple[str, nn.Parameter]]:
+    """The trained parameters, under their recorded names."""
+    named = [(setup.prefix + n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return named + [(f"latent_policy.{n}", p) for n, p in policy.named_parameters()]
+
+
+def losses_and_grads(setup, model, policy, batch, speed: int, draws: Draws, variant: str, drop_empty: bool = False):
     """Losses, and per parameter the gradient of total_loss (None where it has none)."""
-    named = [(f"llm.{n}", p) for n, p in model.named_parameters()]
-    named += [(f"latent_policy.{n}", p) for n, p in policy.named_parameters()]
-    embedding = model.get_input_embeddings()
+    named, embedding = trained(model, policy, setup), model.get_input_embeddings()
     layout = lay_out(embedding, *batch, speed, variant != "mse_mean", draws.label_index, drop_empty)
-    losses = sft_losses(model, policy, layout, draws.noise.to(layout.embeds.dtype), variant)
+    losses = sft_losses(model, policy, layout, draws.noise.to(layout.embeds.dtype), variant, setup.embeds_std)
     grads = torch.autograd.grad(losses["total_loss"], [p for _, p in named], allow_unused=True)
     losses = {name: value.item() for name, value in losses.items()}
     return losses, {name: grad for (name, _), grad in zip(named, grads, strict=True)}, layout
@@ -165,8 +185,8 @@ def grad_norm(grad: torch.Tensor | None) -> float:
     return 0.0 if grad is None else grad.double().norm().item()
 
 
-def compute_llama_in_float64() -> None:
-    """Removes the float32 islands of transformers' Llama (softmax, RMSNorm); rope angles stay float32, as recorded."""
+def compute_in_float64() -> None:
+    """Removes the float32 islands of transformers' models (softmax, RMSNorm); rope angles stay float32, as recorded."""
 
     def attention(module, query, key, value, attention_mask, scaling, **_):
         key, value = (x.repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
@@ -176,8 +196,8 @@ def compute_llama_in_float64() -> None:
     def rms_norm(module, hidden):
         return module.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + module.variance_epsilon)
 
-    modeling_llama.eager_attention_forward = attention
-    modeling_llama.LlamaRMSNorm.forward = rms_norm
+    modeling_llama.eager_attention_forward = modeling_qwen2.eager_attention_forward = attention
+    modeling_llama.LlamaRMSNorm.forward = modeling_qwen2.Qwen2RMSNorm.forward = rms_norm
 
 
 def recorded_batch(sft: dict[str, np.ndarray], speed: int) -> tuple[list[torch.Tensor], Draws]:
@@ -187,35 +207,37 @@ def recorded_batch(sft: dict[str, np.ndarray], speed: int) -> tuple[list[torch.T
     return batch, Draws(index, torch.from_numpy(sft[f"r{speed}/noise"]))
 
 
-def prove(folder: Path, numbers: str, dtype: torch.dtype, loss_tolerance: float, norm_tolerance: float) -> None:
+def prove(setup: Setup, folder: Path, dtype: torch.dtype, loss_tolerance: float, norm_tolerance: float) -> None:
     """Compares every recorded run of the padded batch with this file's; raises AssertionError on a difference."""
-    sft, recorded = np.load(folder / "e_sft_llama.npz"), json.loads((folder / numbers).read_text())
-    model, policy = load_models(folder, dtype)
+    numbers = f"e_sft_{setup.family}{'_f64' if dtype is torch.float64 else ''}.json"
+    sft, recorded = np.load(folder / f"e_sft_{setup.family}.npz"), json.loads((folder / numbers).read_text())
+    model, policy = setup.load(folder, dtype)
     worst_loss = worst_norm = 0.0
-    names = [(v, r) for v in VARIANTS for r in SPEEDS if f"full/{v}/r{r}" in recorded]
+    names = [(v, r) for v in setup.variants for r in SPEEDS if f"{setup.training}/{v}/r{r}" in recorded]
+    assert names
     for variant, speed in names:
         batch, draws = recorded_batch(sft, speed)
-        losses, grads, layout = losses_and_grads(model, policy, batch, speed, draws, variant)
+        losses, grads, layout = losses_and_grads(setup, model, policy, batch, speed, draws, variant)
         np.testing.assert_array_equal(layout.labels, sft[f"r{speed}/labels"])
         np.testing.assert_array_equal(layout.mask, sft[f"r{speed}/attention_mask"])
-        expected = recorded[f"full/{variant}/r{speed}"]
+        expected = recorded[f"{setup.training}/{variant}/r{speed}"]
         worst_loss = max(worst_loss, *(abs(losses[n] / expected["losses"][n] - 1) for n in LOSSES))
         for name, grad in grads.items():
             norm = expected["grad_norms"].get(name)
             assert (norm is None) == (grad is None), f"{variant} r{speed}: {name} has a gradient in one of the two only"
             worst_norm = worst_norm if grad is None else max(worst_norm, abs(grad_norm(grad) / norm - 1))
-        if (variant, speed, dtype) == ("mse", 3, torch.float32):
-            for name, grad in load_file(folder / "e_grads_llama_full_mse_r3.safetensors").items():
+        if (setup.family, variant, speed, dtype) == ("llama", "mse", 3, torch.float32):
+            for name, grad in load_file(folder / f"e_grads_llama_{setup.training}_mse_r3.safetensors").items():
                 torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-5 * float(grad.abs().max()))
-    print(f"{numbers}: {len(names)} runs, largest relative difference: losses {worst_loss:.1e}, norms {worst_norm:.1e}")
+    print(f"{numbers}, {setup.training}: {len(names)} runs, largest relative difference: losses {worst_loss:.1e}, norms {worst_norm:.1e}")
     assert worst_loss < loss_tolerance
     assert worst_norm < norm_tolerance
 
 
-def record_single_problems(folder: Path) -> dict[str, np.ndarray]:
+def record_single_problems(setup: Setup, folder: Path) -> dict[str, np.ndarray]:
     """Every problem alone at every speed and variant, in float64, with the recorded draws of its real slots."""
-    sft = np.load(folder / "e_sft_llama.npz")
-    model, policy = load_models(folder, torch.float64)
+    sft = np.load(folder / f"e_sft_{setup.family}.npz")
+    model, policy = setup.load(folder, torch.float64)
     problems = sft["r1/question_input_ids"].shape[0]
     arrays, results = {}, {}
     for problem, speed in itertools.product(range(problems), SPEEDS):
@@ -224,8 +246,8 @@ def record_single_problems(folder: Path) -> dict[str, np.ndarray]:
         real = torch.from_numpy(sft[f"r{speed}/steps_mask"][problem] == 1)
         index = None if draws.label_index is None else draws.label_index[problem][real][None]
         own = Draws(index, draws.noise[problem][real][None])
-        for variant in VARIANTS:
-            losses, grads, layout = losses_and_grads(model, policy, batch, speed, own, variant, drop_empty=True)
+        for variant in setup.variants:
+            losses, grads, layout = losses_and_grads(setup, model, policy, batch, speed, own, variant, drop_empty=True)
             results[problem, speed, variant] = list(losses.values()), [grad_norm(g) for g in grads.values()]
         assert layout.mask.all()
         assert (layout.labels != PAD).all()
@@ -238,13 +260,13 @@ def record_single_problems(folder: Path) -> dict[str, np.ndarray]:
         arrays[f"{prefix}/slot_labels"] = slot_labels.astype(np.int32)
         arrays[f"{prefix}/noise"] = own.noise[0].numpy()
         results[problem, speed, "counts"] = int((layout.labels != -100).sum()), len(slot_labels)
-    shape = (problems, len(SPEEDS), len(VARIANTS), -1)
-    cases = list(itertools.product(range(problems), SPEEDS, VARIANTS))
+    shape = (problems, len(SPEEDS), len(setup.variants), -1)
+    cases = list(itertools.product(range(problems), SPEEDS, setup.variants))
     counts = np.array([results[p, r, "counts"] for p, r in itertools.product(range(problems), SPEEDS)], np.int32)
     counts = counts.reshape(problems, len(SPEEDS), 2)
     return arrays | {
         "speeds": np.array(SPEEDS, np.int32),
-        "variants": np.array(VARIANTS),
+        "variants": np.array(setup.variants),
         "loss_names": np.array(LOSSES),
         "parameter_names": np.array(list(grads)),
         "losses": np.array([results[case][0] for case in cases]).reshape(shape),
@@ -254,14 +276,15 @@ def record_single_problems(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
-def prove_single_problems(folder: Path, single: dict[str, np.ndarray]) -> None:
+def prove_single_problems(setup: Setup, folder: Path, single: dict[str, np.ndarray]) -> None:
     """At speed 1 padding alters no latent, so the slot-weighted mean of the single latent losses is the batch's."""
-    recorded = json.loads((folder / "e_sft_llama.json").read_text())
-    for v, variant in enumerate(VARIANTS):
+    recorded = json.loads((folder / f"e_sft_{setup.family}.json").read_text())
+    for v, variant in enumerate(setup.variants):
         for name in ("embed_modeling_loss", "entropy"):
             values = single["losses"][:, 0, v, LOSSES.index(name)]
             mean = np.average(values, weights=single["latent_slot_count"][:, 0])
-            np.testing.assert_allclose(mean, recorded[f"full/{variant}/r1"]["losses"][name], rtol=1e-6)
+            expected = recorded[f"{setup.training}/{variant}/r1"]["losses"][name]
+            np.testing.assert_allclose(mean, expected, rtol=1e-6)
 
 
 def copies(folder: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -290,11 +313,11 @@ def main() -> None:
         raise SystemExit(__doc__)
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    prove(folder, "e_sft_llama.json", torch.float32, loss_tolerance=1e-5, norm_tolerance=1e-4)
-    compute_llama_in_float64()
-    prove(folder, "e_sft_llama_f64.json", torch.float64, loss_tolerance=1e-6, norm_tolerance=1e-6)
-    single = record_single_problems(folder)
-    prove_single_problems(folder, single)
+    prove(LLAMA, folder, torch.float32, loss_tolerance=1e-5, norm_tolerance=1e-4)
+    compute_in_float64()
+    prove(LLAMA, folder, torch.float64, loss_tolerance=1e-6, norm_tolerance=1e-6)
+    single = record_single_problems(LLAMA, folder)
+    prove_single_problems(LLAMA, folder, single)
     for name, arrays in ({"single_problem": single} | copies(folder)).items():
         np.savez_compressed(HERE / f"{name}.npz", **arrays)
         print(f"{name}.npz: {len(arrays)} arrays, {(HERE / f'{name}.npz').stat().st_size:,} bytes")

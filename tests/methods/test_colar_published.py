@@ -36,14 +36,22 @@ VARIANTS = {
     "mse_mean": LatentConfig(pooling="mean"),
     "nll_ent": LatentConfig(loss="nll", entropy_weight=0.01),
 }
+# The recorded models: (family, whether only an adapter and the latent head are trained), and their variants.
+SETUPS = {
+    "single_problem": ("llama", False, tuple(VARIANTS)),
+    "single_problem_llama_lora": ("llama", True, tuple(VARIANTS)),
+    "single_problem_qwen2": ("qwen2", False, ("mse", "nll_ent")),
+    "single_problem_qwen2_lora": ("qwen2", True, ("mse", "nll_ent")),
+}
+SEQUENCES = {"llama": "single_problem", "qwen2": "single_problem_qwen2"}
 # One shape holds every problem at every speed, so that each variant compiles once.
 SINGLE_SHAPE = RowShape(positions=136, tokens=136, supervised=48)
 PACKED_SHAPE = RowShape(positions=300, tokens=400, supervised=120)
 
 
-def example(problem: int, speed: int) -> tuple[Layout, np.ndarray]:
+def example(problem: int, speed: int, family: str = "llama") -> tuple[Layout, np.ndarray]:
     """A recorded problem laid out so that its recorded labels are drawn, and the noise `[slots, D]` of its latents."""
-    single, prefix = recorded("single_problem"), f"p{problem}/r{speed}"
+    single, prefix = recorded(SEQUENCES[family]), f"p{problem}/r{speed}"
     step_ids, slot_labels = single[f"{prefix}/step_ids"], single[f"{prefix}/slot_labels"]
     draw_T = np.zeros(len(step_ids))
     for start, label in zip(range(0, len(step_ids), speed), slot_labels[1:], strict=True):
@@ -70,16 +78,17 @@ def batch_of(rows: list[list[tuple[Layout, np.ndarray]]], shape: RowShape, varia
     return batch, noise_BMD
 
 
-def compiled(variant: str, *, gradients: bool):
+def compiled(variant: str, *, gradients: bool, setup: str = "single_problem"):
     """(trainable, batch, noise) -> (loss, metrics), with the gradients of `trainable` if asked for."""
     latent = dataclasses.replace(VARIANTS[variant], pooling="sqrt")  # pooling is the batch's business alone
-    return _compiled(latent, variant == "mse_det", gradients)
+    return _compiled(latent, variant == "mse_det", gradients, setup)
 
 
 @functools.cache
-def _compiled(latent: LatentConfig, deterministic: bool, gradients: bool):
+def _compiled(latent: LatentConfig, deterministic: bool, gradients: bool, setup: str):
     stage, compute = StageConfig(method="colar", latent=latent), ModelConfig()
-    graph, parameters = published_model(deterministic=deterministic)
+    family, adapter, _ = SETUPS[setup]
+    graph, parameters = published_model(deterministic=deterministic, family=family, adapter=adapter)
     _, frozen = partition(parameters, trains_latent_head=True)
 
     def loss(trainable, batch, noise_BMD):
@@ -89,13 +98,15 @@ def _compiled(latent: LatentConfig, deterministic: bool, gradients: bool):
     return jax.jit(jax.value_and_grad(loss, has_aux=True) if gradients else loss)
 
 
-def trainable_parameters(variant: str):
-    return partition(published_model(deterministic=variant == "mse_det")[1], trains_latent_head=True)[0]
+def trainable_parameters(variant: str, setup: str = "single_problem"):
+    family, adapter, _ = SETUPS[setup]
+    _, parameters = published_model(deterministic=variant == "mse_det", family=family, adapter=adapter)
+    return partition(parameters, trains_latent_head=True)[0]
 
 
-def single_losses(variant: str) -> dict[str, np.ndarray]:
+def single_losses(variant: str, setup: str = "single_problem") -> dict[str, np.ndarray]:
     """The recorded losses by name, each `[problem, speed]`."""
-    single = recorded("single_problem")
+    single = recorded(setup)
     of_variant = single["losses"][:, :, single["variants"].tolist().index(variant)]
     return {name: of_variant[..., i] for i, name in enumerate(single["loss_names"].tolist())}
 
@@ -113,15 +124,17 @@ def assert_metrics(metrics, expected: dict[str, float], num_labels: int, num_lat
 
 
 @pytest.mark.parametrize("speed", SPEEDS)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_one_problem_at_a_time(variant, speed):
-    single, losses = recorded("single_problem"), single_losses(variant)
+@pytest.mark.parametrize(
+    ("setup", "variant"), [(setup, variant) for setup, (_, _, variants) in SETUPS.items() for variant in variants]
+)
+def test_one_problem_at_a_time(setup, variant, speed):
+    single, losses = recorded(setup), single_losses(variant, setup)
     names, at = single["parameter_names"].tolist(), single["speeds"].tolist().index(speed)
     all_norms = single["grad_norms"][:, at, single["variants"].tolist().index(variant)]
-    trainable = trainable_parameters(variant)
+    trainable, family = trainable_parameters(variant, setup), SETUPS[setup][0]
     for problem in PROBLEMS:
-        batch, noise_BMD = batch_of([[example(problem, speed)]], SINGLE_SHAPE, variant)
-        (loss, metrics), gradients = compiled(variant, gradients=True)(trainable, batch, noise_BMD)
+        batch, noise_BMD = batch_of([[example(problem, speed, family)]], SINGLE_SHAPE, variant)
+        (loss, metrics), gradients = compiled(variant, gradients=True, setup=setup)(trainable, batch, noise_BMD)
         expected = {name: values[problem, at] for name, values in losses.items()}
         assert_metrics(
             metrics, expected, single["ce_label_count"][problem, at], single["latent_slot_count"][problem, at]

@@ -1,0 +1,115 @@
+"""Low-rank adapters beside frozen weights (LoRA, arXiv 2106.09685): `x @ W + alpha / rank * (dropout(x) @ A) @ B`.
+
+A model has them where its `LoraConfig` says so; then they and the latent head are all that is trained and saved. `A` and
+`B` are float32, computed in the dtype of `x`; what they are added to may be held in bfloat16.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+
+from colar_jax.config import LoraSettings, parse_targets
+from colar_jax.model.linear import Axes, parameter, project
+
+Tree = dict[str, Any]
+
+# The name of an adapter in the tree of parameters, beside the `kernel` that it corrects.
+ADAPTER = "adapter"
+# A stream of its own, so that the base's random weights do not depend on whether there are adapters.
+_STREAM = 0x10A
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Which projections of every layer have an adapter, and of what size."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]  # names of a `Block`'s linear layers, such as ("query", "value")
+    dropout: float = 0.0  # of the adapter's input, in training
+
+    @property
+    def scale(self) -> float:
+        """What `A @ B` is multiplied by."""
+        return self.alpha / self.rank
+
+
+def lora_config(settings: LoraSettings) -> LoraConfig | None:
+    """The adapters that a config asks for; None where everything is trained."""
+    if not settings.rank:
+        return None
+    return LoraConfig(settings.rank, settings.alpha, parse_targets(settings.targets), settings.dropout)
+
+
+class LowRank(nnx.Module):
+    """The correction of one linear layer, `[..., I]` to `[..., O]`; zero before training, as `B` is."""
+
+    def __init__(self, in_size: int, out_size: int, axes: Axes, config: LoraConfig, name: str, *, rngs: nnx.Rngs):
+        self.config = config
+        self.number = config.targets.index(name)  # tells its dropout from that of the layer's other adapters
+        # PEFT's Kaiming initialisation with a = sqrt(5), whose bound comes to 1 / sqrt(I).
+        bound = in_size**-0.5
+        a_IR = jax.random.uniform(rngs.lora(), (in_size, config.rank), jnp.float32, -bound, bound)
+        self.a = nnx.Param(a_IR, out_sharding=(axes[0], None))
+        self.b = parameter(rngs, (config.rank, out_size), (None, axes[1]))
+
+    def __call__(self, x, dropout_keys_B=None):
+        """What to add to the linear layer's output; `dropout_keys_B` has a typed key for each row of `x`, or is None."""
+        if dropout_keys_B is not None:
+            x = dropped_out(x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(dropout_keys_B, self.number), self.config)
+        low = project(x, self.a[...].astype(x.dtype))
+        return self.config.scale * project(low, self.b[...].astype(x.dtype))
+
+
+def dropped_out(x, keys_B, config: LoraConfig):
+    """`x` with a share `dropout` of its entries zero and the others scaled up, each row `[...]` from a key of its own."""
+    keep = 1 - config.dropout
+    is_kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, keep, row.shape))(keys_B, x)
+    return jnp.where(is_kept, x / keep, jnp.zeros((), x.dtype))
+
+
+def random_streams(seed: int) -> nnx.Rngs:
+    """The random numbers of a model's initial weights: one stream for adapters, one for everything else."""
+    return nnx.Rngs(seed, lora=jax.random.fold_in(jax.random.key(seed), _STREAM))
+
+
+def split_base(parameters: Tree) -> tuple[Tree, Tree]:
+    """Parameters as (own, base): adapters and the latent head, and the weights that the adapters keep frozen.
+
+    Without adapters everything is the model's own, and the base is empty.
+    """
+    flat = traverse_util.flatten_dict(parameters)
+    if not any(ADAPTER in path for path in flat):
+        return parameters, {}
+    is_own = {path: path[0] == "latent_head" or ADAPTER in path for path in flat}
+    own, base = ({path: leaf for path, leaf in flat.items() if is_own[path] is wanted} for wanted in (True, False))
+    return traverse_util.unflatten_dict(own), traverse_util.unflatten_dict(base)
+
+
+def cast_base(parameters: Tree, dtype) -> Tree:
+    """The parameters with those that adapters keep frozen in `dtype`: bfloat16 halves the memory of a base model."""
+    own, base = split_base(parameters)
+    return joined(own, jax.tree.map(lambda leaf: leaf.astype(dtype), base))
+
+
+def merge(parameters: Tree, config: LoraConfig) -> Tree:
+    """Parameters of a model without adapters that computes the same: `W + alpha / rank * A @ B`.
+
+    Computed in float32, then rounded to the dtype of `W`. The layers are stacked: `[L, I, R]` and `[L, R, O]`.
+    """
+    flat = traverse_util.flatten_dict(parameters)
+    merged = {path: leaf for path, leaf in flat.items() if ADAPTER not in path}
+    for path in flat:
+        if path[-2:] == (ADAPTER, "a"):
+            kernel = (*path[:-2], "kernel")
+            product = jnp.matmul(flat[path], flat[(*path[:-1], "b")], precision=jax.lax.Precision.HIGHEST)
+            merged[kernel] = (flat[kernel].astype(jnp.float32) + config.scale * product).astype(flat[kernel].dtype)
+    return traverse_util.unflatten_dict(merged)
+
+
+def joined(one: Tree, other: Tree) -> Tree:
+    """One tree of the leaves of two; where both have a leaf, it is the other's."""
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(one) | traverse_util.flatten_dict(other))

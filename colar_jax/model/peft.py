@@ -1,0 +1,174 @@
+"""LoRA adapters as PEFT keeps them: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+
+torch keeps a linear layer as `[out, in]` and every layer by itself; ours are `[in, out]`, stacked over the layers. PEFT
+itself is not needed.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from colar_jax.config import PROJECTIONS, parse_targets
+from colar_jax.model.lora import ADAPTER, LoraConfig
+from colar_jax.model.presets import LlamaConfig
+
+Tree = dict[str, Any]
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+# Leaf of ours -> PEFT's matrix, whose shape is the transposed one.
+_MATRICES = {"a": "lora_A", "b": "lora_B"}
+_IS_ATTENTION = ("query", "key", "value", "out")
+_DTYPES = ("F32", "F16", "BF16")
+# Settings that change what an adapter computes, and that we do not compute; harmless at these values.
+_UNSUPPORTED = (
+    "use_rslora use_dora use_qalora bias lora_bias fan_in_fan_out modules_to_save rank_pattern alpha_pattern "
+    "layers_to_transform layer_replication exclude_modules target_parameters trainable_token_indices "
+    "alora_invocation_tokens"
+).split()
+_HARMLESS = (None, False, "none", [], {})
+
+
+def read_adapter(folder: Path, llama: LlamaConfig, expected: LoraConfig | None = None) -> tuple[LoraConfig, Tree]:
+    """An adapter's description, and its matrices as float32 leaves of the tree of parameters, `{"llama": ...}`.
+
+    Raises:
+        ValueError: the folder is none of an adapter, has settings that we do not compute, is not of `expected` (where
+            that is given; dropout may differ), or its tensors are not those of a model of this shape; says all at once.
+    """
+    config = _read_config(folder)
+    if expected is not None and (config.rank, config.scale, config.targets) != (
+        expected.rank, expected.scale, expected.targets,
+    ):  # fmt: skip
+        raise ValueError(
+            f"{folder / CONFIG_FILE} has rank {config.rank}, alpha {config.alpha:g}, targets {','.join(config.targets)}, "
+            f"and the config asks for {expected.rank}, {expected.alpha:g}, {','.join(expected.targets)}: set model.lora "
+            "as the adapter is"
+        )
+    tensors = _read_tensors(folder / WEIGHTS_FILE, _shape_of_name(llama, config))
+    blocks = {}
+    for target in config.targets:
+        names = {leaf: [_name(target, layer, leaf) for layer in range(llama.num_layers)] for leaf in _MATRICES}
+        stacked = {leaf: np.stack([tensors[name].T for name in of_leaf]) for leaf, of_leaf in names.items()}
+        blocks[target] = {ADAPTER: stacked}
+    return config, {"llama": {"blocks": blocks}}
+
+
+def write_adapter(folder: Path, parameters: Tree, config: LoraConfig, *, base_name: str = "") -> None:
+    """Write the adapters of `parameters` as a folder that PEFT loads; `base_name` is the base model's folder or hub id.
+
+    The description is written last: a folder that has one is whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for target in config.targets:
+        for leaf, stacked in parameters["llama"]["blocks"][target][ADAPTER].items():
+            for layer, matrix in enumerate(np.asarray(jax.device_get(stacked), np.float32)):
+                tensors[_name(target, layer, leaf)] = np.ascontiguousarray(matrix.T)
+    description = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name or None,
+        "r": config.rank,
+        "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": [PROJECTIONS[target] for target in config.targets],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+    _replace(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    _replace(folder / CONFIG_FILE, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+
+
+def _replace(path: Path, write) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    write(unfinished)
+    os.replace(unfinished, path)
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} is no adapter's folder: it has no {CONFIG_FILE}")
+    try:
+        found = json.loads(path.read_text())
+        kind, rank, alpha = found.get("peft_type"), int(found["r"]), float(found["lora_alpha"])
+        targets, dropout = found["target_modules"], float(found.get("lora_dropout") or 0.0)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is no description of a LoRA adapter: {error!r}") from None
+    wrong = [f"{name}={found[name]!r}" for name in _UNSUPPORTED if found.get(name) not in _HARMLESS]
+    if kind != "LORA":
+        wrong.insert(0, f"peft_type={kind!r}")
+    if targets == "all-linear":
+        targets = list(PROJECTIONS.values())
+    if not isinstance(targets, list) or not targets or not set(targets) <= set(PROJECTIONS.values()):
+        wrong.append(f"target_modules={targets!r} (a list of {', '.join(PROJECTIONS.values())} is)")
+    if rank < 1:
+        wrong.append(f"r={rank}")
+    if wrong:
+        raise ValueError(f"{path}: not supported: {'; '.join(wrong)}. Merge such an adapter into its base with PEFT")
+    return LoraConfig(rank, alpha, parse_targets(",".join(targets)), dropout)
+
+
+def _name(target: str, layer: int, leaf: str) -> str:
+    part = "self_attn" if target in _IS_ATTENTION else "mlp"
+    return f"base_model.model.model.layers.{layer}.{part}.{PROJECTIONS[target]}.{_MATRICES[leaf]}.weight"
+
+
+def _shape_of_name(llama: LlamaConfig, config: LoraConfig) -> dict[str, tuple[int, int]]:
+    """Every tensor that an adapter of a model of this shape has, with its shape in the file."""
+    D, F, R = llama.hidden_size, llama.intermediate_size, config.rank
+    query_size, kv_size = llama.num_heads * llama.head_dim, llama.num_kv_heads * llama.head_dim
+    sizes = {
+        "query": (D, query_size),
+        "key": (D, kv_size),
+        "value": (D, kv_size),
+        "out": (query_size, D),
+        "gate": (D, F),
+        "up": (D, F),
+        "down": (F, D),
+    }
+    shapes = {}
+    for target in config.targets:
+        in_size, out_size = sizes[target]
+        for layer in range(llama.num_layers):
+            shapes |= {_name(target, layer, "a"): (R, in_size), _name(target, layer, "b"): (out_size, R)}
+    return shapes
+
+
+def _read_tensors(path: Path, wanted: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        pickled = path.with_name("adapter_model.bin").is_file()
+        reason = "adapter_model.bin is a pickle, which is not read: save it with safe_serialization=True" if pickled else ""
+        raise ValueError(f"{path} does not exist. {reason}".rstrip())
+    try:
+        with safe_open(path, framework="flax") as file:  # which has bfloat16, as numpy has not
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+            wrong = list(_differences(found, wanted))
+            if not wrong:
+                return {name: np.asarray(file.get_tensor(name)).astype(np.float32) for name in wanted}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no safetensors file, or is cut short: {error}") from None
+    raise ValueError(f"{path} is not of this model and its {CONFIG_FILE}:\n" + "\n".join(wrong))
+
+
+def _differences(found: dict, wanted: dict):
+    for name in sorted(found.keys() | wanted.keys()):
+        if name not in found:
+            yield f"  missing: {name} {list(wanted[name])}"
+        elif name not in wanted:
+            yield f"  unexpected: {name} {list(found[name][1])}"
+        elif found[name][1] != wanted[name]:
+            yield f"  {name}: is {list(found[name][1])}, must be {list(wanted[name])}"
+        elif found[name][0] not in _DTYPES:
+            yield f"  {name}: is {found[name][0]}, must be one of {', '.join(_DTYPES)}"
