@@ -1,5 +1,6 @@
 """From flags to a checked config: `--config=file.py:argument --config.some.setting=value`."""
 
+import json
 import logging
 import sys
 import traceback
@@ -11,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from colar_jax.config import Config, nearest, resolve
+from colar_jax.run import CONFIG_FILE
 
 
 def run_main(
@@ -69,6 +71,17 @@ def load_config_file() -> ml_collections.ConfigDict:
             raise  # a fault of the program
         line = [frame.lineno for frame in frames if frame.filename == str(path)][-1]
         raise ValueError(f"{path}, line {line}: {error.args[0]}") from None
+
+
+def load_run_config() -> ml_collections.ConfigDict:
+    """The config of the run whose folder `--workdir` names. ValueError where it is no run's folder."""
+    workdir = flag_value("workdir")
+    path = Path(workdir).expanduser() / CONFIG_FILE
+    if not workdir or not path.is_file():
+        raise ValueError(f"--workdir={workdir}: name the folder of a run; {path} does not exist")
+    config = ml_collections.ConfigDict(json.loads(path.read_text()))
+    config.workdir = workdir  # the folder may have been moved
+    return config
 
 
 def flag_value(name: str) -> str:

@@ -8,9 +8,8 @@ The folder loads with `transformers.AutoModelForCausalLM`, and thinks in latents
 
 from pathlib import Path
 
-from colar_jax.command_line import flag_value, run_main
+from colar_jax.command_line import flag_value, load_run_config, run_main
 from colar_jax.config import Config
-from colar_jax.evaluate import load_run_config
 from colar_jax.exchange.folder import export_stage
 from colar_jax.run import prepare
 
@@ -28,4 +27,4 @@ def export(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_main(export, lambda: load_run_config(flag_value("workdir")), own_flags=FLAGS)
+    run_main(export, load_run_config, own_flags=FLAGS)

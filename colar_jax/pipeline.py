@@ -23,7 +23,7 @@ from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.progress import Progress
 from colar_jax.run import Run, model_name, prepare, write_config
 from colar_jax.training.checkpoints import Checkpoints
-from colar_jax.training.stage import StageRun, refuse_another_run, run_stage
+from colar_jax.training.stage import StageRun, refuse_another_run, run_stage, saved_tree
 from colar_jax.training.state import Tree, initial_state, join, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 
@@ -91,6 +91,18 @@ def train_stage(run: Run, name: str) -> None:
     # Placed as a step leaves it: otherwise the second step would be compiled once more.
     state = replicate(initial_state(trainable, optimizer), run.mesh)
     run_stage(stage_run, state, frozen, jax.random.key(seed))
+
+
+def adopt(run: Run, name: str, parameters: Tree) -> None:
+    """Make `parameters` step 0 of a stage that has no checkpoint: what is evaluated, and what training goes on from."""
+    stage, folder = run.config.stages[name], run.workdir / name / CHECKPOINTS_FOLDER
+    trainable, frozen = partition(parameters, trains_latent_head=run.method(name).trains_latent_head)
+    state = replicate(initial_state(trainable, make_optimizer(stage.optimizer, num_steps=1)), run.mesh)
+    with Checkpoints(folder) as checkpoints:
+        if checkpoints.steps():
+            raise ValueError(f"{folder} has checkpoints already: choose another workdir or stage")
+        write_config(run)
+        checkpoints.save(0, saved_tree(state, frozen), metrics=None, identity=_identity(run, name) | {"unlogged": []})
 
 
 def start_parameters(run: Run, name: str) -> Tree:

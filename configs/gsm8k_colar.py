@@ -6,8 +6,8 @@
     python -m colar_jax.train --config=configs/gsm8k_colar.py --config.data.train=my.jsonl --config.data.test=
     python -m colar_jax.train --config=configs/gsm8k_colar.py:smoke            # on embedded problems, under a minute
 
-Published, accuracy % / #L on GSM8K (Llama-3.2-1B): CoT 49.4 / 25.6, c = 2 40.1 / 12.7, c = 5 26.8 / 5.57. Not run here: it
-needs the weights and GSM8K-Aug.
+Published, accuracy % / #L on GSM8K (Llama-3.2-1B): CoT 49.4 / 25.6, c = 2 40.1 / 12.7, c = 5 26.8 / 5.57. Not run here:
+it needs the weights and GSM8K-Aug.
 
 On folders of JSON Lines (`{train,val,test}.jsonl`), with any tokenizer and a model that two CPU cores can bear:
 

@@ -1,7 +1,8 @@
 """Chain of thought alone on GSM8K-Aug: the start that every method shares, with the settings of configs/gsm8k_colar.py.
 
     python -m colar_jax.train --config=configs/gsm8k_cot.py
-    python -m colar_jax.train --config=configs/gsm8k_colar.py --config.run=colar --config.stages.colar.init_from=runs/gsm8k_cot/cot
+    python -m colar_jax.train --config=configs/gsm8k_colar.py --config.run=colar \\
+      --config.stages.colar.init_from=runs/gsm8k_cot/cot
 
 Published, accuracy % / #L: 49.4 / 25.6 on GSM8K. Not run here: it needs the weights and the data.
 """

@@ -5,8 +5,8 @@
     python -m colar_jax.train --config=configs/math_colar.py --config.data.train=my.jsonl
     python -m colar_jax.train --config=configs/math_colar.py:smoke             # on embedded problems, under a minute
 
-Published, accuracy % / #L (Qwen | Llama): CoT 23.5 / 209 | 9.71 / 210, CoLaR (NLL) 8.94 / 56.8 | 5.28 / 83.1. Not run here: it
-needs the weights and MATH. Answers are compared as numbers or texts, without LaTeX equivalence.
+Published, accuracy % / #L (Qwen | Llama): CoT 23.5 / 209 | 9.71 / 210, CoLaR (NLL) 8.94 / 56.8 | 5.28 / 83.1. Not run
+here: it needs the weights and MATH. Answers are compared as numbers or texts, without LaTeX equivalence.
 """
 
 from colar_jax.config import defaults, stage_defaults

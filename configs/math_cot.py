@@ -1,9 +1,11 @@
 """Chain of thought alone on MATH: the start that every method shares, with the settings of configs/math_colar.py.
 
     python -m colar_jax.train --config=configs/math_cot.py
-    python -m colar_jax.train --config=configs/math_colar.py --config.run=colar --config.stages.colar.init_from=runs/math_cot/cot
+    python -m colar_jax.train --config=configs/math_colar.py --config.run=colar \\
+      --config.stages.colar.init_from=runs/math_cot/cot
 
-Published, accuracy % / #L: 23.5 / 209 with the Qwen base, 9.71 / 210 with Llama. Not run here: it needs the weights and the data.
+Published, accuracy % / #L: 23.5 / 209 with the Qwen base, 9.71 / 210 with Llama. Not run here: it needs the weights and
+the data.
 """
 
 import runpy

@@ -8,11 +8,13 @@ or, from Python:
     result = reasoner.answer("Tom has 24 apples. He buys 7 more. How many apples now?", speed=2)
     print(result.text, result.num_latents)
 
-The folder is what `python -m colar_jax.export` wrote: a Hugging Face model (merged, or base and adapter), its tokenizer,
-and the latent head (`latent_head.safetensors`, `latent_head.json`). This file never imports the package it came from.
+The folder is what `python -m colar_jax.export` wrote: a Hugging Face model (merged, or base and adapter), its
+tokenizer, and the latent head (`latent_head.safetensors`, `latent_head.json`). This file never imports the package it
+came from.
 
-Method: "Think Silently, Think Fast", arXiv 2505.16552. Prompt and `###` are read once; then the latent head predicts the
-next compressed embedding, which is fed back, until the language head says `###`; then the answer is decoded as text.
+Method: "Think Silently, Think Fast", arXiv 2505.16552. Prompt and `###` are read once; then the latent head predicts
+the next compressed embedding, which is fed back, until the language head says `###`; then the answer is decoded as
+text.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A finished stage as a folder that runs anywhere: the model, its tokenizer, the latent head, a PyTorch file, a card."""
+"""A finished stage as a folder that runs anywhere: model, tokenizer, latent head, a PyTorch file, a card."""
 
 import dataclasses
 import logging
@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from colar_jax.data.prompts import ANSWER_PREFIX, question_prompt, speed_text
@@ -14,6 +13,8 @@ from colar_jax.evaluation.report import MARKDOWN_FILE
 from colar_jax.exchange.model_card import model_card
 from colar_jax.model.hf_folder import new_folder, write_llama
 from colar_jax.model.latent_head_file import save_latent_head
+from colar_jax.model.lora import merge
+from colar_jax.model.peft import write_adapter
 from colar_jax.pipeline import finished_parameters
 from colar_jax.run import Run
 
@@ -29,7 +30,8 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
     Args:
         run: a prepared run; `stage` one of its stages that has a checkpoint.
         out: the folder to make; must not exist, or be empty.
-        form: "merged", a whole model that `transformers.AutoModelForCausalLM` loads.
+        form: "merged", a whole model that `transformers.AutoModelForCausalLM` loads, adapters added to its weights; or
+            "adapter", a PEFT adapter for the run's base model.
         dtype: of the model's weights, "float32" or "bfloat16"; the latent head is float32.
 
     Raises:
@@ -41,11 +43,18 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
         raise ValueError(f"--dtype={dtype} is none of float32, bfloat16")
     if stage not in run.config.stages:
         raise ValueError(f"--stage={stage} is no stage of this run: {', '.join(run.config.stages)}")
+    model = nnx.merge(run.graph, run.initial)
+    lora = model.llama.lora
+    if form == "adapter" and (lora is None or not run.config.model.base):
+        raise ValueError("--form=adapter: this run trained no adapters (model.lora.rank) on a base model (model.base)")
     parameters = finished_parameters(run, run.workdir / stage)
-    model = nnx.merge(run.graph, parameters)
     with new_folder(out) as folder:
-        write_llama(parameters["llama"], model.llama.config, folder, dtype=jnp.dtype(dtype))
-        _write_beside(run, stage, parameters, model, folder, is_adapter=False)
+        if form == "adapter":
+            write_adapter(folder, parameters, lora, base_name=run.config.model.base)
+        else:
+            whole = parameters if lora is None else merge(parameters, lora)
+            write_llama(whole["llama"], model.llama.config, folder, dtype=jnp.dtype(dtype))
+        _write_beside(run, stage, parameters, model, folder, is_adapter=form == "adapter")
     logger.info("exported stage %s to %s", stage, out)
     return out
 
@@ -62,9 +71,7 @@ def _write_beside(run: Run, stage: str, parameters, model, folder: Path, *, is_a
         "vocab_size": model.llama.config.vocab_size,
         "base": config.model.base,
     }
-    head = {name: part for name, part in parameters["latent_head"].items()}
-    head["embed_std"] = np.float32(head["embed_std"])
-    save_latent_head(head, model.latent_head.config, folder, facts)
+    save_latent_head(parameters["latent_head"], model.latent_head.config, folder, facts)
     shutil.copy(Path(__file__).with_name(TORCH_FILE), folder / TORCH_FILE)
     report = run.workdir / MARKDOWN_FILE
     speeds = tuple(speed_text(speed) for speed in run.trained_speeds(stage)) if method.has_speed else ()

@@ -2,8 +2,8 @@
 
 Their state dict holds the LoRA matrices as PEFT names them while training
 (`llm.base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight`) and the latent head
-(`latent_policy.fc.0.weight`, ..., `latent_policy.mean.weight`, `latent_policy.log_std.weight`). The frozen base model is
-not in it, or is not used: it comes from `model.base`.
+(`latent_policy.fc.0.weight`, ..., `latent_policy.mean.weight`, `latent_policy.log_std.weight`). The frozen base model
+is not in it, or is not used: it comes from `model.base`.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ def read_lightning_checkpoint(path: Path) -> PublishedCheckpoint:
     """Read a `.ckpt` without running any code that is in it.
 
     Raises:
-        ValueError: torch is not installed, the file is no such checkpoint, or it holds anything but an adapter, a latent
-            head and the base model.
+        ValueError: torch is not installed, the file is no such checkpoint, or it holds anything but an adapter, a
+            latent head and the base model.
     """
     state = _state_dict(path)
     adapter: dict[str, np.ndarray] = {}
@@ -51,7 +51,9 @@ def read_lightning_checkpoint(path: Path) -> PublishedCheckpoint:
     if unknown:
         raise ValueError(f"{path} holds more than a published CoLaR model: {', '.join(sorted(unknown))}")
     if not adapter and not latent_head:
-        raise ValueError(f"{path} holds neither LoRA matrices nor a latent head: it is no checkpoint of published CoLaR")
+        raise ValueError(
+            f"{path} holds neither LoRA matrices nor a latent head: it is no checkpoint of published CoLaR"
+        )
     if num_base:
         logger.info("%s: %d tensors of the base model are not used; it comes from model.base", path, num_base)
     return PublishedCheckpoint(adapter, latent_head)

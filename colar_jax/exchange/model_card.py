@@ -12,8 +12,8 @@ tags:
 
 # {title}: stage `{stage}`
 
-A language model that reasons in compressed latent steps (CoLaR, "Think Silently, Think Fast", arXiv 2505.16552), trained
-with colar_jax. {contents}
+A language model that reasons in compressed latent steps (CoLaR, "Think Silently, Think Fast", arXiv 2505.16552),
+trained with colar_jax. {contents}
 
 `latent_head.safetensors` and `latent_head.json` hold the Gaussian latent head; without them this is an ordinary
 language model, which loads with `transformers`.

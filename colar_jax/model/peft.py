@@ -51,12 +51,25 @@ def read_adapter(folder: Path, llama: LlamaConfig, expected: LoraConfig | None =
             "as the adapter is"
         )
     tensors = _read_tensors(folder / WEIGHTS_FILE, _shape_of_name(llama, config))
+    return config, _stacked(tensors, llama, config)
+
+
+def adapter_tree(tensors: dict[str, np.ndarray], llama: LlamaConfig, config: LoraConfig, *, source: str) -> Tree:
+    """As `read_adapter`, from float32 tensors by their names in an adapter's file; `source` is for the error."""
+    found = {name: ("F32", tensor.shape) for name, tensor in tensors.items()}
+    wrong = list(_differences(found, _shape_of_name(llama, config)))
+    if wrong:
+        raise ValueError(f"{source} is not of this model and its model.lora settings:\n" + "\n".join(wrong))
+    return _stacked(tensors, llama, config)
+
+
+def _stacked(tensors: dict[str, np.ndarray], llama: LlamaConfig, config: LoraConfig) -> Tree:
     blocks = {}
     for target in config.targets:
         names = {leaf: [_name(target, layer, leaf) for layer in range(llama.num_layers)] for leaf in _MATRICES}
         stacked = {leaf: np.stack([tensors[name].T for name in of_leaf]) for leaf, of_leaf in names.items()}
         blocks[target] = {ADAPTER: stacked}
-    return config, {"llama": {"blocks": blocks}}
+    return {"llama": {"blocks": blocks}}
 
 
 def write_adapter(folder: Path, parameters: Tree, config: LoraConfig, *, base_name: str = "") -> None:
@@ -148,7 +161,9 @@ def _shape_of_name(llama: LlamaConfig, config: LoraConfig) -> dict[str, tuple[in
 def _read_tensors(path: Path, wanted: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
     if not path.is_file():
         pickled = path.with_name("adapter_model.bin").is_file()
-        reason = "adapter_model.bin is a pickle, which is not read: save it with safe_serialization=True" if pickled else ""
+        reason = (
+            "adapter_model.bin is a pickle, which is not read: save it with safe_serialization=True" if pickled else ""
+        )
         raise ValueError(f"{path} does not exist. {reason}".rstrip())
     try:
         with safe_open(path, framework="flax") as file:  # which has bfloat16, as numpy has not

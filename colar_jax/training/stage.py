@@ -15,8 +15,8 @@ from colar_jax.data.loader import Loader, prefetch
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metric_writer import MetricWriter
 from colar_jax.metrics import Metric, divide, merge
-from colar_jax.parallel.mesh import put_rows
 from colar_jax.model.lora import split_base
+from colar_jax.parallel.mesh import put_rows
 from colar_jax.progress import Progress
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted, InterruptionGuard
@@ -57,8 +57,9 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
         Diverged: at a NaN or Inf; the offending batch is written to `<folder>/diverged`, checkpoints stay as they were.
     """
     with Checkpoints(stage.folder / "checkpoints", keep_best=stage.keep_checkpoints) as checkpoints:
-        start, unlogged = checkpoints.latest_step() or 0, []
-        if start:
+        latest = checkpoints.latest_step()
+        start, unlogged = latest or 0, []
+        if latest is not None:  # 0 where a stage was given to begin with (`pipeline.adopt`)
             state = restore_state(checkpoints, start, state, frozen, stage.identity)
             unlogged = checkpoints.read(start)[1].get("unlogged", [])
             logger.info("stage %s goes on from step %d of %d", stage.name, start, stage.num_steps)
