@@ -1,6 +1,7 @@
 """A run of the `pico` model on a few embedded problems, whose stage `colar` is given weights instead of being trained."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -35,7 +36,7 @@ def larger(parameters):
         if path[-1] in ("embed_std", "scale", "norm_scale"):
             return value
         scale = np.sqrt(value.shape[-2]) if path[-1] in ("kernel", "a", "b") else 4.0
-        return (np.asarray(value) + rng.normal(size=value.shape) / scale).astype(value.dtype)
+        return jnp.asarray(np.asarray(value) + rng.normal(size=value.shape) / scale, value.dtype)
 
     flat = traverse_util.flatten_dict(parameters)
     return traverse_util.unflatten_dict({path: leaf(path, value) for path, value in sorted(flat.items())})
