@@ -223,9 +223,6 @@ class Config:
     workdir: str = "runs/run"
     run: str = "cot,colar"  # the stages to run, in order
     keep_checkpoints: int = 3  # best ones by accuracy, besides the latest
-    cpu_devices: int = (
-        0  # on a CPU, how many devices to split a batch over; 0: one, which shares each matmul among cores
-    )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     stages: dict[str, StageConfig] = dataclasses.field(default_factory=dict)
@@ -234,7 +231,6 @@ class Config:
 
     def __post_init__(self):
         _require(self.keep_checkpoints > 0, f"keep_checkpoints={self.keep_checkpoints}: keep at least one")
-        _require(self.cpu_devices >= 0, f"cpu_devices={self.cpu_devices} is negative: 0 means one that uses all cores")
         _require(bool(self.stage_names), "run is empty: name the stages to run, such as run='cot,colar'")
         for field, names in (("run", self.stage_names), ("eval.stages", split_names(self.eval.stages))):
             for name in names:

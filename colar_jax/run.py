@@ -20,7 +20,7 @@ from colar_jax.methods import METHODS, Method
 from colar_jax.model import reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
-from colar_jax.parallel.mesh import make_mesh, replicate, split_cpu
+from colar_jax.parallel.mesh import make_mesh, replicate
 from colar_jax.training.state import Tree
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,6 @@ def prepare(config: Config) -> Run:
         ValueError: a name that does not exist, or data that cannot be used.
     """
     _check_names(config)
-    split_cpu(config.cpu_devices)
     tokenizer = load_tokenizer(config.data.tokenizer)
     splits = load_splits(config.data)
     speeds = _all_speeds(config)

@@ -13,7 +13,6 @@ def get_config(argument: str = ""):
     config.title = "Embedded arithmetic"
     config.workdir = "runs/arithmetic"
     config.run = "cot,colar,no_cot"
-    config.cpu_devices = 2  # two cores, each with half the rows: 1.6 times the speed of one device that uses both
     # Numbers up to 50: errors are neighbours of the right number, and half the numbers are half as dense.
     config.data.train = "arithmetic:max_number=50"
     config.data.train_limit = 60_000
@@ -32,14 +31,14 @@ def get_config(argument: str = ""):
     config.stages.cot.optimizer.update(learning_rate=2e-3, **optimizer)
 
     config.stages.colar = stage_defaults(
-        method="colar", steps=8000, rows=4, row_positions=160, eval_every=4000, log_every=200
+        method="colar", steps=9000, rows=3, row_positions=160, eval_every=3000, log_every=200
     )
     config.stages.colar.optimizer.update(learning_rate=2e-3, **optimizer)
     # Weight 10: with 1 the latents are too blurred to carry numbers. Speed 5 is the harder one: drawn twice as often.
     config.stages.colar.latent.update(speeds="2,5,5", weight=10.0)
 
     config.stages.no_cot = stage_defaults(
-        method="no_cot", init_from="cot", steps=1000, rows=6, row_positions=160, log_every=100
+        method="no_cot", init_from="cot", steps=1000, rows=5, row_positions=160, log_every=100
     )
     config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
     config.eval.speeds = "1.5,2,3.5,5"
@@ -47,7 +46,6 @@ def get_config(argument: str = ""):
     if argument == "smoke":
         config.workdir = "runs/arithmetic_smoke"
         config.model.preset = "pico"
-        config.model.latent_head.intermediate_size = 32
         config.data.update(train_limit=500, num_val=16, num_test=32)
         config.eval.seeds = 2
         for stage in config.stages.values():

@@ -1,35 +1,15 @@
 """The device mesh, and how a batch lies on it."""
 
-import logging
-import os
-
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-
-logger = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "tensor")
 # Rows of a batch are split over these axes; what is not a batch is the same on all of them.
 BATCH_AXES = ("data", "fsdp")
 ROWS = P(BATCH_AXES)
 REPLICATED = P()
-
-
-def split_cpu(num_devices: int) -> None:
-    """Let the CPU be this many devices, each computing its rows on a core of its own; other platforms are as they are.
-
-    A small model gains by it: XLA shares out single matmuls among the cores of one device, and waits after each. It has
-    to come before jax has looked at its devices; later it changes nothing, and says so.
-    """
-    if num_devices == 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    try:
-        jax.config.update("jax_num_cpu_devices", num_devices)
-    except RuntimeError:
-        if jax.default_backend() == "cpu" and jax.device_count() != num_devices:
-            logger.warning("cpu_devices=%d comes too late: jax runs on %d already", num_devices, jax.device_count())
 
 
 def make_mesh(devices: list | None = None) -> Mesh:
