@@ -27,18 +27,18 @@ def get_config(argument: str = ""):
     optimizer = dict(b2=0.98, warmup_steps=100)
 
     # Small batches everywhere: what a model this small lacks is optimizer steps, not examples.
-    config.stages.cot = stage_defaults(method="cot", steps=1400, rows=8, row_positions=160, log_every=100)
+    config.stages.cot = stage_defaults(method="cot", steps=1300, rows=8, row_positions=160, log_every=100)
     config.stages.cot.optimizer.update(learning_rate=2e-3, **optimizer)
 
     config.stages.colar = stage_defaults(
-        method="colar", steps=9000, rows=3, row_positions=160, eval_every=3000, log_every=200
+        method="colar", steps=8000, rows=3, row_positions=160, eval_every=4000, log_every=200
     )
     config.stages.colar.optimizer.update(learning_rate=2e-3, **optimizer)
     # Weight 10: with 1 the latents are too blurred to carry numbers. Speed 5 is the harder one: drawn twice as often.
     config.stages.colar.latent.update(speeds="2,5,5", weight=10.0)
 
     config.stages.no_cot = stage_defaults(
-        method="no_cot", init_from="cot", steps=1000, rows=5, row_positions=160, log_every=100
+        method="no_cot", init_from="cot", steps=800, rows=5, row_positions=160, log_every=100
     )
     config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
     config.eval.speeds = "1.5,2,3.5,5"
@@ -46,6 +46,7 @@ def get_config(argument: str = ""):
     if argument == "smoke":
         config.workdir = "runs/arithmetic_smoke"
         config.model.preset = "pico"
+        config.model.latent_head.intermediate_size = 32
         config.data.update(train_limit=500, num_val=16, num_test=32)
         config.eval.seeds = 2
         for stage in config.stages.values():
