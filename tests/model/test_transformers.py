@@ -1,4 +1,4 @@
-"""Twenty random small models through transformers' save_pretrained, our loader, our folder, and from_pretrained again."""
+"""Random small models through transformers' save_pretrained, our loader, our folder, and from_pretrained again."""
 
 import json
 
@@ -97,7 +97,12 @@ def test_there_and_back(number, tmp_path):
 
     carried = hf_config.carried_over(hf_config.read_raw(tmp_path / "theirs"))
     save_llama(
-        parameters, config, tmp_path / "ours", dtype=dtype, max_shard_bytes=(10**9, 8000)[number // 2 % 2], carried=carried
+        parameters,
+        config,
+        tmp_path / "ours",
+        dtype=dtype,
+        max_shard_bytes=(10**9, 8000)[number // 2 % 2],
+        carried=carried,
     )
     again = from_pretrained(tmp_path / "ours")
     assert type(again) is type(theirs)
