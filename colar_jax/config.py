@@ -40,7 +40,7 @@ class DataConfig:
     train: str = "arithmetic"
     val: str = ""  # empty: the source of `train` has one, or `held_out` problems are taken from its end
     test: str = ""  # `name=source` pairs split by commas; empty: as `val`, under the name "test"
-    tokenizer: str = "embedded:arithmetic"  # or a folder, or a hub id; left as it is with model.base: the base's own
+    tokenizer: str = "embedded:arithmetic"  # a folder or hub id; with model.base, this default or "": the base's own
     train_limit: int = 0  # 0: all; a generator needs a number
     num_val: int = 256  # problems that validation during training decodes
     num_test: int = 0  # 0: all; a generator needs a number
@@ -286,6 +286,10 @@ class Config:
 
     def __post_init__(self):
         _require(self.keep_checkpoints > 0, f"keep_checkpoints={self.keep_checkpoints}: keep at least one")
+        _require(
+            bool(self.data.tokenizer or self.model.base),
+            "data.tokenizer is empty: without model.base there is none to take; name a folder or hub id",
+        )
         _require(bool(self.stage_names), "run is empty: name the stages to run, such as run='cot,colar'")
         for field, names in (("run", self.stage_names), ("eval.stages", split_names(self.eval.stages))):
             for name in names:
@@ -299,8 +303,8 @@ class Config:
 
     @property
     def uses_tokenizer_of_base(self) -> bool:
-        """Whether the tokenizer is the base model's own: there is a base, and `data.tokenizer` was left alone."""
-        return bool(self.model.base) and self.data.tokenizer == DataConfig.tokenizer
+        """Whether the tokenizer is the base model's own: there is a base, and `data.tokenizer` names no other."""
+        return bool(self.model.base) and self.data.tokenizer in ("", DataConfig.tokenizer)
 
     @property
     def stage_names(self) -> tuple[str, ...]:

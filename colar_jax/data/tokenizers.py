@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 EMBEDDED = "embedded:arithmetic"
 PAD = "[PAD]"
 UNKNOWN = "[UNK]"
+# One of these is in every tokenizer's folder; AutoTokenizer makes an empty tokenizer of a folder without any.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 EOS = "<eos>"
 
 
@@ -83,6 +85,8 @@ def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
     # Of a folder, tokenizer.json is the whole truth. AutoTokenizer goes by the model_type in config.json beside it, and
     # puts Qwen2's special tokens and splitting of digits over any other tokenizer that a Qwen2 was given.
     has_file = os.path.isfile(os.path.join(place, "tokenizer.json"))
+    if os.path.isdir(place) and not any(os.path.isfile(os.path.join(place, file)) for file in _TOKENIZER_FILES):
+        raise ValueError(f"{name!r} has no tokenizer in it ({', '.join(_TOKENIZER_FILES)}): set data.tokenizer")
     kind = transformers.PreTrainedTokenizerFast if has_file else transformers.AutoTokenizer
     try:
         return kind.from_pretrained(place)

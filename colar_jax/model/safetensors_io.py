@@ -138,7 +138,7 @@ def _read_header(file: Path) -> tuple[dict[str, StoredTensor], list[str]]:
 
 def _stored(file: Path, data_start: int, dtype: str, shape: list[int], first: int, last: int) -> StoredTensor:
     known = DTYPES.get(dtype)
-    if first < 0 or known is not None and last - first != math.prod(shape) * known.itemsize:
+    if first < 0 or (known is not None and last - first != math.prod(shape) * known.itemsize):
         raise ValueError(f"bytes {first} to {last} are not {dtype} {shape}")
     return StoredTensor(file, dtype, tuple(shape), data_start + first, last - first)
 

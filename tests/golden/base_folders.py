@@ -1,4 +1,4 @@
-"""The recorded tiny Llama and Qwen2 as Hugging Face folders, and their recorded forward passes in one form (README.md)."""
+"""The recorded tiny Llama and Qwen2 as Hugging Face folders, and their forward passes in one form (README.md)."""
 
 import json
 import shutil

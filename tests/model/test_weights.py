@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -121,34 +126,44 @@ def test_added_rows_are_the_mean_of_the_others(config, tmp_path):
     assert_equal(loaded, {name: part for name, part in expected.items() if name not in ("embedding", "head")})
 
 
-def test_into_shards(tmp_path):
-    """Whole, split and replicated leaves on a mesh of all devices, with a row added to the split embedding."""
-    devices = jax.devices()
-    mesh = Mesh(np.array(devices).reshape(-1, 1), ("fsdp", "tensor"))
-    config = dataclasses.replace(UNTIED, vocab_size=8 * len(devices) - 1)
+def check_shards(folder):
+    """Whole, split and replicated leaves, one split over the layers, and a row added to split matrices."""
+    mesh = Mesh(np.array(jax.devices()).reshape(-1, 2), ("fsdp", "tensor"))
+    config = dataclasses.replace(UNTIED, vocab_size=39)
     arrays = stored_arrays(config)
-    folder = make_folder(tmp_path / "m", config, arrays)
-
-    def sharding(leaf):
-        split = {1: P(), 2: P("fsdp", None), 3: P(None, "tensor", "fsdp")}[leaf.ndim]
-        return NamedSharding(mesh, split)
-
     expected = expected_tree(config, arrays)
-    shardings = jax.tree.map(sharding, expected)
-    loaded = load_llama(folder, config, shardings, added_rows=1)
-    jax.tree.map(lambda leaf, wanted: _assert_sharded(leaf, wanted), loaded, shardings)
-    np.testing.assert_array_equal(loaded["embedding"][:-1], expected["embedding"])
-    assert_equal(loaded["blocks"], expected["blocks"])
+    split = {"kernel": P(None, "tensor", "fsdp"), "bias": P(None, "fsdp"), "scale": P("tensor"), "embedding": P("fsdp")}
+
+    def sharding(path, leaf):
+        spec = P() if leaf.ndim == 1 else split.get(path[-1].key, P("tensor", "fsdp"))
+        return NamedSharding(mesh, spec)
+
+    shardings = jax.tree_util.tree_map_with_path(sharding, expected)
+    loaded = load_llama(make_folder(folder, config, arrays), config, shardings, added_rows=1)
+    for leaf, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(shardings), strict=True):
+        assert leaf.sharding == wanted
+        assert all(shard.data.shape == wanted.shard_shape(leaf.shape) for shard in leaf.addressable_shards)
+    for name in ("embedding", "head"):
+        np.testing.assert_allclose(loaded[name][-1], expected[name].mean(axis=0), rtol=1e-5, atol=1e-7)
+        loaded[name] = np.asarray(loaded[name])[:-1]
+    assert_equal(loaded, expected)
 
 
-def _assert_sharded(leaf, sharding):
-    assert leaf.sharding == sharding
+def test_into_shards(tmp_path):
+    """On eight devices, in a process of its own."""
+    flags = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    subprocess.run([sys.executable, __file__, str(tmp_path / "m")], env=os.environ | flags, check=True)
 
 
 # What can be wrong with a folder.
 
+
 def refused(folder, config=TIED):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(str(folder))) as error:
         load_llama(folder, config)
     return str(error.value)
 
@@ -233,7 +248,9 @@ def test_a_tensor_set_twice(tmp_path):
 
 def test_pickled_weights_only(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
-    assert "pickled weights only (pytorch_model.bin): unpickling a file runs whatever program is in it" in refused(tmp_path)
+    assert "pickled weights only (pytorch_model.bin): unpickling a file runs whatever program is in it" in refused(
+        tmp_path
+    )
 
 
 def test_no_weights_at_all(tmp_path):
@@ -241,6 +258,7 @@ def test_no_weights_at_all(tmp_path):
 
 
 # Parameters into folders.
+
 
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 20_000])
 @pytest.mark.parametrize("config", [TIED, UNTIED])
@@ -285,3 +303,8 @@ def test_a_folder_with_something_in_it_is_not_written_over(tmp_path):
     (tmp_path / "kept").write_text("")
     with pytest.raises(ValueError, match="exists and is not empty"):
         save_llama(expected_tree(TIED, stored_arrays(TIED)), TIED, tmp_path)
+
+
+if __name__ == "__main__":
+    assert jax.device_count() == 8
+    check_shards(Path(sys.argv[1]))

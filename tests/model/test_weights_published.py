@@ -1,4 +1,4 @@
-"""Folders through our loader, and the forward pass on them: the recorded Llama and Qwen2, and a Llama that tells a story."""
+"""Forward passes on folders that our loader read: recorded models, and a trained Llama that tells a story."""
 
 import functools
 import json
