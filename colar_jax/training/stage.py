@@ -15,8 +15,8 @@ from colar_jax.data.loader import Loader, prefetch
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metric_writer import MetricWriter
 from colar_jax.metrics import Metric, divide, merge
-from colar_jax.parallel.mesh import put_rows
 from colar_jax.model.lora import split_base
+from colar_jax.parallel.mesh import put_rows
 from colar_jax.progress import Progress
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted, InterruptionGuard
