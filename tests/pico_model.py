@@ -18,6 +18,7 @@ from colar_jax.methods import METHODS
 from colar_jax.methods.colar import objective_with_noise
 from colar_jax.methods.method import count
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.lora import LoraConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
 from colar_jax.training.state import join, partition
@@ -35,10 +36,10 @@ count_of = jax.jit(count)
 
 
 @functools.cache
-def model(*, deterministic: bool = False):
+def model(*, deterministic: bool = False, lora: LoraConfig | None = None):
     """Graph and parameters: larger than initial ones, so that attention and the heads look at what they are given."""
     llama = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY)
-    graph, parameters = build(llama, LatentHeadConfig(24, deterministic=deterministic), seed=0)
+    graph, parameters = build(llama, LatentHeadConfig(24, deterministic=deterministic), 0, lora)
     rng = np.random.default_rng(0)
 
     def larger(path, leaf):

@@ -1,7 +1,7 @@
 """Low-rank adapters beside frozen weights (LoRA, arXiv 2106.09685): `x @ W + alpha / rank * (dropout(x) @ A) @ B`.
 
-A model has them where its `LoraConfig` says so; then they and the latent head are all that is trained and saved. `A` and
-`B` are float32, computed in the dtype of `x`; what they are added to may be held in bfloat16.
+A model has them where its `LoraConfig` says so; then they and the latent head are all that is trained and saved. `A`
+and `B` are float32, computed in the dtype of `x`; what they are added to may be held in bfloat16.
 """
 
 import dataclasses
@@ -57,15 +57,17 @@ class LowRank(nnx.Module):
         self.b = parameter(rngs, (config.rank, out_size), (None, axes[1]))
 
     def __call__(self, x, dropout_keys_B=None):
-        """What to add to the linear layer's output; `dropout_keys_B` has a typed key for each row of `x`, or is None."""
+        """What to add to the linear layer's output; `dropout_keys_B`, a typed key for each row of `x`, is for training."""
         if dropout_keys_B is not None:
-            x = dropped_out(x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(dropout_keys_B, self.number), self.config)
+            x = dropped_out(
+                x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(dropout_keys_B, self.number), self.config
+            )
         low = project(x, self.a[...].astype(x.dtype))
         return self.config.scale * project(low, self.b[...].astype(x.dtype))
 
 
 def dropped_out(x, keys_B, config: LoraConfig):
-    """`x` with a share `dropout` of its entries zero and the others scaled up, each row `[...]` from a key of its own."""
+    """`x` with a share `dropout` of its entries zero and the others scaled up, each row from a key of its own."""
     keep = 1 - config.dropout
     is_kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, keep, row.shape))(keys_B, x)
     return jnp.where(is_kept, x / keep, jnp.zeros((), x.dtype))

@@ -4,6 +4,7 @@ torch keeps a linear layer as `[out, in]` and every layer by itself; ours are `[
 itself is not needed.
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -25,13 +26,24 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _MATRICES = {"a": "lora_A", "b": "lora_B"}
 _IS_ATTENTION = ("query", "key", "value", "out")
 _DTYPES = ("F32", "F16", "BF16")
-# Settings that change what an adapter computes, and that we do not compute; harmless at these values.
+# Settings that change what an adapter computes, and that we do not compute; harmless where they are off.
 _UNSUPPORTED = (
-    "use_rslora use_dora use_qalora bias lora_bias fan_in_fan_out modules_to_save rank_pattern alpha_pattern "
-    "layers_to_transform layer_replication exclude_modules target_parameters trainable_token_indices "
-    "alora_invocation_tokens"
-).split()
-_HARMLESS = (None, False, "none", [], {})
+    "use_rslora",
+    "use_dora",
+    "use_qalora",
+    "bias",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "layer_replication",
+    "exclude_modules",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+)
 
 
 def read_adapter(folder: Path, llama: LlamaConfig, expected: LoraConfig | None = None) -> tuple[LoraConfig, Tree]:
@@ -42,13 +54,11 @@ def read_adapter(folder: Path, llama: LlamaConfig, expected: LoraConfig | None =
             that is given; dropout may differ), or its tensors are not those of a model of this shape; says all at once.
     """
     config = _read_config(folder)
-    if expected is not None and (config.rank, config.scale, config.targets) != (
-        expected.rank, expected.scale, expected.targets,
-    ):  # fmt: skip
+    if expected is not None and dataclasses.replace(config, dropout=expected.dropout) != expected:
         raise ValueError(
-            f"{folder / CONFIG_FILE} has rank {config.rank}, alpha {config.alpha:g}, targets {','.join(config.targets)}, "
-            f"and the config asks for {expected.rank}, {expected.alpha:g}, {','.join(expected.targets)}: set model.lora "
-            "as the adapter is"
+            f"{folder / CONFIG_FILE} has rank {config.rank}, alpha {config.alpha:g}, targets "
+            f"{','.join(config.targets)}, and the config asks for {expected.rank}, {expected.alpha:g}, "
+            f"{','.join(expected.targets)}: set model.lora as the adapter is"
         )
     tensors = _read_tensors(folder / WEIGHTS_FILE, _shape_of_name(llama, config))
     return config, _stacked(tensors, llama, config)
@@ -118,7 +128,7 @@ def _read_config(folder: Path) -> LoraConfig:
         targets, dropout = found["target_modules"], float(found.get("lora_dropout") or 0.0)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is no description of a LoRA adapter: {error!r}") from None
-    wrong = [f"{name}={found[name]!r}" for name in _UNSUPPORTED if found.get(name) not in _HARMLESS]
+    wrong = [f"{name}={found[name]!r}" for name in _UNSUPPORTED if not _is_off(found.get(name))]
     if kind != "LORA":
         wrong.insert(0, f"peft_type={kind!r}")
     if targets == "all-linear":
@@ -130,6 +140,10 @@ def _read_config(folder: Path) -> LoraConfig:
     if wrong:
         raise ValueError(f"{path}: not supported: {'; '.join(wrong)}. Merge such an adapter into its base with PEFT")
     return LoraConfig(rank, alpha, parse_targets(",".join(targets)), dropout)
+
+
+def _is_off(value: Any) -> bool:
+    return value is False or value in (None, "none", [], {})  # not so 0, which is a layer
 
 
 def _name(target: str, layer: int, leaf: str) -> str:

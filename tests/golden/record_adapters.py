@@ -54,7 +54,7 @@ class Adapted(nn.Module):
 
 
 def load_models(family: str, with_adapter: bool, folder: Path, dtype: torch.dtype):
-    """Model with the [PAD] row, as in all recorded SFT runs, and the latent policy; with adapters all else is frozen."""
+    """Model with the [PAD] row, as in all recorded SFT runs, and the latent policy; adapters freeze the model."""
     source = folder / f"{family}_tiny"
     config = AutoConfig.from_pretrained(source, vocab_size=PAD + 1, attn_implementation="eager")
     weights, pads = load_file(source / "model.safetensors"), load_file(folder / f"{family}_pad_rows.safetensors")

@@ -229,7 +229,9 @@ def prove(setup: Setup, folder: Path, dtype: torch.dtype, loss_tolerance: float,
         if (setup.family, variant, speed, dtype) == ("llama", "mse", 3, torch.float32):
             for name, grad in load_file(folder / f"e_grads_llama_{setup.training}_mse_r3.safetensors").items():
                 torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-5 * float(grad.abs().max()))
-    print(f"{numbers}, {setup.training}: {len(names)} runs, largest relative difference: losses {worst_loss:.1e}, norms {worst_norm:.1e}")
+    print(
+        f"{numbers}, {setup.training}: {len(names)} runs, largest relative difference: losses {worst_loss:.1e}, norms {worst_norm:.1e}"
+    )
     assert worst_loss < loss_tolerance
     assert worst_norm < norm_tolerance
 

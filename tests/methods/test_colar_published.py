@@ -9,6 +9,7 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
@@ -90,6 +91,7 @@ def _compiled(latent: LatentConfig, deterministic: bool, gradients: bool, setup:
     family, adapter, _ = SETUPS[setup]
     graph, parameters = published_model(deterministic=deterministic, family=family, adapter=adapter)
     _, frozen = partition(parameters, trains_latent_head=True)
+    frozen = jax.tree.map(jnp.asarray, frozen)  # a frozen embedding matrix is indexed by traced ids
 
     def loss(trainable, batch, noise_BMD):
         model = nnx.merge(graph, join(trainable, frozen))

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import numpy as np
 import pytest
 from flax import nnx
 from golden.published import largest_difference, lora_config, published_model, recorded, under_published_names
@@ -47,7 +46,9 @@ def test_merged(family):
     assert largest_difference(logits[is_real], golden["merged_logits"][is_real]) < TOLERANCE
 
     ours, adapters = under_published_names({"llama": merged["llama"]}), recorded("adapters")
-    expected = {name.removeprefix(f"{family}_merged/"): adapters[name] for name in adapters if f"{family}_merged/" in name}
+    expected = {
+        name.removeprefix(f"{family}_merged/"): adapters[name] for name in adapters if f"{family}_merged/" in name
+    }
     assert len(expected) == 4
     for name, matrix in expected.items():
         assert largest_difference(ours[f"llm.{name}"], matrix) < 1e-6

@@ -79,8 +79,9 @@ def test_the_recorded_path(step):
     assert len(start) == 15
     for name, array in after.items():
         moved = np.linalg.norm(np.asarray(array, np.float64) - start[name])
-        # Of a parameter near 1, float32 rounds a step of 1e-4 by up to 6e-8: 6e-4 of it, if all fell to one side.
-        assert moved == pytest.approx(float(golden[f"step{step}/moved_norm/{name}"]), rel=1e-4), name
+        # The sums of parameters and steps are float32, ours and the recorded ones.
+        rounding = 2 * 2.0**-24 * float(np.linalg.norm(start[name]))
+        assert moved == pytest.approx(float(golden[f"step{step}/moved_norm/{name}"]), rel=3e-5, abs=rounding), name
         assert np.linalg.norm(np.asarray(array, np.float64)) == pytest.approx(
             float(golden[f"step{step}/norm/{name}"]), rel=1e-6
         )
@@ -90,5 +91,5 @@ def test_the_textbook():
     plain = optax.adamw(1e-4, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01)
     for ours, theirs, expected in zip(path_of(our_optimizer()), path_of(plain), textbook_path(), strict=True):
         for name, array in expected.items():
-            np.testing.assert_allclose(ours[name], array, rtol=2e-6, atol=2e-9, err_msg=name)
-            np.testing.assert_array_equal(ours[name], theirs[name])
+            for path in (ours, theirs):
+                np.testing.assert_allclose(path[name], array, rtol=3e-7, atol=1e-8, err_msg=name)
