@@ -76,7 +76,7 @@ def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: s
 
 
 def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path, facts: dict[str, Any]) -> None:
-    """Write `latent_head.safetensors`, and `latent_head.json` (sizes, bounds, `embed_std`, and `facts`), to `folder`."""
+    """Write `latent_head.safetensors` and `latent_head.json` (sizes, bounds, `embed_std`, `facts`) into `folder`."""
     save_file(to_published(latent_head), folder / WEIGHTS_FILE)
     settings = dataclasses.asdict(config) | {"embed_std": float(latent_head["embed_std"])} | facts
     (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""A run of the `pico` model on a few embedded problems, whose stage `colar` is given weights instead of being trained."""
+"""A run of the `pico` model on a few embedded problems, whose stage `colar` is given its weights."""
 
 import jax
 import jax.numpy as jnp
