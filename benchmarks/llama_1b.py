@@ -2,8 +2,8 @@
 
     python benchmarks/llama_1b.py --tokenizer=<folder of a Llama-3 tokenizer> [--folder=<where the models go>]
 
-Prints for each step its wall time and the process's peak memory so far. The weights are made in bfloat16 (2.5 GB) and the
-base is held in bfloat16; computation is in float32, which two CPU cores do faster.
+Prints for each step its wall time and the process's peak memory so far. The weights are made in bfloat16 (2.5 GB) and
+the base is held in bfloat16; computation is in float32, which two CPU cores do faster.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 
 from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.data.loader import Loader
+from colar_jax.data.tokenizers import load_tokenizer
 from colar_jax.exchange.folder import export_stage
 from colar_jax.model.hf_folder import save_llama
 from colar_jax.model.presets import PRESETS
@@ -61,11 +62,11 @@ def random_llama(config) -> dict:
     return tree
 
 
-def run_config(base: Path, tokenizer: str, workdir: Path):
+def run_config(base: Path, workdir: Path):
     """The paper's adapters on the base; one row of 128 positions."""
     config = defaults()
     config.update(workdir=str(workdir), run=STAGE)
-    config.data.update(train="arithmetic:max_steps=3", tokenizer=tokenizer, train_limit=64, num_val=1, num_test=1)
+    config.data.update(train="arithmetic:max_steps=3", train_limit=64, num_val=1, num_test=1)
     config.model.update(base=str(base), base_dtype="bfloat16", remat="full")
     config.model.lora.update(rank=128, alpha=32.0, targets="query,value")
     config.stages[STAGE] = stage_defaults(method="colar", steps=1, rows=1, row_positions=128)
@@ -78,13 +79,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--folder", default=None)
+    parser.add_argument("--preset", default="llama-3.2-1b", help="another size, to try this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder, clock = Path(name), Clock()
-        llama = PRESETS["llama-3.2-1b"]
+        llama = PRESETS[arguments.preset]
         save_llama(random_llama(llama), llama, folder / "base", dtype=jnp.bfloat16)
-        clock.tell("make a Llama-3.2-1B of random weights, on disk")
-        run = prepare(run_config(folder / "base", arguments.tokenizer, folder / "run"))
+        load_tokenizer(arguments.tokenizer).save(folder / "base")
+        clock.tell(f"make a {arguments.preset} of random weights, on disk")
+        run = prepare(run_config(folder / "base", folder / "run"))
         jax.block_until_ready(run.initial)
         clock.tell("load it in bfloat16, with adapters and latent head")
 

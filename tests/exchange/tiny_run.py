@@ -48,7 +48,7 @@ def given_run(workdir, **model) -> tuple[Run, dict]:
     parameters = larger(jax.device_get(run.initial))
     if run.config.model.lora.rank:  # the base is frozen: it stays as it was
         own = {"adapter"}
-        flat, initial = traverse_util.flatten_dict(parameters), traverse_util.flatten_dict(jax.device_get(run.initial))
+        flat, initial = traverse_util.flatten_dict(parameters), traverse_util.flatten_dict(run.initial)
         kept = {p: v if own & set(p) or p[0] == "latent_head" else initial[p] for p, v in flat.items()}
         parameters = traverse_util.unflatten_dict(kept)
     adopt(run, "colar", parameters)
