@@ -4,9 +4,10 @@
     python -m colar_jax.train --config=configs/gsm8k_colar.py --config.data.train=my.jsonl --config.data.test=
     python -m colar_jax.train --config=configs/gsm8k_colar.py:smoke            # on embedded problems, under a minute
 
-The model starts from random weights of the Llama-3.2-1B shape, and all of it is trained: what this config cannot do yet
-is to start from published weights and to train low-rank adapters. Without them do not expect the paper's numbers (CoT
-49.4 / 25.6, c = 2 40.1 / 12.7, c = 5 26.8 / 5.57 on GSM8K).
+The model starts from random weights of the Llama-3.2-1B shape, or from published ones with
+`--config.model.base=<folder or hub id>` (and `--config.data.tokenizer=` for the tokenizer in it), and all of it is
+trained: what this config cannot do yet is to train low-rank adapters. Without both do not expect the paper's numbers
+(CoT 49.4 / 25.6, c = 2 40.1 / 12.7, c = 5 26.8 / 5.57 on GSM8K).
 
 On folders of JSON Lines (`{train,val,test}.jsonl`), with any tokenizer and a model that two CPU cores can bear:
 
