@@ -1,7 +1,7 @@
 """How much host memory loading a base model takes, against its size: a made-up folder, loaded in a process of its own.
 
 python benchmarks/load_memory.py                        # about 1 GB, bfloat16 file and parameters
-python benchmarks/load_memory.py --file=bfloat16 --parameters=float32
+python benchmarks/load_memory.py --model=llama-3.2-1b --file=bfloat16 --parameters=float32
 
 On a CPU the parameters themselves lie in host memory, so the least there can be is their size. The bound that we hold
 is their size plus the largest tensor. Prints one JSON object; exit status 1 where the bound is exceeded.
@@ -19,19 +19,27 @@ from pathlib import Path
 import numpy as np
 
 from colar_jax.model import hf_config
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.model.safetensors_io import TensorToWrite, write_tensors
 from colar_jax.model.weights import llama_weights
 
 DTYPES = ("float32", "bfloat16")
-# A Llama-3.2-1B of fewer layers and words: the embedding is its largest tensor, as there.
-CONFIG = LlamaConfig(
-    vocab_size=64_000, hidden_size=2048, num_layers=6, num_heads=32, num_kv_heads=8, head_dim=64, intermediate_size=8192
-)
+CONFIGS = PRESETS | {
+    # A Llama-3.2-1B of fewer layers and words: the embedding is its largest tensor, as there.
+    "1gb": LlamaConfig(
+        vocab_size=64_000,
+        hidden_size=2048,
+        num_layers=6,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=64,
+        intermediate_size=8192,
+    )
+}
 
 
-def make_folder(folder: Path, dtype: str) -> None:
-    """Random weights of CONFIG, in shards of at most 400 MB."""
+def make_folder(folder: Path, config: LlamaConfig, dtype: str) -> None:
+    """Random weights, in shards of at most 400 MB."""
     import jax.numpy as jnp
 
     stored = np.dtype(jnp.dtype(dtype))
@@ -42,11 +50,11 @@ def make_folder(folder: Path, dtype: str) -> None:
 
     tensors = [
         TensorToWrite(name, weight.shape, stored, random(weight.shape))
-        for weight in llama_weights(CONFIG)
+        for weight in llama_weights(config)
         for name in weight.names
     ]
     write_tensors(tensors, folder, 400_000_000)
-    hf_config.write(hf_config.to_hf(CONFIG, dtype=dtype), folder)
+    hf_config.write(hf_config.to_hf(config, dtype=dtype), folder)
 
 
 def load(folder: Path, dtype: str) -> None:
@@ -81,6 +89,7 @@ def peak_bytes() -> int:
 def main() -> int:
     """Make the folder, load it, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=sorted(CONFIGS), default="1gb")
     parser.add_argument("--file", choices=DTYPES, default="bfloat16")
     parser.add_argument("--parameters", choices=DTYPES, default="bfloat16")
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)  # what the process of its own is asked
@@ -89,7 +98,7 @@ def main() -> int:
         load(arguments.load, arguments.parameters)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        make_folder(Path(folder), arguments.file)
+        make_folder(Path(folder), CONFIGS[arguments.model], arguments.file)
         command = [sys.executable, __file__, f"--load={folder}", f"--parameters={arguments.parameters}"]
         figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     megabytes = {name: round(figures[name] / 1e6, 1) for name in ("peak", "model", "largest")}

@@ -43,7 +43,7 @@ def save_llama(
         carried: facts for `config.json` that the model's shape does not say (`hf_config.carried_over`).
 
     Raises:
-        ValueError: there is something in `folder`.
+        ValueError: there is something in `folder`, or `llama` is not of this shape, or holds more (adapters).
     """
     with new_folder(folder) as unfinished:
         write_llama(llama, config, unfinished, dtype=dtype, max_shard_bytes=max_shard_bytes, carried=carried)
@@ -54,8 +54,11 @@ def write_llama(
 ) -> None:
     """As `save_llama`, straight into a folder that exists: for use inside `new_folder`, with other files beside it."""
     flat, dtype = traverse_util.flatten_dict(llama), np.dtype(dtype)
-    tensors = []
-    for weight in llama_weights(config):
+    tensors, weights = [], llama_weights(config)
+    if unknown := flat.keys() - {weight.path for weight in weights}:
+        named = ", ".join(sorted("/".join(path) for path in unknown))
+        raise ValueError(f"a Hugging Face folder has no place for {named}: merge adapters into the weights first")
+    for weight in weights:
         leaf = flat[weight.path]
         if leaf.shape != weight.leaf_shape:
             raise ValueError(f"{'/'.join(weight.path)} is {leaf.shape}, the model's config says {weight.leaf_shape}")

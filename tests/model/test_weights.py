@@ -281,6 +281,9 @@ def test_saved_and_loaded_again(config, max_shard_bytes, tmp_path):
 
 def test_a_failed_export_leaves_nothing(tmp_path):
     parameters = expected_tree(TIED, stored_arrays(TIED))
+    adapted = parameters | {"blocks": parameters["blocks"] | {"query": parameters["blocks"]["query"] | {"lora_a": 1}}}
+    with pytest.raises(ValueError, match="no place for blocks/query/lora_a: merge adapters"):
+        save_llama(adapted, TIED, tmp_path / "out")
     parameters["final_norm"]["scale"] = np.ones(31, np.float32)
     with pytest.raises(ValueError, match=r"final_norm/scale is \(31,\), the model's config says \(32,\)"):
         save_llama(parameters, TIED, tmp_path / "out")
