@@ -100,7 +100,8 @@ def prepare(config: Config) -> Run:
         config.seed,
         lora,
     )
-    initial = cast_base(initial, config.model.base_dtype)
+    # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
+    initial = reasoner.calibrate(cast_base(initial, config.model.base_dtype))
     if config.model.lora.init_from:
         adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
         initial = joined(initial, adapters)
