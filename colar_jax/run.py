@@ -135,7 +135,8 @@ def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, mesh)
     if folder is None:
         llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
         graph, parameters = reasoner.build(llama, head(llama), config.seed, lora)
-        parameters = cast_base(parameters, base_dtype)
+        # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
+        parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
     else:
         base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
         llama = base.config

@@ -14,6 +14,7 @@ from colar_jax.config import (
     defaults,
     nearest,
     parse_speeds,
+    parse_targets,
     resolve,
     split_names,
     stage_defaults,
@@ -326,3 +327,58 @@ def test_names():
     assert split_names(" cot, colar,,") == ("cot", "colar")
     assert nearest("colr", ["cot", "colar"]) == " Did you mean 'colar'?"
     assert nearest("zzz", ["cot", "colar"]) == ""
+
+
+# Adapters
+
+
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        ("query,value", ("query", "value")),
+        ("v_proj, q_proj", ("query", "value")),
+        ("q_proj,query,down_proj,out", ("query", "out", "down")),
+    ],
+)
+def test_targets_have_two_names(text, targets):
+    assert parse_targets(text) == targets
+
+
+NAMES_OF_TARGETS = (
+    "query, key, value, out, gate, up, down, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.lora.rank", -1, "model.lora.rank=-1 is negative: 0 means no adapters"),
+        ("model.lora.alpha", 0.0, "model.lora.alpha=0.0 must be positive"),
+        ("model.lora.dropout", 1.0, "model.lora.dropout=1.0 is not in [0, 1)"),
+        ("model.lora.targets", " ,", "model.lora.targets is empty: name layers, such as query,value"),
+        (
+            "model.lora.targets",
+            "quary",
+            f"a target of model.lora.targets='quary' is none of {NAMES_OF_TARGETS}. Did you mean 'query'?",
+        ),
+        (
+            "model.lora.init_from",
+            "x",
+            "model.lora.init_from='x' with model.lora.rank=0: set the rank of that adapter",
+        ),
+        (
+            "model.base_dtype",
+            "bfloat16",
+            "model.base_dtype='bfloat16' with model.lora.rank=0: weights that are trained are float32; train adapters "
+            "(model.lora.rank), or use model.dtype='bfloat16' to compute in bfloat16",
+        ),
+    ],
+)
+def test_adapters_that_cannot_be(path, value, message):
+    assert_refused(path, value, message)
+
+
+def test_a_bfloat16_base_with_adapters():
+    config = two_stages()
+    config.model.base_dtype, config.model.lora.rank = "bfloat16", 8
+    assert resolve(config).model.lora.rank == 8

@@ -57,7 +57,7 @@ class LowRank(nnx.Module):
         self.b = parameter(rngs, (config.rank, out_size), (None, axes[1]))
 
     def __call__(self, x, dropout_keys_B=None):
-        """What to add to the linear layer's output; `dropout_keys_B`, a typed key for each row of `x`, is for training."""
+        """What to add to the linear layer's output; in training, `dropout_keys_B` has a key for each row of `x`."""
         if dropout_keys_B is not None:
             x = dropped_out(
                 x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(dropout_keys_B, self.number), self.config

@@ -42,8 +42,8 @@ def loss_and_gradients(graph, method: Method, stage: StageConfig, compute: Model
     def whole(trainable, frozen, batch: Batch, key):
         # At least 1, so that a batch without latents (or labels) has loss 0 and not 0/0.
         counts = jax.tree.map(lambda n: jnp.maximum(jax.lax.psum(n, BATCH_AXES), 1), count(batch))
-        # Each device differentiates its own copy; psum adds them up once, after all microbatches. What is frozen is cast
-        # too (which costs nothing): a custom backward pass has to give a gradient of its own type, even if nobody reads it.
+        # Each device differentiates its own copy; psum adds them up once, after all microbatches. What is frozen is
+        # cast too: a custom backward pass must give gradients of the type of its arguments, even ones never read.
         trainable, frozen = jax.lax.pcast((trainable, frozen), BATCH_AXES, to="varying")
         if stage.accumulation == 1:
             value, metrics, gradients = part(trainable, frozen, batch, key, counts)

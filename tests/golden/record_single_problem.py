@@ -67,7 +67,7 @@ class LatentPolicy(nn.Module):
 
 
 class Setup(NamedTuple):
-    """What is recorded: a model, and which of its parameters are trained. record_adapters.py has others than this one."""
+    """What is recorded: a model, and which of its parameters are trained; record_adapters.py has others."""
 
     family: str  # as the recorded files are named
     training: str  # "full" or "lora"
@@ -229,9 +229,8 @@ def prove(setup: Setup, folder: Path, dtype: torch.dtype, loss_tolerance: float,
         if (setup.family, variant, speed, dtype) == ("llama", "mse", 3, torch.float32):
             for name, grad in load_file(folder / f"e_grads_llama_{setup.training}_mse_r3.safetensors").items():
                 torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-5 * float(grad.abs().max()))
-    print(
-        f"{numbers}, {setup.training}: {len(names)} runs, largest relative difference: losses {worst_loss:.1e}, norms {worst_norm:.1e}"
-    )
+    runs = f"{numbers}, {setup.training}: {len(names)} runs"
+    print(f"{runs}, largest relative difference: losses {worst_loss:.1e}, norms {worst_norm:.1e}")
     assert worst_loss < loss_tolerance
     assert worst_norm < norm_tolerance
 
