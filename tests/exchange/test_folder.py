@@ -67,7 +67,7 @@ def test_the_torch_file_thinks_what_we_think(exported):
         theirs = reasoner.answer(problem.question, speed=2, **limits)
         assert theirs.num_latents == len(latents)
         assert theirs.answer_ids == ids
-        np.testing.assert_allclose(theirs.latents.numpy(), latents, atol=1e-4 * np.abs(latents).max())
+        np.testing.assert_allclose(theirs.latents.numpy(), latents, atol=1e-3 * np.abs(latents).max())
 
 
 def test_transformers_loads_it(exported):
