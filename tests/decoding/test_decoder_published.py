@@ -75,7 +75,7 @@ def assert_as_recorded(decoded, name: str):
     np.testing.assert_array_equal(decoded.forced_stop_B, ~stops.any(axis=1))
     for row, count in enumerate(num_latents):
         expected = generate[f"{name}/latents"][row, :count]
-        assert largest_difference(decoded.thoughts[row, :count] * EMBED_STD, expected) < LATENT_TOLERANCE, row
+        assert largest_difference(decoded.thoughts[row, :count] * EMBED_STD["llama"], expected) < LATENT_TOLERANCE, row
     after_separator = generate[f"{name}/pred_ids_with_sep"][:, 1:]
     assert_same_answers(decoded, [until(ids, EOS_ID) for ids in after_separator])
 
