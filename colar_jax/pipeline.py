@@ -25,6 +25,7 @@ from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import StageRun, refuse_another_run, run_stage
 from colar_jax.training.state import Tree, initial_state, make_optimizer, partition
 from colar_jax.training.step import make_train_step
+from colar_jax.training.trainer import SftTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def train_stage(run: Run, name: str) -> None:
         return outcomes
 
     optimizer = make_optimizer(stage.optimizer, num_steps)
+    step = make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh)
     parameters = start_parameters(run, name)
     trainable, frozen = partition(parameters, trains_latent_head=method.trains_latent_head)
     stage_run = StageRun(
@@ -80,10 +82,8 @@ def train_stage(run: Run, name: str) -> None:
         folder=folder,
         config=stage,
         num_steps=num_steps,
-        loader=loader,
-        step=make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh),
+        trainer=SftTrainer(loader, step, run.mesh),
         validate=validate,
-        mesh=run.mesh,
         identity=_identity(run, name),
         keep_checkpoints=run.config.keep_checkpoints,
     )

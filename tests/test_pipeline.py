@@ -334,7 +334,7 @@ def test_nan_stops_a_stage_and_spares_its_checkpoints(tmp_path, monkeypatch, bad
     assert json.loads((folder / f"metrics_{bad_step}.json").read_text())["loss"] == "nan"
     stage = capture_stage(monkeypatch, prepare(tiny_config(workdir)), "cot")
     with np.load(folder / f"batch_{bad_step}.npz") as saved:
-        for name, array in dataclasses.asdict(stage.loader.batch(bad_step - 1)).items():
+        for name, array in dataclasses.asdict(stage.trainer.loader.batch(bad_step - 1)).items():
             np.testing.assert_array_equal(saved[name], array)
 
 
