@@ -114,15 +114,36 @@ class Llama(nnx.Module):
 
     def forward(self, embeds_BTD, position_ids_BT, segment_ids_BT, *, remat: Remat = "none", scan: bool = True):
         """Final hidden states `[B, T, D]` (after the last norm) of packed rows, computed in the dtype of the input."""
-        hidden_BTD, _ = self._run(embeds_BTD, position_ids_BT, segment_ids_BT, remat=remat, scan=scan)
+        attend = _attend_packed(segment_ids_BT)
+        hidden_BTD, _ = self._run(embeds_BTD, position_ids_BT, attend, remat=remat, scan=scan)
         return hidden_BTD
+
+    def forward_tree(
+        self, embeds_BSD, trunk_lengths_B, trunk_size: int, num_branches: int, *, remat: Remat = "none", scan: bool = True
+    ):
+        """Final hidden states `[B, S, D]` of tree rows: a question of at most `P` positions, then `G` branches after it.
+
+        `S = P + G * T`. Every branch continues its question's positions, sees the question and itself, and no other
+        branch: as if each were a row of its own with the question before it, which is computed once instead.
+        """
+        branch_size = (embeds_BSD.shape[1] - trunk_size) // num_branches
+        in_branch_T = jnp.tile(jnp.arange(branch_size), num_branches)
+        trunk_BP = jnp.broadcast_to(jnp.arange(trunk_size)[None], (embeds_BSD.shape[0], trunk_size))
+        position_ids_BS = jnp.concatenate([trunk_BP, trunk_lengths_B[:, None] + in_branch_T[None]], axis=1)
+        biases = attention.tree_mask_bias(trunk_lengths_B, trunk_size, num_branches, branch_size)
+
+        def attend(q, k, v):
+            return attention.attend_tree(q, k, v, *biases), None
+
+        return self._run(embeds_BSD, position_ids_BS, attend, remat=remat, scan=scan)[0]
 
     def prefill(self, embeds_RSD, position_ids_RS, segment_ids_RS, slots_CP, lengths_C, *, scan: bool = True):
         """Read `C` questions packed into rows: each one's last hidden state `[C, D]`, and their cache.
 
         `slots_CP` says where a question's `lengths_C` tokens lie in the flattened rows.
         """
-        hidden_RSD, layers = self._run(embeds_RSD, position_ids_RS, segment_ids_RS, scan=scan, keep=True)
+        attend = _attend_packed(segment_ids_RS, keep=True)
+        hidden_RSD, layers = self._run(embeds_RSD, position_ids_RS, attend, scan=scan)
 
         def own_part(cache_RKSH):
             flat = cache_RKSH.transpose(0, 2, 1, 3).reshape(-1, *cache_RKSH.shape[1::2])  # [R * S, K, H]
@@ -168,16 +189,11 @@ class Llama(nnx.Module):
         config = self.config
         return rope.rotation_tables(position_ids_BT, config.head_dim, config.rope_theta, config.rope_scaling)
 
-    def _run(self, x_BTD, position_ids_BT, segment_ids_BT, *, remat: Remat = "none", scan: bool, keep: bool = False):
-        """All layers over packed rows; with `keep`, also every layer's keys and values as a cache holds them."""
-        mask_bias_BTT = attention.packed_mask_bias(segment_ids_BT)
+    def _run(self, x_BTD, position_ids_BT, attend: Attend, *, remat: Remat = "none", scan: bool):
+        """All layers over rows, and what `attend` keeps of each."""
         # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
         cos, sin = jax.lax.optimization_barrier(self._rotations(position_ids_BT))
         graphdef, stacked = nnx.split(self.blocks)
-
-        def attend(q, k, v):
-            kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
-            return attention.attend(q, k, v, mask_bias_BTT), kept
 
         def layer(x, layer_params):
             return nnx.merge(graphdef, layer_params)(x, cos, sin, attend)
@@ -195,3 +211,14 @@ class Llama(nnx.Module):
                 x_BTD, kept = layer(x_BTD, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
                 caches.append(kept)
         return self.final_norm(x_BTD), tuple(caches)
+
+
+def _attend_packed(segment_ids_BT, *, keep: bool = False) -> Attend:
+    """Attention in packed rows; with `keep`, a layer's keys and values are kept as a cache holds them."""
+    mask_bias_BTT = attention.packed_mask_bias(segment_ids_BT)
+
+    def attend(q, k, v):
+        kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
+        return attention.attend(q, k, v, mask_bias_BTT), kept
+
+    return attend
