@@ -181,7 +181,7 @@ class RlConfig:
         _one_of("rl.loss_aggregation", self.loss_aggregation, ("chain_mean", "configured_length", "token"))
         _one_of("rl.log_prob_reduction", self.log_prob_reduction, ("mean", "sum"))
         _require(
-            1 <= self.speeds_per_group and self.num_generations % self.speeds_per_group == 0,
+            self.speeds_per_group >= 1 and self.num_generations % self.speeds_per_group == 0,
             f"rl.speeds_per_group={self.speeds_per_group} does not divide rl.num_generations={self.num_generations}",
         )
         _require(

@@ -119,9 +119,16 @@ class Llama(nnx.Module):
         return hidden_BTD
 
     def forward_tree(
-        self, embeds_BSD, trunk_lengths_B, trunk_size: int, num_branches: int, *, remat: Remat = "none", scan: bool = True
+        self,
+        embeds_BSD,
+        trunk_lengths_B,
+        trunk_size: int,
+        num_branches: int,
+        *,
+        remat: Remat = "none",
+        scan: bool = True,
     ):
-        """Final hidden states `[B, S, D]` of tree rows: a question of at most `P` positions, then `G` branches after it.
+        """Final hidden states `[B, S, D]` of tree rows: a question of at most `P` positions, then its `G` branches.
 
         `S = P + G * T`. Every branch continues its question's positions, sees the question and itself, and no other
         branch: as if each were a row of its own with the question before it, which is computed once instead.

@@ -207,6 +207,6 @@ class _LateLog:
                 (folder / f"metrics_{step}.json").write_text(json.dumps(shown, indent=2))
                 raise Diverged(
                     f"stage {self._stage.name}: not finite at step {step} (loss {values['loss']}, gradient norm "
-                    f"{values['gradient_norm']}). The batch is in {folder}; the last checkpoint is untouched. Lower "
-                    "optimizer.learning_rate, or look at the batch"
+                    f"{values['gradient_norm']}). The batch is in {folder}; the last checkpoint is untouched. "
+                    f"{self._stage.trainer.advice}"
                 )

@@ -20,6 +20,8 @@ Step = tuple[TrainState, dict[str, Metric], int]
 class Trainer(Protocol):
     """Takes the steps of a stage; what it remembers between two of them can be saved and taken up again."""
 
+    advice: str  # what to try when a step is not finite
+
     def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
         """The steps `start + 1` to `stop`. A state that was handed out is donated to the next step.
 
@@ -38,6 +40,8 @@ class Trainer(Protocol):
 
 class SftTrainer:
     """Learns from batches, which are a pure function of the step: there is nothing to remember."""
+
+    advice = "Lower optimizer.learning_rate, or look at the batch"
 
     def __init__(self, loader: Loader, step: TrainStep, mesh: jax.sharding.Mesh):
         self.loader, self._step, self._mesh = loader, step, mesh
