@@ -2,7 +2,7 @@
 
 python -m colar_jax.train --config=configs/arithmetic.py
 python -m colar_jax.train --config=configs/arithmetic.py:smoke     # the same in under a minute, learning nothing
-python -m colar_jax.train --config=configs/arithmetic.py:no_averaging    # after the first: RL without the paper's averaging
+python -m colar_jax.train --config=configs/arithmetic.py:no_averaging   # after the first: RL without averaging
 """
 
 from colar_jax.config import defaults, stage_defaults
@@ -62,7 +62,7 @@ def get_config(argument: str = ""):
         config.stages.rl.rl.update(num_questions=4, num_generations=4, minibatch_size=8)
         config.decode.max_latents = 8
     elif argument == "no_averaging":
-        # The paper's ablation: a chain's sum instead of its mean. Nothing rewards a short chain, and #L runs to the limit.
+        # The paper's ablation: a chain's sum instead of its mean. Nothing rewards a short chain: #L runs to the limit.
         config.workdir = "runs/arithmetic_no_averaging"
         config.run = "rl"
         config.stages.rl.rl.update(loss_aggregation="configured_length", stop_on_collapse=False)
