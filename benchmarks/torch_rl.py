@@ -1,8 +1,8 @@
 """One iteration of GRPO over latent chains in plain PyTorch and transformers, as published: the opponent in speed.
 
 Every member of a group is a row of its own, with its question prefilled again; the answer prefills everything again
-(`torch_side.LatentGenerator`); the update runs each minibatch's rows in full, padded, with language-head logits at every
-position. Log-probabilities of the rollout cost it nothing here: they are taken from the update's own forward pass.
+(`torch_side.LatentGenerator`); the update runs each minibatch's rows in full, padded, with language-head logits at
+every position. Log-probabilities of the rollout cost it nothing: they are taken from the update itself.
 """
 
 import torch

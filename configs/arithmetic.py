@@ -36,8 +36,8 @@ def get_config(argument: str = ""):
     # Weight 10: with 1 the latents are too blurred to carry numbers.
     config.stages.colar.latent.update(speeds="2,5", weight=10.0)
 
-    # The CoLaR stage leaves latents with next to no spread (soft MSE): the floor `min_std` gives the policy some, without
-    # which its ratios explode.
+    # The CoLaR stage leaves latents with next to no spread (soft MSE): the floor min_std gives the policy some. Without
+    # it ratios explode.
     config.stages.rl = stage_defaults(
         method="colar", trainer="grpo", init_from="colar", steps=150, eval_every=50, log_every=10
     )

@@ -32,6 +32,7 @@ STAGES = ("cot", "colar", "no_cot")
 NUM_STEPS = 7
 # Validations at 3, 6 and 7; saves without one at 2 and 4; nothing happens at 1 and 5.
 TINY = {
+    "run": ",".join(STAGES),
     "data.train_limit": 60,
     "data.num_val": 4,
     "data.num_test": 4,  # as many, so that the programs that decode are the same ones
