@@ -21,6 +21,7 @@ from colar_jax.model.reasoner import Reasoner
 from colar_jax.rl.tree_batch import TreeBatch
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rescored:
     """Log-probabilities of the terms of a `TreeBatch`, and the Gaussians; meaningless where nothing was done."""

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -160,7 +161,9 @@ def make_grpo_trainer(
     )
     health = Health(name, rl, decode.min_latents, compute.dtype)
     step = make_policy_step(graph, stage, sampling, compute, tokenizer.separator_id, optimizer, mesh)
-    return GrpoTrainer(learner, health, step, mesh, reference=first if rl.beta else None)
+    # A copy: the first state is made of the same buffers, and is donated.
+    reference = jax.tree.map(jnp.copy, first) if rl.beta else None
+    return GrpoTrainer(learner, health, step, mesh, reference=reference)
 
 
 def iterations(stage: StageConfig, num_questions: int) -> int:
