@@ -1,7 +1,7 @@
 """How fast we are beside plain PyTorch + transformers (eager), on the same cores, in turns.
 
     pip install torch==2.13.0                                   # the opponent; no dependency of the package
-    python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation]
+    python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration]
 
 Both sides run the same model sizes in float32: hidden 384, 6 layers, 6 heads, MLP 1024, vocabulary 4096, tied head. The
 opponent (`torch_side.py`) pads and loops as the published code does. Each side of a task is a process of its own; the
@@ -12,6 +12,8 @@ process's own.
                  opponent one for each batch of 32, for us one for each example
     sft_fixed    batch 16, question 64 / steps 32 / answer 8 tokens, speed 2: nothing to pad, nothing to pack
     generation   64 different questions x 64 latents + 16 answer tokens, sampled; nothing ends early
+    rl_rollout   8 questions x 8 generations x 64 latents + 16 answer tokens
+    rl_iteration the same, judged, and gone through once in minibatches of 8 rollouts (GRPO)
 """
 
 import argparse
@@ -29,6 +31,7 @@ VOCAB, FIRST_ID = 4096, 3
 LATENT_INTERMEDIATE = 384
 SPEEDS = (1, 2, 3, 4, 5)
 RAGGED_BATCH = 32
+QUESTIONS, GENERATIONS, MINIBATCH = 8, 8, 8  # of reinforcement learning
 
 
 def problems_of(lengths: list[tuple[int, int, int]]) -> list[tuple[list[int], list[int], list[int]]]:
@@ -63,6 +66,12 @@ def torch_task(name: str):
         generator = torch_side.LatentGenerator(model, policy, fixed_work=True)
         prompts = [question for question, _, _ in problems_of(gsm8k_lengths())[:64]]
         return lambda: len(generator(prompts).answer_ids)
+    if name.startswith("rl_"):
+        import torch_rl
+
+        grpo = torch_rl.GrpoIteration(model, policy, GENERATIONS, MINIBATCH)
+        questions = [question for question, _, _ in problems_of(gsm8k_lengths())[:QUESTIONS]]
+        return (lambda: len(grpo.rollout(questions)[0])) if name == "rl_rollout" else (lambda: grpo(questions))
     step = torch_side.SftStep(model, policy)
     rng = random.Random(1)
     if name == "sft_fixed":
@@ -85,6 +94,12 @@ def jax_task(name: str):
     if name == "generation":
         prompts = [question for question, _, _ in problems_of(gsm8k_lengths())[:64]]
         return jax_side.generation(prompts, 64, 16, LATENT_INTERMEDIATE)
+    if name.startswith("rl_"):
+        import jax_rl
+
+        questions = [question for question, _, _ in problems_of(gsm8k_lengths())[:QUESTIONS]]
+        tasks = jax_rl.reinforcement(questions, GENERATIONS, MINIBATCH, LATENT_INTERMEDIATE, VOCAB)
+        return dict(zip(("rl_rollout", "rl_iteration"), tasks, strict=True))[name]
     if name == "sft_fixed":
         positions = 64 + 1 + 16 + 8
         return jax_side.training(problems_of(fixed_lengths(64)), (2,), 16, positions, LATENT_INTERMEDIATE)
@@ -102,7 +117,8 @@ def work(side: str, task: str) -> None:
         examples = run()
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({"examples_per_second": examples / seconds, "peak_gib": peak}), flush=True)
+        facts = getattr(run, "facts", {})
+        print(json.dumps({"examples_per_second": examples / seconds, "peak_gib": peak, "facts": facts}), flush=True)
 
 
 def compare(task: str, rounds: int) -> dict[str, list[dict]]:
@@ -129,7 +145,7 @@ def compare(task: str, rounds: int) -> dict[str, list[dict]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tasks", default="sft_ragged,sft_fixed,generation")
+    parser.add_argument("--tasks", default="sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration")
     parser.add_argument("--side", choices=("torch", "jax"), help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -149,6 +165,8 @@ def main() -> None:
             f"({min(ratios):.2f}, {max(ratios):.2f}) | {peak['torch']:.2f} / {peak['jax']:.2f} |",
             flush=True,
         )
+        for fact, value in measured["jax"][-1]["facts"].items():
+            print(f"    {fact}: {value:.3g}", flush=True)
 
 
 if __name__ == "__main__":

@@ -196,10 +196,63 @@ class LatentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RlConfig:
+    """Reinforcement learning of a stage whose trainer is "grpo" (docs/rl.md); a step of the stage is an iteration."""
+
+    num_questions: int = 8  # asked in one iteration
+    questions_per_epoch: int = 512  # what `stage.epochs` counts in; 0: all training questions
+    num_generations: int = 8  # G, rollouts of a question: a group
+    speeds_per_group: int = 1  # different prompts of a group, each with a speed drawn from latent.speeds
+    rollout_questions: int = 0  # decoded at a time, while the host judges those before; 0: all of an iteration
+    minibatch_size: int = 8  # rollouts in one optimizer step, in whole groups
+    num_iterations: int = 1  # how often an iteration's rollouts are gone through
+    advantage: str = "group"  # (reward - mean) / std of the group, or dr_grpo: no division
+    advantage_eps: float = 1e-8  # added to the std
+    epsilon: float = 0.2  # ratios are clipped at 1 - epsilon
+    epsilon_high: float = 0.2  # and at 1 + epsilon_high: larger than epsilon is DAPO's clip-higher
+    loss_aggregation: str = "chain_mean"  # each chain its mean (the paper); configured_length; token
+    configured_length: int = 32  # what a chain's sum is divided by in "configured_length"
+    decision_weight: float = 1.0  # of the decisions to stop or to go on, beside latents and answer tokens
+    beta: float = 0.0  # of the KL divergence to the stage's first policy; the paper has none
+    entropy_weight: float = 0.0  # of the latents' entropy, as a bonus
+    log_prob_reduction: str = "mean"  # over a latent's dimensions: mean (the paper) or sum
+    min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
+    reward: str = "correctness"  # a name of `rl.rewards.REWARDS`, or package.module:function
+    length_penalty: float = 0.0  # what of a right answer's reward is lost at decode.max_latents
+    skip_solved: bool = False  # whether a question that a whole group got right is not asked again
+    stop_on_collapse: bool = True  # False: a collapse is a warning; for ablations that show one
+
+    def __post_init__(self):
+        for field in ("num_questions", "num_generations", "minibatch_size", "num_iterations", "configured_length"):
+            _require(getattr(self, field) > 0, f"rl.{field}={getattr(self, field)} must be positive")
+        _require(self.num_generations > 1, "rl.num_generations=1: a group of one has no advantage; take at least 2")
+        for field in ("questions_per_epoch", "rollout_questions"):
+            _require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
+        for field in ("beta", "entropy_weight", "decision_weight", "min_std", "advantage_eps", "length_penalty"):
+            _require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
+        _require(self.length_penalty <= 1, f"rl.length_penalty={self.length_penalty} is above 1: right would cost")
+        _require(0 < self.epsilon < 1, f"rl.epsilon={self.epsilon} is not between 0 and 1")
+        _require(self.epsilon_high > 0, f"rl.epsilon_high={self.epsilon_high} must be positive")
+        _one_of("rl.advantage", self.advantage, ("group", "dr_grpo"))
+        _one_of("rl.loss_aggregation", self.loss_aggregation, ("chain_mean", "configured_length", "token"))
+        _one_of("rl.log_prob_reduction", self.log_prob_reduction, ("mean", "sum"))
+        _require(
+            self.speeds_per_group >= 1 and self.num_generations % self.speeds_per_group == 0,
+            f"rl.speeds_per_group={self.speeds_per_group} does not divide rl.num_generations={self.num_generations}",
+        )
+        _require(
+            self.minibatch_size % self.num_generations == 0,
+            f"rl.minibatch_size={self.minibatch_size} is no multiple of rl.num_generations={self.num_generations}: a "
+            "minibatch has whole groups",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class StageConfig:
     """One stage of a run: a method, its data order, its optimizer, and where it starts."""
 
     method: str = "cot"  # a name of `methods.METHODS`
+    trainer: str = "sft"  # sft: learn from the data's reasoning; grpo: from rewards, as the group `rl` says
     init_from: str = ""  # a stage of this run or a stage folder of another; empty: the stage before, else random
     steps: int = 0  # optimizer steps; 0: use `epochs`
     epochs: float = 1.0
@@ -211,8 +264,10 @@ class StageConfig:
     save_every: int = 0  # steps between checkpoints without validation; 0: none
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
+    rl: RlConfig = dataclasses.field(default_factory=RlConfig)
 
     def __post_init__(self):
+        _one_of("stage.trainer", self.trainer, ("sft", "grpo"))
         for field in ("rows", "row_positions", "accumulation", "log_every"):
             _require(getattr(self, field) > 0, f"stage.{field}={getattr(self, field)} must be positive")
         for field in ("steps", "eval_every", "save_every"):
@@ -222,6 +277,13 @@ class StageConfig:
             self.rows % self.accumulation == 0,
             f"stage.accumulation={self.accumulation} does not divide stage.rows={self.rows}",
         )
+        if self.trainer == "grpo":
+            rows = self.rl.minibatch_size // self.rl.num_generations * self.rl.speeds_per_group
+            _require(
+                rows % self.accumulation == 0,
+                f"stage.accumulation={self.accumulation} does not divide the {rows} rows of a minibatch "
+                "(rl.minibatch_size / rl.num_generations, times rl.speeds_per_group)",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +295,7 @@ class DecodeConfig:
     max_step_tokens: int = 128  # the limit of a chain of thought in words
     max_answer_tokens: int = 16
     latent_temperature: float = 1.0  # scales the latent standard deviation of a sampled decode
+    min_latent_std: float = 0.0  # floor of that standard deviation, in embedding scales, as rl.min_std is in rollouts
     stop_temperature: float = 1.0  # of the decision to end thinking, and of words in a chain of thought
     answer_temperature: float = 1.0
     top_p: float = 0.9  # of the answer's tokens, and of words in a chain of thought
@@ -249,6 +312,7 @@ class DecodeConfig:
                 getattr(self, field) > 0,
                 f"decode.{field}={getattr(self, field)} must be positive; greedy decoding is eval.greedy",
             )
+        _require(self.min_latent_std >= 0, f"decode.min_latent_std={self.min_latent_std} is negative")
         _require(0 < self.top_p <= 1, f"decode.top_p={self.top_p} is not in (0, 1]")
 
 
@@ -299,6 +363,11 @@ class Config:
                 stage.latent.loss == "soft_mse" or not self.model.latent_head.deterministic,
                 f"stages.{name}.latent.loss={stage.latent.loss!r} with model.latent_head.deterministic=True: a head "
                 "without a standard deviation has no likelihood; use latent.loss='soft_mse'",
+            )
+            _require(
+                stage.trainer == "sft" or not self.model.latent_head.deterministic or stage.rl.min_std > 0,
+                f"stages.{name}.rl.min_std=0 with model.latent_head.deterministic=True: nothing is sampled, so nothing "
+                "can be learned from rewards; give the latents a standard deviation, such as rl.min_std=0.2",
             )
 
     @property

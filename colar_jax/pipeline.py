@@ -23,9 +23,11 @@ from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.progress import Progress
 from colar_jax.run import Run, model_name, prepare, write_config
 from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.grpo import iterations, make_grpo_trainer, most_updates
 from colar_jax.training.stage import StageRun, refuse_another_run, run_stage, saved_tree
-from colar_jax.training.state import Tree, initial_state, join, make_optimizer, partition
+from colar_jax.training.state import TrainState, Tree, initial_state, join, make_optimizer, partition
 from colar_jax.training.step import make_train_step
+from colar_jax.training.trainer import SftTrainer, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +52,8 @@ def train(config: Config) -> list[Result]:
 
 def train_stage(run: Run, name: str) -> None:
     """Run one stage to its end; what it leaves is in `<workdir>/<name>`."""
-    stage, method, seed = run.config.stages[name], run.method(name), run.seed_of(name)
-    if stage.rows % (num_shards(run.mesh) * stage.accumulation):
-        raise ValueError(
-            f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
-            f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
-        )
-    loader = Loader(run.train, method.recipe(stage), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
-    if loader.num_left_out:
-        logger.warning(
-            "stage %s: %d of %d examples exceed a row of %d positions at one of their speeds, and are left out then",
-            name, loader.num_left_out, len(run.train), stage.row_positions,
-        )  # fmt: skip
-    num_steps = stage.steps or math.ceil(stage.epochs * loader.steps_per_epoch)
-    folder = run.workdir / name
-    speeds = run.trained_speeds(name)
+    stage, seed = run.config.stages[name], run.seed_of(name)
+    folder, speeds = run.workdir / name, run.trained_speeds(name)
     evaluator = run.evaluator(name, [run.val], speeds)
 
     def validate(parameters: Tree) -> dict[str, Outcome]:
@@ -73,24 +62,71 @@ def train_stage(run: Run, name: str) -> None:
         write_samples(folder / SAMPLES_FILE, (sample for part in samples for sample in part))
         return outcomes
 
-    optimizer = make_optimizer(stage.optimizer, num_steps)
-    parameters = start_parameters(run, name)
-    trainable, frozen = partition(parameters, trains_latent_head=method.trains_latent_head)
+    make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
+    trainer, state, frozen, num_steps = make_trainer(run, name)
     stage_run = StageRun(
         name=name,
         folder=folder,
         config=stage,
         num_steps=num_steps,
-        loader=loader,
-        step=make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh),
+        trainer=trainer,
         validate=validate,
-        mesh=run.mesh,
         identity=_identity(run, name),
         keep_checkpoints=run.config.keep_checkpoints,
     )
     # Placed as a step leaves it: otherwise the second step would be compiled once more.
-    state = replicate(initial_state(trainable, optimizer), run.mesh)
-    run_stage(stage_run, state, frozen, jax.random.key(seed))
+    run_stage(stage_run, replicate(state, run.mesh), frozen, jax.random.key(seed))
+
+
+def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
+    """A stage's trainer, its first state, what it leaves alone, and its number of steps."""
+    stage, method = run.config.stages[name], run.method(name)
+    if stage.rows % (num_shards(run.mesh) * stage.accumulation):
+        raise ValueError(
+            f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
+            f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
+        )
+    recipe, seed = method.recipe(stage), run.seed_of(name)
+    loader = Loader(run.train, recipe, seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+    if loader.num_left_out:
+        logger.warning(
+            "stage %s: %d of %d examples exceed a row of %d positions at one of their speeds, and are left out then",
+            name, loader.num_left_out, len(run.train), stage.row_positions,
+        )  # fmt: skip
+    num_steps = stage.steps or math.ceil(stage.epochs * loader.steps_per_epoch)
+    optimizer = make_optimizer(stage.optimizer, num_steps)
+    step = make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh)
+    trainable, frozen = partition(start_parameters(run, name), trains_latent_head=method.trains_latent_head)
+    return SftTrainer(loader, step, run.mesh), initial_state(trainable, optimizer), frozen, num_steps
+
+
+def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
+    """As `_learn_from_data`, for a stage that is trained by its rollouts' rewards; a step is an iteration."""
+    config, stage, method = run.config, run.config.stages[name], run.method(name)
+    if not method.trains_latent_head:
+        raise ValueError(
+            f"stages.{name}: trainer='grpo' improves latent chains, and method={stage.method!r} has none: use colar"
+        )
+    num_steps = iterations(stage, len(run.train))
+    optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl))
+    parameters = start_parameters(run, name)
+    trainer = make_grpo_trainer(
+        name,
+        stage,
+        method,
+        run.graph,
+        decode=config.decode,
+        compute=config.model,
+        encoded=run.train,
+        tokenizer=run.tokenizer,
+        verifier=config.data.verifier,
+        optimizer=optimizer,
+        mesh=run.mesh,
+        seed=run.seed_of(name),
+        first=parameters,
+    )
+    trainable, frozen = partition(parameters, trains_latent_head=True)
+    return trainer, initial_state(trainable, optimizer), frozen, num_steps
 
 
 def adopt(run: Run, name: str, parameters: Tree) -> None:
@@ -114,12 +150,16 @@ def start_parameters(run: Run, name: str) -> Tree:
     index = stages.index(name)
     source = stage.init_from or (stages[index - 1] if index else "")
     if not source:
+        if stage.trainer == "grpo":
+            raise ValueError(f"stages.{name}: trainer='grpo' improves a trained model: name one with init_from=")
         return run.initial
     folder = run.workdir / source if source in run.config.stages else Path(source).expanduser()
     parameters = finished_parameters(run, folder)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         source_method = METHODS[checkpoints.read(checkpoints.latest_step())[1]["stage.method"]]
     starts_latents = run.method(name).trains_latent_head and not source_method.trains_latent_head
+    if stage.trainer == "grpo" and starts_latents:
+        raise ValueError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     return calibrate(parameters) if starts_latents else parameters
 
 
@@ -200,9 +240,10 @@ def _identity(run: Run, name: str) -> dict:
     """The settings that a stage's checkpoints depend on, flat, so that a message can name what changed."""
     config = run.config
     data = {field: getattr(config.data, field) for field in _TRAINING_DATA}
-    stage = {
-        field: value for field, value in dataclasses.asdict(config.stages[name]).items() if field not in _OBSERVING
-    }
+    settings = dataclasses.asdict(config.stages[name])
+    is_sft = config.stages[name].trainer == "sft"
+    unused = (*_OBSERVING, "trainer", "rl") if is_sft else _OBSERVING
+    stage = {field: value for field, value in settings.items() if field not in unused}
     model = dataclasses.asdict(config.model)
     if config.model.lora.rank:
         model["lora"]["targets"] = ",".join(parse_targets(config.model.lora.targets))
@@ -213,6 +254,8 @@ def _identity(run: Run, name: str) -> dict:
     model = {field: value for field, value in model.items() if field not in unread}
     base = {name: value for name, value in run.base_identity.items() if name != "name"}
     groups = {"seed": config.seed, "stage": stage, "model": model, "base": base, "data": data}
+    if not is_sft:  # how rollouts are sampled, and what they are worth
+        groups |= {"decode": dataclasses.asdict(config.decode), "verifier": config.data.verifier}
     return dict(_flatten(groups))
 
 

@@ -32,6 +32,7 @@ STAGES = ("cot", "colar", "no_cot")
 NUM_STEPS = 7
 # Validations at 3, 6 and 7; saves without one at 2 and 4; nothing happens at 1 and 5.
 TINY = {
+    "run": ",".join(STAGES),
     "data.train_limit": 60,
     "data.num_val": 4,
     "data.num_test": 4,  # as many, so that the programs that decode are the same ones
@@ -334,7 +335,7 @@ def test_nan_stops_a_stage_and_spares_its_checkpoints(tmp_path, monkeypatch, bad
     assert json.loads((folder / f"metrics_{bad_step}.json").read_text())["loss"] == "nan"
     stage = capture_stage(monkeypatch, prepare(tiny_config(workdir)), "cot")
     with np.load(folder / f"batch_{bad_step}.npz") as saved:
-        for name, array in dataclasses.asdict(stage.loader.batch(bad_step - 1)).items():
+        for name, array in dataclasses.asdict(stage.trainer.loader.batch(bad_step - 1)).items():
             np.testing.assert_array_equal(saved[name], array)
 
 

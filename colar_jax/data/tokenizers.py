@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 import transformers
 from tokenizers import decoders, models, pre_tokenizers
@@ -60,6 +61,11 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer where `load_tokenizer` finds it again."""
         self.hf.save_pretrained(str(folder))
+
+    def answer_texts(self, ids_BA: np.ndarray, num_tokens_B: np.ndarray) -> list[str]:
+        """The text of each answer: its first `num_tokens_B` ids, without the eos that may end them."""
+        kept = [ids[:count].tolist() for ids, count in zip(ids_BA, num_tokens_B, strict=True)]
+        return [self.decode(ids[:-1] if ids and ids[-1] == self.eos_id else ids) for ids in kept]
 
 
 def load_tokenizer(name: str) -> Tokenizer:

@@ -45,6 +45,11 @@ def shape_for(batches: list[np.ndarray]) -> PromptShape:
     return PromptShape(max(len(_rows(lengths, positions)) for lengths in batches), positions, width)
 
 
+def with_room_for(shape: PromptShape, lengths: np.ndarray) -> PromptShape:
+    """`shape`, with more rows where questions of these lengths need them."""
+    return dataclasses.replace(shape, rows=max(shape.rows, len(_rows(lengths, shape.positions))))
+
+
 def pack_prompts(prompts: list[np.ndarray], shape: PromptShape) -> PackedPrompts:
     """Lay the questions into rows. ValueError where they do not fit into `shape`."""
     lengths_C = np.array([len(prompt) for prompt in prompts], np.int32)

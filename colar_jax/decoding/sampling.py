@@ -37,8 +37,8 @@ def nucleus(logits_BV, top_p: float):
     probs_BV = jax.nn.softmax(logits_BV, axis=-1)
     bits_BV = jax.lax.bitcast_convert_type(probs_BV, jnp.int32)
     # Invariant: the tokens with bits >= low hold at least top_p; those with bits >= high do not.
-    low_B = jnp.zeros(logits_BV.shape[0], jnp.int32)
     high_B = jnp.max(bits_BV, axis=-1) + 1
+    low_B = jnp.zeros_like(high_B)
 
     def halve(_, bounds):
         low_B, high_B = bounds

@@ -31,16 +31,19 @@ class Thought:
 Think = Callable[[Reasoner, jax.Array, jax.Array], Thought]
 
 
-def latent_thinker(separator_id: int, *, greedy: bool, latent_temperature: float, stop_temperature: float) -> Think:
+def latent_thinker(
+    separator_id: int, *, greedy: bool, latent_temperature: float, stop_temperature: float, min_std: float = 0.0
+) -> Think:
     """CoLaR: sample the next compressed embedding; stop when the language head says `###`.
 
     Greedy takes the Gaussian's mean, and stops where `###` is the most probable token. A latent's log-probability is
     the mean over its dimensions (as in the paper) of the density, under the tempered Gaussian, in units of `embed_std`.
+    `min_std` is a floor of the Gaussian's standard deviation, before the temperature.
     """
 
     def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
         logits_BV = model.llama.logits(hidden_BD)
-        predicted = model.latent_head(hidden_BD)
+        predicted = model.latent_head(hidden_BD).with_min_std(min_std)
         if greedy:
             latent_BD = predicted.mean
             log_prob_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
@@ -50,11 +53,11 @@ def latent_thinker(separator_id: int, *, greedy: bool, latent_temperature: float
             latent_key_B, stop_key_B = _split(keys_B)
             noise_BD = jax.vmap(lambda key: jax.random.normal(key, hidden_BD.shape[1:]))(latent_key_B)
             latent_BD = predicted.sample(noise_BD, latent_temperature)
-            log_prob_B = _latent_log_prob(predicted, latent_BD, latent_temperature)
+            log_prob_B = latent_log_prob(predicted, latent_BD, latent_temperature)
             separator_log_prob_B = _log_prob_of_one(logits_BV / stop_temperature, separator_id)
             stop_B = jnp.log(jax.vmap(jax.random.uniform)(stop_key_B)) < separator_log_prob_B
         embed_BD = (latent_BD * model.latent_head.embed_std[...]).astype(hidden_BD.dtype)
-        return Thought(embed_BD, latent_BD, log_prob_B, stop_B, _decision_log_prob(separator_log_prob_B, stop_B))
+        return Thought(embed_BD, latent_BD, log_prob_B, stop_B, decision_log_prob(separator_log_prob_B, stop_B))
 
     return think
 
@@ -81,12 +84,13 @@ def _log_prob_of_one(logits_BV, token_id: int):
     return log_prob_of(logits_BV, jnp.full(logits_BV.shape[0], token_id, jnp.int32))
 
 
-def _latent_log_prob(predicted, latent_BD, temperature):
-    """Zero for a deterministic head, which has no density."""
-    densities_BD = jnp.where(predicted.std > 0, predicted.log_prob(latent_BD, temperature), 0.0)
-    return jnp.mean(densities_BD, axis=-1)
+def latent_log_prob(predicted, latent, temperature):
+    """Mean over dimensions of the tempered log density, `[..., D]` to `[...]`; zero for a head without a density."""
+    densities = jnp.where(predicted.std > 0, predicted.log_prob(latent, temperature), 0.0)
+    return jnp.mean(densities, axis=-1)
 
 
-def _decision_log_prob(separator_log_prob_B, stop_B):
+def decision_log_prob(separator_log_prob_B, stop_B):
+    """Of having stopped, or of having gone on, from the log-probability of `###`."""
     go_on_log_prob_B = jnp.log(-jnp.expm1(jnp.minimum(separator_log_prob_B, -1e-7)))
     return jnp.where(stop_B, separator_log_prob_B, go_on_log_prob_B)

@@ -14,9 +14,10 @@ from colar_jax.data.answers import VERIFIERS, extract_answer
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed
 from colar_jax.data.tokenizers import Tokenizer
-from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
+from colar_jax.decoding.decoder import Decoded, decode
 from colar_jax.decoding.prompt_rows import PackedPrompts, pack_prompts, shape_for
 from colar_jax.methods import Method
+from colar_jax.methods.method import decode_limits
 from colar_jax.parallel.mesh import REPLICATED, ROWS, num_shards, put_rows
 
 
@@ -94,15 +95,8 @@ class Evaluator:
         config, tokenizer = self._config, self._tokenizer
         dtype = jnp.dtype(self._compute.dtype)
         thinking = self._method.thinking(config, tokenizer.separator_id, dtype, greedy)
-        limits = DecodeLimits(
-            max_thoughts=thinking.max_thoughts,
-            min_thoughts=thinking.min_thoughts,
-            max_answer_tokens=config.max_answer_tokens,
-            greedy=greedy,
-            answer_temperature=config.answer_temperature,
-            answer_top_p=config.top_p,
-            separator_id=tokenizer.separator_id,
-            eos_id=tokenizer.eos_id,
+        limits = decode_limits(
+            thinking, config, separator_id=tokenizer.separator_id, eos_id=tokenizer.eos_id, greedy=greedy
         )
 
         def program(parameters, prompts: PackedPrompts, keys_B) -> Decoded:
@@ -119,10 +113,7 @@ class Evaluator:
         return jax.jit(sharded)
 
     def _judge(self, decoded: Decoded, encoded: EncodedProblems) -> Outcome:
-        texts = []
-        for ids, count in zip(decoded.answer_ids_BA, decoded.num_answer_tokens_B, strict=True):
-            ids = ids[:count].tolist()
-            texts.append(self._tokenizer.decode(ids[:-1] if ids and ids[-1] == encoded.eos_id else ids))
+        texts = self._tokenizer.answer_texts(decoded.answer_ids_BA, decoded.num_answer_tokens_B)
         predictions = [extract_answer(text) for text in texts]
         right = [
             self._is_right(prediction, problem.answer)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from colar_jax.config import DecodeConfig, ModelConfig, StageConfig
 from colar_jax.data.loader import Recipe
 from colar_jax.data.packing import Batch
+from colar_jax.decoding.decoder import DecodeLimits
 from colar_jax.decoding.thinking import Think
 from colar_jax.losses import cross_entropy_sum, gather_positions
 from colar_jax.metrics import Metric
@@ -32,6 +33,23 @@ class Thinking:
     think: Think
     max_thoughts: int
     min_thoughts: int = 0
+
+
+def decode_limits(
+    thinking: Thinking, decode: DecodeConfig, *, separator_id: int, eos_id: int, greedy: bool, num_rollouts: int = 1
+) -> DecodeLimits:
+    """What the decoder needs to know of a way to think and of the config's limits."""
+    return DecodeLimits(
+        max_thoughts=thinking.max_thoughts,
+        min_thoughts=thinking.min_thoughts,
+        max_answer_tokens=decode.max_answer_tokens,
+        greedy=greedy,
+        answer_temperature=decode.answer_temperature,
+        answer_top_p=decode.top_p,
+        separator_id=separator_id,
+        eos_id=eos_id,
+        num_rollouts=num_rollouts,
+    )
 
 
 # objective(model, batch, keys_B, counts, stage, compute) -> (this part's share of the loss, metrics)

@@ -82,6 +82,42 @@ def _softmax_attention_backward(residuals, grad_BKQH):
 _softmax_attention.defvjp(_softmax_attention_forward, _softmax_attention_backward)
 
 
+def tree_mask_bias(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int):
+    """Who sees whom in tree rows: `[B, P, P]` for the trunks, `[B * G, T, P + T]` for the branches (`attend_tree`).
+
+    A trunk is causal. A branch sees its trunk's real positions and, causally, itself: never another branch.
+    """
+    causal_PP = jnp.tril(jnp.ones((trunk_size, trunk_size), bool))
+    causal_TT = jnp.tril(jnp.ones((branch_size, branch_size), bool))
+    is_real_BP = jnp.arange(trunk_size)[None] < trunk_lengths_B[:, None]
+    B, num_rows = trunk_lengths_B.shape[0], trunk_lengths_B.shape[0] * num_branches
+    trunk_real_BP = jnp.repeat(is_real_BP, num_branches, axis=0)
+    trunk_BTP = jnp.broadcast_to(trunk_real_BP[:, None], (num_rows, branch_size, trunk_size))
+    own_BTT = jnp.broadcast_to(causal_TT[None], (num_rows, branch_size, branch_size))
+    seen = jnp.broadcast_to(causal_PP[None], (B, trunk_size, trunk_size)), jnp.concatenate([trunk_BTP, own_BTT], axis=2)
+    return jax.lax.optimization_barrier(tuple(jnp.where(is_seen, 0.0, MASKED) for is_seen in seen))
+
+
+def attend_tree(q_BSNH, k_BSKH, v_BSKH, trunk_bias_BPP, branch_bias_BTU):
+    """Attention in tree rows, a trunk of `P` positions and after it `G` branches of `T`: `[B, P + G * T, N * H]`.
+
+    No score between two branches is ever computed. The trunk's keys stand once in a row; their gradient is the sum over
+    the branches.
+    """
+    B, P = trunk_bias_BPP.shape[:2]
+    num_rows, T, _ = branch_bias_BTU.shape
+
+    def branches(x_BSKH):
+        return x_BSKH[:, P:].reshape(num_rows, T, *x_BSKH.shape[2:])
+
+    def seen_by_branches(x_BSKH):
+        return jnp.concatenate([jnp.repeat(x_BSKH[:, :P], num_rows // B, axis=0), branches(x_BSKH)], axis=1)
+
+    of_trunks = attend(q_BSNH[:, :P], k_BSKH[:, :P], v_BSKH[:, :P], trunk_bias_BPP)
+    of_branches = attend(branches(q_BSNH), seen_by_branches(k_BSKH), seen_by_branches(v_BSKH), branch_bias_BTU)
+    return jnp.concatenate([of_trunks, of_branches.reshape(B, -1, of_branches.shape[-1])], axis=1)
+
+
 def attend_cascade(q_BTNH, prefix_k_CKPH, prefix_v_CKPH, prefix_mask_CP, suffix_k_BKSH, suffix_v_BKSH, suffix_mask_BS):
     """One decode step's attention: to the prefix that `B / C` rollouts share, and to each rollout's own suffix.
 

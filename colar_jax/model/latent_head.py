@@ -49,6 +49,10 @@ class Gaussian:
         std = self.std * temperature
         return -0.5 * jnp.square((value - self.mean) / std) - jnp.log(std) - 0.5 * jnp.log(2 * jnp.pi)
 
+    def with_min_std(self, min_std: float) -> "Gaussian":
+        """The same with no standard deviation below `min_std` (in units of `embed_std`; no gradient where it is)."""
+        return dataclasses.replace(self, std=jnp.maximum(self.std, min_std)) if min_std else self
+
     def entropy(self):
         """Differential entropy of each dimension, in nats."""
         return 0.5 + 0.5 * jnp.log(2 * jnp.pi) + jnp.log(self.std)

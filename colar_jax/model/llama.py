@@ -132,17 +132,43 @@ class Llama(nnx.Module):
         `dropout_keys_B`, a typed key for each row, turns the adapters' dropout on; it is for training alone.
         """
         keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
-        hidden_BTD, _ = self._run(
-            embeds_BTD, position_ids_BT, segment_ids_BT, remat=remat, scan=scan, dropout_keys_B=keys_B
-        )
+        attend = _attend_packed(segment_ids_BT)
+        hidden_BTD, _ = self._run(embeds_BTD, position_ids_BT, attend, remat=remat, scan=scan, dropout_keys_B=keys_B)
         return hidden_BTD
+
+    def forward_tree(
+        self,
+        embeds_BSD,
+        trunk_lengths_B,
+        trunk_size: int,
+        num_branches: int,
+        *,
+        remat: Remat = "none",
+        scan: bool = True,
+    ):
+        """Final hidden states `[B, S, D]` of tree rows: a question of at most `P` positions, then its `G` branches.
+
+        `S = P + G * T`. Every branch continues its question's positions, sees the question and itself, and no other
+        branch: as if each were a row of its own with the question before it, which is computed once instead.
+        """
+        branch_size = (embeds_BSD.shape[1] - trunk_size) // num_branches
+        in_branch_T = jnp.tile(jnp.arange(branch_size), num_branches)
+        trunk_BP = jnp.broadcast_to(jnp.arange(trunk_size)[None], (embeds_BSD.shape[0], trunk_size))
+        position_ids_BS = jnp.concatenate([trunk_BP, trunk_lengths_B[:, None] + in_branch_T[None]], axis=1)
+        biases = attention.tree_mask_bias(trunk_lengths_B, trunk_size, num_branches, branch_size)
+
+        def attend(q, k, v):
+            return attention.attend_tree(q, k, v, *biases), None
+
+        return self._run(embeds_BSD, position_ids_BS, attend, remat=remat, scan=scan)[0]
 
     def prefill(self, embeds_RSD, position_ids_RS, segment_ids_RS, slots_CP, lengths_C, *, scan: bool = True):
         """Read `C` questions packed into rows: each one's last hidden state `[C, D]`, and their cache.
 
         `slots_CP` says where a question's `lengths_C` tokens lie in the flattened rows.
         """
-        hidden_RSD, layers = self._run(embeds_RSD, position_ids_RS, segment_ids_RS, scan=scan, keep=True)
+        attend = _attend_packed(segment_ids_RS, keep=True)
+        hidden_RSD, layers = self._run(embeds_RSD, position_ids_RS, attend, scan=scan)
 
         def own_part(cache_RKSH):
             flat = cache_RKSH.transpose(0, 2, 1, 3).reshape(-1, *cache_RKSH.shape[1::2])  # [R * S, K, H]
@@ -188,26 +214,11 @@ class Llama(nnx.Module):
         config = self.config
         return rope.rotation_tables(position_ids_BT, config.head_dim, config.rope_theta, config.rope_scaling)
 
-    def _run(
-        self,
-        x_BTD,
-        position_ids_BT,
-        segment_ids_BT,
-        *,
-        remat: Remat = "none",
-        scan: bool,
-        keep: bool = False,
-        dropout_keys_B=None,
-    ):
-        """All layers over packed rows; with `keep`, also every layer's keys and values as a cache holds them."""
-        mask_bias_BTT = attention.packed_mask_bias(segment_ids_BT)
+    def _run(self, x_BTD, position_ids_BT, attend: Attend, *, remat: Remat = "none", scan: bool, dropout_keys_B=None):
+        """All layers over rows, and what `attend` keeps of each."""
         # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
         cos, sin = jax.lax.optimization_barrier(self._rotations(position_ids_BT))
         graphdef, stacked = nnx.split(self.blocks)
-
-        def attend(q, k, v):
-            kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
-            return attention.attend(q, k, v, mask_bias_BTT), kept
 
         def layer(x, stacked_part):
             layer_params, keys_B = stacked_part
@@ -235,3 +246,14 @@ def _keys_of_layers(keys_B, num_layers: int):
         return None
     fold_rows = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     return jax.vmap(fold_rows, in_axes=(None, 0))(keys_B, jnp.arange(num_layers))
+
+
+def _attend_packed(segment_ids_BT, *, keep: bool = False) -> Attend:
+    """Attention in packed rows; with `keep`, a layer's keys and values are kept as a cache holds them."""
+    mask_bias_BTT = attention.packed_mask_bias(segment_ids_BT)
+
+    def attend(q, k, v):
+        kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
+        return attention.attend(q, k, v, mask_bias_BTT), kept
+
+    return attend

@@ -1,5 +1,6 @@
 """One stage of a run: resume, step, log late, validate by generation, save; the same command again after anything."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -11,17 +12,15 @@ import jax
 import numpy as np
 
 from colar_jax.config import StageConfig
-from colar_jax.data.loader import Loader, prefetch
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metric_writer import MetricWriter
 from colar_jax.metrics import Metric, divide, merge
 from colar_jax.model.lora import split_base
-from colar_jax.parallel.mesh import put_rows
 from colar_jax.progress import Progress
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted, InterruptionGuard
 from colar_jax.training.state import TrainState, Tree, join
-from colar_jax.training.step import TrainStep
+from colar_jax.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +40,8 @@ class StageRun:
     folder: Path
     config: StageConfig
     num_steps: int
-    loader: Loader
-    step: TrainStep
+    trainer: Trainer
     validate: Validate
-    mesh: jax.sharding.Mesh
     identity: dict  # what a checkpoint says it belongs to
     keep_checkpoints: int
 
@@ -61,7 +58,9 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
         start, unlogged = latest or 0, []
         if latest is not None:  # 0 where a stage was given to begin with (`pipeline.adopt`)
             state = restore_state(checkpoints, start, state, frozen, stage.identity)
-            unlogged = checkpoints.read(start)[1].get("unlogged", [])
+            saved = checkpoints.read(start)[1]
+            unlogged = saved.get("unlogged", [])
+            stage.trainer.recall(saved.get("trainer", {}))
             logger.info("stage %s goes on from step %d of %d", stage.name, start, stage.num_steps)
         if start >= stage.num_steps:
             return
@@ -76,12 +75,9 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
 def _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progress, guard) -> None:
     config = stage.config
     log = _LateLog(stage, unlogged)
-    batches = prefetch(stage.loader, start, stage.num_steps)
-    try:
-        for step, batch in enumerate(batches, start=start + 1):
-            log.num_examples += int(batch.segment_ids_BS.max(axis=1).sum())
-            state, metrics = stage.step(state, frozen, put_rows(batch, stage.mesh), key)
-            log.add(step, metrics)
+    with contextlib.closing(stage.trainer.steps(state, frozen, key, start, stage.num_steps)) as steps:
+        for step, (state, metrics, num_examples) in enumerate(steps, start=start + 1):
+            log.add(step, metrics, num_examples)
             progress.advance(step)
             is_last = step == stage.num_steps
             is_validation = is_last or _is_multiple(step, config.eval_every)
@@ -98,14 +94,12 @@ def _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progr
                 metrics = (
                     _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
                 )
-                identity = stage.identity | {"unlogged": log.unlogged()}
+                identity = stage.identity | {"unlogged": log.unlogged(), "trainer": stage.trainer.memory()}
                 checkpoints.save(step, saved_tree(state, frozen), metrics=metrics, identity=identity)
             if is_saved and guard.signal_number:
                 checkpoints.wait()
                 logger.warning("stage %s: signal %d, saved step %d", stage.name, guard.signal_number, step)
                 raise Interrupted(guard.signal_number)
-    finally:
-        batches.close()
 
 
 def _is_multiple(step: int, interval: int) -> bool:
@@ -114,7 +108,8 @@ def _is_multiple(step: int, interval: int) -> bool:
 
 def _shown(values: dict[str, float]) -> dict[str, float]:
     """What a progress line has room for."""
-    return {name: values[name] for name in ("loss", "label_accuracy", "latent_loss") if name in values}
+    shown = ("loss", "label_accuracy", "latent_loss", "reward", "accuracy", "length", "clip_fraction/latent")
+    return {name: values[name] for name in shown if name in values}
 
 
 def _validate(
@@ -150,7 +145,8 @@ def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen
 def refuse_another_run(checkpoints: Checkpoints, step: int, identity: dict) -> None:
     """ValueError, with every setting that changed, where a checkpoint does not belong to `identity`."""
     _, saved_identity = checkpoints.read(step)
-    names = dict.fromkeys([*identity, *(name for name in saved_identity if name != "unlogged")])
+    own = ("unlogged", "trainer")  # what a checkpoint remembers besides
+    names = dict.fromkeys([*identity, *(name for name in saved_identity if name not in own)])
     changed = [name for name in names if saved_identity.get(name) != identity.get(name)]
     if changed:
         raise ValueError(
@@ -179,8 +175,9 @@ class _LateLog:
         ]
         self.num_examples = 0
 
-    def add(self, step: int, metrics: dict[str, Metric]) -> None:
+    def add(self, step: int, metrics: dict[str, Metric], num_examples: int) -> None:
         self._pending.append((step, metrics))
+        self.num_examples += num_examples
 
     def read(self, *, everything: bool) -> tuple[dict[str, float], int]:
         """The merged values of all pending steps (without `everything`, of all but the newest), and their examples."""
@@ -206,15 +203,15 @@ class _LateLog:
     def _raise_if_not_finite(self, steps: list[tuple[int, dict[str, Metric]]]) -> None:
         for step, metrics in steps:
             values = divide(metrics)
-            if not all(math.isfinite(values[name]) for name in ("loss", "gradient_norm")):
+            # An iteration of reinforcement learning in which no group had anything to tell apart has no loss.
+            if not all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "gradient_norm")):
                 folder = self._stage.folder / "diverged"
                 folder.mkdir(parents=True, exist_ok=True)
-                batch = self._stage.loader.batch(step - 1)
-                np.savez_compressed(folder / f"batch_{step}.npz", **dataclasses.asdict(batch))
+                np.savez_compressed(folder / f"batch_{step}.npz", **self._stage.trainer.evidence(step))
                 shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
                 (folder / f"metrics_{step}.json").write_text(json.dumps(shown, indent=2))
                 raise Diverged(
                     f"stage {self._stage.name}: not finite at step {step} (loss {values['loss']}, gradient norm "
-                    f"{values['gradient_norm']}). The batch is in {folder}; the last checkpoint is untouched. Lower "
-                    "optimizer.learning_rate, or look at the batch"
+                    f"{values['gradient_norm']}). The batch is in {folder}; the last checkpoint is untouched. "
+                    f"{self._stage.trainer.advice}"
                 )

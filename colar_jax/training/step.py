@@ -5,6 +5,7 @@ the forward pass, so each part's loss is its share of one global mean, and gradi
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +21,34 @@ from colar_jax.metrics import Metric
 from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS
 from colar_jax.training.state import TrainState, Tree, join
 
+# A pytree of arrays whose first axis is rows: `data.packing.Batch`, `rl.tree_batch.TreeBatch`.
+Rows = Any
 # (state, frozen, batch, key) -> (state, metrics)
-TrainStep = Callable[[TrainState, Tree, Batch, jax.Array], tuple[TrainState, dict[str, Metric]]]
+TrainStep = Callable[[TrainState, Tree, Rows, jax.Array], tuple[TrainState, dict[str, Metric]]]
+# (trainable, frozen, batch, key, counts) -> (this part's share of the loss, metrics)
+PartLoss = Callable[[Tree, Tree, Rows, jax.Array, Any], tuple[jax.Array, dict[str, Metric]]]
 
 
-def loss_and_gradients(graph, method: Method, stage: StageConfig, compute: ModelConfig):
+def loss_and_gradients(part_loss: PartLoss, count: Callable[[Rows], Any], accumulation: int):
     """A function (trainable, frozen, batch, key) -> (loss, metrics, gradients) of this device's rows.
 
     Inside `shard_map`: the loss and the metrics are added up over the batch axes, and so are the gradients.
     """
 
-    def part(trainable, frozen, batch: Batch, key, counts: Counts):
-        def loss(trainable):
-            model = nnx.merge(graph, join(trainable, frozen))
-            keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
-            return method.objective(model, batch, keys_B, counts, stage, compute)
-
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
+    def part(trainable, frozen, batch: Rows, key, counts):
+        (value, metrics), gradients = jax.value_and_grad(part_loss, has_aux=True)(trainable, frozen, batch, key, counts)
         return value, metrics, gradients
 
-    def whole(trainable, frozen, batch: Batch, key):
+    def whole(trainable, frozen, batch: Rows, key):
         # At least 1, so that a batch without latents (or labels) has loss 0 and not 0/0.
         counts = jax.tree.map(lambda n: jnp.maximum(jax.lax.psum(n, BATCH_AXES), 1), count(batch))
         # Each device differentiates its own copy; psum adds them up once, after all microbatches. What is frozen is
         # cast too: a custom backward pass must give gradients of the type of its arguments, even ones never read.
         trainable, frozen = jax.lax.pcast((trainable, frozen), BATCH_AXES, to="varying")
-        if stage.accumulation == 1:
+        if accumulation == 1:
             value, metrics, gradients = part(trainable, frozen, batch, key, counts)
         else:
-            parts = jax.tree.map(lambda leaf: leaf.reshape(stage.accumulation, -1, *leaf.shape[1:]), batch)
+            parts = jax.tree.map(lambda leaf: leaf.reshape(accumulation, -1, *leaf.shape[1:]), batch)
             first = jax.tree.map(lambda leaf: leaf[0], parts)
             shapes = jax.eval_shape(lambda: part(trainable, frozen, first, key, counts))
             zeros = jax.tree.map(
@@ -67,10 +67,31 @@ def loss_and_gradients(graph, method: Method, stage: StageConfig, compute: Model
 def make_train_step(
     graph, method: Method, stage: StageConfig, compute: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainStep:
-    """The compiled step. `state` is donated; `key` is the run's, the step's own is folded in from `state.step`."""
-    gradients_of = loss_and_gradients(graph, method, stage, compute)
+    """The compiled step of a method's objective."""
 
-    def step(state: TrainState, frozen, batch: Batch, key):
+    def loss(trainable, frozen, batch: Batch, key, counts: Counts):
+        model = nnx.merge(graph, join(trainable, frozen))
+        keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
+        return method.objective(model, batch, keys_B, counts, stage, compute)
+
+    return compile_step(loss, optimizer, mesh, count=count, accumulation=stage.accumulation)
+
+
+def compile_step(
+    part_loss: PartLoss,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    count: Callable[[Rows], Any],
+    accumulation: int,
+) -> TrainStep:
+    """The compiled step of any loss. `state` is donated; `key` is the run's, the step's own is folded in.
+
+    `count` says what a batch has; the loss is told how much the whole step has of it.
+    """
+    gradients_of = loss_and_gradients(part_loss, count, accumulation)
+
+    def step(state: TrainState, frozen, batch: Rows, key):
         with jax.named_scope("gradients"):
             loss, metrics, gradients = gradients_of(state.trainable, frozen, batch, jax.random.fold_in(key, state.step))
         with jax.named_scope("update"):

@@ -1,0 +1,89 @@
+"""Our side of the reinforcement-learning comparison: the package's own learner, on given token ids."""
+
+from collections.abc import Callable
+
+import jax
+import jax_side
+import numpy as np
+import tokenizers
+import transformers
+from tokenizers import models
+
+from colar_jax.config import DecodeConfig, OptimizerConfig, RlConfig, StageConfig
+from colar_jax.data.answers import VERIFIERS
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.problems import Problem
+from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.methods import METHODS
+from colar_jax.metrics import divide
+from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
+from colar_jax.rl.learner import Learner
+from colar_jax.rl.questions import QuestionStream
+from colar_jax.rl.rollout import Sampler
+from colar_jax.training.grpo import make_policy_step
+from colar_jax.training.state import initial_state, join, make_optimizer, partition
+
+NEVER = -1  # no token ends an answer: the work is the same for everyone
+
+
+def reinforcement(
+    questions: list[list[int]], num_generations: int, minibatch_size: int, latent_intermediate: int, vocab: int
+) -> tuple[Callable[[], int], Callable[[], int]]:
+    """Two functions that return the number of their rollouts: the rollouts alone, and a whole iteration.
+
+    All chains have 64 latents, and 16 answer tokens. The second has `facts`, what was measured in its last call.
+    """
+    sampling = DecodeConfig(min_latents=64, max_latents=64, min_latent_std=0.2)
+    rl = RlConfig(
+        num_questions=len(questions), num_generations=num_generations, minibatch_size=minibatch_size, min_std=0.2
+    )
+    stage, method, mesh = StageConfig(method="colar", trainer="grpo", rl=rl), METHODS["colar"], make_mesh()
+    graph, parameters = jax_side.build(latent_intermediate)
+    trainable, frozen = partition(parameters, trains_latent_head=True)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-6, schedule="constant"), 1)
+    step = make_policy_step(graph, stage, sampling, jax_side.COMPUTE, jax_side.SEPARATOR, optimizer, mesh)
+    state = replicate(initial_state(trainable, optimizer), mesh)
+    sampler = Sampler(
+        graph, method, sampling, jax_side.COMPUTE, mesh, separator_id=jax_side.SEPARATOR, eos_id=NEVER,
+        num_generations=num_generations, batch_size=len(questions),
+        prompt_lengths=np.array([len(question) + 1 for question in questions]),
+    )  # fmt: skip
+    learner = Learner(
+        config=rl, sampling=sampling, encoded=_encode(questions), tokenizer=_tokenizer(vocab), speeds=(5.0,),
+        sampler=sampler, stream=QuestionStream(len(questions), 0),
+        reward=lambda problems, answers, lengths: [float(number % 2) for number in range(len(answers))],
+        is_right=VERIFIERS["numeric"], seed=0, num_rows=minibatch_size // num_generations, hidden_size=384,
+    )  # fmt: skip
+    prompts = [np.array([*question, jax_side.SEPARATOR], np.int32) for question in questions]
+    key, count = jax.random.key(0), 0
+
+    def rollout() -> int:
+        parts = sampler.run(join(state.trainable, frozen), prompts, jax.random.key(1))
+        return sum(part.num_latents_BG.size for _, part in parts)
+
+    def update(state, batch):
+        return step(state, frozen, put_rows(batch, mesh), key)
+
+    def iteration() -> int:
+        nonlocal state, count
+        state, metrics, num_chains = learner.iterate(state, lambda s: join(s.trainable, frozen), update, count)
+        count += 1
+        values = divide(metrics)
+        assert values["length"] == 64 and values["updates"] == len(prompts) * num_generations / minibatch_size
+        iteration.facts = {name: values[name] for name in ("time/host_share", "time/rollout_share", "gap/latent")}
+        return num_chains
+
+    return rollout, iteration
+
+
+def _encode(questions: list[list[int]]) -> EncodedProblems:
+    nothing = (np.zeros(0, np.int32),) * len(questions)
+    heads = tuple(np.array(question, np.int32) for question in questions)
+    problems = tuple(Problem("", (), str(number)) for number in range(len(questions)))
+    return EncodedProblems(problems, heads, {"5": nothing[0]}, nothing, nothing, jax_side.SEPARATOR, NEVER)
+
+
+def _tokenizer(vocab: int) -> Tokenizer:
+    words = tokenizers.Tokenizer(models.WordLevel({f"w{number}": number for number in range(vocab)}, unk_token="w2"))
+    hf = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w2")
+    return Tokenizer(hf, jax_side.SEPARATOR, NEVER, 2, vocab)

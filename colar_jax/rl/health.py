@@ -1,0 +1,113 @@
+"""Is the policy well? What to be told about, and what to stop at, with what to do about it."""
+
+import dataclasses
+import logging
+
+from colar_jax.config import RlConfig
+
+logger = logging.getLogger(__name__)
+
+# Mean |log ratio| of an iteration's last terms: a policy that moved by e^2 within one iteration has left its rollouts.
+_LOST_LOG_RATIO = 2.0
+_GAP = {"float32": 1e-3, "bfloat16": 0.1}
+_ALARM_EVERY = 20  # iterations between two warnings of one kind
+_MEMORY = 0.9  # of the running accuracy
+_SETTLED = 20  # iterations before the running accuracy says anything
+_COLLAPSED = 0.5  # of the best running accuracy
+
+
+class Collapsed(RuntimeError):
+    """The policy has fallen apart; the last checkpoint is untouched."""
+
+
+@dataclasses.dataclass
+class Health:
+    """Looks at each iteration's values; `memory` is what it needs to go on."""
+
+    stage: str
+    config: RlConfig
+    min_latents: int
+    dtype: str
+    iterations: int = 0
+    accuracy: float = 0.0  # a running mean
+    best: float = 0.0
+    warned: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def look(self, step: int, values: dict[str, float]) -> None:
+        """Warn, or raise.
+
+        Raises:
+            Collapsed: ratios exploded, or accuracy fell to half of its best, unless `rl.stop_on_collapse` is False.
+        """
+        self.iterations += 1
+        self._follow_accuracy(values["accuracy"])
+        for alarm, text in self._alarms(values).items():
+            if step - self.warned.get(alarm, -_ALARM_EVERY) >= _ALARM_EVERY:
+                self.warned[alarm] = step
+                logger.warning("stage %s, iteration %d: %s", self.stage, step, text)
+        text = self._collapse(values)
+        if text and self.config.stop_on_collapse:
+            raise Collapsed(f"stage {self.stage}, iteration {step}: {text}. The last checkpoint is untouched")
+
+    def memory(self) -> dict:
+        """JSON that `recall` takes."""
+        names = ("iterations", "accuracy", "best", "warned")
+        return {name: getattr(self, name) for name in names}
+
+    def recall(self, memory: dict) -> None:
+        """Go on from what `memory` returned."""
+        for name, value in memory.items():
+            setattr(self, name, value)
+
+    def _follow_accuracy(self, accuracy: float) -> None:
+        first = self.iterations == 1
+        self.accuracy = accuracy if first else _MEMORY * self.accuracy + (1 - _MEMORY) * accuracy
+        if self.iterations >= _SETTLED:
+            self.best = max(self.best, self.accuracy)
+
+    def _alarms(self, values: dict[str, float]) -> dict[str, str]:
+        alarms = {}
+        if values["length"] < max(1, self.min_latents) + 0.05:
+            alarms["short"] = (
+                f"chains have {values['length']:.2f} latents, the least there can be: look at val/accuracy, and lower "
+                "rl.length_penalty, or rl.decision_weight, if it falls"
+            )
+        if values["forced_stops"] > 0.9:
+            alarms["long"] = (
+                f"{values['forced_stops']:.0%} of the chains run into decode.max_latents: nothing rewards their end; "
+                "rl.loss_aggregation=chain_mean does"
+            )
+        if values["zero_variance"] > 0.95:
+            alarms["variance"] = (
+                f"{values['zero_variance']:.0%} of the groups have one reward only, and teach nothing: other "
+                "questions, more generations or a higher temperature are needed"
+            )
+        gap = max(values.get(f"gap/{kind}", 0.0) for kind in ("latent", "decision", "answer"))
+        if gap > _GAP[self.dtype]:
+            alarms["gap"] = (
+                f"log-probabilities of the decoder and of the update differ by {gap:.2g} at unchanged parameters: "
+                "they are not of one policy"
+            )
+        if values.get("latent_std_at_bound", 0.0) > 0.5 and not self.config.min_std:
+            alarms["std"] = (
+                f"{values['latent_std_at_bound']:.0%} of the latents' standard deviations are at a bound of the head: "
+                "a model trained by soft_mse has none to speak of. Set rl.min_std=0.2, or train with latent.loss='nll' "
+                "or an entropy term before"
+            )
+        return alarms
+
+    def _collapse(self, values: dict[str, float]) -> str:
+        lost = max(values.get(f"log_ratio/{kind}", 0.0) for kind in ("latent", "decision", "answer"))
+        if lost > _LOST_LOG_RATIO:
+            return (
+                f"ratios explode: mean |log ratio| {lost:.3g} (latent std {values.get('latent_std', 0):.3g}). Where"
+                " the standard deviation is small every step leaves the policy that sampled: raise rl.min_std (0.2 of "
+                "the embedding scale is stable), or lower optimizer.learning_rate"
+            )
+        if self.iterations > _SETTLED and self.accuracy < _COLLAPSED * self.best:
+            return (
+                f"the accuracy of rollouts fell from {self.best:.1%} to {self.accuracy:.1%} (running means; #L is "
+                f"{values['length']:.1f}): raise rl.min_std, lower optimizer.learning_rate, or hold the policy with "
+                "rl.beta"
+            )
+        return ""

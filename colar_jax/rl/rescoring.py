@@ -1,0 +1,108 @@
+"""The log-probability, under the model as it is now, of everything that recorded rollouts did.
+
+Computed exactly as the decoder computed it when it sampled: the same temperatures, the same floor of the latents'
+standard deviation, and the same nucleus. At unchanged parameters both agree to rounding.
+
+A policy that changes has another nucleus. The rule (renormalise over the tokens inside) is applied to the nucleus of
+the *current* model, and the recorded token always counts as inside: otherwise its log-probability would be -inf as soon
+as it falls out, without a gradient that could bring it back.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.decoding.sampling import log_prob_of, nucleus
+from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob
+from colar_jax.model.latent_head import Gaussian
+from colar_jax.model.reasoner import Reasoner
+from colar_jax.rl.tree_batch import TreeBatch
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rescored:
+    """Log-probabilities of the terms of a `TreeBatch`, and the Gaussians; meaningless where nothing was done."""
+
+    latents_BGL: jax.Array  # means over the dimensions
+    decisions_BGL1: jax.Array
+    answers_BGA: jax.Array
+    raw: Gaussian  # [B, G, L, D], as the head gives it
+    sampled: Gaussian  # with the floor: what was drawn from
+
+
+def rescore(
+    model: Reasoner, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: ModelConfig
+) -> Rescored:
+    """One forward pass over tree rows, and both heads where something was decided. Nothing flows into what was fed."""
+    B, G, L, _ = batch.latents_BGLD.shape
+    A, P = batch.answer_ids_BGA.shape[2], batch.prompt_ids_BP.shape[1]
+    embeds_BSD = _embed(model, batch, separator_id, jnp.dtype(compute.dtype))
+    hidden_BSD = model.llama.forward_tree(
+        embeds_BSD, batch.prompt_lengths_B, P, G, remat=compute.remat, scan=compute.scan_layers
+    )
+    D = hidden_BSD.shape[-1]
+    last_BD = jnp.take_along_axis(hidden_BSD, (batch.prompt_lengths_B - 1)[:, None, None], axis=1)
+    branches_BGTD = hidden_BSD[:, P:].reshape(B, G, L + A, D)
+    # State `i` is what `i` latents led to: the first of all branches is the prompt's end.
+    states_BGLD = jnp.concatenate([jnp.broadcast_to(last_BD[:, None], (B, G, 1, D)), branches_BGTD[:, :, :L]], axis=2)
+    with jax.named_scope("latents"):
+        raw = model.latent_head(states_BGLD[:, :, :L])
+        sampled = raw.with_min_std(sampling.min_latent_std)
+        latents_BGL = latent_log_prob(sampled, batch.latents_BGLD, sampling.latent_temperature)
+    with jax.named_scope("decisions"):
+        separators = jnp.full((B, G, L + 1), separator_id, jnp.int32)
+        separator_BGL1 = _token_log_probs(
+            model, states_BGLD, separators, sampling.stop_temperature, 1.0, compute.logits_chunk
+        )
+        is_stop_BGL1 = jnp.arange(L + 1)[None, None] == batch.num_latents_BG[..., None]
+        decisions_BGL1 = decision_log_prob(separator_BGL1, is_stop_BGL1)
+    with jax.named_scope("answers"):
+        at_BGA = batch.num_latents_BG[..., None] + jnp.arange(A)[None, None]
+        answer_BGAD = jnp.take_along_axis(branches_BGTD, at_BGA[..., None], axis=2)
+        answers_BGA = _token_log_probs(
+            model, answer_BGAD, batch.answer_ids_BGA, sampling.answer_temperature, sampling.top_p, compute.logits_chunk
+        )
+    return Rescored(latents_BGL, decisions_BGL1, answers_BGA, raw, sampled)
+
+
+def _embed(model: Reasoner, batch: TreeBatch, separator_id: int, dtype):
+    """The input of tree rows: tokens by their embeddings, latents as they were fed."""
+    B, G, L, D = batch.latents_BGLD.shape
+    A = batch.answer_ids_BGA.shape[2]
+    in_branch_BGT = jnp.broadcast_to(jnp.arange(L + A)[None, None], (B, G, L + A))
+    after_BGT = in_branch_BGT - batch.num_latents_BG[..., None]  # 0 at the separator that closes the reasoning
+    answer_BGT = jnp.take_along_axis(batch.answer_ids_BGA, jnp.clip(after_BGT - 1, 0, A - 1), axis=2)
+    token_BGT = jnp.where(after_BGT == 0, separator_id, answer_BGT)
+    embedding_VD = model.llama.embedding[...]
+    latents_BGLD = (batch.latents_BGLD * jax.lax.stop_gradient(model.latent_head.embed_std[...])).astype(dtype)
+    latents_BGTD = jnp.pad(latents_BGLD, ((0, 0), (0, 0), (0, A), (0, 0)))
+    branches_BGTD = jnp.where((after_BGT < 0)[..., None], latents_BGTD, embedding_VD[token_BGT].astype(dtype))
+    prompts_BPD = embedding_VD[batch.prompt_ids_BP].astype(dtype)
+    return jnp.concatenate([prompts_BPD, branches_BGTD.reshape(B, G * (L + A), D)], axis=1)
+
+
+def _token_log_probs(model: Reasoner, hidden, ids, temperature: float, top_p: float, chunk: int):
+    """Of each `ids` `[...]` at hidden states `[..., D]`; at most `chunk` positions have logits at a time."""
+    shape = ids.shape
+
+    def part(hidden_ND, ids_N):
+        logits_NV = model.llama.logits(hidden_ND) / temperature
+        if top_p < 1:
+            inside_NV = jnp.isfinite(nucleus(jax.lax.stop_gradient(logits_NV), top_p))
+            is_own_NV = jnp.arange(logits_NV.shape[1])[None] == ids_N[:, None]
+            logits_NV = jnp.where(inside_NV | is_own_NV, logits_NV, -jnp.inf)
+        return log_prob_of(logits_NV, ids_N)
+
+    hidden_ND, ids_N = hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1)
+    num_rows = len(ids_N)
+    if num_rows <= chunk:
+        return part(hidden_ND, ids_N).reshape(shape)
+    num_chunks = -(-num_rows // chunk)
+    padding = num_chunks * chunk - num_rows
+    hidden = jnp.pad(hidden_ND, ((0, padding), (0, 0))).reshape(num_chunks, chunk, -1)
+    ids = jnp.pad(ids_N, (0, padding)).reshape(num_chunks, chunk)
+    log_probs = jax.lax.map(jax.checkpoint(lambda chunk_of: part(*chunk_of)), (hidden, ids))
+    return log_probs.reshape(-1)[:num_rows].reshape(shape)

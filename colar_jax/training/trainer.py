@@ -1,0 +1,65 @@
+"""How a stage takes its steps: the part of a stage that differs between learning from data and from rewards."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from colar_jax.data.loader import Loader, prefetch
+from colar_jax.metrics import Metric
+from colar_jax.parallel.mesh import put_rows
+from colar_jax.training.state import TrainState, Tree
+from colar_jax.training.step import TrainStep
+
+# The state after a step, what was measured in it, and how many examples it had.
+Step = tuple[TrainState, dict[str, Metric], int]
+
+
+class Trainer(Protocol):
+    """Takes the steps of a stage; what it remembers between two of them can be saved and taken up again."""
+
+    advice: str  # what to try when a step is not finite
+
+    def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
+        """The steps `start + 1` to `stop`. A state that was handed out is donated to the next step.
+
+        Closing the iterator ends what goes on in the background.
+        """
+
+    def memory(self) -> dict:
+        """JSON: all that the steps to come depend on besides state and number, after the last one handed out."""
+
+    def recall(self, memory: dict) -> None:
+        """Go on from what `memory` returned."""
+
+    def evidence(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of a step that went wrong, to look at."""
+
+
+class SftTrainer:
+    """Learns from batches, which are a pure function of the step: there is nothing to remember."""
+
+    advice = "Lower optimizer.learning_rate, or look at the batch"
+
+    def __init__(self, loader: Loader, step: TrainStep, mesh: jax.sharding.Mesh):
+        self.loader, self._step, self._mesh = loader, step, mesh
+
+    def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
+        batches = prefetch(self.loader, start, stop)
+        try:
+            for batch in batches:
+                state, metrics = self._step(state, frozen, put_rows(batch, self._mesh), key)
+                yield state, metrics, int(batch.segment_ids_BS.max(axis=1).sum())
+        finally:
+            batches.close()
+
+    def memory(self) -> dict:
+        return {}
+
+    def recall(self, memory: dict) -> None:
+        pass
+
+    def evidence(self, step: int) -> dict[str, np.ndarray]:
+        return dataclasses.asdict(self.loader.batch(step - 1))

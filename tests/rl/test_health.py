@@ -1,0 +1,63 @@
+import logging
+
+import pytest
+
+from colar_jax.config import RlConfig
+from colar_jax.rl.health import Collapsed, Health
+
+WELL = {"accuracy": 0.5, "length": 4.0, "forced_stops": 0.0, "zero_variance": 0.3, "gap/latent": 1e-6}
+
+
+def health(**settings) -> Health:
+    return Health("rl", RlConfig(**settings), min_latents=1, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"length": 1.0}, "the least there can be"),
+        ({"forced_stops": 0.95}, "95% of the chains run into decode.max_latents.*chain_mean"),
+        ({"zero_variance": 1.0}, "teach nothing"),
+        ({"gap/answer": 0.01}, "differ by 0.01 at unchanged parameters"),
+        ({"latent_std_at_bound": 0.9}, "at a bound of the head.*rl.min_std=0.2"),
+    ],
+)
+def test_alarms_come_once_in_a_while(caplog, values, message):
+    import re
+
+    watched = health(min_std=0.0)
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, 25):
+            watched.look(step, WELL | values)
+    assert [bool(re.search(message, record.getMessage())) for record in caplog.records] == [True, True]
+
+
+def test_a_floor_is_meant_to_bind(caplog):
+    health(min_std=0.2).look(1, WELL | {"latent_std_at_bound": 1.0})
+    assert not caplog.records
+
+
+def test_exploding_ratios_end_the_run_and_say_why():
+    with pytest.raises(Collapsed, match=r"iteration 3: ratios explode.*raise rl.min_std"):
+        health().look(3, WELL | {"log_ratio/latent": 7.0, "latent_std": 0.002})
+    health(stop_on_collapse=False).look(3, WELL | {"log_ratio/latent": 7.0})
+
+
+def look_at_a_fall(watched: Health) -> None:
+    for step in range(31, 60):
+        watched.look(step, WELL | {"accuracy": 0.02})
+
+
+def test_a_fall_of_accuracy_ends_the_run_also_when_it_was_stopped_in_between():
+    watched = health()
+    for step in range(1, 31):
+        watched.look(step, WELL)
+    resumed = health()
+    resumed.recall(watched.memory())
+    for one in (watched, resumed):
+        with pytest.raises(Collapsed, match=r"accuracy of rollouts fell from 50.0% to 2\d") as collapsed:
+            look_at_a_fall(one)
+        assert "iteration 37" in str(collapsed.value)
+    slowly = health()
+    for step in range(1, 200):
+        slowly.look(step, WELL | {"accuracy": max(0.3, 0.5 - step / 500)})

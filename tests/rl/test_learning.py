@@ -1,0 +1,135 @@
+"""The loop learns: from rewards of latents and lengths, and from nothing where there is nothing to tell apart."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from rl.pico_policy import COMPUTE, EOS_ID, PROMPTS, SAMPLING, SEPARATOR_ID, batch_of, policy, sampler
+
+from colar_jax.config import OptimizerConfig, RlConfig, StageConfig
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.problems import Problem
+from colar_jax.metrics import Metric, divide
+from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
+from colar_jax.rl.advantages import group_advantages
+from colar_jax.rl.learner import Learner
+from colar_jax.rl.objective import KINDS
+from colar_jax.rl.questions import QuestionStream
+from colar_jax.training.grpo import make_policy_step
+from colar_jax.training.state import initial_state, join, make_optimizer, partition
+
+GENERATIONS = 16
+
+
+@functools.cache
+def step_and_state(learning_rate: float, **rl):
+    rl = RlConfig(num_generations=GENERATIONS, minibatch_size=4 * GENERATIONS, min_std=SAMPLING.min_latent_std, **rl)
+    stage = StageConfig(method="colar", trainer="grpo", rl=rl)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=learning_rate, schedule="constant", weight_decay=0.0), 1)
+    mesh = make_mesh(jax.devices()[:1])
+    graph, parameters = policy()
+    trainable, frozen = partition(parameters, trains_latent_head=True)
+    step = make_policy_step(graph, stage, SAMPLING, COMPUTE, SEPARATOR_ID, optimizer, mesh)
+
+    def start():
+        return replicate(initial_state(jax.tree.map(np.array, trainable), optimizer), mesh)
+
+    return step, start, frozen, mesh
+
+
+def bandit(sign: int, iterations: int):
+    """Rewards of latents whose first dimension is large, and of short chains; the mean reward of each iteration."""
+    step, start, frozen, mesh = step_and_state(2e-3)
+    state, rewards, lengths = start(), [], []
+    run = sampler(num_generations=GENERATIONS)
+    for iteration in range(iterations):
+        ((_, sampled),) = run.run(join(state.trainable, frozen), PROMPTS, jax.random.key(iteration))
+        is_fed = np.arange(SAMPLING.max_latents) < sampled.num_latents_BG[..., None]
+        first = np.where(is_fed, sampled.latents_BGLD[..., 0], 0).sum(axis=-1) / sampled.num_latents_BG
+        reward = np.tanh(first) - 0.2 * sampled.num_latents_BG
+        rewards.append(reward.mean())
+        lengths.append(sampled.num_latents_BG.mean())
+        batch = batch_of(sampled, sign * group_advantages(reward), aggregation="chain_mean")
+        state, _ = step(state, frozen, put_rows(batch, mesh), jax.random.key(0))
+    return np.array(rewards), np.array(lengths)
+
+
+def test_a_bandit_finds_the_direction_and_the_short_chains():
+    rewards, lengths = bandit(+1, 25)
+    assert rewards[-4:].mean() > rewards[:4].mean() + 0.4 and lengths[-4:].mean() < lengths[:4].mean() - 1
+    wrong, _ = bandit(-1, 12)
+    assert wrong[-4:].mean() < wrong[:4].mean()
+
+
+class Words:
+    """A tokenizer whose answers are the number of their tokens."""
+
+    def answer_texts(self, ids, counts):
+        return [str(count) for count in counts]
+
+
+def learner(reward, right, **rl) -> Learner:
+    problems = tuple(Problem(str(number), (), "5") for number in range(len(PROMPTS)))
+    nothing = (np.zeros(0, np.int32),) * len(PROMPTS)
+    heads = tuple(prompt[:-1] for prompt in PROMPTS)
+    encoded = EncodedProblems(
+        problems, heads, {"5": nothing[0], "2": nothing[0]}, nothing, nothing, SEPARATOR_ID, EOS_ID
+    )
+    config = RlConfig(
+        num_questions=4, min_std=SAMPLING.min_latent_std, **dict(num_generations=4, minibatch_size=8) | rl
+    )
+    return Learner(
+        config=config, sampling=SAMPLING, encoded=encoded, tokenizer=Words(), speeds=(5.0, 2.0),
+        sampler=sampler(num_generations=config.num_generations // config.speeds_per_group),
+        stream=QuestionStream(len(PROMPTS), 0, skip_solved=config.skip_solved), reward=reward, is_right=right, seed=3,
+        num_rows=2 * config.speeds_per_group, hidden_size=32,
+    )  # fmt: skip
+
+
+def by_turns(problems, answers, num_latents):
+    """Questions 0 and 1 reward nothing."""
+    return [number % 2 if int(problem.question) > 1 else 1 for number, problem in enumerate(problems)]
+
+
+def never(answer, truth):
+    return False
+
+
+def test_groups_without_variance_are_left_out_and_counted():
+    seen = []
+
+    def update(state, batch):
+        seen.append(batch)
+        return state + 1, {f"log_ratio/{kind}": Metric(np.float32(0), np.float32(1)) for kind in KINDS}
+
+    one = learner(by_turns, never, num_iterations=2)
+    state, metrics, num_chains = one.iterate(0, lambda state: policy()[1], update, 0)
+    values = divide(metrics)
+    assert (state, num_chains, values["updates"]) == (2, 16, 2)
+    assert values["zero_variance"] == 0.5 and values["accuracy"] == 0
+    for batch in seen:  # both groups with variance, in rows of their own, in some order
+        lengths = sorted(batch.prompt_lengths_B.tolist())
+        assert lengths == sorted(len(PROMPTS[question]) for question in (2, 3))
+        assert batch.advantages_BG.sum(axis=1) == pytest.approx(0, abs=1e-5)
+    everything = learner(lambda *arguments: [1.0] * 16, lambda answer, truth: True, skip_solved=True)
+    _, metrics, _ = everything.iterate(0, lambda state: policy()[1], None, 0)
+    values = divide(metrics)
+    assert (values["updates"], values["zero_variance"], values["solved_questions"]) == (0, 1, 4)
+
+
+def test_rollouts_do_not_depend_on_how_many_are_decoded_at_a_time():
+    whole = next(part for _, part in sampler().run(policy()[1], PROMPTS, jax.random.key(1)))
+    parts = [part for _, part in sampler(batch_size=3).run(policy()[1], PROMPTS, jax.random.key(1))]
+    assert [len(part.prompts) for part in parts] == [3, 1]
+    np.testing.assert_array_equal(np.concatenate([part.num_latents_BG for part in parts]), whole.num_latents_BG)
+    np.testing.assert_array_equal(np.concatenate([part.answer_ids_BGA for part in parts]), whole.answer_ids_BGA)
+
+
+def test_several_speeds_in_a_group():
+    one = learner(by_turns, never, speeds_per_group=4)
+    judged = one._judge(policy()[1], np.arange(4), 0)
+    assert judged.rollouts.num_latents_BG.shape == (16, 1) and judged.rewards_QG.shape == (4, 4)
+    (batch,) = one._minibatches(judged, 0)
+    assert batch.prompt_ids_BP.shape[0] == 8
+    np.testing.assert_allclose(batch.advantages_BG.reshape(2, 4).sum(axis=1), 0, atol=1e-5)

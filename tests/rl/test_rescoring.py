@@ -1,0 +1,134 @@
+"""What the update computes again is what the decoder computed when it sampled; and who sees whom in a tree row."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rl.pico_policy import (
+    SAMPLING,
+    SEPARATOR_ID,
+    G,
+    batch_of,
+    policy,
+    rescored,
+    rollouts,
+    terms_of,
+)
+
+from colar_jax.config import ModelConfig
+from colar_jax.rl.rescoring import rescore
+
+
+def gaps(batch, log_probs):
+    return [
+        np.abs(now - terms.old_log_probs)[terms.mask] for now, terms in zip(log_probs, terms_of(batch), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"min_latents": 0}, {"top_p": 1.0}, {"latent_temperature": 1.0, "min_latent_std": 0.0}, {"max_latents": 5}],
+    ids=str,
+)
+def test_rescored_log_probabilities_are_those_of_the_decoder(changes):
+    sampling = dataclasses.replace(SAMPLING, **changes)
+    sampled = rollouts(sampling)
+    lengths = sampled.num_latents_BG
+    assert len(np.unique(lengths)) > 2 and 0 < sampled.forced_stop_BG.mean() < 1  # mixed, some of them cut
+    assert lengths.min() >= sampling.min_latents
+    for kind in gaps(batch := batch_of(sampled, sampling=sampling), rescored(policy()[1], batch, sampling)):
+        assert kind.size > 20 and kind.max() < 1e-4, kind.max()
+
+
+def test_in_bfloat16_both_are_near():
+    sampled = rollouts(dtype="bfloat16")
+    batch = batch_of(sampled)
+    worst = [kind.max() for kind in gaps(batch, rescored(policy()[1], batch, compute=ModelConfig(dtype="bfloat16")))]
+    print("largest gaps in bfloat16 (latents, decisions, answers):", worst)
+    assert 1e-4 < max(worst) < 1.0
+
+
+@pytest.mark.parametrize(
+    "other", [ModelConfig(scan_layers=False), ModelConfig(remat="full"), ModelConfig(logits_chunk=7)]
+)
+def test_ways_to_compute_agree(other):
+    batch = batch_of(rollouts())
+    for expected, actual in zip(rescored(policy()[1], batch), rescored(policy()[1], batch, compute=other), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_chain_in_a_tree_is_that_chain_alone():
+    """Neither the other chains of a row, nor other rows, nor empty rows after them change anything."""
+    sampled = rollouts()
+    together = rescored(policy()[1], batch_of(sampled, num_rows=6))
+    for chain in range(G):
+        alone = {
+            field.name: getattr(sampled, field.name)[:, chain : chain + 1]
+            for field in dataclasses.fields(sampled)
+            if field.name != "prompts"
+        }
+        batch = batch_of(dataclasses.replace(sampled, **alone))
+        for all_chains, one, terms in zip(together, rescored(policy()[1], batch), terms_of(batch), strict=True):
+            size = one.shape[-1]
+            expected = np.asarray(all_chains)[: len(sampled.prompts), chain, :size]
+            mask = terms.mask[:, 0]
+            np.testing.assert_allclose(np.asarray(one)[:, 0][mask], expected[mask], rtol=1e-5, atol=1e-5)
+
+
+def test_chains_of_a_row_do_not_see_each_other_and_see_what_is_before_them():
+    """By gradients with respect to what is fed: latent `i` of a chain moves what comes after it in that chain only."""
+    batch = batch_of(rollouts())
+    chain, step = 1, 1
+    row = int(np.flatnonzero(batch.num_latents_BG[:, chain] > step + 1)[0])
+    model = nnx.merge(*policy())
+
+    def fed(embed_shift_D, kind):
+        latents = jnp.asarray(batch.latents_BGLD)
+        shifted = dataclasses.replace(batch, latents_BGLD=latents.at[row, chain, step].add(embed_shift_D))
+        now = rescore(model, shifted, SEPARATOR_ID, SAMPLING, ModelConfig())
+        # Its own density depends on the latent itself, as the value that is scored.
+        return {"latents": now.sampled.mean.sum(axis=-1), "decisions": now.decisions_BGL1, "answers": now.answers_BGA}[
+            kind
+        ]
+
+    zero = jnp.zeros(batch.latents_BGLD.shape[-1])
+    for kind, terms in zip(("latents", "decisions", "answers"), terms_of(batch), strict=True):
+        moved = np.abs(jax.jacobian(lambda shift, kind=kind: fed(shift, kind))(zero)).sum(axis=-1) > 0
+        expected = np.zeros_like(terms.mask)
+        expected[row, chain] = True if kind == "answers" else np.arange(terms.mask.shape[2]) > step
+        assert not (moved & ~expected).any()
+        assert moved[terms.mask & expected].all() and (terms.mask & expected).any()
+
+
+def test_no_gradient_flows_through_what_was_fed_and_all_parameters_but_the_scale_get_one():
+    batch = batch_of(rollouts())
+    graph, parameters = policy()
+
+    def total(parameters):
+        now = rescore(nnx.merge(graph, parameters), batch, SEPARATOR_ID, SAMPLING, ModelConfig())
+        kinds = (now.latents_BGL, now.decisions_BGL1, now.answers_BGA)
+        return sum(jnp.sum(jnp.where(terms.mask, kind, 0)) for kind, terms in zip(kinds, terms_of(batch), strict=True))
+
+    gradients = jax.grad(total)(parameters)
+    assert float(gradients["latent_head"].pop("embed_std")) == 0
+    for path, leaf in jax.tree.leaves_with_path(gradients):
+        assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_a_token_that_left_the_nucleus_keeps_a_log_probability_and_a_gradient():
+    """Under another model the recorded tokens are no longer all in the nucleus."""
+    batch = batch_of(rollouts())
+    other = policy(seed=5)[1]
+    graph = policy()[0]
+
+    def answers(parameters):
+        now = rescore(nnx.merge(graph, parameters), batch, SEPARATOR_ID, SAMPLING, ModelConfig())
+        return now.answers_BGA
+
+    log_probs = np.asarray(answers(other))[batch.answers.mask]
+    assert np.isfinite(log_probs).all() and log_probs.min() < -3
+    gradients = jax.grad(lambda parameters: jnp.sum(answers(parameters)))(other)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

@@ -1,0 +1,46 @@
+import pytest
+
+from colar_jax.config import defaults, resolve, stage_defaults
+
+
+def config_with(setting, value):
+    config = defaults()
+    config.run = "rl"
+    config.stages.rl = stage_defaults(method="colar", trainer="grpo")
+    config.update_from_flattened_dict({setting: value})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("stages.rl.trainer", "grop", r"stage.trainer='grop' is none of sft, grpo. Did you mean 'grpo'\?"),
+        ("stages.rl.rl.num_generations", 1, "a group of one has no advantage"),
+        ("stages.rl.rl.num_questions", 0, "rl.num_questions=0 must be positive"),
+        ("stages.rl.rl.minibatch_size", 12, "rl.minibatch_size=12 is no multiple of rl.num_generations=8"),
+        ("stages.rl.rl.speeds_per_group", 3, "rl.speeds_per_group=3 does not divide rl.num_generations=8"),
+        ("stages.rl.rl.epsilon", 1.0, "rl.epsilon=1.0 is not between 0 and 1"),
+        ("stages.rl.rl.epsilon_high", 0.0, "rl.epsilon_high=0.0 must be positive"),
+        ("stages.rl.rl.beta", -0.1, "rl.beta=-0.1 is negative"),
+        ("stages.rl.rl.length_penalty", 1.5, "rl.length_penalty=1.5 is above 1"),
+        ("stages.rl.rl.advantage", "drgrpo", r"none of group, dr_grpo. Did you mean 'dr_grpo'\?"),
+        ("stages.rl.rl.loss_aggregation", "mean", "none of chain_mean, configured_length, token"),
+        ("stages.rl.rl.log_prob_reduction", "max", "none of mean, sum"),
+        ("stages.rl.accumulation", 16, "stage.accumulation=16 does not divide the 1 rows of a minibatch"),
+        ("decode.min_latent_std", -1.0, "decode.min_latent_std=-1.0 is negative"),
+    ],
+)
+def test_one_error_for_a_wrong_value(setting, value, message):
+    config = config_with(setting, value)
+    if setting.endswith("accumulation"):
+        config.stages.rl.rows = 16
+    with pytest.raises(ValueError, match=message):
+        resolve(config)
+
+
+def test_a_deterministic_head_needs_a_floor_to_sample():
+    config = config_with("model.latent_head.deterministic", True)
+    assert resolve(config).stages["rl"].rl.min_std == 0.2
+    config.stages.rl.rl.min_std = 0.0
+    with pytest.raises(ValueError, match="stages.rl.rl.min_std=0 with model.latent_head.deterministic=True"):
+        resolve(config)

@@ -1,0 +1,169 @@
+"""Log-probabilities, losses, gradients and the step of the published GRPO, in tree rows of one chain each.
+
+The published loss counts the `###` that ends the reasoning as the first token of the answer, forced or not; here it is
+a decision, so the tests give decisions and answers the weights that one mean over both has.
+"""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from golden.published import (
+    EMBED_STD,
+    SEPARATOR_ID,
+    largest_difference,
+    published_model,
+    recorded,
+    under_published_names,
+)
+
+from colar_jax.config import DecodeConfig, ModelConfig, OptimizerConfig, RlConfig
+from colar_jax.rl.advantages import group_advantages
+from colar_jax.rl.objective import objective
+from colar_jax.rl.policy_loss import term_weights
+from colar_jax.rl.rescoring import rescore
+from colar_jax.rl.tree_batch import Rollouts, Terms, TreeBatch, assemble
+from colar_jax.training.state import make_optimizer
+
+# The published log-probabilities ignore temperatures and top-p.
+SAMPLING = DecodeConfig(max_latents=12, min_latents=0, max_answer_tokens=8, top_p=1.0)
+COMPUTE = ModelConfig()
+AGGREGATIONS = {"chain_mean": "True", "configured_length": "False"}
+
+
+def numbers() -> dict:
+    return json.loads(str(recorded("rl")["numbers_json"]))
+
+
+def of_minibatch(name: str) -> np.ndarray:
+    return recorded("rl")[f"minibatch/{name}"]
+
+
+def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
+    """The recorded minibatch: 8 rows of one chain."""
+    questions, is_real = of_minibatch("question_input_ids"), of_minibatch("question_attention_mask")
+    num_latents = of_minibatch("latent_attention_mask").sum(axis=1)
+    answer_mask = of_minibatch("answer_attention_mask").astype(bool)
+    old = of_minibatch("answer_logprobs")
+    old_decisions = np.zeros((8, 13), np.float32)
+    old_decisions[np.arange(8), num_latents] = old[:, 0]
+    rollouts = Rollouts(
+        prompts=[ids[mask == 1] for ids, mask in zip(questions, is_real, strict=True)],
+        latents_BGLD=(of_minibatch("latent_inputs_embeds") / np.float32(EMBED_STD))[:, None],
+        latent_log_probs_BGL=of_minibatch("latent_logprobs")[:, None],
+        stop_log_probs_BGL1=old_decisions[:, None],
+        num_latents_BG=num_latents[:, None],
+        forced_stop_BG=np.zeros((8, 1), bool),
+        answer_ids_BGA=of_minibatch("answer_input_ids")[:, None, 1:],
+        answer_log_probs_BGA=old[:, None, 1:],
+        num_answer_tokens_BG=answer_mask[:, None, 1:].sum(axis=-1),
+    )
+    batch = assemble(
+        rollouts,
+        of_minibatch("advantages"),
+        num_rows=8,
+        prompt_room=80,
+        min_latents=0,
+        aggregation=aggregation,
+        configured_length=32,
+        decision_weight=1.0,
+        log_prob_scale=1.0,
+    )
+    # One mean over `###` and the answer, and no decision to go on.
+    weights = term_weights(answer_mask[:, None], aggregation, 32)
+    is_stop = np.arange(batch.decisions.mask.shape[2]) == num_latents[:, None, None]
+    decisions = Terms(is_stop, batch.decisions.old_log_probs * is_stop, (is_stop * weights[..., :1]).astype(np.float32))
+    answers = dataclasses.replace(batch.answers, weights=weights[..., 1:])
+    np.testing.assert_array_equal(answers.mask, answer_mask[:, None, 1:])
+    return dataclasses.replace(batch, decisions=decisions, answers=answers)
+
+
+@functools.cache
+def evaluated(aggregation: str):
+    """Loss, metrics and gradients of the recorded minibatch."""
+    graph, parameters = published_model()
+    rl = RlConfig(min_std=0.0, loss_aggregation=aggregation)
+    batch = batch_of(aggregation)
+
+    def loss(parameters):
+        return objective(nnx.merge(graph, parameters), None, batch, SEPARATOR_ID, rl, SAMPLING, COMPUTE)
+
+    (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(parameters)
+    assert float(gradients["latent_head"].pop("embed_std")) == 0
+    return float(value), metrics, gradients
+
+
+def test_log_probabilities():
+    graph, parameters = published_model()
+    batch = batch_of()
+    now = jax.jit(
+        lambda p: dataclasses.astuple(rescore(nnx.merge(graph, p), batch, SEPARATOR_ID, SAMPLING, COMPUTE))[:3]
+    )
+    latents, decisions, answers = (np.asarray(values)[:, 0] for values in now(parameters))
+    latent_mask = of_minibatch("latent_attention_mask").astype(bool)[:, : latents.shape[1]]
+    expected = of_minibatch("full_new_latent_logprobs")[:, : latents.shape[1]]
+    assert largest_difference(latents[latent_mask], expected[latent_mask]) < 1e-5
+    expected, mask = of_minibatch("full_new_answer_logprobs"), batch.answers.mask[:, 0]
+    assert largest_difference(answers[mask], expected[:, 1:][mask]) < 1e-5
+    assert largest_difference(decisions[batch.decisions.mask[:, 0]], expected[:, 0]) < 1e-5
+
+
+@pytest.mark.parametrize("case", range(len(numbers()["group_advantages"])))
+def test_group_advantages(case):
+    recorded_case = numbers()["group_advantages"][case]
+    advantages = group_advantages(np.array([recorded_case["rewards"]]))[0]
+    np.testing.assert_allclose(advantages, recorded_case["advantages"], rtol=1e-6, atol=1e-6)
+
+
+def test_advantages_of_the_rollout():
+    rewards, expected = (recorded("rl")[f"rollout/{name}"].reshape(4, 4) for name in ("rewards", "advantages"))
+    np.testing.assert_allclose(group_advantages(rewards), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_losses_and_clipping(aggregation):
+    loss, metrics, _ = evaluated(aggregation)
+    expected = numbers()["grpo"][f"full/average_per_token_{AGGREGATIONS[aggregation]}"]
+    parts = {kind: float(metrics[f"loss/{kind}"].sum) for kind in ("latent", "decision", "answer")}
+    assert loss == pytest.approx(expected["total_loss"], rel=1e-4)
+    assert parts["latent"] == pytest.approx(expected["latent_loss"], rel=1e-4)
+    assert parts["decision"] + parts["answer"] == pytest.approx(expected["answer_loss"], rel=1e-4)
+    clipped = {kind: metrics[f"clip_fraction/{kind}"] for kind in parts}
+    assert float(clipped["latent"].sum / clipped["latent"].count) == pytest.approx(expected["latent_clipped_fraction"])
+    both = [clipped["decision"], clipped["answer"]]
+    fraction = float(sum(m.sum for m in both) / sum(m.count for m in both))
+    assert fraction == pytest.approx(expected["answer_clipped_fraction"])
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_gradient_norms(aggregation):
+    gradients = under_published_names(evaluated(aggregation)[2])
+    expected = numbers()["grpo"][f"full/average_per_token_{AGGREGATIONS[aggregation]}"]
+    assert gradients.keys() == expected["grad_norms"].keys()
+    for name, norm in expected["grad_norms"].items():
+        assert np.linalg.norm(gradients[name]) == pytest.approx(norm, rel=2e-4), name
+    total = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in gradients.values()))
+    assert total == pytest.approx(expected["clip_grad_norm_returned"], rel=1e-4)
+
+
+def test_the_adamw_step():
+    _, parameters = published_model()
+    parameters = {name: {k: v for k, v in part.items() if k != "embed_std"} for name, part in parameters.items()}
+    gradients = evaluated("configured_length")[2]
+    optimizer = make_optimizer(
+        OptimizerConfig(learning_rate=1e-4, weight_decay=0.01, clip_norm=1.0, schedule="constant"), 1
+    )
+    updates, _ = optimizer.update(gradients, optimizer.init(parameters), parameters)
+    before, after = map(under_published_names, (parameters, optax.apply_updates(parameters, updates)))
+    for name, expected in numbers()["grpo"]["full/adamw_after_average_False"].items():
+        # Both are differences of float32 weights; torch decays them first and then steps, which rounds twice.
+        assert np.linalg.norm(after[name] - before[name]) == pytest.approx(expected["delta_norm"], rel=4e-3), name
+        assert np.linalg.norm(after[name]) == pytest.approx(expected["norm"], rel=1e-5), name
+
+
+# With adapters: `lora` of numbers_json, and minibatch/lora_new_*, are recorded beside (README.md) and wait for them.

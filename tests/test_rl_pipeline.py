@@ -1,0 +1,217 @@
+"""A whole run of CoLaR and reinforcement learning, tiny: what it leaves, and that a kill changes nothing of it."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from colar_jax import pipeline
+from colar_jax.config import resolve, stage_defaults
+from colar_jax.metric_writer import read_metrics
+from colar_jax.rl.health import Collapsed
+from colar_jax.run import prepare
+from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.stage import Diverged
+
+ROOT = Path(__file__).parents[1]
+CONFIG_FILE = ROOT / "configs" / "arithmetic.py"
+ITERATIONS = 5
+TINY = {
+    "run": "colar,rl",
+    "data.train_limit": 60,
+    "data.num_val": 4,
+    "data.num_test": 4,
+    "decode.max_latents": 4,
+    "decode.max_answer_tokens": 3,
+    "eval.seeds": 1,
+    "eval.speeds": "5",
+    "stages.colar.steps": 2,
+    "stages.colar.rows": 2,
+    "stages.rl.steps": ITERATIONS,
+    "stages.rl.save_every": 1,
+    "stages.rl.eval_every": 4,
+    "stages.rl.log_every": 2,
+    "stages.rl.rl.reward": "pico_rewards:fewer_latents_and_longer_answers",
+    "stages.rl.rl.num_questions": 3,
+    "stages.rl.rl.minibatch_size": 4,
+    "stages.rl.rl.num_iterations": 2,
+    "stages.rl.rl.beta": 0.1,
+    "stages.rl.rl.entropy_weight": 0.01,
+    "stages.rl.rl.skip_solved": True,
+}
+
+
+def tiny_config_dict(workdir, **overrides):
+    config = runpy.run_path(str(CONFIG_FILE))["get_config"]("smoke")
+    config.update_from_flattened_dict(TINY | {"workdir": str(workdir)} | overrides)
+    return config
+
+
+def tiny_config(workdir, **overrides):
+    return resolve(tiny_config_dict(workdir, **overrides))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs are compiled once for all runs of this file, those of other processes included."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    if before[names[0]] is None:
+        for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0), strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    yield {name.upper(): str(getattr(jax.config, name)) for name in names}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compiled_once) -> Path:
+    """The folder of a run that was never stopped. Not to be changed."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    pipeline.train(tiny_config(workdir))
+    return workdir
+
+
+def saved(workdir: Path) -> tuple[dict[str, bytes], dict]:
+    """Every leaf of the last checkpoint of the stage, and what was saved beside it."""
+    folder = workdir / "rl" / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest_step() == ITERATIONS
+        metadata = checkpoints._metadata(ITERATIONS).metadata
+        abstract = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in metadata.items()}
+        leaves = {path: np.asarray(leaf).tobytes() for path, leaf in checkpoints.restore(ITERATIONS, abstract).items()}
+        return leaves, checkpoints.read(ITERATIONS)[1]["trainer"]
+
+
+def untimed(workdir: Path) -> list[dict]:
+    lines = read_metrics(workdir / "rl")
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def test_what_the_stage_leaves_behind(finished):
+    lines = untimed(finished)
+    assert [line["step"] for line in lines] == [2, 4, 4, 5, 5]
+    for name in ("reward", "accuracy", "length", "reward_spread", "zero_variance", "forced_stops", "loss", "updates"):
+        assert name in lines[0], name
+    for kind in ("latent", "decision", "answer"):
+        for name in ("gap", "ratio", "clip_fraction", "kl", "log_ratio"):
+            assert np.isfinite(lines[0][f"{name}/{kind}"]), (name, kind)
+        assert lines[0][f"gap/{kind}"] < 1e-4
+    assert lines[0]["latent_std"] > 0 and 0 <= lines[0]["latent_std_at_bound"] <= 1
+    assert "val/accuracy" in lines[2] and "time/host_share" in read_metrics(finished / "rl")[0]
+    memory = saved(finished)[1]
+    assert memory["questions"]["position"] == 3 * ITERATIONS and memory["health"]["iterations"] == ITERATIONS
+    rows = json.loads((finished / "report.json").read_text())["results"]
+    assert ("rl", "5", "greedy") in [(row["stage"], row["speed"], row["sampling"]) for row in rows]
+    # The policy moved away from where it started.
+    run = prepare(tiny_config(finished))
+    before, after = (pipeline.finished_parameters(run, finished / name) for name in ("colar", "rl"))
+    assert all(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before["llama"], after["llama"])), strict=True))
+
+
+# python -c DRIVER <moment> <n> <arguments of colar_jax.train>: killed at the n-th such moment.
+DRIVER = """
+import os, signal, sys
+from colar_jax import pipeline
+from colar_jax.command_line import run_main
+from colar_jax.rl.rollout import Sampler
+from colar_jax.training import grpo
+from colar_jax.training.checkpoints import Checkpoints
+
+moment, number = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:3]
+count = 0
+
+def then_kill(function, when):
+    def wrapped(*arguments, **options):
+        global count
+        result = function(*arguments, **options)
+        count += when == moment
+        if when == moment and count == number:
+            print("killed", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return wrapped
+
+Sampler._start = then_kill(Sampler._start, "rollout")  # under way
+make = grpo.make_policy_step
+grpo.make_policy_step = lambda *arguments: then_kill(make(*arguments), "update")
+Checkpoints.save = then_kill(Checkpoints.save, "save")  # it goes on in the background
+run_main(pipeline.train)
+"""
+
+
+def test_a_run_killed_in_a_rollout_an_update_and_a_save_goes_on_to_the_same_end(tmp_path, finished, compiled_once):
+    workdir = tmp_path / "run"
+    flags = [f"--config.{name}={value}" for name, value in (TINY | {"workdir": str(workdir)}).items()]
+    environment = os.environ | compiled_once | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    # The first save of all is the CoLaR stage's, at its end.
+    for moment, number in (("save", 2), ("rollout", 2), ("update", 7), ("save", 2)):
+        process = subprocess.run(
+            [sys.executable, "-c", DRIVER, moment, str(number), f"--config={CONFIG_FILE}:smoke", *flags],
+            env=environment, capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        assert process.returncode == -signal.SIGKILL and "killed" in process.stdout, process.stderr
+    pipeline.train(tiny_config(workdir))
+    for actual, expected in zip(saved(workdir), saved(finished), strict=True):
+        assert actual == expected
+    assert untimed(workdir) == untimed(finished)
+    for file in ("report.json", "samples.jsonl"):
+        assert (workdir / file).read_text() == (finished / file).read_text(), file
+
+
+def test_another_way_to_sample_is_refused(finished):
+    for setting in ({"decode.top_p": 0.5}, {"stages.rl.rl.epsilon": 0.3}):
+        with pytest.raises(ValueError, match="holds another run: (decode|stage.rl)"):
+            pipeline.train(tiny_config(finished, **setting))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stages.rl.init_from": "", "run": "rl"}, "improves a trained model: name one with init_from="),
+        ({"stages.rl.method": "cot"}, "improves latent chains, and method='cot' has none: use colar"),
+        ({"stages.rl.rl.num_questions": 99}, "rl.num_questions=99, but there are only 60 training questions"),
+        ({"stages.rl.rl.reward": "best"}, "rl.reward='best' is none of correctness"),
+    ],
+)
+def test_one_error_for_what_cannot_be(tmp_path, finished, settings, message):
+    settings = {"stages.rl.init_from": str(finished / "colar")} | settings
+    run = prepare(tiny_config(tmp_path / "run", **settings))
+    with pytest.raises(ValueError, match=message):
+        pipeline.train_stage(run, "rl")
+
+
+def test_latents_that_were_never_trained_are_no_policy(tmp_path, compiled_once):
+    config = tiny_config_dict(tmp_path / "run", **{"run": "cot", "eval.stages": "cot", "stages.cot.steps": 1})
+    pipeline.train(resolve(config))
+    config.run = "cot,rl"
+    config.stages.rl.init_from = "cot"
+    with pytest.raises(ValueError, match="needs latents that were trained, and .*cot has none yet"):
+        pipeline.train_stage(prepare(resolve(config)), "rl")
+
+
+def test_a_policy_that_explodes_is_stopped_and_told_why(tmp_path, finished):
+    """Without a floor and with a learning rate that no ratio survives."""
+    settings = {"stages.rl.init_from": str(finished / "colar"), "stages.rl.rl.min_std": 0.0, "stages.rl.rl.beta": 0.0}
+    settings |= {"stages.rl.optimizer.learning_rate": 0.3, "stages.rl.optimizer.warmup_steps": 0, "run": "rl"}
+    run = prepare(tiny_config(tmp_path / "run", **settings))
+    with pytest.raises((Collapsed, Diverged), match=r"rl.min_std") as stopped:
+        pipeline.train_stage(run, "rl")
+    assert "checkpoint is untouched" in str(stopped.value)
+
+
+def test_a_stage_at_its_defaults_is_valid():
+    config = tiny_config_dict("nowhere")
+    config.stages.rl = stage_defaults(method="colar", trainer="grpo", init_from="colar")
+    assert resolve(config).stages["rl"].rl.num_generations == 8
