@@ -54,7 +54,7 @@ def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
     old_decisions[np.arange(8), num_latents] = old[:, 0]
     rollouts = Rollouts(
         prompts=[ids[mask == 1] for ids, mask in zip(questions, is_real, strict=True)],
-        latents_BGLD=(of_minibatch("latent_inputs_embeds") / np.float32(EMBED_STD))[:, None],
+        latents_BGLD=(of_minibatch("latent_inputs_embeds") / np.float32(EMBED_STD["llama"]))[:, None],
         latent_log_probs_BGL=of_minibatch("latent_logprobs")[:, None],
         stop_log_probs_BGL1=old_decisions[:, None],
         num_latents_BG=num_latents[:, None],
