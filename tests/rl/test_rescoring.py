@@ -83,7 +83,8 @@ def test_chains_of_a_row_do_not_see_each_other_and_see_what_is_before_them():
     batch = batch_of(rollouts())
     chain, step = 1, 1
     row = int(np.flatnonzero(batch.num_latents_BG[:, chain] > step + 1)[0])
-    model = nnx.merge(*policy())
+    graph, parameters = policy()
+    model = nnx.merge(graph, jax.tree.map(jnp.asarray, parameters))
 
     def fed(embed_shift_D, kind):
         latents = jnp.asarray(batch.latents_BGLD)
