@@ -43,7 +43,7 @@ def get_config(argument: str = ""):
     config.stages.colar.latent.update(speeds="2,5,5", weight=10.0)
 
     # The CoLaR stage leaves latents with next to no spread (soft MSE): the floor min_std gives the policy some. Without
-    # it ratios explode.
+    # it ratios explode. Not tuned yet: 40 iterations took sampled c = 5 from 88.4 to 85.6.
     config.stages.rl = stage_defaults(
         method="colar", trainer="grpo", init_from="colar", steps=150, eval_every=50, log_every=10
     )
