@@ -3,7 +3,7 @@
     python -m colar_jax.train --config=configs/gsm8k_colar.py                  # Llama-3.2-1B-Instruct, from the hub
     python -m colar_jax.train --config=configs/gsm8k_colar.py:qwen             # DeepSeek-R1-Distill-Qwen-1.5B
     python -m colar_jax.train --config=configs/gsm8k_colar.py --config.model.base=/models/mine
-    python -m colar_jax.train --config=configs/gsm8k_colar.py --config.data.train=my.jsonl --config.data.test=
+    python -m colar_jax.train --config=configs/gsm8k_colar.py --config.data.train=my.jsonl    # and --config.data.test=
     python -m colar_jax.train --config=configs/gsm8k_colar.py:smoke            # on embedded problems, under a minute
 
 Published, accuracy % / #L on GSM8K (Llama-3.2-1B): CoT 49.4 / 25.6, c = 2 40.1 / 12.7, c = 5 26.8 / 5.57. Not run here:
@@ -12,7 +12,7 @@ it needs the weights and GSM8K-Aug.
 On folders of JSON Lines (`{train,val,test}.jsonl`), with any tokenizer and a model that two CPU cores can bear:
 
     python -m colar_jax.train --config=configs/gsm8k_colar.py:tiny \\
-      --config.data.train=data/gsm8k_eq --config.data.val=data/gsm8k_eq --config.data.tokenizer=tokenizers/llama3 \\
+      --config.data.train=data/gsm8k_eq --config.data.tokenizer=tokenizers/llama3 \\
       --config.data.test="gsm8k=data/gsm8k_aug; gsmhard=data/gsmhard; svamp=data/svamp; multiarith=data/multiarith"
 """
 
@@ -34,7 +34,6 @@ def get_config(argument: str = ""):
     config.run = "cot,colar"
 
     config.data.train = "hub:gsm8k_aug"
-    config.data.val = "hub:gsm8k_aug"
     config.data.test = "gsm8k=hub:gsm8k_aug; gsmhard=hub:gsmhard; svamp=hub:svamp; multiarith=hub:multiarith"
     # A quarter of the GSM-Hard questions are GSM8K test questions with a number changed that the wording does not show;
     # test sets may share questions with each other, never with training.
@@ -74,7 +73,7 @@ def get_config(argument: str = ""):
         for stage in config.stages.values():
             stage.update(steps=20, rows=6, log_every=5, eval_every=0)
     if argument == "smoke":
-        config.data.update(train="arithmetic", val="", test="", tokenizer="embedded:arithmetic")
+        config.data.update(train="arithmetic", test="", tokenizer="embedded:arithmetic")
         config.data.update(train_limit=300, num_val=16, num_test=16)
         config.model.preset = "pico"
         config.decode.update(max_latents=8, max_step_tokens=8)
