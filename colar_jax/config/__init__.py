@@ -1,0 +1,36 @@
+"""Every setting of a run: frozen dataclasses, each field with its reason, each value checked once at start-up.
+
+A config file (`configs/*.py`) fills a `ConfigDict` made by `defaults()`, flags override it, and `resolve()` makes these
+dataclasses of it. All that is wrong in it is one `ValueError` that names the field, the value and the fix.
+"""
+
+from colar_jax.config.checks import nearest, parse_speeds, split_names
+from colar_jax.config.data import DataConfig
+from colar_jax.config.decode import DecodeConfig, EvalConfig
+from colar_jax.config.model import PROJECTIONS, LatentHeadSettings, LoraSettings, ModelConfig, parse_targets
+from colar_jax.config.resolve import defaults, resolve, stage_defaults
+from colar_jax.config.rl import RlConfig
+from colar_jax.config.run import Config
+from colar_jax.config.stage import LatentConfig, OptimizerConfig, StageConfig
+
+__all__ = [
+    "PROJECTIONS",
+    "Config",
+    "DataConfig",
+    "DecodeConfig",
+    "EvalConfig",
+    "LatentConfig",
+    "LatentHeadSettings",
+    "LoraSettings",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RlConfig",
+    "StageConfig",
+    "defaults",
+    "nearest",
+    "parse_speeds",
+    "parse_targets",
+    "resolve",
+    "split_names",
+    "stage_defaults",
+]

@@ -1,0 +1,42 @@
+"""What every check of a setting says, and text that holds several values."""
+
+import difflib
+import math
+import typing
+
+
+def require(condition: bool, message: str) -> None:
+    """ValueError with `message` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    """ValueError, with the nearest right word, unless `value` is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{field}={value!r} is none of {', '.join(allowed)}.{nearest(value, allowed)}")
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """` Did you mean ...?` for the known name nearest to a wrong one, or nothing."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """`"cot, colar"` as `("cot", "colar")`."""
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
+def parse_speeds(text: str) -> tuple[float | str, ...]:
+    """Thinking speeds from text such as `1,1.5,2,auto`; ValueError for anything but numbers from 1 up and `auto`."""
+    speeds: list[float | str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            speed = part if part == "auto" else float(part)
+        except ValueError:
+            speed = math.nan
+        if speed != "auto" and not (1 <= speed < math.inf):
+            raise ValueError(f"{part!r} is no thinking speed: a number of at least 1 (tokens per latent), or auto")
+        speeds.append(speed)
+    return tuple(speeds)

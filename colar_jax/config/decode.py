@@ -1,0 +1,52 @@
+"""Settings of decoding, and of the evaluation that decodes."""
+
+import dataclasses
+
+from colar_jax.config.checks import parse_speeds, require
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """How a model thinks and answers (METHOD.md section 1, latent decoding)."""
+
+    max_latents: int = 64  # L_max: 64 for grade school, 128 for MATH
+    min_latents: int = 1  # as published: the stop decision is read after the first latent
+    max_step_tokens: int = 128  # the limit of a chain of thought in words
+    max_answer_tokens: int = 16
+    latent_temperature: float = 1.0  # scales the latent standard deviation of a sampled decode
+    min_latent_std: float = 0.0  # floor of that standard deviation, in embedding scales, as rl.min_std is in rollouts
+    stop_temperature: float = 1.0  # of the decision to end thinking, and of words in a chain of thought
+    answer_temperature: float = 1.0
+    top_p: float = 0.9  # of the answer's tokens, and of words in a chain of thought
+
+    def __post_init__(self):
+        for field in ("max_latents", "max_step_tokens", "max_answer_tokens"):
+            require(getattr(self, field) > 0, f"decode.{field}={getattr(self, field)} must be positive")
+        require(
+            0 <= self.min_latents <= self.max_latents,
+            f"decode.min_latents={self.min_latents} is not between 0 and max_latents={self.max_latents}",
+        )
+        for field in ("latent_temperature", "stop_temperature", "answer_temperature"):
+            require(
+                getattr(self, field) > 0,
+                f"decode.{field}={getattr(self, field)} must be positive; greedy decoding is eval.greedy",
+            )
+        require(self.min_latent_std >= 0, f"decode.min_latent_std={self.min_latent_std} is negative")
+        require(0 < self.top_p <= 1, f"decode.top_p={self.top_p} is not in (0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """What the final evaluation, and `colar_jax.evaluate`, decodes."""
+
+    speeds: str = ""  # of methods that have one; empty: the trained ones
+    greedy: bool = True
+    seeds: int = 5  # sampled decodes of every question; 0: none
+    batch_size: int = 256
+    stages: str = ""  # which stages to evaluate; empty: all of the run
+
+    def __post_init__(self):
+        parse_speeds(self.speeds)
+        require(self.seeds >= 0, f"eval.seeds={self.seeds} is negative")
+        require(self.batch_size > 0, f"eval.batch_size={self.batch_size} must be positive")
+        require(self.greedy or self.seeds > 0, "eval.greedy=False and eval.seeds=0 leave nothing to evaluate")

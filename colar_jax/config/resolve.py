@@ -1,0 +1,65 @@
+"""From the mutable `ConfigDict` that config files fill in to the checked, frozen dataclasses, and back."""
+
+import dataclasses
+import math
+import types
+import typing
+from typing import Any
+
+import ml_collections
+
+from colar_jax.config.checks import nearest, require
+from colar_jax.config.run import Config
+from colar_jax.config.stage import StageConfig
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """Every setting at its default, as the mutable `ConfigDict` that a config file fills in; `stages` is empty."""
+    groups = {
+        field.name: field.default if field.default is not dataclasses.MISSING else _plain(field.default_factory())
+        for field in dataclasses.fields(Config)
+    }
+    return ml_collections.ConfigDict(groups)
+
+
+def _plain(group: Any) -> dict:
+    return dataclasses.asdict(group) if dataclasses.is_dataclass(group) else dict(group)
+
+
+def stage_defaults(**settings) -> ml_collections.ConfigDict:
+    """A stage at its defaults, with `settings` on top."""
+    stage = ml_collections.ConfigDict(dataclasses.asdict(StageConfig()))
+    stage.update(settings)
+    return stage
+
+
+def resolve(config: ml_collections.ConfigDict) -> Config:
+    """The checked, frozen form of a `ConfigDict`; ValueError for any wrong key, type, range or combination."""
+    return _build(Config, config.to_dict(), "config")
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        require(isinstance(value, dict), f"{path}={value!r}: expected a group of settings ({', '.join(fields)})")
+        for key in value:
+            require(key in fields, f"{path}.{key} is no setting.{nearest(key, fields)}")
+        hints = typing.get_type_hints(kind)
+        return kind(**{key: _build(hints[key], item, f"{path}.{key}") for key, item in value.items()})
+    if isinstance(kind, types.GenericAlias):  # dict[str, StageConfig]
+        _, item_kind = typing.get_args(kind)
+        return {key: _build_named(item_kind, item, f"{path}.{key}") for key, item in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    require(type(value) is kind, f"{path}={value!r} is of type {type(value).__name__}: expected {kind.__name__}")
+    if kind is float:
+        require(math.isfinite(value), f"{path}={value!r} is not a finite number")
+    return value
+
+
+def _build_named(kind: Any, value: Any, path: str) -> Any:
+    """One of several groups of a kind, which says in every error which one it is."""
+    try:
+        return _build(kind, value, path)
+    except ValueError as error:
+        raise error if str(error).startswith(path) else ValueError(f"{path}: {error}") from None

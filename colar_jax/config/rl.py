@@ -1,0 +1,57 @@
+"""Settings of reinforcement learning."""
+
+import dataclasses
+
+from colar_jax.config.checks import one_of, require
+
+
+@dataclasses.dataclass(frozen=True)
+class RlConfig:
+    """Reinforcement learning of a stage whose trainer is "grpo" (docs/rl.md); a step of the stage is an iteration."""
+
+    num_questions: int = 8  # asked in one iteration
+    questions_per_epoch: int = 512  # what `stage.epochs` counts in; 0: all training questions
+    num_generations: int = 8  # G, rollouts of a question: a group
+    speeds_per_group: int = 1  # different prompts of a group, each with a speed drawn from latent.speeds
+    rollout_questions: int = 0  # decoded at a time, while the host judges those before; 0: all of an iteration
+    minibatch_size: int = 8  # rollouts in one optimizer step, in whole groups
+    num_iterations: int = 1  # how often an iteration's rollouts are gone through
+    advantage: str = "group"  # (reward - mean) / std of the group, or dr_grpo: no division
+    advantage_eps: float = 1e-8  # added to the std
+    epsilon: float = 0.2  # ratios are clipped at 1 - epsilon
+    epsilon_high: float = 0.2  # and at 1 + epsilon_high: larger than epsilon is DAPO's clip-higher
+    loss_aggregation: str = "chain_mean"  # each chain its mean (the paper); configured_length; token
+    configured_length: int = 32  # what a chain's sum is divided by in "configured_length"
+    decision_weight: float = 1.0  # of the decisions to stop or to go on, beside latents and answer tokens
+    beta: float = 0.0  # of the KL divergence to the stage's first policy; the paper has none
+    entropy_weight: float = 0.0  # of the latents' entropy, as a bonus
+    log_prob_reduction: str = "mean"  # over a latent's dimensions: mean (the paper) or sum
+    min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
+    reward: str = "correctness"  # a name of `rl.rewards.REWARDS`, or package.module:function
+    length_penalty: float = 0.0  # what of a right answer's reward is lost at decode.max_latents
+    skip_solved: bool = False  # whether a question that a whole group got right is not asked again
+    stop_on_collapse: bool = True  # False: a collapse is a warning; for ablations that show one
+
+    def __post_init__(self):
+        for field in ("num_questions", "num_generations", "minibatch_size", "num_iterations", "configured_length"):
+            require(getattr(self, field) > 0, f"rl.{field}={getattr(self, field)} must be positive")
+        require(self.num_generations > 1, "rl.num_generations=1: a group of one has no advantage; take at least 2")
+        for field in ("questions_per_epoch", "rollout_questions"):
+            require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
+        for field in ("beta", "entropy_weight", "decision_weight", "min_std", "advantage_eps", "length_penalty"):
+            require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
+        require(self.length_penalty <= 1, f"rl.length_penalty={self.length_penalty} is above 1: right would cost")
+        require(0 < self.epsilon < 1, f"rl.epsilon={self.epsilon} is not between 0 and 1")
+        require(self.epsilon_high > 0, f"rl.epsilon_high={self.epsilon_high} must be positive")
+        one_of("rl.advantage", self.advantage, ("group", "dr_grpo"))
+        one_of("rl.loss_aggregation", self.loss_aggregation, ("chain_mean", "configured_length", "token"))
+        one_of("rl.log_prob_reduction", self.log_prob_reduction, ("mean", "sum"))
+        require(
+            self.speeds_per_group >= 1 and self.num_generations % self.speeds_per_group == 0,
+            f"rl.speeds_per_group={self.speeds_per_group} does not divide rl.num_generations={self.num_generations}",
+        )
+        require(
+            self.minibatch_size % self.num_generations == 0,
+            f"rl.minibatch_size={self.minibatch_size} is no multiple of rl.num_generations={self.num_generations}: a "
+            "minibatch has whole groups",
+        )

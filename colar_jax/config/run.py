@@ -1,0 +1,57 @@
+"""All settings of a run, and what must hold between them."""
+
+import dataclasses
+
+from colar_jax.config.checks import one_of, require, split_names
+from colar_jax.config.data import DataConfig
+from colar_jax.config.decode import DecodeConfig, EvalConfig
+from colar_jax.config.model import ModelConfig
+from colar_jax.config.stage import StageConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    title: str = "run"
+    seed: int = 0
+    workdir: str = "runs/run"
+    run: str = "cot,colar"  # the stages to run, in order
+    keep_checkpoints: int = 3  # best ones by accuracy, besides the latest
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    stages: dict[str, StageConfig] = dataclasses.field(default_factory=dict)
+    decode: DecodeConfig = dataclasses.field(default_factory=DecodeConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+    def __post_init__(self):
+        require(self.keep_checkpoints > 0, f"keep_checkpoints={self.keep_checkpoints}: keep at least one")
+        require(
+            bool(self.data.tokenizer or self.model.base),
+            "data.tokenizer is empty: without model.base there is none to take; name a folder or hub id",
+        )
+        require(bool(self.stage_names), "run is empty: name the stages to run, such as run='cot,colar'")
+        for field, names in (("run", self.stage_names), ("eval.stages", split_names(self.eval.stages))):
+            for name in names:
+                one_of(f"a stage of {field}", name, tuple(self.stages))
+        for name, stage in self.stages.items():
+            require(
+                stage.latent.loss == "soft_mse" or not self.model.latent_head.deterministic,
+                f"stages.{name}.latent.loss={stage.latent.loss!r} with model.latent_head.deterministic=True: a head "
+                "without a standard deviation has no likelihood; use latent.loss='soft_mse'",
+            )
+            require(
+                stage.trainer == "sft" or not self.model.latent_head.deterministic or stage.rl.min_std > 0,
+                f"stages.{name}.rl.min_std=0 with model.latent_head.deterministic=True: nothing is sampled, so nothing "
+                "can be learned from rewards; give the latents a standard deviation, such as rl.min_std=0.2",
+            )
+
+    @property
+    def uses_tokenizer_of_base(self) -> bool:
+        """Whether the tokenizer is the base model's own: there is a base, and `data.tokenizer` names no other."""
+        return bool(self.model.base) and self.data.tokenizer in ("", DataConfig.tokenizer)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages to run, in order."""
+        return split_names(self.run)

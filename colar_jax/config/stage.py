@@ -1,0 +1,95 @@
+"""Settings of a stage: its optimizer, and what it learns from."""
+
+import dataclasses
+
+from colar_jax.config.checks import one_of, parse_speeds, require
+from colar_jax.config.rl import RlConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with clipping, a linear warm-up and a schedule."""
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.999
+    clip_norm: float = 1.0  # the published code clips nothing in SFT
+    schedule: str = "cosine"  # after the warm-up: cosine (to `final_fraction`) or constant
+    warmup_steps: int = 0
+    final_fraction: float = 0.0
+
+    def __post_init__(self):
+        require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
+        require(self.clip_norm > 0, f"optimizer.clip_norm={self.clip_norm} must be positive")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay={self.weight_decay} is negative")
+        for field in ("b1", "b2"):
+            require(0 <= getattr(self, field) < 1, f"optimizer.{field}={getattr(self, field)} is not in [0, 1)")
+        one_of("optimizer.schedule", self.schedule, ("cosine", "constant"))
+        require(self.warmup_steps >= 0, f"optimizer.warmup_steps={self.warmup_steps} is negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentConfig:
+    """How the CoLaR objective treats compressed steps (METHOD.md section 1)."""
+
+    # One is drawn for each example (one listed twice, twice as often); fractions are group lengths that alternate.
+    speeds: str = "1,2,3,4,5"
+    auto_probability: float = 0.0  # how often the prompt says "auto" instead of the drawn speed
+    loss: str = "soft_mse"  # soft_mse, or nll (for MATH, and before RL)
+    weight: float = 1.0  # of the latent loss beside the cross-entropy
+    entropy_weight: float = 0.0  # added as weight * entropy: negative rewards entropy
+    predicted_pass_weight: float = 0.0  # of the answer's cross-entropy when predictions are fed instead of embeddings
+    supervise_steps: bool = True  # ablation OC: False
+    pooling: str = "sqrt"  # ablation MP: mean
+
+    def __post_init__(self):
+        speeds = parse_speeds(self.speeds)
+        require(
+            bool(speeds) and "auto" not in speeds,
+            f"latent.speeds={self.speeds!r}: list the numbers to train, as in 1,2,3 (auto has latent.auto_probability)",
+        )
+        require(0 <= self.auto_probability <= 1, f"latent.auto_probability={self.auto_probability} is not in [0, 1]")
+        one_of("latent.loss", self.loss, ("soft_mse", "nll"))
+        one_of("latent.pooling", self.pooling, ("sqrt", "mean"))
+        require(self.weight >= 0, f"latent.weight={self.weight} is negative")
+        require(self.predicted_pass_weight >= 0, f"latent.predicted_pass_weight={self.predicted_pass_weight} < 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One stage of a run: a method, its data order, its optimizer, and where it starts."""
+
+    method: str = "cot"  # a name of `methods.METHODS`
+    trainer: str = "sft"  # sft: learn from the data's reasoning; grpo: from rewards, as the group `rl` says
+    init_from: str = ""  # a stage of this run or a stage folder of another; empty: the stage before, else random
+    steps: int = 0  # optimizer steps; 0: use `epochs`
+    epochs: float = 1.0
+    rows: int = 16  # packed rows in one optimizer step
+    row_positions: int = 256  # positions in a row; longer examples are left out, and counted
+    accumulation: int = 1  # parts that a batch is computed in, to save memory
+    log_every: int = 20
+    eval_every: int = 0  # steps between validations, each with a checkpoint; 0: at the end only
+    save_every: int = 0  # steps between checkpoints without validation; 0: none
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
+    rl: RlConfig = dataclasses.field(default_factory=RlConfig)
+
+    def __post_init__(self):
+        one_of("stage.trainer", self.trainer, ("sft", "grpo"))
+        for field in ("rows", "row_positions", "accumulation", "log_every"):
+            require(getattr(self, field) > 0, f"stage.{field}={getattr(self, field)} must be positive")
+        for field in ("steps", "eval_every", "save_every"):
+            require(getattr(self, field) >= 0, f"stage.{field}={getattr(self, field)} is negative")
+        require(self.steps > 0 or self.epochs > 0, "a stage needs stage.steps or stage.epochs above 0")
+        require(
+            self.rows % self.accumulation == 0,
+            f"stage.accumulation={self.accumulation} does not divide stage.rows={self.rows}",
+        )
+        if self.trainer == "grpo":
+            rows = self.rl.minibatch_size // self.rl.num_generations * self.rl.speeds_per_group
+            require(
+                rows % self.accumulation == 0,
+                f"stage.accumulation={self.accumulation} does not divide the {rows} rows of a minibatch "
+                "(rl.minibatch_size / rl.num_generations, times rl.speeds_per_group)",
+            )
