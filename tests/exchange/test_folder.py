@@ -19,7 +19,6 @@ from colar_jax.model.latent_head_file import load_latent_head
 from colar_jax.model.lora import LoraConfig
 from colar_jax.model.peft import read_adapter
 
-torch = pytest.importorskip("torch")
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
 FORMS = {"all weights": {}, "adapters": {"lora": LORA}}
 
@@ -56,6 +55,7 @@ def our_decode(run, parameters, question, speed):
 
 
 def test_the_torch_file_thinks_what_we_think(exported):
+    pytest.importorskip("torch")
     run, parameters, folder = exported
     spec = importlib.util.spec_from_file_location("colar_torch", folder / "colar_torch.py")
     colar_torch = importlib.util.module_from_spec(spec)
@@ -71,6 +71,7 @@ def test_the_torch_file_thinks_what_we_think(exported):
 
 
 def test_transformers_loads_it(exported):
+    torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run, parameters, folder = exported

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from test_pipeline import compiled_once, tiny_config  # noqa: F401 (compiled_once is a fixture)
+from pipeline.tiny import tiny_config
 
 from colar_jax import pipeline
 from colar_jax.metric_writer import read_metrics
@@ -36,7 +36,7 @@ def lora_config(workdir, **overrides):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled_once) -> Path:  # noqa: F811
+def finished(tmp_path_factory, compiled_once) -> Path:
     """The folder of a run that was never stopped. Not to be changed."""
     workdir = tmp_path_factory.mktemp("lora") / "run"
     pipeline.train(lora_config(workdir))

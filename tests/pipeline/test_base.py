@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from golden.base_folders import base_folder
-from test_pipeline import tiny_config_dict
+from pipeline.tiny import tiny_config_dict
 
 from colar_jax import pipeline
 from colar_jax.config import resolve
@@ -21,7 +21,6 @@ from colar_jax.model.reasoner import build
 from colar_jax.model.weights import load_llama
 from colar_jax.run import prepare
 
-SHARED = Path(__file__).parents[2] / "shared"
 # One stage, one speed, greedy: few programs to compile.
 TWO_STEPS = {"run": "colar", "stages.colar.steps": 2, "stages.colar.latent.speeds": "2"}
 TWO_STEPS |= {"eval.seeds": 0, "eval.speeds": "2", "model.preset": "ignored"}
@@ -117,11 +116,25 @@ def test_no_such_base(tmp_path):
         prepare(config_of(tmp_path / "work", tmp_path / "nowhere"))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded tokenizer is not part of the project")
+def write_tokenizer_without_pad(folder: Path, num_tokens: int) -> None:
+    """The tokenizer of the embedded problems, with more tokens and no `[PAD]`, as Llama's has none."""
+    hf = load_tokenizer(EMBEDDED).hf
+    hf.add_tokens([f"unused{i}" for i in range(num_tokens - len(hf))])
+    hf.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = {name: value for name, value in json.loads(path.read_text()).items() if name != "pad_token"}
+    path.write_text(json.dumps(settings))
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"[PAD]"', '"[SPARE]"'))
+
+
 @pytest.mark.parametrize("model", ["llama", "qwen2"])
 def test_a_pad_row_is_added_where_the_tokenizer_has_none(model, tmp_path):
     """640 ids and no padding token: `[PAD]` is id 640, as in the published code."""
-    run = prepare(config_of(tmp_path / "work", SHARED / "golden" / f"{model}_tiny"))
+    base = tmp_path / "base"
+    base.mkdir()
+    write_tokenizer_without_pad(base_folder(model, "classic", base), 640)
+    run = prepare(config_of(tmp_path / "work", base))
     assert (run.tokenizer.pad_id, run.tokenizer.num_tokens) == (640, 641)
     for name in {"llama": ("embedding",), "qwen2": ("embedding", "head")}[model]:
         matrix = np.asarray(run.initial["llama"][name])

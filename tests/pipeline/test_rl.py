@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from pipeline.tiny import CONFIG_FILE, ROOT, smoke_config_dict
 
 from colar_jax import pipeline
 from colar_jax.config import resolve, stage_defaults
@@ -21,8 +20,6 @@ from colar_jax.run import prepare
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import Diverged
 
-ROOT = Path(__file__).parents[1]
-CONFIG_FILE = ROOT / "configs" / "arithmetic.py"
 ITERATIONS = 5
 TINY = {
     "run": "colar,rl",
@@ -50,28 +47,11 @@ TINY = {
 
 
 def tiny_config_dict(workdir, **overrides):
-    config = runpy.run_path(str(CONFIG_FILE))["get_config"]("smoke")
-    config.update_from_flattened_dict(TINY | {"workdir": str(workdir)} | overrides)
-    return config
+    return smoke_config_dict(TINY, workdir, **overrides)
 
 
 def tiny_config(workdir, **overrides):
     return resolve(tiny_config_dict(workdir, **overrides))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Programs are compiled once for all runs of this file, those of other processes included."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    if before[names[0]] is None:
-        for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0), strict=True):
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-    yield {name.upper(): str(getattr(jax.config, name)) for name in names}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

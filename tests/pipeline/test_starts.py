@@ -1,0 +1,109 @@
+"""What a stage starts from: the ladder of its own checkpoint, `init_from`, the stage before it, the initial weights."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pipeline.tiny import NUM_STEPS, Captured, capture_stage, captured_by, tiny_config, tiny_config_dict
+
+from colar_jax import pipeline
+from colar_jax.config import resolve, stage_defaults
+from colar_jax.run import prepare
+from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.stage import saved_tree
+from colar_jax.training.state import initial_state, join, make_optimizer, partition
+
+
+def starts_with(monkeypatch, run, name: str) -> dict:
+    """The parameters with which a stage takes its first step."""
+
+    def step(state, frozen, batch, key):
+        raise Captured(join(state.trainable, frozen))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "make_train_step", lambda *arguments: step)
+        return captured_by(run, name)
+
+
+def parameters_of(run, value: float, embed_std: float) -> dict:
+    """Parameters that can be told apart: `value` everywhere, but in the embedding matrix -value, 0, value, ..."""
+    parameters = jax.tree.map(lambda leaf: jnp.full_like(leaf, value), run.initial)
+    embedding = parameters["llama"]["embedding"]
+    parameters["llama"]["embedding"] = value * jnp.sign(jnp.arange(embedding.size) % 3 - 1.0).reshape(embedding.shape)
+    parameters["latent_head"]["embed_std"] = jnp.float32(embed_std)
+    return parameters
+
+
+def save_stage(folder: Path, parameters: dict, accuracies: dict[int, float], identity: dict) -> None:
+    """A stage's checkpoints: the best one has `parameters`, the others zeros."""
+    best = max(accuracies, key=accuracies.get)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        for step, accuracy in accuracies.items():
+            tree = parameters if step == best else jax.tree.map(jnp.zeros_like, parameters)
+            checkpoints.save(step, {"parameters": tree}, metrics={"accuracy": accuracy}, identity=identity)
+
+
+def told(parameters: dict) -> tuple[float, float]:
+    """What `parameters_of` was told."""
+    return float(parameters["llama"]["final_norm"]["scale"][0]), float(parameters["latent_head"]["embed_std"])
+
+
+def test_the_ladder_of_starts(tmp_path, monkeypatch):
+    config = tiny_config_dict(tmp_path / "run", run="cot,colar,more,words,no_cot")
+    common = dict(steps=NUM_STEPS, rows=2, row_positions=160)
+    config.stages.more = stage_defaults(method="colar", **common)
+    config.stages.words = stage_defaults(method="cot", **common)
+    run = prepare(resolve(config))
+    calibrated = np.sqrt(2 / 3)  # the standard deviation of -1, 0, 1, ...
+
+    # Nothing before it: the model's initial weights, calibrated to their own embedding matrix.
+    for actual, expected in zip(
+        *map(jax.tree.leaves, (starts_with(monkeypatch, run, "cot"), run.initial)), strict=True
+    ):
+        np.testing.assert_array_equal(actual, expected)
+    initial = run.initial["llama"]["embedding"]
+    assert float(run.initial["latent_head"]["embed_std"]) == pytest.approx(float(jnp.std(initial)), rel=1e-6)
+
+    def finish(name: str, parameters: dict, accuracies: dict[int, float]) -> None:
+        save_stage(run.workdir / name, parameters, accuracies, capture_stage(monkeypatch, run, name).identity)
+
+    # The stage before it, at its best. The first latent stage calibrates, and those after it keep what it was trained
+    # with.
+    finish("cot", parameters_of(run, 2.0, 0.5), {3: 0.1, 6: 0.9, 7: 0.5})
+    assert told(starts_with(monkeypatch, run, "colar")) == pytest.approx((2.0, 2 * calibrated), rel=1e-3)
+    finish("colar", parameters_of(run, 3.0, 0.25), {7: 0.0})
+    assert told(starts_with(monkeypatch, run, "more")) == (3.0, 0.25)
+    finish("more", parameters_of(run, 4.0, 0.125), {7: 0.0})
+    assert told(starts_with(monkeypatch, run, "words")) == (4.0, 0.125)
+
+    # `init_from` goes before the stage before it: a stage of this run, or a stage's folder of another.
+    assert told(starts_with(monkeypatch, run, "no_cot")) == (2.0, 0.5)
+    for source, expected in (("cot", (2.0, 2 * calibrated)), ("colar", (3.0, 0.25))):
+        elsewhere = Path(shutil.copytree(run.workdir / source, tmp_path / "elsewhere" / source))
+        config.stages.more.init_from = str(elsewhere)
+        config.workdir = str(tmp_path / "other")
+        other = dataclasses.replace(run, config=resolve(config), workdir=Path(config.workdir))
+        assert told(starts_with(monkeypatch, other, "more")) == pytest.approx(expected, rel=1e-3), source
+
+    # Its own latest checkpoint goes before everything, the best one included.
+    stage = capture_stage(monkeypatch, run, "no_cot")
+    trainable, frozen = partition(parameters_of(run, 5.0, 0.5), trains_latent_head=False)
+    state = initial_state(trainable, make_optimizer(stage.config.optimizer, stage.num_steps))
+    with Checkpoints(stage.folder / "checkpoints") as checkpoints:
+        zeros = jax.tree.map(jnp.zeros_like, saved_tree(state, frozen))
+        checkpoints.save(3, zeros, metrics={"accuracy": 1.0}, identity=stage.identity)
+        checkpoints.save(4, saved_tree(state, frozen), metrics=None, identity=stage.identity)
+    assert told(starts_with(monkeypatch, run, "no_cot")) == (5.0, 0.5)
+
+
+def test_a_source_that_was_not_run_is_an_error(tmp_path, monkeypatch):
+    run = prepare(tiny_config(tmp_path / "run"))
+    with pytest.raises(ValueError, match="run/cot has no checkpoints: it is no folder of a stage that was run"):
+        starts_with(monkeypatch, run, "colar")
+    Checkpoints(run.workdir / "cot" / "checkpoints").__exit__()
+    with pytest.raises(ValueError, match="run/cot has no finished checkpoint"):
+        starts_with(monkeypatch, run, "colar")
