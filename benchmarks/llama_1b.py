@@ -25,8 +25,8 @@ from colar_jax.model.hf_folder import save_llama
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.weights import llama_weights
 from colar_jax.parallel.mesh import put_rows, replicate
-from colar_jax.pipeline import adopt
 from colar_jax.run import prepare
+from colar_jax.starts import adopt
 from colar_jax.training.state import initial_state, join, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 

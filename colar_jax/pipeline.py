@@ -1,42 +1,34 @@
 """The stages of a run one after the other, and the table at its end."""
 
-import dataclasses
 import logging
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from colar_jax.config import Config, parse_targets, split_names
+from colar_jax.config import Config, split_names
 from colar_jax.data.loader import Loader
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.report import markdown_table, write_report
 from colar_jax.evaluation.results import NO_SPEED, Result
 from colar_jax.evaluation.samples import samples_of, write_samples
-from colar_jax.methods import METHODS
-from colar_jax.model.lora import split_base
-from colar_jax.model.reasoner import calibrate
+from colar_jax.identity import identity_of
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.progress import Progress
 from colar_jax.run import Run, model_name, prepare, write_config
+from colar_jax.starts import finished_parameters, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.grpo import iterations, make_grpo_trainer, most_updates
-from colar_jax.training.stage import StageRun, refuse_another_run, run_stage, saved_tree
-from colar_jax.training.state import TrainState, Tree, initial_state, join, make_optimizer, partition
+from colar_jax.training.stage import CHECKPOINTS_FOLDER, StageRun, refuse_another_run, run_stage
+from colar_jax.training.state import TrainState, Tree, initial_state, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 from colar_jax.training.trainer import SftTrainer, Trainer
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS_FOLDER = "checkpoints"
 SAMPLES_FILE = "samples.jsonl"
-# Settings that say when to look, not what to compute: they may change between a run and its resumption.
-_OBSERVING = ("log_every", "eval_every", "save_every")
-# Settings of the data that training depends on; what is tested may change.
-_TRAINING_DATA = ("train", "train_limit", "tokenizer", "held_out")
 
 
 def train(config: Config) -> list[Result]:
@@ -71,7 +63,7 @@ def train_stage(run: Run, name: str) -> None:
         num_steps=num_steps,
         trainer=trainer,
         validate=validate,
-        identity=_identity(run, name),
+        identity=identity_of(run, name),
         keep_checkpoints=run.config.keep_checkpoints,
     )
     # Placed as a step leaves it: otherwise the second step would be compiled once more.
@@ -129,58 +121,6 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
     return trainer, initial_state(trainable, optimizer), frozen, num_steps
 
 
-def adopt(run: Run, name: str, parameters: Tree) -> None:
-    """Make `parameters` step 0 of a stage that has no checkpoint: what is evaluated, and what training goes on from."""
-    stage, folder = run.config.stages[name], run.workdir / name / CHECKPOINTS_FOLDER
-    trainable, frozen = partition(parameters, trains_latent_head=run.method(name).trains_latent_head)
-    state = replicate(initial_state(trainable, make_optimizer(stage.optimizer, num_steps=1)), run.mesh)
-    with Checkpoints(folder) as checkpoints:
-        if checkpoints.steps():
-            raise ValueError(f"{folder} has checkpoints already: choose another workdir or stage")
-        write_config(run)
-        checkpoints.save(0, saved_tree(state, frozen), metrics=None, identity=_identity(run, name) | {"unlogged": []})
-
-
-def start_parameters(run: Run, name: str) -> Tree:
-    """What a stage starts from when it has no checkpoint of its own.
-
-    The ladder: `init_from` if it is given, else the stage before it in the run, else the model's initial weights.
-    """
-    stage, stages = run.config.stages[name], run.config.stage_names
-    index = stages.index(name)
-    source = stage.init_from or (stages[index - 1] if index else "")
-    if not source:
-        if stage.trainer == "grpo":
-            raise ValueError(f"stages.{name}: trainer='grpo' improves a trained model: name one with init_from=")
-        return run.initial
-    folder = run.workdir / source if source in run.config.stages else Path(source).expanduser()
-    parameters = finished_parameters(run, folder)
-    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
-        source_method = METHODS[checkpoints.read(checkpoints.latest_step())[1]["stage.method"]]
-    starts_latents = run.method(name).trains_latent_head and not source_method.trains_latent_head
-    if stage.trainer == "grpo" and starts_latents:
-        raise ValueError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
-    return calibrate(parameters) if starts_latents else parameters
-
-
-def finished_parameters(run: Run, folder: Path) -> Tree:
-    """The parameters of a stage folder's best checkpoint (its latest, where none was validated).
-
-    With adapters a checkpoint has only them and the latent head; the base is the run's own, and is not copied.
-    """
-    if not (folder / CHECKPOINTS_FOLDER).is_dir():
-        raise ValueError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
-    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
-        best = checkpoints.best_step()
-        step = checkpoints.latest_step() if best is None else best
-        if step is None:
-            raise ValueError(f"{folder} has no finished checkpoint")
-        _refuse_other_adapters(run, folder, checkpoints.read(step)[1])
-        own, base = split_base(run.initial)
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
-        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], base)
-
-
 def evaluate(run: Run) -> list[Result]:
     """Decode every test set with every stage, at every speed, greedily and sampled; write and print the table."""
     config = run.config
@@ -233,65 +173,4 @@ def _refuse_another_run(run: Run, name: str) -> None:
     if folder.is_dir():
         with Checkpoints(folder) as checkpoints:
             if (step := checkpoints.latest_step()) is not None:
-                refuse_another_run(checkpoints, step, _identity(run, name))
-
-
-def _identity(run: Run, name: str) -> dict:
-    """The settings that a stage's checkpoints depend on, flat, so that a message can name what changed."""
-    config = run.config
-    data = {field: getattr(config.data, field) for field in _TRAINING_DATA}
-    settings = dataclasses.asdict(config.stages[name])
-    is_sft = config.stages[name].trainer == "sft"
-    unused = (*_OBSERVING, "trainer", "rl") if is_sft else _OBSERVING
-    stage = {field: value for field, value in settings.items() if field not in unused}
-    model = dataclasses.asdict(config.model)
-    if config.model.lora.rank:
-        model["lora"]["targets"] = ",".join(parse_targets(config.model.lora.targets))
-    else:  # settings of adapters that are not there
-        del model["lora"], model["base_dtype"]
-    # A base model is known by its content: it may move, and then `model.base` says another folder.
-    unread = ("base", "preset") if run.base_identity else ("base",)
-    model = {field: value for field, value in model.items() if field not in unread}
-    base = {name: value for name, value in run.base_identity.items() if name != "name"}
-    groups = {"seed": config.seed, "stage": stage, "model": model, "base": base, "data": data}
-    if not is_sft:  # how rollouts are sampled, and what they are worth
-        groups |= {"decode": dataclasses.asdict(config.decode), "verifier": config.data.verifier}
-    return dict(_flatten(groups))
-
-
-def _adapter_identity(identity: dict) -> dict:
-    """Of an identity, what says which frozen weights its adapters stand beside, and how; empty without adapters."""
-    if "model.lora.rank" not in identity:
-        return {}
-    # Random weights follow from the seed and the shape; those of a base model are known by what is under `base`.
-    base = [name for name in identity if name.startswith("base.")] or ["seed", "model.preset"]
-    lora = [f"model.lora.{field}" for field in ("rank", "alpha", "targets")]
-    return {name: identity.get(name) for name in (*base, "data.tokenizer", *lora)}
-
-
-def _refuse_other_adapters(run: Run, folder: Path, saved_identity: dict) -> None:
-    """ValueError where the adapters of a stage folder are not for this run's base, or only one of the two has any."""
-    saved = _adapter_identity(saved_identity)
-    ours = _adapter_identity(_identity(run, run.config.stage_names[0]))
-    if bool(saved) != bool(ours):
-        was, fix = (
-            ("with adapters", "set model.lora as it was there, and the same base")
-            if saved
-            else ("without adapters", "set model.lora.rank=0, or make a base model of it and name that in model.base")
-        )
-        raise ValueError(f"{folder} was trained {was}, and model.lora.rank={run.config.model.lora.rank} here: {fix}")
-    names = dict.fromkeys([*ours, *saved])
-    changed = [name for name in names if saved.get(name) != ours.get(name)]
-    if changed:
-        raise ValueError(
-            f"the adapters of {folder} belong to another base, or are others: "
-            + "; ".join(f"{name} was {saved.get(name)!r}, is {ours.get(name)!r}" for name in changed)
-        )
-
-
-def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+                refuse_another_run(checkpoints, step, identity_of(run, name))

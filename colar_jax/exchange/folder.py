@@ -15,8 +15,8 @@ from colar_jax.model.hf_folder import new_folder, write_llama
 from colar_jax.model.latent_head_file import save_latent_head
 from colar_jax.model.lora import merge
 from colar_jax.model.peft import write_adapter
-from colar_jax.pipeline import finished_parameters
 from colar_jax.run import Run
+from colar_jax.starts import finished_parameters
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from colar_jax.model.latent_head_file import from_published
 from colar_jax.model.lora import joined
 from colar_jax.model.peft import adapter_tree
 from colar_jax.parallel.mesh import replicate
-from colar_jax.pipeline import adopt
 from colar_jax.run import Run
+from colar_jax.starts import adopt
 from colar_jax.training.state import Tree
 
 logger = logging.getLogger(__name__)

@@ -24,6 +24,8 @@ from colar_jax.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS_FOLDER = "checkpoints"  # in a stage's folder
+
 # Decodes the validation set with these parameters: outcomes by speed.
 Validate = Callable[[Tree], dict[str, Outcome]]
 
@@ -53,10 +55,10 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
         Interrupted: after SIGTERM or Ctrl-C, when the state is saved.
         Diverged: at a NaN or Inf; the offending batch is written to `<folder>/diverged`, checkpoints stay as they were.
     """
-    with Checkpoints(stage.folder / "checkpoints", keep_best=stage.keep_checkpoints) as checkpoints:
+    with Checkpoints(stage.folder / CHECKPOINTS_FOLDER, keep_best=stage.keep_checkpoints) as checkpoints:
         latest = checkpoints.latest_step()
         start, unlogged = latest or 0, []
-        if latest is not None:  # 0 where a stage was given to begin with (`pipeline.adopt`)
+        if latest is not None:  # 0 where a stage was given to begin with (`starts.adopt`)
             state = restore_state(checkpoints, start, state, frozen, stage.identity)
             saved = checkpoints.read(start)[1]
             unlogged = saved.get("unlogged", [])

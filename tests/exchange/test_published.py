@@ -10,6 +10,7 @@ from colar_jax import pipeline
 from colar_jax.exchange.published import import_published, published_parameters
 from colar_jax.model.latent_head_file import to_published
 from colar_jax.run import prepare
+from colar_jax.starts import finished_parameters
 
 torch = pytest.importorskip("torch")
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value"}
@@ -55,10 +56,10 @@ def test_it_evaluates_and_trains_on(run, tmp_path):
     import_published(run, "colar", published(tmp_path / "a.ckpt", trained))
     [before] = pipeline.evaluate(run)
     assert before.num_questions == 4
-    start = pipeline.finished_parameters(run, run.workdir / "colar")
+    start = finished_parameters(run, run.workdir / "colar")
     np.testing.assert_array_equal(start["latent_head"]["mean"]["kernel"], trained["latent_head"]["mean"]["kernel"])
     pipeline.train_stage(run, "colar")
-    after = pipeline.finished_parameters(run, run.workdir / "colar")
+    after = finished_parameters(run, run.workdir / "colar")
     moved = np.abs(after["latent_head"]["mean"]["kernel"] - start["latent_head"]["mean"]["kernel"]).max()
     assert 0 < moved < 1e-3  # two steps of the default learning rate, from there
     with pytest.raises(ValueError, match="has checkpoints already"):

@@ -20,6 +20,7 @@ from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
 from colar_jax.model.weights import load_llama
 from colar_jax.run import prepare
+from colar_jax.starts import finished_parameters
 
 # One stage, one speed, greedy: few programs to compile.
 TWO_STEPS = {"run": "colar", "stages.colar.steps": 2, "stages.colar.latent.speeds": "2"}
@@ -69,7 +70,7 @@ def test_it_trains_to_its_end(finished):
     assert str(base) in (workdir / "report.md").read_text()
     assert json.loads((workdir / "config.json").read_text())["model"]["base"] == str(base)
     run = prepare(config_of(workdir, base))
-    trained = pipeline.finished_parameters(run, workdir / "colar")["llama"]
+    trained = finished_parameters(run, workdir / "colar")["llama"]
     moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), trained, run.initial["llama"])
     assert min(jax.tree.leaves(moved)) > 0  # every parameter, the biases of q, k and v included
 

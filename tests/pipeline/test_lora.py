@@ -11,10 +11,12 @@ from flax import traverse_util
 from pipeline.tiny import tiny_config
 
 from colar_jax import pipeline
+from colar_jax.identity import identity_of
 from colar_jax.metric_writer import read_metrics
 from colar_jax.model import peft
 from colar_jax.model.lora import LoraConfig, split_base
 from colar_jax.run import prepare
+from colar_jax.starts import finished_parameters, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted
 
@@ -71,7 +73,7 @@ def test_only_adapters_and_the_latent_head_change(finished):
     run = prepare(lora_config(finished))
     own, base = split_base(run.initial)
     for name in STAGES:
-        after_own, after_base = split_base(pipeline.finished_parameters(run, finished / name))
+        after_own, after_base = split_base(finished_parameters(run, finished / name))
         for path, leaf in flat(after_base).items():
             assert leaf is flat(base)[path] and leaf.dtype == "bfloat16", "the base is held once, and never written"
         for path, leaf in flat(after_own).items():
@@ -81,7 +83,7 @@ def test_only_adapters_and_the_latent_head_change(finished):
 
 def test_a_stage_goes_on_from_the_adapters_of_the_one_before(finished):
     run = prepare(lora_config(finished))
-    start, before = (pipeline.start_parameters(run, "colar"), pipeline.finished_parameters(run, finished / "cot"))
+    start, before = (start_parameters(run, "colar"), finished_parameters(run, finished / "cot"))
     jax.tree.map(np.testing.assert_array_equal, split_base(start)[0], split_base(before)[0])
 
 
@@ -131,7 +133,7 @@ def test_other_adapters_are_refused(tmp_path, finished):
     ):
         run = prepare(lora_config(tmp_path / "other", **{"stages.colar.init_from": str(finished / "cot")} | overrides))
         with pytest.raises(ValueError, match=message):
-            pipeline.start_parameters(run, "colar")
+            start_parameters(run, "colar")
     # In its own folder, before anything is trained or written.
     with pytest.raises(ValueError, match=r"holds another run.*model.lora.rank was 4, is None"):
         pipeline.train(lora_config(finished, **{"model.lora.rank": 0, "model.base_dtype": "float32"}))
@@ -140,17 +142,17 @@ def test_other_adapters_are_refused(tmp_path, finished):
 def test_a_checkpoint_of_everything_is_no_start_for_adapters(tmp_path):
     full = prepare(tiny_config(tmp_path / "full", run="cot"))
     with Checkpoints(full.workdir / "cot" / "checkpoints") as checkpoints:
-        identity = pipeline._identity(full, "cot")
+        identity = identity_of(full, "cot")
         checkpoints.save(1, {"parameters": full.initial}, metrics=None, identity=identity)
     assert not any("lora" in name for name in identity), "as before there were adapters"
     run = prepare(lora_config(tmp_path / "other", **{"stages.colar.init_from": str(full.workdir / "cot")}))
     with pytest.raises(ValueError, match="was trained without adapters, and model.lora.rank=4 here.*model.base"):
-        pipeline.start_parameters(run, "colar")
+        start_parameters(run, "colar")
 
 
 def test_a_peft_folder_to_start_from(tmp_path, finished):
     run = prepare(lora_config(finished))
-    trained = pipeline.finished_parameters(run, finished / "colar")
+    trained = finished_parameters(run, finished / "colar")
     folder, config = tmp_path / "adapter", LoraConfig(4, 32.0, ("query", "value"))
     peft.write_adapter(folder, trained, config)
     started = prepare(lora_config(tmp_path / "run", **{"model.lora.init_from": str(folder)}))

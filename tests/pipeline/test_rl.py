@@ -17,6 +17,7 @@ from colar_jax.config import resolve, stage_defaults
 from colar_jax.metric_writer import read_metrics
 from colar_jax.rl.health import Collapsed
 from colar_jax.run import prepare
+from colar_jax.starts import finished_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import Diverged
 
@@ -95,7 +96,7 @@ def test_what_the_stage_leaves_behind(finished):
     assert ("rl", "5", "greedy") in [(row["stage"], row["speed"], row["sampling"]) for row in rows]
     # The policy moved away from where it started.
     run = prepare(tiny_config(finished))
-    before, after = (pipeline.finished_parameters(run, finished / name) for name in ("colar", "rl"))
+    before, after = (finished_parameters(run, finished / name) for name in ("colar", "rl"))
     assert all(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before["llama"], after["llama"])), strict=True))
 
 

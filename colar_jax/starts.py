@@ -1,0 +1,67 @@
+"""What a stage starts from, and what a finished one leaves to the next."""
+
+from pathlib import Path
+
+import jax
+
+from colar_jax.identity import identity_of, refuse_other_adapters
+from colar_jax.methods import METHODS
+from colar_jax.model.lora import split_base
+from colar_jax.model.reasoner import calibrate
+from colar_jax.parallel.mesh import replicate
+from colar_jax.run import Run, write_config
+from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
+from colar_jax.training.state import Tree, initial_state, join, make_optimizer, partition
+
+
+def adopt(run: Run, name: str, parameters: Tree) -> None:
+    """Make `parameters` step 0 of a stage that has no checkpoint: what is evaluated, and what training goes on from."""
+    stage, folder = run.config.stages[name], run.workdir / name / CHECKPOINTS_FOLDER
+    trainable, frozen = partition(parameters, trains_latent_head=run.method(name).trains_latent_head)
+    state = replicate(initial_state(trainable, make_optimizer(stage.optimizer, num_steps=1)), run.mesh)
+    with Checkpoints(folder) as checkpoints:
+        if checkpoints.steps():
+            raise ValueError(f"{folder} has checkpoints already: choose another workdir or stage")
+        write_config(run)
+        checkpoints.save(0, saved_tree(state, frozen), metrics=None, identity=identity_of(run, name) | {"unlogged": []})
+
+
+def start_parameters(run: Run, name: str) -> Tree:
+    """What a stage starts from when it has no checkpoint of its own.
+
+    The ladder: `init_from` if it is given, else the stage before it in the run, else the model's initial weights.
+    """
+    stage, stages = run.config.stages[name], run.config.stage_names
+    index = stages.index(name)
+    source = stage.init_from or (stages[index - 1] if index else "")
+    if not source:
+        if stage.trainer == "grpo":
+            raise ValueError(f"stages.{name}: trainer='grpo' improves a trained model: name one with init_from=")
+        return run.initial
+    folder = run.workdir / source if source in run.config.stages else Path(source).expanduser()
+    parameters = finished_parameters(run, folder)
+    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+        source_method = METHODS[checkpoints.read(checkpoints.latest_step())[1]["stage.method"]]
+    starts_latents = run.method(name).trains_latent_head and not source_method.trains_latent_head
+    if stage.trainer == "grpo" and starts_latents:
+        raise ValueError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
+    return calibrate(parameters) if starts_latents else parameters
+
+
+def finished_parameters(run: Run, folder: Path) -> Tree:
+    """The parameters of a stage folder's best checkpoint (its latest, where none was validated).
+
+    With adapters a checkpoint has only them and the latent head; the base is the run's own, and is not copied.
+    """
+    if not (folder / CHECKPOINTS_FOLDER).is_dir():
+        raise ValueError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
+    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+        best = checkpoints.best_step()
+        step = checkpoints.latest_step() if best is None else best
+        if step is None:
+            raise ValueError(f"{folder} has no finished checkpoint")
+        refuse_other_adapters(run, folder, checkpoints.read(step)[1])
+        own, base = split_base(run.initial)
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
+        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], base)
