@@ -9,6 +9,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -28,12 +29,13 @@ from colar_jax.rl.objective import objective
 from colar_jax.rl.policy_loss import term_weights
 from colar_jax.rl.rescoring import rescore
 from colar_jax.rl.tree_batch import Rollouts, Terms, TreeBatch, assemble
-from colar_jax.training.state import make_optimizer
+from colar_jax.training.state import join, make_optimizer, partition
 
 # The published log-probabilities ignore temperatures and top-p.
 SAMPLING = DecodeConfig(max_latents=12, min_latents=0, max_answer_tokens=8, top_p=1.0)
 COMPUTE = ModelConfig()
 AGGREGATIONS = {"chain_mean": "True", "configured_length": "False"}
+VARIANTS = ("full", "lora")  # all parameters train, or an adapter and the latent head
 
 
 def numbers() -> dict:
@@ -84,31 +86,39 @@ def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
 
 
 @functools.cache
-def evaluated(aggregation: str):
+def trained_and_frozen(variant: str):
+    """The graph, the parameters that train, and those that do not."""
+    graph, parameters = published_model(adapter=variant == "lora")
+    return graph, *partition(jax.tree.map(jnp.asarray, parameters), trains_latent_head=True)
+
+
+@functools.cache
+def evaluated(aggregation: str, variant: str):
     """Loss, metrics and gradients of the recorded minibatch."""
-    graph, parameters = published_model()
+    graph, trainable, frozen = trained_and_frozen(variant)
     rl = RlConfig(min_std=0.0, loss_aggregation=aggregation)
     batch = batch_of(aggregation)
 
-    def loss(parameters):
-        return objective(nnx.merge(graph, parameters), None, batch, SEPARATOR_ID, rl, SAMPLING, COMPUTE)
+    def loss(trainable):
+        model = nnx.merge(graph, join(trainable, frozen))
+        return objective(model, None, batch, SEPARATOR_ID, rl, SAMPLING, COMPUTE)
 
-    (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(parameters)
-    assert float(gradients["latent_head"].pop("embed_std")) == 0
+    (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
     return float(value), metrics, gradients
 
 
-def test_log_probabilities():
-    graph, parameters = published_model()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_log_probabilities(variant):
+    graph, parameters = published_model(adapter=variant == "lora")
     batch = batch_of()
     now = jax.jit(
         lambda p: dataclasses.astuple(rescore(nnx.merge(graph, p), batch, SEPARATOR_ID, SAMPLING, COMPUTE))[:3]
     )
     latents, decisions, answers = (np.asarray(values)[:, 0] for values in now(parameters))
     latent_mask = of_minibatch("latent_attention_mask").astype(bool)[:, : latents.shape[1]]
-    expected = of_minibatch("full_new_latent_logprobs")[:, : latents.shape[1]]
+    expected = of_minibatch(f"{variant}_new_latent_logprobs")[:, : latents.shape[1]]
     assert largest_difference(latents[latent_mask], expected[latent_mask]) < 1e-5
-    expected, mask = of_minibatch("full_new_answer_logprobs"), batch.answers.mask[:, 0]
+    expected, mask = of_minibatch(f"{variant}_new_answer_logprobs"), batch.answers.mask[:, 0]
     assert largest_difference(answers[mask], expected[:, 1:][mask]) < 1e-5
     assert largest_difference(decisions[batch.decisions.mask[:, 0]], expected[:, 0]) < 1e-5
 
@@ -125,10 +135,11 @@ def test_advantages_of_the_rollout():
     np.testing.assert_allclose(group_advantages(rewards), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_losses_and_clipping(aggregation):
-    loss, metrics, _ = evaluated(aggregation)
-    expected = numbers()["grpo"][f"full/average_per_token_{AGGREGATIONS[aggregation]}"]
+def test_losses_and_clipping(aggregation, variant):
+    loss, metrics, _ = evaluated(aggregation, variant)
+    expected = numbers()["grpo"][f"{variant}/average_per_token_{AGGREGATIONS[aggregation]}"]
     parts = {kind: float(metrics[f"loss/{kind}"].sum) for kind in ("latent", "decision", "answer")}
     assert loss == pytest.approx(expected["total_loss"], rel=1e-4)
     assert parts["latent"] == pytest.approx(expected["latent_loss"], rel=1e-4)
@@ -140,10 +151,11 @@ def test_losses_and_clipping(aggregation):
     assert fraction == pytest.approx(expected["answer_clipped_fraction"])
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_gradient_norms(aggregation):
-    gradients = under_published_names(evaluated(aggregation)[2])
-    expected = numbers()["grpo"][f"full/average_per_token_{AGGREGATIONS[aggregation]}"]
+def test_gradient_norms(aggregation, variant):
+    gradients = under_published_names(evaluated(aggregation, variant)[2])
+    expected = numbers()["grpo"][f"{variant}/average_per_token_{AGGREGATIONS[aggregation]}"]
     assert gradients.keys() == expected["grad_norms"].keys()
     for name, norm in expected["grad_norms"].items():
         assert np.linalg.norm(gradients[name]) == pytest.approx(norm, rel=2e-4), name
@@ -151,19 +163,16 @@ def test_gradient_norms(aggregation):
     assert total == pytest.approx(expected["clip_grad_norm_returned"], rel=1e-4)
 
 
-def test_the_adamw_step():
-    _, parameters = published_model()
-    parameters = {name: {k: v for k, v in part.items() if k != "embed_std"} for name, part in parameters.items()}
-    gradients = evaluated("configured_length")[2]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_adamw_step(variant):
+    _, trainable, _ = trained_and_frozen(variant)
+    gradients = evaluated("configured_length", variant)[2]
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=1e-4, weight_decay=0.01, clip_norm=1.0, schedule="constant"), 1
     )
-    updates, _ = optimizer.update(gradients, optimizer.init(parameters), parameters)
-    before, after = map(under_published_names, (parameters, optax.apply_updates(parameters, updates)))
-    for name, expected in numbers()["grpo"]["full/adamw_after_average_False"].items():
+    updates, _ = optimizer.update(gradients, optimizer.init(trainable), trainable)
+    before, after = map(under_published_names, (trainable, optax.apply_updates(trainable, updates)))
+    for name, expected in numbers()["grpo"][f"{variant}/adamw_after_average_False"].items():
         # Both are differences of float32 weights; torch decays them first and then steps, which rounds twice.
         assert np.linalg.norm(after[name] - before[name]) == pytest.approx(expected["delta_norm"], rel=4e-3), name
         assert np.linalg.norm(after[name]) == pytest.approx(expected["norm"], rel=1e-5), name
-
-
-# With adapters: `lora` of numbers_json, and minibatch/lora_new_*, are recorded beside (README.md) and wait for them.
