@@ -16,6 +16,7 @@ class DecodeConfig:
     latent_temperature: float = 1.0  # scales the latent standard deviation of a sampled decode
     min_latent_std: float = 0.0  # floor of that standard deviation, in embedding scales, as rl.min_std is in rollouts
     stop_temperature: float = 1.0  # of the decision to end thinking, and of words in a chain of thought
+    stop_odds_temperature: float = 1.0  # flattens the odds of ending latent thinking: above 1 other lengths are tried
     answer_temperature: float = 1.0
     top_p: float = 0.9  # of the answer's tokens, and of words in a chain of thought
 
@@ -26,7 +27,7 @@ class DecodeConfig:
             0 <= self.min_latents <= self.max_latents,
             f"decode.min_latents={self.min_latents} is not between 0 and max_latents={self.max_latents}",
         )
-        for field in ("latent_temperature", "stop_temperature", "answer_temperature"):
+        for field in ("latent_temperature", "stop_temperature", "stop_odds_temperature", "answer_temperature"):
             require(
                 getattr(self, field) > 0,
                 f"decode.{field}={getattr(self, field)} must be positive; greedy decoding is eval.greedy",

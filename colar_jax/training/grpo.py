@@ -179,4 +179,6 @@ def most_updates(rl: RlConfig) -> int:
 
 def sampling_of(decode: DecodeConfig, stage: StageConfig) -> DecodeConfig:
     """How a stage's rollouts are sampled: as a sampled evaluation is, with the policy's floor."""
-    return dataclasses.replace(decode, min_latent_std=stage.rl.min_std)
+    return dataclasses.replace(
+        decode, min_latent_std=stage.rl.min_std, stop_odds_temperature=stage.rl.stop_odds_temperature
+    )
