@@ -8,6 +8,7 @@ from colar_jax.config.checks import nearest, parse_speeds, split_names
 from colar_jax.config.data import DataConfig
 from colar_jax.config.decode import DecodeConfig, EvalConfig
 from colar_jax.config.model import PROJECTIONS, LatentHeadSettings, LoraSettings, ModelConfig, parse_targets
+from colar_jax.config.parallel import ParallelConfig, parse_mesh
 from colar_jax.config.resolve import defaults, resolve, stage_defaults
 from colar_jax.config.rl import RlConfig
 from colar_jax.config.run import Config
@@ -24,10 +25,12 @@ __all__ = [
     "LoraSettings",
     "ModelConfig",
     "OptimizerConfig",
+    "ParallelConfig",
     "RlConfig",
     "StageConfig",
     "defaults",
     "nearest",
+    "parse_mesh",
     "parse_speeds",
     "parse_targets",
     "resolve",
