@@ -19,7 +19,7 @@ class Execution:
     Attributes:
         gather_layer: a layer's whole weights from this device's shards of them; None where they are whole.
         gathers_each_step: whether a decode gathers a layer's weights at every step; otherwise once, before its loops.
-        attention: a name of `model.flash_attention.IMPLEMENTATIONS`, for packed rows.
+        attention: of `model.flash_attention.packed_attention`: `xla`, `cudnn` or `splash`.
         splits_heads: whether heads are split over the tensor axis, by XLA.
     """
 

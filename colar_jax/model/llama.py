@@ -15,6 +15,7 @@ from flax import nnx
 from colar_jax.model import attention, rope
 from colar_jax.model.cache import Prefix, Suffix, write_slot
 from colar_jax.model.execution import Execution, Tree
+from colar_jax.model.flash_attention import packed_attention
 from colar_jax.model.linear import Axes, Linear, along_last, parameter, swiglu
 from colar_jax.model.lora import LoraConfig, LowRank
 from colar_jax.model.presets import LlamaConfig
@@ -136,7 +137,7 @@ class Llama(nnx.Module):
         `dropout_keys_B`, a typed key for each row, turns the adapters' dropout on; it is for training alone.
         """
         keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
-        attend = _attend_packed(segment_ids_BT)
+        attend = _attend_packed(segment_ids_BT, self.execution)
         hidden_BTD, _ = self._run(embeds_BTD, position_ids_BT, attend, remat=remat, scan=scan, dropout_keys_B=keys_B)
         return hidden_BTD
 
@@ -171,7 +172,7 @@ class Llama(nnx.Module):
 
         `slots_CP` says where a question's `lengths_C` tokens lie in the flattened rows.
         """
-        attend = _attend_packed(segment_ids_RS, keep=True)
+        attend = _attend_packed(segment_ids_RS, self.execution, keep=True)
         hidden_RSD, layers = self._run(embeds_RSD, position_ids_RS, attend, scan=scan)
 
         def own_part(cache_RKSH):
@@ -187,7 +188,8 @@ class Llama(nnx.Module):
         """Feed one more position to every rollout: its final hidden state `[B, D]`, and the suffix with it written.
 
         `layers` are the blocks' weights one by one (`unstacked_blocks`), sliced outside the decode loop: a scan would
-        copy each layer's weights out of the stack at every step. `is_real_B` is False for rollouts that sit this step out.
+        copy each layer's weights out of the stack at every step. `is_real_B` is False for rollouts that sit this step
+        out.
         """
         slot = suffix.num_written
         is_real_BS = jax.lax.dynamic_update_slice(suffix.is_real_BS, is_real_B[:, None], (0, slot))
@@ -257,12 +259,12 @@ def _keys_of_layers(keys_B, num_layers: int):
     return jax.vmap(fold_rows, in_axes=(None, 0))(keys_B, jnp.arange(num_layers))
 
 
-def _attend_packed(segment_ids_BT, *, keep: bool = False) -> Attend:
+def _attend_packed(segment_ids_BT, execution: Execution, *, keep: bool = False) -> Attend:
     """Attention in packed rows; with `keep`, a layer's keys and values are kept as a cache holds them."""
-    mask_bias_BTT = attention.packed_mask_bias(segment_ids_BT)
+    packed = packed_attention(segment_ids_BT, execution.attention, splits_heads=execution.splits_heads)
 
     def attend(q, k, v):
         kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
-        return attention.attend(q, k, v, mask_bias_BTT), kept
+        return packed(q, k, v), kept
 
     return attend

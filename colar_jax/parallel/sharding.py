@@ -55,9 +55,7 @@ def specs_for(tree: Tree, specs: Tree) -> Tree:
     """The specs of some of a model's parameters, or of a copy of them under another name (RL's reference policy)."""
     flat_specs = traverse_util.flatten_dict(specs)
     flat = traverse_util.flatten_dict(tree)
-    return traverse_util.unflatten_dict(
-        {path: flat_specs[path if path in flat_specs else path[1:]] for path in flat}
-    )
+    return traverse_util.unflatten_dict({path: flat_specs[path if path in flat_specs else path[1:]] for path in flat})
 
 
 def shardings_of(specs, mesh: Mesh):

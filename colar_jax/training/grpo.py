@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from colar_jax.config import DecodeConfig, ModelConfig, ParallelConfig, RlConfig, StageConfig
+from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig, RlConfig, StageConfig
 from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.tokenizers import Tokenizer
@@ -39,7 +39,7 @@ def make_policy_step(
     separator_id: int,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    parallel: ParallelConfig = ParallelConfig(),
+    parallel: ParallelConfig = AUTOMATIC,
 ) -> TrainStep:
     """The compiled update on a `TreeBatch`; with `rl.beta`, `frozen` has the first policy under "reference"."""
 
@@ -123,6 +123,7 @@ def make_grpo_trainer(
     verifier: str,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    parallel: ParallelConfig,
     seed: int,
     first: Tree,
 ) -> GrpoTrainer:
@@ -144,6 +145,7 @@ def make_grpo_trainer(
         num_generations=rl.num_generations // rl.speeds_per_group,
         batch_size=(rl.rollout_questions or rl.num_questions) * rl.speeds_per_group,
         prompt_lengths=np.concatenate([encoded.prompt_lengths(speed) + 1 for speed in speeds]),
+        parallel=parallel,
     )
     is_right = VERIFIERS[verifier]
     rows, parts = rl.minibatch_size // rl.num_generations * rl.speeds_per_group, num_shards(mesh) * stage.accumulation
@@ -162,7 +164,7 @@ def make_grpo_trainer(
         hidden_size=first["llama"]["embedding"].shape[1],
     )
     health = Health(name, rl, decode.min_latents, compute.dtype)
-    step = make_policy_step(graph, stage, sampling, compute, tokenizer.separator_id, optimizer, mesh)
+    step = make_policy_step(graph, stage, sampling, compute, tokenizer.separator_id, optimizer, mesh, parallel)
     # A copy: the first state is made of the same buffers, and is donated.
     reference = jax.tree.map(jnp.copy, first) if rl.beta else None
     return GrpoTrainer(learner, health, step, mesh, reference=reference)

@@ -1,6 +1,7 @@
 """What training changes, and what it leaves alone."""
 
 import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax

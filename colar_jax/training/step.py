@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from colar_jax.config import ModelConfig, ParallelConfig, StageConfig
+from colar_jax.config import AUTOMATIC, ModelConfig, ParallelConfig, StageConfig
 from colar_jax.data.packing import Batch
 from colar_jax.methods import Method
 from colar_jax.methods.method import Counts, count
@@ -44,7 +44,7 @@ def make_train_step(
     compute: ModelConfig,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    parallel: ParallelConfig = ParallelConfig(),
+    parallel: ParallelConfig = AUTOMATIC,
 ) -> TrainStep:
     """The compiled step of a method's objective.
 
@@ -77,7 +77,9 @@ def compile_step(
 
     def step(state: TrainState, frozen, batch: Rows, key):
         specs = model_specs(graph, state.trainable, frozen, mesh)
-        own_specs, frozen_specs = (only(manual_axes(mesh), specs_for(tree, specs)) for tree in (state.trainable, frozen))
+        own_specs, frozen_specs = (
+            only(manual_axes(mesh), specs_for(tree, specs)) for tree in (state.trainable, frozen)
+        )
 
         def of_this_device(trainable, frozen, batch: Rows, key):
             def merge(shards: Tree) -> Reasoner:
@@ -96,6 +98,7 @@ def compile_step(
                 axis_names=manual_axes(mesh),
                 in_specs=(own_specs, frozen_specs, ROWS, REPLICATED),
                 out_specs=(REPLICATED, REPLICATED, own_specs),
+                check_vma=attention == "xla",  # kernels do not say over which axes their results vary
             )(state.trainable, frozen, batch, jax.random.fold_in(key, state.step))
         with jax.named_scope("update"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
@@ -104,7 +107,9 @@ def compile_step(
         metrics["loss"] = Metric(loss, one)
         metrics["gradient_norm"] = Metric(optax.tree.norm(gradients), one)
         state = TrainState(state.step + 1, trainable, optimizer_state)
-        return jax.lax.with_sharding_constraint(state, shardings_of(state_specs(state, optimizer, specs), mesh)), metrics
+        return jax.lax.with_sharding_constraint(
+            state, shardings_of(state_specs(state, optimizer, specs), mesh)
+        ), metrics
 
     return jax.jit(step, donate_argnums=0)
 
