@@ -85,7 +85,7 @@ def start(workdir: Path, processes: int, devices: int, mesh: str, stop: tuple, c
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-            )  # fmt: skip
+            )
         )
     return started
 
