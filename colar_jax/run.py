@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from colar_jax.config import Config, nearest, parse_speeds, parse_targets
+from colar_jax.config import Config, LatentHeadSettings, nearest, parse_speeds, parse_targets
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import load_splits
@@ -119,29 +119,30 @@ def model_name(config: Config) -> str:
     return config.model.base or config.model.preset
 
 
+def latent_head_config(settings: LatentHeadSettings, llama: LlamaConfig) -> LatentHeadConfig:
+    """The latent head that a config asks for, beside this model."""
+    return LatentHeadConfig(
+        intermediate_size=settings.intermediate_size or llama.hidden_size,
+        deterministic=settings.deterministic,
+        min_log_std=settings.min_log_std,
+        max_log_std=settings.max_log_std,
+    )
+
+
 def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, mesh) -> tuple[object, Tree]:
     """Graph and parameters of the model, in place on the mesh."""
     settings = config.model.latent_head
-
-    def head(llama: LlamaConfig) -> LatentHeadConfig:
-        return LatentHeadConfig(
-            intermediate_size=settings.intermediate_size or llama.hidden_size,
-            deterministic=settings.deterministic,
-            min_log_std=settings.min_log_std,
-            max_log_std=settings.max_log_std,
-        )
-
     lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
     if folder is None:
         llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
-        graph, parameters = reasoner.build(llama, head(llama), config.seed, lora)
+        graph, parameters = reasoner.build(llama, latent_head_config(settings, llama), config.seed, lora)
         # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
         parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
     else:
         base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
         llama = base.config
         loaded = base.load(NamedSharding(mesh, REPLICATED), base_dtype)
-        graph, parameters = reasoner.build_on(llama, head(llama), loaded, config.seed, lora)
+        graph, parameters = reasoner.build_on(llama, latent_head_config(settings, llama), loaded, config.seed, lora)
     if config.model.lora.init_from:
         adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
         parameters = joined(parameters, adapters)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from colar_jax.config import DecodeConfig, ModelConfig
 from colar_jax.data.answers import VERIFIERS, extract_answer
@@ -83,6 +83,18 @@ class Evaluator:
         parts = [jax.device_get(part) for part in pending]
         decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(prompts)], *parts)
         return self._judge(decoded, encoded)
+
+    def lower(self, parameters, *, greedy: bool) -> jax.stages.Lowered:
+        """The program of a batch, not compiled yet, for parameters that may be shapes alone."""
+        shards = num_shards(self._mesh)
+        part = pack_prompts([np.zeros(1, np.int32)] * self._shard_size, self._shape)
+        prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[part] * shards)
+        keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._shard_size * shards))
+        placed = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(self._mesh, ROWS)),
+            (prompts, keys_B),
+        )
+        return self._compiled(greedy).lower(parameters, *placed)
 
     def _parts(self, values_N: np.ndarray) -> list[np.ndarray]:
         """Values, one for each question, in parts of a shard's size, a whole number of batches; the last fills up."""
