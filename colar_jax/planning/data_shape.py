@@ -43,7 +43,12 @@ class PlannedData:
 def planned_data(
     config: Config, speeds: tuple[Speed, ...], llama_vocabulary: int, num_examples: int = 0
 ) -> PlannedData:
-    """The data of a config; `num_examples` stands for the real number where what is here is a sample of it."""
+    """The data of a config.
+
+    Args:
+        vocabulary_size: of the model, for where the tokenizer cannot be read either.
+        num_examples: the real number, where what is here is a sample.
+    """
     try:
         name = config.model.base if config.uses_tokenizer_of_base else config.data.tokenizer
         tokenizer = load_tokenizer(name)
@@ -53,7 +58,7 @@ def planned_data(
             "the data cannot be read here (%s): assuming %d + %d + %d tokens a problem",
             " ".join(str(error).split())[:160], *ASSUMED_LENGTHS,
         )  # fmt: skip
-        vocabulary = Vocabulary(llama_vocabulary, _SEPARATOR, _EOS)
+        vocabulary = Vocabulary(vocabulary_size, _SEPARATOR, _EOS)
         assumed = _assumed(speeds)
         return PlannedData(vocabulary, assumed, assumed, num_examples or _NUM_ASSUMED, is_assumed=True)
     vocabulary = Vocabulary(tokenizer.num_tokens, tokenizer.separator_id, tokenizer.eos_id)

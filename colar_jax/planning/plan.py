@@ -75,9 +75,7 @@ def plan_stage(
     """
     stage, topology = config.stages[name], target.topology
     if stage.trainer != "sft":
-        raise ValueError(
-            f"--stage={name}: its trainer is {stage.trainer!r}; stages that learn from data can be planned"
-        )
+        raise ValueError(f"--stage={name}: trainer={stage.trainer!r} cannot be planned, sft can")
     mesh = make_mesh(target.devices)
     if rows_per_chip:
         stage = dataclasses.replace(stage, rows=rows_per_chip * topology.num_chips)

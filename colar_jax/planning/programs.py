@@ -1,4 +1,4 @@
-"""The programs that a stage runs, lowered from shapes alone: its training step, and its decode of the validation set."""
+"""The programs that a stage runs, lowered from shapes alone: its training step, and its decode of the validation."""
 
 import dataclasses
 from typing import Any
