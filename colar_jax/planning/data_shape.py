@@ -58,7 +58,7 @@ def planned_data(
             "the data cannot be read here (%s): assuming %d + %d + %d tokens a problem",
             " ".join(str(error).split())[:160], *ASSUMED_LENGTHS,
         )  # fmt: skip
-        vocabulary = Vocabulary(vocabulary_size, _SEPARATOR, _EOS)
+        vocabulary = Vocabulary(llama_vocabulary, _SEPARATOR, _EOS)
         assumed = _assumed(speeds)
         return PlannedData(vocabulary, assumed, assumed, num_examples or _NUM_ASSUMED, is_assumed=True)
     vocabulary = Vocabulary(tokenizer.num_tokens, tokenizer.separator_id, tokenizer.eos_id)
