@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,10 @@ AWKWARD = [
     '--config.title=it\'s a "run", $HOME; `date`',
     "--config.run=cot,colar",
 ]
+
+_TOOLS = (
+    "bash", "sh", "env", "git", "gzip", "dirname", "mkdir", "rm", "cat", "tail", "sleep", "nohup", "setsid",
+)  # fmt: skip
 
 _RECORD = """
 import json, os, sys
@@ -66,10 +71,14 @@ class Cluster:
 
     def __init__(self, folder: Path):
         self.bin, self.cloud, self.log = folder / "bin", folder / "cloud", folder / "log"
-        for path in (self.bin, self.cloud, self.cloud / "colar_jax", self.cloud / "venv" / "bin"):
+        tools = folder / "tools"
+        for path in (tools, self.bin, self.cloud, self.cloud / "colar_jax", self.cloud / "venv" / "bin"):
             path.mkdir(parents=True)
+        # Not the machine's own PATH: it may have the real programs.
+        for name in _TOOLS:
+            (tools / name).symlink_to(shutil.which(name))
         self.environment = os.environ | {
-            "PATH": f"{self.bin}:/usr/bin:/bin",
+            "PATH": f"{self.bin}:{tools}",
             "FAKE_LOG": str(self.log),
             "FAKE_CLOUD": str(self.cloud),
             "COLAR_POLL_SECONDS": "0.05",
