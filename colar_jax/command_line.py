@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from colar_jax.config import Config, nearest, resolve
+from colar_jax.parallel import hosts
 from colar_jax.run import CONFIG_FILE
 
 
@@ -39,7 +40,10 @@ def run_main(
         stray = flags.FLAGS(arguments)[1:]
         if stray:
             raise ValueError(f"{stray[0]!r} is no flag: settings are given as --config.some.setting=value")
-        main(resolve(holder.value))
+        config = resolve(holder.value)
+        hosts.initialize(config.parallel)
+        with hosts.ends_with_its_peers():
+            main(config)
     except (ValueError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

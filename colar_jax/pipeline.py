@@ -15,6 +15,7 @@ from colar_jax.evaluation.report import markdown_table, write_report
 from colar_jax.evaluation.results import NO_SPEED, Result
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.identity import identity_of
+from colar_jax.parallel.hosts import is_first
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.progress import Progress
 from colar_jax.run import Run, model_name, prepare, write_config
@@ -22,7 +23,7 @@ from colar_jax.starts import finished_parameters, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.grpo import iterations, make_grpo_trainer, most_updates
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, StageRun, refuse_another_run, run_stage
-from colar_jax.training.state import TrainState, Tree, initial_state, make_optimizer, partition
+from colar_jax.training.state import TrainState, Tree, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 from colar_jax.training.trainer import SftTrainer, Trainer
 
@@ -51,7 +52,8 @@ def train_stage(run: Run, name: str) -> None:
     def validate(parameters: Tree) -> dict[str, Outcome]:
         outcomes = {speed_text(speed): evaluator.run(parameters, run.val, speed, seed=None) for speed in speeds}
         samples = (samples_of(run.val, outcome, speed=speed) for speed, outcome in outcomes.items())
-        write_samples(folder / SAMPLES_FILE, (sample for part in samples for sample in part))
+        if is_first():
+            write_samples(folder / SAMPLES_FILE, (sample for part in samples for sample in part))
         return outcomes
 
     make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
@@ -59,6 +61,7 @@ def train_stage(run: Run, name: str) -> None:
     stage_run = StageRun(
         name=name,
         folder=folder,
+        mesh=run.mesh,
         config=stage,
         num_steps=num_steps,
         trainer=trainer,
@@ -66,8 +69,7 @@ def train_stage(run: Run, name: str) -> None:
         identity=identity_of(run, name),
         keep_checkpoints=run.config.keep_checkpoints,
     )
-    # Placed as a step leaves it: otherwise the second step would be compiled once more.
-    run_stage(stage_run, replicate(state, run.mesh), frozen, jax.random.key(seed))
+    run_stage(stage_run, state, frozen, replicate(jax.random.key(seed), run.mesh))
 
 
 def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
@@ -87,9 +89,9 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
         )  # fmt: skip
     num_steps = stage.steps or math.ceil(stage.epochs * loader.steps_per_epoch)
     optimizer = make_optimizer(stage.optimizer, num_steps)
-    step = make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh)
+    step = make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh, run.config.parallel)
     trainable, frozen = partition(start_parameters(run, name), trains_latent_head=method.trains_latent_head)
-    return SftTrainer(loader, step, run.mesh), initial_state(trainable, optimizer), frozen, num_steps
+    return SftTrainer(loader, step, run.mesh), run.first_state(trainable, frozen, optimizer), frozen, num_steps
 
 
 def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
@@ -114,11 +116,12 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
         verifier=config.data.verifier,
         optimizer=optimizer,
         mesh=run.mesh,
+        parallel=config.parallel,
         seed=run.seed_of(name),
         first=parameters,
     )
     trainable, frozen = partition(parameters, trains_latent_head=True)
-    return trainer, initial_state(trainable, optimizer), frozen, num_steps
+    return trainer, run.first_state(trainable, frozen, optimizer), frozen, num_steps
 
 
 def evaluate(run: Run) -> list[Result]:
@@ -142,8 +145,9 @@ def evaluate(run: Run) -> list[Result]:
                     results.extend(_results(run, name, dataset, speed, seeds, outcomes))
                     facts = {"stage": name, "dataset": dataset, "speed": speed_text(speed)}
                     samples.extend(samples_of(encoded, outcomes[0], **facts))
-    write_samples(run.workdir / SAMPLES_FILE, iter(samples))
-    write_report(run.workdir, results, config.title, _notes(run, stages))
+    if is_first():
+        write_samples(run.workdir / SAMPLES_FILE, iter(samples))
+        write_report(run.workdir, results, config.title, _notes(run, stages))
     print(markdown_table(results), flush=True)
     return results
 

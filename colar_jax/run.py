@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+import optax
 
-from colar_jax.config import Config, LatentHeadSettings, nearest, parse_speeds, parse_targets
+from colar_jax.config import Config, nearest, parse_mesh, parse_speeds, parse_targets
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import load_splits
@@ -20,12 +20,15 @@ from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.methods import METHODS, Method
 from colar_jax.model import peft, reasoner
-from colar_jax.model.base_model import base_folder, base_identity, open_base
+from colar_jax.model.base_model import BaseModel, base_folder, base_identity, open_base
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import cast_base, joined, lora_config, split_base
 from colar_jax.model.presets import PRESETS, LlamaConfig
-from colar_jax.parallel.mesh import REPLICATED, make_mesh, replicate
-from colar_jax.training.state import Tree
+from colar_jax.parallel.choice import choose_mesh, device_bytes
+from colar_jax.parallel.hosts import is_first
+from colar_jax.parallel.mesh import make_mesh, put
+from colar_jax.parallel.sharding import parameter_specs, shardings_of
+from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, partition, place_state
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,13 @@ class Run:
             sets=sets,
             speeds=speeds,
             verifier=config.data.verifier,
+            parallel=config.parallel,
         )
+
+    def first_state(self, trainable: Tree, frozen: Tree, optimizer: optax.GradientTransformation) -> TrainState:
+        """The state before a stage's first step, in place on the mesh."""
+        specs = model_specs(self.graph, trainable, frozen, self.mesh)
+        return place_state(initial_state(trainable, optimizer), optimizer, specs, self.mesh)
 
 
 def prepare(config: Config) -> Run:
@@ -92,8 +101,7 @@ def prepare(config: Config) -> Run:
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
     splits = load_splits(config.data)
     speeds = _all_speeds(config)
-    mesh = make_mesh()
-    graph, initial = _make_model(config, folder, tokenizer, mesh)
+    mesh, graph, initial = _make_model(config, folder, tokenizer)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
     logger.info("model: %s, %.2fM parameters, %d devices", model_name(config), num_parameters / 1e6, jax.device_count())
     if config.model.lora.rank:
@@ -119,8 +127,25 @@ def model_name(config: Config) -> str:
     return config.model.base or config.model.preset
 
 
-def latent_head_config(settings: LatentHeadSettings, llama: LlamaConfig) -> LatentHeadConfig:
-    """The latent head that a config asks for, beside this model."""
+def abstract_model(config: Config, llama: LlamaConfig) -> tuple[object, Tree]:
+    """Graph and parameters of a run's model on a Llama of this shape, as shapes: nothing is allocated."""
+    graph, shapes = reasoner.abstract(llama, _latent_head(config, llama), lora_config(config.model.lora))
+    return graph, jax.eval_shape(lambda tree: cast_base(tree, jnp.dtype(config.model.base_dtype)), shapes)
+
+
+def state_bytes(config: Config, parameters: Tree) -> int:
+    """What training holds at most in any stage, whole: parameters, and for trained ones gradient and both moments."""
+
+    def num_bytes(tree: Tree) -> int:
+        return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    methods = [METHODS[config.stages[name].method] for name in config.stage_names]
+    trains_latent_head = any(method.trains_latent_head for method in methods)
+    return num_bytes(parameters) + 3 * num_bytes(partition(parameters, trains_latent_head=trains_latent_head)[0])
+
+
+def _latent_head(config: Config, llama: LlamaConfig) -> LatentHeadConfig:
+    settings = config.model.latent_head
     return LatentHeadConfig(
         intermediate_size=settings.intermediate_size or llama.hidden_size,
         deterministic=settings.deterministic,
@@ -129,28 +154,54 @@ def latent_head_config(settings: LatentHeadSettings, llama: LlamaConfig) -> Late
     )
 
 
-def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, mesh) -> tuple[object, Tree]:
-    """Graph and parameters of the model, in place on the mesh."""
-    settings = config.model.latent_head
-    lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
+def _mesh_for(config: Config, parameters: Tree) -> jax.sharding.Mesh:
+    sizes = parse_mesh(config.parallel.mesh)
+    if sizes is not None:
+        mesh = make_mesh(sizes=sizes)
+    else:
+        memory = device_bytes(jax.local_devices()[0])
+        sizes, reason = choose_mesh(state_bytes(config, parameters), jax.device_count(), memory)
+        mesh = make_mesh(sizes=sizes)
+        if jax.device_count() > 1:
+            logger.info("mesh, by itself: %s", reason)
+    if jax.device_count() > 1:
+        logger.info("mesh: %s", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items()))
+    return mesh
+
+
+def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> tuple[jax.sharding.Mesh, object, Tree]:
+    """Mesh, graph, and parameters of the model in place on the mesh."""
+    base: BaseModel | None = None
     if folder is None:
         llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
-        graph, parameters = reasoner.build(llama, latent_head_config(settings, llama), config.seed, lora)
-        # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
-        parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
     else:
         base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
         llama = base.config
-        loaded = base.load(NamedSharding(mesh, REPLICATED), base_dtype)
-        graph, parameters = reasoner.build_on(llama, latent_head_config(settings, llama), loaded, config.seed, lora)
+    graph, shapes = abstract_model(config, llama)
+    mesh = _mesh_for(config, shapes)
+    head, lora, base_dtype = (
+        _latent_head(config, llama),
+        lora_config(config.model.lora),
+        jnp.dtype(config.model.base_dtype),
+    )
+    shardings = shardings_of(parameter_specs(graph, shapes, mesh), mesh)
+    if base is None:
+        graph, parameters = reasoner.build(llama, head, config.seed, lora)
+        # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
+        parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
+    else:
+        loaded = base.load(shardings["llama"], base_dtype)
+        graph, parameters = reasoner.build_on(llama, head, loaded, config.seed, lora)
     if config.model.lora.init_from:
         adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
         parameters = joined(parameters, adapters)
-    return graph, replicate(parameters, mesh)
+    return mesh, graph, put(parameters, shardings)
 
 
 def write_config(run: Run) -> None:
     """Save the resolved config and the tokenizer with the run, so that its folder says all there is to know."""
+    if not is_first():
+        return
     run.workdir.mkdir(parents=True, exist_ok=True)
     path = run.workdir / CONFIG_FILE
     unfinished = path.with_name(f".{path.name}.unfinished")

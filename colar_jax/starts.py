@@ -8,18 +8,17 @@ from colar_jax.identity import identity_of, refuse_other_adapters
 from colar_jax.methods import METHODS
 from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import calibrate
-from colar_jax.parallel.mesh import replicate
 from colar_jax.run import Run, write_config
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
-from colar_jax.training.state import Tree, initial_state, join, make_optimizer, partition
+from colar_jax.training.state import Tree, join, make_optimizer, partition
 
 
 def adopt(run: Run, name: str, parameters: Tree) -> None:
     """Make `parameters` step 0 of a stage that has no checkpoint: what is evaluated, and what training goes on from."""
     stage, folder = run.config.stages[name], run.workdir / name / CHECKPOINTS_FOLDER
     trainable, frozen = partition(parameters, trains_latent_head=run.method(name).trains_latent_head)
-    state = replicate(initial_state(trainable, make_optimizer(stage.optimizer, num_steps=1)), run.mesh)
+    state = run.first_state(trainable, frozen, make_optimizer(stage.optimizer, num_steps=1))
     with Checkpoints(folder) as checkpoints:
         if checkpoints.steps():
             raise ValueError(f"{folder} has checkpoints already: choose another workdir or stage")

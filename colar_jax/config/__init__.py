@@ -8,12 +8,14 @@ from colar_jax.config.checks import nearest, parse_speeds, split_names
 from colar_jax.config.data import DataConfig
 from colar_jax.config.decode import DecodeConfig, EvalConfig
 from colar_jax.config.model import PROJECTIONS, LatentHeadSettings, LoraSettings, ModelConfig, parse_targets
+from colar_jax.config.parallel import AUTOMATIC, ParallelConfig, parse_mesh
 from colar_jax.config.resolve import defaults, resolve, stage_defaults
 from colar_jax.config.rl import RlConfig
 from colar_jax.config.run import Config
 from colar_jax.config.stage import LatentConfig, OptimizerConfig, StageConfig
 
 __all__ = [
+    "AUTOMATIC",
     "PROJECTIONS",
     "Config",
     "DataConfig",
@@ -24,10 +26,12 @@ __all__ = [
     "LoraSettings",
     "ModelConfig",
     "OptimizerConfig",
+    "ParallelConfig",
     "RlConfig",
     "StageConfig",
     "defaults",
     "nearest",
+    "parse_mesh",
     "parse_speeds",
     "parse_targets",
     "resolve",

@@ -75,14 +75,20 @@ class Loader:
         self.num_left_out = int(np.sum(~fits.all(axis=0)))  # at one or more of their speeds
         self.steps_per_epoch = max(1, len(self._pack(0)) // rows)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of optimizer step `step`, the same whenever it is asked for."""
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        """The batch of optimizer step `step`, the same whenever it is asked for; or these of its rows only."""
         epoch, index = divmod(step, self.steps_per_epoch)
         plan = self._plan(epoch)
-        rows = plan.rows[index * self.num_rows : (index + 1) * self.num_rows]
-        rows = rows + [[]] * (self.num_rows - len(rows))
-        layouts = [[self._lay_out(example, epoch, plan) for example in row] for row in rows]
-        return packing.fill(layouts, self.row_shape, pooling=self.recipe.pooling)
+        of_rows = plan.rows[index * self.num_rows : (index + 1) * self.num_rows]
+        of_rows = of_rows + [[]] * (self.num_rows - len(of_rows))
+        layouts = [[self._lay_out(example, epoch, plan) for example in row] for row in of_rows[rows]]
+        batch = packing.fill(layouts, self.row_shape, pooling=self.recipe.pooling)
+        return dataclasses.replace(batch, row_ids_B=np.arange(self.num_rows, dtype=np.int32)[rows])
+
+    def num_examples(self, step: int) -> int:
+        """How many examples the batch of a step has."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return sum(map(len, self._plan(epoch).rows[index * self.num_rows : (index + 1) * self.num_rows]))
 
     def _make_plan(self, epoch: int) -> _Plan:
         return _Plan(self._pack(epoch), *self._draw(epoch))

@@ -121,6 +121,9 @@ def decode(model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits
 def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
     num_rollouts, limit = hidden_BD.shape[0], limits.max_thoughts
 
+    def goes_on(step, done_B):
+        return model.llama.execution.anyone((step < limit) & ~jnp.all(done_B))
+
     def next_thought(hidden_BD, step):
         thought = think(model, hidden_BD, _fold_in(keys_B, step))
         is_decision = step >= limits.min_thoughts
@@ -164,13 +167,16 @@ def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
     )
     if limit == 0:  # a method without reasoning: nothing was cut off
         return dataclasses.replace(start, done_B=jnp.ones(num_rollouts, bool))
-    return jax.lax.while_loop(lambda state: (state.step < limit) & ~jnp.all(state.done_B), body, start)
+    return jax.lax.while_loop(lambda state: goes_on(state.step, state.done_B), body, start)
 
 
 def _answer(model, suffix, num_thoughts_B, keys_B, feed, limits, dtype) -> _Answering:
     num_rollouts, limit = num_thoughts_B.shape[0], limits.max_answer_tokens
     embedding_VD = model.llama.embedding[...]
     everyone_B = jnp.ones(num_rollouts, bool)
+
+    def goes_on(step, done_B):
+        return model.llama.execution.anyone((step < limit) & ~jnp.all(done_B))
 
     def next_token(ids_B, step, suffix):
         """Feed a token to everyone and draw the one after it; a rollout that has ended draws what nobody reads."""
@@ -206,7 +212,7 @@ def _answer(model, suffix, num_thoughts_B, keys_B, feed, limits, dtype) -> _Answ
         ids_BA=write(jnp.full((num_rollouts, limit), limits.eos_id, jnp.int32), ids_B, 0),
         log_probs_BA=write(jnp.zeros((num_rollouts, limit), jnp.float32), log_probs_B, 0),
     )
-    return jax.lax.while_loop(lambda state: (state.step < limit) & ~jnp.all(state.done_B), body, start)
+    return jax.lax.while_loop(lambda state: goes_on(state.step, state.done_B), body, start)
 
 
 def _fold_in(keys_B, step):

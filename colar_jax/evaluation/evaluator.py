@@ -6,19 +6,20 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig
 from colar_jax.data.answers import VERIFIERS, extract_answer
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed
 from colar_jax.data.tokenizers import Tokenizer
-from colar_jax.decoding.decoder import Decoded, decode
-from colar_jax.decoding.prompt_rows import PackedPrompts, pack_prompts, shape_for
+from colar_jax.decoding.compiled import compile_decode
+from colar_jax.decoding.decoder import Decoded
+from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.methods import Method
 from colar_jax.methods.method import decode_limits
-from colar_jax.parallel.mesh import REPLICATED, ROWS, num_shards, put_rows
+from colar_jax.parallel.hosts import fetch
+from colar_jax.parallel.mesh import ROWS, num_shards, put_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,9 +60,10 @@ class Evaluator:
         sets: list[EncodedProblems],
         speeds: tuple[Speed, ...],
         verifier: str = "numeric",
+        parallel: ParallelConfig = AUTOMATIC,
     ):
         self._graph, self._method, self._tokenizer = graph, method, tokenizer
-        self._config, self._compute, self._mesh = decode_config, compute, mesh
+        self._config, self._compute, self._mesh, self._parallel = decode_config, compute, mesh, parallel
         self._shard_size = -(-batch_size // num_shards(mesh))
         lengths = [encoded.prompt_lengths(speed) + 1 for encoded in sets for speed in speeds]
         self._shape = shape_for([part for of_set in lengths for part in self._parts(of_set)])
@@ -80,7 +82,7 @@ class Evaluator:
             packed = [pack_prompts([prompts[i] for i in shard], self._shape) for shard in batch]
             packed = jax.tree.map(lambda *parts: np.concatenate(parts), *packed)
             pending.append(program(parameters, *put_rows((packed, keys_N[np.concatenate(batch)]), self._mesh)))
-        parts = [jax.device_get(part) for part in pending]
+        parts = [fetch(part) for part in pending]
         decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(prompts)], *parts)
         return self._judge(decoded, encoded)
 
@@ -111,18 +113,10 @@ class Evaluator:
             thinking, config, separator_id=tokenizer.separator_id, eos_id=tokenizer.eos_id, greedy=greedy
         )
 
-        def program(parameters, prompts: PackedPrompts, keys_B) -> Decoded:
-            model = nnx.merge(self._graph, parameters)
-            decoded = decode(model, prompts, keys_B, thinking.think, limits, dtype=dtype)
-            # The thoughts are large, and the judge does not read them.
-            return dataclasses.replace(decoded, thoughts=None)
-
-        # Each shard leaves its loops when its own rows are done, so what it holds varies from device to device by
-        # construction; check_vma would want every loop's zeros to be told so.
-        sharded = jax.shard_map(
-            program, mesh=self._mesh, in_specs=(REPLICATED, ROWS, ROWS), out_specs=ROWS, check_vma=False
+        # The thoughts are large, and the judge does not read them.
+        return compile_decode(
+            self._graph, thinking.think, limits, self._compute, self._mesh, self._parallel, keeps_thoughts=False
         )
-        return jax.jit(sharded)
 
     def _judge(self, decoded: Decoded, encoded: EncodedProblems) -> Outcome:
         texts = self._tokenizer.answer_texts(decoded.answer_ids_BA, decoded.num_answer_tokens_B)

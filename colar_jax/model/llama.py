@@ -14,9 +14,12 @@ from flax import nnx
 
 from colar_jax.model import attention, rope
 from colar_jax.model.cache import Prefix, Suffix, write_slot
+from colar_jax.model.execution import Execution, Tree
+from colar_jax.model.flash_attention import packed_attention
 from colar_jax.model.linear import Axes, Linear, along_last, parameter, swiglu
 from colar_jax.model.lora import LoraConfig, LowRank
 from colar_jax.model.presets import LlamaConfig
+from colar_jax.parallel import fsdp
 
 EMBEDDING_STDDEV = 0.02  # as in the Hugging Face Llama
 
@@ -87,6 +90,8 @@ class Block(nnx.Module):
 class Llama(nnx.Module):
     """The token embedding, the stacked layers, the final norm and the language head."""
 
+    execution = Execution()
+
     def __init__(self, config: LlamaConfig, lora: LoraConfig | None = None, *, rngs: nnx.Rngs):
         self.config, self.lora = config, lora
         self.embedding = parameter(
@@ -132,7 +137,7 @@ class Llama(nnx.Module):
         `dropout_keys_B`, a typed key for each row, turns the adapters' dropout on; it is for training alone.
         """
         keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
-        attend = _attend_packed(segment_ids_BT)
+        attend = _attend_packed(segment_ids_BT, self.execution)
         hidden_BTD, _ = self._run(embeds_BTD, position_ids_BT, attend, remat=remat, scan=scan, dropout_keys_B=keys_B)
         return hidden_BTD
 
@@ -167,7 +172,7 @@ class Llama(nnx.Module):
 
         `slots_CP` says where a question's `lengths_C` tokens lie in the flattened rows.
         """
-        attend = _attend_packed(segment_ids_RS, keep=True)
+        attend = _attend_packed(segment_ids_RS, self.execution, keep=True)
         hidden_RSD, layers = self._run(embeds_RSD, position_ids_RS, attend, scan=scan)
 
         def own_part(cache_RKSH):
@@ -179,35 +184,38 @@ class Llama(nnx.Module):
         is_real_CP = jnp.arange(slots_CP.shape[1])[None] < lengths_C[:, None]
         return last_CD, Prefix(tuple((own_part(k), own_part(v)) for k, v in layers), is_real_CP)
 
-    def decode(self, layers: list[Block], embeds_BD, position_ids_B, is_real_B, prefix: Prefix, suffix: Suffix):
+    def decode(self, layers: list[Tree], embeds_BD, position_ids_B, is_real_B, prefix: Prefix, suffix: Suffix):
         """Feed one more position to every rollout: its final hidden state `[B, D]`, and the suffix with it written.
 
-        `layers` are the blocks one by one (`unstacked_blocks`), sliced outside the decode loop: a scan would copy each
-        layer's weights out of the stack at every step. `is_real_B` is False for rollouts that sit this step out.
+        `layers` are the blocks' weights one by one (`unstacked_blocks`), sliced outside the decode loop: a scan would
+        copy each layer's weights out of the stack at every step. `is_real_B` is False for rollouts that sit this step
+        out.
         """
         slot = suffix.num_written
         is_real_BS = jax.lax.dynamic_update_slice(suffix.is_real_BS, is_real_B[:, None], (0, slot))
         cos, sin = self._rotations(position_ids_B[:, None])
         x_BTD = embeds_BD[:, None]
+        graphdef, _ = nnx.split(self.blocks)
         written = []
-        for block, prefix_layer, suffix_layer in zip(layers, prefix.layers, suffix.layers, strict=True):
+        for layer, prefix_layer, suffix_layer in zip(layers, prefix.layers, suffix.layers, strict=True):
 
             def attend(q, k, v, prefix_layer=prefix_layer, suffix_layer=suffix_layer):
                 new_layer = write_slot(suffix_layer, k, v, slot)
                 out = attention.attend_cascade(q, *prefix_layer, prefix.is_real_CP, *new_layer, is_real_BS)
                 return out, new_layer
 
+            block = nnx.merge(graphdef, self.execution.at_step(layer))
             x_BTD, new_layer = block(x_BTD, cos, sin, attend)
             written.append(new_layer)
         hidden_BD = self.final_norm(x_BTD)[:, 0]
         return hidden_BD, Suffix(tuple(written), is_real_BS, slot + 1)
 
-    def unstacked_blocks(self) -> list[Block]:
-        """The layers one by one, each with its own copy of the weights."""
-        graphdef, stacked = nnx.split(self.blocks)
-        stacked = nnx.to_pure_dict(stacked)
+    def unstacked_blocks(self) -> list[Tree]:
+        """The layers' weights one by one, each a copy of its own, as `decode` takes them."""
+        stacked = nnx.to_pure_dict(nnx.state(self.blocks))
         return [
-            nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(self.config.num_layers)
+            self.execution.before_decode(jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+            for i in range(self.config.num_layers)
         ]
 
     def _rotations(self, position_ids_BT):
@@ -222,10 +230,13 @@ class Llama(nnx.Module):
 
         def layer(x, stacked_part):
             layer_params, keys_B = stacked_part
-            return nnx.merge(graphdef, layer_params)(x, cos, sin, attend, keys_B)
+            return nnx.merge(graphdef, self.execution.whole(layer_params))(x, cos, sin, attend, keys_B)
 
-        if remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+        policy = REMAT_POLICIES[remat]
+        if policy is None and self.execution.gather_layer is not None:
+            policy = fsdp.all_but_gathered
+        if policy is not None:
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not scan)
         num_layers = self.config.num_layers
         # None, without dropout, is a pytree of nothing: then there are no keys to scan over.
         stacked = (nnx.to_pure_dict(stacked), _keys_of_layers(dropout_keys_B, num_layers))
@@ -248,12 +259,12 @@ def _keys_of_layers(keys_B, num_layers: int):
     return jax.vmap(fold_rows, in_axes=(None, 0))(keys_B, jnp.arange(num_layers))
 
 
-def _attend_packed(segment_ids_BT, *, keep: bool = False) -> Attend:
+def _attend_packed(segment_ids_BT, execution: Execution, *, keep: bool = False) -> Attend:
     """Attention in packed rows; with `keep`, a layer's keys and values are kept as a cache holds them."""
-    mask_bias_BTT = attention.packed_mask_bias(segment_ids_BT)
+    packed = packed_attention(segment_ids_BT, execution.attention, splits_heads=execution.splits_heads)
 
     def attend(q, k, v):
         kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
-        return attention.attend(q, k, v, mask_bias_BTT), kept
+        return packed(q, k, v), kept
 
     return attend

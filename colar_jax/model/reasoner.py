@@ -31,6 +31,14 @@ def build(llama: LlamaConfig, latent_head: LatentHeadConfig, seed: int, lora: Lo
     return graph, calibrate(parameters)
 
 
+def abstract(llama: LlamaConfig, latent_head: LatentHeadConfig, lora: LoraConfig | None = None):
+    """As `build`, with the shapes of the parameters instead of arrays: nothing is computed or allocated."""
+    with nnx.use_eager_sharding(False):
+        graph, state = nnx.split(nnx.eval_shape(lambda: Reasoner(llama, latent_head, lora, rngs=random_streams(0))))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nnx.to_pure_dict(state))
+    return graph, shapes
+
+
 def build_on(
     llama: LlamaConfig,
     latent_head: LatentHeadConfig,
@@ -39,8 +47,8 @@ def build_on(
     lora: LoraConfig | None = None,
 ):
     """As `build`, on the parameters of a base model: only latent head and adapters are made, and nothing else ever."""
+    graph, _ = abstract(llama, latent_head, lora)
     with nnx.use_eager_sharding(False):
-        graph, _ = nnx.split(nnx.eval_shape(lambda: Reasoner(llama, latent_head, lora, rngs=random_streams(0))))
         head = LatentHead(llama.hidden_size, latent_head, rngs=nnx.Rngs(seed))
     parameters = calibrate({"llama": llama_parameters, "latent_head": nnx.to_pure_dict(nnx.state(head))})
     if lora is not None:

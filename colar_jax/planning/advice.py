@@ -1,18 +1,21 @@
 """What to change when a program does not fit."""
 
+import math
+
 from colar_jax.config import Config
 from colar_jax.planning.compiled import Memory
 
 
-def advice(config: Config, name: str, memory: Memory, rows_per_chip: int) -> list[str]:
+def advice(config: Config, name: str, memory: Memory, mesh: dict[str, int]) -> list[str]:
     """Settings that lower what takes most, the mildest first; empty where it fits."""
     if memory.fits:
         return []
+    num_chips, shards = math.prod(mesh.values()), mesh["data"] * mesh["fsdp"]
     held = sum(memory.arguments.values())
     found = []
     if held < memory.capacity / 2:
-        found += _for_activations(config, name, rows_per_chip)
-    found += _for_weights(config, memory)
+        found += _for_activations(config, name, config.stages[name].rows // shards)
+    found += _for_weights(config, memory, mesh["fsdp"], num_chips)
     return found or ["take a chip with more memory"]
 
 
@@ -31,8 +34,12 @@ def _for_activations(config: Config, name: str, rows_per_chip: int) -> list[str]
     return found
 
 
-def _for_weights(config: Config, memory: Memory) -> list[str]:
-    found = []
+def _for_weights(config: Config, memory: Memory, fsdp: int, num_chips: int) -> list[str]:
+    found = (
+        [f"--config.parallel.mesh=fsdp={min(2 * fsdp, num_chips)} splits the weights further"]
+        if fsdp < num_chips
+        else []
+    )
     if config.model.lora.rank and config.model.base_dtype == "float32":
         found.append("--config.model.base_dtype=bfloat16 halves the frozen weights")
     if not config.model.lora.rank and memory.arguments.get("optimizer", 0) > memory.capacity / 4:

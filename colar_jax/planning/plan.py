@@ -1,23 +1,28 @@
 """A stage on a slice: compile its programs, and say what they take."""
 
 import dataclasses
+import logging
 
 import jax
 import numpy as np
 
-from colar_jax.config import Config
+from colar_jax.config import Config, parse_mesh
 from colar_jax.methods import METHODS
 from colar_jax.model.presets import PRESETS
-from colar_jax.parallel.mesh import make_mesh, num_shards
+from colar_jax.parallel.choice import choose_mesh
+from colar_jax.parallel.mesh import make_mesh
 from colar_jax.planning.advice import advice
 from colar_jax.planning.compiled import Compiled, compile_for
 from colar_jax.planning.data_shape import planned_data
 from colar_jax.planning.devices import Target
 from colar_jax.planning.model_flops import StepShape, step_flops
-from colar_jax.planning.model_shape import abstract_model, llama_shape
+from colar_jax.planning.model_shape import llama_shape
 from colar_jax.planning.programs import Schedule, lower_rollout, lower_training_step
 from colar_jax.planning.roofline import Roofline, roofline
+from colar_jax.run import abstract_model, state_bytes
 from colar_jax.training.state import partition
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +81,6 @@ def plan_stage(
     stage, topology = config.stages[name], target.topology
     if stage.trainer != "sft":
         raise ValueError(f"--stage={name}: trainer={stage.trainer!r} cannot be planned, sft can")
-    mesh = make_mesh(target.devices)
     if rows_per_chip:
         stage = dataclasses.replace(stage, rows=rows_per_chip * topology.num_chips)
         config = dataclasses.replace(config, stages=config.stages | {name: stage})
@@ -85,6 +89,7 @@ def plan_stage(
     data = planned_data(config, method.recipe(stage).prompt_speeds, vocabulary, num_examples)
     llama = llama_shape(config, data.vocabulary.num_tokens)
     graph, parameters = abstract_model(config, llama)
+    mesh = _mesh(config, parameters, target)
     lowered, schedule = lower_training_step(config, name, graph, parameters, data, mesh)
     step = compile_for(lowered, target)
     useful = step_flops(
@@ -94,11 +99,12 @@ def plan_stage(
         has_latents=method.trains_latent_head,
         passes=2 if method.trains_latent_head and stage.latent.predicted_pass_weight else 1,
     )
-    rows_per_shard = stage.rows // num_shards(mesh)
-    programs = [_planned(config, name, step, target, useful / topology.num_chips, rows_per_shard)]
+    programs = [_planned(config, name, step, target, useful / topology.num_chips, dict(mesh.shape))]
     if with_rollout:
-        rollout = compile_for(lower_rollout(config, name, graph, parameters, data, mesh), target)
-        programs.append(_planned(config, name, rollout, target, 0.0, rows_per_shard))
+        rollout = compile_for(
+            lower_rollout(config, name, graph, parameters, data, mesh, int(topology.chip.hbm_bytes)), target
+        )
+        programs.append(_planned(config, name, rollout, target, 0.0, dict(mesh.shape)))
     line = programs[0].roofline
     trainable, _ = partition(parameters, trains_latent_head=method.trains_latent_head)
     return StagePlan(
@@ -118,9 +124,19 @@ def plan_stage(
     )
 
 
-def _planned(config, name, compiled: Compiled, target: Target, useful: float, rows_per_shard: int) -> ProgramPlan:
+def _mesh(config: Config, parameters, target: Target) -> jax.sharding.Mesh:
+    """The mesh that a run would have on this slice."""
+    sizes = parse_mesh(config.parallel.mesh)
+    if sizes is None:
+        memory = int(target.topology.chip.hbm_bytes)
+        sizes, reason = choose_mesh(state_bytes(config, parameters), target.topology.num_chips, memory)
+        logger.info("mesh, by itself: %s", reason)
+    return make_mesh(target.devices, sizes)
+
+
+def _planned(config, name, compiled: Compiled, target: Target, useful: float, mesh: dict[str, int]) -> ProgramPlan:
     line = None if compiled.costs is None else roofline(compiled.costs, target)
-    return ProgramPlan(compiled, line, useful, advice(config, name, compiled.memory, rows_per_shard))
+    return ProgramPlan(compiled, line, useful, advice(config, name, compiled.memory, mesh))
 
 
 def _count(tree) -> int:

@@ -10,11 +10,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from colar_jax.config import Config, StageConfig
 from colar_jax.data.loader import Loader
+from colar_jax.decoding.compiled import decode_gather
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.methods import METHODS
 from colar_jax.parallel.mesh import REPLICATED, ROWS, num_shards
+from colar_jax.parallel.sharding import parameter_specs, shardings_of, specs_for
 from colar_jax.planning.data_shape import PlannedData
-from colar_jax.training.state import initial_state, make_optimizer, partition
+from colar_jax.training.state import initial_state, make_optimizer, model_specs, partition, state_specs
 from colar_jax.training.step import make_train_step
 
 
@@ -56,18 +58,24 @@ def lower_training_step(config: Config, name: str, graph, parameters, data: Plan
     schedule = _schedule(stage, loader, data)
     optimizer = make_optimizer(stage.optimizer, schedule.num_steps)
     trainable, frozen = partition(parameters, trains_latent_head=method.trains_latent_head)
+    specs = model_specs(graph, trainable, frozen, mesh)
     state = jax.eval_shape(lambda tree: initial_state(tree, optimizer), trainable)
-    step = make_train_step(graph, method, stage, config.model, optimizer, mesh)
-    state, frozen = _placed(state, mesh, REPLICATED), _placed(frozen, mesh, REPLICATED)
-    batch = _placed(loader.batch(0), mesh, ROWS)
-    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), mesh, REPLICATED)
+    state = _placed(state, state_specs(state, optimizer, specs), mesh)
+    frozen = _placed(frozen, specs_for(frozen, specs), mesh)
+    batch = _placed(loader.batch(0), ROWS, mesh)
+    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), REPLICATED, mesh)
+    step = make_train_step(graph, method, stage, config.model, optimizer, mesh, config.parallel)
     arguments = {"trained": state.trainable, "optimizer": state.optimizer, "frozen": frozen, "batch": batch}
     return Lowered("training step", step.lower(state, frozen, batch, key), arguments), schedule
 
 
-def lower_rollout(config: Config, name: str, graph, parameters, data: PlannedData, mesh: Mesh) -> Lowered:
-    """A stage's greedy decode of a batch of validation questions, every loop to its limit."""
+def lower_rollout(config: Config, name: str, graph, parameters, data: PlannedData, mesh: Mesh, memory: int) -> Lowered:
+    """A stage's greedy decode of a batch of validation questions, every loop to its limit.
+
+    `memory` is a chip's: `parallel.decode_gather=auto` goes by it.
+    """
     method = METHODS[config.stages[name].method]
+    specs = parameter_specs(graph, parameters, mesh)
     evaluator = Evaluator(
         graph,
         method,
@@ -78,9 +86,13 @@ def lower_rollout(config: Config, name: str, graph, parameters, data: PlannedDat
         batch_size=min(config.eval.batch_size, len(data.val)),
         sets=[data.val],
         speeds=method.recipe(config.stages[name]).prompt_speeds,
+        parallel=dataclasses.replace(
+            config.parallel,
+            decode_gather=decode_gather(parameters, specs, config.model, mesh, config.parallel, memory)[0],
+        ),
     )
-    parameters = _placed(parameters, mesh, REPLICATED)
-    return Lowered("rollout", evaluator.lower(parameters, greedy=True), {"frozen": parameters})
+    parameters = _placed(parameters, specs, mesh)
+    return Lowered("rollout", evaluator.lower(parameters, greedy=True), {"parameters": parameters})
 
 
 def bytes_on_a_chip(tree) -> int:
@@ -111,7 +123,11 @@ def _in_rows(loader: Loader) -> float:
     return float(in_row[in_row > 0].mean() * loader.num_rows)
 
 
-def _placed(tree, mesh: Mesh, spec):
+def _placed(tree, specs, mesh: Mesh):
+    """Shapes with shardings; `specs` is a tree of the same form, or one for all."""
+    shardings = shardings_of(specs, mesh)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings_of(specs, mesh), tree)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)), tree
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
     )

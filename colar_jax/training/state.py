@@ -1,17 +1,19 @@
 """What training changes, and what it leaves alone."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
+from jax.sharding import Mesh
 
 from colar_jax.config import OptimizerConfig
 from colar_jax.model.lora import joined, split_base
+from colar_jax.parallel.mesh import REPLICATED, put
+from colar_jax.parallel.sharding import Tree, parameter_specs, shardings_of, specs_for
 
-Tree = dict[str, Any]
+_MODEL = ("llama", "latent_head")
 
 
 @jax.tree_util.register_dataclass
@@ -69,3 +71,26 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
 def initial_state(trainable: Tree, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(jnp.int32(0), trainable, optimizer.init(trainable))
+
+
+def model_specs(graph, trainable: Tree, frozen: Tree, mesh: Mesh) -> Tree:
+    """How all parameters of the model lie on a mesh (`parallel.sharding.parameter_specs`).
+
+    What `frozen` holds besides the model's own is not asked about: `specs_for` knows copies of the model.
+    """
+    parameters = join(trainable, frozen)
+    return parameter_specs(graph, {name: parameters[name] for name in _MODEL}, mesh)
+
+
+def state_specs(state: TrainState, optimizer: optax.GradientTransformation, specs: Tree) -> TrainState:
+    """How a state lies on a mesh: what the optimizer keeps of a parameter lies as the parameter does."""
+    own = specs_for(state.trainable, specs)
+    of_optimizer = optax.tree.map_params(
+        optimizer, lambda _, spec: spec, state.optimizer, own, transform_non_params=lambda _: REPLICATED
+    )
+    return TrainState(REPLICATED, own, of_optimizer)
+
+
+def place_state(state: TrainState, optimizer: optax.GradientTransformation, specs: Tree, mesh: Mesh) -> TrainState:
+    """A state onto the devices, as a step leaves it (otherwise the second step would be compiled once more)."""
+    return put(state, shardings_of(state_specs(state, optimizer, specs), mesh))

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from colar_jax.data.loader import Loader, prefetch
+from colar_jax.data.packing import Batch
 from colar_jax.metrics import Metric
-from colar_jax.parallel.mesh import put_rows
+from colar_jax.parallel.mesh import own_rows, put_own_rows
 from colar_jax.training.state import TrainState, Tree
 from colar_jax.training.step import TrainStep
 
@@ -38,6 +39,17 @@ class Trainer(Protocol):
         """The batch of a step that went wrong, to look at."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _OwnPart:
+    """What a process reads of each batch: its rows, and how many examples there are in all of them."""
+
+    loader: Loader
+    rows: slice
+
+    def batch(self, step: int) -> tuple[Batch, int]:
+        return self.loader.batch(step, self.rows), self.loader.num_examples(step)
+
+
 class SftTrainer:
     """Learns from batches, which are a pure function of the step: there is nothing to remember."""
 
@@ -47,11 +59,12 @@ class SftTrainer:
         self.loader, self._step, self._mesh = loader, step, mesh
 
     def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
-        batches = prefetch(self.loader, start, stop)
+        num_rows = self.loader.num_rows
+        batches = prefetch(_OwnPart(self.loader, own_rows(self._mesh, num_rows)), start, stop)
         try:
-            for batch in batches:
-                state, metrics = self._step(state, frozen, put_rows(batch, self._mesh), key)
-                yield state, metrics, int(batch.segment_ids_BS.max(axis=1).sum())
+            for batch, num_examples in batches:
+                state, metrics = self._step(state, frozen, put_own_rows(batch, self._mesh, num_rows), key)
+                yield state, metrics, num_examples
         finally:
             batches.close()
 

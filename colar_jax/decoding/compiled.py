@@ -1,0 +1,91 @@
+"""The decoder compiled for a mesh: each shard of the rows leaves its loops when its own rows are done."""
+
+import dataclasses
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from colar_jax.config import ModelConfig, ParallelConfig
+from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
+from colar_jax.decoding.prompt_rows import PackedPrompts
+from colar_jax.decoding.thinking import Think
+from colar_jax.model import sharded
+from colar_jax.model.flash_attention import choose_attention
+from colar_jax.parallel.choice import choose_decode_gather, device_bytes
+from colar_jax.parallel.mesh import ROWS, manual_axes
+from colar_jax.parallel.sharding import Tree, bytes_per_device, only, parameter_specs
+
+logger = logging.getLogger(__name__)
+
+
+def compile_decode(
+    graph,
+    think: Think,
+    limits: DecodeLimits,
+    compute: ModelConfig,
+    mesh: Mesh,
+    parallel: ParallelConfig,
+    *,
+    keeps_thoughts: bool,
+):
+    """A jitted function (parameters, prompts, keys_B) -> `Decoded`; prompts and keys are split by rows.
+
+    Where `fsdp` splits weights they are gathered once, before the loops; or, where they do not fit, layer by layer at
+    every step, and then the devices that share them leave their loops together.
+
+    Args:
+        keeps_thoughts: False for a caller that does not read them: they are large.
+    """
+    attention = choose_attention(parallel.attention, compute.dtype, mesh.devices.flat[0].platform)
+
+    def program(parameters, prompts: PackedPrompts, keys_B) -> Decoded:
+        specs = parameter_specs(graph, parameters, mesh)
+        gathers_each_step = mesh.shape["fsdp"] > 1 and _gathers_each_step(parameters, specs, compute, mesh, parallel)
+
+        def of_this_device(shards, prompts, keys_B):
+            model = sharded.merge(
+                graph, shards, specs, mesh=mesh, dtype=compute.dtype, attention=attention,
+                gathers_each_step=gathers_each_step,
+            )  # fmt: skip
+            decoded = decode(model, prompts, keys_B, think, limits, dtype=jnp.dtype(compute.dtype))
+            return decoded if keeps_thoughts else dataclasses.replace(decoded, thoughts=None)
+
+        # Each shard leaves its loops by itself, so what it holds varies from device to device by construction;
+        # check_vma would want every loop's zeros to be told so.
+        return jax.shard_map(
+            of_this_device,
+            mesh=mesh,
+            axis_names=manual_axes(mesh),
+            in_specs=(only(manual_axes(mesh), specs), ROWS, ROWS),
+            out_specs=ROWS,
+            check_vma=False,
+        )(parameters, prompts, keys_B)
+
+    return jax.jit(program)
+
+
+def _gathers_each_step(parameters: Tree, specs: Tree, compute: ModelConfig, mesh: Mesh, parallel: ParallelConfig):
+    memory = device_bytes(mesh.devices.flat[0])
+    choice, reason = decode_gather(parameters, specs, compute, mesh, parallel, memory)
+    _tell(f"decoding gathers weights {'at every step, a layer at a time' if choice == 'layer' else 'once'}: {reason}")
+    return choice == "layer"
+
+
+def decode_gather(
+    parameters: Tree, specs: Tree, compute: ModelConfig, mesh: Mesh, parallel: ParallelConfig, memory: int | None
+) -> tuple[str, str]:
+    """`once` or `layer`, and why, for devices of so much memory (`parallel.choice.choose_decode_gather`)."""
+    held = bytes_per_device(parameters, specs, mesh)
+    kernels = {path: leaf for path, leaf in traverse_util.flatten_dict(parameters).items() if "blocks" in path}
+    size = jnp.dtype(compute.dtype).itemsize * sum(int(np.prod(leaf.shape)) for leaf in kernels.values())
+    return choose_decode_gather(parallel.decode_gather, held, size // mesh.shape["tensor"], memory)
+
+
+@functools.cache  # once for every program of a run that says the same
+def _tell(message: str) -> None:
+    logger.info(message)
