@@ -45,9 +45,6 @@ class ParallelConfig:
         one_of("parallel.attention", self.attention, ("auto", "xla", "cudnn", "splash"))
 
 
-AUTOMATIC = ParallelConfig()
-
-
 def parse_mesh(text: str) -> dict[str, int] | None:
     """The sizes that `mesh` names, by axis; None for `auto`. ValueError for anything else."""
     if text == "auto":
@@ -64,3 +61,6 @@ def parse_mesh(text: str) -> dict[str, int] | None:
         sizes[axis] = int(size)
     require(bool(sizes), f"parallel.mesh={text!r}: write sizes as in fsdp=4,tensor=2, or auto")
     return sizes
+
+
+AUTOMATIC = ParallelConfig()
