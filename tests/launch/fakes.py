@@ -30,7 +30,7 @@ def record(log, words):
 # Creates, describes, deletes; a command for the workers is run here, in the cloud's folder as home.
 _GCLOUD = """
 record(os.environ["FAKE_LOG"], sys.argv[1:])
-import subprocess, pathlib
+import signal, subprocess, pathlib, time
 cloud = pathlib.Path(os.environ["FAKE_CLOUD"])
 words = sys.argv[3:]
 kind, verb = words[0], words[1]
@@ -50,19 +50,32 @@ elif verb == "ssh":
     command = next(word for word in words if word.startswith("--command=")).partition("=")[2]
     if "uv venv" in command:
         sys.exit()
-    sys.exit(subprocess.run(["bash", "-c", command], env=os.environ | {"HOME": str(cloud)}).returncode)
+    trainings = pathlib.Path(os.environ["FAKE_LOG"] + ".train")
+    before = trainings.read_text() if trainings.exists() else ""
+    home = os.environ | {"HOME": str(cloud)}
+    done = subprocess.run(["bash", "-c", command], env=home, capture_output=True, text=True)
+    print(done.stdout, end="")
+    print(done.stderr, end="", file=sys.stderr)
+    # Training starts in the background: what a test looks at has begun when this ends.
+    while "colar_jax.train" in command and "still running" not in done.stdout:
+        if trainings.exists() and trainings.read_text() != before:
+            break
+        time.sleep(0.01)
+    sys.exit(done.returncode)
 """
 
 _PLAIN = 'record(os.environ["FAKE_LOG"], [os.path.basename(sys.argv[0]), *sys.argv[1:]])\n'
 
-# Ends with the next of the statuses it is to have.
+# Ends with the next of the statuses it is to have; "gone" is no end, but that of its machine.
 _TRAINING = """
-record(os.environ["FAKE_LOG"] + ".train", sys.argv[1:])
-import pathlib
+import pathlib, signal
 statuses = pathlib.Path(os.environ["FAKE_CLOUD"]) / "statuses"
-left = statuses.read_text().split() if statuses.exists() else ["0"]
+left = statuses.read_text().split()
 statuses.write_text(" ".join(left[1:] or left))
-sys.exit(int(left[0]))
+if left[0] == "gone":
+    os.kill(os.getppid(), signal.SIGKILL)
+record(os.environ["FAKE_LOG"] + ".train", sys.argv[1:])
+sys.exit(int(left[0].replace("gone", "0")))
 """
 
 
@@ -106,5 +119,5 @@ class Cluster:
 
     @staticmethod
     def _write(path: Path, body: str) -> None:
-        path.write_text(f"#!{sys.executable}\n" + textwrap.dedent(_RECORD) + textwrap.dedent(body))
+        path.write_text(f"#!{sys.executable} -IS\n" + textwrap.dedent(_RECORD) + textwrap.dedent(body))
         path.chmod(0o755)
