@@ -70,13 +70,20 @@ def compile_decode(
 
 
 def _gathers_each_step(parameters: Tree, specs: Tree, compute: ModelConfig, mesh: Mesh, parallel: ParallelConfig):
+    memory = device_bytes(mesh.devices.flat[0])
+    choice, reason = decode_gather(parameters, specs, compute, mesh, parallel, memory)
+    _tell(f"decoding gathers weights {'at every step, a layer at a time' if choice == 'layer' else 'once'}: {reason}")
+    return choice == "layer"
+
+
+def decode_gather(
+    parameters: Tree, specs: Tree, compute: ModelConfig, mesh: Mesh, parallel: ParallelConfig, memory: int | None
+) -> tuple[str, str]:
+    """`once` or `layer`, and why, for devices of so much memory (`parallel.choice.choose_decode_gather`)."""
     held = bytes_per_device(parameters, specs, mesh)
     kernels = {path: leaf for path, leaf in traverse_util.flatten_dict(parameters).items() if "blocks" in path}
     size = jnp.dtype(compute.dtype).itemsize * sum(int(np.prod(leaf.shape)) for leaf in kernels.values())
-    memory = device_bytes(mesh.devices.flat[0])
-    choice, reason = choose_decode_gather(parallel.decode_gather, held, size // mesh.shape["tensor"], memory)
-    _tell(f"decoding gathers weights {'at every step, a layer at a time' if choice == 'layer' else 'once'}: {reason}")
-    return choice == "layer"
+    return choose_decode_gather(parallel.decode_gather, held, size // mesh.shape["tensor"], memory)
 
 
 @functools.cache  # once for every program of a run that says the same

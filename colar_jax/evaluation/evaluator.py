@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig
 from colar_jax.data.answers import VERIFIERS, extract_answer
@@ -19,7 +19,7 @@ from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.methods import Method
 from colar_jax.methods.method import decode_limits
 from colar_jax.parallel.hosts import fetch
-from colar_jax.parallel.mesh import num_shards, put_rows
+from colar_jax.parallel.mesh import ROWS, num_shards, put_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,6 +85,18 @@ class Evaluator:
         parts = [fetch(part) for part in pending]
         decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(prompts)], *parts)
         return self._judge(decoded, encoded)
+
+    def lower(self, parameters, *, greedy: bool) -> jax.stages.Lowered:
+        """The program of a batch, not compiled yet, for parameters that may be shapes alone."""
+        shards = num_shards(self._mesh)
+        part = pack_prompts([np.zeros(1, np.int32)] * self._shard_size, self._shape)
+        prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[part] * shards)
+        keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._shard_size * shards))
+        placed = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(self._mesh, ROWS)),
+            (prompts, keys_B),
+        )
+        return self._compiled(greedy).lower(parameters, *placed)
 
     def _parts(self, values_N: np.ndarray) -> list[np.ndarray]:
         """Values, one for each question, in parts of a shard's size, a whole number of batches; the last fills up."""
