@@ -19,9 +19,9 @@ from colar_jax.model.reasoner import Reasoner, embed_positions
 
 @dataclasses.dataclass(frozen=True)
 class DecodeLimits:
-    """Everything static about a decode besides its shapes."""
+    """Everything static about a decode besides its shapes; except what a compiled program is to have as data."""
 
-    max_thoughts: int  # 0: answer at once
+    max_thoughts: int  # 0: answer at once; sizes the buffers
     min_thoughts: int
     max_answer_tokens: int
     greedy: bool
@@ -30,6 +30,7 @@ class DecodeLimits:
     separator_id: int
     eos_id: int
     num_rollouts: int = 1  # G, for each question
+    cut_at: jax.Array | None = None  # int32 scalar, traced: thinking is cut there already; None: at max_thoughts
 
 
 @jax.tree_util.register_dataclass
@@ -120,6 +121,7 @@ def decode(model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits
 
 def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
     num_rollouts, limit = hidden_BD.shape[0], limits.max_thoughts
+    cut_at = limit if limits.cut_at is None else limits.cut_at
 
     def next_thought(hidden_BD, step):
         thought = think(model, hidden_BD, _fold_in(keys_B, step))
@@ -164,7 +166,7 @@ def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
     )
     if limit == 0:  # a method without reasoning: nothing was cut off
         return dataclasses.replace(start, done_B=jnp.ones(num_rollouts, bool))
-    return jax.lax.while_loop(lambda state: (state.step < limit) & ~jnp.all(state.done_B), body, start)
+    return jax.lax.while_loop(lambda state: (state.step < cut_at) & ~jnp.all(state.done_B), body, start)
 
 
 def _answer(model, suffix, num_thoughts_B, keys_B, feed, limits, dtype) -> _Answering:

@@ -111,7 +111,7 @@ def test_another_learning_rate_is_refused_and_another_look_is_not(tmp_path, monk
 
     taken = count_steps(monkeypatch)
     looks = {f"stages.{name}.{field}": 5 for name in STAGES for field in ("log_every", "eval_every", "save_every")}
-    monkeypatch.setattr(pipeline, "evaluate", lambda run: "evaluated")
+    monkeypatch.setattr(pipeline, "sweep_run", lambda run: "evaluated")
     assert pipeline.train(tiny_config(workdir, **looks)) == "evaluated" and not taken
 
 

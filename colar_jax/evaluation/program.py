@@ -1,0 +1,136 @@
+"""The compiled decodes of an evaluation: what is the same program, and what is only data to one.
+
+Speeds, seeds, temperatures and limits of the reasoning are data: whatever is asked of a method, greedy decoding is one
+program and sampled decoding another.
+"""
+
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from colar_jax.config import DecodeConfig
+from colar_jax.decoding.decoder import Decoded, decode
+from colar_jax.decoding.prompt_rows import PackedPrompts
+from colar_jax.methods import Method
+from colar_jax.methods.method import decode_limits
+from colar_jax.parallel.mesh import REPLICATED, ROWS
+
+TEMPERATURES = ("latent_temperature", "stop_temperature", "answer_temperature")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramSpec:
+    """What makes one compiled decode; prompts' shapes come with its arguments. Equal specs share a program."""
+
+    graph: object  # the model's, from `reasoner.build`
+    method: Method
+    decode: DecodeConfig  # its limit of the reasoning is the most that the program has room for
+    dtype: str
+    separator_id: int
+    eos_id: int
+    mesh: Mesh
+    greedy: bool
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Variation:
+    """What of a decode is data to its program, as scalars."""
+
+    max_thoughts: np.int32
+    temperatures: tuple[np.float32, ...]  # in the order of `TEMPERATURES`
+
+
+class _TracedDecode(DecodeConfig):
+    """A `DecodeConfig` some of whose fields are traced: they were checked before they became arrays."""
+
+    def __post_init__(self):
+        pass
+
+
+def variation(spec: ProgramSpec, config: DecodeConfig) -> Variation:
+    """What `config` asks of the program `spec`.
+
+    Raises:
+        ValueError: another program is needed, because the reasoning may become longer or a fixed setting differs.
+    """
+    fixed = (f.name for f in dataclasses.fields(config) if f.name not in (*TEMPERATURES, "max_latents"))
+    changed = [name for name in fixed if getattr(config, name) != getattr(spec.decode, name)]
+    limit, room = (_thinking(spec, settings).max_thoughts for settings in (config, spec.decode))
+    if changed or limit > room:
+        what = ", ".join(f"decode.{name}" for name in changed) or f"decode.max_latents={config.max_latents} > {room}"
+        raise ValueError(f"{what}: fixed when the evaluator was made; make one for this")
+    temperatures = tuple(np.float32(getattr(config, name)) for name in TEMPERATURES)
+    return Variation(np.int32(limit), temperatures)
+
+
+class Programs:
+    """Compiles each `ProgramSpec` once, for all evaluators that share this; knows where the time went.
+
+    One batch is to be under way at a time: `start`, then `finish`.
+    """
+
+    def __init__(self):
+        self.num_compiled = 0
+        self.compile_seconds = 0.0  # tracing included
+        self.device_seconds = 0.0  # in which the host did nothing but hand a batch over, or wait for one
+        self._jitted = functools.cache(self._build)
+
+    def start(self, spec: ProgramSpec, parameters, prompts: PackedPrompts, keys_B, what: Variation) -> Decoded:
+        """Hand a batch to the device; what is returned is under way."""
+        num_before, start = self.num_compiled, time.perf_counter()
+        decoded = self._jitted(spec)(parameters, prompts, keys_B, what)
+        seconds = time.perf_counter() - start
+        if self.num_compiled > num_before:
+            self.compile_seconds += seconds
+        else:
+            self.device_seconds += seconds
+        return decoded
+
+    def finish(self, decoded: Decoded) -> Decoded:
+        """Wait for a batch, and bring its result to the host."""
+        start = time.perf_counter()
+        decoded = jax.device_get(decoded)
+        self.device_seconds += time.perf_counter() - start
+        return decoded
+
+    def _build(self, spec: ProgramSpec):
+        dtype = jnp.dtype(spec.dtype)
+
+        def program(parameters, prompts: PackedPrompts, keys_B, what: Variation) -> Decoded:
+            traced = _TracedDecode(**vars(spec.decode) | dict(zip(TEMPERATURES, what.temperatures, strict=True)))
+            thinking = _thinking(spec, traced)
+            limits = decode_limits(
+                thinking, traced, separator_id=spec.separator_id, eos_id=spec.eos_id, greedy=spec.greedy
+            )
+            limits = dataclasses.replace(limits, cut_at=what.max_thoughts)
+            model = nnx.merge(spec.graph, parameters)
+            decoded = decode(model, prompts, keys_B, thinking.think, limits, dtype=dtype)
+            # The thoughts are large, and the judge does not read them.
+            return dataclasses.replace(decoded, thoughts=None)
+
+        # Each shard leaves its loops when its own rows are done, so what it holds varies from device to device by
+        # construction; check_vma would want every loop's zeros to be told so.
+        sharded = jax.shard_map(
+            program,
+            mesh=spec.mesh,
+            in_specs=(REPLICATED, ROWS, ROWS, REPLICATED),
+            out_specs=ROWS,
+            check_vma=False,
+        )
+
+        def counted(*arguments):
+            self.num_compiled += 1  # runs when jit traces, once for each shape
+            return sharded(*arguments)
+
+        return jax.jit(counted)
+
+
+def _thinking(spec: ProgramSpec, config: DecodeConfig):
+    return spec.method.thinking(config, spec.separator_id, jnp.dtype(spec.dtype), spec.greedy)
