@@ -9,6 +9,7 @@ from importlib import resources
 MAX_SAMPLES = 200
 
 _ASSETS = resources.files("colar_jax.evaluation") / "page_assets"
+_SCRIPTS = ("plot.js", "samples.js", "page.js")
 
 
 def page(numbers: dict, samples: Sequence[dict]) -> str:
