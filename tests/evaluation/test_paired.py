@@ -6,7 +6,7 @@ from colar_jax.evaluation.paired import paired_difference
 
 
 def seeds_and_questions(shares, seeds=5, questions=200, seed=0):
-    """For each share of right answers, how often each question was right over some seeds; what is hard is so for all."""
+    """For each share of right answers, how often each question was right over some seeds; some are hard for all."""
     rng = np.random.default_rng(seed)
     hardness_N = rng.normal(0, 0.15, questions)
     chances = (np.clip(share + hardness_N, 0, 1) for share in shares)
