@@ -2,24 +2,21 @@
 
 import logging
 import math
-from collections.abc import Iterator
 
 import jax
-import numpy as np
 
-from colar_jax.config import Config, split_names
+from colar_jax.config import Config
 from colar_jax.data.loader import Loader
-from colar_jax.data.prompts import Speed, speed_text
+from colar_jax.data.prompts import speed_text
 from colar_jax.evaluation.evaluator import Outcome
-from colar_jax.evaluation.report import markdown_table, write_report
-from colar_jax.evaluation.results import NO_SPEED, Result
+from colar_jax.evaluation.results import Result
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.identity import identity_of
 from colar_jax.parallel.hosts import is_first
 from colar_jax.parallel.mesh import num_shards, replicate
-from colar_jax.progress import Progress
-from colar_jax.run import Run, model_name, prepare, write_config
-from colar_jax.starts import finished_parameters, start_parameters
+from colar_jax.run import Run, prepare, write_config
+from colar_jax.starts import start_parameters
+from colar_jax.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.grpo import iterations, make_grpo_trainer, most_updates
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, StageRun, refuse_another_run, run_stage
@@ -28,8 +25,6 @@ from colar_jax.training.step import make_train_step
 from colar_jax.training.trainer import SftTrainer, Trainer
 
 logger = logging.getLogger(__name__)
-
-SAMPLES_FILE = "samples.jsonl"
 
 
 def train(config: Config) -> list[Result]:
@@ -40,7 +35,7 @@ def train(config: Config) -> list[Result]:
     write_config(run)
     for name in config.stage_names:
         train_stage(run, name)
-    return evaluate(run)
+    return sweep_run(run)
 
 
 def train_stage(run: Run, name: str) -> None:
@@ -122,54 +117,6 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
     )
     trainable, frozen = partition(parameters, trains_latent_head=True)
     return trainer, run.first_state(trainable, frozen, optimizer), frozen, num_steps
-
-
-def evaluate(run: Run) -> list[Result]:
-    """Decode every test set with every stage, at every speed, greedily and sampled; write and print the table."""
-    config = run.config
-    stages = split_names(config.eval.stages) or config.stage_names
-    seeds: list[int | None] = ([None] if config.eval.greedy else []) + list(range(config.eval.seeds))
-    total = sum(len(run.decode_speeds(name)) for name in stages) * len(run.tests) * len(seeds)
-    results, samples, done = [], [], 0
-    with Progress("evaluation", total, unit="decode") as progress:
-        for name in stages:
-            parameters = finished_parameters(run, run.workdir / name)
-            evaluator = run.evaluator(name, list(run.tests.values()), run.decode_speeds(name))
-            for dataset, encoded in run.tests.items():
-                for speed in run.decode_speeds(name):
-                    outcomes = []
-                    for seed in seeds:
-                        outcomes.append(evaluator.run(parameters, encoded, speed, seed=seed))
-                        done += 1
-                        progress.advance(done)
-                    results.extend(_results(run, name, dataset, speed, seeds, outcomes))
-                    facts = {"stage": name, "dataset": dataset, "speed": speed_text(speed)}
-                    samples.extend(samples_of(encoded, outcomes[0], **facts))
-    if is_first():
-        write_samples(run.workdir / SAMPLES_FILE, iter(samples))
-        write_report(run.workdir, results, config.title, _notes(run, stages))
-    print(markdown_table(results), flush=True)
-    return results
-
-
-def _results(run: Run, name: str, dataset: str, speed: Speed, seeds, outcomes: list[Outcome]) -> Iterator[Result]:
-    for sampling in ("greedy", "sampled"):
-        chosen = [o for seed, o in zip(seeds, outcomes, strict=True) if (seed is None) == (sampling == "greedy")]
-        if chosen:
-            yield Result(
-                stage=name,
-                dataset=dataset,
-                speed=speed_text(speed) if run.method(name).has_speed else NO_SPEED,
-                sampling=sampling,
-                right_SN=np.stack([outcome.right_N for outcome in chosen]),
-                lengths_SN=np.stack([outcome.lengths_N for outcome in chosen]),
-                forced_stops_SN=np.stack([outcome.forced_stop_N for outcome in chosen]),
-            )
-
-
-def _notes(run: Run, stages: tuple[str, ...]) -> str:
-    trained = [f"{name}: method {run.config.stages[name].method}" for name in stages]
-    return f"Model {model_name(run.config)}, seed {run.config.seed}. " + "; ".join(trained) + "."
 
 
 def _refuse_another_run(run: Run, name: str) -> None:

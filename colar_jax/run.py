@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from colar_jax.config import Config, nearest, parse_mesh, parse_speeds, parse_targets
+from colar_jax.config import Config, DecodeConfig, nearest, parse_mesh, parse_speeds, parse_targets
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.evaluation.evaluator import Evaluator
+from colar_jax.evaluation.program import Programs
 from colar_jax.methods import METHODS, Method
 from colar_jax.model import peft, reasoner
 from colar_jax.model.base_model import BaseModel, base_folder, base_identity, open_base
@@ -61,20 +62,27 @@ class Run:
 
     def decode_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds to decode a stage at: those it was trained with, unless the config asks for others."""
-        return _decode_speeds(self.config, stage_name)
+        return decode_speeds(self.config, stage_name)
 
     def seed_of(self, stage_name: str) -> int:
         """A seed of its own for each stage of a run."""
         return zlib.crc32(f"{self.config.seed}/{stage_name}".encode())
 
-    def evaluator(self, stage_name: str, sets: list[EncodedProblems], speeds: tuple[Speed, ...]) -> Evaluator:
-        """A decoder of these sets, at these speeds, for a stage's method."""
+    def evaluator(
+        self,
+        stage_name: str,
+        sets: list[EncodedProblems],
+        speeds: tuple[Speed, ...],
+        decode: DecodeConfig | None = None,
+        programs: Programs | None = None,
+    ) -> Evaluator:
+        """A decoder of these sets, at these speeds, for a stage's method; `decode` unless as the config has it."""
         config = self.config
         return Evaluator(
             self.graph,
             self.method(stage_name),
             self.tokenizer,
-            config.decode,
+            config.decode if decode is None else decode,
             config.model,
             self.mesh,
             batch_size=min(config.eval.batch_size, max(len(encoded) for encoded in sets)),
@@ -82,6 +90,7 @@ class Run:
             speeds=speeds,
             verifier=config.data.verifier,
             parallel=config.parallel,
+            programs=programs,
         )
 
     def first_state(self, trainable: Tree, frozen: Tree, optimizer: optax.GradientTransformation) -> TrainState:
@@ -222,7 +231,8 @@ def _check_names(config: Config) -> None:
         raise ValueError(f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
 
 
-def _decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:
+def decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:
+    """`Run.decode_speeds`, which a config alone says."""
     stage = config.stages[stage_name]
     method = METHODS[stage.method]
     recipe = method.recipe(stage)
@@ -236,5 +246,5 @@ def _all_speeds(config: Config) -> tuple[Speed, ...]:
     speeds: dict[Speed, None] = {}
     for name, stage in config.stages.items():
         speeds |= dict.fromkeys(METHODS[stage.method].recipe(stage).prompt_speeds)
-        speeds |= dict.fromkeys(_decode_speeds(config, name))
+        speeds |= dict.fromkeys(decode_speeds(config, name))
     return tuple(sorted(speeds, key=lambda speed: (speed == AUTO_SPEED, speed if speed != AUTO_SPEED else 0)))

@@ -1,5 +1,7 @@
 """What a stage starts from, and what a finished one leaves to the next."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -53,6 +55,22 @@ def finished_parameters(run: Run, folder: Path) -> Tree:
 
     With adapters a checkpoint has only them and the latent head; the base is the run's own, and is not copied.
     """
+    with _finished(folder) as (checkpoints, step):
+        refuse_other_adapters(run, folder, checkpoints.read(step)[1])
+        own, base = split_base(run.initial)
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
+        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], base)
+
+
+def finished_identity(folder: Path) -> dict:
+    """Which checkpoint `finished_parameters` reads, and the settings that it was trained with."""
+    with _finished(folder) as (checkpoints, step):
+        return {"step": step, "saved_at": checkpoints.saved_at(step), "settings": checkpoints.read(step)[1]}
+
+
+@contextlib.contextmanager
+def _finished(folder: Path) -> Iterator[tuple[Checkpoints, int]]:
+    """A stage folder's checkpoints, and the step of the one that counts."""
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise ValueError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
@@ -60,7 +78,4 @@ def finished_parameters(run: Run, folder: Path) -> Tree:
         step = checkpoints.latest_step() if best is None else best
         if step is None:
             raise ValueError(f"{folder} has no finished checkpoint")
-        refuse_other_adapters(run, folder, checkpoints.read(step)[1])
-        own, base = split_base(run.initial)
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
-        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], base)
+        yield checkpoints, step

@@ -4,7 +4,7 @@ A config file (`configs/*.py`) fills a `ConfigDict` made by `defaults()`, flags 
 dataclasses of it. All that is wrong in it is one `ValueError` that names the field, the value and the fix.
 """
 
-from colar_jax.config.checks import nearest, parse_speeds, split_names
+from colar_jax.config.checks import nearest, parse_positive, parse_speeds, split_names
 from colar_jax.config.data import DataConfig
 from colar_jax.config.decode import DecodeConfig, EvalConfig
 from colar_jax.config.model import PROJECTIONS, LatentHeadSettings, LoraSettings, ModelConfig, parse_targets
@@ -32,6 +32,7 @@ __all__ = [
     "defaults",
     "nearest",
     "parse_mesh",
+    "parse_positive",
     "parse_speeds",
     "parse_targets",
     "resolve",

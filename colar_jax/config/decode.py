@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from colar_jax.config.checks import parse_speeds, require
+from colar_jax.config.checks import parse_positive, parse_speeds, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,13 @@ class EvalConfig:
     seeds: int = 5  # sampled decodes of every question; 0: none
     batch_size: int = 256
     stages: str = ""  # which stages to evaluate; empty: all of the run
+    temperatures: str = ""  # each of all that is sampled (latents, stops, answers); empty: those of `decode`
+    latent_limits: str = ""  # values of decode.max_latents, for methods that read it; empty: that one
 
     def __post_init__(self):
         parse_speeds(self.speeds)
+        parse_positive("eval.temperatures", self.temperatures, float)
+        parse_positive("eval.latent_limits", self.latent_limits, int)
         require(self.seeds >= 0, f"eval.seeds={self.seeds} is negative")
         require(self.batch_size > 0, f"eval.batch_size={self.batch_size} must be positive")
         require(self.greedy or self.seeds > 0, "eval.greedy=False and eval.seeds=0 leave nothing to evaluate")

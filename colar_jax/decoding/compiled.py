@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,37 +19,41 @@ from colar_jax.decoding.thinking import Think
 from colar_jax.model import sharded
 from colar_jax.model.flash_attention import choose_attention
 from colar_jax.parallel.choice import choose_decode_gather, device_bytes
-from colar_jax.parallel.mesh import ROWS, manual_axes
+from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import Tree, bytes_per_device, only, parameter_specs
 
 logger = logging.getLogger(__name__)
 
+# How to decode, from data of the program that is the same on all devices (None: there is none).
+Ways = Callable[[Any], tuple[Think, DecodeLimits]]
+
 
 def compile_decode(
     graph,
-    think: Think,
-    limits: DecodeLimits,
+    ways: Ways,
     compute: ModelConfig,
     mesh: Mesh,
     parallel: ParallelConfig,
     *,
     keeps_thoughts: bool,
 ):
-    """A jitted function (parameters, prompts, keys_B) -> `Decoded`; prompts and keys are split by rows.
+    """A jitted function (parameters, prompts, keys_B, what=None) -> `Decoded`; prompts and keys are split by rows.
 
     Where `fsdp` splits weights they are gathered once, before the loops; or, where they do not fit, layer by layer at
     every step, and then the devices that share them leave their loops together.
 
     Args:
+        ways: of `what`, a pytree of arrays.
         keeps_thoughts: False for a caller that does not read them: they are large.
     """
     attention = choose_attention(parallel.attention, compute.dtype, mesh.devices.flat[0].platform)
 
-    def program(parameters, prompts: PackedPrompts, keys_B) -> Decoded:
+    def program(parameters, prompts: PackedPrompts, keys_B, what=None) -> Decoded:
         specs = parameter_specs(graph, parameters, mesh)
         gathers_each_step = mesh.shape["fsdp"] > 1 and _gathers_each_step(parameters, specs, compute, mesh, parallel)
 
-        def of_this_device(shards, prompts, keys_B):
+        def of_this_device(shards, prompts, keys_B, what):
+            think, limits = ways(what)
             model = sharded.merge(
                 graph, shards, specs, mesh=mesh, dtype=compute.dtype, attention=attention,
                 gathers_each_step=gathers_each_step,
@@ -61,10 +67,10 @@ def compile_decode(
             of_this_device,
             mesh=mesh,
             axis_names=manual_axes(mesh),
-            in_specs=(only(manual_axes(mesh), specs), ROWS, ROWS),
+            in_specs=(only(manual_axes(mesh), specs), ROWS, ROWS, REPLICATED),
             out_specs=ROWS,
             check_vma=False,
-        )(parameters, prompts, keys_B)
+        )(parameters, prompts, keys_B, what)
 
     return jax.jit(program)
 

@@ -19,9 +19,9 @@ from colar_jax.model.reasoner import Reasoner, embed_positions
 
 @dataclasses.dataclass(frozen=True)
 class DecodeLimits:
-    """Everything static about a decode besides its shapes."""
+    """Everything static about a decode besides its shapes; except what a compiled program is to have as data."""
 
-    max_thoughts: int  # 0: answer at once
+    max_thoughts: int  # 0: answer at once; sizes the buffers
     min_thoughts: int
     max_answer_tokens: int
     greedy: bool
@@ -30,6 +30,7 @@ class DecodeLimits:
     separator_id: int
     eos_id: int
     num_rollouts: int = 1  # G, for each question
+    cut_at: jax.Array | None = None  # int32 scalar, traced: thinking is cut there already; None: at max_thoughts
 
 
 @jax.tree_util.register_dataclass
@@ -120,9 +121,10 @@ def decode(model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits
 
 def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
     num_rollouts, limit = hidden_BD.shape[0], limits.max_thoughts
+    cut_at = limit if limits.cut_at is None else limits.cut_at
 
     def goes_on(step, done_B):
-        return model.llama.execution.anyone((step < limit) & ~jnp.all(done_B))
+        return model.llama.execution.anyone((step < cut_at) & ~jnp.all(done_B))
 
     def next_thought(hidden_BD, step):
         thought = think(model, hidden_BD, _fold_in(keys_B, step))

@@ -68,7 +68,9 @@ class Sampler:
             thinking, sampling, separator_id=separator_id, eos_id=eos_id, greedy=False, num_rollouts=num_generations
         )
 
-        self._program = compile_decode(graph, thinking.think, limits, compute, mesh, parallel, keeps_thoughts=True)
+        self._program = compile_decode(
+            graph, lambda _: (thinking.think, limits), compute, mesh, parallel, keeps_thoughts=True
+        )
 
     @property
     def prompt_room(self) -> int:

@@ -119,7 +119,12 @@ def numbers_of_a_decode(method: str, gather: str, mesh_name: str) -> dict[str, n
     thinking = METHODS[method].thinking(SAMPLING, SEPARATOR_ID, "float32", True)
     limits = decode_limits(thinking, SAMPLING, separator_id=SEPARATOR_ID, eos_id=EOS_ID, greedy=True)
     program = compile_decode(
-        graph, thinking.think, limits, COMPUTE, mesh, ParallelConfig(decode_gather=gather), keeps_thoughts=True
+        graph,
+        lambda _: (thinking.think, limits),
+        COMPUTE,
+        mesh,
+        ParallelConfig(decode_gather=gather),
+        keeps_thoughts=True,
     )
     rng = np.random.default_rng(0)
     prompts = [np.append(rng.integers(0, SEPARATOR_ID, 3 + i % 7), SEPARATOR_ID).astype(np.int32) for i in range(16)]
