@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from colar_jax.config import Config, nearest, parse_speeds, parse_targets
+from colar_jax.data.answers import check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import load_splits
@@ -159,6 +160,7 @@ def write_config(run: Run) -> None:
 
 
 def _check_names(config: Config) -> None:
+    check_verifier(config.data.verifier)
     for name, stage in config.stages.items():
         if stage.method not in METHODS:
             known = ", ".join(METHODS)
