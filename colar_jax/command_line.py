@@ -19,11 +19,12 @@ def run_main(
     main: Callable[[Config], object],
     load: Callable[[], ml_collections.ConfigDict] | None = None,
     own_flags: tuple[str, ...] = (),
+    own_switches: tuple[str, ...] = (),
 ) -> None:
     """Load a config, override it by flags, resolve it and call `main`; a user's mistake is one line and exit status 2.
 
     `load` says where the config comes from: the file that `--config` names, unless given. `own_flags` are those that
-    the program reads by itself with `flag_value`.
+    the program reads by itself with `flag_value`, `own_switches` those without a value, with `has_switch`.
     """
     # By force: importing Orbax has already made a handler, for warnings to standard error.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
@@ -34,6 +35,8 @@ def run_main(
         _check_overrides(sys.argv, given)
         for name in own_flags:
             flags.DEFINE_string(name, "", "read before the config")
+        for name in own_switches:
+            flags.DEFINE_boolean(name, False, "read before the config")
         arguments = [argument for argument in sys.argv if not argument.startswith(("--config=", "-config="))]
         holder = config_flags.DEFINE_config_dict("config", given, sys_argv=arguments)
         stray = flags.FLAGS(arguments)[1:]
@@ -91,6 +94,11 @@ def flag_value(name: str) -> str:
         if flag in (f"--{name}", f"-{name}"):
             return value
     return ""
+
+
+def has_switch(name: str) -> bool:
+    """Whether `--name` stands on the command line."""
+    return f"--{name}" in sys.argv[1:] or flag_value(name).lower() in ("1", "true", "yes")
 
 
 def _check_overrides(arguments: list[str], config: ml_collections.ConfigDict) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from colar_jax.config import Config, split_names
 from colar_jax.data.loader import Loader
 from colar_jax.data.prompts import Speed, speed_text
+from colar_jax.evaluation.causal import causal_tests
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.report import markdown_table, write_report
 from colar_jax.evaluation.results import NO_SPEED, Result
@@ -127,11 +128,12 @@ def evaluate(run: Run) -> list[Result]:
     stages = split_names(config.eval.stages) or config.stage_names
     seeds: list[int | None] = ([None] if config.eval.greedy else []) + list(range(config.eval.seeds))
     total = sum(len(run.decode_speeds(name)) for name in stages) * len(run.tests) * len(seeds)
-    results, samples, done = [], [], 0
+    results, samples, causal, done = [], [], [], 0
     with Progress("evaluation", total, unit="decode") as progress:
         for name in stages:
             parameters = finished_parameters(run, run.workdir / name)
             evaluator = run.evaluator(name, list(run.tests.values()), run.decode_speeds(name))
+            inspector = run.inspector(name)
             for dataset, encoded in run.tests.items():
                 for speed in run.decode_speeds(name):
                     outcomes = []
@@ -141,9 +143,14 @@ def evaluate(run: Run) -> list[Result]:
                         progress.advance(done)
                     results.extend(_results(run, name, dataset, speed, seeds, outcomes))
                     facts = {"stage": name, "dataset": dataset, "speed": speed_text(speed)}
-                    samples.extend(samples_of(encoded, outcomes[0], **facts))
+                    chains = None
+                    if config.eval.latent_words and config.eval.greedy:  # the greedy answers are what samples show
+                        chains = inspector.look(parameters, encoded, speed, num_words=config.eval.latent_words)
+                    samples.extend(samples_of(encoded, outcomes[0], chains, **facts))
+                    if config.eval.causal and inspector.thinks_in_latents:
+                        causal.extend(causal_tests(inspector, parameters, encoded, speed, stage=name, dataset=dataset))
     write_samples(run.workdir / SAMPLES_FILE, iter(samples))
-    write_report(run.workdir, results, config.title, _notes(run, stages))
+    write_report(run.workdir, results, config.title, _notes(run, stages), causal)
     print(markdown_table(results), flush=True)
     return results
 

@@ -16,9 +16,10 @@ from colar_jax.config import Config, nearest, parse_speeds, parse_targets
 from colar_jax.data.answers import check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
-from colar_jax.data.splits import load_splits
+from colar_jax.data.splits import Splits, load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.evaluation.evaluator import Evaluator
+from colar_jax.evaluation.inspector import Inspector
 from colar_jax.methods import METHODS, Method
 from colar_jax.model import peft, reasoner
 from colar_jax.model.base_model import base_folder, base_identity, open_base
@@ -81,9 +82,25 @@ class Run:
             verifier=config.data.verifier,
         )
 
+    def inspector(self, stage_name: str) -> Inspector:
+        """What looks into the thoughts of a stage's method."""
+        config = self.config
+        return Inspector(
+            self.graph,
+            self.method(stage_name),
+            self.tokenizer,
+            config.decode,
+            config.model,
+            self.mesh,
+            batch_size=config.eval.batch_size,
+            verifier=config.data.verifier,
+        )
 
-def prepare(config: Config) -> Run:
+
+def prepare(config: Config, *, with_problems: bool = True) -> Run:
     """Load data, tokenizer and model: the base model's weights, or random ones.
+
+    Without `with_problems` the sets are empty, for those who bring their own questions.
 
     Raises:
         ValueError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
@@ -91,7 +108,7 @@ def prepare(config: Config) -> Run:
     _check_names(config)
     folder = base_folder(config.model.base) if config.model.base else None
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
-    splits = load_splits(config.data)
+    splits = load_splits(config.data) if with_problems else Splits([], [], {})
     speeds = _all_speeds(config)
     mesh = make_mesh()
     graph, initial = _make_model(config, folder, tokenizer, mesh)

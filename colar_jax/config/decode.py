@@ -44,9 +44,12 @@ class EvalConfig:
     seeds: int = 5  # sampled decodes of every question; 0: none
     batch_size: int = 256
     stages: str = ""  # which stages to evaluate; empty: all of the run
+    latent_words: int = 3  # nearest words of each latent in samples.jsonl, for one decode more; 0: none
+    causal: bool = False  # whether answers change when latents are changed: five decodes more at every speed
 
     def __post_init__(self):
         parse_speeds(self.speeds)
         require(self.seeds >= 0, f"eval.seeds={self.seeds} is negative")
         require(self.batch_size > 0, f"eval.batch_size={self.batch_size} must be positive")
+        require(self.latent_words >= 0, f"eval.latent_words={self.latent_words} is negative: 0 means none")
         require(self.greedy or self.seeds > 0, "eval.greedy=False and eval.seeds=0 leave nothing to evaluate")

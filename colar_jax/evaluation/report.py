@@ -132,8 +132,12 @@ def report_numbers(results: Sequence[Result], title: str, notes: str) -> dict:
     }
 
 
-def write_report(folder: str | os.PathLike, results: Sequence[Result], title: str, notes: str) -> None:
+def write_report(
+    folder: str | os.PathLike, results: Sequence[Result], title: str, notes: str, causal: Sequence[dict] = ()
+) -> None:
     """Write `report.md` (title, notes, table) and `report.json` (`report_numbers`) into the folder, made if missing.
+
+    `causal` are the rows of `causal.causal_tests`, `causal` in `report.json`.
 
     Each file is replaced as a whole: a kill at any moment leaves either the old one or the new one.
 
@@ -141,7 +145,8 @@ def write_report(folder: str | os.PathLike, results: Sequence[Result], title: st
         ValueError: there are no results, or two are for the same cell. Nothing is written then.
     """
     paragraphs = [f"# {title}", *([notes.strip()] if notes.strip() else []), markdown_table(results)]
-    numbers = json.dumps(report_numbers(results, title, notes), indent=2, allow_nan=False)
+    numbers = report_numbers(results, title, notes) | ({"causal": list(causal)} if causal else {})
+    numbers = json.dumps(numbers, indent=2, allow_nan=False)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / JSON_FILE, numbers + "\n")

@@ -1,4 +1,4 @@
-"""Equality of answers as mathematics: pairs as models and MATH write them, what must not be equal, and hostile input."""
+"""Equality of answers as mathematics: as models and MATH write them, what must not be equal, and hostile input."""
 
 import importlib.util
 import time
