@@ -11,7 +11,6 @@
 Each latent is a line, the words nearest to it, as it comes; then the answer.
 """
 
-import dataclasses
 import json
 import logging
 import sys
@@ -22,7 +21,7 @@ import jax
 from colar_jax.command_line import flag_value, has_switch, load_run_config, run_main
 from colar_jax.config import Config, nearest, parse_speeds
 from colar_jax.data.prompts import Speed, speed_text
-from colar_jax.evaluation.asking import Asker, Reply, Words
+from colar_jax.evaluation.asking import Reply, Words
 from colar_jax.evaluation.latents import Latent
 from colar_jax.run import Run, prepare
 from colar_jax.starts import finished_parameters
@@ -30,7 +29,6 @@ from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
 FLAGS = ("workdir", "question", "stage", "speed", "temperature", "seed")
 SWITCHES = ("show", "json")
-NUM_WORDS = 3
 
 
 def generate(config: Config) -> None:
@@ -43,10 +41,7 @@ def generate(config: Config) -> None:
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise ValueError(f"--stage={stage}: {folder} has no checkpoint yet: train it first, or name another stage")
     parameters = finished_parameters(run, folder)
-    asker = Asker(
-        run.graph, run.method(stage), run.tokenizer, _sampled(config, temperature), config.model,
-        greedy=temperature == 0, num_words=NUM_WORDS,
-    )  # fmt: skip
+    asker = run.asker(stage, temperature=temperature)
     for number, question in enumerate(_questions()):
         key = jax.random.fold_in(jax.random.key(seed), number)
         events = asker.ask(parameters, question, speed, key)
@@ -132,17 +127,6 @@ def _speed(run: Run, stage: str) -> Speed:
     if given[0] not in trained:
         logging.warning("stage %s was trained at speed %s, not at %s: expect little", stage, known, flag_value("speed"))
     return given[0]
-
-
-def _sampled(config: Config, temperature: float):
-    if not temperature:
-        return config.decode
-    return dataclasses.replace(
-        config.decode,
-        latent_temperature=temperature,
-        stop_temperature=temperature,
-        answer_temperature=temperature,
-    )
 
 
 def _number(name: str, default: float) -> float:

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax.sharding import NamedSharding
 
-from colar_jax.config import Config, nearest, parse_speeds, parse_targets
+from colar_jax.config import Config, nearest, parse_speeds, parse_targets, resolve
 from colar_jax.data.answers import check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import Splits, load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from colar_jax.evaluation.asking import Asker
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.methods import METHODS, Method
@@ -95,6 +97,38 @@ class Run:
             batch_size=config.eval.batch_size,
             verifier=config.data.verifier,
         )
+
+    def asker(self, stage_name: str, *, temperature: float = 0.0, num_words: int = 3) -> Asker:
+        """What answers questions with a stage's method; temperature 0 is greedy."""
+        config, decode = self.config, self.config.decode
+        if temperature:
+            of_all = dict.fromkeys(("latent_temperature", "stop_temperature", "answer_temperature"), temperature)
+            decode = dataclasses.replace(decode, **of_all)
+        return Asker(
+            self.graph,
+            self.method(stage_name),
+            self.tokenizer,
+            decode,
+            config.model,
+            greedy=temperature == 0,
+            num_words=num_words,
+        )
+
+
+def open_run(workdir: str | Path, **settings) -> Run:
+    """A finished run, to look at; `settings` such as `**{"data.num_test": 200}` override its config.
+
+    Raises:
+        ValueError: the folder is no run's, or as `prepare`.
+    """
+    path = Path(workdir).expanduser() / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{workdir} is no folder of a run: {path} does not exist")
+    # Resolved, so that settings which are younger than the run are there, at their defaults.
+    resolved = resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
+    config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
+    config.update_from_flattened_dict(settings | {"workdir": str(workdir)})  # it may have been moved
+    return prepare(resolve(config))
 
 
 def prepare(config: Config, *, with_problems: bool = True) -> Run:

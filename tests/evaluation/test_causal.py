@@ -85,7 +85,7 @@ def inspector(model, tokenizer, method=None) -> Inspector:
     return Inspector(model[0], method, tokenizer, config, ModelConfig(), mesh, batch_size=16)
 
 
-def tests_of(model, tokenizer, encoded) -> dict[str, dict]:
+def rows_of(model, tokenizer, encoded) -> dict[str, dict]:
     rows = causal_tests(inspector(model, tokenizer), model[1], encoded, 2.0, stage="by hand")
     assert [row["intervention"] for row in rows] == list(INTERVENTIONS)
     assert all((row["stage"], row["speed"]) == ("by hand", "2") for row in rows)
@@ -93,7 +93,7 @@ def tests_of(model, tokenizer, encoded) -> dict[str, dict]:
 
 
 def test_a_model_that_reads_its_latents_uses_them(tokenizer, encoded):
-    rows = tests_of(model_that_reads(THOUGHT, tokenizer), tokenizer, encoded)
+    rows = rows_of(model_that_reads(THOUGHT, tokenizer), tokenizer, encoded)
     assert rows["none"]["accuracy"] == 1 and not rows["none"]["used"]
     # Without a thought every number is as likely: the first in the vocabulary is said, and right a third of the time.
     assert rows["zero"]["accuracy"] == pytest.approx(1 / 3)
@@ -108,7 +108,7 @@ def test_a_model_that_reads_its_latents_uses_them(tokenizer, encoded):
 
 
 def test_a_model_that_reads_its_question_alone_does_not(tokenizer, encoded):
-    rows = tests_of(model_that_reads(ASKED, tokenizer), tokenizer, encoded)
+    rows = rows_of(model_that_reads(ASKED, tokenizer), tokenizer, encoded)
     for row in rows.values():
         assert (row["accuracy"], row["difference"], row["interval"], row["used"]) == (1, 0, [0, 0], False)
     assert not are_used(list(rows.values()))

@@ -27,6 +27,7 @@ PROBLEMS = [
     Problem("Tom has more. How many pens now?", ("<<3*9=27>>", "<<27+5=32>>"), "9"),
 ]
 STD, EMBED_STD, STOP_LOGIT = 0.25, 0.5, 2.0
+HIDDEN = 180  # even, and a dimension for every token
 THOUGHT = ("27", "=")  # what every latent is the sum of
 DECODE = DecodeConfig(max_latents=4, min_latents=3, max_answer_tokens=2, max_step_tokens=4)
 
@@ -48,18 +49,19 @@ def by_hand(tokenizer):
     The hidden state is the last input, normalised. After a latent the language head gives `###` a logit of STOP_LOGIT,
     "27" a larger one only before the first, and 0 to every other token.
     """
-    size = tokenizer.num_tokens
-    config = LlamaConfig(size, size, 1, 1, 1, head_dim=size, intermediate_size=size, tied_head=False)
+    vocabulary, size = tokenizer.num_tokens, HIDDEN
+    assert vocabulary <= size
+    config = LlamaConfig(vocabulary, size, 1, 1, 1, head_dim=size, intermediate_size=size, tied_head=False)
     graph, parameters = build(config, LatentHeadConfig(8), seed=0)
     parameters = jax.tree.map(jnp.zeros_like, parameters)
     first, second = (tokenizer.encode(text)[0] for text in THOUGHT)
     opening, closing = tokenizer.separator_id, tokenizer.separator_id
     of_latent = math.sqrt(size / 2)  # each of the two dimensions of a normalised latent
-    head = np.zeros((size, size), np.float32)
+    head = np.zeros((vocabulary, size), np.float32)
     head[closing, first] = STOP_LOGIT / of_latent
     head[first, opening] = 1.0
     llama = parameters["llama"]
-    llama["embedding"], llama["head"] = jnp.eye(size), jnp.array(head)
+    llama["embedding"], llama["head"] = jnp.eye(vocabulary, size), jnp.array(head)
     llama["final_norm"]["scale"] = jnp.ones(size)
     latent = parameters["latent_head"]
     latent["embed_std"] = jnp.float32(EMBED_STD)
@@ -76,8 +78,7 @@ def inspector(model, tokenizer, method="colar") -> Inspector:
 def test_a_latent_is_read_as_the_tokens_it_is_made_of(by_hand, tokenizer, encoded):
     chains = inspector(by_hand, tokenizer).look(by_hand[1], encoded, 2.0, num_words=2)
     assert len(chains) == 2
-    size = tokenizer.num_tokens
-    p_stop = math.exp(STOP_LOGIT) / (math.exp(STOP_LOGIT) + size - 1)
+    p_stop = math.exp(STOP_LOGIT) / (math.exp(STOP_LOGIT) + tokenizer.num_tokens - 1)
     for chain in chains:
         assert chain.reasoning == "" and len(chain.latents) == 3, "min_latents, and then ### is the likeliest"
         for latent in chain.latents:
@@ -121,7 +122,7 @@ def test_looking_changes_nothing_that_is_thought(by_hand, tokenizer, encoded):
     looks = inspector(by_hand, tokenizer)
     fed = looks.thoughts(by_hand[1], encoded, 2.0)
     assert fed.num_thoughts_N.tolist() == [3, 3]
-    latent = np.zeros(tokenizer.num_tokens)
+    latent = np.zeros(HIDDEN)
     latent[[tokenizer.encode(text)[0] for text in THOUGHT]] = 1 / math.sqrt(2)
     np.testing.assert_allclose(fed.embeds_NLD[:, :3], np.broadcast_to(latent, (2, 3, len(latent))), atol=1e-6)
 
