@@ -45,7 +45,7 @@ class EvalConfig:
     batch_size: int = 256
     stages: str = ""  # which stages to evaluate; empty: all of the run
     latent_words: int = 3  # nearest words of each latent in samples.jsonl, for one decode more; 0: none
-    causal: bool = False  # whether answers change when latents are changed: five decodes more at every speed
+    causal: bool = False  # whether answers change when latents are changed: six decodes more at every speed
 
     def __post_init__(self):
         parse_speeds(self.speeds)

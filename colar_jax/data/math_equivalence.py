@@ -7,6 +7,7 @@ import atexit
 import functools
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -26,6 +27,17 @@ def require_library() -> None:
             "data.verifier='math' needs the package math-verify, which is not installed: "
             "pip install -e '.[math]', or choose data.verifier=numeric"
         )
+
+
+# What LaTeX lays out and does not mean: sizes of brackets, thin spaces, spaces that keep no two digits apart.
+_LAYOUT = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;]|(?<!\d)\s+|\s+(?!\d)")
+_TEXT = re.compile(r"\\(?:text|mbox|textbf|mathrm)\{([^{}]*)\}")
+
+
+def is_same_but_for_layout(prediction: str, answer: str) -> bool:
+    """Whether the two are the same LaTeX, spaces and `\\text{}` around words aside."""
+    prediction, answer = (_LAYOUT.sub("", _TEXT.sub(r"\1", text)).strip().rstrip(".") for text in (prediction, answer))
+    return prediction == answer
 
 
 @functools.lru_cache(_REMEMBERED_PAIRS)
