@@ -22,14 +22,15 @@ def run_main(
     main: Callable[[Config], object],
     load: Callable[[], ml_collections.ConfigDict] | None = None,
     own_flags: tuple[str, ...] = (),
+    own_switches: tuple[str, ...] = (),
 ) -> None:
     """Load a config, override it by flags, resolve it and call `main`; a user's mistake is one line and exit status 2.
 
     `load` says where the config comes from: the file that `--config` names, unless given. `own_flags` are those that
-    the program reads by itself with `flag_value`.
+    the program reads by itself with `flag_value`, `own_switches` those without a value, with `has_switch`.
     """
     with _mistakes_in_one_line():
-        config = _overridden((load or load_config_file)(), own_flags)
+        config = _overridden((load or load_config_file)(), own_flags, own_switches)
         with _with_its_peers(config):
             main(config)
 
@@ -64,12 +65,16 @@ def _with_its_peers(config: Config):
         yield
 
 
-def _overridden(given: ml_collections.ConfigDict, own_flags: tuple[str, ...]) -> Config:
+def _overridden(
+    given: ml_collections.ConfigDict, own_flags: tuple[str, ...], own_switches: tuple[str, ...] = ()
+) -> Config:
     """The resolved config, with the flags of the command line on top."""
     _check_overrides(sys.argv, given)
     values = flags.FlagValues()  # of this config alone: flags of several would be in each other's way
     for name in own_flags:
         flags.DEFINE_string(name, "", "read before the config", flag_values=values)
+    for name in own_switches:
+        flags.DEFINE_boolean(name, False, "read before the config", flag_values=values)
     arguments = [argument for argument in sys.argv if not argument.startswith(("--config=", "-config="))]
     holder = config_flags.DEFINE_config_dict("config", given, sys_argv=arguments, flag_values=values)
     stray = values(arguments)[1:]
@@ -129,6 +134,11 @@ def flag_value(name: str) -> str:
         if flag in (f"--{name}", f"-{name}"):
             return value
     return ""
+
+
+def has_switch(name: str) -> bool:
+    """Whether `--name` stands on the command line."""
+    return f"--{name}" in sys.argv[1:] or flag_value(name).lower() in ("1", "true", "yes")
 
 
 def _check_overrides(arguments: list[str], config: ml_collections.ConfigDict) -> None:

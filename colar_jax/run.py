@@ -9,15 +9,19 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 
-from colar_jax.config import Config, DecodeConfig, nearest, parse_mesh, parse_speeds, parse_targets
+from colar_jax.config import Config, DecodeConfig, nearest, parse_mesh, parse_speeds, parse_targets, resolve
+from colar_jax.data.answers import check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
-from colar_jax.data.splits import load_splits
+from colar_jax.data.splits import Splits, load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from colar_jax.evaluation.asking import Asker
 from colar_jax.evaluation.evaluator import Evaluator
+from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.program import Programs
 from colar_jax.methods import METHODS, Method
 from colar_jax.model import peft, reasoner
@@ -98,9 +102,58 @@ class Run:
         specs = model_specs(self.graph, trainable, frozen, self.mesh)
         return place_state(initial_state(trainable, optimizer), optimizer, specs, self.mesh)
 
+    def inspector(self, stage_name: str) -> Inspector:
+        """What looks into the thoughts of a stage's method."""
+        config = self.config
+        return Inspector(
+            self.graph,
+            self.method(stage_name),
+            self.tokenizer,
+            config.decode,
+            config.model,
+            self.mesh,
+            batch_size=config.eval.batch_size,
+            verifier=config.data.verifier,
+            parallel=config.parallel,
+        )
 
-def prepare(config: Config) -> Run:
+    def asker(self, stage_name: str, *, temperature: float = 0.0, num_words: int = 3) -> Asker:
+        """What answers questions with a stage's method; temperature 0 is greedy."""
+        config, decode = self.config, self.config.decode
+        if temperature:
+            of_all = dict.fromkeys(("latent_temperature", "stop_temperature", "answer_temperature"), temperature)
+            decode = dataclasses.replace(decode, **of_all)
+        return Asker(
+            self.graph,
+            self.method(stage_name),
+            self.tokenizer,
+            decode,
+            config.model,
+            greedy=temperature == 0,
+            num_words=num_words,
+        )
+
+
+def open_run(workdir: str | Path, **settings) -> Run:
+    """A finished run, to look at; `settings` such as `**{"data.num_test": 200}` override its config.
+
+    Raises:
+        ValueError: the folder is no run's, or as `prepare`.
+    """
+    path = Path(workdir).expanduser() / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{workdir} is no folder of a run: {path} does not exist")
+    # Resolved, so that settings which are younger than the run are there, at their defaults.
+    resolved = resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
+    config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
+    config.update_from_flattened_dict(settings | {"workdir": str(workdir)})  # it may have been moved
+    return prepare(resolve(config))
+
+
+def prepare(config: Config, *, with_problems: bool = True) -> Run:
     """Load data, tokenizer and model: the base model's weights, or random ones.
+
+    Without `with_problems` the sets are empty, for those who bring their own questions.
 
     Raises:
         ValueError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
@@ -108,7 +161,7 @@ def prepare(config: Config) -> Run:
     _check_names(config)
     folder = base_folder(config.model.base) if config.model.base else None
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
-    splits = load_splits(config.data)
+    splits = load_splits(config.data) if with_problems else Splits([], [], {})
     speeds = _all_speeds(config)
     mesh, graph, initial = _make_model(config, folder, tokenizer)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
@@ -220,6 +273,7 @@ def write_config(run: Run) -> None:
 
 
 def _check_names(config: Config) -> None:
+    check_verifier(config.data.verifier)
     for name, stage in config.stages.items():
         if stage.method not in METHODS:
             known = ", ".join(METHODS)

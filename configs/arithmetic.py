@@ -42,9 +42,9 @@ def get_config(argument: str = ""):
     # Weight 10: with 1 the latents are too blurred to carry numbers. Speed 5 is the harder one: drawn twice as often.
     config.stages.colar.latent.update(speeds="2,5,5", weight=10.0)
 
-    # The CoLaR stage leaves latents with next to no spread (soft MSE): the floor min_std gives the policy some. Without
-    # it ratios explode. Rewards say little, one right or wrong a chain: at twice the learning rate, or with latents that
-    # count no more than answers, a model this small forgets faster than it learns. The cosine ends on small steps.
+    # The CoLaR stage leaves latents with next to no spread (soft MSE): the floor min_std gives the policy some, and
+    # without it ratios explode. A reward says little, right or wrong once a chain: at twice this learning rate, or with
+    # latents that count no more than answers, the model forgets as fast as it learns. The cosine ends on small steps.
     config.stages.rl = stage_defaults(
         method="colar", trainer="grpo", init_from="colar", steps=150, eval_every=50, log_every=10
     )

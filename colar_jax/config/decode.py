@@ -47,6 +47,8 @@ class EvalConfig:
     stages: str = ""  # which stages to evaluate; empty: all of the run
     temperatures: str = ""  # each of all that is sampled (latents, stops, answers); empty: those of `decode`
     latent_limits: str = ""  # values of decode.max_latents, for methods that read it; empty: that one
+    latent_words: int = 3  # nearest words of each latent in samples.jsonl, for one decode more; 0: none
+    causal: bool = False  # whether answers change when latents are changed: six decodes more at every speed
 
     def __post_init__(self):
         parse_speeds(self.speeds)
@@ -54,4 +56,5 @@ class EvalConfig:
         parse_positive("eval.latent_limits", self.latent_limits, int)
         require(self.seeds >= 0, f"eval.seeds={self.seeds} is negative")
         require(self.batch_size > 0, f"eval.batch_size={self.batch_size} must be positive")
+        require(self.latent_words >= 0, f"eval.latent_words={self.latent_words} is negative: 0 means none")
         require(self.greedy or self.seeds > 0, "eval.greedy=False and eval.seeds=0 leave nothing to evaluate")

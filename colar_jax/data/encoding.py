@@ -72,7 +72,7 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
             f"{num_unknown} of {len(problems)} questions have words that the tokenizer does not know, such as "
             f"{questions[0]!r}: choose the tokenizer of your model, --config.data.tokenizer=<folder or hub id>"
         )
-    tails = _tails(tokenizer, questions[0], speeds)
+    tails = _tails(tokenizer, questions[0] if questions else "", speeds)
     tail_length = len(tails[texts[0]])
     heads = tuple(ids[: len(ids) - tail_length] for ids in first_prompts)
     encoded = EncodedProblems(

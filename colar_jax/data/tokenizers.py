@@ -58,6 +58,10 @@ class Tokenizer:
         """The text of some ids, exactly (no space is cleaned away), special tokens left out."""
         return self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def token_text(self, token_id: int) -> str:
+        """What one token says, special tokens included, such as " the" or "###"."""
+        return self.hf.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer where `load_tokenizer` finds it again."""
         self.hf.save_pretrained(str(folder))

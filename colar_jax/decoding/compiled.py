@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 Ways = Callable[[Any], tuple[Think, DecodeLimits]]
 
 
+# (model, rows..., what) -> a pytree of rows
+OfRows = Callable[..., Any]
+
+
 def compile_decode(
     graph,
     ways: Ways,
@@ -39,27 +43,38 @@ def compile_decode(
 ):
     """A jitted function (parameters, prompts, keys_B, what=None) -> `Decoded`; prompts and keys are split by rows.
 
-    Where `fsdp` splits weights they are gathered once, before the loops; or, where they do not fit, layer by layer at
-    every step, and then the devices that share them leave their loops together.
-
     Args:
         ways: of `what`, a pytree of arrays.
         keeps_thoughts: False for a caller that does not read them: they are large.
     """
+
+    def of_rows(model, prompts: PackedPrompts, keys_B, what) -> Decoded:
+        think, limits = ways(what)
+        decoded = decode(model, prompts, keys_B, think, limits, dtype=jnp.dtype(compute.dtype))
+        return decoded if keeps_thoughts else dataclasses.replace(decoded, thoughts=None)
+
+    program = compile_rows(graph, of_rows, compute, mesh, parallel)
+    return jax.jit(lambda parameters, prompts, keys_B, what=None: program(parameters, (prompts, keys_B), what))
+
+
+def compile_rows(graph, of_rows: OfRows, compute: ModelConfig, mesh: Mesh, parallel: ParallelConfig):
+    """A jitted function (parameters, rows, what=None): `of_rows(model, *rows, what)`, `rows` split over the devices.
+
+    Where `fsdp` splits weights they are gathered once, before the loops; or, where they do not fit, layer by layer at
+    every step, and then the devices that share them leave their loops together.
+    """
     attention = choose_attention(parallel.attention, compute.dtype, mesh.devices.flat[0].platform)
 
-    def program(parameters, prompts: PackedPrompts, keys_B, what=None) -> Decoded:
+    def program(parameters, rows: tuple, what=None):
         specs = parameter_specs(graph, parameters, mesh)
         gathers_each_step = mesh.shape["fsdp"] > 1 and _gathers_each_step(parameters, specs, compute, mesh, parallel)
 
-        def of_this_device(shards, prompts, keys_B, what):
-            think, limits = ways(what)
+        def of_this_device(shards, rows, what):
             model = sharded.merge(
                 graph, shards, specs, mesh=mesh, dtype=compute.dtype, attention=attention,
                 gathers_each_step=gathers_each_step,
             )  # fmt: skip
-            decoded = decode(model, prompts, keys_B, think, limits, dtype=jnp.dtype(compute.dtype))
-            return decoded if keeps_thoughts else dataclasses.replace(decoded, thoughts=None)
+            return of_rows(model, *rows, what)
 
         # Each shard leaves its loops by itself, so what it holds varies from device to device by construction;
         # check_vma would want every loop's zeros to be told so.
@@ -67,10 +82,10 @@ def compile_decode(
             of_this_device,
             mesh=mesh,
             axis_names=manual_axes(mesh),
-            in_specs=(only(manual_axes(mesh), specs), ROWS, ROWS, REPLICATED),
+            in_specs=(only(manual_axes(mesh), specs), ROWS, REPLICATED),
             out_specs=ROWS,
             check_vma=False,
-        )(parameters, prompts, keys_B, what)
+        )(parameters, rows, what)
 
     return jax.jit(program)
 

@@ -33,6 +33,12 @@ class Thinking:
     think: Think
     max_thoughts: int
     min_thoughts: int = 0
+    in_words: bool = False  # whether a thought is a token, and its record the token's id
+
+    @property
+    def in_latents(self) -> bool:
+        """Whether there are thoughts to look into."""
+        return self.max_thoughts > 0 and not self.in_words
 
 
 def decode_limits(

@@ -1,6 +1,8 @@
 """Where the time of a sweep's decoding goes."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from colar_jax.evaluation.program import Programs
 
@@ -21,6 +23,13 @@ class Clock:
 
     def __exit__(self, *exception) -> None:
         self._seconds += time.perf_counter() - self._start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """For what is no part of decoding, within a `with` block."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
 
     def numbers(self) -> dict | None:
         """For `report.json`; None where nothing was decoded. Compiling is not among the seconds.

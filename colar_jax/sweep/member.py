@@ -13,8 +13,10 @@ from colar_jax import __version__
 from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import speed_text
+from colar_jax.evaluation.causal import causal_tests
 from colar_jax.evaluation.cost import CostModel, cost_of
 from colar_jax.evaluation.evaluator import Outcome, Request
+from colar_jax.evaluation.inspector import Chain, Inspector
 from colar_jax.evaluation.program import TEMPERATURES
 from colar_jax.evaluation.repeated import votes_of
 from colar_jax.evaluation.results import AS_CONFIGURED, NO_SPEED, Result
@@ -33,6 +35,7 @@ class StageCells:
     name: str  # of the run; "" where there is one only
     run: Run
     stage: str
+    of_stage: dict  # what the outcomes of all cells depend on
     identities: dict[Cell, dict]
 
     def missing(self, store: Store) -> list[Cell]:
@@ -65,9 +68,11 @@ def stage_cells(name: str, run: Run, stage: str) -> StageCells:
             "speed": speed_text(cell.speed),
             "seed": cell.seed,
             "decode": decode,
+            "latent_words": config.eval.latent_words if cell.seed is None else 0,
         }
 
-    return StageCells(name, run, stage, {cell: identity(cell) for cell in cells_of(config, stage, list(run.tests))})
+    cells = cells_of(config, stage, list(run.tests))
+    return StageCells(name, run, stage, shared, {cell: identity(cell) for cell in cells})
 
 
 def questions_digest(encoded: EncodedProblems) -> str:
@@ -84,13 +89,45 @@ def decode_missing(part: StageCells, store: Store, clock: Clock, on_decoded: Cal
     evaluator = run.evaluator(
         part.stage, list(run.tests.values()), run.decode_speeds(part.stage), room_for(run.config), clock.programs
     )
+    inspector = run.inspector(part.stage)
     requests = (Request(run.tests[cell.dataset], cell.speed, cell.seed, cell.decode) for cell in missing)
     with clock:
         for cell, (request, outcome) in zip(missing, evaluator.run_all(parameters, requests), strict=True):
-            samples = list(samples_of(request.encoded, outcome, **_facts(cell))) if cell.shows_samples else []
+            samples = []
+            if cell.shows_samples:
+                with clock.paused():
+                    chains = _look(run, inspector, parameters, cell)
+                samples = list(samples_of(request.encoded, outcome, chains, **_facts(cell)))
             identity = part.identities[cell]
-            store.add(key_of(identity), identity, Decoded.of(outcome, samples))
+            store.add(key_of(identity), identity, Decoded.of(outcome, samples).as_json())
             on_decoded(cell, outcome)
+
+
+def _look(run: Run, inspector: Inspector, parameters, cell: Cell) -> list[Chain] | None:
+    """What was thought in a greedy decode under the run's own limits: the inspector has no others."""
+    num_words = run.config.eval.latent_words
+    if not num_words or cell.seed is not None or cell.latent_limit != AS_CONFIGURED:
+        return None
+    return inspector.look(parameters, run.tests[cell.dataset], cell.speed, num_words=num_words)
+
+
+def causal_rows(part: StageCells, store: Store) -> Iterator[dict]:
+    """Rows that say whether a stage's latents are used, if `eval.causal` asks for them; found once, and kept."""
+    run, stage = part.run, part.stage
+    inspector = run.inspector(stage)
+    if not run.config.eval.causal or not inspector.thinks_in_latents:
+        return
+    parameters = None
+    for dataset, encoded in run.tests.items():
+        for speed in run.decode_speeds(stage):
+            identity = part.of_stage | {"dataset": dataset, "questions": questions_digest(encoded)}
+            identity |= {"speed": speed_text(speed), "decode": dataclasses.asdict(run.config.decode)}
+            key = key_of(identity)
+            if key not in store:
+                parameters = parameters or finished_parameters(run, run.workdir / stage)
+                facts = {"stage": stage, "dataset": dataset}
+                store.add(key, identity, causal_tests(inspector, parameters, encoded, speed, **facts))
+            yield from ({"run": part.name} | row if part.name else row for row in store[key])
 
 
 def results_of(part: StageCells, store: Store) -> Iterator[Result]:
@@ -101,7 +138,8 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
         speed = speed_text(cell.speed) if method.has_speed else NO_SPEED
         was_trained = not method.has_speed or cell.speed in run.trained_speeds(part.stage)
         place = (cell.dataset, speed, cell.sampling, cell.latent_limit, cell.temperature, was_trained)
-        together.setdefault((*place, identity["questions"]), []).append(store[key_of(identity)])
+        decoded = Decoded.from_json(store[key_of(identity)])
+        together.setdefault((*place, identity["questions"]), []).append(decoded)
     model, is_same = _cost_model(part), functools.lru_cache(maxsize=2**16)(VERIFIERS[run.config.data.verifier])
     for (dataset, speed, sampling, limit, temperature, was_trained, questions), seeds in together.items():
         yield Result(
@@ -128,7 +166,7 @@ def shown_samples(part: StageCells, store: Store) -> Iterator[dict]:
     is_greedy = part.run.config.eval.greedy
     for cell, identity in part.identities.items():
         if cell.seed == (None if is_greedy else 0):
-            for sample in store[key_of(identity)].samples:
+            for sample in store[key_of(identity)]["samples"]:
                 yield {"run": part.name} | sample if part.name else sample
 
 

@@ -1,9 +1,10 @@
-"""What a sweep has decoded so far, on disk: a line of JSON for each cell, so that a killed sweep goes on."""
+"""What a sweep has found so far, on disk: a line of JSON for each thing, so that a killed sweep goes on."""
 
 import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.parallel.hosts import is_first
 
 CELLS_FILE = "cells.jsonl"
+CAUSAL_FILE = "causal.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,9 +34,19 @@ class Decoded:
         kept = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(cls) if f.name != "samples"}
         return cls(**kept, samples=samples)
 
+    @classmethod
+    def from_json(cls, values: dict) -> "Decoded":
+        """The inverse of `as_json`."""
+        return cls(**{name: np.array(value) if name.endswith("_N") else value for name, value in values.items()})
+
+    def as_json(self) -> dict:
+        """Plain numbers and lists."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
 
 def key_of(identity: dict) -> str:
-    """A cell's name in the file: a digest of everything that its outcome depends on."""
+    """A name in the file: a digest of everything that the outcome depends on."""
     return digest(json.dumps(identity, sort_keys=True))
 
 
@@ -44,10 +56,10 @@ def digest(text: str) -> str:
 
 
 class Store:
-    """The cells of a file, by key. Opening reads them; a line that a kill cut short is dropped.
+    """The outcomes in a file, by key: plain JSON. Opening reads them; a line that a kill cut short is dropped.
 
     Args:
-        path: the file; it and its folder are made with the first cell.
+        path: the file; it and its folder are made with the first outcome.
 
     Raises:
         ValueError: a line before the last is none of ours.
@@ -55,13 +67,13 @@ class Store:
 
     def __init__(self, path: Path):
         self._path = path
-        self._cells: dict[str, Decoded] = {}
+        self._outcomes: dict[str, Any] = {}
         lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
         *whole, rest = lines
         for number, line in enumerate(whole, start=1):
             try:
                 record = json.loads(line)
-                self._cells[record["cell"]] = _from_json(record["outcome"])
+                self._outcomes[record["cell"]] = record["outcome"]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number} is no decoded cell ({error!r}): remove the file") from None
         if rest and is_first():
@@ -69,26 +81,17 @@ class Store:
                 file.truncate(sum(len(line) + 1 for line in whole))
 
     def __contains__(self, key: str) -> bool:
-        return key in self._cells
+        return key in self._outcomes
 
-    def __getitem__(self, key: str) -> Decoded:
-        return self._cells[key]
+    def __getitem__(self, key: str) -> Any:
+        return self._outcomes[key]
 
-    def add(self, key: str, identity: dict, decoded: Decoded) -> None:
-        """Keep a cell, on disk at once; `identity` is there for people who read the file."""
-        record = {"cell": key, "identity": identity, "outcome": _to_json(decoded)}
+    def add(self, key: str, identity: dict, outcome: Any) -> None:
+        """Keep an outcome, on disk at once; `identity` is there for people who read the file."""
+        record = {"cell": key, "identity": identity, "outcome": outcome}
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
         if is_first():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-        self._cells[key] = decoded
-
-
-def _to_json(decoded: Decoded) -> dict:
-    values = {f.name: getattr(decoded, f.name) for f in dataclasses.fields(decoded)}
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
-
-
-def _from_json(values: dict) -> Decoded:
-    return Decoded(**{name: np.array(value) if name.endswith("_N") else value for name, value in values.items()})
+        self._outcomes[key] = outcome

@@ -17,8 +17,8 @@ from colar_jax.run import Run, model_name, prepare
 from colar_jax.starts import finished_identity
 from colar_jax.sweep.cells import Cell, cells_of, stages_of
 from colar_jax.sweep.clock import Clock
-from colar_jax.sweep.member import StageCells, decode_missing, results_of, shown_samples, stage_cells
-from colar_jax.sweep.store import CELLS_FILE, Store
+from colar_jax.sweep.member import StageCells, causal_rows, decode_missing, results_of, shown_samples, stage_cells
+from colar_jax.sweep.store import CAUSAL_FILE, CELLS_FILE, Store
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ def run_names(configs: Sequence[Config]) -> list[str]:
 
 def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) -> list[Result]:
     store, clock = Store(folder / CELLS_FILE), Clock()
-    results, samples, notes = [], [], []
+    of_causes = Store(folder / CAUSAL_FILE)
+    results, samples, causal, notes = [], [], [], []
     # How many cells there are follows from the configs, before any model is loaded.
     total = sum(_num_cells(config) for config in configs)
     with Progress("evaluation", total, unit="decode") as progress:
@@ -76,12 +77,14 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
                 done = _decode(part, store, clock, progress, done)
                 results.extend(results_of(part, store))
                 samples.extend(shown_samples(part, store))
+                causal.extend(causal_rows(part, of_causes))
             notes.append(_notes(name, run))
     report = Report(
         title=configs[0].title if len(configs) == 1 else f"{', '.join(run_names(configs))} side by side",
         notes=" ".join(notes),
         results=results,
         reference=reference,
+        causal=causal,
         timing=clock.numbers(),
         samples=samples,
     )

@@ -37,7 +37,7 @@ def gaps(batch, log_probs):
         {"latent_temperature": 1.0, "min_latent_std": 0.0},
         {"max_latents": 5},
         {"stop_odds_temperature": 1.7},
-    ],  # fmt: skip
+    ],
     ids=str,
 )
 def test_rescored_log_probabilities_are_those_of_the_decoder(changes):

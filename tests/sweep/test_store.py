@@ -21,15 +21,15 @@ def test_cells_come_back_and_a_line_cut_short_is_dropped(tmp_path):
     path = tmp_path / "new" / "cells.jsonl"
     store = Store(path)
     for number in range(3):
-        store.add(f"cell {number}", {"seed": number}, decoded(number))
+        store.add(f"cell {number}", {"seed": number}, decoded(number).as_json())
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])  # killed while it wrote the last
     again = Store(path)
     assert "cell 1" in again and "cell 2" not in again
     for name, value in vars(decoded(1)).items():
-        np.testing.assert_array_equal(getattr(again["cell 1"], name), value)
-    assert again["cell 1"].right_N.dtype == bool
-    again.add("cell 2", {"seed": 2}, decoded(2))
+        np.testing.assert_array_equal(getattr(Decoded.from_json(again["cell 1"]), name), value)
+    assert Decoded.from_json(again["cell 1"]).right_N.dtype == bool
+    again.add("cell 2", {"seed": 2}, decoded(2).as_json())
     assert path.read_bytes() == whole
 
 
