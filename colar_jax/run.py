@@ -24,6 +24,7 @@ from colar_jax.model.base_model import base_folder, base_identity, open_base
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import cast_base, joined, lora_config, split_base
 from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.model.projection import ProjectionConfig
 from colar_jax.parallel.mesh import REPLICATED, make_mesh, replicate
 from colar_jax.training.state import Tree
 
@@ -49,8 +50,9 @@ class Run:
     tests: dict[str, EncodedProblems]
 
     def method(self, stage_name: str) -> Method:
-        """The method of a stage."""
-        return METHODS[self.config.stages[stage_name].method]
+        """The method of a stage, thinking as it is trained there."""
+        stage = self.config.stages[stage_name]
+        return METHODS[stage.method].at(stage)
 
     def trained_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds that a stage's prompts say in training: what it is validated at."""
@@ -131,17 +133,19 @@ def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, mesh)
             max_log_std=settings.max_log_std,
         )
 
+    size = config.model.projection.size
+    projection = ProjectionConfig(size, config.model.projection.layer_norm) if size else None
     lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
     if folder is None:
         llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
-        graph, parameters = reasoner.build(llama, head(llama), config.seed, lora)
+        graph, parameters = reasoner.build(llama, head(llama), config.seed, lora, projection)
         # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
         parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
     else:
         base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
         llama = base.config
         loaded = base.load(NamedSharding(mesh, REPLICATED), base_dtype)
-        graph, parameters = reasoner.build_on(llama, head(llama), loaded, config.seed, lora)
+        graph, parameters = reasoner.build_on(llama, head(llama), loaded, config.seed, lora, projection)
     if config.model.lora.init_from:
         adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
         parameters = joined(parameters, adapters)

@@ -5,6 +5,7 @@ compiled layer is scanned over. Embedding and language head are methods of their
 and needs logits at few positions only, decoding feeds latents that are no token at all.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -202,6 +203,28 @@ class Llama(nnx.Module):
         hidden_BD = self.final_norm(x_BTD)[:, 0]
         return hidden_BD, Suffix(tuple(written), is_real_BS, slot + 1)
 
+    def run_rows(
+        self,
+        embeds_BTD,
+        position_ids_BT,
+        attend: Attend,
+        contexts: tuple = (),
+        probe: Callable[[jax.Array], jax.Array] | None = None,
+        *,
+        remat: Remat = "none",
+        scan: bool = True,
+        dropout_keys_B=None,
+    ):
+        """Final hidden states `[B, T, D]` under any attention, and what `attend` and `probe` keep of each layer.
+
+        `contexts` has a pytree for each layer, which `attend` then gets as `context=`: what is seen besides the row
+        itself. `probe` is shown the residual stream after each layer. The second result is a tuple over layers:
+        what was kept, or with a probe (what was kept, what was probed).
+        """
+        keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
+        extras = dict(remat=remat, scan=scan, dropout_keys_B=keys_B)
+        return self._run(embeds_BTD, position_ids_BT, attend, contexts=contexts, probe=probe, **extras)
+
     def unstacked_blocks(self) -> list[Block]:
         """The layers one by one, each with its own copy of the weights."""
         graphdef, stacked = nnx.split(self.blocks)
@@ -214,28 +237,44 @@ class Llama(nnx.Module):
         config = self.config
         return rope.rotation_tables(position_ids_BT, config.head_dim, config.rope_theta, config.rope_scaling)
 
-    def _run(self, x_BTD, position_ids_BT, attend: Attend, *, remat: Remat = "none", scan: bool, dropout_keys_B=None):
-        """All layers over rows, and what `attend` keeps of each."""
+    def _run(
+        self,
+        x_BTD,
+        position_ids_BT,
+        attend: Attend,
+        *,
+        remat: Remat = "none",
+        scan: bool,
+        dropout_keys_B=None,
+        contexts: tuple = (),
+        probe=None,
+    ):
+        """All layers over rows, and what `attend` keeps of each (`run_rows` says what contexts and probe are)."""
         # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
         cos, sin = jax.lax.optimization_barrier(self._rotations(position_ids_BT))
         graphdef, stacked = nnx.split(self.blocks)
 
         def layer(x, stacked_part):
-            layer_params, keys_B = stacked_part
-            return nnx.merge(graphdef, layer_params)(x, cos, sin, attend, keys_B)
+            layer_params, keys_B, *context = stacked_part
+            attend_here = functools.partial(attend, context=context[0]) if context else attend
+            x, kept = nnx.merge(graphdef, layer_params)(x, cos, sin, attend_here, keys_B)
+            return x, kept if probe is None else (kept, probe(x))
 
         if remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
         num_layers = self.config.num_layers
         # None, without dropout, is a pytree of nothing: then there are no keys to scan over.
         stacked = (nnx.to_pure_dict(stacked), _keys_of_layers(dropout_keys_B, num_layers))
+        if contexts and scan:
+            stacked = (*stacked, jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts))
         if scan:
             x_BTD, kept = jax.lax.scan(layer, x_BTD, stacked)
             caches = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(num_layers))
         else:
             caches = []
             for i in range(num_layers):
-                x_BTD, kept = layer(x_BTD, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+                part = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+                x_BTD, kept = layer(x_BTD, (*part, contexts[i]) if contexts else part)
                 caches.append(kept)
         return self.final_norm(x_BTD), tuple(caches)
 

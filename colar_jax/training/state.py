@@ -24,15 +24,16 @@ class TrainState:
     optimizer: optax.OptState
 
 
-def partition(parameters: Tree, *, trains_latent_head: bool) -> tuple[Tree, Tree]:
+def partition(parameters: Tree, *, trains_latent_head: bool, trains_projection: bool = False) -> tuple[Tree, Tree]:
     """Parameters as (trainable, frozen); `join` is the inverse.
 
     What adapters stand beside is never trained, nor is the embedding scale.
     """
     own, base = split_base(parameters)
+    is_trained = {"llama": True, "latent_head": trains_latent_head, "projection": trains_projection}
 
     def is_trainable(path: tuple[str, ...]) -> bool:
-        return path[0] != "latent_head" or (trains_latent_head and path[-1] != "embed_std")
+        return is_trained[path[0]] and path[-1] != "embed_std"
 
     flat = traverse_util.flatten_dict(own)
     parts = ({p: v for p, v in flat.items() if is_trainable(p) is wanted} for wanted in (True, False))
@@ -64,6 +65,18 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
             learning_rate_schedule(config, num_steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
         ),
     )
+
+
+def without_moments(state: TrainState) -> TrainState:
+    """The state with AdamW's moments as before the first step; the learning rate goes on by its schedule."""
+
+    def is_moments(part) -> bool:
+        return isinstance(part, optax.ScaleByAdamState)
+
+    def forget(part):
+        return jax.tree.map(jnp.zeros_like, part) if is_moments(part) else part
+
+    return dataclasses.replace(state, optimizer=jax.tree.map(forget, state.optimizer, is_leaf=is_moments))
 
 
 def initial_state(trainable: Tree, optimizer: optax.GradientTransformation) -> TrainState:

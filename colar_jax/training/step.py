@@ -14,14 +14,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from colar_jax.config import ModelConfig, StageConfig
-from colar_jax.data.packing import Batch
 from colar_jax.methods import Method
-from colar_jax.methods.method import Counts, count
 from colar_jax.metrics import Metric
 from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS
 from colar_jax.training.state import TrainState, Tree, join
 
-# A pytree of arrays whose first axis is rows: `data.packing.Batch`, `rl.tree_batch.TreeBatch`.
+# A pytree of arrays whose first axis is rows: `data.packing.Batch`, `data.thought_rows.ThoughtBatch`,
+# `rl.tree_batch.TreeBatch`.
 Rows = Any
 # (state, frozen, batch, key) -> (state, metrics)
 TrainStep = Callable[[TrainState, Tree, Rows, jax.Array], tuple[TrainState, dict[str, Metric]]]
@@ -69,12 +68,12 @@ def make_train_step(
 ) -> TrainStep:
     """The compiled step of a method's objective."""
 
-    def loss(trainable, frozen, batch: Batch, key, counts: Counts):
+    def loss(trainable, frozen, batch: Rows, key, counts):
         model = nnx.merge(graph, join(trainable, frozen))
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
         return method.objective(model, batch, keys_B, counts, stage, compute)
 
-    return compile_step(loss, optimizer, mesh, count=count, accumulation=stage.accumulation)
+    return compile_step(loss, optimizer, mesh, count=method.count, accumulation=stage.accumulation)
 
 
 def compile_step(

@@ -7,10 +7,10 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from colar_jax.data.loader import Loader, prefetch
+from colar_jax.data.loader import Batches, prefetch
 from colar_jax.metrics import Metric
 from colar_jax.parallel.mesh import put_rows
-from colar_jax.training.state import TrainState, Tree
+from colar_jax.training.state import TrainState, Tree, without_moments
 from colar_jax.training.step import TrainStep
 
 # The state after a step, what was measured in it, and how many examples it had.
@@ -43,15 +43,17 @@ class SftTrainer:
 
     advice = "Lower optimizer.learning_rate, or look at the batch"
 
-    def __init__(self, loader: Loader, step: TrainStep, mesh: jax.sharding.Mesh):
+    def __init__(self, loader: Batches, step: TrainStep, mesh: jax.sharding.Mesh):
         self.loader, self._step, self._mesh = loader, step, mesh
 
     def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
         batches = prefetch(self.loader, start, stop)
         try:
-            for batch in batches:
+            for step, batch in enumerate(batches, start=start):
+                if self.loader.resets_optimizer(step):
+                    state = without_moments(state)
                 state, metrics = self._step(state, frozen, put_rows(batch, self._mesh), key)
-                yield state, metrics, int(batch.segment_ids_BS.max(axis=1).sum())
+                yield state, metrics, batch.num_examples
         finally:
             batches.close()
 
