@@ -112,14 +112,14 @@ class StagedLoader:
     def _tokens_of(self, example: int, removed: int) -> int:
         """How many step tokens go when `removed` units of an example do."""
         length = int(self.encoded.step_lengths[example])
-        if self.schedule.unit == "token":
+        if self.schedule.unit == "token" or removed in (0, EVERYTHING):
             return min(removed, length)
         starts = self.encoded.step_starts[example]
         return int(starts[removed]) if removed < len(starts) else length
 
     def _removed_of_all(self, removed: int) -> np.ndarray:
         """How many step tokens of every example are gone, without smoothing."""
-        if removed == EVERYTHING or self.schedule.unit == "token":
+        if self.schedule.unit == "token" or removed in (0, EVERYTHING):
             return np.minimum(self.encoded.step_lengths, removed)
         return np.array([self._tokens_of(example, removed) for example in range(len(self.encoded))])
 
