@@ -1,6 +1,6 @@
 """A new method is one file and one line of the registry: this one is written here, and nothing of the package changes.
 
-"Echo": before it answers it reads the question's last token again, as often as it has steps (here: twice).
+"Echo": before it answers it reads the separator again, twice.
 """
 
 import json
@@ -56,7 +56,5 @@ def test_a_method_from_outside_trains_and_decodes(tmp_path, monkeypatch):
 def test_without_its_line_it_is_not_there(tmp_path):
     config = tiny_config_dict(tmp_path / "run", run="echo")
     config.stages.echo = stage_defaults(method="echo", steps=2)
-    with pytest.raises(
-        ValueError, match=r"stages.echo.method='echo' is none of no_cot, cot, colar, icot, coconut, codi"
-    ):
+    with pytest.raises(ValueError, match=r"method='echo' is none of no_cot, cot, colar, icot, coconut, codi"):
         pipeline.train(resolve(config))

@@ -86,7 +86,7 @@ def test_all_start_from_one_chain_of_thought(baselines, finished):
 def test_what_is_logged(baselines):
     workdir, _ = baselines
     lines = [line for line in read_metrics(workdir / "coconut") if "loss" in line]
-    assert [line["latents"] for line in lines][0] == 2 and [line["latents"] for line in lines][-1] == 6
+    assert lines[0]["latents"] == 2 and lines[-1]["latents"] == 6
     (first, *_) = [line for line in read_metrics(workdir / "codi") if "loss" in line]
     expected = first["teacher_cross_entropy"] + first["cross_entropy"] + 20 * first["distill_loss"]
     assert first["loss"] == pytest.approx(expected, rel=0.05)  # a mean of means over two steps
