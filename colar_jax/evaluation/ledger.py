@@ -11,8 +11,8 @@ from pathlib import Path
 from colar_jax.evaluation.published_results import MEAN, PUBLISHED, USUAL, Published
 from colar_jax.evaluation.report import JSON_FILE
 
-# How far a run may be from the paper: another seed, another implementation. The paper's own intervals over seeds are
-# below 1 point; an independent run of its weights differs by 0.3 to 1.8.
+# How far a run may be from the paper: another seed, another implementation. An independent run of the paper's own
+# weights differs by 0.3 to 1.8 points.
 ACCURACY_TOLERANCE = 3.0  # points
 LENGTH_TOLERANCE = 0.15  # of #L
 SAMPLING = "sampled"  # as the paper decodes
@@ -114,8 +114,7 @@ python -m colar_jax.evaluate --ledger --workdir=runs/gsm8k_colar
 ```
 
 puts what it measured beside its rows. {_TOLERANCES}
-The paper's intervals over seeds are below one point; an independent run of its released weights gave CoT 49.96 / 25.6,
-c = 2 40.41 / 12.84, c = 5 24.97 / 5.65.
+An independent run of its released weights gave CoT 49.96 / 25.6, c = 2 40.41 / 12.84, c = 5 24.97 / 5.65.
 
 The published Coconut and Distill were evaluated without the cache, and iCoT with another prompt than it was trained
 with ([methods.md](methods.md#departures)): rows of these three need not agree. Others measure, with the same base on
