@@ -1,7 +1,8 @@
 """How fast we are beside plain PyTorch + transformers (eager), on the same cores, in turns.
 
     pip install torch==2.13.0                                   # the opponent; no dependency of the package
-    python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration,coconut,codi]
+    python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration]
+    python benchmarks/speed.py --tasks coconut,codi,coconut_remat,codi_remat
 
 Both sides run the same model sizes in float32: hidden 384, 6 layers, 6 heads, MLP 1024, vocabulary 4096, tied head. The
 opponent (`torch_side.py`) pads and loops as the published code does. Each side of a task is a process of its own; the
@@ -14,8 +15,8 @@ process's own.
     generation   64 different questions x 64 latents + 16 answer tokens, sampled; nothing ends early
     rl_rollout   8 questions x 8 generations x 64 latents + 16 answer tokens
     rl_iteration the same, judged, and gone through once in minibatches of 8 rollouts (GRPO)
-    coconut      a training step of Coconut's last stage, 6 latents, on the length mix of GSM8K; the opponent loops over a
-                 DynamicCache. coconut_remat: ours with model.remat="full", for its memory
+    coconut      a training step of Coconut's last stage, 6 latents, on the length mix of GSM8K; the opponent loops over
+                 a DynamicCache. coconut_remat: ours with model.remat="full", for its memory
     codi         the same of CODI, teacher included; codi_remat likewise
 """
 
