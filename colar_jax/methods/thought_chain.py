@@ -29,6 +29,7 @@ class Trunk:
     hidden_BPD: jax.Array
     caches: tuple
     probed: tuple
+    layers: list  # each layer's parameters, sliced out of their stack once for all passes
 
 
 @jax.tree_util.register_dataclass
@@ -53,12 +54,13 @@ def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: ModelConfig, keys_B
     def attend_and_keep(q, k, v):
         return attend(q, k, v, bias_BPP), (heads_first(k), heads_first(v))
 
-    embeds_BPD = _embed(model, batch.trunk_ids_BP, compute)
+    embeds_BPD, layers = _embed(model, batch.trunk_ids_BP, compute), model.llama.layer_parameters()
+    options = _options(layers, compute, keys_B, 0)
     hidden_BPD, kept = model.llama.run_rows(
-        embeds_BPD, batch.trunk_positions_BP, attend_and_keep, probe=probe, **_options(compute, keys_B, 0)
+        embeds_BPD, batch.trunk_positions_BP, attend_and_keep, probe=probe, **options
     )
     caches = tuple(cache for cache, _ in kept) if probe else kept
-    return Trunk(hidden_BPD, caches, tuple(probed for _, probed in kept) if probe else ())
+    return Trunk(hidden_BPD, caches, tuple(probed for _, probed in kept) if probe else (), layers)
 
 
 def run_latents(
@@ -89,8 +91,9 @@ def run_latents(
 
         fed_BED = project(model, hidden_BED)
         contexts = tuple(zip(trunk.caches, caches, strict=True))
+        options = _options(trunk.layers, compute, keys_B, 2 + step)
         next_BED, caches = model.llama.run_rows(
-            fed_BED, batch.question_lengths_BE + step, attend_and_write, contexts, **_options(compute, keys_B, 2 + step)
+            fed_BED, batch.question_lengths_BE + step, attend_and_write, contexts, **options
         )
         is_real_BE1 = (step < batch.num_latents_BE)[..., None]
         return (jnp.where(is_real_BE1, next_BED, hidden_BED), caches), fed_BED
@@ -130,7 +133,7 @@ def run_tail(
         attend_all,
         tuple(zip(trunk.caches, latents.caches, strict=True)),
         probe,
-        **_options(compute, keys_B, 1),
+        **_options(trunk.layers, compute, keys_B, 1),
     )
     return hidden_BTD, tuple(probed for _, probed in kept) if probe else ()
 
@@ -158,8 +161,8 @@ def _embed(model: Reasoner, ids_BT, compute: ModelConfig):
     return model.llama.embedding[...][ids_BT].astype(compute.dtype)
 
 
-def _options(compute: ModelConfig, keys_B, part) -> dict:
+def _options(layers: list, compute: ModelConfig, keys_B, part) -> dict:
     """How to run the layers; each part of the chain drops out what its own keys say."""
     if keys_B is not None:
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, part)
-    return dict(remat=compute.remat, scan=compute.scan_layers, dropout_keys_B=keys_B)
+    return dict(layers=layers, remat=compute.remat, scan=compute.scan_layers, dropout_keys_B=keys_B)

@@ -211,6 +211,7 @@ class Llama(nnx.Module):
         contexts: tuple = (),
         probe: Callable[[jax.Array], jax.Array] | None = None,
         *,
+        layers: list | None = None,
         remat: Remat = "none",
         scan: bool = True,
         dropout_keys_B=None,
@@ -219,19 +220,23 @@ class Llama(nnx.Module):
 
         `contexts` has a pytree for each layer, which `attend` then gets as `context=`: what is seen besides the row
         itself. `probe` is shown the residual stream after each layer. The second result is a tuple over layers:
-        what was kept, or with a probe (what was kept, what was probed).
+        what was kept, or with a probe (what was kept, what was probed). `layers` are `layer_parameters()`, for passes
+        that share weights (without `scan`): their gradients meet before they are stacked.
         """
         keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
-        extras = dict(remat=remat, scan=scan, dropout_keys_B=keys_B)
+        extras = dict(remat=remat, scan=scan, dropout_keys_B=keys_B, layers=layers)
         return self._run(embeds_BTD, position_ids_BT, attend, contexts=contexts, probe=probe, **extras)
 
     def unstacked_blocks(self) -> list[Block]:
         """The layers one by one, each with its own copy of the weights."""
-        graphdef, stacked = nnx.split(self.blocks)
+        graphdef, _ = nnx.split(self.blocks)
+        return [nnx.merge(graphdef, parameters) for parameters in self.layer_parameters()]
+
+    def layer_parameters(self) -> list:
+        """The parameters of the layers one by one."""
+        _, stacked = nnx.split(self.blocks)
         stacked = nnx.to_pure_dict(stacked)
-        return [
-            nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(self.config.num_layers)
-        ]
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.config.num_layers)]
 
     def _rotations(self, position_ids_BT):
         config = self.config
@@ -248,8 +253,9 @@ class Llama(nnx.Module):
         dropout_keys_B=None,
         contexts: tuple = (),
         probe=None,
+        layers: list | None = None,
     ):
-        """All layers over rows, and what `attend` keeps of each (`run_rows` says what contexts and probe are)."""
+        """All layers over rows, and what `attend` keeps of each (`run_rows` says what the last three are)."""
         # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
         cos, sin = jax.lax.optimization_barrier(self._rotations(position_ids_BT))
         graphdef, stacked = nnx.split(self.blocks)
@@ -264,17 +270,16 @@ class Llama(nnx.Module):
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
         num_layers = self.config.num_layers
         # None, without dropout, is a pytree of nothing: then there are no keys to scan over.
-        stacked = (nnx.to_pure_dict(stacked), _keys_of_layers(dropout_keys_B, num_layers))
-        if contexts and scan:
-            stacked = (*stacked, jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts))
+        keys_LB = _keys_of_layers(dropout_keys_B, num_layers)
         if scan:
-            x_BTD, kept = jax.lax.scan(layer, x_BTD, stacked)
+            context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()
+            x_BTD, kept = jax.lax.scan(layer, x_BTD, (nnx.to_pure_dict(stacked), keys_LB, *context))
             caches = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(num_layers))
         else:
-            caches = []
+            caches, layers = [], self.layer_parameters() if layers is None else layers
             for i in range(num_layers):
-                part = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
-                x_BTD, kept = layer(x_BTD, (*part, contexts[i]) if contexts else part)
+                keys_B = None if keys_LB is None else keys_LB[i]
+                x_BTD, kept = layer(x_BTD, (layers[i], keys_B, *contexts[i : i + 1]))
                 caches.append(kept)
         return self.final_norm(x_BTD), tuple(caches)
 
