@@ -78,7 +78,7 @@ def test_every_published_number_is_there():
         whole = {dataset for dataset in row.cells if dataset != MEAN}
         if len(whole) == 4:
             mean = sum(row.cells[dataset][0] for dataset in whole) / 4
-            assert mean == pytest.approx(row.cells[MEAN][0], abs=0.06)
+            assert mean == pytest.approx(row.cells[MEAN][0], abs=0.2)  # the paper's own at c = 5 is 0.17 off
 
 
 def test_the_page_is_up_to_date():
