@@ -35,11 +35,14 @@ def run_main(
             main(config)
 
 
-def run_main_on_runs(main: Callable[[list[Config]], object], own_flags: tuple[str, ...] = ()) -> None:
+def run_main_on_runs(
+    main: Callable[[list[Config]], object], own_flags: tuple[str, ...] = (), own_switches: tuple[str, ...] = ()
+) -> None:
     """As `run_main`, with the configs of all runs whose folders `--workdir` names; each is overridden by the flags."""
     with _mistakes_in_one_line():
         workdirs = split_names(flag_value("workdir")) or ("",)
-        configs = [_overridden(_config_of_run(workdir), (*own_flags, "workdir")) for workdir in workdirs]
+        flags_of_all = *own_flags, "workdir"
+        configs = [_overridden(_config_of_run(workdir), flags_of_all, own_switches) for workdir in workdirs]
         with _with_its_peers(configs[0]):
             main(configs)
 

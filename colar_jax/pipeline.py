@@ -6,7 +6,6 @@ import math
 import jax
 
 from colar_jax.config import Config
-from colar_jax.data.loader import Loader
 from colar_jax.data.prompts import speed_text
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.results import Result
@@ -75,17 +74,26 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
             f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
         )
-    recipe, seed = method.recipe(stage), run.seed_of(name)
-    loader = Loader(run.train, recipe, seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+    loader = method.make_loader(method, run.train, stage, run.seed_of(name))
     if loader.num_left_out:
         logger.warning(
             "stage %s: %d of %d examples exceed a row of %d positions at one of their speeds, and are left out then",
             name, loader.num_left_out, len(run.train), stage.row_positions,
         )  # fmt: skip
     num_steps = stage.steps or math.ceil(stage.epochs * loader.steps_per_epoch)
+    if loader.first_final_step >= num_steps:
+        raise ValueError(
+            f"stages.{name}: the schedule of {stage.method} ends at step {loader.first_final_step}, the stage at "
+            f"{num_steps}: the model would never be trained as it is decoded. Train longer (steps or epochs), or "
+            f"shorten the schedule (stages.{name}.{stage.method})"
+        )
     optimizer = make_optimizer(stage.optimizer, num_steps)
     step = make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh, run.config.parallel)
-    trainable, frozen = partition(start_parameters(run, name), trains_latent_head=method.trains_latent_head)
+    trainable, frozen = partition(
+        start_parameters(run, name),
+        trains_latent_head=method.trains_latent_head,
+        trains_projection=method.trains_projection,
+    )
     return SftTrainer(loader, step, run.mesh), run.first_state(trainable, frozen, optimizer), frozen, num_steps
 
 

@@ -29,6 +29,7 @@ from colar_jax.model.base_model import BaseModel, base_folder, base_identity, op
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import cast_base, joined, lora_config, split_base
 from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.model.projection import ProjectionConfig
 from colar_jax.parallel.choice import choose_mesh, device_bytes
 from colar_jax.parallel.hosts import is_first
 from colar_jax.parallel.mesh import make_mesh, put
@@ -57,8 +58,9 @@ class Run:
     tests: dict[str, EncodedProblems]
 
     def method(self, stage_name: str) -> Method:
-        """The method of a stage."""
-        return METHODS[self.config.stages[stage_name].method]
+        """The method of a stage, thinking as it is trained there."""
+        stage = self.config.stages[stage_name]
+        return METHODS[stage.method].at(stage)
 
     def trained_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds that a stage's prompts say in training: what it is validated at."""
@@ -191,7 +193,8 @@ def model_name(config: Config) -> str:
 
 def abstract_model(config: Config, llama: LlamaConfig) -> tuple[object, Tree]:
     """Graph and parameters of a run's model on a Llama of this shape, as shapes: nothing is allocated."""
-    graph, shapes = reasoner.abstract(llama, _latent_head(config, llama), lora_config(config.model.lora))
+    lora, projection = lora_config(config.model.lora), _projection(config)
+    graph, shapes = reasoner.abstract(llama, _latent_head(config, llama), lora, projection)
     return graph, jax.eval_shape(lambda tree: cast_base(tree, jnp.dtype(config.model.base_dtype)), shapes)
 
 
@@ -202,8 +205,12 @@ def state_bytes(config: Config, parameters: Tree) -> int:
         return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
     methods = [METHODS[config.stages[name].method] for name in config.stage_names]
-    trains_latent_head = any(method.trains_latent_head for method in methods)
-    return num_bytes(parameters) + 3 * num_bytes(partition(parameters, trains_latent_head=trains_latent_head)[0])
+    trainable, _ = partition(
+        parameters,
+        trains_latent_head=any(method.trains_latent_head for method in methods),
+        trains_projection=any(method.trains_projection for method in methods),
+    )
+    return num_bytes(parameters) + 3 * num_bytes(trainable)
 
 
 def _latent_head(config: Config, llama: LlamaConfig) -> LatentHeadConfig:
@@ -214,6 +221,11 @@ def _latent_head(config: Config, llama: LlamaConfig) -> LatentHeadConfig:
         min_log_std=settings.min_log_std,
         max_log_std=settings.max_log_std,
     )
+
+
+def _projection(config: Config) -> ProjectionConfig | None:
+    size = config.model.projection.size
+    return ProjectionConfig(size, config.model.projection.layer_norm) if size else None
 
 
 def _mesh_for(config: Config, parameters: Tree) -> jax.sharding.Mesh:
@@ -241,19 +253,16 @@ def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> tu
         llama = base.config
     graph, shapes = abstract_model(config, llama)
     mesh = _mesh_for(config, shapes)
-    head, lora, base_dtype = (
-        _latent_head(config, llama),
-        lora_config(config.model.lora),
-        jnp.dtype(config.model.base_dtype),
-    )
+    head, projection = _latent_head(config, llama), _projection(config)
+    lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
     shardings = shardings_of(parameter_specs(graph, shapes, mesh), mesh)
     if base is None:
-        graph, parameters = reasoner.build(llama, head, config.seed, lora)
+        graph, parameters = reasoner.build(llama, head, config.seed, lora, projection)
         # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
         parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
     else:
         loaded = base.load(shardings["llama"], base_dtype)
-        graph, parameters = reasoner.build_on(llama, head, loaded, config.seed, lora)
+        graph, parameters = reasoner.build_on(llama, head, loaded, config.seed, lora, projection)
     if config.model.lora.init_from:
         adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
         parameters = joined(parameters, adapters)

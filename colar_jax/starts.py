@@ -19,7 +19,10 @@ from colar_jax.training.state import Tree, join, make_optimizer, partition
 def adopt(run: Run, name: str, parameters: Tree) -> None:
     """Make `parameters` step 0 of a stage that has no checkpoint: what is evaluated, and what training goes on from."""
     stage, folder = run.config.stages[name], run.workdir / name / CHECKPOINTS_FOLDER
-    trainable, frozen = partition(parameters, trains_latent_head=run.method(name).trains_latent_head)
+    method = run.method(name)
+    trainable, frozen = partition(
+        parameters, trains_latent_head=method.trains_latent_head, trains_projection=method.trains_projection
+    )
     state = run.first_state(trainable, frozen, make_optimizer(stage.optimizer, num_steps=1))
     with Checkpoints(folder) as checkpoints:
         if checkpoints.steps():
@@ -56,10 +59,14 @@ def finished_parameters(run: Run, folder: Path) -> Tree:
     With adapters a checkpoint has only them and the latent head; the base is the run's own, and is not copied.
     """
     with _finished(folder) as (checkpoints, step):
-        refuse_other_adapters(run, folder, checkpoints.read(step)[1])
-        own, base = split_base(run.initial)
+        identity = checkpoints.read(step)[1]
+        refuse_other_adapters(run, folder, identity)
+        own, rest = split_base(run.initial)
+        if "projection" in own and "model.projection.size" not in identity:  # not trained yet
+            rest = rest | {"projection": own["projection"]}
+            own = {name: part for name, part in own.items() if name != "projection"}
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
-        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], base)
+        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], rest)
 
 
 def finished_identity(folder: Path) -> dict:

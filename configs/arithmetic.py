@@ -7,6 +7,8 @@ python -m colar_jax.train --config=configs/arithmetic.py
 python -m colar_jax.train --config=configs/arithmetic.py:smoke     # the same in under a minute, learning nothing
 python -m colar_jax.train --config=configs/arithmetic.py:rl        # and reinforcement learning, in the same folder
 python -m colar_jax.train --config=configs/arithmetic.py:no_averaging   # after the first: RL without averaging
+python -m colar_jax.train --config=configs/arithmetic.py:baselines  # iCoT, Coconut and CODI beside them, same folder
+python -m colar_jax.train --config=configs/arithmetic.py:baselines --config.run=cot,coconut     # or some of them
 """
 
 from colar_jax.config import defaults, stage_defaults
@@ -56,8 +58,21 @@ def get_config(argument: str = ""):
         method="no_cot", init_from="cot", steps=800, rows=5, row_positions=160, log_every=100
     )
     config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
+
+    # All from the CoT checkpoint. A step has 12 problems or so; an epoch is 5,000 steps.
+    baseline = dict(init_from="cot", steps=3000, rows=3, row_positions=160, log_every=100, eval_every=1000)
+    config.stages.icot = stage_defaults(method="icot", **baseline)
+    config.stages.coconut = stage_defaults(method="coconut", **baseline)
+    config.stages.codi = stage_defaults(method="codi", **baseline)
+    for name in ("icot", "coconut", "codi"):
+        config.stages[name].optimizer.update(learning_rate=1.5e-3, **optimizer)
+    config.stages.icot.icot.update(removed_per_epoch=120.0)
+    config.stages.coconut.coconut.update(epochs_per_stage=0.1)
     config.eval.speeds = "1.5,2,3.5,5"
 
+    if argument == "baselines":
+        config.run = "cot,colar,icot,coconut,codi,no_cot"
+        config.model.projection.size = 128  # CODI's
     if argument in ("rl", "smoke"):
         config.run = "cot,colar,rl,no_cot"
     if argument == "smoke":
@@ -70,6 +85,8 @@ def get_config(argument: str = ""):
             stage.update(steps=6, rows=4, log_every=2, eval_every=3)
             stage.optimizer.warmup_steps = 2
         config.stages.rl.rl.update(num_questions=4, num_generations=4, minibatch_size=8)
+        config.stages.icot.icot.removed_per_epoch = 1e4
+        config.stages.coconut.coconut.epochs_per_stage = 0.01
         config.decode.max_latents = 8
     elif argument == "no_averaging":
         # The paper's ablation: a chain's sum instead of its mean. Nothing rewards a short chain: #L runs to the limit.
@@ -77,6 +94,8 @@ def get_config(argument: str = ""):
         config.run = "rl"
         config.stages.rl.rl.update(loss_aggregation="configured_length", stop_on_collapse=False)
         config.stages.rl.init_from = "runs/arithmetic/colar"
-    elif argument not in ("", "rl"):
-        raise ValueError(f"configs/arithmetic.py knows the arguments rl, smoke and no_averaging, not {argument!r}")
+    elif argument not in ("", "rl", "baselines"):
+        raise ValueError(
+            f"configs/arithmetic.py knows the arguments rl, baselines, smoke and no_averaging, not {argument!r}"
+        )
     return config

@@ -5,6 +5,7 @@ compiled layer is scanned over. Embedding and language head are methods of their
 and needs logits at few positions only, decoding feeds latents that are no token at all.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -210,27 +211,66 @@ class Llama(nnx.Module):
         hidden_BD = self.final_norm(x_BTD)[:, 0]
         return hidden_BD, Suffix(tuple(written), is_real_BS, slot + 1)
 
+    def run_rows(
+        self,
+        embeds_BTD,
+        position_ids_BT,
+        attend: Attend,
+        contexts: tuple = (),
+        probe: Callable[[jax.Array], jax.Array] | None = None,
+        *,
+        layers: list[Tree] | None = None,
+        remat: Remat = "none",
+        scan: bool = True,
+        dropout_keys_B=None,
+    ):
+        """Final hidden states `[B, T, D]` under any attention, and what `attend` and `probe` keep of each layer.
+
+        `contexts` has a pytree for each layer, which `attend` then gets as `context=`: what is seen besides the row
+        itself. `probe` is shown the residual stream after each layer. The second result is a tuple over layers:
+        what was kept, or with a probe (what was kept, what was probed). `layers` are `layer_parameters()`, for passes
+        that share weights (without `scan`): their gradients meet before they are stacked.
+        """
+        keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
+        extras = dict(remat=remat, scan=scan, dropout_keys_B=keys_B, layers=layers)
+        return self._run(embeds_BTD, position_ids_BT, attend, contexts=contexts, probe=probe, **extras)
+
     def unstacked_blocks(self) -> list[Tree]:
         """The layers' weights one by one, each a copy of its own, as `decode` takes them."""
+        return [self.execution.before_decode(layer) for layer in self.layer_parameters()]
+
+    def layer_parameters(self) -> list[Tree]:
+        """The parameters of the layers one by one, as they lie on this device."""
         stacked = nnx.to_pure_dict(nnx.state(self.blocks))
-        return [
-            self.execution.before_decode(jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
-            for i in range(self.config.num_layers)
-        ]
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.config.num_layers)]
 
     def _rotations(self, position_ids_BT):
         config = self.config
         return rope.rotation_tables(position_ids_BT, config.head_dim, config.rope_theta, config.rope_scaling)
 
-    def _run(self, x_BTD, position_ids_BT, attend: Attend, *, remat: Remat = "none", scan: bool, dropout_keys_B=None):
-        """All layers over rows, and what `attend` keeps of each."""
+    def _run(
+        self,
+        x_BTD,
+        position_ids_BT,
+        attend: Attend,
+        *,
+        remat: Remat = "none",
+        scan: bool,
+        dropout_keys_B=None,
+        contexts: tuple = (),
+        probe=None,
+        layers: list | None = None,
+    ):
+        """All layers over rows, and what `attend` keeps of each (`run_rows` says what the last three are)."""
         # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
         cos, sin = jax.lax.optimization_barrier(self._rotations(position_ids_BT))
         graphdef, stacked = nnx.split(self.blocks)
 
         def layer(x, stacked_part):
-            layer_params, keys_B = stacked_part
-            return nnx.merge(graphdef, self.execution.whole(layer_params))(x, cos, sin, attend, keys_B)
+            layer_params, keys_B, *context = stacked_part
+            attend_here = functools.partial(attend, context=context[0]) if context else attend
+            x, kept = nnx.merge(graphdef, self.execution.whole(layer_params))(x, cos, sin, attend_here, keys_B)
+            return x, kept if probe is None else (kept, probe(x))
 
         policy = REMAT_POLICIES[remat]
         if policy is None and self.execution.gather_layer is not None:
@@ -239,14 +279,16 @@ class Llama(nnx.Module):
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=not scan)
         num_layers = self.config.num_layers
         # None, without dropout, is a pytree of nothing: then there are no keys to scan over.
-        stacked = (nnx.to_pure_dict(stacked), _keys_of_layers(dropout_keys_B, num_layers))
+        keys_LB = _keys_of_layers(dropout_keys_B, num_layers)
         if scan:
-            x_BTD, kept = jax.lax.scan(layer, x_BTD, stacked)
+            context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()
+            x_BTD, kept = jax.lax.scan(layer, x_BTD, (nnx.to_pure_dict(stacked), keys_LB, *context))
             caches = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(num_layers))
         else:
-            caches = []
+            caches, layers = [], self.layer_parameters() if layers is None else layers
             for i in range(num_layers):
-                x_BTD, kept = layer(x_BTD, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+                keys_B = None if keys_LB is None else keys_LB[i]
+                x_BTD, kept = layer(x_BTD, (layers[i], keys_B, *contexts[i : i + 1]))
                 caches.append(kept)
         return self.final_norm(x_BTD), tuple(caches)
 

@@ -80,14 +80,14 @@ def random_streams(seed: int) -> nnx.Rngs:
 
 
 def split_base(parameters: Tree) -> tuple[Tree, Tree]:
-    """Parameters as (own, base): adapters and the latent head, and the weights that the adapters keep frozen.
+    """Parameters as (own, base): adapters and what is beside the llama, and the weights that the adapters keep frozen.
 
     Without adapters everything is the model's own, and the base is empty.
     """
     flat = traverse_util.flatten_dict(parameters)
     if not any(ADAPTER in path for path in flat):
         return parameters, {}
-    is_own = {path: path[0] == "latent_head" or ADAPTER in path for path in flat}
+    is_own = {path: path[0] != "llama" or ADAPTER in path for path in flat}
     own, base = ({path: leaf for path, leaf in flat.items() if is_own[path] is wanted} for wanted in (True, False))
     return traverse_util.unflatten_dict(own), traverse_util.unflatten_dict(base)
 

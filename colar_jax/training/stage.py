@@ -135,8 +135,9 @@ def _validate(
 
 
 def saved_tree(state: TrainState, frozen: Tree) -> Tree:
-    """What a checkpoint holds: with adapters, not the base that they leave as it is."""
+    """What a checkpoint holds: not the base beside adapters, nor a projection that the method leaves as it is."""
     own, _ = split_base(join(state.trainable, frozen))
+    own = {name: part for name, part in own.items() if name != "projection" or name in state.trainable}
     return {"parameters": own, "optimizer": state.optimizer, "step": state.step}
 
 

@@ -16,9 +16,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from colar_jax.config import AUTOMATIC, ModelConfig, ParallelConfig, StageConfig
-from colar_jax.data.packing import Batch
 from colar_jax.methods import Method
-from colar_jax.methods.method import Counts, count
 from colar_jax.metrics import Metric
 from colar_jax.model import sharded
 from colar_jax.model.flash_attention import choose_attention
@@ -27,7 +25,8 @@ from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import only, shardings_of, specs_for
 from colar_jax.training.state import TrainState, Tree, join, model_specs, state_specs
 
-# A pytree of arrays whose first axis is rows: `data.packing.Batch`, `rl.tree_batch.TreeBatch`.
+# A pytree of arrays whose first axis is rows: `data.packing.Batch`, `data.thought_rows.ThoughtBatch`,
+# `rl.tree_batch.TreeBatch`.
 Rows = Any
 # (state, frozen, batch, key) -> (state, metrics)
 TrainStep = Callable[[TrainState, Tree, Rows, jax.Array], tuple[TrainState, dict[str, Metric]]]
@@ -51,11 +50,13 @@ def make_train_step(
     It takes arrays placed as `training.state.state_specs` says. `.lower` takes their shapes, with shardings, as well.
     """
 
-    def loss(merge: Merge, trainable, frozen, batch: Batch, key, counts: Counts):
+    def loss(merge: Merge, trainable, frozen, batch: Rows, key, counts):
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
         return method.objective(merge(join(trainable, frozen)), batch, keys_B, counts, stage, compute)
 
-    return compile_step(loss, graph, optimizer, mesh, compute, parallel, count=count, accumulation=stage.accumulation)
+    return compile_step(
+        loss, graph, optimizer, mesh, compute, parallel, count=method.count, accumulation=stage.accumulation
+    )
 
 
 def compile_step(
