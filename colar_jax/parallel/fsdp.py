@@ -22,14 +22,19 @@ def gather(shard, dimension: int | None, dtype=None):
     return _gather(shard, dimension, jnp.dtype(dtype or shard.dtype), shard.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(shard, dimension: int, dtype, own_dtype):
+def _all_gather(shard, dimension: int, dtype):
     with jax.named_scope("gather"):
         return jax.lax.all_gather(shard.astype(dtype), AXIS, axis=dimension, tiled=True)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(shard, dimension: int, dtype, own_dtype):
+    return _all_gather(shard, dimension, dtype)
+
+
 def _gather_forward(shard, dimension, dtype, own_dtype):
-    return _gather(shard, dimension, dtype, own_dtype), None
+    # Not `_gather` itself: a call inside a call hides the collective from remat policies.
+    return _all_gather(shard, dimension, dtype), None
 
 
 def _gather_backward(dimension, dtype, own_dtype, _, gradient):
@@ -44,6 +49,7 @@ _gather.defvjp(_gather_forward, _gather_backward)
 def all_but_gathered(primitive, *_, **__) -> bool:
     """A remat policy: keep everything for the backward pass but gathered weights, which are gathered again.
 
-    Otherwise a scan over the layers would keep the whole model.
+    Otherwise a scan over the layers would keep the whole model. The gather of a frozen weight, which nobody
+    differentiates, is still a call when the policy is asked.
     """
-    return primitive.name != "all_gather"
+    return primitive.name not in ("all_gather", "custom_vjp_call")

@@ -16,7 +16,7 @@ from colar_jax.metric_writer import read_metrics
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
-STAGE, NUM_STEPS = "colar", 8
+STAGE, NUM_STEPS = "colar", 10
 SETTINGS = TINY | {
     "run": STAGE,
     "data.num_val": 8,
@@ -121,24 +121,25 @@ def assert_same_curve(workdir: Path, expected: Path) -> None:
 @pytest.mark.slow
 def test_a_run_moves_between_processes_and_meshes(tmp_path):
     cache, moved, whole = tmp_path / "cache", tmp_path / "moved", tmp_path / "whole"
-    # Two processes of four devices; the second is killed after step 3, of which nothing is saved.
+    # Two processes of four devices; the second is killed after step 5, when the save of step 4 may be under way.
     begin = time.monotonic()
-    (status, output), (killed_status, _) = run(moved, 2, 4, "fsdp=2", cache, stop=(1, 3, signal.SIGKILL))
+    (status, output), (killed_status, _) = run(moved, 2, 4, "fsdp=2", cache, stop=(1, 5, signal.SIGKILL))
     assert killed_status == -signal.SIGKILL and status not in (0, None)
     assert "another" in output, output
-    assert saved_steps(moved) == [2]
     print("the other stopped", time.monotonic() - begin, "s after the start:", status, output[-500:])
+    (saved,) = saved_steps(moved)
+    assert saved in (2, 4)
     # One process of eight devices, stopped after two more steps.
     ((status, output),) = run(moved, 1, 8, "fsdp=2,tensor=2", cache, stop=(0, 2, signal.SIGTERM))
     assert status == 128 + signal.SIGTERM, output
-    assert saved_steps(moved) == [4]
-    # Two processes of two devices; the second is told to stop, and both do, at the same step.
+    assert saved_steps(moved) == [saved + 2]
+    # Two processes of two devices; the second is told to stop, and both do, at the same step: the one after.
     results = run(moved, 2, 2, "fsdp=4", cache, stop=(1, 1, signal.SIGTERM))
     assert [status for status, _ in results] == [128 + signal.SIGTERM] * 2, results
-    assert saved_steps(moved)[-1] in (5, 6)
+    assert saved_steps(moved) == [saved + 4]
     results = run(moved, 2, 2, "fsdp=4", cache)
     assert [status for status, _ in results] == [0, 0], results
-    assert results[1][1].strip() == "", "only the first process prints"
+    assert "stage colar | step" in results[0][1] and "step" not in results[1][1], "only the first process prints"
     ((status, output),) = run(whole, 1, 8, "auto", cache)
     assert status == 0, output
     assert_same_curve(moved, whole)
