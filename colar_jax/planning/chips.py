@@ -18,6 +18,7 @@ class Chip:
     hbm_bytes: float
     hbm_bandwidth: float  # bytes a second
     link_bandwidth: float  # bytes a second, in one direction of one of the links to a neighbour
+    network_bandwidth: float  # bytes a second to other slices, in one direction, of a chip's share of its host's
     torus_sizes: int  # along an axis of a multiple of so many chips, the last is wired to the first
     source: str
 
@@ -29,9 +30,9 @@ class Chip:
 
 # Inter-chip bandwidth is published for a chip; a link is a fourth of it in a 2D torus, a sixth in a 3D one.
 CHIPS = {
-    "v5e": Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9 / 4, 16, "cloud.google.com/tpu/docs/v5e"),
-    "v5p": Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9 / 6, 4, "cloud.google.com/tpu/docs/v5p"),
-    "v6e": Chip("v6e", 918e12, 32 * GIB, 1640e9, 400e9 / 4, 16, "cloud.google.com/tpu/docs/v6e"),
+    "v5e": Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9 / 4, 6.4e12 / 8 / 256, 16, "cloud.google.com/tpu/docs/v5e"),
+    "v5p": Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9 / 6, 50e9 / 8, 4, "cloud.google.com/tpu/docs/v5p"),
+    "v6e": Chip("v6e", 918e12, 32 * GIB, 1640e9, 400e9 / 4, 25.6e12 / 8 / 256, 16, "cloud.google.com/tpu/docs/v6e"),
 }
 
 

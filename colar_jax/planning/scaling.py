@@ -1,0 +1,158 @@
+"""How a training step scales with chips, from closed forms: in no time, for slices of any size (docs/scaling.md).
+
+For one chip of a mesh (data d, fsdp f), n = d * f:
+
+    compute  = FLOPs of its rows, the forward pass twice where remat=full, / peak
+    gathers  = (f - 1) / f * bytes of the layers' weights as they travel, forward and backward
+    scatters = (f - 1) / f * the same bytes, of weights that are trained
+    reduces  = 2 (m - 1) / m * float32 gradients held, over the m chips that hold the same
+
+each divided by the bandwidth of the axes that its group extends over. Beyond one slice the data centre network carries
+the last reduction, of each chip's part of what its slice has added up.
+"""
+
+import dataclasses
+import math
+
+from colar_jax.config import Config, ModelConfig, nearest, parse_mesh
+from colar_jax.data.loader import Loader
+from colar_jax.methods import METHODS
+from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.parallel.choice import choose_mesh
+from colar_jax.planning.chips import CHIPS, Chip, Topology
+from colar_jax.planning.data_shape import planned_data
+from colar_jax.planning.model_flops import StepShape, adapter_weights, latent_weights, layer_weights, step_flops
+from colar_jax.planning.model_shape import llama_shape
+from colar_jax.run import abstract_model, state_bytes
+
+FLOAT, CHIP_COUNTS = 4, (8, 16, 32, 64, 128, 256, 512, 1024)
+_LARGEST_SLICE = {"v5e": 256, "v6e": 256, "v5p": 8960}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """A step on so many chips; seconds."""
+
+    num_chips: int
+    slices: int
+    topology: str  # of a slice
+    fsdp: int
+    rows_per_chip: float
+    compute: float
+    ici: float
+    network: float  # between slices
+
+    @property
+    def share(self) -> float:
+        """Of collectives in a step that overlaps nothing."""
+        return (self.ici + self.network) / (self.compute + self.ici + self.network)
+
+    @property
+    def overlapped(self) -> float:
+        """A step whose collectives and products run at once."""
+        return max(self.compute, self.ici + self.network)
+
+
+def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) -> str:
+    """A stage's step on 8 to 1,024 chips, as Markdown; with so many rows a chip, or else the stage's rows in all."""
+    if chip not in CHIPS:
+        raise ValueError(f"--scaling={chip!r} is none of {', '.join(CHIPS)}.{nearest(chip, CHIPS)}")
+    stage = config.stages[name]
+    recipe = METHODS[stage.method].recipe(stage)
+    vocabulary = 0 if config.model.base else PRESETS[config.model.preset].vocab_size
+    data = planned_data(config, recipe.prompt_speeds, vocabulary)
+    llama = llama_shape(config, data.vocabulary.num_tokens)
+    _, parameters = abstract_model(config, llama)
+    loader = Loader(data.train, recipe, seed=0, rows=stage.rows, row_positions=stage.row_positions)
+    rows = []
+    for num_chips in CHIP_COUNTS:
+        if not rows_per_chip and num_chips > stage.rows:
+            break  # a row is the least that a chip can have
+        sizes = parse_mesh(config.parallel.mesh)
+        if sizes is None:
+            sizes, _ = choose_mesh(state_bytes(config, parameters), num_chips, int(CHIPS[chip].hbm_bytes))
+        rows.append(
+            scale(
+                llama, config.model, chip, num_chips,
+                fsdp=sizes.get("fsdp", 1),
+                rows_per_chip=rows_per_chip or stage.rows / num_chips,
+                positions=loader.row_shape.positions, supervised=loader.row_shape.supervised,
+            )
+        )  # fmt: skip
+    return _markdown(rows)
+
+
+def slice_of(chip: Chip, num_chips: int) -> Topology:
+    """The most cubic (or square) slice of a power of two of chips."""
+    dims = [1] * (3 if chip.torus_sizes == 4 else 2)
+    for _ in range(int(math.log2(num_chips))):
+        dims[dims.index(min(dims))] *= 2
+    return Topology(chip, tuple(sorted(dims)))
+
+
+def scale(
+    llama: LlamaConfig,
+    model: ModelConfig,
+    chip_name: str,
+    num_chips: int,
+    *,
+    fsdp: int,
+    rows_per_chip: float,
+    positions: int,
+    supervised: int,
+) -> Scaled:
+    """A CoLaR step on `num_chips`, `fsdp` of them side by side sharing each weight."""
+    chip = CHIPS[chip_name]
+    in_slice = min(num_chips, _LARGEST_SLICE[chip_name])
+    topology, slices = slice_of(chip, in_slice), num_chips // in_slice
+    shape = StepShape(1, positions, supervised)
+    flops = step_flops(llama, model, shape, has_latents=True)
+    if model.remat == "full":
+        forward = (
+            2.0 * positions * llama.num_layers * (sum(layer_weights(llama).values()) + adapter_weights(llama, model))
+        )
+        flops += forward + 4.0 * positions**2 * llama.num_layers * llama.num_heads * llama.head_dim
+    corners = [(0,) * len(topology.dims), tuple(size - 1 for size in topology.dims)]
+    bandwidth = topology.bandwidth(corners)
+    ici, held = _ici_bytes(llama, model, fsdp, in_slice)
+    between = 2 * (slices - 1) / slices * held / (in_slice / fsdp) / chip.network_bandwidth
+    return Scaled(
+        num_chips, slices, topology.name, fsdp, rows_per_chip, rows_per_chip * flops / chip.peak_flops,
+        ici / bandwidth, between,
+    )  # fmt: skip
+
+
+def _ici_bytes(llama: LlamaConfig, model: ModelConfig, fsdp: int, num_chips: int) -> tuple[float, float]:
+    """What a chip sends within its slice in a step, and the float32 gradients that it holds."""
+    layers = llama.num_layers * sum(layer_weights(llama).values())
+    ends = llama.vocab_size * llama.hidden_size * (1 if llama.tied_head else 2)
+    travelling = 2 if model.dtype == "bfloat16" else FLOAT
+    ends_travelling = travelling if model.lora.rank and model.base_dtype == "bfloat16" else FLOAT
+    split_share = (fsdp - 1) / fsdp
+    # The layers' weights again in the backward pass where their layer is computed again; else they were kept.
+    times = 2 if model.remat == "full" else 1
+    sent = split_share * (times * travelling * layers + ends_travelling * ends)
+    if model.lora.rank:
+        trained_whole = llama.num_layers * adapter_weights(llama, model) + latent_weights(llama, model)
+        trained_split = 0
+    else:
+        trained_whole, trained_split = latent_weights(llama, model), layers + ends
+        sent += split_share * (travelling * layers + ends_travelling * ends)
+    replicas = num_chips // fsdp
+    sent += 2 * (replicas - 1) / replicas * FLOAT * trained_split / fsdp
+    sent += 2 * (num_chips - 1) / num_chips * FLOAT * trained_whole
+    return sent, FLOAT * (trained_split / fsdp + trained_whole)
+
+
+def _markdown(rows: list[Scaled]) -> str:
+    lines = [
+        "| chips | slice | fsdp | rows a chip | compute, ms | collectives, ms | of a step without overlap | step, ms |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        slices = f"{row.slices} x {row.topology}" if row.slices > 1 else row.topology
+        lines.append(
+            f"| {row.num_chips:,} | {slices} | {row.fsdp} | {row.rows_per_chip:g} | {1e3 * row.compute:.1f} | "
+            f"{1e3 * (row.ici + row.network):.1f} | {100 * row.share:.0f} % | {1e3 * row.overlapped:.1f} |"
+        )
+    return "\n".join(lines)
