@@ -53,15 +53,24 @@ class Topology:
         """Chips of the slice, one device each."""
         return math.prod(self.dims)
 
+    def coordinates(self, position: int) -> tuple[int, ...]:
+        """Where a chip is, counted with the last axis fastest."""
+        along = []
+        for size in reversed(self.dims):
+            position, coordinate = divmod(position, size)
+            along.append(coordinate)
+        return tuple(reversed(along))
+
     def bandwidth(self, coordinates: list[tuple[int, ...]]) -> float:
         """Bytes a second that each of a group of chips can send, over the axes along which the group extends.
 
-        Both directions of a ring; one where the axis is open, as its end chips have but one neighbour.
+        Both directions of a ring, where the group goes all the way round; else one, as end chips have one neighbour.
         """
         links = 0
         for size, along in zip(self.dims, zip(*coordinates, strict=True), strict=False):
-            if len(set(along)) > 1:
-                links += 2 if size % self.chip.torus_sizes == 0 else 1
+            extent = len(set(along))
+            if extent > 1:
+                links += 2 if extent == size and size % self.chip.torus_sizes == 0 else 1
         return max(links, 1) * self.chip.link_bandwidth
 
 

@@ -112,36 +112,60 @@ def scale(
             2.0 * positions * llama.num_layers * (sum(layer_weights(llama).values()) + adapter_weights(llama, model))
         )
         flops += forward + 4.0 * positions**2 * llama.num_layers * llama.num_heads * llama.head_dim
-    corners = [(0,) * len(topology.dims), tuple(size - 1 for size in topology.dims)]
-    bandwidth = topology.bandwidth(corners)
-    ici, held = _ici_bytes(llama, model, fsdp, in_slice)
+    ici, held = _ici_seconds(llama, model, fsdp, topology)
     between = 2 * (slices - 1) / slices * held / (in_slice / fsdp) / chip.network_bandwidth
-    return Scaled(
-        num_chips, slices, topology.name, fsdp, rows_per_chip, rows_per_chip * flops / chip.peak_flops,
-        ici / bandwidth, between,
-    )  # fmt: skip
+    compute = rows_per_chip * flops / chip.peak_flops
+    return Scaled(num_chips, slices, topology.name, fsdp, rows_per_chip, compute, ici, between)
 
 
-def _ici_bytes(llama: LlamaConfig, model: ModelConfig, fsdp: int, num_chips: int) -> tuple[float, float]:
-    """What a chip sends within its slice in a step, and the float32 gradients that it holds."""
-    layers = llama.num_layers * sum(layer_weights(llama).values())
-    ends = llama.vocab_size * llama.hidden_size * (1 if llama.tied_head else 2)
-    travelling = 2 if model.dtype == "bfloat16" else FLOAT
-    ends_travelling = travelling if model.lora.rank and model.base_dtype == "bfloat16" else FLOAT
-    split_share = (fsdp - 1) / fsdp
-    # The layers' weights again in the backward pass where their layer is computed again; else they were kept.
-    times = 2 if model.remat == "full" else 1
-    sent = split_share * (times * travelling * layers + ends_travelling * ends)
+def _ici_seconds(llama: LlamaConfig, model: ModelConfig, fsdp: int, topology: Topology) -> tuple[float, float]:
+    """What collectives within a slice take in a step, and the bytes of float32 gradients that a chip holds.
+
+    The chips that share weights are side by side, as `parallel.mesh.make_mesh` puts them.
+    """
+    sent = sent_bytes(llama, model, fsdp, topology.num_chips)
+    groups = {
+        "fsdp": range(fsdp),
+        "data": range(0, topology.num_chips, fsdp),
+        "all": range(topology.num_chips),
+    }
+    seconds = sum(
+        sent[name] / topology.bandwidth([topology.coordinates(position) for position in group])
+        for name, group in groups.items()
+    )
+    whole, split = _trained(llama, model)
+    return seconds, FLOAT * (split / fsdp + whole)
+
+
+def _trained(llama: LlamaConfig, model: ModelConfig) -> tuple[int, int]:
+    """Trained parameters that are whole on every chip, and those that fsdp splits; norms left out."""
     if model.lora.rank:
-        trained_whole = llama.num_layers * adapter_weights(llama, model) + latent_weights(llama, model)
-        trained_split = 0
-    else:
-        trained_whole, trained_split = latent_weights(llama, model), layers + ends
-        sent += split_share * (travelling * layers + ends_travelling * ends)
+        return llama.num_layers * adapter_weights(llama, model) + latent_weights(llama, model), 0
+    return latent_weights(llama, model), sum(_split_weights(llama))
+
+
+def _split_weights(llama: LlamaConfig) -> tuple[int, int]:
+    """Of the layers, and of embedding and language head."""
+    ends = llama.vocab_size * llama.hidden_size * (1 if llama.tied_head else 2)
+    return llama.num_layers * sum(layer_weights(llama).values()), ends
+
+
+def sent_bytes(llama: LlamaConfig, model: ModelConfig, fsdp: int, num_chips: int) -> dict[str, float]:
+    """What a chip sends in a step, by the group that it sends it in: fsdp, data (the same shard), or all."""
+    layers, ends = _split_weights(llama)
+    whole, split = _trained(llama, model)
+    # Layers travel in the dtype that they compute in, embedding and head as they are held.
+    travelling = 2 if model.dtype == "bfloat16" else FLOAT
+    held = 2 if model.lora.rank and model.base_dtype == "bfloat16" else FLOAT
+    # Once more in the backward pass, where a layer is computed again there.
+    gathered = (2 if model.remat == "full" else 1) * travelling * layers + held * ends
+    scattered = travelling * layers + held * ends if split else 0
     replicas = num_chips // fsdp
-    sent += 2 * (replicas - 1) / replicas * FLOAT * trained_split / fsdp
-    sent += 2 * (num_chips - 1) / num_chips * FLOAT * trained_whole
-    return sent, FLOAT * (trained_split / fsdp + trained_whole)
+    return {
+        "fsdp": (fsdp - 1) / fsdp * (gathered + scattered),
+        "data": 2 * (replicas - 1) / replicas * FLOAT * split / fsdp,
+        "all": 2 * (num_chips - 1) / num_chips * FLOAT * whole,
+    }
 
 
 def _markdown(rows: list[Scaled]) -> str:

@@ -1,5 +1,6 @@
 """`python -m colar_jax.plan` on eight host devices, its numbers held against closed forms."""
 
+import dataclasses
 import json
 import math
 import os
@@ -8,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from colar_jax.config import LatentHeadSettings, ModelConfig
+from colar_jax.model.presets import PRESETS
+from colar_jax.planning.scaling import sent_bytes
 
 ROOT = Path(__file__).parents[2]
 ROWS_PER_CHIP, FLOAT = 2, 4
@@ -89,6 +94,14 @@ def test_fsdp_gathers_weights_and_scatters_gradients(on_data, on_fsdp):
     (gathered,), (scattered,) = sent(on_fsdp, "all-gather"), sent(on_fsdp, "reduce-scatter")
     assert scattered["payload"] == pytest.approx(split, rel=0.01)
     assert gathered["payload"] == pytest.approx(split, rel=0.01)  # kept for the backward pass: no remat
+
+
+def test_closed_forms_send_what_the_compiled_step_sends(on_data, on_fsdp):
+    llama = dataclasses.replace(PRESETS["pico"], vocab_size=on_data["vocabulary"])
+    model = ModelConfig(preset="pico", latent_head=LatentHeadSettings(intermediate_size=32))
+    for plan, fsdp in ((on_data, 1), (on_fsdp, 8)):
+        compiled = sum(one["sent"] for one in step_of(plan)["compiled"]["costs"]["collectives"])
+        assert sum(sent_bytes(llama, model, fsdp, 8).values()) == pytest.approx(compiled, rel=0.05)  # norms, biases
 
 
 def test_the_roofline_follows_from_the_counts(on_data):
