@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from colar_jax.config import Config, nearest, parse_mesh, parse_speeds, parse_targets
+from colar_jax.config import AUTOMATIC, Config, nearest, parse_mesh, parse_speeds, parse_targets
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import load_splits
@@ -205,7 +205,9 @@ def write_config(run: Run) -> None:
     run.workdir.mkdir(parents=True, exist_ok=True)
     path = run.workdir / CONFIG_FILE
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(dataclasses.asdict(run.config), indent=2) + "\n")
+    # Which devices there are is a matter of each start, not of the run.
+    config = dataclasses.replace(run.config, parallel=AUTOMATIC)
+    unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     os.replace(unfinished, path)
     run.tokenizer.save(run.workdir / TOKENIZER_FOLDER)
 

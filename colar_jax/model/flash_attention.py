@@ -87,7 +87,11 @@ def _splash(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, interpret: bool):
     _, T, N, H = q_BTNH.shape
     padding = -T % _BLOCKS[-1]
     block = next(size for size in _BLOCKS if (T + padding) % size == 0)
-    blocks = splash.BlockSizes(**dict.fromkeys(("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"), block), block_q_dq=block, block_kv_dq=block)  # fmt: skip
+    blocks = splash.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block,
+        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+        block_q_dq=block, block_kv_dq=block,
+    )  # fmt: skip
     causal = splash_mask.MultiHeadMask([splash_mask.CausalMask((T + padding, T + padding))] * N)
     kernel = splash.make_splash_mha(causal, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
 

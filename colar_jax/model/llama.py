@@ -58,7 +58,7 @@ class Block(nnx.Module):
 
         def linear(name: str, in_size: int, out_size: int, axes: Axes, bias: bool = False) -> Linear:
             is_adapted = lora is not None and name in lora.targets
-            adapter = LowRank(in_size, out_size, axes, lora, name, rngs=rngs) if is_adapted else None
+            adapter = LowRank(in_size, out_size, lora, name, rngs=rngs) if is_adapted else None
             return Linear(in_size, out_size, axes, bias=bias, adapter=adapter, rngs=rngs)
 
         self.attention_norm = RMSNorm(D, config.norm_eps, rngs=rngs)

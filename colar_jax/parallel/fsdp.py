@@ -22,14 +22,19 @@ def gather(shard, dimension: int | None, dtype=None):
     return _gather(shard, dimension, jnp.dtype(dtype or shard.dtype), shard.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(shard, dimension: int, dtype, own_dtype):
+def _all_gather(shard, dimension: int, dtype):
     with jax.named_scope("gather"):
         return jax.lax.all_gather(shard.astype(dtype), AXIS, axis=dimension, tiled=True)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(shard, dimension: int, dtype, own_dtype):
+    return _all_gather(shard, dimension, dtype)
+
+
 def _gather_forward(shard, dimension, dtype, own_dtype):
-    return _gather(shard, dimension, dtype, own_dtype), None
+    # Not `_gather` itself: a call inside a call hides the collective from remat policies.
+    return _all_gather(shard, dimension, dtype), None
 
 
 def _gather_backward(dimension, dtype, own_dtype, _, gradient):

@@ -1,10 +1,12 @@
 """Several processes that run one program on one mesh: who they are, what only the first does, what they agree on."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -56,12 +58,11 @@ def initialize(settings: ParallelConfig) -> None:
 
 
 def _is_cluster() -> bool:
-    """Whether jax would find other processes: a SLURM step of several tasks, or a TPU VM (of a slice, perhaps)."""
+    """Whether jax would find other processes: in a SLURM step of several tasks, or on a TPU VM (perhaps of a slice)."""
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ:
         return True
-    return bool(os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",")) or bool(
-        os.environ.get("MEGASCALE_COORDINATOR_ADDRESS")
-    )
+    uses_tpu = importlib.util.find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS", "tpu") == "tpu"
+    return uses_tpu and any(any(Path("/dev").glob(chips)) for chips in ("accel[0-9]*", "vfio/[0-9]*"))
 
 
 def is_first() -> bool:

@@ -102,6 +102,86 @@ def numbers_of_a_step(method: str, adapted: str, mesh_name: str) -> dict[str, np
     return numbers | {f"gradients/{name}": leaf for name, leaf in gradients.items()}
 
 
+def numbers_of_a_decode(method: str, gather: str, mesh_name: str) -> dict[str, np.ndarray]:
+    """Greedy chains and answers of 16 questions, some short and some cut at the limit."""
+    import jax
+    from rl.pico_policy import COMPUTE, EOS_ID, SAMPLING, SEPARATOR_ID, policy
+
+    from colar_jax.config import ParallelConfig
+    from colar_jax.decoding.compiled import compile_decode
+    from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+    from colar_jax.methods import METHODS
+    from colar_jax.methods.method import decode_limits
+    from colar_jax.parallel.mesh import num_shards, put, put_rows
+    from colar_jax.parallel.sharding import parameter_specs, shardings_of
+
+    mesh, (graph, parameters) = mesh_of(mesh_name), policy()
+    thinking = METHODS[method].thinking(SAMPLING, SEPARATOR_ID, "float32", True)
+    limits = decode_limits(thinking, SAMPLING, separator_id=SEPARATOR_ID, eos_id=EOS_ID, greedy=True)
+    program = compile_decode(
+        graph, thinking.think, limits, COMPUTE, mesh, ParallelConfig(decode_gather=gather), keeps_thoughts=True
+    )
+    rng = np.random.default_rng(0)
+    prompts = [np.append(rng.integers(0, SEPARATOR_ID, 3 + i % 7), SEPARATOR_ID).astype(np.int32) for i in range(16)]
+    shards = [prompts[i :: num_shards(mesh)] for i in range(num_shards(mesh))]
+    order = np.argsort(np.concatenate([np.arange(16)[i :: num_shards(mesh)] for i in range(num_shards(mesh))]))
+    shape = shape_for([np.array([len(prompt) for prompt in shard]) for shard in shards])
+    packed = jax.tree.map(lambda *parts: np.concatenate(parts), *(pack_prompts(shard, shape) for shard in shards))
+    placed = put(parameters, shardings_of(parameter_specs(graph, parameters, mesh), mesh))
+    decoded = jax.device_get(program(placed, *put_rows((packed, jax.random.split(jax.random.key(0), 16)), mesh)))
+    lengths = {"num_thoughts": decoded.num_thoughts_B[order], "num_tokens": decoded.num_answer_tokens_B[order]}
+    ids, thoughts = decoded.answer_ids_BA[order], decoded.thoughts[order]
+    of_answer = np.arange(ids.shape[1])[None] < lengths["num_tokens"][:, None]
+    of_chain = np.arange(thoughts.shape[1])[None] < lengths["num_thoughts"][:, None]
+    of_chain = of_chain.reshape(of_chain.shape + (1,) * (thoughts.ndim - 2))
+    return lengths | {"ids": np.where(of_answer, ids, -1), "thoughts": np.where(of_chain, thoughts, -1)}
+
+
+def numbers_of_an_update(method: str, adapted: str, mesh_name: str) -> dict[str, np.ndarray]:
+    """Gradients of GRPO with a reference policy on tree rows, half of them empty."""
+    import jax
+    from flax import traverse_util
+    from rl.pico_policy import COMPUTE, SAMPLING, SEPARATOR_ID, batch_of, policy, rollouts
+
+    from colar_jax.config import RlConfig, StageConfig
+    from colar_jax.metrics import divide
+    from colar_jax.parallel.mesh import put, put_rows
+    from colar_jax.parallel.sharding import shardings_of, specs_for
+    from colar_jax.training.grpo import make_policy_step
+    from colar_jax.training.state import initial_state, model_specs, partition, place_state
+
+    mesh, (graph, parameters) = mesh_of(mesh_name), policy()
+    trainable, frozen = partition(parameters, trains_latent_head=True)
+    frozen = frozen | {"reference": jax.tree.map(lambda leaf: 1.01 * leaf, parameters)}
+    stage = StageConfig(method="colar", trainer="grpo", rl=RlConfig(beta=0.1, entropy_weight=0.1, minibatch_size=32))
+    optimizer = keeps_gradients()
+    step = make_policy_step(graph, stage, SAMPLING, COMPUTE, SEPARATOR_ID, optimizer, mesh)
+    specs = model_specs(graph, trainable, frozen, mesh)
+    state = place_state(initial_state(trainable, optimizer), optimizer, specs, mesh)
+    frozen = put(frozen, shardings_of(specs_for(frozen, specs), mesh))
+    state, metrics = step(state, frozen, put_rows(batch_of(rollouts(), num_rows=8), mesh), jax.random.key(0))
+    numbers = {f"metrics/{name}": value for name, value in divide(metrics).items() if not name.startswith("gap/")}
+    gradients = traverse_util.flatten_dict(jax.device_get(state.optimizer), sep="/")
+    return numbers | {f"gradients/{name}": leaf for name, leaf in gradients.items()}
+
+
+def collectives_of_a_step(method: str, adapted: str, mesh_name: str) -> dict[str, np.ndarray]:
+    """Of the compiled step, the number of elements of each array that a collective makes, by kind."""
+    from parallel.hlo import collectives
+
+    step, arguments = step_and_arguments(method, adapted, mesh_name)
+    found = collectives(step.lower(*arguments).compile())
+    return {kind: np.array([int(np.prod(shape)) for shape in shapes]) for kind, shapes in found.items()}
+
+
+CASES = {
+    "step": numbers_of_a_step,
+    "decode": numbers_of_a_decode,
+    "update": numbers_of_an_update,
+    "collectives": collectives_of_a_step,
+}
+
+
 def run_cases(cases: list[str], path: Path) -> dict[str, dict[str, np.ndarray]]:
     """The numbers of cases, by case and name, from a process with eight devices."""
     environment = {
@@ -124,7 +204,7 @@ def main() -> None:
     numbers = {}
     for case in sys.argv[2:]:
         what, *rest = case.split(",")
-        of_case = {"step": numbers_of_a_step}[what](*rest)
+        of_case = CASES[what](*rest)
         numbers |= {f"{case}:{name}": leaf for name, leaf in of_case.items()}
         print(case, flush=True)
     np.savez(sys.argv[1], **numbers)
