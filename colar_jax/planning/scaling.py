@@ -4,7 +4,7 @@ For one chip of a mesh (data d, fsdp f), n = d * f:
 
     compute  = FLOPs of its rows, the forward pass twice where remat=full, / peak
     gathers  = (f - 1) / f * bytes of the layers' weights as they travel, forward and backward
-    scatters = (f - 1) / f * the same bytes, of weights that are trained
+    scatters = (f - 1) / f * float32 gradients of the weights that are trained
     reduces  = 2 (m - 1) / m * float32 gradients held, over the m chips that hold the same
 
 each divided by the bandwidth of the axes that its group extends over. Beyond one slice the data centre network carries
@@ -14,16 +14,21 @@ the last reduction, of each chip's part of what its slice has added up.
 import dataclasses
 import math
 
+import jax
+
 from colar_jax.config import Config, ModelConfig, nearest, parse_mesh
 from colar_jax.data.loader import Loader
 from colar_jax.methods import METHODS
 from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.parallel.choice import choose_mesh
-from colar_jax.planning.chips import CHIPS, Chip, Topology
+from colar_jax.parallel.mesh import AXES
+from colar_jax.parallel.sharding import bytes_per_device, parameter_specs, specs_for
+from colar_jax.planning.chips import CHIPS, GIB, Chip, Topology
 from colar_jax.planning.data_shape import planned_data
 from colar_jax.planning.model_flops import StepShape, adapter_weights, latent_weights, layer_weights, step_flops
 from colar_jax.planning.model_shape import llama_shape
 from colar_jax.run import abstract_model, state_bytes
+from colar_jax.training.state import partition
 
 FLOAT, CHIP_COUNTS = 4, (8, 16, 32, 64, 128, 256, 512, 1024)
 _LARGEST_SLICE = {"v5e": 256, "v6e": 256, "v5p": 8960}
@@ -37,7 +42,9 @@ class Scaled:
     slices: int
     topology: str  # of a slice
     fsdp: int
+    state: float  # bytes on a chip: parameters, and for trained ones gradient and both moments
     rows_per_chip: float
+    useful: float  # of `compute`, what the step needs by its definition
     compute: float
     ici: float
     network: float  # between slices
@@ -62,7 +69,8 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
     vocabulary = 0 if config.model.base else PRESETS[config.model.preset].vocab_size
     data = planned_data(config, recipe.prompt_speeds, vocabulary)
     llama = llama_shape(config, data.vocabulary.num_tokens)
-    _, parameters = abstract_model(config, llama)
+    graph, parameters = abstract_model(config, llama)
+    trainable, _ = partition(parameters, trains_latent_head=METHODS[stage.method].trains_latent_head)
     loader = Loader(data.train, recipe, seed=0, rows=stage.rows, row_positions=stage.row_positions)
     rows = []
     for num_chips in CHIP_COUNTS:
@@ -71,10 +79,15 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
         sizes = parse_mesh(config.parallel.mesh)
         if sizes is None:
             sizes, _ = choose_mesh(state_bytes(config, parameters), num_chips, int(CHIPS[chip].hbm_bytes))
+        fsdp = sizes.get("fsdp", 1)
+        mesh = jax.sharding.AbstractMesh((num_chips // fsdp, fsdp, 1), AXES)
+        specs = parameter_specs(graph, parameters, mesh)
+        of_trained = bytes_per_device(trainable, specs_for(trainable, specs), mesh)
         rows.append(
             scale(
                 llama, config.model, chip, num_chips,
-                fsdp=sizes.get("fsdp", 1),
+                fsdp=fsdp,
+                state=bytes_per_device(parameters, specs, mesh) + 3 * of_trained,
                 rows_per_chip=rows_per_chip or stage.rows / num_chips,
                 positions=loader.row_shape.positions, supervised=loader.row_shape.supervised,
             )
@@ -97,6 +110,7 @@ def scale(
     num_chips: int,
     *,
     fsdp: int,
+    state: float,
     rows_per_chip: float,
     positions: int,
     supervised: int,
@@ -106,7 +120,7 @@ def scale(
     in_slice = min(num_chips, _LARGEST_SLICE[chip_name])
     topology, slices = slice_of(chip, in_slice), num_chips // in_slice
     shape = StepShape(1, positions, supervised)
-    flops = step_flops(llama, model, shape, has_latents=True)
+    flops = useful = step_flops(llama, model, shape, has_latents=True)
     if model.remat == "full":
         forward = (
             2.0 * positions * llama.num_layers * (sum(layer_weights(llama).values()) + adapter_weights(llama, model))
@@ -114,8 +128,8 @@ def scale(
         flops += forward + 4.0 * positions**2 * llama.num_layers * llama.num_heads * llama.head_dim
     ici, held = _ici_seconds(llama, model, fsdp, topology)
     between = 2 * (slices - 1) / slices * held / (in_slice / fsdp) / chip.network_bandwidth
-    compute = rows_per_chip * flops / chip.peak_flops
-    return Scaled(num_chips, slices, topology.name, fsdp, rows_per_chip, compute, ici, between)
+    compute, useful = (rows_per_chip * of_a_row / chip.peak_flops for of_a_row in (flops, useful))
+    return Scaled(num_chips, slices, topology.name, fsdp, state, rows_per_chip, useful, compute, ici, between)
 
 
 def _ici_seconds(llama: LlamaConfig, model: ModelConfig, fsdp: int, topology: Topology) -> tuple[float, float]:
@@ -154,12 +168,11 @@ def sent_bytes(llama: LlamaConfig, model: ModelConfig, fsdp: int, num_chips: int
     """What a chip sends in a step, by the group that it sends it in: fsdp, data (the same shard), or all."""
     layers, ends = _split_weights(llama)
     whole, split = _trained(llama, model)
-    # Layers travel in the dtype that they compute in, embedding and head as they are held.
+    # Layers travel in the dtype that they compute in, forward and once more backward; embedding and head as they are
+    # held, once. Gradients are added up in float32.
     travelling = 2 if model.dtype == "bfloat16" else FLOAT
     held = 2 if model.lora.rank and model.base_dtype == "bfloat16" else FLOAT
-    # Once more in the backward pass, where a layer is computed again there.
-    gathered = (2 if model.remat == "full" else 1) * travelling * layers + held * ends
-    scattered = travelling * layers + held * ends if split else 0
+    gathered, scattered = 2 * travelling * layers + held * ends, FLOAT * split
     replicas = num_chips // fsdp
     return {
         "fsdp": (fsdp - 1) / fsdp * (gathered + scattered),
@@ -169,14 +182,22 @@ def sent_bytes(llama: LlamaConfig, model: ModelConfig, fsdp: int, num_chips: int
 
 
 def _markdown(rows: list[Scaled]) -> str:
-    lines = [
-        "| chips | slice | fsdp | rows a chip | compute, ms | collectives, ms | of a step without overlap | step, ms |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    columns = ("chips", "slice", "fsdp", "state, GiB a chip", "rows a chip", "compute, ms", "collectives, ms")
+    columns += ("of a step without overlap", "step, ms", "bound", "MFU at most")
+    lines = [f"| {' | '.join(columns)} |", f"| ---: | --- {'| ---: ' * 7}| --- | ---: |"]
     for row in rows:
-        slices = f"{row.slices} x {row.topology}" if row.slices > 1 else row.topology
-        lines.append(
-            f"| {row.num_chips:,} | {slices} | {row.fsdp} | {row.rows_per_chip:g} | {1e3 * row.compute:.1f} | "
-            f"{1e3 * (row.ici + row.network):.1f} | {100 * row.share:.0f} % | {1e3 * row.overlapped:.1f} |"
+        cells = (
+            f"{row.num_chips:,}",
+            f"{row.slices} x {row.topology}" if row.slices > 1 else row.topology,
+            f"{row.fsdp}",
+            f"{row.state / GIB:.2f}",
+            f"{row.rows_per_chip:g}",
+            f"{1e3 * row.compute:.1f}",
+            f"{1e3 * (row.ici + row.network):.1f}",
+            f"{100 * row.share:.0f} %",
+            f"{1e3 * row.overlapped:.1f}",
+            "compute" if row.compute >= row.ici + row.network else "ICI",
+            f"{100 * row.useful / row.overlapped:.0f} %",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

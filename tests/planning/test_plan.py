@@ -75,7 +75,7 @@ def test_fsdp_splits_what_is_large(on_data, on_fsdp):
 def test_flops_are_those_of_the_model_layers_counted_one_by_one(on_data, on_fsdp):
     for plan in (on_data, on_fsdp):
         step = step_of(plan)
-        assert step["compiled"]["costs"]["flops"] == pytest.approx(step["useful_flops"], rel=0.03)
+        assert step["compiled"]["costs"]["flops"] == pytest.approx(step["useful_flops"], rel=1e-6)
 
 
 def test_data_parallel_training_sends_its_gradients_and_nothing_else(on_data):
@@ -93,7 +93,9 @@ def test_fsdp_gathers_weights_and_scatters_gradients(on_data, on_fsdp):
     )
     (gathered,), (scattered,) = sent(on_fsdp, "all-gather"), sent(on_fsdp, "reduce-scatter")
     assert scattered["payload"] == pytest.approx(split, rel=0.01)
-    assert gathered["payload"] == pytest.approx(split, rel=0.01)  # kept for the backward pass: no remat
+    # Layers forward and backward, the embedding (which is the language head) once.
+    embedding = FLOAT * on_fsdp["vocabulary"] * PRESETS["pico"].hidden_size
+    assert gathered["payload"] == pytest.approx(2 * (split - embedding) + embedding, rel=0.01)
 
 
 def test_closed_forms_send_what_the_compiled_step_sends(on_data, on_fsdp):
