@@ -62,8 +62,9 @@ def _host_devices(number: int) -> list:
 def _tpu_devices(topology: Topology) -> list:
     from jax.experimental import topologies  # needed for TPUs alone
 
-    # libtpu would ask the cloud which TPU this machine has.
+    # libtpu would ask the cloud which TPU this machine has, and let one process at a time have it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
