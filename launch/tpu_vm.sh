@@ -129,7 +129,7 @@ start() {
     train="cd ~/colar_jax && ~/venv/bin/python -m colar_jax.train $(quoted "${TRAIN_FLAGS[@]}")"
     [ -z "$BUCKET" ] || mount="bucket=$(quoted "$BUCKET"); $(cat "$here/tpu_vm_mount.sh")"
     on_workers all "$mount
-if [ -e ~/train.pid ] && kill -0 \$(cat ~/train.pid) 2>/dev/null; then
+if [ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 \$(cat ~/train.pid) 2>/dev/null; then
     echo still running
 else
     rm -f ~/train.status
