@@ -6,6 +6,7 @@ from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.planning.advice import advice
 from colar_jax.planning.chips import CHIPS, GIB, parse_topology
 from colar_jax.planning.compiled import Memory
+from colar_jax.planning.devices import open_target
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,20 @@ def test_a_slice_has_a_name_and_a_size():
         (0, 1, 0),
         (3, 3, 7),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [("v5x:4x4", "Did you mean 'v5"), ("v5e:4x4x4", "v5e:4x4$"), ("v5p:4x4", "v5p:4x4x4$"), ("v5e:0x4", "v5e:4x4$")],
+)
+def test_a_slice_that_there_is_not(text, fix):
+    with pytest.raises(ValueError, match=f"--topology='{text}'.*{fix}"):
+        parse_topology(text)
+
+
+def test_a_compiler_that_there_is_not():
+    with pytest.raises(ValueError, match="--compiler='gpu' is none of auto, tpu, host"):
+        open_target(parse_topology("v5e:2x4"), "gpu")
 
 
 def config(**model):

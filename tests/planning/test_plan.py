@@ -135,18 +135,8 @@ def test_a_rollout_is_counted_to_its_limits(on_data):
     assert math.isfinite(rollout["costs"]["hbm_bytes"])
 
 
-@pytest.mark.parametrize(
-    ("flags", "fix"),
-    [
-        ((), "--topology=v5e:4x4"),
-        (("--topology=v5x:4x4",), "Did you mean 'v5"),
-        (("--topology=v5e:4x4x4",), "v5e:4x4"),
-        (("--topology=v5e:2x4", "--stage=colr"), "Did you mean 'colar'"),
-        (("--topology=v5e:2x4", "--compiler=gpu"), "auto, tpu, host"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line_that_names_the_fix(flags, fix):
-    done = run("--config=configs/arithmetic.py:smoke", *flags)
+def test_a_mistake_is_one_line_that_names_the_fix():
+    done = run("--config=configs/arithmetic.py:smoke", "--topology=v5e:2x4", "--stage=colr")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ") and fix in line
+    assert line == "error: --stage=colr is none of cot, colar, rl, no_cot. Did you mean 'colar'?"
