@@ -142,6 +142,11 @@ need_training() {
     [ ${#TRAIN_FLAGS[@]} -gt 0 ] || die "nothing to train: give the flags of colar_jax.train after --, as in -- --config=..."
 }
 
+running() {
+    # shellcheck disable=SC2016 # the worker expands it
+    on_workers 0 '[ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 $(cat ~/train.pid) 2>/dev/null && echo yes || true'
+}
+
 exit_status() {
     on_workers 0 'cat ~/train.status 2>/dev/null || true'
 }
@@ -181,8 +186,10 @@ case $command in
     run)
         need_training
         up
-        install
-        start
+        if [ -n "$DRY_RUN" ] || [ -z "$(running)" ]; then
+            install
+            start
+        fi
         [ -n "$DRY_RUN" ] || watch
         ;;
     status) state; exit_status ;;
