@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 from jax.sharding import PartitionSpec as P
 
 from colar_jax.model import attention
@@ -84,6 +82,10 @@ def _cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
 
 
 def _splash(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, interpret: bool):
+    # Here, because Pallas takes its time to import, and only TPUs need it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+
     _, T, N, H = q_BTNH.shape
     padding = -T % _BLOCKS[-1]
     block = next(size for size in _BLOCKS if (T + padding) % size == 0)

@@ -49,6 +49,7 @@ _gather.defvjp(_gather_forward, _gather_backward)
 def all_but_gathered(primitive, *_, **__) -> bool:
     """A remat policy: keep everything for the backward pass but gathered weights, which are gathered again.
 
-    Otherwise a scan over the layers would keep the whole model.
+    Otherwise a scan over the layers would keep the whole model. The gather of a frozen weight, which nobody
+    differentiates, is still a call when the policy is asked.
     """
-    return primitive.name != "all_gather"
+    return primitive.name not in ("all_gather", "custom_vjp_call")

@@ -185,7 +185,9 @@ CASES = {
 def run_cases(cases: list[str], path: Path) -> dict[str, dict[str, np.ndarray]]:
     """The numbers of cases, by case and name, from a process with eight devices."""
     environment = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        # What is compared is compiled alike, and as quickly as can be.
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+        "--xla_llvm_disable_expensive_passes=true",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
     }
