@@ -10,6 +10,7 @@ chip, and how long they take at best (docs/plan.md).
     --examples=385620      in the training set, where the data here is a sample of it
     --rollout=no           leave the decode out
     --json                 as one JSON object a stage
+    --scaling=v5e          no compiling: a table of 8 to 1,024 chips from closed forms (docs/scaling.md)
 """
 
 import dataclasses
@@ -23,24 +24,23 @@ from colar_jax.config import Config, nearest
 from colar_jax.planning.chips import parse_topology
 from colar_jax.planning.devices import open_target
 from colar_jax.planning.plan import StagePlan, plan_stage
+from colar_jax.planning.scaling import scaling_table
 from colar_jax.planning.table import text
 
-FLAGS = ("topology", "stage", "compiler", "rows_per_chip", "examples", "rollout")
+FLAGS = ("topology", "stage", "compiler", "rows_per_chip", "examples", "rollout", "scaling")
 
 
 def plan(config: Config, *, as_json: bool) -> None:
     """Print the plan of the stages that the flags name."""
+    if flag_value("scaling"):
+        print(scaling_table(config, _stages(config)[-1], flag_value("scaling"), _number("rows_per_chip")))
+        return
     if not flag_value("topology"):
         raise ValueError("--topology is missing: name a slice, such as --topology=v5e:4x4")
     if as_json:  # what is printed is for a program
         logging.disable(logging.WARNING)
-    names = (flag_value("stage"),) if flag_value("stage") else _of_data(config)
-    for name in names:
-        if name not in config.stages:
-            known = ", ".join(config.stages)
-            raise ValueError(f"--stage={name} is none of {known}.{nearest(name, config.stages)}")
     target = open_target(parse_topology(flag_value("topology")), flag_value("compiler") or "auto")
-    for place, name in enumerate(names):
+    for place, name in enumerate(_stages(config)):
         planned = plan_stage(
             config,
             name,
@@ -52,8 +52,13 @@ def plan(config: Config, *, as_json: bool) -> None:
         print(json.dumps(_plain(planned)) if as_json else "\n" * (place > 0) + text(planned), flush=True)
 
 
-def _of_data(config: Config) -> tuple[str, ...]:
-    return tuple(name for name in config.stage_names if config.stages[name].trainer == "sft")
+def _stages(config: Config) -> tuple[str, ...]:
+    name = flag_value("stage")
+    if not name:
+        return tuple(name for name in config.stage_names if config.stages[name].trainer == "sft")
+    if name not in config.stages:
+        raise ValueError(f"--stage={name} is none of {', '.join(config.stages)}.{nearest(name, config.stages)}")
+    return (name,)
 
 
 def _number(flag: str) -> int:

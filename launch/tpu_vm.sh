@@ -129,7 +129,7 @@ start() {
     train="cd ~/colar_jax && ~/venv/bin/python -m colar_jax.train $(quoted "${TRAIN_FLAGS[@]}")"
     [ -z "$BUCKET" ] || mount="bucket=$(quoted "$BUCKET"); $(cat "$here/tpu_vm_mount.sh")"
     on_workers all "$mount
-if [ -e ~/train.pid ] && kill -0 \$(cat ~/train.pid) 2>/dev/null; then
+if [ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 \$(cat ~/train.pid) 2>/dev/null; then
     echo still running
 else
     rm -f ~/train.status
@@ -140,6 +140,11 @@ fi"
 
 need_training() {
     [ ${#TRAIN_FLAGS[@]} -gt 0 ] || die "nothing to train: give the flags of colar_jax.train after --, as in -- --config=..."
+}
+
+running() {
+    # shellcheck disable=SC2016 # the worker expands it
+    on_workers 0 '[ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 $(cat ~/train.pid) 2>/dev/null && echo yes || true'
 }
 
 exit_status() {
@@ -181,8 +186,10 @@ case $command in
     run)
         need_training
         up
-        install
-        start
+        if [ -n "$DRY_RUN" ] || [ -z "$(running)" ]; then
+            install
+            start
+        fi
         [ -n "$DRY_RUN" ] || watch
         ;;
     status) state; exit_status ;;

@@ -18,6 +18,7 @@ class Chip:
     hbm_bytes: float
     hbm_bandwidth: float  # bytes a second
     link_bandwidth: float  # bytes a second, in one direction of one of the links to a neighbour
+    network_bandwidth: float  # bytes a second to other slices, in one direction, of a chip's share of its host's
     torus_sizes: int  # along an axis of a multiple of so many chips, the last is wired to the first
     source: str
 
@@ -29,9 +30,9 @@ class Chip:
 
 # Inter-chip bandwidth is published for a chip; a link is a fourth of it in a 2D torus, a sixth in a 3D one.
 CHIPS = {
-    "v5e": Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9 / 4, 16, "cloud.google.com/tpu/docs/v5e"),
-    "v5p": Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9 / 6, 4, "cloud.google.com/tpu/docs/v5p"),
-    "v6e": Chip("v6e", 918e12, 32 * GIB, 1640e9, 400e9 / 4, 16, "cloud.google.com/tpu/docs/v6e"),
+    "v5e": Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9 / 4, 6.4e12 / 8 / 256, 16, "cloud.google.com/tpu/docs/v5e"),
+    "v5p": Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9 / 6, 50e9 / 8, 4, "cloud.google.com/tpu/docs/v5p"),
+    "v6e": Chip("v6e", 918e12, 32 * GIB, 1640e9, 400e9 / 4, 25.6e12 / 8 / 256, 16, "cloud.google.com/tpu/docs/v6e"),
 }
 
 
@@ -52,15 +53,24 @@ class Topology:
         """Chips of the slice, one device each."""
         return math.prod(self.dims)
 
+    def coordinates(self, position: int) -> tuple[int, ...]:
+        """Where a chip is, counted with the last axis fastest."""
+        along = []
+        for size in reversed(self.dims):
+            position, coordinate = divmod(position, size)
+            along.append(coordinate)
+        return tuple(reversed(along))
+
     def bandwidth(self, coordinates: list[tuple[int, ...]]) -> float:
         """Bytes a second that each of a group of chips can send, over the axes along which the group extends.
 
-        Both directions of a ring; one where the axis is open, as its end chips have but one neighbour.
+        Both directions of a ring, where the group goes all the way round; else one, as end chips have one neighbour.
         """
         links = 0
         for size, along in zip(self.dims, zip(*coordinates, strict=True), strict=False):
-            if len(set(along)) > 1:
-                links += 2 if size % self.chip.torus_sizes == 0 else 1
+            extent = len(set(along))
+            if extent > 1:
+                links += 2 if extent == size and size % self.chip.torus_sizes == 0 else 1
         return max(links, 1) * self.chip.link_bandwidth
 
 

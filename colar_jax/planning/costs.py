@@ -90,7 +90,8 @@ def _window(text: str, rank: int) -> list[tuple[int, int, int, int]]:
 
 def _hbm(program: Program, computation: Computation, one: Instruction) -> float:
     """Bytes read and written: operands and result, of a slice only the slice, of an update in place only the update."""
-    if one.opcode in _FREE or one.opcode.endswith("-done"):
+    is_kernel = one.attribute("custom_call_target") == '"tpu_custom_call"'  # the other custom calls are layouts
+    if (one.opcode in _FREE and not is_kernel) or one.opcode.endswith("-done"):
         return 0.0
     if one.opcode == "slice-start":
         return one.arrays[1].num_bytes

@@ -24,8 +24,7 @@ class Target:
         """Where devices are in the slice's wiring, by their positions in `devices`."""
         if self.is_tpu:
             return [tuple(self.devices[position].coords) for position in positions]
-        dims = self.topology.dims  # the last axis counted fastest, as good as any other order
-        return [_unravel(position, dims) for position in positions]
+        return [self.topology.coordinates(position) for position in positions]
 
 
 def open_target(topology: Topology, compiler: str = "auto") -> Target:
@@ -63,8 +62,9 @@ def _host_devices(number: int) -> list:
 def _tpu_devices(topology: Topology) -> list:
     from jax.experimental import topologies  # needed for TPUs alone
 
-    # libtpu would ask the cloud which TPU this machine has.
+    # libtpu would ask the cloud which TPU this machine has, and let one process at a time have it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
@@ -75,11 +75,3 @@ def _tpu_devices(topology: Topology) -> list:
     if len(devices) != topology.num_chips:
         raise ValueError(f"--topology={topology.name}: {len(devices)} devices for {topology.num_chips} chips")
     return devices
-
-
-def _unravel(position: int, dims: tuple[int, ...]) -> tuple[int, ...]:
-    coordinates = []
-    for size in reversed(dims):
-        position, along = divmod(position, size)
-        coordinates.append(along)
-    return tuple(reversed(coordinates))

@@ -42,6 +42,13 @@ def adapter_weights(llama: LlamaConfig, model: ModelConfig) -> int:
     return sum(model.lora.rank * ends[name] for name in parse_targets(model.lora.targets)) if model.lora.rank else 0
 
 
+def latent_weights(llama: LlamaConfig, model: ModelConfig) -> int:
+    """Entries of the latent head's matrices."""
+    D = llama.hidden_size
+    I = model.latent_head.intermediate_size or D  # noqa: E741 (the paper's letter)
+    return D * I + I * I + (1 if model.latent_head.deterministic else 2) * I * D
+
+
 def step_flops(
     llama: LlamaConfig, model: ModelConfig, shape: StepShape, *, has_latents: bool, passes: int = 1
 ) -> float:
@@ -53,9 +60,7 @@ def step_flops(
     # Every query against every key of its row, which is what is computed: scores and weighted sum.
     attention = 4.0 * positions * shape.positions * llama.num_layers * llama.num_heads * llama.head_dim
     words = 2.0 * supervised * llama.vocab_size * llama.hidden_size
-    D = llama.hidden_size
-    I = model.latent_head.intermediate_size or D  # noqa: E741 (the paper's letter)
-    latents = 2.0 * supervised * (D * I + I * I + (1 if model.latent_head.deterministic else 2) * I * D)
+    latents = 2.0 * supervised * latent_weights(llama, model)
     trained_times = 3 if is_full else 2
     total = trained_times * base + 3 * adapters + 3 * attention + trained_times * words
     return passes * total + (3 * latents if has_latents else 0)

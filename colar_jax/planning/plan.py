@@ -53,6 +53,7 @@ class StagePlan:
     mesh: dict[str, int]
     compiler: str
     model: str
+    vocabulary: int
     num_parameters: int
     num_trained: int
     schedule: Schedule
@@ -114,6 +115,7 @@ def plan_stage(
         mesh=dict(mesh.shape),
         compiler="TPU" if target.is_tpu else "host devices: a TPU's compiler fuses more, and takes less memory",
         model=config.model.base or config.model.preset,
+        vocabulary=llama.vocab_size,
         num_parameters=_count(parameters),
         num_trained=_count(trainable),
         schedule=schedule,

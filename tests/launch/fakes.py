@@ -46,6 +46,8 @@ if verb == "describe":
         states.write_text(" ".join(left[1:]))
 elif verb == "delete":
     states.write_text("NONE" + " " + " ".join(left))
+    for path in cloud.glob("train.*"):  # the next machine is a new one
+        path.unlink()
 elif verb == "ssh":
     command = next(word for word in words if word.startswith("--command=")).partition("=")[2]
     if "uv venv" in command:

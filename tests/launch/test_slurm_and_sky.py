@@ -1,7 +1,9 @@
 """launch/slurm.sh and launch/sky.sh against programs that only say what they were asked."""
 
 import shlex
+import signal
 import subprocess
+import time
 
 import pytest
 from launch.fakes import AWKWARD, LAUNCH, Cluster
@@ -35,17 +37,35 @@ def test_a_dry_run_submits_nothing(cluster):
     assert shlex.split(lines[-1])[-len(AWKWARD) :] == AWKWARD
 
 
-@pytest.mark.parametrize(("status", "is_requeued"), [(0, False), (2, False), (143, True), (75, True)])
-def test_a_job_that_was_stopped_goes_back_into_the_queue(cluster, status, is_requeued):
-    cluster.add("srun", f'record(os.environ["FAKE_LOG"], ["srun", *sys.argv[1:]])\nsys.exit({status})\n')
+TRAINING = ["srun", "--kill-on-bad-exit=0", "apptainer", "exec", "--nv", "colar.sif", "python"]
+TRAINING += ["-m", "colar_jax.train", *AWKWARD]
+
+
+def job(cluster, srun: str) -> subprocess.Popen:
+    """A job that runs, whose processes are this program."""
+    cluster.add("srun", srun.format(record='record(os.environ["FAKE_LOG"], ["srun", *sys.argv[1:]])'))
     cluster.add("scontrol")
     environment = cluster.environment | {"SLURM_JOB_ID": "17", "COLAR_PYTHON": "apptainer exec --nv colar.sif python"}
-    done = subprocess.run([LAUNCH / "slurm.sbatch", *AWKWARD], env=environment, capture_output=True, text=True)
-    run, *others = cluster.calls()
-    python = ["apptainer", "exec", "--nv", "colar.sif", "python"]
-    assert run == ["srun", "--kill-on-bad-exit=0", *python, "-m", "colar_jax.train", *AWKWARD]
-    assert others == ([["scontrol", "requeue", "17"]] if is_requeued else [])
-    assert done.returncode == (0 if is_requeued else status)
+    return subprocess.Popen([LAUNCH / "slurm.sbatch", *AWKWARD], env=environment, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(("status", "is_requeued"), [(0, False), (2, False), (143, False), (75, True)])
+def test_a_job_that_lost_a_process_goes_back_into_the_queue(cluster, status, is_requeued):
+    ended = job(cluster, f"{{record}}\nsys.exit({status})\n").wait(timeout=60)
+    assert cluster.calls() == [TRAINING] + [["scontrol", "requeue", "17"]] * is_requeued
+    assert ended == (0 if is_requeued else status)
+
+
+def test_a_job_that_is_out_of_time_saves_and_goes_back_into_the_queue(cluster):
+    running = job(
+        cluster,
+        "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n{record}\nsignal.pause()\n",
+    )
+    while not cluster.calls():
+        time.sleep(0.02)
+    running.send_signal(signal.SIGUSR1)
+    assert running.wait(timeout=60) == 0
+    assert cluster.calls() == [TRAINING, ["scontrol", "requeue", "17"]]
 
 
 def sky_options(call: list[str]) -> dict[str, str]:

@@ -71,6 +71,16 @@ def test_training_that_runs_is_not_started_twice(cluster):
     assert trainings(cluster) == []
 
 
+def test_a_run_takes_up_the_watch_of_training_that_runs(cluster):
+    cluster.add_gcloud(states="READY READY PREEMPTED PREEMPTED READY")
+    (cluster.cloud / "train.pid").write_text(str(os.getpid()))
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    # Nothing is installed under it; on the next slice, it is.
+    assert [verb for verb in verbs(cluster) if verb != "ssh"] == ["delete", "create", "scp"]
+    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]]
+
+
 def test_a_run_ends_when_training_does(cluster):
     cluster.add_gcloud(states="NONE READY")
     done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)

@@ -6,6 +6,7 @@ from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.planning.advice import advice
 from colar_jax.planning.chips import CHIPS, GIB, parse_topology
 from colar_jax.planning.compiled import Memory
+from colar_jax.planning.devices import open_target
 
 
 @pytest.mark.parametrize(
@@ -13,9 +14,10 @@ from colar_jax.planning.compiled import Memory
     [
         ("v5e:4x4", [(0, 0), (0, 1), (0, 2), (0, 3)], 1),  # an open axis: its end chips have one neighbour
         ("v5e:4x4", [(0, 0), (0, 3), (3, 0), (3, 3)], 2),
-        ("v5e:16x16", [(0, 0), (0, 15)], 2),  # a ring: both ways
-        ("v5e:16x16", [(0, 0), (15, 15)], 4),
-        ("v5p:4x4x4", [(0, 0, 0), (3, 3, 3)], 6),
+        ("v5e:16x16", [(0, i) for i in range(16)], 2),  # a ring: both ways
+        ("v5e:16x16", [(0, i) for i in range(8)], 1),  # half of one
+        ("v5e:16x16", [(i, j) for i in range(16) for j in range(16)], 4),
+        ("v5p:4x4x4", [(i, j, k) for i in range(4) for j in range(4) for k in range(4)], 6),
         ("v5p:2x2x1", [(0, 0, 0), (1, 1, 0)], 2),
     ],
 )
@@ -27,6 +29,26 @@ def test_bandwidth_of_a_group_is_that_of_its_axes(topology, coordinates, links):
 def test_a_slice_has_a_name_and_a_size():
     topology = parse_topology("v5p:4x4x8")
     assert (topology.name, topology.num_chips, topology.chip) == ("v5p:4x4x8", 128, CHIPS["v5p"])
+    assert [topology.coordinates(position) for position in (0, 7, 8, 127)] == [
+        (0, 0, 0),
+        (0, 0, 7),
+        (0, 1, 0),
+        (3, 3, 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [("v5x:4x4", "Did you mean 'v5"), ("v5e:4x4x4", "v5e:4x4$"), ("v5p:4x4", "v5p:4x4x4$"), ("v5e:0x4", "v5e:4x4$")],
+)
+def test_a_slice_that_there_is_not(text, fix):
+    with pytest.raises(ValueError, match=f"--topology='{text}'.*{fix}"):
+        parse_topology(text)
+
+
+def test_a_compiler_that_there_is_not():
+    with pytest.raises(ValueError, match="--compiler='gpu' is none of auto, tpu, host"):
+        open_target(parse_topology("v5e:2x4"), "gpu")
 
 
 def config(**model):

@@ -1,5 +1,6 @@
 """`python -m colar_jax.plan` on eight host devices, its numbers held against closed forms."""
 
+import dataclasses
 import json
 import math
 import os
@@ -8,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from colar_jax.config import LatentHeadSettings, ModelConfig
+from colar_jax.model.presets import PRESETS
+from colar_jax.planning.scaling import sent_bytes
 
 ROOT = Path(__file__).parents[2]
 ROWS_PER_CHIP, FLOAT = 2, 4
@@ -70,7 +75,7 @@ def test_fsdp_splits_what_is_large(on_data, on_fsdp):
 def test_flops_are_those_of_the_model_layers_counted_one_by_one(on_data, on_fsdp):
     for plan in (on_data, on_fsdp):
         step = step_of(plan)
-        assert step["compiled"]["costs"]["flops"] == pytest.approx(step["useful_flops"], rel=0.03)
+        assert step["compiled"]["costs"]["flops"] == pytest.approx(step["useful_flops"], rel=1e-6)
 
 
 def test_data_parallel_training_sends_its_gradients_and_nothing_else(on_data):
@@ -88,7 +93,17 @@ def test_fsdp_gathers_weights_and_scatters_gradients(on_data, on_fsdp):
     )
     (gathered,), (scattered,) = sent(on_fsdp, "all-gather"), sent(on_fsdp, "reduce-scatter")
     assert scattered["payload"] == pytest.approx(split, rel=0.01)
-    assert gathered["payload"] == pytest.approx(split, rel=0.01)  # kept for the backward pass: no remat
+    # Layers forward and backward, the embedding (which is the language head) once.
+    embedding = FLOAT * on_fsdp["vocabulary"] * PRESETS["pico"].hidden_size
+    assert gathered["payload"] == pytest.approx(2 * (split - embedding) + embedding, rel=0.01)
+
+
+def test_closed_forms_send_what_the_compiled_step_sends(on_data, on_fsdp):
+    llama = dataclasses.replace(PRESETS["pico"], vocab_size=on_data["vocabulary"])
+    model = ModelConfig(preset="pico", latent_head=LatentHeadSettings(intermediate_size=32))
+    for plan, fsdp in ((on_data, 1), (on_fsdp, 8)):
+        compiled = sum(one["sent"] for one in step_of(plan)["compiled"]["costs"]["collectives"])
+        assert sum(sent_bytes(llama, model, fsdp, 8).values()) == pytest.approx(compiled, rel=0.05)  # norms, biases
 
 
 def test_the_roofline_follows_from_the_counts(on_data):
@@ -120,18 +135,8 @@ def test_a_rollout_is_counted_to_its_limits(on_data):
     assert math.isfinite(rollout["costs"]["hbm_bytes"])
 
 
-@pytest.mark.parametrize(
-    ("flags", "fix"),
-    [
-        ((), "--topology=v5e:4x4"),
-        (("--topology=v5x:4x4",), "Did you mean 'v5"),
-        (("--topology=v5e:4x4x4",), "v5e:4x4"),
-        (("--topology=v5e:2x4", "--stage=colr"), "Did you mean 'colar'"),
-        (("--topology=v5e:2x4", "--compiler=gpu"), "auto, tpu, host"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line_that_names_the_fix(flags, fix):
-    done = run("--config=configs/arithmetic.py:smoke", *flags)
+def test_a_mistake_is_one_line_that_names_the_fix():
+    done = run("--config=configs/arithmetic.py:smoke", "--topology=v5e:2x4", "--stage=colr")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ") and fix in line
+    assert line == "error: --stage=colr is none of colar, cot, no_cot, rl. Did you mean 'colar'?"
