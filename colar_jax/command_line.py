@@ -34,8 +34,14 @@ def run_main(
 def run_main_on_runs(main: Callable[[list[Config]], object], own_flags: tuple[str, ...] = ()) -> None:
     """As `run_main`, with the configs of all runs whose folders `--workdir` names; each is overridden by the flags."""
     with _mistakes_in_one_line():
-        workdirs = split_names(flag_value("workdir")) or ("",)
-        main([_overridden(_config_of_run(workdir), (*own_flags, "workdir")) for workdir in workdirs])
+        configs = []
+        for workdir in split_names(flag_value("workdir")) or ("",):
+            given = _config_of_run(workdir)
+            try:
+                configs.append(_overridden(given, (*own_flags, "workdir")))
+            except ValueError as error:  # what is right for one run may be wrong for another
+                raise ValueError(f"{workdir}: {error}") from None
+        main(configs)
 
 
 @contextlib.contextmanager
