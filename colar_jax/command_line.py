@@ -40,9 +40,13 @@ def run_main_on_runs(
 ) -> None:
     """As `run_main`, with the configs of all runs whose folders `--workdir` names; each is overridden by the flags."""
     with _mistakes_in_one_line():
-        workdirs = split_names(flag_value("workdir")) or ("",)
-        flags_of_all = *own_flags, "workdir"
-        configs = [_overridden(_config_of_run(workdir), flags_of_all, own_switches) for workdir in workdirs]
+        configs = []
+        for workdir in split_names(flag_value("workdir")) or ("",):
+            given = _config_of_run(workdir)
+            try:
+                configs.append(_overridden(given, (*own_flags, "workdir"), own_switches))
+            except ValueError as error:  # what is right for one run may be wrong for another
+                raise ValueError(f"{workdir}: {error}") from None
         with _with_its_peers(configs[0]):
             main(configs)
 

@@ -24,7 +24,7 @@ class Difference:
 def differences(rows: Sequence[Row], reference: str = "") -> list[Difference]:
     """Accuracy minus that of the reference, with its paired bootstrap interval, for every row and data set.
 
-    A row is compared with the reference's row of the same sampling, and of the same limit and temperature where there
+    A row is compared with the reference's row of the same sampling, and of the same temperature and limit where there
     is one. Data sets whose questions are not the same ones are left out.
 
     Args:
@@ -84,8 +84,9 @@ def _reference_name(way: Way) -> str:
 
 
 def _counterpart(way: Way, candidates: list[Row]) -> Row | None:
-    of_sampling = [row for row in candidates if row.way.sampling == way.sampling]
-    same = [
-        row for row in of_sampling if (row.way.latent_limit, row.way.temperature) == (way.latent_limit, way.temperature)
-    ]
-    return next(iter(same or of_sampling), None)
+    """The reference's row of the same sampling that is most like `way`."""
+
+    def alike(row: Row) -> tuple[bool, bool]:
+        return row.way.temperature == way.temperature, row.way.latent_limit == way.latent_limit
+
+    return max((row for row in candidates if row.way.sampling == way.sampling), key=alike, default=None)

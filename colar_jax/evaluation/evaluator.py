@@ -33,7 +33,7 @@ class Outcome:
     forced_stop_N: np.ndarray  # bool
     answer_tokens_N: np.ndarray  # int, eos included
     prompt_tokens_N: np.ndarray  # int, the separator that opens the reasoning included
-    seconds: float  # from when the device had each batch to when its result was here, added up
+    seconds: float  # from handing each batch to the device to having its result, added up
 
     @property
     def accuracy(self) -> float:
@@ -125,7 +125,7 @@ class Evaluator:
         running = None
         for batch in (batch for request in requests for batch in self._batches(request)):
             done = self._wait(running)
-            running = batch, self._programs.start(batch.spec, parameters, *batch.arguments), time.perf_counter()
+            running = self._start(parameters, batch)
             if done is not None:
                 yield from self._collect(judged, *done)
         if (done := self._wait(running)) is not None:
@@ -172,6 +172,12 @@ class Evaluator:
         num_parts = -(-len(values_N) // batch_size) * num_shards(self._mesh)
         filled = values_N[np.arange(num_parts * self._shard_size).clip(max=len(values_N) - 1)]
         return np.split(filled, num_parts)
+
+    def _start(self, parameters, batch: _Batch) -> tuple[_Batch, Decoded, float]:
+        """A batch, its result, which is under way, and when it began (later by what compiling took)."""
+        start, compiling = time.perf_counter(), self._programs.compile_seconds
+        decoded = self._programs.start(batch.spec, parameters, *batch.arguments)
+        return batch, decoded, start + self._programs.compile_seconds - compiling
 
     def _wait(self, running: tuple[_Batch, Decoded, float] | None) -> tuple[_Batch, Decoded, float] | None:
         """A batch with its result on the host, and the seconds since it was given to the device."""

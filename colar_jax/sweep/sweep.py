@@ -72,13 +72,14 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
         for name, run in named_runs:  # one at a time: each holds a model
             for stage in stages_of(run.config):
                 part = stage_cells(name, run, stage)
-                done += len(part.identities) - len(part.missing(store))
-                progress.advance(done)
-                done = _decode(part, store, clock, progress, done)
+                num_known = len(part.identities) - len(part.missing(store))
+                progress.skip(num_known)
+                done = _decode(part, store, clock, progress, done + num_known)
                 results.extend(results_of(part, store))
                 samples.extend(shown_samples(part, store))
                 causal.extend(causal_rows(part, of_causes))
             notes.append(_notes(name, run))
+            del run, part  # its model, before the next one is loaded
     report = Report(
         title=configs[0].title if len(configs) == 1 else f"{', '.join(run_names(configs))} side by side",
         notes=" ".join(notes),

@@ -64,6 +64,18 @@ def test_rows_are_compared_with_the_reference_of_their_own_kind():
     }
 
 
+def test_a_row_without_a_limit_is_compared_at_its_own_temperature():
+    limited = [
+        result("colar", "2", 8, sampling="sampled", temperature=t, latent_limit=limit)
+        for t in ("0.5", "1") for limit in ("4", "8")
+    ]  # fmt: skip
+    rows = table_rows([*limited, result("cot", "-", 9, sampling="sampled", temperature="1")])
+    assert of(differences(rows))["cot, temperature 1, sampled"] == (
+        "colar, speed 2, at most 4 latents, temperature 1, sampled",
+        0.1,
+    )
+
+
 def test_runs_are_told_apart_and_other_questions_are_not_compared():
     first, second = ([dataclasses.replace(r, run=run) for r in RESULTS] for run in ("A", "B"))
     second = [dataclasses.replace(r, questions="others") for r in second]

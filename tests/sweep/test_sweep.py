@@ -114,7 +114,11 @@ def test_what_the_files_say_is_the_same(whole):
         assert section in (whole / "report.md").read_text()
 
 
-def test_a_killed_sweep_goes_on_where_it_was(whole, configs, folder, monkeypatch):
+def test_a_killed_sweep_goes_on_where_it_was(configs, folder, monkeypatch):
+    """Sampled cells of one stage, sixteen of them: there is one program to compile."""
+    asked = [
+        config_of(configs[1].workdir, run="colar", seed=1, **VARIED | {"eval.greedy": False, "eval.speeds": "2,5"})
+    ]
     add, decoded = Store.add, []
 
     def killed_at_the_tenth(self, *arguments):
@@ -125,19 +129,20 @@ def test_a_killed_sweep_goes_on_where_it_was(whole, configs, folder, monkeypatch
         decoded.append(arguments[0])
         add(self, *arguments)
 
-    again = folder / "again"
+    whole, again = folder / "unstopped", folder / "again"
+    sweep(asked, whole)
     with monkeypatch.context() as patch:
         patch.setattr(store_module.Store, "add", killed_at_the_tenth)
         with pytest.raises(KeyboardInterrupt):
-            sweep(configs, again)
+            sweep(asked, again)
         assert not (again / "report.json").exists()
-    sweep(configs, again)
+    sweep(asked, again)
     report = read_report(again)
-    assert report["timing"]["num_decoded"] == NUM_QUESTIONS * (2 * NUM_CELLS - 5 - 10)
+    assert report["timing"]["num_decoded"] == NUM_QUESTIONS * (16 - 10) and report["timing"]["num_compiled"] == 1
     assert without_times(report) == without_times(read_report(whole))
     assert (again / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
-    sweep(configs, again)  # nothing is left to do
+    sweep(asked, again)  # nothing is left to do
     assert "timing" not in read_report(again) and read_report(again)["results"] == report["results"]
 
 

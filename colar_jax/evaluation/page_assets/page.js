@@ -85,8 +85,8 @@ function showDifferences() {
     const { center, low, high } = record.accuracy;
     return element("span", "", element("strong", "", signed(center)), low === null ? "" : element("small", "", `[${signed(low)}, ${signed(high)}]`));
   };
-  fillTable(byId("differences"), ["row", "minus", ...datasets], rows.map((row) => ({
-    isFirst: row.isFirst, cells: [row.name, row.reference, ...datasets.map((name) => cellOf(row.of[name]))],
+  fillTable(byId("differences"), ["row", ...datasets, "minus"], rows.map((row) => ({
+    isFirst: row.isFirst, cells: [row.name, ...datasets.map((name) => cellOf(row.of[name])), row.reference],
   })));
 }
 

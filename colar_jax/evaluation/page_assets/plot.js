@@ -30,7 +30,7 @@ function pointLabel(point) {
 function drawPlot(container, points, colourOf) {
   const narrow = container.clientWidth < 520;
   const width = narrow ? 380 : 760, height = narrow ? 300 : 400;
-  const edge = { left: 44, right: 24, top: 14, bottom: 40 };
+  const edge = { left: 44, right: 24, top: 30, bottom: 40 };
   const ends = (point) => [point.accuracy.low ?? point.accuracy.center, point.accuracy.high ?? point.accuracy.center];
   const all = points.flatMap((point) => ends(point).map((share) => 100 * share));
   const longest = Math.max(1, ...points.map((point) => point.length)) * 1.12;
@@ -48,6 +48,7 @@ function drawPlot(container, points, colourOf) {
   for (const length of ticks(0, longest, narrow ? 5 : 8)) {
     svg.append(svgElement("text", { x: x(length), y: height - edge.bottom + 18, "text-anchor": "middle" }, length));
   }
+  svg.append(svgElement("text", { x: 0, y: 12 }, "accuracy in %"));
   svg.append(svgElement("text", { x: width - edge.right, y: height - 6, "text-anchor": "end" }, "#L, positions of reasoning"));
 
   const front = points.filter((point) => !point.dominated).sort((a, b) => a.length - b.length);
