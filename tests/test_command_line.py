@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from colar_jax.command_line import flag_value, run_main
+from colar_jax.command_line import flag_value, has_switch, run_main
 from colar_jax.config import Config, StageConfig, defaults, stage_defaults
 
 PROJECT = Path(__file__).parents[1]
@@ -104,6 +104,18 @@ def test_a_program_may_load_its_config_from_elsewhere(run):
 def test_value_of_a_flag(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["--a=0", "--a=1", "-b=x=y", "--ab=2"])
     assert [flag_value(name) for name in ("a", "b", "ab", "c")] == ["1", "x=y", "2", ""]
+
+
+def test_a_switch_takes_no_value(run):
+    for given, is_set in (["--show"], True), (["--show=true"], True), (["--show=false"], False), ([], False):
+        asked = []
+
+        def ask(config, asked=asked):
+            asked.append(has_switch("show"))
+
+        ran = run(TINY, *given, "--config.seed=4", main=ask, own_switches=("show",))
+        assert (ran.status, asked) == (0, [is_set])
+    assert run(TINY, "--show").status == 2  # a switch that is nobody's
 
 
 # What is wrong: one line, exit status 2, nothing ran
