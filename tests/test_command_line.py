@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from colar_jax.command_line import flag_value, run_main, run_main_on_runs
+from colar_jax.command_line import flag_value, has_switch, run_main, run_main_on_runs
 from colar_jax.config import Config, StageConfig, defaults, stage_defaults
 
 PROJECT = Path(__file__).parents[1]
@@ -132,6 +132,18 @@ def test_what_is_wrong_for_a_run_names_it(run, tmp_path):
     assert_refused(nowhere, "--workdir=none: name the folder of a run; none/config.json does not exist")
     stray = run("--workdir=a", "--outt=b", runner=run_main_on_runs, own_flags=("out",))
     assert stray.status == 2 and "outt" in stray.errors[0]
+
+
+def test_a_switch_takes_no_value(run):
+    for given, is_set in (["--show"], True), (["--show=true"], True), (["--show=false"], False), ([], False):
+        asked = []
+
+        def ask(config, asked=asked):
+            asked.append(has_switch("show"))
+
+        ran = run(TINY, *given, "--config.seed=4", main=ask, own_switches=("show",))
+        assert (ran.status, asked) == (0, [is_set])
+    assert run(TINY, "--show").status == 2  # a switch that is nobody's
 
 
 # What is wrong: one line, exit status 2, nothing ran
