@@ -1,4 +1,4 @@
-"""Records the baselines' losses one problem at a time: CoT as it is, iCoT, Coconut and distill without their padding.
+"""Records the baselines' losses one problem at a time: iCoT, Coconut and distill without their padding.
 
     python tests/golden/record_baselines.py <folder of the recorded numbers>
 
@@ -107,14 +107,11 @@ def gradient_norms(loss, model, names: list[str]) -> np.ndarray:
 def record(folder: Path) -> dict[str, np.ndarray]:
     """Every problem alone, in float64."""
     arrays = np.load(folder / "j_baselines.npz")
-    recorded = json.loads((folder / "j_baselines.json").read_text())
     model, projection = load(folder, torch.float64)
     names = [name for name, _ in model.named_parameters()]
-    out = {f"cot/{part}": arrays[f"cot/{part}"] for part in ("input_ids", "attention_mask", "labels")}
-    out["cot/loss"] = np.array(recorded["llama/full/cot"]["losses"]["total_loss"])
-    out["parameter_names"] = np.array([f"llm.{name}" for name in names])
+    out = {"parameter_names": np.array([f"llm.{name}" for name in names])}
     out |= {name: arrays[name] for name in arrays.files if name.startswith("distill/latent_proj")}
-    num_problems = len(arrays["cot/input_ids"])
+    num_problems = len(arrays["distill/question_input_ids"])
 
     def own(name: str, problem: int) -> torch.Tensor:
         ids = long(arrays[name])[problem]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden.published import largest_difference, llama_config, published_model, recorded
+from golden.published import SEPARATOR_ID, largest_difference, llama_config, published_model, recorded
 from golden.published import under_published_names as named
 
 from colar_jax.config import CodiConfig, ModelConfig, StageConfig
@@ -105,16 +105,16 @@ def thought_batch(question, teacher, tail, num_latents: int, num_answer: int):
 
 
 def test_cot():
-    arrays = recorded("baselines")
-    layouts = []
-    for ids, mask, labels in zip(
-        *(arrays[f"cot/{part}"] for part in ("input_ids", "attention_mask", "labels")), strict=True
-    ):
-        real = mask == 1
-        own = labels[real]
-        layouts.append([layout_of(ids[real][:-1], own[own != -100])])
-    loss, _, _ = evaluated("cot", fill_rows(layouts, ROWS))
-    assert loss == pytest.approx(float(arrays["cot/loss"]), rel=TOLERANCE)
+    """CoT is the cross-entropy of CoLaR at speed 1; the recorded batch predicts `###` from a masked slot."""
+    single = recorded("single_problem")
+    of_speed_1 = single["losses"][:, 0, 0, single["loss_names"].tolist().index("ce_loss")]
+    for problem in PROBLEMS:
+        parts = [single[f"p{problem}/r1/{part}_ids"] for part in ("question", "step", "answer")]
+        separator = [SEPARATOR_ID]
+        labels = np.concatenate([separator, parts[1], separator, parts[2]])
+        ids = np.concatenate([parts[0], labels[:-1]])
+        loss, _, _ = evaluated("cot", fill_rows([[layout_of(ids, labels)]], ROWS))
+        assert loss == pytest.approx(of_speed_1[problem], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("stage", STAGES)

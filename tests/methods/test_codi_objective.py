@@ -1,5 +1,6 @@
 """CODI's distance, and where its gradients go."""
 
+import dataclasses
 import functools
 
 import jax
@@ -34,7 +35,8 @@ def test_distance_is_smooth_l1_in_units_of_the_teachers_spread():
 
 @functools.cache
 def batch():
-    return CODI.make_loader(CODI, ENCODED, StageConfig(method="codi", rows=2, row_positions=90), 0).batch(0)
+    loader = CODI.make_loader(CODI, ENCODED, StageConfig(method="codi", rows=2, row_positions=90), 0)
+    return jax.tree.map(jnp.asarray, loader.batch(0))
 
 
 @functools.cache
@@ -87,3 +89,29 @@ def test_rows_do_not_know_each_other():
     for name, metric in whole.items():
         assert float(metric.count) == sum(float(part[name].count) for part in parts)
         assert float(metric.sum) == pytest.approx(sum(float(part[name].sum) for part in parts), rel=1e-5)
+
+
+SETTINGS = [{"remat": "full"}, {"scan_layers": False}, {"remat": "dots", "scan_layers": False}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_how_it_is_computed_does_not_matter(settings):
+    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=3))
+    graph, parameters = model()
+
+    def gradients(compute):
+        @jax.jit
+        def program(parameters):
+            def loss(parameters):
+                own, keys = nnx.merge(graph, parameters), jax.random.split(jax.random.key(0), 2)
+                return CODI.objective(own, batch(), keys, CODI.count(batch()), stage, compute)[0]
+
+            return jax.value_and_grad(loss)(parameters)
+
+        return program(jax.tree.map(jnp.asarray, parameters))
+
+    loss, expected = gradients(COMPUTE)
+    other_loss, actual = gradients(dataclasses.replace(COMPUTE, **settings))
+    assert float(other_loss) == pytest.approx(float(loss), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.max(jnp.abs(b))) + 1e-7)
