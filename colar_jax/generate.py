@@ -107,8 +107,7 @@ def _stage(run: Run) -> str:
     named, stages = flag_value("stage"), run.config.stage_names
     if named:
         if named not in run.config.stages:
-            known = run.config.stages
-            raise ValueError(f"--stage={named} is no stage of this run: {', '.join(known)}.{nearest(named, known)}")
+            raise ValueError(f"--stage={named} is no stage of this run: {', '.join(stages)}.{nearest(named, stages)}")
         return named
     in_latents = [name for name in stages if run.inspector(name).thinks_in_latents]
     return (in_latents or stages)[-1]

@@ -49,7 +49,7 @@ def test_a_method_from_outside_trains_and_decodes(tmp_path, monkeypatch):
     assert (greedy.stage, greedy.speed, sampled.sampling) == ("echo", "-", "sampled")
     assert (greedy.lengths_SN == NUM_ECHOES).all() and not greedy.forced_stops_SN.any()
     losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "echo") if "loss" in line]
-    assert len(losses) == 2 and np.isfinite(losses).all()
+    assert losses and np.isfinite(losses).all()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["stages"]["echo"]["method"] == "echo"
 
 

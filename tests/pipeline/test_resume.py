@@ -18,6 +18,7 @@ from pipeline.tiny import (
     count_steps,
     start,
     tiny_config,
+    without_times,
 )
 
 from colar_jax import pipeline
@@ -56,13 +57,6 @@ def assert_same_run(workdir: Path, expected: Path):
     assert (workdir / "samples.jsonl").read_text() == (expected / "samples.jsonl").read_text()
     actual_report, expected_report = (without_times(read_report(folder)) for folder in (workdir, expected))
     assert actual_report == expected_report
-
-
-def without_times(report: dict) -> dict:
-    """All of a report that says nothing of the machine."""
-    costs = [{n: v for n, v in result["cost"].items() if n != "seconds_per_question"} for result in report["results"]]
-    results = [result | {"cost": cost} for result, cost in zip(report["results"], costs, strict=True)]
-    return {name: value for name, value in report.items() if name != "timing"} | {"results": results}
 
 
 # python -c DRIVER <moment> <n> <signal> <arguments of colar_jax.train>: the signal comes at the n-th such moment.
