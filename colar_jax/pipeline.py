@@ -11,7 +11,7 @@ from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.results import Result
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.identity import identity_of
-from colar_jax.parallel.hosts import is_first
+from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.run import Run, prepare, write_config
 from colar_jax.starts import start_parameters
@@ -31,9 +31,11 @@ def train(config: Config) -> list[Result]:
     run = prepare(config)
     for name in config.stage_names:  # before anything is written, or trained for nothing
         _refuse_another_run(run, name)
+    wait_for_all("looked at the folder")  # before one of them makes what another would look at
     write_config(run)
     for name in config.stage_names:
         train_stage(run, name)
+        wait_for_all(f"finished {name}")  # what the first has written is there for all
     return sweep_run(run)
 
 
