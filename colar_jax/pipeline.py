@@ -15,7 +15,7 @@ from colar_jax.evaluation.report import markdown_table, write_report
 from colar_jax.evaluation.results import NO_SPEED, Result
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.identity import identity_of
-from colar_jax.parallel.hosts import is_first
+from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.progress import Progress
 from colar_jax.run import Run, model_name, prepare, write_config
@@ -37,9 +37,11 @@ def train(config: Config) -> list[Result]:
     run = prepare(config)
     for name in config.stage_names:  # before anything is written, or trained for nothing
         _refuse_another_run(run, name)
+    wait_for_all("looked at the folder")  # before one of them makes what another would look at
     write_config(run)
     for name in config.stage_names:
         train_stage(run, name)
+        wait_for_all(f"finished {name}")  # what the first has written is there for all
     return evaluate(run)
 
 

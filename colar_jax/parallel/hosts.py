@@ -77,6 +77,12 @@ def fetch(tree):
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def wait_for_all(what: str) -> None:
+    """Returns when every process is here. `what` is said once and tells one such place from another."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 class Agreement:
     """A number that any process may note, and that all get to know at the same step: the signal that stops them.
 
