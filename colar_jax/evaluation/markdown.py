@@ -80,13 +80,16 @@ def causal_table(causal: Sequence[dict]) -> str:
     """Whether the latents are used: accuracy when something is done to them; "" without such a test."""
     if not causal:
         return ""
-    lines = ["| stage | speed | intervention | accuracy | difference | used |", "| --- |" + " --- |" * 5]
+    columns = {"run": "run", "dataset": "data set", "stage": "stage", "speed": "speed", "intervention": "intervention"}
+    shown = [name for name in columns if any(test.get(name) for test in causal)]
+    names = [*(columns[name] for name in shown), "accuracy", "difference", "used"]
+    lines = [f"| {' | '.join(names)} |", "| --- |" + " --- |" * (len(names) - 1)]
     for test in causal:
         low, high = test["interval"]
         difference = f"{100 * test['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
         used = "-" if test["intervention"] == "none" else "yes" if test["used"] else "no"
-        names = f"{test['stage']} | {test['speed']} | {test['intervention']}"
-        lines.append(f"| {names} | {percent(test['accuracy'])} | {difference} | {used} |")
+        facts = " | ".join(test.get(name, "") for name in shown)
+        lines.append(f"| {facts} | {percent(test['accuracy'])} | {difference} | {used} |")
     return (
         "## Are the latents used?\n\n"
         + "\n".join(lines)

@@ -115,4 +115,6 @@ def test_causal_tests_as_a_table():
     test = {"stage": "colar", "speed": "2", "accuracy": 0.9, "difference": -0.5, "interval": [-0.6, -0.4], "used": True}
     table = causal_table([test | {"intervention": "zero"}, test | {"intervention": "swap", "used": False}])
     assert "| colar | 2 | zero | 90.0 | -50.0 [-60.0, -40.0] | yes |" in table and "| no |" in table
+    several = causal_table([test | {"intervention": "zero", "run": "A", "dataset": name} for name in ("a", "b")])
+    assert "| run | data set | stage |" in several and "| A | b | colar | 2 | zero |" in several
     assert causal_table([]) == ""

@@ -93,9 +93,11 @@ function showDifferences() {
 function showCausal() {
   if (!report.causal) return;
   byId("causal-section").hidden = false;
-  fillTable(byId("causal"), ["stage", "speed", "intervention", number("accuracy"), "difference", "used"], report.causal.map((test) => ({
+  const names = { run: "run", dataset: "data set", stage: "stage", speed: "speed", intervention: "intervention" };
+  const columns = Object.keys(names).filter((key) => report.causal.some((test) => test[key]));
+  fillTable(byId("causal"), [...columns.map((key) => names[key]), number("accuracy"), "difference", "used"], report.causal.map((test) => ({
     cells: [
-      test.stage, test.speed, test.intervention, number(percent(test.accuracy)),
+      ...columns.map((key) => test[key] ?? ""), number(percent(test.accuracy)),
       `${signed(test.difference)} [${signed(test.interval[0])}, ${signed(test.interval[1])}]`,
       test.intervention === "none" ? "" : test.used ? "yes" : "no",
     ],
