@@ -89,10 +89,14 @@ def get_config(argument: str = ""):
         config.stages.coconut.coconut.epochs_per_stage = 0.01
         config.decode.max_latents = 8
     elif argument == "no_averaging":
-        # The paper's ablation: a chain's sum instead of its mean. Nothing rewards a short chain: #L runs to the limit.
+        # The paper's ablation: a chain's sum instead of its mean. Other lengths are tried, or there would be none to
+        # choose among. Here #L stays where it is, with and without averaging (docs/rl.md).
         config.workdir = "runs/arithmetic_no_averaging"
         config.run = "rl"
+        config.stages.rl.steps = 80
+        config.stages.rl.latent.update(speeds="5")
         config.stages.rl.rl.update(loss_aggregation="configured_length", stop_on_collapse=False)
+        config.stages.rl.rl.update(stop_odds_temperature=3.0, decision_weight=3.0)
         config.stages.rl.init_from = "runs/arithmetic/colar"
     elif argument not in ("", "rl", "baselines"):
         raise ValueError(
