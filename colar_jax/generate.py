@@ -81,10 +81,9 @@ def show(events: Iterator[Latent | Words | Reply], *, in_detail: bool) -> None:
 
 def _latent_line(latent: Latent, in_detail: bool) -> str:
     if not in_detail:
-        return "  ".join(word.text.strip() for word in latent.words)
+        return "  ".join(word.label for word in latent.words)
     near, said = (
-        "  ".join(f"{word.text.strip()} {word.score:.2f}" for word in words)
-        for words in (latent.words, latent.head_words)
+        "  ".join(f"{word.label} {word.score:.2f}" for word in words) for words in (latent.words, latent.head_words)
     )
     return f"{near}  |  head: {said}  |  std {latent.std:.3f}  |  P(stop) {latent.p_stop:.2f}"
 

@@ -15,13 +15,13 @@ def draw_latents(axes: Axes, latents: Sequence[Latent], gold: Sequence[str] = ()
         latents: of one chain, at least one.
         gold: what each latent should say, to stand beside it.
     """
-    words = list(dict.fromkeys(word.text for latent in latents for word in latent.words))
+    words = list(dict.fromkeys(word.label for latent in latents for word in latent.words))
     cosines_LW = np.full((len(latents), len(words)), np.nan)
     for row, latent in enumerate(latents):
         for word in latent.words:
-            cosines_LW[row, words.index(word.text)] = word.score
+            cosines_LW[row, words.index(word.label)] = word.score
     image = axes.imshow(cosines_LW, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(words)), [word.strip() for word in words], rotation=90)
+    axes.set_xticks(range(len(words)), words, rotation=90)
     beside = [f"{place + 1}   {text}" for place, text in enumerate([*gold, *[""] * len(latents)][: len(latents)])]
     axes.set_yticks(range(len(latents)), beside)
     axes.set_xlabel("nearest words")

@@ -37,6 +37,11 @@ class Word(NamedTuple):
     text: str
     score: float
 
+    @property
+    def label(self) -> str:
+        """The text without the space before it; what is nothing but white space as it is written in a program."""
+        return self.text.strip() or self.text.encode("unicode_escape").decode()
+
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
