@@ -58,8 +58,8 @@ def get_config(argument: str = ""):
     )
     config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
 
-    # All from the CoT checkpoint. A row holds two problems or three, so an epoch is at most 10,000 steps, and schedules
-    # end before step 2,000 or so. Not tuned yet.
+    # All from the CoT checkpoint. A step has 6 problems, an epoch 10,000 steps: iCoT's schedule ends at step 1,300,
+    # Coconut's at 1,800. Not tuned yet.
     baseline = dict(init_from="cot", steps=3000, rows=3, row_positions=160, log_every=100, eval_every=1000)
     config.stages.icot = stage_defaults(method="icot", **baseline)
     config.stages.coconut = stage_defaults(method="coconut", **baseline)
