@@ -59,15 +59,16 @@ def get_config(argument: str = ""):
     )
     config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
 
-    # All from the CoT checkpoint. A step has 12 problems or so; an epoch is 5,000 steps.
+    # All from the CoT checkpoint. A step has 6 problems, an epoch 10,000 steps: iCoT's schedule ends at step 1,300,
+    # Coconut's at 1,800. Not tuned yet.
     baseline = dict(init_from="cot", steps=3000, rows=3, row_positions=160, log_every=100, eval_every=1000)
     config.stages.icot = stage_defaults(method="icot", **baseline)
     config.stages.coconut = stage_defaults(method="coconut", **baseline)
     config.stages.codi = stage_defaults(method="codi", **baseline)
     for name in ("icot", "coconut", "codi"):
         config.stages[name].optimizer.update(learning_rate=1.5e-3, **optimizer)
-    config.stages.icot.icot.update(removed_per_epoch=120.0)
-    config.stages.coconut.coconut.update(epochs_per_stage=0.1)
+    config.stages.icot.icot.update(removed_per_epoch=300.0)
+    config.stages.coconut.coconut.update(epochs_per_stage=0.06)
     config.eval.speeds = "1.5,2,3.5,5"
 
     if argument == "baselines":

@@ -16,7 +16,8 @@ from colar_jax.methods.codi import distance
 from colar_jax.training.state import partition
 
 CODI = METHODS["codi"]
-ENCODED = problems(12)
+LOADER = CODI.make_loader(CODI, problems(12), StageConfig(method="codi", rows=2, row_positions=90), 0)
+BATCH = jax.tree.map(jnp.asarray, LOADER.batch(0))
 
 
 def test_distance_is_smooth_l1_in_units_of_the_teachers_spread():
@@ -34,24 +35,17 @@ def test_distance_is_smooth_l1_in_units_of_the_teachers_spread():
 
 
 @functools.cache
-def batch():
-    loader = CODI.make_loader(CODI, ENCODED, StageConfig(method="codi", rows=2, row_positions=90), 0)
-    with jax.ensure_compile_time_eval():  # whoever asks first may be tracing
-        return jax.tree.map(jnp.asarray, loader.batch(0))
-
-
-@functools.cache
 def gradients_of(part: str):
     """The gradient of one of the three losses alone."""
     weights = {f"{name}_weight": float(name == part) for name in ("teacher", "student", "distill")}
-    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=3, **weights))
+    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=6, **weights))
     graph, parameters = model()
 
     @jax.jit
     def program(parameters):
         def loss(parameters):
             keys = jax.random.split(jax.random.key(0), 2)
-            return CODI.objective(nnx.merge(graph, parameters), batch(), keys, CODI.count(batch()), stage, COMPUTE)[0]
+            return CODI.objective(nnx.merge(graph, parameters), BATCH, keys, CODI.count(BATCH), stage, COMPUTE)[0]
 
         return jax.grad(loss)(parameters)
 
@@ -75,7 +69,7 @@ def test_the_partition_trains_the_projection():
 
 def test_rows_do_not_know_each_other():
     """The mean over a batch is that over its rows, weighted by what they supervise: nothing leaks between examples."""
-    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=3))
+    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=6))
     graph, parameters = model()
 
     @jax.jit
@@ -84,8 +78,8 @@ def test_rows_do_not_know_each_other():
         own = nnx.merge(graph, jax.tree.map(jnp.asarray, parameters))
         return CODI.objective(own, part, keys, CODI.count(part), stage, COMPUTE)[1]
 
-    whole = metrics_of(batch())
-    rows = [jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], batch()) for row in range(2)]
+    whole = metrics_of(BATCH)
+    rows = [jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], BATCH) for row in range(2)]
     parts = [metrics_of(row) for row in rows]
     for name, metric in whole.items():
         assert float(metric.count) == sum(float(part[name].count) for part in parts)
@@ -97,7 +91,7 @@ SETTINGS = [{"remat": "full"}, {"scan_layers": False}, {"remat": "dots", "scan_l
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_how_it_is_computed_does_not_matter(settings):
-    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=3))
+    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=6))
     graph, parameters = model()
 
     def gradients(compute):
@@ -105,7 +99,7 @@ def test_how_it_is_computed_does_not_matter(settings):
         def program(parameters):
             def loss(parameters):
                 own, keys = nnx.merge(graph, parameters), jax.random.split(jax.random.key(0), 2)
-                return CODI.objective(own, batch(), keys, CODI.count(batch()), stage, compute)[0]
+                return CODI.objective(own, BATCH, keys, CODI.count(BATCH), stage, compute)[0]
 
             return jax.value_and_grad(loss)(parameters)
 
