@@ -94,8 +94,8 @@ def causal_table(causal: Sequence[dict]) -> str:
         "## Are the latents used?\n\n"
         + "\n".join(lines)
         + "\n\nAccuracy in %, and percentage points lost or won [95 % interval], when every latent is zeroed, "
-        "exchanged with another question's, swapped with its neighbour, or cut off. Latents that nothing is lost "
-        "without are not used.\n"
+        "exchanged with another question's, swapped with another of its chain, or when the second half is cut off. "
+        "Latents that nothing is lost without are not used.\n"
     )
 
 

@@ -41,6 +41,7 @@ def test_there_are_two_notebooks():
     assert [path.stem for path in NOTEBOOKS] == ["evaluation", "quickstart"]
 
 
+@pytest.mark.slow
 def test_evaluation(finished, monkeypatch, compiled_once):
     environment = compiled_once | {"COLAR_WORKDIR": str(finished), "COLAR_NUM_QUESTIONS": "4"}
     shown = run_notebook(ROOT / "notebooks" / "evaluation.ipynb", monkeypatch, environment)
@@ -50,6 +51,7 @@ def test_evaluation(finished, monkeypatch, compiled_once):
     assert "nothing shows that the latents are used" in shown, "a model that has learned nothing yet"
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path, monkeypatch, compiled_once):
     environment = compiled_once | {"COLAR_WORKDIR": str(tmp_path / "run"), "COLAR_CONFIG_ARGUMENT": "smoke"}
     shown = run_notebook(ROOT / "notebooks" / "quickstart.ipynb", monkeypatch, environment)

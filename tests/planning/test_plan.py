@@ -139,4 +139,4 @@ def test_a_mistake_is_one_line_that_names_the_fix():
     done = run("--config=configs/arithmetic.py:smoke", "--topology=v5e:2x4", "--stage=colr")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line == "error: --stage=colr is none of colar, cot, no_cot, rl. Did you mean 'colar'?"
+    assert line == "error: --stage=colr is none of coconut, codi, colar, cot, icot, no_cot, rl. Did you mean 'colar'?"
