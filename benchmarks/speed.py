@@ -2,6 +2,7 @@
 
     pip install torch==2.13.0                                   # the opponent; no dependency of the package
     python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration]
+    python benchmarks/speed.py --tasks coconut,codi,coconut_remat,codi_remat
 
 Both sides run the same model sizes in float32: hidden 384, 6 layers, 6 heads, MLP 1024, vocabulary 4096, tied head. The
 opponent (`torch_side.py`) pads and loops as the published code does. Each side of a task is a process of its own; the
@@ -14,6 +15,9 @@ process's own.
     generation   64 different questions x 64 latents + 16 answer tokens, sampled; nothing ends early
     rl_rollout   8 questions x 8 generations x 64 latents + 16 answer tokens
     rl_iteration the same, judged, and gone through once in minibatches of 8 rollouts (GRPO)
+    coconut      a training step of Coconut's last stage, 6 latents, on the length mix of GSM8K; the opponent loops over
+                 a DynamicCache. coconut_remat: ours with model.remat="full", for its memory
+    codi         the same of CODI, teacher included; codi_remat likewise
 """
 
 import argparse
@@ -32,6 +36,7 @@ LATENT_INTERMEDIATE = 384
 SPEEDS = (1, 2, 3, 4, 5)
 RAGGED_BATCH = 32
 QUESTIONS, GENERATIONS, MINIBATCH = 8, 8, 8  # of reinforcement learning
+THOUGHTFUL = ("coconut", "codi")  # methods that think in training
 
 
 def problems_of(lengths: list[tuple[int, int, int]]) -> list[tuple[list[int], list[int], list[int]]]:
@@ -72,6 +77,8 @@ def torch_task(name: str):
         grpo = torch_rl.GrpoIteration(model, policy, GENERATIONS, MINIBATCH)
         questions = [question for question, _, _ in problems_of(gsm8k_lengths())[:QUESTIONS]]
         return (lambda: len(grpo.rollout(questions)[0])) if name == "rl_rollout" else (lambda: grpo(questions))
+    if name.startswith(THOUGHTFUL):
+        return torch_thoughts_task(model, name)
     step = torch_side.SftStep(model, policy)
     rng = random.Random(1)
     if name == "sft_fixed":
@@ -87,9 +94,25 @@ def torch_task(name: str):
     return ragged
 
 
+def torch_thoughts_task(model, name: str):
+    """A training step of a method that thinks in training."""
+    import torch_side
+    import torch_thoughts
+
+    step, rng = torch_thoughts.ThoughtStep(model, codi=name.startswith("codi")), random.Random(1)
+    problems = [torch_side.Problem(*problem) for problem in problems_of(gsm8k_lengths())]
+    return lambda: (step(rng.sample(problems, RAGGED_BATCH)), RAGGED_BATCH)[1]
+
+
 def jax_task(name: str):
     """Our function for a task."""
     import jax_side
+
+    if name.startswith(THOUGHTFUL):
+        import jax_thoughts
+
+        remat = "full" if name.endswith("_remat") else "none"
+        return jax_thoughts.training(name.removesuffix("_remat"), problems_of(gsm8k_lengths()), 8, 448, remat)
 
     if name == "generation":
         prompts = [question for question, _, _ in problems_of(gsm8k_lengths())[:64]]

@@ -1,5 +1,7 @@
 """From flags to a checked config: `--config=file.py:argument --config.some.setting=value`."""
 
+import contextlib
+import dataclasses
 import json
 import logging
 import sys
@@ -11,7 +13,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from colar_jax.config import Config, nearest, resolve
+from colar_jax.config import Config, nearest, resolve, split_names
+from colar_jax.parallel import hosts
 from colar_jax.run import CONFIG_FILE
 
 
@@ -19,30 +22,72 @@ def run_main(
     main: Callable[[Config], object],
     load: Callable[[], ml_collections.ConfigDict] | None = None,
     own_flags: tuple[str, ...] = (),
+    own_switches: tuple[str, ...] = (),
 ) -> None:
     """Load a config, override it by flags, resolve it and call `main`; a user's mistake is one line and exit status 2.
 
     `load` says where the config comes from: the file that `--config` names, unless given. `own_flags` are those that
-    the program reads by itself with `flag_value`.
+    the program reads by itself with `flag_value`, `own_switches` those without a value, with `has_switch`.
     """
+    with _mistakes_in_one_line():
+        config = _overridden((load or load_config_file)(), own_flags, own_switches)
+        with _with_its_peers(config):
+            main(config)
+
+
+def run_main_on_runs(
+    main: Callable[[list[Config]], object], own_flags: tuple[str, ...] = (), own_switches: tuple[str, ...] = ()
+) -> None:
+    """As `run_main`, with the configs of all runs whose folders `--workdir` names; each is overridden by the flags."""
+    with _mistakes_in_one_line():
+        configs = []
+        for workdir in split_names(flag_value("workdir")) or ("",):
+            given = _config_of_run(workdir)
+            try:
+                configs.append(_overridden(given, (*own_flags, "workdir"), own_switches))
+            except ValueError as error:  # what is right for one run may be wrong for another
+                raise ValueError(f"{workdir}: {error}") from None
+        with _with_its_peers(configs[0]):
+            main(configs)
+
+
+@contextlib.contextmanager
+def _mistakes_in_one_line():
     # By force: importing Orbax has already made a handler, for warnings to standard error.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     for chatty in ("absl", "httpx", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        given = (load or load_config_file)()
-        _check_overrides(sys.argv, given)
-        for name in own_flags:
-            flags.DEFINE_string(name, "", "read before the config")
-        arguments = [argument for argument in sys.argv if not argument.startswith(("--config=", "-config="))]
-        holder = config_flags.DEFINE_config_dict("config", given, sys_argv=arguments)
-        stray = flags.FLAGS(arguments)[1:]
-        if stray:
-            raise ValueError(f"{stray[0]!r} is no flag: settings are given as --config.some.setting=value")
-        main(resolve(holder.value))
+        yield
     except (ValueError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _with_its_peers(config: Config):
+    """As one of several processes, where there are several; when one ends before its time, all do."""
+    hosts.initialize(config.parallel)
+    with hosts.ends_with_its_peers():
+        yield
+
+
+def _overridden(
+    given: ml_collections.ConfigDict, own_flags: tuple[str, ...], own_switches: tuple[str, ...] = ()
+) -> Config:
+    """The resolved config, with the flags of the command line on top."""
+    _check_overrides(sys.argv, given)
+    values = flags.FlagValues()  # of this config alone: flags of several would be in each other's way
+    for name in own_flags:
+        flags.DEFINE_string(name, "", "read before the config", flag_values=values)
+    for name in own_switches:
+        flags.DEFINE_boolean(name, False, "read before the config", flag_values=values)
+    arguments = [argument for argument in sys.argv if not argument.startswith(("--config=", "-config="))]
+    holder = config_flags.DEFINE_config_dict("config", given, sys_argv=arguments, flag_values=values)
+    stray = values(arguments)[1:]
+    if stray:
+        raise ValueError(f"{stray[0]!r} is no flag: settings are given as --config.some.setting=value")
+    return resolve(holder.value)
 
 
 def load_config_file() -> ml_collections.ConfigDict:
@@ -75,11 +120,16 @@ def load_config_file() -> ml_collections.ConfigDict:
 
 def load_run_config() -> ml_collections.ConfigDict:
     """The config of the run whose folder `--workdir` names. ValueError where it is no run's folder."""
-    workdir = flag_value("workdir")
+    return _config_of_run(flag_value("workdir"))
+
+
+def _config_of_run(workdir: str) -> ml_collections.ConfigDict:
     path = Path(workdir).expanduser() / CONFIG_FILE
     if not workdir or not path.is_file():
         raise ValueError(f"--workdir={workdir}: name the folder of a run; {path} does not exist")
-    config = ml_collections.ConfigDict(json.loads(path.read_text()))
+    # Resolved, so that settings which are younger than the run are there, at their defaults.
+    resolved = resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
+    config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
     config.workdir = workdir  # the folder may have been moved
     return config
 
@@ -91,6 +141,11 @@ def flag_value(name: str) -> str:
         if flag in (f"--{name}", f"-{name}"):
             return value
     return ""
+
+
+def has_switch(name: str) -> bool:
+    """Whether `--name` stands on the command line."""
+    return f"--{name}" in sys.argv[1:] or flag_value(name).lower() in ("1", "true", "yes")
 
 
 def _check_overrides(arguments: list[str], config: ml_collections.ConfigDict) -> None:

@@ -1,15 +1,33 @@
-"""Evaluate a run again: `python -m colar_jax.evaluate --workdir=runs/arithmetic --config.eval.speeds=1,2,3.5`."""
+"""Evaluate runs: `python -m colar_jax.evaluate --workdir=A,B --config.eval.speeds=1,1.5,2,auto --config.eval.seeds=5`.
 
-from colar_jax import pipeline
-from colar_jax.command_line import load_run_config, run_main
+--workdir=A,B        folders of finished runs; of one run, the report is written anew
+--out=folder         where the report goes: by default the run's own folder, or `sweep` beside the first of several
+--reference=colar@2  what all rows are compared with, as [run:]stage[@speed]; by default CoLaR at its lowest speed
+--ledger             nothing is decoded: what the runs measured is put beside the paper's numbers (docs/ledger.md)
+"""
+
+from pathlib import Path
+
+from colar_jax.command_line import flag_value, has_switch, run_main_on_runs
 from colar_jax.config import Config
-from colar_jax.run import prepare
+from colar_jax.evaluation.ledger import compare_run
+from colar_jax.sweep.sweep import sweep
 
 
-def evaluate(config: Config) -> None:
-    """Decode the run's test sets as `config.eval` says, and write the report anew."""
-    pipeline.evaluate(prepare(config))
+def evaluate(configs: list[Config]) -> None:
+    """Decode every run's test sets as its `eval` says, and write one report."""
+    out = flag_value("out")
+    sweep(configs, Path(out).expanduser() if out else None, reference=flag_value("reference"))
+
+
+def compare_with_ledger(configs: list[Config]) -> None:
+    """Print each run's report beside the published numbers."""
+    for config in configs:
+        print(compare_run(Path(config.workdir).expanduser()))
 
 
 if __name__ == "__main__":
-    run_main(evaluate, load_run_config, own_flags=("workdir",))
+    if has_switch("ledger"):
+        run_main_on_runs(compare_with_ledger, own_flags=("out", "reference"), own_switches=("ledger",))
+    else:
+        run_main_on_runs(evaluate, own_flags=("out", "reference"))

@@ -11,6 +11,8 @@ from colar_jax.run import Run
 _OBSERVING = ("log_every", "eval_every", "save_every")
 # Settings of the data that training depends on; what is tested may change.
 _TRAINING_DATA = ("train", "train_limit", "tokenizer", "held_out")
+# Groups of a stage that only the method of their name reads.
+_OF_METHODS = ("icot", "coconut", "codi")
 
 
 def identity_of(run: Run, name: str) -> dict:
@@ -20,12 +22,15 @@ def identity_of(run: Run, name: str) -> dict:
     settings = dataclasses.asdict(config.stages[name])
     is_sft = config.stages[name].trainer == "sft"
     unused = (*_OBSERVING, "trainer", "rl") if is_sft else _OBSERVING
+    unused += tuple(group for group in _OF_METHODS if group != config.stages[name].method)
     stage = {field: value for field, value in settings.items() if field not in unused}
     model = dataclasses.asdict(config.model)
     if config.model.lora.rank:
         model["lora"]["targets"] = ",".join(parse_targets(config.model.lora.targets))
     else:  # settings of adapters that are not there
         del model["lora"], model["base_dtype"]
+    if not run.method(name).trains_projection:  # then it is not in the checkpoint either
+        del model["projection"]
     # A base model is known by its content: it may move, and then `model.base` says another folder.
     unread = ("base", "preset") if run.base_identity else ("base",)
     model = {field: value for field, value in model.items() if field not in unread}

@@ -71,6 +71,19 @@ class MetricWriter:
         self.close()
 
 
+class NoWriter:
+    """What a process has that writes nothing, in the place of a `MetricWriter`."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> "NoWriter":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        pass
+
+
 def read_metrics(folder: str | os.PathLike) -> list[dict]:
     """The lines of a folder's `metrics.jsonl` in the order written, without a half-written last one.
 

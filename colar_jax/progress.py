@@ -46,6 +46,13 @@ class Progress:
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
 
+    def skip(self, num: int) -> None:
+        """Say that so many units more turned out to be done before: they count as done, and not for the pace."""
+        self._first_done += num
+        if self._bar is not None:
+            self._bar.initial += num
+            self._bar.update(num)
+
     def log(self, done: int, values: dict[str, float], num_examples: int | None = None) -> None:
         """Show the values at this many units done, and the rate if told the number of examples since the last call."""
         now = time.monotonic()

@@ -9,23 +9,41 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
-from jax.sharding import NamedSharding
+import optax
 
-from colar_jax.config import Config, nearest, parse_speeds, parse_targets
+from colar_jax.config import (
+    AUTOMATIC,
+    Config,
+    DecodeConfig,
+    nearest,
+    parse_mesh,
+    parse_speeds,
+    parse_targets,
+    resolve,
+)
+from colar_jax.data.answers import check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.prompts import AUTO_SPEED, Speed
-from colar_jax.data.splits import load_splits
+from colar_jax.data.splits import Splits, load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from colar_jax.evaluation.asking import Asker
 from colar_jax.evaluation.evaluator import Evaluator
+from colar_jax.evaluation.inspector import Inspector
+from colar_jax.evaluation.program import Programs
 from colar_jax.methods import METHODS, Method
 from colar_jax.model import peft, reasoner
-from colar_jax.model.base_model import base_folder, base_identity, open_base
+from colar_jax.model.base_model import BaseModel, base_folder, base_identity, open_base
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import cast_base, joined, lora_config, split_base
 from colar_jax.model.presets import PRESETS, LlamaConfig
-from colar_jax.parallel.mesh import REPLICATED, make_mesh, replicate
-from colar_jax.training.state import Tree
+from colar_jax.model.projection import ProjectionConfig
+from colar_jax.parallel.choice import choose_mesh, device_bytes
+from colar_jax.parallel.hosts import is_first
+from colar_jax.parallel.mesh import make_mesh, put
+from colar_jax.parallel.sharding import parameter_specs, shardings_of
+from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, partition, place_state
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +67,9 @@ class Run:
     tests: dict[str, EncodedProblems]
 
     def method(self, stage_name: str) -> Method:
-        """The method of a stage."""
-        return METHODS[self.config.stages[stage_name].method]
+        """The method of a stage, thinking as it is trained there."""
+        stage = self.config.stages[stage_name]
+        return METHODS[stage.method].at(stage)
 
     def trained_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds that a stage's prompts say in training: what it is validated at."""
@@ -58,31 +77,94 @@ class Run:
 
     def decode_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds to decode a stage at: those it was trained with, unless the config asks for others."""
-        return _decode_speeds(self.config, stage_name)
+        return decode_speeds(self.config, stage_name)
 
     def seed_of(self, stage_name: str) -> int:
         """A seed of its own for each stage of a run."""
         return zlib.crc32(f"{self.config.seed}/{stage_name}".encode())
 
-    def evaluator(self, stage_name: str, sets: list[EncodedProblems], speeds: tuple[Speed, ...]) -> Evaluator:
-        """A decoder of these sets, at these speeds, for a stage's method."""
+    def evaluator(
+        self,
+        stage_name: str,
+        sets: list[EncodedProblems],
+        speeds: tuple[Speed, ...],
+        decode: DecodeConfig | None = None,
+        programs: Programs | None = None,
+    ) -> Evaluator:
+        """A decoder of these sets, at these speeds, for a stage's method; `decode` unless as the config has it."""
         config = self.config
         return Evaluator(
             self.graph,
             self.method(stage_name),
             self.tokenizer,
-            config.decode,
+            config.decode if decode is None else decode,
             config.model,
             self.mesh,
             batch_size=min(config.eval.batch_size, max(len(encoded) for encoded in sets)),
             sets=sets,
             speeds=speeds,
             verifier=config.data.verifier,
+            parallel=config.parallel,
+            programs=programs,
+        )
+
+    def first_state(self, trainable: Tree, frozen: Tree, optimizer: optax.GradientTransformation) -> TrainState:
+        """The state before a stage's first step, in place on the mesh."""
+        specs = model_specs(self.graph, trainable, frozen, self.mesh)
+        return place_state(initial_state(trainable, optimizer), optimizer, specs, self.mesh)
+
+    def inspector(self, stage_name: str) -> Inspector:
+        """What looks into the thoughts of a stage's method."""
+        config = self.config
+        return Inspector(
+            self.graph,
+            self.method(stage_name),
+            self.tokenizer,
+            config.decode,
+            config.model,
+            self.mesh,
+            batch_size=config.eval.batch_size,
+            verifier=config.data.verifier,
+            parallel=config.parallel,
+        )
+
+    def asker(self, stage_name: str, *, temperature: float = 0.0, num_words: int = 3) -> Asker:
+        """What answers questions with a stage's method; temperature 0 is greedy."""
+        config, decode = self.config, self.config.decode
+        if temperature:
+            of_all = dict.fromkeys(("latent_temperature", "stop_temperature", "answer_temperature"), temperature)
+            decode = dataclasses.replace(decode, **of_all)
+        return Asker(
+            self.graph,
+            self.method(stage_name),
+            self.tokenizer,
+            decode,
+            config.model,
+            greedy=temperature == 0,
+            num_words=num_words,
         )
 
 
-def prepare(config: Config) -> Run:
+def open_run(workdir: str | Path, **settings) -> Run:
+    """A finished run, to look at; `settings` such as `**{"data.num_test": 200}` override its config.
+
+    Raises:
+        ValueError: the folder is no run's, or as `prepare`.
+    """
+    path = Path(workdir).expanduser() / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{workdir} is no folder of a run: {path} does not exist")
+    # Resolved, so that settings which are younger than the run are there, at their defaults.
+    resolved = resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
+    config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
+    config.update_from_flattened_dict(settings | {"workdir": str(workdir)})  # it may have been moved
+    return prepare(resolve(config))
+
+
+def prepare(config: Config, *, with_problems: bool = True) -> Run:
     """Load data, tokenizer and model: the base model's weights, or random ones.
+
+    Without `with_problems` the sets are empty, for those who bring their own questions.
 
     Raises:
         ValueError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
@@ -90,10 +172,9 @@ def prepare(config: Config) -> Run:
     _check_names(config)
     folder = base_folder(config.model.base) if config.model.base else None
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
-    splits = load_splits(config.data)
+    splits = load_splits(config.data) if with_problems else Splits([], [], {})
     speeds = _all_speeds(config)
-    mesh = make_mesh()
-    graph, initial = _make_model(config, folder, tokenizer, mesh)
+    mesh, graph, initial = _make_model(config, folder, tokenizer)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
     logger.info("model: %s, %.2fM parameters, %d devices", model_name(config), num_parameters / 1e6, jax.device_count())
     if config.model.lora.rank:
@@ -119,46 +200,100 @@ def model_name(config: Config) -> str:
     return config.model.base or config.model.preset
 
 
-def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, mesh) -> tuple[object, Tree]:
-    """Graph and parameters of the model, in place on the mesh."""
+def abstract_model(config: Config, llama: LlamaConfig) -> tuple[object, Tree]:
+    """Graph and parameters of a run's model on a Llama of this shape, as shapes: nothing is allocated."""
+    lora, projection = lora_config(config.model.lora), _projection(config)
+    graph, shapes = reasoner.abstract(llama, _latent_head(config, llama), lora, projection)
+    return graph, jax.eval_shape(lambda tree: cast_base(tree, jnp.dtype(config.model.base_dtype)), shapes)
+
+
+def state_bytes(config: Config, parameters: Tree) -> int:
+    """What training holds at most in any stage, whole: parameters, and for trained ones gradient and both moments."""
+
+    def num_bytes(tree: Tree) -> int:
+        return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    methods = [METHODS[config.stages[name].method] for name in config.stage_names]
+    trainable, _ = partition(
+        parameters,
+        trains_latent_head=any(method.trains_latent_head for method in methods),
+        trains_projection=any(method.trains_projection for method in methods),
+    )
+    return num_bytes(parameters) + 3 * num_bytes(trainable)
+
+
+def _latent_head(config: Config, llama: LlamaConfig) -> LatentHeadConfig:
     settings = config.model.latent_head
+    return LatentHeadConfig(
+        intermediate_size=settings.intermediate_size or llama.hidden_size,
+        deterministic=settings.deterministic,
+        min_log_std=settings.min_log_std,
+        max_log_std=settings.max_log_std,
+    )
 
-    def head(llama: LlamaConfig) -> LatentHeadConfig:
-        return LatentHeadConfig(
-            intermediate_size=settings.intermediate_size or llama.hidden_size,
-            deterministic=settings.deterministic,
-            min_log_std=settings.min_log_std,
-            max_log_std=settings.max_log_std,
-        )
 
-    lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
+def _projection(config: Config) -> ProjectionConfig | None:
+    size = config.model.projection.size
+    return ProjectionConfig(size, config.model.projection.layer_norm) if size else None
+
+
+def _mesh_for(config: Config, parameters: Tree) -> jax.sharding.Mesh:
+    sizes = parse_mesh(config.parallel.mesh)
+    if sizes is not None:
+        mesh = make_mesh(sizes=sizes)
+    else:
+        memory = device_bytes(jax.local_devices()[0])
+        sizes, reason = choose_mesh(state_bytes(config, parameters), jax.device_count(), memory)
+        mesh = make_mesh(sizes=sizes)
+        if jax.device_count() > 1:
+            logger.info("mesh, by itself: %s", reason)
+    if jax.device_count() > 1:
+        logger.info("mesh: %s", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items()))
+    return mesh
+
+
+def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> tuple[jax.sharding.Mesh, object, Tree]:
+    """Mesh, graph, and parameters of the model in place on the mesh."""
+    base: BaseModel | None = None
     if folder is None:
         llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
-        graph, parameters = reasoner.build(llama, head(llama), config.seed, lora)
-        # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
-        parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
     else:
         base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
         llama = base.config
-        loaded = base.load(NamedSharding(mesh, REPLICATED), base_dtype)
-        graph, parameters = reasoner.build_on(llama, head(llama), loaded, config.seed, lora)
+    graph, shapes = abstract_model(config, llama)
+    mesh = _mesh_for(config, shapes)
+    head, projection = _latent_head(config, llama), _projection(config)
+    lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
+    shardings = shardings_of(parameter_specs(graph, shapes, mesh), mesh)
+    if base is None:
+        graph, parameters = reasoner.build(llama, head, config.seed, lora, projection)
+        # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
+        parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
+    else:
+        loaded = base.load(shardings["llama"], base_dtype)
+        graph, parameters = reasoner.build_on(llama, head, loaded, config.seed, lora, projection)
     if config.model.lora.init_from:
         adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
         parameters = joined(parameters, adapters)
-    return graph, replicate(parameters, mesh)
+    return mesh, graph, put(parameters, shardings)
 
 
 def write_config(run: Run) -> None:
     """Save the resolved config and the tokenizer with the run, so that its folder says all there is to know."""
+    if not is_first():
+        return
     run.workdir.mkdir(parents=True, exist_ok=True)
     path = run.workdir / CONFIG_FILE
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(dataclasses.asdict(run.config), indent=2) + "\n")
+    # Which devices there are is a matter of each start, not of the run.
+    config = dataclasses.replace(run.config, parallel=AUTOMATIC)
+    unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     os.replace(unfinished, path)
     run.tokenizer.save(run.workdir / TOKENIZER_FOLDER)
 
 
 def _check_names(config: Config) -> None:
+    check_verifier(config.data.verifier)
     for name, stage in config.stages.items():
         if stage.method not in METHODS:
             known = ", ".join(METHODS)
@@ -170,7 +305,8 @@ def _check_names(config: Config) -> None:
         raise ValueError(f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
 
 
-def _decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:
+def decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:
+    """`Run.decode_speeds`, which a config alone says."""
     stage = config.stages[stage_name]
     method = METHODS[stage.method]
     recipe = method.recipe(stage)
@@ -184,5 +320,5 @@ def _all_speeds(config: Config) -> tuple[Speed, ...]:
     speeds: dict[Speed, None] = {}
     for name, stage in config.stages.items():
         speeds |= dict.fromkeys(METHODS[stage.method].recipe(stage).prompt_speeds)
-        speeds |= dict.fromkeys(_decode_speeds(config, name))
+        speeds |= dict.fromkeys(decode_speeds(config, name))
     return tuple(sorted(speeds, key=lambda speed: (speed == AUTO_SPEED, speed if speed != AUTO_SPEED else 0)))

@@ -1,5 +1,7 @@
 """What a stage starts from, and what a finished one leaves to the next."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -8,18 +10,20 @@ from colar_jax.identity import identity_of, refuse_other_adapters
 from colar_jax.methods import METHODS
 from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import calibrate
-from colar_jax.parallel.mesh import replicate
 from colar_jax.run import Run, write_config
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
-from colar_jax.training.state import Tree, initial_state, join, make_optimizer, partition
+from colar_jax.training.state import Tree, join, make_optimizer, partition
 
 
 def adopt(run: Run, name: str, parameters: Tree) -> None:
     """Make `parameters` step 0 of a stage that has no checkpoint: what is evaluated, and what training goes on from."""
     stage, folder = run.config.stages[name], run.workdir / name / CHECKPOINTS_FOLDER
-    trainable, frozen = partition(parameters, trains_latent_head=run.method(name).trains_latent_head)
-    state = replicate(initial_state(trainable, make_optimizer(stage.optimizer, num_steps=1)), run.mesh)
+    method = run.method(name)
+    trainable, frozen = partition(
+        parameters, trains_latent_head=method.trains_latent_head, trains_projection=method.trains_projection
+    )
+    state = run.first_state(trainable, frozen, make_optimizer(stage.optimizer, num_steps=1))
     with Checkpoints(folder) as checkpoints:
         if checkpoints.steps():
             raise ValueError(f"{folder} has checkpoints already: choose another workdir or stage")
@@ -54,6 +58,26 @@ def finished_parameters(run: Run, folder: Path) -> Tree:
 
     With adapters a checkpoint has only them and the latent head; the base is the run's own, and is not copied.
     """
+    with _finished(folder) as (checkpoints, step):
+        identity = checkpoints.read(step)[1]
+        refuse_other_adapters(run, folder, identity)
+        own, rest = split_base(run.initial)
+        if "projection" in own and "model.projection.size" not in identity:  # not trained yet
+            rest = rest | {"projection": own["projection"]}
+            own = {name: part for name, part in own.items() if name != "projection"}
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
+        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], rest)
+
+
+def finished_identity(folder: Path) -> dict:
+    """Which checkpoint `finished_parameters` reads, and the settings that it was trained with."""
+    with _finished(folder) as (checkpoints, step):
+        return {"step": step, "saved_at": checkpoints.saved_at(step), "settings": checkpoints.read(step)[1]}
+
+
+@contextlib.contextmanager
+def _finished(folder: Path) -> Iterator[tuple[Checkpoints, int]]:
+    """A stage folder's checkpoints, and the step of the one that counts."""
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise ValueError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
@@ -61,7 +85,4 @@ def finished_parameters(run: Run, folder: Path) -> Tree:
         step = checkpoints.latest_step() if best is None else best
         if step is None:
             raise ValueError(f"{folder} has no finished checkpoint")
-        refuse_other_adapters(run, folder, checkpoints.read(step)[1])
-        own, base = split_base(run.initial)
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
-        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], base)
+        yield checkpoints, step

@@ -7,6 +7,8 @@ python -m colar_jax.train --config=configs/arithmetic.py
 python -m colar_jax.train --config=configs/arithmetic.py:smoke     # the same in under a minute, learning nothing
 python -m colar_jax.train --config=configs/arithmetic.py:rl        # and reinforcement learning, in the same folder
 python -m colar_jax.train --config=configs/arithmetic.py:no_averaging   # after the first: RL without averaging
+python -m colar_jax.train --config=configs/arithmetic.py:baselines  # iCoT, Coconut and CODI beside them, same folder
+python -m colar_jax.train --config=configs/arithmetic.py:baselines --config.run=cot,coconut     # or some of them
 """
 
 from colar_jax.config import defaults, stage_defaults
@@ -42,21 +44,36 @@ def get_config(argument: str = ""):
     # Weight 10: with 1 the latents are too blurred to carry numbers. Speed 5 is the harder one: drawn twice as often.
     config.stages.colar.latent.update(speeds="2,5,5", weight=10.0)
 
-    # The CoLaR stage leaves latents with next to no spread (soft MSE): the floor min_std gives the policy some. Without
-    # it ratios explode. Not tuned yet: 40 iterations took sampled c = 5 from 88.4 to 85.6.
+    # The CoLaR stage leaves latents with next to no spread (soft MSE): the floor min_std gives the policy some, and
+    # without it ratios explode. A reward says little, right or wrong once a chain: at twice this learning rate, or with
+    # latents that count no more than answers, the model forgets as fast as it learns. The cosine ends on small steps.
     config.stages.rl = stage_defaults(
         method="colar", trainer="grpo", init_from="colar", steps=150, eval_every=50, log_every=10
     )
-    config.stages.rl.optimizer.update(learning_rate=1e-4, schedule="constant", b2=0.98, warmup_steps=10)
-    config.stages.rl.latent.update(speeds="5")
-    config.stages.rl.rl.update(num_questions=32, num_generations=8, minibatch_size=64, min_std=0.2)
+    config.stages.rl.optimizer.update(learning_rate=6e-5, b2=0.99, warmup_steps=10)
+    config.stages.rl.latent.update(speeds="1.5,3.5,5")  # two of which the CoLaR stage never saw
+    config.stages.rl.rl.update(num_questions=64, num_generations=8, minibatch_size=128, min_std=0.2, latent_weight=16.0)
 
     config.stages.no_cot = stage_defaults(
         method="no_cot", init_from="cot", steps=800, rows=5, row_positions=160, log_every=100
     )
     config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
+
+    # All from the CoT checkpoint. A step has 6 problems, an epoch 10,000 steps: iCoT's schedule ends at step 1,300,
+    # Coconut's at 1,800. Not tuned yet.
+    baseline = dict(init_from="cot", steps=3000, rows=3, row_positions=160, log_every=100, eval_every=1000)
+    config.stages.icot = stage_defaults(method="icot", **baseline)
+    config.stages.coconut = stage_defaults(method="coconut", **baseline)
+    config.stages.codi = stage_defaults(method="codi", **baseline)
+    for name in ("icot", "coconut", "codi"):
+        config.stages[name].optimizer.update(learning_rate=1.5e-3, **optimizer)
+    config.stages.icot.icot.update(removed_per_epoch=300.0)
+    config.stages.coconut.coconut.update(epochs_per_stage=0.06)
     config.eval.speeds = "1.5,2,3.5,5"
 
+    if argument == "baselines":
+        config.run = "cot,colar,icot,coconut,codi,no_cot"
+        config.model.projection.size = 128  # CODI's
     if argument in ("rl", "smoke"):
         config.run = "cot,colar,rl,no_cot"
     if argument == "smoke":
@@ -69,13 +86,21 @@ def get_config(argument: str = ""):
             stage.update(steps=6, rows=4, log_every=2, eval_every=3)
             stage.optimizer.warmup_steps = 2
         config.stages.rl.rl.update(num_questions=4, num_generations=4, minibatch_size=8)
+        config.stages.icot.icot.removed_per_epoch = 1e4
+        config.stages.coconut.coconut.epochs_per_stage = 0.01
         config.decode.max_latents = 8
     elif argument == "no_averaging":
-        # The paper's ablation: a chain's sum instead of its mean. Nothing rewards a short chain: #L runs to the limit.
+        # The paper's ablation: a chain's sum instead of its mean. Other lengths are tried, or there would be none to
+        # choose among. Here #L stays where it is, with and without averaging (docs/rl.md).
         config.workdir = "runs/arithmetic_no_averaging"
         config.run = "rl"
+        config.stages.rl.steps = 80
+        config.stages.rl.latent.update(speeds="5")
         config.stages.rl.rl.update(loss_aggregation="configured_length", stop_on_collapse=False)
+        config.stages.rl.rl.update(stop_odds_temperature=3.0, decision_weight=3.0)
         config.stages.rl.init_from = "runs/arithmetic/colar"
-    elif argument not in ("", "rl"):
-        raise ValueError(f"configs/arithmetic.py knows the arguments rl, smoke and no_averaging, not {argument!r}")
+    elif argument not in ("", "rl", "baselines"):
+        raise ValueError(
+            f"configs/arithmetic.py knows the arguments rl, baselines, smoke and no_averaging, not {argument!r}"
+        )
     return config

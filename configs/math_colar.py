@@ -6,7 +6,8 @@
     python -m colar_jax.train --config=configs/math_colar.py:smoke             # on embedded problems, under a minute
 
 Published, accuracy % / #L (Qwen | Llama): CoT 23.5 / 209 | 9.71 / 210, CoLaR (NLL) 8.94 / 56.8 | 5.28 / 83.1. Not run
-here: it needs the weights and MATH. Answers are compared as numbers or texts, without LaTeX equivalence.
+here: it needs the weights and MATH. Answers are compared as mathematics (0.5 is \\frac{1}{2}), by math-verify:
+pip install -e '.[math]'; `--config.data.verifier=numeric` does without.
 """
 
 from colar_jax.config import defaults, stage_defaults
@@ -27,6 +28,7 @@ def get_config(argument: str = ""):
     config.run = "cot,colar"
 
     config.data.train = "hub:math"
+    config.data.verifier = "math"  # a third of the answers are no plain numbers
     config.data.num_val = 500
 
     config.model.base = BASES.get(argument, "")
@@ -54,7 +56,7 @@ def get_config(argument: str = ""):
     config.eval.seeds = 5
 
     if argument == "smoke":
-        config.data.update(train="arithmetic", tokenizer="embedded:arithmetic")
+        config.data.update(train="arithmetic", tokenizer="embedded:arithmetic", verifier="numeric")
         config.data.update(train_limit=300, num_val=16, num_test=16)
         config.model.update(base="", base_dtype="float32", dtype="float32", remat="none", preset="pico")
         config.model.lora.rank = 0

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from colar_jax.command_line import flag_value, run_main
+from colar_jax.command_line import flag_value, has_switch, run_main, run_main_on_runs
 from colar_jax.config import Config, StageConfig, defaults, stage_defaults
 
 PROJECT = Path(__file__).parents[1]
@@ -37,11 +38,11 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     known_flags = set(flags.FLAGS)
 
-    def run(*arguments, main=None, **options):
+    def run(*arguments, main=None, runner=run_main, **options):
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
         called, status = [], 0
         try:
-            run_main(main or called.append, **options)
+            runner(main or called.append, **options)
         except SystemExit as stop:
             status = stop.code
         finally:  # absl's flags belong to the process
@@ -104,6 +105,45 @@ def test_a_program_may_load_its_config_from_elsewhere(run):
 def test_value_of_a_flag(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["--a=0", "--a=1", "-b=x=y", "--ab=2"])
     assert [flag_value(name) for name in ("a", "b", "ab", "c")] == ["1", "x=y", "2", ""]
+
+
+def save_run(folder: Path, **changes) -> None:
+    """The config of a run of before `eval.temperatures`, with CoT only."""
+    settings = dataclasses.asdict(Config(run="cot", stages={"cot": StageConfig()}, workdir="elsewhere", **changes))
+    del settings["eval"]["temperatures"]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+def test_several_runs_each_with_its_own_config_and_the_flags_on_top(run, tmp_path):
+    save_run(tmp_path / "a", seed=1)
+    save_run(tmp_path / "b", seed=2)
+    flags = ("--workdir=a, b", "--out=c", "--config.eval.temperatures=0.5,1", "--config.eval.seeds=3")
+    configs = run(*flags, runner=run_main_on_runs, own_flags=("out",)).config
+    assert [(config.workdir, config.seed) for config in configs] == [("a", 1), ("b", 2)]
+    assert {(config.eval.temperatures, config.eval.seeds) for config in configs} == {("0.5,1", 3)}
+
+
+def test_what_is_wrong_for_a_run_names_it(run, tmp_path):
+    save_run(tmp_path / "a")
+    wrong = run("--workdir=a", "--config.eval.stages=colar", runner=run_main_on_runs)
+    assert_refused(wrong, "a: a stage of eval.stages='colar' is none of cot. Did you mean 'cot'?")
+    nowhere = run("--workdir=a,none", runner=run_main_on_runs)
+    assert_refused(nowhere, "--workdir=none: name the folder of a run; none/config.json does not exist")
+    stray = run("--workdir=a", "--outt=b", runner=run_main_on_runs, own_flags=("out",))
+    assert stray.status == 2 and "outt" in stray.errors[0]
+
+
+def test_a_switch_takes_no_value(run):
+    for given, is_set in (["--show"], True), (["--show=true"], True), (["--show=false"], False), ([], False):
+        asked = []
+
+        def ask(config, asked=asked):
+            asked.append(has_switch("show"))
+
+        ran = run(TINY, *given, "--config.seed=4", main=ask, own_switches=("show",))
+        assert (ran.status, asked) == (0, [is_set])
+    assert run(TINY, "--show").status == 2  # a switch that is nobody's
 
 
 # What is wrong: one line, exit status 2, nothing ran

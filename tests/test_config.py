@@ -223,6 +223,9 @@ RANGES = [
     ("decode.top_p", 1.1, "decode.top_p=1.1 is not in (0, 1]"),
     ("eval.seeds", -1, "eval.seeds=-1 is negative"),
     ("eval.batch_size", 0, "eval.batch_size=0 must be positive"),
+    ("eval.temperatures", "1,0", "'0' of eval.temperatures='1,0' is no float above 0"),
+    ("eval.temperatures", "inf", "'inf' of eval.temperatures='inf' is no float above 0"),
+    ("eval.latent_limits", "4,2.5", "'2.5' of eval.latent_limits='4,2.5' is no int above 0"),
 ]
 
 

@@ -217,6 +217,22 @@ def test_a_resumed_run_counts_only_its_own_steps_as_pace(monkeypatch, capsys):
     ]
 
 
+def test_what_turns_out_to_be_done_already_is_not_counted_as_pace(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    progress = Progress("evaluation", total=100, unit="decode")
+    clock.now += 10
+    progress.log(5, {})
+    progress.skip(50)
+    clock.now += 10
+    progress.log(60, {})
+    assert capsys.readouterr().out.splitlines()[-1] == "evaluation | decode 60/100 | eta 1m20s"
+    with terminal(columns=110) as shown:
+        with Progress("evaluation", total=100, unit="decode") as progress:
+            progress.skip(50)
+            progress.log(51, {})
+        assert "51/100" in shown().split("\r")[-2]
+
+
 def test_on_a_terminal_a_bar_shows_the_last_values(capsys):
     with terminal(columns=110) as shown:
         with Progress("stage cot", total=1000, done=100) as progress:

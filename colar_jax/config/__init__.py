@@ -4,30 +4,47 @@ A config file (`configs/*.py`) fills a `ConfigDict` made by `defaults()`, flags 
 dataclasses of it. All that is wrong in it is one `ValueError` that names the field, the value and the fix.
 """
 
-from colar_jax.config.checks import nearest, parse_speeds, split_names
+from colar_jax.config.baselines import CoconutConfig, CodiConfig, IcotConfig
+from colar_jax.config.checks import nearest, parse_positive, parse_speeds, split_names
 from colar_jax.config.data import DataConfig
 from colar_jax.config.decode import DecodeConfig, EvalConfig
-from colar_jax.config.model import PROJECTIONS, LatentHeadSettings, LoraSettings, ModelConfig, parse_targets
+from colar_jax.config.model import (
+    PROJECTIONS,
+    LatentHeadSettings,
+    LoraSettings,
+    ModelConfig,
+    ProjectionSettings,
+    parse_targets,
+)
+from colar_jax.config.parallel import AUTOMATIC, ParallelConfig, parse_mesh
 from colar_jax.config.resolve import defaults, resolve, stage_defaults
 from colar_jax.config.rl import RlConfig
 from colar_jax.config.run import Config
 from colar_jax.config.stage import LatentConfig, OptimizerConfig, StageConfig
 
 __all__ = [
+    "AUTOMATIC",
     "PROJECTIONS",
+    "CoconutConfig",
+    "CodiConfig",
     "Config",
     "DataConfig",
     "DecodeConfig",
     "EvalConfig",
+    "IcotConfig",
     "LatentConfig",
     "LatentHeadSettings",
     "LoraSettings",
     "ModelConfig",
     "OptimizerConfig",
+    "ParallelConfig",
+    "ProjectionSettings",
     "RlConfig",
     "StageConfig",
     "defaults",
     "nearest",
+    "parse_mesh",
+    "parse_positive",
     "parse_speeds",
     "parse_targets",
     "resolve",

@@ -40,3 +40,16 @@ def parse_speeds(text: str) -> tuple[float | str, ...]:
             raise ValueError(f"{part!r} is no thinking speed: a number of at least 1 (tokens per latent), or auto")
         speeds.append(speed)
     return tuple(speeds)
+
+
+def parse_positive(field: str, text: str, kind: type) -> tuple:
+    """The finite numbers above 0, int or float, that a text such as `0.5,1` lists; ValueError for anything else."""
+    numbers = []
+    for part in split_names(text):
+        try:
+            number = kind(part)
+        except ValueError:
+            number = math.nan
+        require(0 < number < math.inf, f"{part!r} of {field}={text!r} is no {kind.__name__} above 0")
+        numbers.append(number)
+    return tuple(numbers)

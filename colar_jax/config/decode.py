@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from colar_jax.config.checks import parse_speeds, require
+from colar_jax.config.checks import parse_positive, parse_speeds, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +16,7 @@ class DecodeConfig:
     latent_temperature: float = 1.0  # scales the latent standard deviation of a sampled decode
     min_latent_std: float = 0.0  # floor of that standard deviation, in embedding scales, as rl.min_std is in rollouts
     stop_temperature: float = 1.0  # of the decision to end thinking, and of words in a chain of thought
+    stop_odds_temperature: float = 1.0  # flattens the odds of ending latent thinking: above 1 other lengths are tried
     answer_temperature: float = 1.0
     top_p: float = 0.9  # of the answer's tokens, and of words in a chain of thought
 
@@ -26,7 +27,7 @@ class DecodeConfig:
             0 <= self.min_latents <= self.max_latents,
             f"decode.min_latents={self.min_latents} is not between 0 and max_latents={self.max_latents}",
         )
-        for field in ("latent_temperature", "stop_temperature", "answer_temperature"):
+        for field in ("latent_temperature", "stop_temperature", "stop_odds_temperature", "answer_temperature"):
             require(
                 getattr(self, field) > 0,
                 f"decode.{field}={getattr(self, field)} must be positive; greedy decoding is eval.greedy",
@@ -44,9 +45,16 @@ class EvalConfig:
     seeds: int = 5  # sampled decodes of every question; 0: none
     batch_size: int = 256
     stages: str = ""  # which stages to evaluate; empty: all of the run
+    temperatures: str = ""  # each of all that is sampled (latents, stops, answers); empty: those of `decode`
+    latent_limits: str = ""  # values of decode.max_latents, for methods that read it; empty: that one
+    latent_words: int = 3  # nearest words of each latent in samples.jsonl, for one decode more; 0: none
+    causal: bool = False  # whether answers change when latents are changed: six decodes more at every speed
 
     def __post_init__(self):
         parse_speeds(self.speeds)
+        parse_positive("eval.temperatures", self.temperatures, float)
+        parse_positive("eval.latent_limits", self.latent_limits, int)
         require(self.seeds >= 0, f"eval.seeds={self.seeds} is negative")
         require(self.batch_size > 0, f"eval.batch_size={self.batch_size} must be positive")
+        require(self.latent_words >= 0, f"eval.latent_words={self.latent_words} is negative: 0 means none")
         require(self.greedy or self.seeds > 0, "eval.greedy=False and eval.seeds=0 leave nothing to evaluate")

@@ -22,11 +22,15 @@ class RlConfig:
     epsilon_high: float = 0.2  # and at 1 + epsilon_high: larger than epsilon is DAPO's clip-higher
     loss_aggregation: str = "chain_mean"  # each chain its mean (the paper); configured_length; token
     configured_length: int = 32  # what a chain's sum is divided by in "configured_length"
-    decision_weight: float = 1.0  # of the decisions to stop or to go on, beside latents and answer tokens
+    # What each kind of action counts. A latent's mean over dimensions is a small number beside an answer's tokens.
+    latent_weight: float = 1.0
+    decision_weight: float = 1.0  # to stop or to go on
+    answer_weight: float = 1.0
     beta: float = 0.0  # of the KL divergence to the stage's first policy; the paper has none
     entropy_weight: float = 0.0  # of the latents' entropy, as a bonus
     log_prob_reduction: str = "mean"  # over a latent's dimensions: mean (the paper) or sum
     min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
+    stop_odds_temperature: float = 1.0  # of the odds of ending thinking; above 1 rollouts try other lengths
     reward: str = "correctness"  # a name of `rl.rewards.REWARDS`, or package.module:function
     length_penalty: float = 0.0  # what of a right answer's reward is lost at decode.max_latents
     skip_solved: bool = False  # whether a question that a whole group got right is not asked again
@@ -38,9 +42,13 @@ class RlConfig:
         require(self.num_generations > 1, "rl.num_generations=1: a group of one has no advantage; take at least 2")
         for field in ("questions_per_epoch", "rollout_questions"):
             require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
-        for field in ("beta", "entropy_weight", "decision_weight", "min_std", "advantage_eps", "length_penalty"):
+        weights = ("latent_weight", "decision_weight", "answer_weight", "entropy_weight")
+        for field in (*weights, "beta", "min_std", "advantage_eps", "length_penalty"):
             require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
         require(self.length_penalty <= 1, f"rl.length_penalty={self.length_penalty} is above 1: right would cost")
+        require(
+            self.stop_odds_temperature > 0, f"rl.stop_odds_temperature={self.stop_odds_temperature} must be positive"
+        )
         require(0 < self.epsilon < 1, f"rl.epsilon={self.epsilon} is not between 0 and 1")
         require(self.epsilon_high > 0, f"rl.epsilon_high={self.epsilon_high} must be positive")
         one_of("rl.advantage", self.advantage, ("group", "dr_grpo"))

@@ -6,6 +6,7 @@ from colar_jax.config.checks import one_of, require, split_names
 from colar_jax.config.data import DataConfig
 from colar_jax.config.decode import DecodeConfig, EvalConfig
 from colar_jax.config.model import ModelConfig
+from colar_jax.config.parallel import ParallelConfig
 from colar_jax.config.stage import StageConfig
 
 
@@ -20,6 +21,7 @@ class Config:
     keep_checkpoints: int = 3  # best ones by accuracy, besides the latest
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     stages: dict[str, StageConfig] = dataclasses.field(default_factory=dict)
     decode: DecodeConfig = dataclasses.field(default_factory=DecodeConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)

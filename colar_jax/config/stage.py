@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from colar_jax.config.baselines import CoconutConfig, CodiConfig, IcotConfig
 from colar_jax.config.checks import one_of, parse_speeds, require
 from colar_jax.config.rl import RlConfig
 
@@ -73,6 +74,9 @@ class StageConfig:
     save_every: int = 0  # steps between checkpoints without validation; 0: none
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
+    icot: IcotConfig = dataclasses.field(default_factory=IcotConfig)
+    coconut: CoconutConfig = dataclasses.field(default_factory=CoconutConfig)
+    codi: CodiConfig = dataclasses.field(default_factory=CodiConfig)
     rl: RlConfig = dataclasses.field(default_factory=RlConfig)
 
     def __post_init__(self):

@@ -5,13 +5,16 @@ import string
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
+from colar_jax.config import nearest
+from colar_jax.data import math_equivalence
 from colar_jax.data.prompts import ANSWER_PREFIX
 
 # (prediction, answer) -> is the prediction right?
 Verifier = Callable[[str, str], bool]
 
-# A comma is part of a number only where it separates thousands: 1,200 and 12,345.6, but not 1,2,3 or (1,2).
-_NUMBER_WITH_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+# A comma (or 1_000's underscore) is part of a number only where it separates thousands: 1,200 and 12,345.6, but not
+# 1,2,3 or (1,2), and not 12_8, which is in base 8.
+_NUMBER_WITH_THOUSANDS = re.compile(r"[+-]?\d{1,3}((,\d{3})+|(_\d{3})+)(\.\d*)?")
 
 
 def extract_answer(text: str) -> str:
@@ -42,10 +45,33 @@ def is_same_text(prediction: str, answer: str) -> bool:
     return prediction.strip() == answer.strip()
 
 
+def is_same_mathematics(prediction: str, answer: str) -> bool:
+    """Whether two answers, in LaTeX or not, are the same mathematics; for MATH. Needs the extra `math`.
+
+    What `is_right` accepts is right, and two plain numbers are compared by it alone, so that nothing else has to be
+    asked about most answers.
+    """
+    if is_right(prediction, answer) or math_equivalence.is_same_but_for_layout(prediction, answer):
+        return True
+    if all(_parse_number(text.strip()) is not None for text in (prediction, answer)):
+        return False
+    return math_equivalence.is_equivalent(prediction, answer)
+
+
+def check_verifier(name: str) -> None:
+    """ValueError where `data.verifier=name` is none of `VERIFIERS`, or needs a package that is not installed."""
+    if name not in VERIFIERS:
+        raise ValueError(f"data.verifier={name!r} is none of {', '.join(VERIFIERS)}.{nearest(name, VERIFIERS)}")
+    if VERIFIERS[name] is is_same_mathematics:
+        math_equivalence.require_library()
+
+
 def _parse_number(text: str) -> Decimal | None:
     """The exact value of a plain decimal number, or None. Takes no time or memory for `1e999999999`."""
     if _NUMBER_WITH_THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
+        text = text.replace(",", "").replace("_", "")
+    if "_" in text:  # Python reads it as nothing, wherever it stands
+        return None
     try:
         return Decimal(text)
     except InvalidOperation:
@@ -55,4 +81,5 @@ def _parse_number(text: str) -> Decimal | None:
 VERIFIERS: dict[str, Verifier] = {
     "numeric": is_right,
     "exact": is_same_text,
+    "math": is_same_mathematics,
 }

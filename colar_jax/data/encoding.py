@@ -29,6 +29,8 @@ class EncodedProblems:
     answers: tuple[np.ndarray, ...]  # "Answer:..." and eos
     separator_id: int
     eos_id: int
+    step_starts: tuple[np.ndarray, ...] = ()  # where in `steps` each step begins, for methods that remove whole steps
+    answer_prefix: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))  # of every answer
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -49,6 +51,11 @@ class EncodedProblems:
     def step_lengths(self) -> np.ndarray:
         """The number of step tokens of every problem."""
         return np.array([len(steps) for steps in self.steps])
+
+    def shared_answer_tokens(self, index: int) -> int:
+        """How many tokens at the start of an answer are the prefix that all answers have."""
+        is_same = self.answers[index][: len(self.answer_prefix)] == self.answer_prefix[: len(self.answers[index])]
+        return int(np.cumprod(is_same).sum())
 
     @functools.cached_property
     def answer_lengths(self) -> np.ndarray:
@@ -72,7 +79,7 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
             f"{num_unknown} of {len(problems)} questions have words that the tokenizer does not know, such as "
             f"{questions[0]!r}: choose the tokenizer of your model, --config.data.tokenizer=<folder or hub id>"
         )
-    tails = _tails(tokenizer, questions[0], speeds)
+    tails = _tails(tokenizer, questions[0] if questions else "", speeds)
     tail_length = len(tails[texts[0]])
     heads = tuple(ids[: len(ids) - tail_length] for ids in first_prompts)
     encoded = EncodedProblems(
@@ -86,6 +93,8 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
         ),
         separator_id=tokenizer.separator_id,
         eos_id=tokenizer.eos_id,
+        step_starts=_step_starts(problems, tokenizer),
+        answer_prefix=np.array(tokenizer.encode(prompts.ANSWER_PREFIX), np.int32),
     )
     _check_tails(encoded, tokenizer, speeds)
     return encoded
@@ -93,6 +102,16 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
 
 def _arrays(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, ...]:
     return tuple(np.array(ids, np.int32) for ids in tokenizer.encode_batch(texts))
+
+
+def _step_starts(problems: list[Problem], tokenizer: Tokenizer) -> tuple[np.ndarray, ...]:
+    """The first token of each step: the first one that begins after the line break that ends the step before."""
+    starts = []
+    token_starts = tokenizer.token_starts([prompts.steps_text(problem.steps) for problem in problems])
+    for problem, starts_of_tokens in zip(problems, token_starts, strict=True):
+        lengths = [len(step) + 1 for step in problem.steps]  # with the line break
+        starts.append(np.searchsorted(starts_of_tokens, np.cumsum([0, *lengths[:-1]])) if lengths else np.zeros(0, int))
+    return tuple(starts)
 
 
 def _tails(tokenizer: Tokenizer, question: str, speeds: tuple[Speed, ...]) -> dict[str, np.ndarray]:

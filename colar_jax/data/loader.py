@@ -11,6 +11,7 @@ import math
 import queue
 import threading
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -54,8 +55,29 @@ class _Plan:
     is_auto: np.ndarray
 
 
+class Batches(Protocol):
+    """Where a stage's batches come from, whatever their kind."""
+
+    steps_per_epoch: int
+    num_left_out: int  # examples that no row holds
+    first_final_step: int  # from which step on batches are of the kind that is decoded
+
+    num_rows: int
+
+    def batch(self, step: int, rows: slice = slice(None)) -> Any:
+        """The batch of optimizer step `step`, or these of its rows; always the same. A dataclass of arrays."""
+
+    def num_examples(self, step: int) -> int:
+        """How many examples the whole batch of a step has."""
+
+    def resets_optimizer(self, step: int) -> bool:
+        """Whether the optimizer forgets its moments before step `step`."""
+
+
 class Loader:
     """Packed training batches of a set of problems."""
+
+    first_final_step = 0  # from which step on batches are of the kind that is decoded: there is no schedule
 
     def __init__(self, encoded: EncodedProblems, recipe: Recipe, *, seed: int, rows: int, row_positions: int):
         self.encoded = encoded
@@ -75,14 +97,24 @@ class Loader:
         self.num_left_out = int(np.sum(~fits.all(axis=0)))  # at one or more of their speeds
         self.steps_per_epoch = max(1, len(self._pack(0)) // rows)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of optimizer step `step`, the same whenever it is asked for."""
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        """The batch of optimizer step `step`, the same whenever it is asked for; or these of its rows only."""
         epoch, index = divmod(step, self.steps_per_epoch)
         plan = self._plan(epoch)
-        rows = plan.rows[index * self.num_rows : (index + 1) * self.num_rows]
-        rows = rows + [[]] * (self.num_rows - len(rows))
-        layouts = [[self._lay_out(example, epoch, plan) for example in row] for row in rows]
-        return packing.fill(layouts, self.row_shape, pooling=self.recipe.pooling)
+        of_rows = plan.rows[index * self.num_rows : (index + 1) * self.num_rows]
+        of_rows = of_rows + [[]] * (self.num_rows - len(of_rows))
+        layouts = [[self._lay_out(example, epoch, plan) for example in row] for row in of_rows[rows]]
+        batch = packing.fill(layouts, self.row_shape, pooling=self.recipe.pooling)
+        return dataclasses.replace(batch, row_ids_B=np.arange(self.num_rows, dtype=np.int32)[rows])
+
+    def num_examples(self, step: int) -> int:
+        """How many examples the batch of a step has."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return sum(map(len, self._plan(epoch).rows[index * self.num_rows : (index + 1) * self.num_rows]))
+
+    def resets_optimizer(self, step: int) -> bool:
+        """Whether the optimizer forgets its moments before step `step`: never."""
+        return False
 
     def _make_plan(self, epoch: int) -> _Plan:
         return _Plan(self._pack(epoch), *self._draw(epoch))
@@ -164,7 +196,7 @@ def _row_shape(drawn: Sizes, possible: list[Sizes], row_positions: int) -> RowSh
     return RowShape(row_positions, capacity("tokens"), min(row_positions, capacity("supervised")))
 
 
-def prefetch(loader: Loader, start: int, stop: int, *, depth: int = 2) -> Iterator[Batch]:
+def prefetch(loader: Batches, start: int, stop: int, *, depth: int = 2) -> Iterator[Any]:
     """The batches of steps `start` to `stop`, made by a thread while the device works. Closing it stops the thread."""
     batches: queue.Queue = queue.Queue(maxsize=depth)
     stopped = threading.Event()

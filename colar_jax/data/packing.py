@@ -36,6 +36,10 @@ class Batch:
     latent_mask_BM: np.ndarray  # bool, where the latent head predicts the next position's embedding
     row_ids_B: np.ndarray  # int32, the row's number in the whole batch: what its random numbers are drawn from
 
+    @property
+    def num_examples(self) -> int:
+        return int(self.segment_ids_BS.max(axis=1).sum())
+
 
 def pack(sizes: Sizes, shape: RowShape) -> list[list[int]]:
     """Put examples into as few rows as best-fit finds, longest first: the example numbers of each row.

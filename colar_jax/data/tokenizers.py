@@ -54,9 +54,21 @@ class Tokenizer:
             )
         return ids_of_texts
 
+    def token_starts(self, texts: list[str]) -> list[list[int]]:
+        """Where in each text each of its tokens begins, in characters."""
+        if not texts:
+            return []
+        options = dict(add_special_tokens=False, return_attention_mask=False, verbose=False)
+        offsets = self.hf(texts, return_offsets_mapping=True, **options)["offset_mapping"]
+        return [[start for start, _ in of_text] for of_text in offsets]
+
     def decode(self, ids: list[int]) -> str:
         """The text of some ids, exactly (no space is cleaned away), special tokens left out."""
         return self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def token_text(self, token_id: int) -> str:
+        """What one token says, special tokens included, such as " the" or "###"."""
+        return self.hf.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer where `load_tokenizer` finds it again."""

@@ -1,27 +1,29 @@
 """Prefill -> think* -> answer*, as one compiled program with two `while_loop`s on one cache.
 
 A question is prefilled once, however many rollouts it has; each rollout continues on its own suffix of the cache; each
-loop ends when the last rollout has ended, or at its limit.
+loop ends when the last rollout has ended, or at its limit. The same loops go a step at a time in `streaming`.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from colar_jax.decoding.prefill import Feed, feeder, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.sampling import greedy_token, sampled_token
 from colar_jax.decoding.thinking import Think, Thought
 from colar_jax.model.cache import Suffix
-from colar_jax.model.reasoner import Reasoner, embed_positions
+from colar_jax.model.reasoner import Reasoner
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeLimits:
-    """Everything static about a decode besides its shapes."""
+    """Everything static about a decode besides its shapes; except what a compiled program is to have as data."""
 
-    max_thoughts: int  # 0: answer at once
+    max_thoughts: int  # 0: answer at once; sizes the buffers
     min_thoughts: int
     max_answer_tokens: int
     greedy: bool
@@ -30,6 +32,7 @@ class DecodeLimits:
     separator_id: int
     eos_id: int
     num_rollouts: int = 1  # G, for each question
+    cut_at: jax.Array | None = None  # int32 scalar, traced: thinking is cut there already; None: at max_thoughts
 
 
 @jax.tree_util.register_dataclass
@@ -50,9 +53,22 @@ class Decoded:
     num_answer_tokens_B: jax.Array  # eos included; A where there was none
 
 
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """One of the two loops: run it whole, or step by step from `start` for as long as it `goes_on`."""
+
+    start: Any
+    goes_on: Callable[[Any], jax.Array]  # state -> bool scalar
+    step: Callable[[Any], Any]  # state -> state
+
+    def run(self):
+        """The state in which the last rollout has ended, or the limit is reached."""
+        return jax.lax.while_loop(self.goes_on, self.step, self.start)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Thinking:
+class ThinkingState:
     """State of the thinking loop. Invariant: `next` is what each rollout would do after `num_thoughts` of its thoughts;
     rollouts with `done` have stopped, for good."""
 
@@ -68,7 +84,7 @@ class _Thinking:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Answering:
+class AnsweringState:
     """State of the answer loop. Invariant: `step` tokens of the answer are written, the last of them not yet fed."""
 
     step: jax.Array
@@ -86,26 +102,14 @@ def decode(model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits
     """
     num_rollouts = prompts.lengths_C.shape[0] * limits.num_rollouts
     assert keys_B.shape == (num_rollouts,), (keys_B.shape, num_rollouts)
-    with jax.named_scope("prefill"):
-        positions_RS = jnp.broadcast_to(jnp.arange(prompts.token_ids_RS.shape[1]), prompts.token_ids_RS.shape)
-        ones_RS = jnp.ones(prompts.token_ids_RS.shape, jnp.float32)
-        embeds_RSD = embed_positions(model.llama.embedding[...], prompts.token_ids_RS, positions_RS, ones_RS, dtype)
-        hidden_CD, prefix = model.llama.prefill(
-            embeds_RSD, prompts.position_ids_RS, prompts.segment_ids_RS, prompts.slots_CP, prompts.lengths_C
-        )
-    hidden_BD = jnp.repeat(hidden_CD, limits.num_rollouts, axis=0)
-    lengths_B = jnp.repeat(prompts.lengths_C, limits.num_rollouts)
-    think_keys_B, answer_keys_B = _fold_in(keys_B, 0), _fold_in(keys_B, 1)
-    layers = model.llama.unstacked_blocks()
-    suffix = Suffix.empty(prefix, num_rollouts, limits.max_thoughts + limits.max_answer_tokens)
-
-    def feed(embeds_BD, num_fed_B, is_real_B, suffix):
-        return model.llama.decode(layers, embeds_BD, lengths_B + num_fed_B, is_real_B, prefix, suffix)
-
+    prefilled = prefill(model, prompts, limits.num_rollouts, dtype)
+    feed = feeder(model, prefilled)
     with jax.named_scope("think"):
-        thinking = _think(model, hidden_BD, suffix, think_keys_B, think, feed, limits)
+        suffix = Suffix.empty(prefilled.prefix, num_rollouts, limits.max_thoughts + limits.max_answer_tokens)
+        thinking = thinking_loop(model, prefilled.hidden_BD, suffix, keys_B, think, feed, limits)
+        thinking = thinking.run() if limits.max_thoughts else thinking.start
     with jax.named_scope("answer"):
-        answering = _answer(model, thinking.suffix, thinking.num_thoughts_B, answer_keys_B, feed, limits, dtype)
+        answering = answering_loop(model, thinking.suffix, thinking.num_thoughts_B, keys_B, feed, limits, dtype).run()
     return Decoded(
         thoughts=thinking.records,
         thought_log_probs_BL=thinking.log_probs_BL,
@@ -118,8 +122,14 @@ def decode(model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits
     )
 
 
-def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
+def thinking_loop(model, hidden_BD, suffix, keys_B, think: Think, feed: Feed, limits: DecodeLimits) -> Loop:
+    """The loop over `ThinkingState`, from the questions' last hidden states and an empty suffix."""
     num_rollouts, limit = hidden_BD.shape[0], limits.max_thoughts
+    cut_at = limit if limits.cut_at is None else limits.cut_at
+    keys_B = _fold_in(keys_B, 0)
+
+    def goes_on(state: ThinkingState):
+        return model.llama.execution.anyone((state.step < cut_at) & ~jnp.all(state.done_B))
 
     def next_thought(hidden_BD, step):
         thought = think(model, hidden_BD, _fold_in(keys_B, step))
@@ -133,11 +143,11 @@ def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
     def write(buffer_BL, values_B, step):
         return jax.lax.dynamic_update_index_in_dim(buffer_BL, values_B, step, axis=1)
 
-    def body(state: _Thinking) -> _Thinking:
+    def body(state: ThinkingState) -> ThinkingState:
         thought, active_B = state.next, ~state.done_B
         hidden_BD, suffix = feed(thought.embed_BD, state.num_thoughts_B, active_B, state.suffix)
         following = next_thought(hidden_BD, state.step + 1)
-        return _Thinking(
+        return ThinkingState(
             step=state.step + 1,
             suffix=suffix,
             next=following,
@@ -150,7 +160,7 @@ def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
 
     first = next_thought(hidden_BD, 0)
     stop_log_probs_BL = jnp.zeros((num_rollouts, limit + 1), jnp.float32)
-    start = _Thinking(
+    start = ThinkingState(
         step=jnp.int32(0),
         suffix=suffix,
         next=first,
@@ -163,14 +173,19 @@ def _think(model, hidden_BD, suffix, keys_B, think, feed, limits) -> _Thinking:
         stop_log_probs_BL=write(stop_log_probs_BL, first.stop_log_prob_B, 0),
     )
     if limit == 0:  # a method without reasoning: nothing was cut off
-        return dataclasses.replace(start, done_B=jnp.ones(num_rollouts, bool))
-    return jax.lax.while_loop(lambda state: (state.step < limit) & ~jnp.all(state.done_B), body, start)
+        start = dataclasses.replace(start, done_B=jnp.ones(num_rollouts, bool))
+    return Loop(start, goes_on, body)
 
 
-def _answer(model, suffix, num_thoughts_B, keys_B, feed, limits, dtype) -> _Answering:
+def answering_loop(model, suffix, num_thoughts_B, keys_B, feed: Feed, limits: DecodeLimits, dtype) -> Loop:
+    """The loop over `AnsweringState`, after the `num_thoughts_B` thoughts that `suffix` holds."""
     num_rollouts, limit = num_thoughts_B.shape[0], limits.max_answer_tokens
+    keys_B = _fold_in(keys_B, 1)
     embedding_VD = model.llama.embedding[...]
     everyone_B = jnp.ones(num_rollouts, bool)
+
+    def goes_on(state: AnsweringState):
+        return model.llama.execution.anyone((state.step < limit) & ~jnp.all(state.done_B))
 
     def next_token(ids_B, step, suffix):
         """Feed a token to everyone and draw the one after it; a rollout that has ended draws what nobody reads."""
@@ -184,10 +199,10 @@ def _answer(model, suffix, num_thoughts_B, keys_B, feed, limits, dtype) -> _Answ
     def write(buffer_BA, values_B, step):
         return jax.lax.dynamic_update_index_in_dim(buffer_BA, values_B, step, axis=1)
 
-    def body(state: _Answering) -> _Answering:
+    def body(state: AnsweringState) -> AnsweringState:
         last_ids_B = jax.lax.dynamic_index_in_dim(state.ids_BA, state.step - 1, axis=1, keepdims=False)
         ids_B, log_probs_B, suffix = next_token(last_ids_B, state.step, state.suffix)
-        return _Answering(
+        return AnsweringState(
             step=state.step + 1,
             suffix=suffix,
             done_B=state.done_B | (ids_B == limits.eos_id),
@@ -198,7 +213,7 @@ def _answer(model, suffix, num_thoughts_B, keys_B, feed, limits, dtype) -> _Answ
 
     separator_B = jnp.full(num_rollouts, limits.separator_id, jnp.int32)
     ids_B, log_probs_B, suffix = next_token(separator_B, 0, suffix)
-    start = _Answering(
+    start = AnsweringState(
         step=jnp.int32(1),
         suffix=suffix,
         done_B=ids_B == limits.eos_id,
@@ -206,7 +221,7 @@ def _answer(model, suffix, num_thoughts_B, keys_B, feed, limits, dtype) -> _Answ
         ids_BA=write(jnp.full((num_rollouts, limit), limits.eos_id, jnp.int32), ids_B, 0),
         log_probs_BA=write(jnp.zeros((num_rollouts, limit), jnp.float32), log_probs_B, 0),
     )
-    return jax.lax.while_loop(lambda state: (state.step < limit) & ~jnp.all(state.done_B), body, start)
+    return Loop(start, goes_on, body)
 
 
 def _fold_in(keys_B, step):

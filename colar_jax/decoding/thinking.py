@@ -32,7 +32,13 @@ Think = Callable[[Reasoner, jax.Array, jax.Array], Thought]
 
 
 def latent_thinker(
-    separator_id: int, *, greedy: bool, latent_temperature: float, stop_temperature: float, min_std: float = 0.0
+    separator_id: int,
+    *,
+    greedy: bool,
+    latent_temperature: float,
+    stop_temperature: float,
+    stop_odds_temperature: float = 1.0,
+    min_std: float = 0.0,
 ) -> Think:
     """CoLaR: sample the next compressed embedding; stop when the language head says `###`.
 
@@ -55,6 +61,7 @@ def latent_thinker(
             latent_BD = predicted.sample(noise_BD, latent_temperature)
             log_prob_B = latent_log_prob(predicted, latent_BD, latent_temperature)
             separator_log_prob_B = _log_prob_of_one(logits_BV / stop_temperature, separator_id)
+            separator_log_prob_B = temper_odds(separator_log_prob_B, stop_odds_temperature)
             stop_B = jnp.log(jax.vmap(jax.random.uniform)(stop_key_B)) < separator_log_prob_B
         embed_BD = (latent_BD * model.latent_head.embed_std[...]).astype(hidden_BD.dtype)
         return Thought(embed_BD, latent_BD, log_prob_B, stop_B, decision_log_prob(separator_log_prob_B, stop_B))
@@ -90,7 +97,18 @@ def latent_log_prob(predicted, latent, temperature):
     return jnp.mean(densities, axis=-1)
 
 
+def temper_odds(log_prob, temperature: float):
+    """The log-probability after the odds `p / (1 - p)` are raised to `1 / temperature`; above 1 towards one half."""
+    if temperature == 1:
+        return log_prob
+    return jax.nn.log_sigmoid((log_prob - _log_of_rest(log_prob)) / temperature)
+
+
 def decision_log_prob(separator_log_prob_B, stop_B):
     """Of having stopped, or of having gone on, from the log-probability of `###`."""
-    go_on_log_prob_B = jnp.log(-jnp.expm1(jnp.minimum(separator_log_prob_B, -1e-7)))
-    return jnp.where(stop_B, separator_log_prob_B, go_on_log_prob_B)
+    return jnp.where(stop_B, separator_log_prob_B, _log_of_rest(separator_log_prob_B))
+
+
+def _log_of_rest(log_prob):
+    """`log(1 - p)`; a certainty is taken for one within rounding."""
+    return jnp.log(-jnp.expm1(jnp.minimum(log_prob, -1e-7)))

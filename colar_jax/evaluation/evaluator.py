@@ -2,23 +2,24 @@
 
 import dataclasses
 import functools
+import time
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig
 from colar_jax.data.answers import VERIFIERS, extract_answer
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed
 from colar_jax.data.tokenizers import Tokenizer
-from colar_jax.decoding.decoder import Decoded, decode
-from colar_jax.decoding.prompt_rows import PackedPrompts, pack_prompts, shape_for
+from colar_jax.decoding.decoder import Decoded
+from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+from colar_jax.evaluation.program import Programs, ProgramSpec, variation
 from colar_jax.methods import Method
-from colar_jax.methods.method import decode_limits
-from colar_jax.parallel.mesh import REPLICATED, ROWS, num_shards, put_rows
+from colar_jax.parallel.mesh import ROWS, num_shards, put_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +31,9 @@ class Outcome:
     right_N: np.ndarray  # bool
     lengths_N: np.ndarray  # int, #L
     forced_stop_N: np.ndarray  # bool
+    answer_tokens_N: np.ndarray  # int, eos included
+    prompt_tokens_N: np.ndarray  # int, the separator that opens the reasoning included
+    seconds: float  # from handing each batch to the device to having its result, added up
 
     @property
     def accuracy(self) -> float:
@@ -37,13 +41,39 @@ class Outcome:
         return float(self.right_N.mean())
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """A set of problems to answer at `speed`: greedily, or sampled from `seed` (a question's draws are its own)."""
+
+    encoded: EncodedProblems
+    speed: Speed
+    seed: int | None  # None: greedy
+    decode: DecodeConfig | None = None  # other temperatures, or a lower limit of the reasoning; None: the evaluator's
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Batch:
+    """A part of a request, ready for the device."""
+
+    request: Request
+    questions: np.ndarray  # their indices; the last of a request come again to fill its last batch
+    num_new: int  # how many of them count
+    spec: ProgramSpec
+    arguments: tuple
+    is_last: bool
+
+
 class Evaluator:
     """Decodes with one compiled program for greedy and one for sampled decoding, whatever the speed.
 
+    One batch is on the device at a time: while it is, the host judges the one before and packs the one after.
+
     Args:
         graph: the model's graph, from `reasoner.build`.
+        decode_config: how to decode, unless a request says otherwise; no request may think longer.
         batch_size: questions decoded at a time, over all devices.
         sets, speeds: what will be decoded, so that one compiled program has room for any batch of it.
+        programs: where compiled programs are kept; given to several evaluators, they share what is the same.
     """
 
     def __init__(
@@ -59,30 +89,82 @@ class Evaluator:
         sets: list[EncodedProblems],
         speeds: tuple[Speed, ...],
         verifier: str = "numeric",
+        parallel: ParallelConfig = AUTOMATIC,
+        programs: Programs | None = None,
     ):
-        self._graph, self._method, self._tokenizer = graph, method, tokenizer
-        self._config, self._compute, self._mesh = decode_config, compute, mesh
+        self._tokenizer, self._config, self._mesh = tokenizer, decode_config, mesh
+        self._spec = functools.partial(
+            ProgramSpec,
+            graph=graph,
+            method=method,
+            decode=decode_config,
+            compute=compute,
+            separator_id=tokenizer.separator_id,
+            eos_id=tokenizer.eos_id,
+            mesh=mesh,
+            parallel=parallel,
+        )
+        self._programs = Programs() if programs is None else programs
         self._shard_size = -(-batch_size // num_shards(mesh))
         lengths = [encoded.prompt_lengths(speed) + 1 for encoded in sets for speed in speeds]
         self._shape = shape_for([part for of_set in lengths for part in self._parts(of_set)])
-        self._is_right = VERIFIERS[verifier]
-        self._compiled = functools.cache(self._compile)
+        # The same answer to the same question is judged once, however often it is given.
+        self._is_right = functools.lru_cache(maxsize=2**16)(VERIFIERS[verifier])
 
     def run(self, parameters, encoded: EncodedProblems, speed: Speed, *, seed: int | None) -> Outcome:
         """Answer every problem at `speed`: greedily, or sampled from `seed` (a question's draws are its own)."""
-        prompts = [np.append(encoded.prompt(i, speed), np.int32(encoded.separator_id)) for i in range(len(encoded))]
-        program = self._compiled(seed is None)
-        keys_N = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed or 0), jnp.arange(len(prompts)))
-        shards = self._parts(np.arange(len(prompts)))
-        pending = []  # the device works on the next batches while the host reads the first
-        for start in range(0, len(shards), num_shards(self._mesh)):
-            batch = shards[start : start + num_shards(self._mesh)]
-            packed = [pack_prompts([prompts[i] for i in shard], self._shape) for shard in batch]
+        ((_, outcome),) = self.run_all(parameters, [Request(encoded, speed, seed)])
+        return outcome
+
+    def run_all(self, parameters, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+        """Answer one request after the other, and give each back as soon as it is judged.
+
+        What the caller does between two of them costs no time while the device has its next batch.
+        """
+        judged: list[Outcome] = []
+        running = None
+        for batch in (batch for request in requests for batch in self._batches(request)):
+            done = self._wait(running)
+            running = self._start(parameters, batch)
+            if done is not None:
+                yield from self._collect(judged, *done)
+        if (done := self._wait(running)) is not None:
+            yield from self._collect(judged, *done)
+
+    def _batches(self, request: Request) -> Iterator[_Batch]:
+        encoded, mesh = request.encoded, self._mesh
+        spec = self._spec(greedy=request.seed is None)
+        what = variation(spec, self._config if request.decode is None else request.decode)
+        keys_N = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+            jax.random.key(request.seed or 0), jnp.arange(len(encoded))
+        )
+        shards, per_batch = self._parts(np.arange(len(encoded))), num_shards(mesh)
+        for start in range(0, len(shards), per_batch):
+            batch = shards[start : start + per_batch]
+            packed = [pack_prompts([_prompt(encoded, i, request.speed) for i in part], self._shape) for part in batch]
             packed = jax.tree.map(lambda *parts: np.concatenate(parts), *packed)
-            pending.append(program(parameters, *put_rows((packed, keys_N[np.concatenate(batch)]), self._mesh)))
-        parts = [jax.device_get(part) for part in pending]
-        decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(prompts)], *parts)
-        return self._judge(decoded, encoded)
+            questions = np.concatenate(batch)
+            yield _Batch(
+                request=request,
+                questions=questions,
+                num_new=min(len(questions), len(encoded) - start * self._shard_size),
+                spec=spec,
+                arguments=(*put_rows((packed, keys_N[questions]), mesh), what),
+                is_last=start + per_batch == len(shards),
+            )
+
+    def lower(self, parameters, *, greedy: bool) -> jax.stages.Lowered:
+        """The program of a batch, not compiled yet, for parameters that may be shapes alone."""
+        shards = num_shards(self._mesh)
+        part = pack_prompts([np.zeros(1, np.int32)] * self._shard_size, self._shape)
+        prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[part] * shards)
+        keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._shard_size * shards))
+        placed = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(self._mesh, ROWS)),
+            (prompts, keys_B),
+        )
+        spec = self._spec(greedy=greedy)
+        return self._programs.lower(spec, parameters, *placed, variation(spec, self._config))
 
     def _parts(self, values_N: np.ndarray) -> list[np.ndarray]:
         """Values, one for each question, in parts of a shard's size, a whole number of batches; the last fills up."""
@@ -91,32 +173,56 @@ class Evaluator:
         filled = values_N[np.arange(num_parts * self._shard_size).clip(max=len(values_N) - 1)]
         return np.split(filled, num_parts)
 
-    def _compile(self, greedy: bool):
-        config, tokenizer = self._config, self._tokenizer
-        dtype = jnp.dtype(self._compute.dtype)
-        thinking = self._method.thinking(config, tokenizer.separator_id, dtype, greedy)
-        limits = decode_limits(
-            thinking, config, separator_id=tokenizer.separator_id, eos_id=tokenizer.eos_id, greedy=greedy
-        )
+    def _start(self, parameters, batch: _Batch) -> tuple[_Batch, Decoded, float]:
+        """A batch, its result, which is under way, and when it began (later by what compiling took)."""
+        start, compiling = time.perf_counter(), self._programs.compile_seconds
+        decoded = self._programs.start(batch.spec, parameters, *batch.arguments)
+        return batch, decoded, start + self._programs.compile_seconds - compiling
 
-        def program(parameters, prompts: PackedPrompts, keys_B) -> Decoded:
-            model = nnx.merge(self._graph, parameters)
-            decoded = decode(model, prompts, keys_B, thinking.think, limits, dtype=dtype)
-            # The thoughts are large, and the judge does not read them.
-            return dataclasses.replace(decoded, thoughts=None)
+    def _wait(self, running: tuple[_Batch, Decoded, float] | None) -> tuple[_Batch, Decoded, float] | None:
+        """A batch with its result on the host, and the seconds since it was given to the device."""
+        if running is None:
+            return None
+        batch, decoded, start = running
+        return batch, self._programs.finish(decoded), time.perf_counter() - start
 
-        # Each shard leaves its loops when its own rows are done, so what it holds varies from device to device by
-        # construction; check_vma would want every loop's zeros to be told so.
-        sharded = jax.shard_map(
-            program, mesh=self._mesh, in_specs=(REPLICATED, ROWS, ROWS), out_specs=ROWS, check_vma=False
-        )
-        return jax.jit(sharded)
+    def _collect(
+        self, judged: list[Outcome], batch: _Batch, decoded: Decoded, seconds: float
+    ) -> Iterator[tuple[Request, Outcome]]:
+        """Judge a batch; with the last of a request, all of it is given back."""
+        judged.append(self._judge(decoded, batch, seconds))
+        if batch.is_last:
+            yield batch.request, _joined(judged)
+            judged.clear()
 
-    def _judge(self, decoded: Decoded, encoded: EncodedProblems) -> Outcome:
-        texts = self._tokenizer.answer_texts(decoded.answer_ids_BA, decoded.num_answer_tokens_B)
+    def _judge(self, decoded: Decoded, batch: _Batch, seconds: float) -> Outcome:
+        encoded, new = batch.request.encoded, slice(batch.num_new)
+        num_answer_tokens_B = decoded.num_answer_tokens_B[new]
+        texts = self._tokenizer.answer_texts(decoded.answer_ids_BA[new], num_answer_tokens_B)
         predictions = [extract_answer(text) for text in texts]
+        questions = batch.questions[new]
         right = [
-            self._is_right(prediction, problem.answer)
-            for prediction, problem in zip(predictions, encoded.problems, strict=True)
+            self._is_right(prediction, encoded.problems[i].answer)
+            for prediction, i in zip(predictions, questions, strict=True)
         ]
-        return Outcome(predictions, texts, np.array(right), decoded.num_thoughts_B, decoded.forced_stop_B)
+        return Outcome(
+            predictions=predictions,
+            texts=texts,
+            right_N=np.array(right),
+            lengths_N=decoded.num_thoughts_B[new],
+            forced_stop_N=decoded.forced_stop_B[new],
+            answer_tokens_N=num_answer_tokens_B,
+            prompt_tokens_N=encoded.prompt_lengths(batch.request.speed)[questions] + 1,
+            seconds=seconds,
+        )
+
+
+def _prompt(encoded: EncodedProblems, index: int, speed: Speed) -> np.ndarray:
+    return np.append(encoded.prompt(index, speed), np.int32(encoded.separator_id))
+
+
+def _joined(parts: list[Outcome]) -> Outcome:
+    """The outcome of a request from those of its batches."""
+    join = {list: lambda values: [item for value in values for item in value], np.ndarray: np.concatenate, float: sum}
+    values = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(Outcome)}
+    return Outcome(**{name: join[type(of_parts[0])](of_parts) for name, of_parts in values.items()})

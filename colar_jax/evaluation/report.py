@@ -1,7 +1,4 @@
-"""Results as the paper's Table 1 (METHOD.md section 2): accuracy % / #L, a row for each way of decoding a stage.
-
-`report.md` is for people, `report.json` holds every number behind it, for comparing runs.
-"""
+"""The report of an evaluation: one set of results, written for people, for programs and for a browser."""
 
 import dataclasses
 import json
@@ -9,147 +6,90 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from colar_jax.data.prompts import AUTO_SPEED
-from colar_jax.evaluation.results import NO_SPEED, SAMPLINGS, Result
-from colar_jax.evaluation.statistics import Interval, mean_over_seeds
+from colar_jax.evaluation.differences import Difference, differences
+from colar_jax.evaluation.markdown import causal_table, cost_table, differences_table, markdown_table
+from colar_jax.evaluation.numbers import csv_text, report_numbers
+from colar_jax.evaluation.page import page
+from colar_jax.evaluation.pareto import pareto_points
+from colar_jax.evaluation.pareto_plot import pareto_figure, picture
+from colar_jax.evaluation.results import Result
+from colar_jax.evaluation.rows import datasets_of, table_rows
 
 MARKDOWN_FILE = "report.md"
 JSON_FILE = "report.json"
+CSV_FILE = "results.csv"
+PLOT_FILES = {"png": "pareto.png", "svg": "pareto.svg"}
+PAGE_FILE = "report.html"
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One table row: one stage at one speed, decoded in one way, on some of the report's data sets."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """What there is to report."""
 
-    stage: str
-    speed: str
-    sampling: str
-    results: dict[str, Result]  # by data set
+    title: str
+    notes: str
+    results: Sequence[Result]
+    reference: str = ""  # what the others are compared with, as `differences` takes it
+    causal: Sequence[dict] = ()  # tests of whether the latents are used (`markdown.causal_table`)
+    timing: dict | None = None  # what the evaluation took
+    samples: Sequence[dict] = ()  # for the page: what became of some questions
 
-    @property
-    def name(self) -> str:
-        """The row in words, as in "colar, speed 2, sampled"."""
-        speed = "" if self.speed == NO_SPEED else f", speed {self.speed}"
-        return f"{self.stage}{speed}, {self.sampling}"
-
-    @property
-    def mean_accuracy(self) -> Interval:
-        """Plain mean over data sets, each weighing the same as in the paper, and its t-interval over seeds.
-
-        The ends are None for one seed, and where data sets differ in their number of seeds.
-        """
-        if len({result.num_seeds for result in self.results.values()}) > 1:
-            return Interval(_mean([result.accuracy_S.mean() for result in self.results.values()]), None, None)
-        return mean_over_seeds(np.mean([result.accuracy_S for result in self.results.values()], axis=0))
-
-    @property
-    def mean_length(self) -> float:
-        """Plain mean of #L over data sets."""
-        return _mean([result.mean_length for result in self.results.values()])
+    def differences(self) -> list[Difference]:
+        """Every row minus the reference."""
+        return differences(table_rows(self.results), self.reference)
 
 
-def table_rows(results: Sequence[Result]) -> list[Row]:
-    """Results as table rows in the table's order, whatever the order within `results`.
-
-    Stages and data sets come in the order in which they first appear; within a stage speeds rise (none first, "auto"
-    last), and greedy comes before sampled.
-
-    Raises:
-        ValueError: there are no results, or two are for the same cell.
-    """
-    if not results:
-        raise ValueError("a report needs at least one result, got none")
-    stages = list(dict.fromkeys(result.stage for result in results))
-    datasets = _datasets(results)
-
-    def place(result: Result):
-        return (
-            stages.index(result.stage),
-            _speed_order(result.speed),
-            SAMPLINGS.index(result.sampling),
-            datasets.index(result.dataset),
-        )
-
-    by_row: dict[tuple[str, str, str], dict[str, Result]] = {}
-    for result in sorted(results, key=place):
-        of_row = by_row.setdefault((result.stage, result.speed, result.sampling), {})
-        if result.dataset in of_row:
-            where = f"stage {result.stage}, speed {result.speed}, {result.sampling}, data set {result.dataset}"
-            raise ValueError(f"two results for the same cell: {where}")
-        of_row[result.dataset] = result
-    return [Row(*row_key, of_row) for row_key, of_row in by_row.items()]
-
-
-def markdown_table(results: Sequence[Result]) -> str:
-    """The table, and below it what its intervals are, how many questions and seeds, and where reasoning was cut.
-
-    A cell reads `92.1 ± 0.4 [90.3, 93.6] / 14.3`: accuracy in %, the half width of its t-interval over seeds (left out
-    for one seed), its Wilson interval over questions, mean #L. A last column holds the mean over data sets when there
-    is more than one; a row that lacks a data set has no mean, for it could not be compared with the others.
-
-    Raises:
-        ValueError: there are no results, or two are for the same cell.
-    """
-    rows, datasets = table_rows(results), _datasets(results)
-    header = ["stage", "speed", "sampling", *datasets, *(["mean"] if len(datasets) > 1 else [])]
-    lines = [header, ["---"] * len(header)]
-    for row in rows:
-        cells = [_result_cell(row.results[dataset]) if dataset in row.results else "-" for dataset in datasets]
-        if len(datasets) > 1:
-            cells.append(_mean_cell(row) if len(row.results) == len(datasets) else "-")
-        lines.append([row.stage, row.speed, row.sampling, *cells])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{_legend(results)}{_forced_stops(rows)}\n"
-
-
-def report_numbers(results: Sequence[Result], title: str, notes: str) -> dict:
-    """Everything that `report.json` holds, in the table's order.
-
-    Accuracies and shares run from 0 to 1 (the table's are in %). An interval is {"center", "low", "high"}, its ends
-    None where one seed gives none. "means" has the rows that cover all of two or more data sets.
-
-    Raises:
-        ValueError: there are no results, or two are for the same cell.
-    """
-    rows, datasets = table_rows(results), _datasets(results)
+def numbers_of(report: Report) -> dict:
+    """Everything that `report.json` holds: `numbers.report_numbers`, and what was measured besides."""
     return {
-        "title": title,
-        "notes": notes,
-        "results": [_result_numbers(result) for row in rows for result in row.results.values()],
-        "means": [
-            {
-                "stage": row.stage,
-                "speed": row.speed,
-                "sampling": row.sampling,
-                "accuracy_over_seeds": dataclasses.asdict(row.mean_accuracy),
-                "mean_length": row.mean_length,
-            }
-            for row in rows
-            if len(datasets) > 1 and len(row.results) == len(datasets)
-        ],
+        "title": report.title,
+        "notes": report.notes,
+        **report_numbers(report.results, report.differences()),
+        **({"causal": list(report.causal)} if report.causal else {}),
+        **({"timing": report.timing} if report.timing else {}),
     }
 
 
-def write_report(folder: str | os.PathLike, results: Sequence[Result], title: str, notes: str) -> None:
-    """Write `report.md` (title, notes, table) and `report.json` (`report_numbers`) into the folder, made if missing.
+def markdown_of(report: Report) -> str:
+    """The text of `report.md`; a section that has nothing to say is left out."""
+    sections = [
+        f"# {report.title}\n",
+        f"{report.notes.strip()}\n" if report.notes.strip() else "",
+        markdown_table(report.results),
+        differences_table(report.differences()),
+        causal_table(report.causal),
+        cost_table(report.results),
+    ]
+    return "\n".join(filter(None, sections))
 
-    Each file is replaced as a whole: a kill at any moment leaves either the old one or the new one.
+
+def write_report(folder: str | os.PathLike, report: Report) -> None:
+    """Write the report's files into the folder, made if missing.
+
+    `report.md`, `report.json`, `results.csv`, the plot as `pareto.png` and `pareto.svg`, and `report.html`, which needs
+    none of the others. Each file is replaced as a whole: a kill at any moment leaves either the old one or the new one.
 
     Raises:
-        ValueError: there are no results, or two are for the same cell. Nothing is written then.
+        ValueError: there are no results, two are for the same cell, or no row is the reference. Nothing is written
+            then.
     """
-    paragraphs = [f"# {title}", *([notes.strip()] if notes.strip() else []), markdown_table(results)]
-    numbers = json.dumps(report_numbers(results, title, notes), indent=2, allow_nan=False)
+    numbers = numbers_of(report)
+    figure = pareto_figure(pareto_points(table_rows(report.results), datasets_of(report.results)))
+    files = {
+        CSV_FILE: csv_text(report.results).encode(),
+        **{name: picture(figure, kind) for kind, name in PLOT_FILES.items()},
+        PAGE_FILE: page(numbers, report.samples).encode(),
+        JSON_FILE: (json.dumps(numbers, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode(),
+        MARKDOWN_FILE: markdown_of(report).encode(),
+    }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / JSON_FILE, numbers + "\n")
-    _replace(folder / MARKDOWN_FILE, "\n\n".join(paragraphs))
+    for name, data in files.items():
+        _replace(folder / name, data)
 
 
 def read_report(folder: str | os.PathLike) -> dict:
-    """The numbers of a written report, as `report_numbers` gave them.
+    """The numbers of a written report, as `numbers_of` gave them.
 
     Raises:
         FileNotFoundError: the folder has no report.
@@ -162,100 +102,7 @@ def read_report(folder: str | os.PathLike) -> dict:
         raise ValueError(f"{path} is not valid JSON ({error}): write the report again") from error
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
-
-
-def _datasets(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(result.dataset for result in results))
-
-
-def _speed_order(speed: str) -> tuple[int, float]:
-    if speed == NO_SPEED:
-        return (0, 0.0)
-    return (2, 0.0) if speed == AUTO_SPEED else (1, float(speed))
-
-
-def _result_numbers(result: Result) -> dict:
-    return {
-        "stage": result.stage,
-        "dataset": result.dataset,
-        "speed": result.speed,
-        "sampling": result.sampling,
-        "num_seeds": result.num_seeds,
-        "num_questions": result.num_questions,
-        "accuracy": result.accuracy_over_questions.center,
-        "accuracy_per_seed": result.accuracy_S.tolist(),
-        "accuracy_over_seeds": dataclasses.asdict(result.accuracy_over_seeds),
-        "accuracy_over_questions": dataclasses.asdict(result.accuracy_over_questions),
-        "mean_length": result.mean_length,
-        "length_over_seeds": dataclasses.asdict(result.length_over_seeds),
-        "forced_stop_share": result.forced_stop_share,
-    }
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _plus_minus(over_seeds: Interval) -> str:
-    return "" if over_seeds.half_width is None else f" ± {_percent(over_seeds.half_width)}"
-
-
-def _length_text(length: float) -> str:
-    """Three digits as in the paper (5.57, 25.6, 209), and a plain 0 for a method that does not reason."""
-    if length == 0:
-        return "0"
-    if length < 9.995:
-        return f"{length:.2f}"
-    return f"{length:.1f}" if length < 99.95 else f"{length:.0f}"
-
-
-def _result_cell(result: Result) -> str:
-    over_questions = result.accuracy_over_questions
-    return (
-        f"{_percent(over_questions.center)}{_plus_minus(result.accuracy_over_seeds)} "
-        f"[{_percent(over_questions.low)}, {_percent(over_questions.high)}] / {_length_text(result.mean_length)}"
-    )
-
-
-def _mean_cell(row: Row) -> str:
-    accuracy = row.mean_accuracy
-    return f"{_percent(accuracy.center)}{_plus_minus(accuracy)} / {_length_text(row.mean_length)}"
-
-
-def _counts_text(counts: dict[str, set[int]]) -> str:
-    """As in "gsm8k 1,319, svamp 300 or 1,000"."""
-    return ", ".join(f"{name} {' or '.join(f'{n:,}' for n in sorted(ns))}" for name, ns in counts.items())
-
-
-def _legend(results: Sequence[Result]) -> str:
-    questions = {name: {r.num_questions for r in results if r.dataset == name} for name in _datasets(results)}
-    seeds = {name: {r.num_seeds for r in results if r.sampling == name} for name in SAMPLINGS}
-    sentences = [
-        "Accuracy in % / #L (positions of reasoning, mean over examples).",
-        "[low, high]: 95 % Wilson interval over questions.",
-    ]
-    if any(result.num_seeds > 1 for result in results):
-        sentences.append("±: half width of the 95 % t-interval over seeds.")
-    if len(questions) > 1:
-        sentences.append("mean: every data set weighs the same.")
-    sentences.append(f"Questions: {_counts_text(questions)}.")
-    sentences.append(f"Seeds: {_counts_text({name: numbers for name, numbers in seeds.items() if numbers})}.")
-    return " ".join(sentences)
-
-
-def _forced_stops(rows: Sequence[Row]) -> str:
-    cut = [
-        f"{row.name}, on {dataset} {_percent(result.forced_stop_share)} %"
-        for row in rows
-        for dataset, result in row.results.items()
-        if result.forced_stop_share > 0
-    ]
-    return f"\n\nReasoning cut at its limit: {'; '.join(cut)}." if cut else ""
-
-
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, data: bytes) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_bytes(data)
     os.replace(unfinished, path)

@@ -6,10 +6,37 @@ import math
 import numpy as np
 
 from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.evaluation.cost import Cost
+from colar_jax.evaluation.repeated import majority_at_k, pass_at_k
 from colar_jax.evaluation.statistics import Interval, mean_over_seeds, wilson
 
 NO_SPEED = "-"
+AS_CONFIGURED = "-"
 SAMPLINGS = ("greedy", "sampled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How something was decoded, in words: what makes a row of a table, whatever the data set."""
+
+    run: str  # "" where there is one run only
+    stage: str  # "cot", "colar", ...
+    speed: str  # "2", "1.5", "auto", or "-" for a method that has none
+    latent_limit: str  # "8", or "-": as the run's config has it
+    temperature: str  # "0.7" for all that is sampled, or "-": as the run's config has it
+    sampling: str  # "greedy" or "sampled"
+
+    @property
+    def name(self) -> str:
+        """As in "colar, speed 2, sampled"."""
+        parts = [
+            f"{self.run}: {self.stage}" if self.run else self.stage,
+            "" if self.speed == NO_SPEED else f"speed {self.speed}",
+            "" if self.latent_limit == AS_CONFIGURED else f"at most {self.latent_limit} latents",
+            "" if self.temperature == AS_CONFIGURED else f"temperature {self.temperature}",
+            self.sampling,
+        ]
+        return ", ".join(filter(None, parts))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,12 +57,23 @@ class Result:
     right_SN: np.ndarray  # bool: the answer is right
     lengths_SN: np.ndarray  # integers: #L
     forced_stops_SN: np.ndarray  # bool: the reasoning was cut at its limit, it did not stop by itself
+    run: str = ""  # which run, where a report has several
+    method: str = ""  # what the stage trained
+    latent_limit: str = AS_CONFIGURED
+    temperature: str = AS_CONFIGURED
+    was_trained: bool = True  # whether the stage's training had this speed
+    questions: str = ""  # a digest of the questions: results with the same one can be compared question by question
+    votes_SN: np.ndarray | None = None  # equal where two seeds gave a question the same answer (`repeated.votes_of`)
+    cost: Cost | None = None  # of an answer
 
     def __post_init__(self):
         if self.speed not in (NO_SPEED, AUTO_SPEED) and not _is_positive_number(self.speed):
             raise ValueError(
                 f"speed must be a positive number as text, {AUTO_SPEED!r} or {NO_SPEED!r}, got {self.speed!r}"
             )
+        for name, text in (("latent_limit", self.latent_limit), ("temperature", self.temperature)):
+            if text != AS_CONFIGURED and not _is_positive_number(text):
+                raise ValueError(f"{name} must be a positive number as text, or {AS_CONFIGURED!r}, got {text!r}")
         if self.sampling not in SAMPLINGS:
             raise ValueError(f"sampling must be one of {SAMPLINGS}, got {self.sampling!r}")
         for name, kind in (("right_SN", np.bool_), ("lengths_SN", np.integer), ("forced_stops_SN", np.bool_)):
@@ -47,6 +85,11 @@ class Result:
                     f"right_SN, lengths_SN and forced_stops_SN must share one shape [seeds, questions] that is not "
                     f"empty, got {name} of shape {array.shape} beside right_SN of shape {self.right_SN.shape}"
                 )
+
+    @property
+    def way(self) -> Way:
+        """The table row that this is in."""
+        return Way(self.run, self.stage, self.speed, self.latent_limit, self.temperature, self.sampling)
 
     @property
     def num_seeds(self) -> int:
@@ -82,9 +125,32 @@ class Result:
         return mean_over_seeds(self.lengths_SN.mean(axis=1, dtype=np.float64))
 
     @property
+    def right_share_N(self) -> np.ndarray:
+        """How often each question was answered right, 0 to 1, over the seeds."""
+        return self.right_SN.mean(axis=0, dtype=np.float64)
+
+    @property
+    def pass_at(self) -> dict[int, float]:
+        """pass@k by k: 1, 2, 4, ... and the number of seeds; empty for one seed."""
+        return {k: pass_at_k(self.right_SN, k) for k in _sample_sizes(self.num_seeds)}
+
+    @property
+    def majority_at(self) -> dict[int, float]:
+        """majority@k by k, as `pass_at`; empty where it is not known which answers were the same."""
+        if self.votes_SN is None:
+            return {}
+        return {k: majority_at_k(self.right_SN, self.votes_SN, k) for k in _sample_sizes(self.num_seeds)}
+
+    @property
     def forced_stop_share(self) -> float:
         """The share of examples, 0 to 1, whose reasoning was cut at its limit: their #L says little."""
         return int(self.forced_stops_SN.sum()) / self.forced_stops_SN.size
+
+
+def _sample_sizes(num_seeds: int) -> list[int]:
+    """1, 2, 4, ... and `num_seeds`; none for one seed."""
+    powers = [2**i for i in range(num_seeds.bit_length()) if 2**i < num_seeds]
+    return [*powers, num_seeds] if num_seeds > 1 else []
 
 
 def _is_positive_number(text: str) -> bool:

@@ -2,15 +2,22 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.evaluation.evaluator import Outcome
+from colar_jax.evaluation.inspector import Chain
 
 
-def samples_of(encoded: EncodedProblems, outcome: Outcome, **facts) -> Iterator[dict]:
-    """A dict for each question; `facts` (step, data set, speed, ...) come first in each."""
+def samples_of(
+    encoded: EncodedProblems, outcome: Outcome, chains: Sequence[Chain] | None = None, **facts
+) -> Iterator[dict]:
+    """A dict for each question; `facts` (step, data set, speed, ...) come first in each.
+
+    What was thought is in `reasoning` (a chain of thought as text, "" for latents) and in `latents`, a list of
+    `{"words": [[text, cosine], ...], "std": ..., "p_stop": ...}` ([] for words); both empty without `chains`.
+    """
     for index, problem in enumerate(encoded.problems):
         yield facts | {
             "question": problem.question,
@@ -20,6 +27,8 @@ def samples_of(encoded: EncodedProblems, outcome: Outcome, **facts) -> Iterator[
             "right": bool(outcome.right_N[index]),
             "length": int(outcome.lengths_N[index]),
             "forced_stop": bool(outcome.forced_stop_N[index]),
+            "reasoning": chains[index].reasoning if chains else "",
+            "latents": [latent.as_json() for latent in chains[index].latents] if chains else [],
         }
 
 

@@ -94,6 +94,7 @@ def _thinking(decode, separator_id, dtype, greedy):
         greedy=greedy,
         latent_temperature=decode.latent_temperature,
         stop_temperature=decode.stop_temperature,
+        stop_odds_temperature=decode.stop_odds_temperature,
         min_std=decode.min_latent_std,
     )
     return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents)

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from colar_jax.config import DecodeConfig, ModelConfig, StageConfig
-from colar_jax.data.loader import Recipe
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.loader import Batches, Loader, Recipe
 from colar_jax.data.packing import Batch
 from colar_jax.decoding.decoder import DecodeLimits
 from colar_jax.decoding.thinking import Think
@@ -33,6 +35,12 @@ class Thinking:
     think: Think
     max_thoughts: int
     min_thoughts: int = 0
+    in_words: bool = False  # whether a thought is a token, and its record the token's id
+
+    @property
+    def in_latents(self) -> bool:
+        """Whether there are thoughts to look into."""
+        return self.max_thoughts > 0 and not self.in_words
 
 
 def decode_limits(
@@ -58,17 +66,6 @@ Objective = Callable[
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """One way to train and to reason."""
-
-    recipe: Callable[[StageConfig], Recipe]
-    objective: Objective
-    thinking: Callable[[DecodeConfig, int, jnp.dtype, bool], Thinking]  # (limits, separator_id, dtype, greedy)
-    trains_latent_head: bool
-    has_speed: bool = False  # whether the prompt's thinking speed is something to choose when decoding
-
-
 def answer_mask(batch: Batch):
     """Which supervised positions `[B, M]` predict the answer: those after the reasoning.
 
@@ -85,6 +82,36 @@ def count(batch: Batch) -> Counts:
         latents=jnp.sum(batch.latent_mask_BM),
         answers=jnp.sum(answer_mask(batch)),
     )
+
+
+def packed_loader(method: "Method", encoded: EncodedProblems, stage: StageConfig, seed: int) -> Loader:
+    """Rows of as many examples as fit, as the method's recipe makes them: for all that needs no schedule."""
+    return Loader(encoded, method.recipe(stage), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+
+
+# (limits, separator_id, dtype, greedy) -> how to think
+ThinkingOf = Callable[[DecodeConfig, int, jnp.dtype, bool], Thinking]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to train and to reason. `make_loader` and `count` need to be said where batches are of another kind."""
+
+    recipe: Callable[[StageConfig], Recipe]
+    objective: Objective
+    thinking: ThinkingOf
+    trains_latent_head: bool
+    has_speed: bool = False  # whether the prompt's thinking speed is something to choose when decoding
+    trains_projection: bool = False
+    make_loader: Callable[["Method", EncodedProblems, StageConfig, int], Batches] = packed_loader
+    count: Callable[[Any], Any] = count  # what a batch supervises, as sums; the objective is told those of a whole step
+    thinking_of_stage: Callable[[StageConfig], ThinkingOf] | None = None  # where a stage's settings matter to it
+
+    def at(self, stage: StageConfig) -> "Method":
+        """The method as a stage has it: thinking as it was trained there."""
+        if self.thinking_of_stage is None:
+            return self
+        return dataclasses.replace(self, thinking=self.thinking_of_stage(stage))
 
 
 def embed(model: Reasoner, batch: Batch, compute: ModelConfig):

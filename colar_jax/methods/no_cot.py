@@ -8,7 +8,7 @@ from colar_jax.methods.method import Method, Thinking, language_objective
 
 def _thinking(decode, separator_id, dtype, greedy):
     think = word_thinker(separator_id, dtype, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p)
-    return Thinking(think, max_thoughts=0)
+    return Thinking(think, max_thoughts=0, in_words=True)
 
 
 NO_COT = Method(

@@ -67,14 +67,15 @@ class LatentHead(nnx.Module):
 
     def __init__(self, hidden_size: int, config: LatentHeadConfig, *, rngs: nnx.Rngs):
         self.config = config
+        # Names without a rule in `parallel.sharding`: the head is small, and the same on every device.
         D, I = hidden_size, config.intermediate_size  # noqa: E741 (the paper's letter)
         linear = functools.partial(Linear, bias=True, rngs=rngs)
-        self.first = linear(D, I, ("embed", "latent"))
+        self.first = linear(D, I, ("latent_in", "latent"))
         self.second = linear(I, I, ("latent", "latent_out"))
         self.norm_scale = parameter(rngs, (I,), ("norm",), fill=1.0)
         self.norm_bias = parameter(rngs, (I,), ("norm",))
-        self.mean = linear(I, D, ("latent", "embed"))
-        self.log_std = linear(I, D, ("latent", "embed"))
+        self.mean = linear(I, D, ("latent", "latent_in"))
+        self.log_std = linear(I, D, ("latent", "latent_in"))
         self.embed_std = Buffer(jnp.float32(1.0))
 
     def __call__(self, hidden) -> Gaussian:

@@ -5,6 +5,7 @@ compiled layer is scanned over. Embedding and language head are methods of their
 and needs logits at few positions only, decoding feeds latents that are no token at all.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,9 +15,12 @@ from flax import nnx
 
 from colar_jax.model import attention, rope
 from colar_jax.model.cache import Prefix, Suffix, write_slot
+from colar_jax.model.execution import Execution, Tree
+from colar_jax.model.flash_attention import packed_attention
 from colar_jax.model.linear import Axes, Linear, along_last, parameter, swiglu
 from colar_jax.model.lora import LoraConfig, LowRank
 from colar_jax.model.presets import LlamaConfig
+from colar_jax.parallel import fsdp
 
 EMBEDDING_STDDEV = 0.02  # as in the Hugging Face Llama
 
@@ -55,7 +59,7 @@ class Block(nnx.Module):
 
         def linear(name: str, in_size: int, out_size: int, axes: Axes, bias: bool = False) -> Linear:
             is_adapted = lora is not None and name in lora.targets
-            adapter = LowRank(in_size, out_size, axes, lora, name, rngs=rngs) if is_adapted else None
+            adapter = LowRank(in_size, out_size, lora, name, rngs=rngs) if is_adapted else None
             return Linear(in_size, out_size, axes, bias=bias, adapter=adapter, rngs=rngs)
 
         self.attention_norm = RMSNorm(D, config.norm_eps, rngs=rngs)
@@ -86,6 +90,8 @@ class Block(nnx.Module):
 
 class Llama(nnx.Module):
     """The token embedding, the stacked layers, the final norm and the language head."""
+
+    execution = Execution()
 
     def __init__(self, config: LlamaConfig, lora: LoraConfig | None = None, *, rngs: nnx.Rngs):
         self.config, self.lora = config, lora
@@ -132,7 +138,7 @@ class Llama(nnx.Module):
         `dropout_keys_B`, a typed key for each row, turns the adapters' dropout on; it is for training alone.
         """
         keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
-        attend = _attend_packed(segment_ids_BT)
+        attend = _attend_packed(segment_ids_BT, self.execution)
         hidden_BTD, _ = self._run(embeds_BTD, position_ids_BT, attend, remat=remat, scan=scan, dropout_keys_B=keys_B)
         return hidden_BTD
 
@@ -167,7 +173,7 @@ class Llama(nnx.Module):
 
         `slots_CP` says where a question's `lengths_C` tokens lie in the flattened rows.
         """
-        attend = _attend_packed(segment_ids_RS, keep=True)
+        attend = _attend_packed(segment_ids_RS, self.execution, keep=True)
         hidden_RSD, layers = self._run(embeds_RSD, position_ids_RS, attend, scan=scan)
 
         def own_part(cache_RKSH):
@@ -179,63 +185,110 @@ class Llama(nnx.Module):
         is_real_CP = jnp.arange(slots_CP.shape[1])[None] < lengths_C[:, None]
         return last_CD, Prefix(tuple((own_part(k), own_part(v)) for k, v in layers), is_real_CP)
 
-    def decode(self, layers: list[Block], embeds_BD, position_ids_B, is_real_B, prefix: Prefix, suffix: Suffix):
+    def decode(self, layers: list[Tree], embeds_BD, position_ids_B, is_real_B, prefix: Prefix, suffix: Suffix):
         """Feed one more position to every rollout: its final hidden state `[B, D]`, and the suffix with it written.
 
-        `layers` are the blocks one by one (`unstacked_blocks`), sliced outside the decode loop: a scan would copy each
-        layer's weights out of the stack at every step. `is_real_B` is False for rollouts that sit this step out.
+        `layers` are the blocks' weights one by one (`unstacked_blocks`), sliced outside the decode loop: a scan would
+        copy each layer's weights out of the stack at every step. `is_real_B` is False for rollouts that sit this step
+        out.
         """
         slot = suffix.num_written
         is_real_BS = jax.lax.dynamic_update_slice(suffix.is_real_BS, is_real_B[:, None], (0, slot))
         cos, sin = self._rotations(position_ids_B[:, None])
         x_BTD = embeds_BD[:, None]
+        graphdef, _ = nnx.split(self.blocks)
         written = []
-        for block, prefix_layer, suffix_layer in zip(layers, prefix.layers, suffix.layers, strict=True):
+        for layer, prefix_layer, suffix_layer in zip(layers, prefix.layers, suffix.layers, strict=True):
 
             def attend(q, k, v, prefix_layer=prefix_layer, suffix_layer=suffix_layer):
                 new_layer = write_slot(suffix_layer, k, v, slot)
                 out = attention.attend_cascade(q, *prefix_layer, prefix.is_real_CP, *new_layer, is_real_BS)
                 return out, new_layer
 
+            block = nnx.merge(graphdef, self.execution.at_step(layer))
             x_BTD, new_layer = block(x_BTD, cos, sin, attend)
             written.append(new_layer)
         hidden_BD = self.final_norm(x_BTD)[:, 0]
         return hidden_BD, Suffix(tuple(written), is_real_BS, slot + 1)
 
-    def unstacked_blocks(self) -> list[Block]:
-        """The layers one by one, each with its own copy of the weights."""
-        graphdef, stacked = nnx.split(self.blocks)
-        stacked = nnx.to_pure_dict(stacked)
-        return [
-            nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(self.config.num_layers)
-        ]
+    def run_rows(
+        self,
+        embeds_BTD,
+        position_ids_BT,
+        attend: Attend,
+        contexts: tuple = (),
+        probe: Callable[[jax.Array], jax.Array] | None = None,
+        *,
+        layers: list[Tree] | None = None,
+        remat: Remat = "none",
+        scan: bool = True,
+        dropout_keys_B=None,
+    ):
+        """Final hidden states `[B, T, D]` under any attention, and what `attend` and `probe` keep of each layer.
+
+        `contexts` has a pytree for each layer, which `attend` then gets as `context=`: what is seen besides the row
+        itself. `probe` is shown the residual stream after each layer. The second result is a tuple over layers:
+        what was kept, or with a probe (what was kept, what was probed). `layers` are `layer_parameters()`, for passes
+        that share weights (without `scan`): their gradients meet before they are stacked.
+        """
+        keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
+        extras = dict(remat=remat, scan=scan, dropout_keys_B=keys_B, layers=layers)
+        return self._run(embeds_BTD, position_ids_BT, attend, contexts=contexts, probe=probe, **extras)
+
+    def unstacked_blocks(self) -> list[Tree]:
+        """The layers' weights one by one, each a copy of its own, as `decode` takes them."""
+        return [self.execution.before_decode(layer) for layer in self.layer_parameters()]
+
+    def layer_parameters(self) -> list[Tree]:
+        """The parameters of the layers one by one, as they lie on this device."""
+        stacked = nnx.to_pure_dict(nnx.state(self.blocks))
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.config.num_layers)]
 
     def _rotations(self, position_ids_BT):
         config = self.config
         return rope.rotation_tables(position_ids_BT, config.head_dim, config.rope_theta, config.rope_scaling)
 
-    def _run(self, x_BTD, position_ids_BT, attend: Attend, *, remat: Remat = "none", scan: bool, dropout_keys_B=None):
-        """All layers over rows, and what `attend` keeps of each."""
+    def _run(
+        self,
+        x_BTD,
+        position_ids_BT,
+        attend: Attend,
+        *,
+        remat: Remat = "none",
+        scan: bool,
+        dropout_keys_B=None,
+        contexts: tuple = (),
+        probe=None,
+        layers: list | None = None,
+    ):
+        """All layers over rows, and what `attend` keeps of each (`run_rows` says what the last three are)."""
         # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
         cos, sin = jax.lax.optimization_barrier(self._rotations(position_ids_BT))
         graphdef, stacked = nnx.split(self.blocks)
 
         def layer(x, stacked_part):
-            layer_params, keys_B = stacked_part
-            return nnx.merge(graphdef, layer_params)(x, cos, sin, attend, keys_B)
+            layer_params, keys_B, *context = stacked_part
+            attend_here = functools.partial(attend, context=context[0]) if context else attend
+            x, kept = nnx.merge(graphdef, self.execution.whole(layer_params))(x, cos, sin, attend_here, keys_B)
+            return x, kept if probe is None else (kept, probe(x))
 
-        if remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+        policy = REMAT_POLICIES[remat]
+        if policy is None and self.execution.gather_layer is not None:
+            policy = fsdp.all_but_gathered
+        if policy is not None:
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not scan)
         num_layers = self.config.num_layers
         # None, without dropout, is a pytree of nothing: then there are no keys to scan over.
-        stacked = (nnx.to_pure_dict(stacked), _keys_of_layers(dropout_keys_B, num_layers))
+        keys_LB = _keys_of_layers(dropout_keys_B, num_layers)
         if scan:
-            x_BTD, kept = jax.lax.scan(layer, x_BTD, stacked)
+            context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()
+            x_BTD, kept = jax.lax.scan(layer, x_BTD, (nnx.to_pure_dict(stacked), keys_LB, *context))
             caches = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(num_layers))
         else:
-            caches = []
+            caches, layers = [], self.layer_parameters() if layers is None else layers
             for i in range(num_layers):
-                x_BTD, kept = layer(x_BTD, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+                keys_B = None if keys_LB is None else keys_LB[i]
+                x_BTD, kept = layer(x_BTD, (layers[i], keys_B, *contexts[i : i + 1]))
                 caches.append(kept)
         return self.final_norm(x_BTD), tuple(caches)
 
@@ -248,12 +301,12 @@ def _keys_of_layers(keys_B, num_layers: int):
     return jax.vmap(fold_rows, in_axes=(None, 0))(keys_B, jnp.arange(num_layers))
 
 
-def _attend_packed(segment_ids_BT, *, keep: bool = False) -> Attend:
+def _attend_packed(segment_ids_BT, execution: Execution, *, keep: bool = False) -> Attend:
     """Attention in packed rows; with `keep`, a layer's keys and values are kept as a cache holds them."""
-    mask_bias_BTT = attention.packed_mask_bias(segment_ids_BT)
+    packed = packed_attention(segment_ids_BT, execution.attention, splits_heads=execution.splits_heads)
 
     def attend(q, k, v):
         kept = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if keep else None
-        return attention.attend(q, k, v, mask_bias_BTT), kept
+        return packed(q, k, v), kept
 
     return attend

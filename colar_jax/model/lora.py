@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx, traverse_util
 
 from colar_jax.config import LoraSettings, parse_targets
-from colar_jax.model.linear import Axes, parameter, project
+from colar_jax.model.linear import parameter, project
 
 Tree = dict[str, Any]
 
@@ -47,14 +47,15 @@ def lora_config(settings: LoraSettings) -> LoraConfig | None:
 class LowRank(nnx.Module):
     """The correction of one linear layer, `[..., I]` to `[..., O]`; zero before training, as `B` is."""
 
-    def __init__(self, in_size: int, out_size: int, axes: Axes, config: LoraConfig, name: str, *, rngs: nnx.Rngs):
+    def __init__(self, in_size: int, out_size: int, config: LoraConfig, name: str, *, rngs: nnx.Rngs):
         self.config = config
         self.number = config.targets.index(name)  # tells its dropout from that of the layer's other adapters
         # PEFT's Kaiming initialisation with a = sqrt(5), whose bound comes to 1 / sqrt(I).
         bound = in_size**-0.5
         a_IR = jax.random.uniform(rngs.lora(), (in_size, config.rank), jnp.float32, -bound, bound)
-        self.a = nnx.Param(a_IR, out_sharding=(axes[0], None))
-        self.b = parameter(rngs, (config.rank, out_size), (None, axes[1]))
+        # Names without a rule in `parallel.sharding`: adapters are small, and the same on every device.
+        self.a = nnx.Param(a_IR, out_sharding=("adapter_in", "rank"))
+        self.b = parameter(rngs, (config.rank, out_size), ("rank", "adapter_out"))
 
     def __call__(self, x, dropout_keys_B=None):
         """What to add to the linear layer's output; in training, `dropout_keys_B` has a key for each row of `x`."""
@@ -79,14 +80,14 @@ def random_streams(seed: int) -> nnx.Rngs:
 
 
 def split_base(parameters: Tree) -> tuple[Tree, Tree]:
-    """Parameters as (own, base): adapters and the latent head, and the weights that the adapters keep frozen.
+    """Parameters as (own, base): adapters and what is beside the llama, and the weights that the adapters keep frozen.
 
     Without adapters everything is the model's own, and the base is empty.
     """
     flat = traverse_util.flatten_dict(parameters)
     if not any(ADAPTER in path for path in flat):
         return parameters, {}
-    is_own = {path: path[0] == "latent_head" or ADAPTER in path for path in flat}
+    is_own = {path: path[0] != "llama" or ADAPTER in path for path in flat}
     own, base = ({path: leaf for path, leaf in flat.items() if is_own[path] is wanted} for wanted in (True, False))
     return traverse_util.unflatten_dict(own), traverse_util.unflatten_dict(base)
 

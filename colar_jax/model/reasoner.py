@@ -8,27 +8,59 @@ from colar_jax.model.latent_head import LatentHead, LatentHeadConfig
 from colar_jax.model.llama import Llama
 from colar_jax.model.lora import LoraConfig, joined, random_streams, split_base
 from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.projection import Projection, ProjectionConfig
+
+# A stream of its own for the projection's random weights.
+_PROJECTION_STREAM = 0xC0D1
 
 
 class Reasoner(nnx.Module):
-    """Two heads over one hidden state: words, and latent thoughts."""
+    """Two heads over one hidden state: words, and latent thoughts; and what may turn a hidden state into an input."""
 
     def __init__(
-        self, llama: LlamaConfig, latent_head: LatentHeadConfig, lora: LoraConfig | None = None, *, rngs: nnx.Rngs
+        self,
+        llama: LlamaConfig,
+        latent_head: LatentHeadConfig,
+        lora: LoraConfig | None = None,
+        projection: ProjectionConfig | None = None,
+        *,
+        rngs: nnx.Rngs,
     ):
         self.llama = Llama(llama, lora, rngs=rngs)
         self.latent_head = LatentHead(llama.hidden_size, latent_head, rngs=rngs)
+        # The last: the random weights of the others do not depend on whether it is there.
+        self.projection = None if projection is None else Projection(llama.hidden_size, projection, rngs=rngs)
 
 
-def build(llama: LlamaConfig, latent_head: LatentHeadConfig, seed: int, lora: LoraConfig | None = None):
+def build(
+    llama: LlamaConfig,
+    latent_head: LatentHeadConfig,
+    seed: int,
+    lora: LoraConfig | None = None,
+    projection: ProjectionConfig | None = None,
+):
     """A model with random weights: its graph (static) and its parameters (a nested dict of arrays).
 
     Everything else in the project is a function of the two: `nnx.merge(graph, parameters)` inside jit costs nothing.
     """
     with nnx.use_eager_sharding(False):
-        graph, state = nnx.split(Reasoner(llama, latent_head, lora, rngs=random_streams(seed)))
+        graph, state = nnx.split(Reasoner(llama, latent_head, lora, projection, rngs=random_streams(seed)))
     parameters = nnx.to_pure_dict(state)
     return graph, calibrate(parameters)
+
+
+def abstract(
+    llama: LlamaConfig,
+    latent_head: LatentHeadConfig,
+    lora: LoraConfig | None = None,
+    projection: ProjectionConfig | None = None,
+):
+    """As `build`, with the shapes of the parameters instead of arrays: nothing is computed or allocated."""
+    with nnx.use_eager_sharding(False):
+        shaped = nnx.eval_shape(lambda: Reasoner(llama, latent_head, lora, projection, rngs=random_streams(0)))
+        graph, state = nnx.split(shaped)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nnx.to_pure_dict(state))
+    return graph, shapes
 
 
 def build_on(
@@ -37,12 +69,18 @@ def build_on(
     llama_parameters: dict,
     seed: int,
     lora: LoraConfig | None = None,
+    projection: ProjectionConfig | None = None,
 ):
     """As `build`, on the parameters of a base model: only latent head and adapters are made, and nothing else ever."""
+    graph, _ = abstract(llama, latent_head, lora, projection)
     with nnx.use_eager_sharding(False):
-        graph, _ = nnx.split(nnx.eval_shape(lambda: Reasoner(llama, latent_head, lora, rngs=random_streams(0))))
         head = LatentHead(llama.hidden_size, latent_head, rngs=nnx.Rngs(seed))
     parameters = calibrate({"llama": llama_parameters, "latent_head": nnx.to_pure_dict(nnx.state(head))})
+    if projection is not None:
+        own_key = jax.random.fold_in(jax.random.key(seed), _PROJECTION_STREAM)
+        with nnx.use_eager_sharding(False):
+            module = Projection(llama.hidden_size, projection, rngs=nnx.Rngs(own_key))
+        parameters["projection"] = nnx.to_pure_dict(nnx.state(module))
     if lora is not None:
         parameters = joined(parameters, initial_adapters(llama, latent_head, lora, seed))
     return graph, parameters

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from colar_jax.config import DecodeConfig, ModelConfig
 from colar_jax.decoding.sampling import log_prob_of, nucleus
-from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob
+from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob, temper_odds
 from colar_jax.model.latent_head import Gaussian
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.rl.tree_batch import TreeBatch
@@ -57,6 +57,7 @@ def rescore(
         separator_BGL1 = _token_log_probs(
             model, states_BGLD, separators, sampling.stop_temperature, 1.0, compute.logits_chunk
         )
+        separator_BGL1 = temper_odds(separator_BGL1, sampling.stop_odds_temperature)
         is_stop_BGL1 = jnp.arange(L + 1)[None, None] == batch.num_latents_BG[..., None]
         decisions_BGL1 = decision_log_prob(separator_BGL1, is_stop_BGL1)
     with jax.named_scope("answers"):

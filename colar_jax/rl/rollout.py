@@ -9,14 +9,15 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
-from colar_jax.config import DecodeConfig, ModelConfig
-from colar_jax.decoding.decoder import Decoded, decode
-from colar_jax.decoding.prompt_rows import PackedPrompts, PromptShape, pack_prompts, shape_for, with_room_for
+from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig
+from colar_jax.decoding.compiled import compile_decode
+from colar_jax.decoding.decoder import Decoded
+from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts, shape_for, with_room_for
 from colar_jax.methods.method import Method, decode_limits
-from colar_jax.parallel.mesh import REPLICATED, ROWS, num_shards, put_rows
+from colar_jax.parallel.hosts import fetch
+from colar_jax.parallel.mesh import num_shards, put_rows
 from colar_jax.rl.tree_batch import Rollouts
 
 _ARRAYS = {  # of `Rollouts`, from `Decoded`
@@ -55,24 +56,21 @@ class Sampler:
         num_generations: int,
         batch_size: int,
         prompt_lengths: np.ndarray,
+        parallel: ParallelConfig = AUTOMATIC,
     ):
         self._mesh, self._num_generations = mesh, num_generations
         self._shard_size = -(-batch_size // num_shards(mesh))
         # The longest prompts at once; a batch that needs more rows all the same gets them, and a program of its own.
         longest = np.sort(prompt_lengths)[::-1][: self._shard_size]
         self._shape: PromptShape = shape_for([longest])
-        dtype = jnp.dtype(compute.dtype)
-        thinking = method.thinking(sampling, separator_id, dtype, False)
+        thinking = method.thinking(sampling, separator_id, jnp.dtype(compute.dtype), False)
         limits = decode_limits(
             thinking, sampling, separator_id=separator_id, eos_id=eos_id, greedy=False, num_rollouts=num_generations
         )
 
-        def program(parameters, prompts: PackedPrompts, keys_B) -> Decoded:
-            return decode(nnx.merge(graph, parameters), prompts, keys_B, thinking.think, limits, dtype=dtype)
-
-        # Each shard leaves its loops when its own rows are done (as in the evaluator).
-        sharded = jax.shard_map(program, mesh=mesh, in_specs=(REPLICATED, ROWS, ROWS), out_specs=ROWS, check_vma=False)
-        self._program = jax.jit(sharded)
+        self._program = compile_decode(
+            graph, lambda _: (thinking.think, limits), compute, mesh, parallel, keeps_thoughts=True
+        )
 
     @property
     def prompt_room(self) -> int:
@@ -94,7 +92,7 @@ class Sampler:
             filled = np.arange(start, start + batch_size).clip(max=len(prompts) - 1)
             pending.append((part, self._start(parameters, [prompts[i] for i in filled], keys[filled].reshape(-1))))
         for part, decoded in pending:
-            yield part, self._on_host(prompts[part], jax.device_get(decoded))
+            yield part, self._on_host(prompts[part], fetch(decoded))
 
     def _start(self, parameters, prompts: list[np.ndarray], keys_B) -> Decoded:
         shards = [prompts[i : i + self._shard_size] for i in range(0, len(prompts), self._shard_size)]

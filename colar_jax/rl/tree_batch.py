@@ -90,13 +90,14 @@ def assemble(
     min_latents: int,
     aggregation: str,
     configured_length: int,
-    decision_weight: float,
+    kind_weights: tuple[float, float, float],
     log_prob_scale: float,
 ) -> TreeBatch:
     """The minibatch of these rollouts, with empty rows after them up to `num_rows`.
 
     Args:
         prompt_room: P.
+        kind_weights: what latents, decisions and answer tokens count.
         log_prob_scale: 1, or the number of dimensions, where latents have the sum of their dimensions' densities.
     """
     longest = int(rollouts.num_latents_BG.max())
@@ -108,7 +109,6 @@ def assemble(
         rollouts.stop_log_probs_BGL1,
         rollouts.answer_log_probs_BGA,
     )
-    factors = (1.0, decision_weight, 1.0)
     rooms = (room, room + 1, rollouts.answer_ids_BGA.shape[2])
 
     def fill(array: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def assemble(
         old_log_probs = np.where(mask, old_log_probs, 0).astype(np.float32)
         return Terms(*(fill(np.ascontiguousarray(array[..., :size])) for array in (mask, old_log_probs, weights)))
 
-    parts = [terms(*part) for part in zip(masks, old, factors, rooms, strict=True)]
+    parts = [terms(*part) for part in zip(masks, old, kind_weights, rooms, strict=True)]
     lengths = np.array([len(prompt) for prompt in rollouts.prompts], np.int32)
     prompt_ids_BP = np.zeros((num_rows, prompt_room), np.int32)
     for row, prompt in enumerate(rollouts.prompts):

@@ -148,6 +148,14 @@ class Checkpoints:
         metadata = self._metadata(step)
         return dict(metadata.metrics or {}), metadata.custom_metadata["identity"]
 
+    def saved_at(self, step: int) -> int:
+        """When a step was saved, in nanoseconds since 1970: no two saves are alike, and copies of one are.
+
+        Raises:
+          ValueError: there is no such step.
+        """
+        return self._metadata(step).commit_timestamp_nsecs
+
     def wait(self) -> None:
         """Returns when the save in progress is on disk; raises what made it fail."""
         self._checkpointer.wait()

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax.sharding import Mesh
 
-from colar_jax.config import DecodeConfig, ModelConfig, RlConfig, StageConfig
+from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig, RlConfig, StageConfig
 from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.tokenizers import Tokenizer
@@ -26,7 +25,7 @@ from colar_jax.rl.rewards import make_reward
 from colar_jax.rl.rollout import Sampler
 from colar_jax.rl.tree_batch import TreeBatch
 from colar_jax.training.state import TrainState, Tree, join
-from colar_jax.training.step import TrainStep, compile_step
+from colar_jax.training.step import Merge, TrainStep, compile_step
 from colar_jax.training.trainer import Step
 
 _REFERENCE = "reference"
@@ -40,18 +39,21 @@ def make_policy_step(
     separator_id: int,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    parallel: ParallelConfig = AUTOMATIC,
 ) -> TrainStep:
     """The compiled update on a `TreeBatch`; with `rl.beta`, `frozen` has the first policy under "reference"."""
 
-    def loss(trainable, frozen, batch: TreeBatch, key, counts):
+    def loss(merge: Merge, trainable, frozen, batch: TreeBatch, key, counts):
         frozen = dict(frozen)
         reference = frozen.pop(_REFERENCE, None)
-        model = nnx.merge(graph, join(trainable, frozen))
-        reference = None if reference is None else nnx.merge(graph, reference)
+        model = merge(join(trainable, frozen))
+        reference = None if reference is None else merge(reference)
         return objective(model, reference, batch, separator_id, stage.rl, sampling, compute)
 
     # The batch brings its own weights: there is nothing to count.
-    return compile_step(loss, optimizer, mesh, count=lambda batch: (), accumulation=stage.accumulation)
+    return compile_step(
+        loss, graph, optimizer, mesh, compute, parallel, count=lambda batch: (), accumulation=stage.accumulation
+    )
 
 
 class GrpoTrainer:
@@ -121,6 +123,7 @@ def make_grpo_trainer(
     verifier: str,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    parallel: ParallelConfig,
     seed: int,
     first: Tree,
 ) -> GrpoTrainer:
@@ -142,6 +145,7 @@ def make_grpo_trainer(
         num_generations=rl.num_generations // rl.speeds_per_group,
         batch_size=(rl.rollout_questions or rl.num_questions) * rl.speeds_per_group,
         prompt_lengths=np.concatenate([encoded.prompt_lengths(speed) + 1 for speed in speeds]),
+        parallel=parallel,
     )
     is_right = VERIFIERS[verifier]
     rows, parts = rl.minibatch_size // rl.num_generations * rl.speeds_per_group, num_shards(mesh) * stage.accumulation
@@ -160,7 +164,7 @@ def make_grpo_trainer(
         hidden_size=first["llama"]["embedding"].shape[1],
     )
     health = Health(name, rl, decode.min_latents, compute.dtype)
-    step = make_policy_step(graph, stage, sampling, compute, tokenizer.separator_id, optimizer, mesh)
+    step = make_policy_step(graph, stage, sampling, compute, tokenizer.separator_id, optimizer, mesh, parallel)
     # A copy: the first state is made of the same buffers, and is donated.
     reference = jax.tree.map(jnp.copy, first) if rl.beta else None
     return GrpoTrainer(learner, health, step, mesh, reference=reference)
@@ -179,4 +183,6 @@ def most_updates(rl: RlConfig) -> int:
 
 def sampling_of(decode: DecodeConfig, stage: StageConfig) -> DecodeConfig:
     """How a stage's rollouts are sampled: as a sampled evaluation is, with the policy's floor."""
-    return dataclasses.replace(decode, min_latent_std=stage.rl.min_std)
+    return dataclasses.replace(
+        decode, min_latent_std=stage.rl.min_std, stop_odds_temperature=stage.rl.stop_odds_temperature
+    )

@@ -13,9 +13,10 @@ import numpy as np
 
 from colar_jax.config import StageConfig
 from colar_jax.evaluation.evaluator import Outcome
-from colar_jax.metric_writer import MetricWriter
+from colar_jax.metric_writer import MetricWriter, NoWriter
 from colar_jax.metrics import Metric, divide, merge
 from colar_jax.model.lora import split_base
+from colar_jax.parallel.hosts import Agreement, ends_with_its_peers, is_first
 from colar_jax.progress import Progress
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted, InterruptionGuard
@@ -40,6 +41,7 @@ class StageRun:
 
     name: str
     folder: Path
+    mesh: jax.sharding.Mesh
     config: StageConfig
     num_steps: int
     trainer: Trainer
@@ -67,7 +69,8 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
         if start >= stage.num_steps:
             return
         with (
-            MetricWriter(stage.folder, resume_step=start) as writer,
+            ends_with_its_peers(),
+            MetricWriter(stage.folder, resume_step=start) if is_first() else NoWriter() as writer,
             Progress(f"stage {stage.name}", stage.num_steps, done=start) as progress,
             InterruptionGuard() as guard,
         ):
@@ -76,11 +79,12 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
 
 def _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progress, guard) -> None:
     config = stage.config
-    log = _LateLog(stage, unlogged)
+    log, agreement = _LateLog(stage, unlogged), Agreement(stage.mesh)
     with contextlib.closing(stage.trainer.steps(state, frozen, key, start, stage.num_steps)) as steps:
         for step, (state, metrics, num_examples) in enumerate(steps, start=start + 1):
             log.add(step, metrics, num_examples)
             progress.advance(step)
+            signal_number = agreement.late(guard.signal_number)
             is_last = step == stage.num_steps
             is_validation = is_last or _is_multiple(step, config.eval_every)
             if step % config.log_every == 0 or is_validation:
@@ -90,7 +94,7 @@ def _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progr
                     writer.write(step, values)
                     progress.log(step, _shown(values), num_examples)
             # Decided once: a signal that comes later in this step ends a step that is saved, or the next one.
-            is_saved = is_validation or guard.signal_number is not None or _is_multiple(step, config.save_every)
+            is_saved = is_validation or signal_number is not None or _is_multiple(step, config.save_every)
             if is_saved:
                 log.check()
                 metrics = (
@@ -98,10 +102,10 @@ def _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progr
                 )
                 identity = stage.identity | {"unlogged": log.unlogged(), "trainer": stage.trainer.memory()}
                 checkpoints.save(step, saved_tree(state, frozen), metrics=metrics, identity=identity)
-            if is_saved and guard.signal_number:
+            if is_saved and (signal_number := agreement.now(signal_number or guard.signal_number)):
                 checkpoints.wait()
-                logger.warning("stage %s: signal %d, saved step %d", stage.name, guard.signal_number, step)
-                raise Interrupted(guard.signal_number)
+                logger.warning("stage %s: signal %d, saved step %d", stage.name, signal_number, step)
+                raise Interrupted(signal_number)
 
 
 def _is_multiple(step: int, interval: int) -> bool:
@@ -131,8 +135,9 @@ def _validate(
 
 
 def saved_tree(state: TrainState, frozen: Tree) -> Tree:
-    """What a checkpoint holds: with adapters, not the base that they leave as it is."""
+    """What a checkpoint holds: not the base beside adapters, nor a projection that the method leaves as it is."""
     own, _ = split_base(join(state.trainable, frozen))
+    own = {name: part for name, part in own.items() if name != "projection" or name in state.trainable}
     return {"parameters": own, "optimizer": state.optimizer, "step": state.step}
 
 
@@ -164,6 +169,13 @@ def _abstract(leaf) -> jax.ShapeDtypeStruct:
 
 def _subtree(tree: Tree, like: Tree) -> Tree:
     return {name: _subtree(tree[name], part) if isinstance(part, dict) else tree[name] for name, part in like.items()}
+
+
+def _write_evidence(folder: Path, step: int, batch: dict[str, np.ndarray], values: dict[str, float]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / f"batch_{step}.npz", **batch)
+    shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+    (folder / f"metrics_{step}.json").write_text(json.dumps(shown, indent=2))
 
 
 class _LateLog:
@@ -208,10 +220,8 @@ class _LateLog:
             # An iteration of reinforcement learning in which no group had anything to tell apart has no loss.
             if not all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "gradient_norm")):
                 folder = self._stage.folder / "diverged"
-                folder.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(folder / f"batch_{step}.npz", **self._stage.trainer.evidence(step))
-                shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-                (folder / f"metrics_{step}.json").write_text(json.dumps(shown, indent=2))
+                if is_first():
+                    _write_evidence(folder, step, self._stage.trainer.evidence(step), values)
                 raise Diverged(
                     f"stage {self._stage.name}: not finite at step {step} (loss {values['loss']}, gradient norm "
                     f"{values['gradient_norm']}). The batch is in {folder}; the last checkpoint is untouched. "

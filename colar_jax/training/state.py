@@ -1,17 +1,19 @@
 """What training changes, and what it leaves alone."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
+from jax.sharding import Mesh
 
 from colar_jax.config import OptimizerConfig
 from colar_jax.model.lora import joined, split_base
+from colar_jax.parallel.mesh import REPLICATED, put
+from colar_jax.parallel.sharding import Tree, parameter_specs, shardings_of, specs_for
 
-Tree = dict[str, Any]
+_MODEL = ("llama", "latent_head", "projection")
 
 
 @jax.tree_util.register_dataclass
@@ -24,15 +26,16 @@ class TrainState:
     optimizer: optax.OptState
 
 
-def partition(parameters: Tree, *, trains_latent_head: bool) -> tuple[Tree, Tree]:
+def partition(parameters: Tree, *, trains_latent_head: bool, trains_projection: bool = False) -> tuple[Tree, Tree]:
     """Parameters as (trainable, frozen); `join` is the inverse.
 
     What adapters stand beside is never trained, nor is the embedding scale.
     """
     own, base = split_base(parameters)
+    is_trained = {"llama": True, "latent_head": trains_latent_head, "projection": trains_projection}
 
     def is_trainable(path: tuple[str, ...]) -> bool:
-        return path[0] != "latent_head" or (trains_latent_head and path[-1] != "embed_std")
+        return is_trained[path[0]] and path[-1] != "embed_std"
 
     flat = traverse_util.flatten_dict(own)
     parts = ({p: v for p, v in flat.items() if is_trainable(p) is wanted} for wanted in (True, False))
@@ -66,6 +69,41 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     )
 
 
+def without_moments(state: TrainState) -> TrainState:
+    """The state with AdamW's moments as before the first step; the learning rate goes on by its schedule."""
+
+    def is_moments(part) -> bool:
+        return isinstance(part, optax.ScaleByAdamState)
+
+    def forget(part):
+        return jax.tree.map(jnp.zeros_like, part) if is_moments(part) else part
+
+    return dataclasses.replace(state, optimizer=jax.tree.map(forget, state.optimizer, is_leaf=is_moments))
+
+
 def initial_state(trainable: Tree, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(jnp.int32(0), trainable, optimizer.init(trainable))
+
+
+def model_specs(graph, trainable: Tree, frozen: Tree, mesh: Mesh) -> Tree:
+    """How all parameters of the model lie on a mesh (`parallel.sharding.parameter_specs`).
+
+    What `frozen` holds besides the model's own is not asked about: `specs_for` knows copies of the model.
+    """
+    parameters = join(trainable, frozen)
+    return parameter_specs(graph, {name: parameters[name] for name in _MODEL if name in parameters}, mesh)
+
+
+def state_specs(state: TrainState, optimizer: optax.GradientTransformation, specs: Tree) -> TrainState:
+    """How a state lies on a mesh: what the optimizer keeps of a parameter lies as the parameter does."""
+    own = specs_for(state.trainable, specs)
+    of_optimizer = optax.tree.map_params(
+        optimizer, lambda _, spec: spec, state.optimizer, own, transform_non_params=lambda _: REPLICATED
+    )
+    return TrainState(REPLICATED, own, of_optimizer)
+
+
+def place_state(state: TrainState, optimizer: optax.GradientTransformation, specs: Tree, mesh: Mesh) -> TrainState:
+    """A state onto the devices, as a step leaves it (otherwise the second step would be compiled once more)."""
+    return put(state, shardings_of(state_specs(state, optimizer, specs), mesh))

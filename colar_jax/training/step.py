@@ -1,7 +1,9 @@
-"""One optimizer step: jit(shard_map(objective -> gradients -> update)), whatever the method.
+"""One optimizer step: jit(gradients under shard_map -> update), whatever the method.
 
 The batch's rows are split over the devices. What is supervised is counted over all devices and microbatches *before*
-the forward pass, so each part's loss is its share of one global mean, and gradients only need adding up.
+the forward pass, so each part's loss is its share of one global mean, and gradients only need adding up. Weights that
+are split over `fsdp` are gathered where they are used (`model.sharded`), which adds their gradients up over `fsdp`; the
+rest is added up at the end. The update is elementwise, but for the norm: XLA runs it on the shards as they lie.
 """
 
 from collections.abc import Callable
@@ -10,77 +12,60 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from colar_jax.config import ModelConfig, StageConfig
-from colar_jax.data.packing import Batch
+from colar_jax.config import AUTOMATIC, ModelConfig, ParallelConfig, StageConfig
 from colar_jax.methods import Method
-from colar_jax.methods.method import Counts, count
 from colar_jax.metrics import Metric
-from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS
-from colar_jax.training.state import TrainState, Tree, join
+from colar_jax.model import sharded
+from colar_jax.model.flash_attention import choose_attention
+from colar_jax.model.reasoner import Reasoner
+from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS, manual_axes
+from colar_jax.parallel.sharding import only, shardings_of, specs_for
+from colar_jax.training.state import TrainState, Tree, join, model_specs, state_specs
 
-# A pytree of arrays whose first axis is rows: `data.packing.Batch`, `rl.tree_batch.TreeBatch`.
+# A pytree of arrays whose first axis is rows: `data.packing.Batch`, `data.thought_rows.ThoughtBatch`,
+# `rl.tree_batch.TreeBatch`.
 Rows = Any
 # (state, frozen, batch, key) -> (state, metrics)
 TrainStep = Callable[[TrainState, Tree, Rows, jax.Array], tuple[TrainState, dict[str, Metric]]]
-# (trainable, frozen, batch, key, counts) -> (this part's share of the loss, metrics)
-PartLoss = Callable[[Tree, Tree, Rows, jax.Array, Any], tuple[jax.Array, dict[str, Metric]]]
-
-
-def loss_and_gradients(part_loss: PartLoss, count: Callable[[Rows], Any], accumulation: int):
-    """A function (trainable, frozen, batch, key) -> (loss, metrics, gradients) of this device's rows.
-
-    Inside `shard_map`: the loss and the metrics are added up over the batch axes, and so are the gradients.
-    """
-
-    def part(trainable, frozen, batch: Rows, key, counts):
-        (value, metrics), gradients = jax.value_and_grad(part_loss, has_aux=True)(trainable, frozen, batch, key, counts)
-        return value, metrics, gradients
-
-    def whole(trainable, frozen, batch: Rows, key):
-        # At least 1, so that a batch without latents (or labels) has loss 0 and not 0/0.
-        counts = jax.tree.map(lambda n: jnp.maximum(jax.lax.psum(n, BATCH_AXES), 1), count(batch))
-        # Each device differentiates its own copy; psum adds them up once, after all microbatches. What is frozen is
-        # cast too: a custom backward pass must give gradients of the type of its arguments, even ones never read.
-        trainable, frozen = jax.lax.pcast((trainable, frozen), BATCH_AXES, to="varying")
-        if accumulation == 1:
-            value, metrics, gradients = part(trainable, frozen, batch, key, counts)
-        else:
-            parts = jax.tree.map(lambda leaf: leaf.reshape(accumulation, -1, *leaf.shape[1:]), batch)
-            first = jax.tree.map(lambda leaf: leaf[0], parts)
-            shapes = jax.eval_shape(lambda: part(trainable, frozen, first, key, counts))
-            zeros = jax.tree.map(
-                lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), BATCH_AXES, to="varying"), shapes
-            )
-
-            def add(total, microbatch):
-                return jax.tree.map(jnp.add, total, part(trainable, frozen, microbatch, key, counts)), None
-
-            (value, metrics, gradients), _ = jax.lax.scan(add, zeros, parts)
-        return jax.lax.psum((value, metrics, gradients), BATCH_AXES)
-
-    return whole
+# From this device's part of all parameters to the model.
+Merge = Callable[[Tree], Reasoner]
+# (merge, trainable, frozen, batch, key, counts) -> (this part's share of the loss, metrics)
+PartLoss = Callable[[Merge, Tree, Tree, Rows, jax.Array, Any], tuple[jax.Array, dict[str, Metric]]]
 
 
 def make_train_step(
-    graph, method: Method, stage: StageConfig, compute: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    graph,
+    method: Method,
+    stage: StageConfig,
+    compute: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    parallel: ParallelConfig = AUTOMATIC,
 ) -> TrainStep:
-    """The compiled step of a method's objective."""
+    """The compiled step of a method's objective.
 
-    def loss(trainable, frozen, batch: Batch, key, counts: Counts):
-        model = nnx.merge(graph, join(trainable, frozen))
+    It takes arrays placed as `training.state.state_specs` says. `.lower` takes their shapes, with shardings, as well.
+    """
+
+    def loss(merge: Merge, trainable, frozen, batch: Rows, key, counts):
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
-        return method.objective(model, batch, keys_B, counts, stage, compute)
+        return method.objective(merge(join(trainable, frozen)), batch, keys_B, counts, stage, compute)
 
-    return compile_step(loss, optimizer, mesh, count=count, accumulation=stage.accumulation)
+    return compile_step(
+        loss, graph, optimizer, mesh, compute, parallel, count=method.count, accumulation=stage.accumulation
+    )
 
 
 def compile_step(
     part_loss: PartLoss,
+    graph,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    compute: ModelConfig,
+    parallel: ParallelConfig,
     *,
     count: Callable[[Rows], Any],
     accumulation: int,
@@ -89,20 +74,93 @@ def compile_step(
 
     `count` says what a batch has; the loss is told how much the whole step has of it.
     """
-    gradients_of = loss_and_gradients(part_loss, count, accumulation)
+    attention = choose_attention(parallel.attention, compute.dtype, mesh.devices.flat[0].platform)
 
     def step(state: TrainState, frozen, batch: Rows, key):
+        specs = model_specs(graph, state.trainable, frozen, mesh)
+        own_specs, frozen_specs = (
+            only(manual_axes(mesh), specs_for(tree, specs)) for tree in (state.trainable, frozen)
+        )
+
+        def of_this_device(trainable, frozen, batch: Rows, key):
+            def merge(shards: Tree) -> Reasoner:
+                return sharded.merge(graph, shards, specs, mesh=mesh, dtype=compute.dtype, attention=attention)
+
+            def loss(*arguments):
+                return part_loss(merge, *arguments)
+
+            trainable, frozen = _as_own(trainable, own_specs), _as_own(frozen, frozen_specs)
+            return _sum(_gradients(loss, count, accumulation)(trainable, frozen, batch, key), own_specs)
+
         with jax.named_scope("gradients"):
-            loss, metrics, gradients = gradients_of(state.trainable, frozen, batch, jax.random.fold_in(key, state.step))
+            loss, metrics, gradients = jax.shard_map(
+                of_this_device,
+                mesh=mesh,
+                axis_names=manual_axes(mesh),
+                in_specs=(own_specs, frozen_specs, ROWS, REPLICATED),
+                out_specs=(REPLICATED, REPLICATED, own_specs),
+                check_vma=attention == "xla",  # kernels do not say over which axes their results vary
+            )(state.trainable, frozen, batch, jax.random.fold_in(key, state.step))
         with jax.named_scope("update"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
             trainable = optax.apply_updates(state.trainable, updates)
         one = jnp.float32(1.0)
         metrics["loss"] = Metric(loss, one)
         metrics["gradient_norm"] = Metric(optax.tree.norm(gradients), one)
-        return TrainState(state.step + 1, trainable, optimizer_state), metrics
+        state = TrainState(state.step + 1, trainable, optimizer_state)
+        return jax.lax.with_sharding_constraint(
+            state, shardings_of(state_specs(state, optimizer, specs), mesh)
+        ), metrics
 
-    sharded = jax.shard_map(
-        step, mesh=mesh, in_specs=(REPLICATED, REPLICATED, ROWS, REPLICATED), out_specs=(REPLICATED, REPLICATED)
+    return jax.jit(step, donate_argnums=0)
+
+
+def _gradients(loss: Callable, count: Callable[[Rows], Any], accumulation: int):
+    """A function (trainable, frozen, batch, key) -> (loss, metrics, gradients), this device's shares of each."""
+
+    def part(trainable, frozen, batch: Rows, key, counts):
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, frozen, batch, key, counts)
+        return value, metrics, gradients
+
+    def whole(trainable, frozen, batch: Rows, key):
+        # At least 1, so that a batch without latents (or labels) has loss 0 and not 0/0.
+        counts = jax.tree.map(lambda n: jnp.maximum(jax.lax.psum(n, BATCH_AXES), 1), count(batch))
+        if accumulation == 1:
+            return part(trainable, frozen, batch, key, counts)
+        parts = jax.tree.map(lambda leaf: leaf.reshape(accumulation, -1, *leaf.shape[1:]), batch)
+        first = jax.tree.map(lambda leaf: leaf[0], parts)
+        shapes = jax.eval_shape(lambda: part(trainable, frozen, first, key, counts))
+        zeros = jax.tree.map(
+            lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), BATCH_AXES, to="varying"), shapes
+        )
+
+        def add(total, microbatch):
+            return jax.tree.map(jnp.add, total, part(trainable, frozen, microbatch, key, counts)), None
+
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    return whole
+
+
+def _other_axes(spec: P) -> tuple[str, ...]:
+    return tuple(axis for axis in BATCH_AXES if axis not in spec)
+
+
+def _as_own(tree: Tree, specs: Tree) -> Tree:
+    """Each device differentiates its own copy; `_sum` adds them up once, after all microbatches.
+
+    What is frozen is cast too: a custom backward pass must give gradients of the type of its arguments, even of ones
+    that are never read.
+    """
+    return jax.tree.map(
+        lambda leaf, spec: jax.lax.pcast(leaf, axes, to="varying") if (axes := _other_axes(spec)) else leaf, tree, specs
     )
-    return jax.jit(sharded, donate_argnums=0)
+
+
+def _sum(shares, specs: Tree):
+    """Loss, metrics and gradients over all devices. Gathering has added a split weight's gradient up over its axis."""
+    value, metrics, gradients = shares
+    return (
+        *jax.lax.psum((value, metrics), BATCH_AXES),
+        jax.tree.map(lambda leaf, spec: jax.lax.psum(leaf, _other_axes(spec)), gradients, specs),
+    )

@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from colar_jax.data.loader import Loader, prefetch
+from colar_jax.data.loader import Batches, prefetch
 from colar_jax.metrics import Metric
-from colar_jax.parallel.mesh import put_rows
-from colar_jax.training.state import TrainState, Tree
+from colar_jax.parallel.mesh import own_rows, put_own_rows
+from colar_jax.training.state import TrainState, Tree, without_moments
 from colar_jax.training.step import TrainStep
 
 # The state after a step, what was measured in it, and how many examples it had.
@@ -38,20 +38,34 @@ class Trainer(Protocol):
         """The batch of a step that went wrong, to look at."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _OwnPart:
+    """What a process reads of each batch: its rows, and how many examples there are in all of them."""
+
+    loader: Batches
+    rows: slice
+
+    def batch(self, step: int) -> tuple[Any, int]:
+        return self.loader.batch(step, self.rows), self.loader.num_examples(step)
+
+
 class SftTrainer:
     """Learns from batches, which are a pure function of the step: there is nothing to remember."""
 
     advice = "Lower optimizer.learning_rate, or look at the batch"
 
-    def __init__(self, loader: Loader, step: TrainStep, mesh: jax.sharding.Mesh):
+    def __init__(self, loader: Batches, step: TrainStep, mesh: jax.sharding.Mesh):
         self.loader, self._step, self._mesh = loader, step, mesh
 
     def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
-        batches = prefetch(self.loader, start, stop)
+        num_rows = self.loader.num_rows
+        batches = prefetch(_OwnPart(self.loader, own_rows(self._mesh, num_rows)), start, stop)
         try:
-            for batch in batches:
-                state, metrics = self._step(state, frozen, put_rows(batch, self._mesh), key)
-                yield state, metrics, int(batch.segment_ids_BS.max(axis=1).sum())
+            for number, (batch, num_examples) in enumerate(batches, start=start):
+                if self.loader.resets_optimizer(number):
+                    state = without_moments(state)
+                state, metrics = self._step(state, frozen, put_own_rows(batch, self._mesh, num_rows), key)
+                yield state, metrics, num_examples
         finally:
             batches.close()
 

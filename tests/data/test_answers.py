@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colar_jax.data.answers import VERIFIERS, extract_answer, is_right, is_same_text
+from colar_jax.data.answers import VERIFIERS, extract_answer, is_right, is_same_mathematics, is_same_text
 from colar_jax.data.prompts import answer_text
 
 # The published implementation on 48 texts: {output, answer, extracted, right} each (../shared/golden/h_answers.json).
@@ -64,6 +64,8 @@ def test_extracts_what_the_answer_template_wrote(answer):
         ("", "0", False),
         ("eighteen", "eighteen.\n.\n", True),
         ("2x", "x2", False),
+        ("128", "12_8", False),  # 12 in base 8
+        ("12_8", "12_8", True),
     ],
 )
 def test_compares_numbers_by_value_and_the_rest_by_text(prediction, answer, right):
@@ -100,4 +102,4 @@ def test_any_text_is_judged_symmetrically_and_without_an_error(a, b):
 def test_exact_verifier_compares_text():
     assert is_same_text(" Tom is a lempus.\n", "Tom is a lempus.")
     assert not is_same_text("10.0", "10")
-    assert {"numeric": is_right, "exact": is_same_text} == VERIFIERS
+    assert {"numeric": is_right, "exact": is_same_text, "math": is_same_mathematics} == VERIFIERS

@@ -44,9 +44,9 @@ def think_once(think, model, dtype=jnp.float32) -> Thought:
     return jax.device_get(jax.jit(lambda keys: think(model, jnp.zeros((NUM_ROWS, len(MEAN)), dtype), keys))(keys))
 
 
-def sampling_thinker(latent_temperature=1.0, stop_temperature=1.0):
+def sampling_thinker(latent_temperature=1.0, stop_temperature=1.0, **options):
     return latent_thinker(
-        SEPARATOR_ID, greedy=False, latent_temperature=latent_temperature, stop_temperature=stop_temperature
+        SEPARATOR_ID, greedy=False, latent_temperature=latent_temperature, stop_temperature=stop_temperature, **options
     )
 
 
@@ -80,6 +80,16 @@ def test_thinking_stops_with_the_tempered_probability_of_the_separator(temperatu
     np.testing.assert_allclose(thought.stop_log_prob_B, expected_B, rtol=1e-5)
     of_stop, of_go_on = (thought.stop_log_prob_B[thought.stop_B == decision][0] for decision in (True, False))
     assert np.exp(of_stop) + np.exp(of_go_on) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_the_odds_of_stopping_have_a_temperature_of_their_own(temperature):
+    thought = think_once(sampling_thinker(stop_temperature=2.0, stop_odds_temperature=temperature), model())
+    probability = special.softmax(LOGITS.astype(np.float64) / 2)[SEPARATOR_ID]
+    tempered = special.expit(special.logit(probability) / temperature)
+    assert stats.binomtest(int(thought.stop_B.sum()), NUM_ROWS, tempered).pvalue > 1e-3
+    expected_B = np.where(thought.stop_B, np.log(tempered), np.log1p(-tempered))
+    np.testing.assert_allclose(thought.stop_log_prob_B, expected_B, rtol=1e-5)
 
 
 def test_whether_to_stop_is_drawn_apart_from_the_latent():

@@ -12,7 +12,8 @@ from colar_jax.data.encoding import encode
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.decoding.thinking import Thought
-from colar_jax.evaluation.evaluator import Evaluator
+from colar_jax.evaluation.evaluator import Evaluator, Request
+from colar_jax.evaluation.program import Programs
 from colar_jax.methods import METHODS
 from colar_jax.methods.method import Method, Thinking
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -95,7 +96,7 @@ def method_by_hand(traced: list[bool]) -> Method:
 
 
 def evaluator(
-    model, method, tokenizer, encoded, *, batch_size, speeds=SPEEDS, verifier="numeric", **decode
+    model, method, tokenizer, encoded, *, batch_size, speeds=SPEEDS, verifier="numeric", programs=None, **decode
 ) -> Evaluator:
     return Evaluator(
         model[0],
@@ -108,6 +109,7 @@ def evaluator(
         sets=[encoded],
         speeds=speeds,
         verifier=verifier,
+        programs=programs,
     )
 
 
@@ -182,3 +184,60 @@ def test_what_a_question_draws_does_not_depend_on_the_batch_size(tokenizer, enco
         other = of_size[batch_size].run(model[1], encoded, 2.0, seed=seed)
         assert (other.texts == outcome.texts) == is_same, (batch_size, seed)
         assert (other.lengths_N.tolist() == outcome.lengths_N.tolist()) == is_same
+
+
+def random_model(tokenizer):
+    """The pico preset, with weights so large that it says different things."""
+    config = dataclasses.replace(PRESETS["pico"], vocab_size=tokenizer.num_tokens)
+    graph, parameters = build(config, LatentHeadConfig(config.hidden_size), seed=0)
+    return graph, jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim else leaf, parameters)
+
+
+def test_a_limit_and_temperatures_of_a_request_are_those_of_a_program_made_for_them(tokenizer, encoded):
+    model, programs = random_model(tokenizer), Programs()
+    wide = dict(max_latents=6, max_answer_tokens=3)
+    asked = DecodeConfig(
+        max_latents=2, max_answer_tokens=3, latent_temperature=0.5, stop_temperature=2.0, answer_temperature=1.5
+    )
+    with_room = evaluator(model, METHODS["colar"], tokenizer, encoded, batch_size=5, programs=programs, **wide)
+    made_for_it = evaluator(model, METHODS["colar"], tokenizer, encoded, batch_size=5, **vars(asked))
+    requests = [Request(encoded, 2.0, 3, decode) for decode in (None, asked)]
+    (_, as_made), (_, outcome) = with_room.run_all(model[1], requests)
+    expected = made_for_it.run(model[1], encoded, 2.0, seed=3)
+    assert programs.num_compiled == 1, "both were one program"
+    assert outcome.texts == expected.texts != as_made.texts
+    assert outcome.lengths_N.tolist() == expected.lengths_N.tolist() and outcome.lengths_N.max() <= 2
+    assert outcome.forced_stop_N.tolist() == expected.forced_stop_N.tolist()
+    assert as_made.lengths_N.max() > 2
+
+    for fixed, message in (({"max_latents": 7}, "max_latents=7 > 6"), ({"top_p": 0.5}, "decode.top_p: fixed")):
+        other = Request(encoded, 2.0, 3, dataclasses.replace(DecodeConfig(**wide), **fixed))
+        with pytest.raises(ValueError, match=message):
+            list(with_room.run_all(model[1], [other]))
+
+
+def test_evaluators_of_equal_models_share_programs_and_the_host_works_while_the_device_does(tokenizer, encoded):
+    model, programs = random_model(tokenizer), Programs()
+    decode = dict(max_latents=2, max_answer_tokens=2)
+    first, second = (
+        evaluator(
+            random_model(tokenizer), METHODS["colar"], tokenizer, encoded, batch_size=2, programs=programs, **decode
+        )
+        for _ in range(2)
+    )
+    events = []
+    programs.start = lambda *arguments: events.append("start") or Programs.start(programs, *arguments)
+    programs.finish = lambda decoded: events.append("finish") or Programs.finish(programs, decoded)
+    requests = [Request(encoded, speed, None) for speed in SPEEDS]
+    for request, outcome in first.run_all(model[1], requests):
+        events.append(request.speed)
+        assert len(outcome.texts) == len(PROBLEMS) and outcome.seconds > 0
+        assert outcome.prompt_tokens_N.tolist() == [
+            len(encoded.prompt(i, request.speed)) + 1 for i in range(len(PROBLEMS))
+        ]
+    # Three batches a request; a request is judged when the next one's first batch is on the device.
+    assert events == ["start", "finish"] * 3 + ["start", 2.0] + ["finish", "start"] * 2 + ["finish", "start", 5.0] + [
+        "finish", "start", "finish", "start", "finish", "auto",
+    ]  # fmt: skip
+    second.run(model[1], encoded, 2.0, seed=None)
+    assert programs.num_compiled == 1 and programs.compile_seconds > 0 and programs.device_seconds > 0

@@ -5,8 +5,11 @@ import pytest
 from scipy import stats
 
 from colar_jax.evaluation import report as report_module
-from colar_jax.evaluation.report import markdown_table, read_report, report_numbers, table_rows, write_report
+from colar_jax.evaluation.markdown import markdown_table
+from colar_jax.evaluation.number_text import length_text
+from colar_jax.evaluation.report import Report, numbers_of, read_report, write_report
 from colar_jax.evaluation.results import Result
+from colar_jax.evaluation.rows import table_rows
 
 
 def result(stage, dataset, speed, sampling, rights, lengths, num_questions=100, num_forced=0):
@@ -63,7 +66,7 @@ def test_rows_come_in_order_of_stage_then_speed_then_sampling():
     ways = [("auto", "greedy"), ("10", "greedy"), ("2", "sampled"), ("2", "greedy"), ("1.5", "greedy"), ("-", "greedy")]
     results = [result("colar", "arithmetic", speed, sampling, [1], [1]) for speed, sampling in ways]
     results.append(result("cot", "arithmetic", "-", "greedy", [1], [1]))
-    rows = [(row.stage, row.speed, row.sampling) for row in table_rows(results)]
+    rows = [(row.way.stage, row.way.speed, row.way.sampling) for row in table_rows(results)]
     assert rows == [
         ("colar", "-", "greedy"),
         ("colar", "1.5", "greedy"),
@@ -79,7 +82,7 @@ def test_rows_come_in_order_of_stage_then_speed_then_sampling():
     ("length", "text"), [(0, "0"), (0.5, "0.50"), (9.994, "9.99"), (9.996, "10.0"), (99.96, "100"), (1234.5, "1234")]
 )
 def test_lengths_show_three_digits_as_in_the_paper(length, text):
-    assert report_module._length_text(length) == text
+    assert length_text(length) == text
 
 
 def test_lengths_are_exact_means_over_examples():
@@ -103,10 +106,11 @@ def test_asking_the_same_questions_again_does_not_narrow_the_interval_over_quest
 
 
 def test_json_holds_every_number(tmp_path):
-    write_report(tmp_path / "new", RESULTS, title="A run", notes="Two stages.")
+    written = Report("A run", "Two stages.", RESULTS)
+    write_report(tmp_path / "new", written)
     report = read_report(tmp_path / "new")
     assert (report["title"], report["notes"]) == ("A run", "Two stages.")
-    assert report == report_numbers(RESULTS, "A run", "Two stages.")
+    assert report == numbers_of(written)
 
     assert [(r["stage"], r["speed"], r["dataset"]) for r in report["results"]] == [
         ("cot", "-", "arithmetic"),
@@ -144,10 +148,11 @@ def test_a_mean_over_sets_with_different_numbers_of_seeds_has_no_interval():
 
 
 def test_report_files_are_whole_strict_and_replaced(tmp_path):
-    write_report(tmp_path, RESULTS, title="Old", notes="")
-    write_report(tmp_path, RESULTS, title="A run", notes="Two stages.\n")
+    write_report(tmp_path, Report("Old", "", RESULTS))
+    write_report(tmp_path, Report("A run", "Two stages.\n", RESULTS))
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == f"# A run\n\nTwo stages.\n\n{TABLE}"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"]
+    names = ["pareto.png", "pareto.svg", "report.html", "report.json", "report.md", "results.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -156,23 +161,23 @@ def test_report_files_are_whole_strict_and_replaced(tmp_path):
 
 
 def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
-    write_report(tmp_path, RESULTS, title="Old", notes="")
+    write_report(tmp_path, Report("Old", "", RESULTS))
     with pytest.raises(ValueError, match=r"two results for the same cell.*speed 5.*gsmhard"):
-        write_report(tmp_path, [*RESULTS, RESULTS[3]], title="New", notes="")
+        write_report(tmp_path, Report("New", "", [*RESULTS, RESULTS[3]]))
     with pytest.raises(ValueError, match="at least one result"):
-        write_report(tmp_path, [], title="New", notes="")
+        write_report(tmp_path, Report("New", "", []))
     assert read_report(tmp_path)["title"] == "Old"
 
 
 def test_a_write_that_is_cut_short_leaves_the_old_report(tmp_path, monkeypatch):
-    write_report(tmp_path, RESULTS, title="Old", notes="")
+    write_report(tmp_path, Report("Old", "", RESULTS))
 
     def killed(source, destination):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(report_module.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_report(tmp_path, RESULTS, title="New", notes="")
+        write_report(tmp_path, Report("New", "", RESULTS))
     assert read_report(tmp_path)["title"] == "Old"
     assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# Old")
 

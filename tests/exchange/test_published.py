@@ -11,6 +11,7 @@ from colar_jax.exchange.published import import_published, published_parameters
 from colar_jax.model.latent_head_file import to_published
 from colar_jax.run import prepare
 from colar_jax.starts import finished_parameters
+from colar_jax.sweep.sweep import sweep_run
 
 torch = pytest.importorskip("torch")
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value"}
@@ -54,7 +55,7 @@ def test_adapters_and_head_are_taken_and_the_base_stays(run, tmp_path):
 def test_it_evaluates_and_trains_on(run, tmp_path):
     trained = larger(jax.device_get(run.initial))
     import_published(run, "colar", published(tmp_path / "a.ckpt", trained))
-    [before] = pipeline.evaluate(run)
+    [before] = sweep_run(run)
     assert before.num_questions == 4
     start = finished_parameters(run, run.workdir / "colar")
     np.testing.assert_array_equal(start["latent_head"]["mean"]["kernel"], trained["latent_head"]["mean"]["kernel"])

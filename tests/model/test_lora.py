@@ -51,7 +51,7 @@ def difference(one, other) -> float:
 def adapted(alpha=8.0, rank=4):
     config, axes = LoraConfig(rank, alpha, ("query",), dropout=0.5), (None, None)
     with nnx.use_eager_sharding(False):
-        adapter = LowRank(6, 5, axes, config, "query", rngs=random_streams(1))
+        adapter = LowRank(6, 5, config, "query", rngs=random_streams(1))
         linear = Linear(6, 5, axes, bias=True, adapter=adapter, rngs=nnx.Rngs(0))
     linear.adapter.b[...] = jax.random.normal(jax.random.key(2), (rank, 5))
     return linear

@@ -78,7 +78,7 @@ def test_it_trains_to_its_end(finished):
 def test_a_moved_base_is_the_same_and_another_is_not(finished, tmp_path, monkeypatch):
     base, workdir = finished
     workdir = Path(shutil.copytree(workdir, tmp_path / "work"))
-    monkeypatch.setattr(pipeline, "evaluate", lambda run: [])
+    monkeypatch.setattr(pipeline, "sweep_run", lambda run: [])
     moved = Path(shutil.copytree(base, tmp_path / "moved"))
     pipeline.train(config_of(workdir, moved))  # nothing is left to do, and nothing is refused
     other = make_base(tmp_path / "other", seed=1)

@@ -110,3 +110,10 @@ def capture_stage(monkeypatch, run, name: str):
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "run_stage", capture)
         return captured_by(run, name)
+
+
+def without_times(report: dict) -> dict:
+    """All of a report that says nothing of the machine."""
+    costs = [{n: v for n, v in result["cost"].items() if n != "seconds_per_question"} for result in report["results"]]
+    results = [result | {"cost": cost} for result, cost in zip(report["results"], costs, strict=True)]
+    return {name: value for name, value in report.items() if name != "timing"} | {"results": results}

@@ -30,7 +30,14 @@ def gaps(batch, log_probs):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"min_latents": 0}, {"top_p": 1.0}, {"latent_temperature": 1.0, "min_latent_std": 0.0}, {"max_latents": 5}],
+    [
+        {},
+        {"min_latents": 0},
+        {"top_p": 1.0},
+        {"latent_temperature": 1.0, "min_latent_std": 0.0},
+        {"max_latents": 5},
+        {"stop_odds_temperature": 1.7},
+    ],
     ids=str,
 )
 def test_rescored_log_probabilities_are_those_of_the_decoder(changes):

@@ -22,6 +22,8 @@ def config_with(setting, value):
         ("stages.rl.rl.epsilon", 1.0, "rl.epsilon=1.0 is not between 0 and 1"),
         ("stages.rl.rl.epsilon_high", 0.0, "rl.epsilon_high=0.0 must be positive"),
         ("stages.rl.rl.beta", -0.1, "rl.beta=-0.1 is negative"),
+        ("stages.rl.rl.latent_weight", -1.0, "rl.latent_weight=-1.0 is negative"),
+        ("stages.rl.rl.stop_odds_temperature", 0.0, "rl.stop_odds_temperature=0.0 must be positive"),
         ("stages.rl.rl.length_penalty", 1.5, "rl.length_penalty=1.5 is above 1"),
         ("stages.rl.rl.advantage", "drgrpo", r"none of group, dr_grpo. Did you mean 'dr_grpo'\?"),
         ("stages.rl.rl.loss_aggregation", "mean", "none of chain_mean, configured_length, token"),

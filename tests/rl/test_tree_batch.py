@@ -31,9 +31,9 @@ def test_rooms_for_latents():
 
 def test_empty_rows_count_for_nothing_and_kinds_are_weighted_by_themselves():
     sampled = rollouts()
-    batch = batch_of(sampled, num_rows=6, decision_weight=0.25, log_prob_scale=2.0)
+    batch = batch_of(sampled, num_rows=6, kind_weights=(8.0, 0.25, 0.5), log_prob_scale=2.0)
     num_prompts = len(PROMPTS)
-    for terms, factor in zip(terms_of(batch), (1, 0.25, 1), strict=True):
+    for terms, factor in zip(terms_of(batch), (8.0, 0.25, 0.5), strict=True):
         assert not terms.mask[num_prompts:].any() and not terms.weights[num_prompts:].any()
         assert not terms.old_log_probs[~terms.mask].any() and not terms.weights[~terms.mask].any()
         mask = terms.mask[:num_prompts]

@@ -9,7 +9,7 @@ import pytest
 from pico_model import EMBED_STD, assert_close, model, parts
 
 from colar_jax.config import OptimizerConfig
-from colar_jax.training.state import join, learning_rate_schedule, make_optimizer
+from colar_jax.training.state import initial_state, join, learning_rate_schedule, make_optimizer, without_moments
 
 
 @pytest.mark.parametrize("method", ["cot", "no_cot"])
@@ -72,3 +72,19 @@ def test_weight_decay_is_that_of_adamw():
     assert_close(decayed, expected, tolerance=1e-6)
     decay = jax.tree.map(np.subtract, decayed, undecayed)
     assert_close(decay, jax.tree.map(lambda p: -0.01 * 0.3 * p, trainable), tolerance=1e-3)
+
+
+def test_forgetting_the_moments_keeps_the_place_in_the_schedule():
+    """As if Adam began anew, at the learning rate of now: what is reset where a phase of a schedule begins."""
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.0, clip_norm=1e9, warmup_steps=2, schedule="cosine")
+    optimizer = make_optimizer(config, num_steps=6)
+    parameters = {"a": np.array([1.0, -2.0], np.float32)}
+    state = initial_state(parameters, optimizer)
+    for _ in range(3):
+        _, moved = optimizer.update({"a": np.array([1.0, 1.0], np.float32)}, state.optimizer, parameters)
+        state = dataclasses.replace(state, optimizer=moved)
+    forgotten = without_moments(state)
+    assert float(np.abs(optax.tree.get(forgotten.optimizer, "mu")["a"]).max()) == 0
+    updates, _ = optimizer.update({"a": np.array([3.0, -0.5], np.float32)}, forgotten.optimizer, parameters)
+    rate = float(learning_rate_schedule(config, 6)(3))
+    np.testing.assert_allclose(updates["a"], [-rate, rate], rtol=1e-5)  # the first step of Adam is the sign

@@ -1,0 +1,50 @@
+"""Our side of the Coconut and CODI training steps: the package's own loader and step, 6 latents, on given token ids."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax_side
+
+from colar_jax.config import CoconutConfig, CodiConfig, OptimizerConfig, StageConfig
+from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.methods import METHODS
+from colar_jax.model import presets, reasoner
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.projection import ProjectionConfig
+from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
+from colar_jax.training.state import initial_state, make_optimizer, partition
+from colar_jax.training.step import make_train_step
+
+HIDDEN = 384
+
+
+def training(name: str, problems, rows: int, row_positions: int, remat: str = "none") -> Callable[[], int]:
+    """A function that takes one step of the method's last phase, and returns the number of its examples."""
+    stage = StageConfig(
+        method=name,
+        rows=rows,
+        row_positions=row_positions,
+        coconut=CoconutConfig(epochs_per_stage=1e-6),
+        codi=CodiConfig(num_latents=6),
+    )
+    method, mesh = METHODS[name], make_mesh()
+    projection = ProjectionConfig(HIDDEN) if method.trains_projection else None
+    graph, parameters = reasoner.build(presets.PRESETS["micro"], LatentHeadConfig(8), 0, projection=projection)
+    loader = method.make_loader(method, jax_side.encode(problems, (AUTO_SPEED,)), stage, 0)
+    trainable, frozen = partition(parameters, trains_latent_head=False, trains_projection=method.trains_projection)
+    optimizer = make_optimizer(OptimizerConfig(schedule="constant"), 1)
+    compute = dataclasses.replace(jax_side.COMPUTE, remat=remat)
+    step = make_train_step(graph, method, stage, compute, optimizer, mesh)
+    state = replicate(initial_state(trainable, optimizer), mesh)
+    key, count = jax.random.key(0), loader.first_final_step
+
+    def run() -> int:
+        nonlocal state, count
+        batch = loader.batch(count)
+        state, metrics = step(state, frozen, put_rows(batch, mesh), key)
+        jax.block_until_ready(metrics)
+        count += 1
+        return batch.num_examples
+
+    return run

@@ -1,0 +1,102 @@
+"""Are the latents used? Change them, let the model answer, and see what becomes of its accuracy.
+
+A chain is decoded once; then its latents are fed again, changed, and the answer is decoded after them. Nothing else
+differs, not even the number of latents (but for `truncate`). A model whose answers do not depend on its latents keeps
+its accuracy.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.prompts import Speed, speed_text
+from colar_jax.evaluation.inspector import FedThoughts, Inspector
+from colar_jax.evaluation.paired import paired_difference
+
+Intervention = Callable[[FedThoughts, np.random.Generator], FedThoughts]
+
+
+def _none(given: FedThoughts, rng) -> FedThoughts:
+    return given
+
+
+def _zero(given: FedThoughts, rng) -> FedThoughts:
+    return dataclasses.replace(given, embeds_NLD=np.zeros_like(given.embeds_NLD))
+
+
+def _shuffle(given: FedThoughts, rng) -> FedThoughts:
+    """Every question gets the whole chain of another one."""
+    order_N = rng.permutation(len(given.num_thoughts_N))
+    donor_N = np.empty_like(order_N)
+    donor_N[order_N] = np.roll(order_N, 1)  # one cycle through all: nobody keeps its own
+    return FedThoughts(given.embeds_NLD[donor_N], given.num_thoughts_N[donor_N])
+
+
+def _swap(given: FedThoughts, rng) -> FedThoughts:
+    """Two latents of a chain, any two, change places; a chain of one stays as it is."""
+    embeds_NLD = given.embeds_NLD.copy()
+    for embeds_LD, count in zip(embeds_NLD, given.num_thoughts_N, strict=True):
+        if count > 1:
+            pair = rng.choice(count, size=2, replace=False)
+            embeds_LD[pair] = embeds_LD[pair[::-1]]
+    return dataclasses.replace(given, embeds_NLD=embeds_NLD)
+
+
+def _truncate(given: FedThoughts, rng) -> FedThoughts:
+    """The second half of a chain is left out (of an odd number, the larger half)."""
+    return dataclasses.replace(given, num_thoughts_N=given.num_thoughts_N // 2)
+
+
+INTERVENTIONS: dict[str, Intervention] = {
+    "none": _none,
+    "zero": _zero,
+    "shuffle": _shuffle,
+    "swap": _swap,
+    "truncate": _truncate,
+}
+
+
+def causal_tests(
+    inspector: Inspector, parameters, encoded: EncodedProblems, speed: Speed, *, seed: int = 0, **facts
+) -> list[dict]:
+    """One row for each intervention on the chains of all problems at one speed, decoded greedily.
+
+    Returns:
+        Rows `{**facts, "speed", "intervention", "accuracy", "difference", "interval": [low, high], "used"}`. The
+        difference is to the unchanged chains, its 95 % interval from a paired bootstrap over the same questions
+        (of a single question nothing is known: [-1, 1]); `used` says whether accuracy falls for certain: the interval
+        is below zero.
+
+    Raises:
+        ValueError: the method does not think in latents.
+    """
+    if not inspector.thinks_in_latents:
+        raise ValueError("a causal test changes latents, and this method has none: choose a stage that thinks in them")
+    given = inspector.thoughts(parameters, encoded, speed)
+    rows: list[dict] = []
+    unchanged_N = None
+    for name, intervene in INTERVENTIONS.items():
+        changed = intervene(given, np.random.default_rng((seed, len(rows))))
+        right_N = inspector.right_after(parameters, encoded, speed, changed)
+        unchanged_N = right_N if unchanged_N is None else unchanged_N
+        difference = paired_difference(right_N, unchanged_N)
+        low, high = (-1.0, 1.0) if difference.low is None else (difference.low, difference.high)
+        rows.append(
+            facts
+            | {
+                "speed": speed_text(speed),
+                "intervention": name,
+                "accuracy": float(right_N.mean()),
+                "difference": difference.center,
+                "interval": [low, high],
+                "used": high < 0,
+            }
+        )
+    return rows
+
+
+def are_used(rows: Sequence[dict]) -> bool:
+    """Whether any change to the latents lowers accuracy for certain: the verdict over the rows of one speed."""
+    return any(row["used"] for row in rows)

@@ -1,0 +1,92 @@
+"""Every row of a table beside one of them, question by question."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from colar_jax.evaluation.paired import paired_difference
+from colar_jax.evaluation.results import NO_SPEED, Result, Way
+from colar_jax.evaluation.rows import Row
+from colar_jax.evaluation.statistics import Interval
+
+REFERENCE_METHOD = "colar"
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How much more often, as a share of the questions, a way is right than the reference way, on one data set."""
+
+    way: Way
+    reference: Way
+    dataset: str
+    accuracy: Interval
+
+
+def differences(rows: Sequence[Row], reference: str = "") -> list[Difference]:
+    """Accuracy minus that of the reference, with its paired bootstrap interval, for every row and data set.
+
+    A row is compared with the reference's row of the same sampling, and of the same temperature and limit where there
+    is one. Data sets whose questions are not the same ones are left out.
+
+    Args:
+        reference: which stage at which speed, as `[run:]stage[@speed]`; empty: the first CoLaR stage at the lowest
+            speed that it was trained at, and no differences where there is none.
+
+    Raises:
+        ValueError: no row is the `reference`; names those that there are.
+    """
+    candidates = _named(rows, reference) if reference else _default(rows)
+    found = []
+    for row in rows:
+        beside = _counterpart(row.way, candidates)
+        if beside is None or beside.way == row.way:
+            continue
+        for dataset, result in row.results.items():
+            other = beside.results.get(dataset)
+            if other is not None and (other.questions, other.num_questions) == (result.questions, result.num_questions):
+                interval = paired_difference(result.right_share_N, other.right_share_N)
+                found.append(Difference(row.way, beside.way, dataset, interval))
+    return found
+
+
+def _named(rows: Sequence[Row], reference: str) -> list[Row]:
+    stage, _, speed = reference.partition("@")
+    run, _, stage = stage.rpartition(":")
+    found = [
+        row
+        for row in rows
+        if (row.way.stage, run or row.way.run, speed or row.way.speed) == (stage, row.way.run, row.way.speed)
+    ]
+    if not found:
+        known = ", ".join(dict.fromkeys(_reference_name(row.way) for row in rows))
+        raise ValueError(f"--reference={reference}: no row of the table is that; name one of {known}")
+    return _one_place(found)
+
+
+def _default(rows: Sequence[Row]) -> list[Row]:
+    def trained(result: Result) -> bool:
+        return result.method == REFERENCE_METHOD and result.was_trained
+
+    return _one_place([row for row in rows if all(trained(result) for result in row.results.values())])
+
+
+def _one_place(rows: list[Row]) -> list[Row]:
+    """The rows of the run, stage and speed that come first."""
+    return [row for row in rows if _place(row.way) == _place(rows[0].way)]
+
+
+def _place(way: Way) -> tuple[str, str, str]:
+    return way.run, way.stage, way.speed
+
+
+def _reference_name(way: Way) -> str:
+    speed = "" if way.speed == NO_SPEED else f"@{way.speed}"
+    return f"{way.run}:{way.stage}{speed}" if way.run else f"{way.stage}{speed}"
+
+
+def _counterpart(way: Way, candidates: list[Row]) -> Row | None:
+    """The reference's row of the same sampling that is most like `way`."""
+
+    def alike(row: Row) -> tuple[bool, bool]:
+        return row.way.temperature == way.temperature, row.way.latent_limit == way.latent_limit
+
+    return max((row for row in candidates if row.way.sampling == way.sampling), key=alike, default=None)

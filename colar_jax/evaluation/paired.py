@@ -1,0 +1,42 @@
+"""How sure the difference of two measurements on the same questions is: the paired bootstrap."""
+
+import numpy as np
+
+from colar_jax.evaluation.statistics import CONFIDENCE, Interval
+
+NUM_RESAMPLES = 10_000
+
+
+def paired_difference(a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamples: int = NUM_RESAMPLES) -> Interval:
+    """The mean of A minus B over the same N questions, and its percentile bootstrap interval over questions.
+
+    The questions are drawn anew, with replacement, `resamples` times; each draw takes A and B of a question together,
+    so that what makes a question hard for both cancels. Two Wilson intervals that overlap say less: they count that
+    hardness twice. Source: Efron, "Bootstrap methods", Annals of Statistics 7 (1979).
+
+    A mean of a resample depends only on how often each *different* value of A - B was drawn, and those numbers are
+    multinomial: with S seeds there are at most 2 S + 1 values, so no resample is ever written out question by question.
+
+    Args:
+        a_N, b_N: one number for each question, such as the share of its seeds that were right.
+        seed: of the resampling; the same seed gives the same interval.
+
+    Returns:
+        The difference, its ends None for a single question, of which nothing can be drawn anew.
+
+    Raises:
+        ValueError: the two do not have one number for each of the same one or more questions.
+    """
+    a_N, b_N = np.asarray(a_N, np.float64), np.asarray(b_N, np.float64)
+    if a_N.ndim != 1 or a_N.shape != b_N.shape or a_N.size == 0:
+        raise ValueError(f"a_N and b_N must hold a number for each of the same questions: {a_N.shape}, {b_N.shape}")
+    differences_N = a_N - b_N
+    center, num_questions = float(differences_N.mean()), differences_N.size
+    if num_questions == 1:
+        return Interval(center, None, None)
+    # Rounded: 0.6 - 0.4 and 0.8 - 0.6 are one value.
+    values_V, counts_V = np.unique(differences_N.round(12), return_counts=True)
+    drawn_RV = np.random.default_rng(seed).multinomial(num_questions, counts_V / num_questions, size=resamples)
+    means_R = drawn_RV @ values_V / num_questions
+    low, high = np.quantile(means_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(center, float(low), float(high))

@@ -1,0 +1,128 @@
+"""The compiled decodes of an evaluation: what is the same program, and what is only data to one.
+
+Speeds, seeds, temperatures and limits of the reasoning are data: whatever is asked of a method, greedy decoding is one
+program and sampled decoding another.
+"""
+
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from colar_jax.config import DecodeConfig, ModelConfig, ParallelConfig
+from colar_jax.decoding.compiled import compile_decode
+from colar_jax.decoding.decoder import Decoded
+from colar_jax.decoding.prompt_rows import PackedPrompts
+from colar_jax.methods import Method
+from colar_jax.methods.method import decode_limits
+from colar_jax.parallel.hosts import fetch
+
+TEMPERATURES = ("latent_temperature", "stop_temperature", "answer_temperature")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramSpec:
+    """What makes one compiled decode; prompts' shapes come with its arguments. Equal specs share a program."""
+
+    graph: object  # the model's, from `reasoner.build`
+    method: Method
+    decode: DecodeConfig  # its limit of the reasoning is the most that the program has room for
+    compute: ModelConfig
+    separator_id: int
+    eos_id: int
+    mesh: Mesh
+    parallel: ParallelConfig
+    greedy: bool
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Variation:
+    """What of a decode is data to its program, as scalars."""
+
+    max_thoughts: np.int32
+    temperatures: tuple[np.float32, ...]  # in the order of `TEMPERATURES`
+
+
+class _TracedDecode(DecodeConfig):
+    """A `DecodeConfig` some of whose fields are traced: they were checked before they became arrays."""
+
+    def __post_init__(self):
+        pass
+
+
+def variation(spec: ProgramSpec, config: DecodeConfig) -> Variation:
+    """What `config` asks of the program `spec`.
+
+    Raises:
+        ValueError: another program is needed, because the reasoning may become longer or a fixed setting differs.
+    """
+    fixed = (f.name for f in dataclasses.fields(config) if f.name not in (*TEMPERATURES, "max_latents"))
+    changed = [name for name in fixed if getattr(config, name) != getattr(spec.decode, name)]
+    limit, room = (_thinking(spec, settings).max_thoughts for settings in (config, spec.decode))
+    if changed or limit > room:
+        what = ", ".join(f"decode.{name}" for name in changed) or f"decode.max_latents={config.max_latents} > {room}"
+        raise ValueError(f"{what}: fixed when the evaluator was made; make one for this")
+    temperatures = tuple(np.float32(getattr(config, name)) for name in TEMPERATURES)
+    return Variation(np.int32(limit), temperatures)
+
+
+class Programs:
+    """Compiles each `ProgramSpec` once, for all evaluators that share this; knows where the time went.
+
+    One batch is to be under way at a time: `start`, then `finish`.
+    """
+
+    def __init__(self):
+        self.num_compiled = 0
+        self.compile_seconds = 0.0  # tracing included
+        self.device_seconds = 0.0  # in which the host did nothing but hand a batch over, or wait for one
+        self._jitted = functools.cache(self._build)
+
+    def start(self, spec: ProgramSpec, parameters, prompts: PackedPrompts, keys_B, what: Variation) -> Decoded:
+        """Hand a batch to the device; what is returned is under way."""
+        num_before, start = self.num_compiled, time.perf_counter()
+        decoded = self._jitted(spec)(parameters, prompts, keys_B, what)
+        seconds = time.perf_counter() - start
+        if self.num_compiled > num_before:
+            self.compile_seconds += seconds
+        else:
+            self.device_seconds += seconds
+        return decoded
+
+    def finish(self, decoded: Decoded) -> Decoded:
+        """Wait for a batch, and bring its result to the host."""
+        start = time.perf_counter()
+        decoded = fetch(decoded)
+        self.device_seconds += time.perf_counter() - start
+        return decoded
+
+    def lower(self, spec: ProgramSpec, *arguments) -> jax.stages.Lowered:
+        """A program that is not compiled yet, for arguments (as of `start`) that may be shapes alone."""
+        return self._jitted(spec).lower(*arguments)
+
+    def _build(self, spec: ProgramSpec):
+        def ways(what: Variation):
+            traced = _TracedDecode(**vars(spec.decode) | dict(zip(TEMPERATURES, what.temperatures, strict=True)))
+            thinking = _thinking(spec, traced)
+            limits = decode_limits(
+                thinking, traced, separator_id=spec.separator_id, eos_id=spec.eos_id, greedy=spec.greedy
+            )
+            return thinking.think, dataclasses.replace(limits, cut_at=what.max_thoughts)
+
+        # The thoughts are large, and the judge does not read them.
+        decode = compile_decode(spec.graph, ways, spec.compute, spec.mesh, spec.parallel, keeps_thoughts=False)
+
+        def counted(*arguments):
+            self.num_compiled += 1  # runs when jit traces, once for each shape
+            return decode(*arguments)
+
+        return jax.jit(counted)
+
+
+def _thinking(spec: ProgramSpec, config: DecodeConfig):
+    return spec.method.thinking(config, spec.separator_id, jnp.dtype(spec.compute.dtype), spec.greedy)

@@ -1,0 +1,91 @@
+"""Coconut: stage by stage, steps give way to latents, each the last hidden state before it (arXiv 2412.06769).
+
+    z_1 = h(question ###),  z_{i+1} = h(z_i);   loss = mean cross-entropy over the remaining steps, `###` and the answer
+
+Decoded as in its last stage: all latents, then `###` and the answer.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colar_jax.config import ModelConfig, StageConfig
+from colar_jax.data import thought_rows
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.loader import Recipe
+from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.data.schedule import LatentStages, Phase
+from colar_jax.data.staged_loader import Room, StagedLoader
+from colar_jax.data.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
+from colar_jax.methods import thought_chain
+from colar_jax.methods.method import Method, ThinkingOf
+from colar_jax.methods.thought_chain import identity
+from colar_jax.metrics import Metric
+
+
+class _Rows:
+    """Questions in the trunk; what is left of the steps, and the answer, in the tail."""
+
+    def sizes(self, encoded: EncodedProblems, kept_N: np.ndarray, examples_N=slice(None)) -> np.ndarray:
+        questions_N = encoded.prompt_lengths(AUTO_SPEED)[examples_N] + 1
+        return np.stack([questions_N, kept_N + encoded.answer_lengths[examples_N]], axis=1)
+
+    def fill(self, encoded: EncodedProblems, rows, room: Room, phase: Phase) -> ThoughtBatch:
+        trunk, tail = room.positions
+        shape = ThoughtShape(trunk, supervised=0, tail=tail, examples=room.examples)
+        examples = [[_example(encoded, example, removed) for example, removed in row] for row in rows]
+        return thought_rows.fill(examples, shape, phase.num_latents)
+
+
+def _example(encoded: EncodedProblems, example: int, removed: int) -> ThoughtExample:
+    separator, answer_ids = np.array([encoded.separator_id], np.int32), encoded.answers[example]
+    return ThoughtExample(
+        prompt_ids=np.append(encoded.prompt(example, AUTO_SPEED), separator),
+        teacher_ids=separator[:0],
+        tail_ids=np.concatenate([encoded.steps[example][removed:], separator, answer_ids]),
+        before_answer=encoded.shared_answer_tokens(example),
+        num_answer=len(answer_ids),
+    )
+
+
+def count(batch: ThoughtBatch):
+    """How many labels follow the latents."""
+    return jnp.sum(batch.first_labels_BE >= 0) + jnp.sum(batch.tail_labels_BT >= 0)
+
+
+def objective(model, batch: ThoughtBatch, keys_B, num_labels, stage: StageConfig, compute: ModelConfig):
+    """The part's share of the mean cross-entropy, with gradients through all latents and their question."""
+    with jax.named_scope("question"):
+        trunk = thought_chain.run_trunk(model, batch, compute, keys_B)
+    with jax.named_scope("latents"):
+        latents = thought_chain.run_latents(model, trunk, batch, stage.coconut.max_latents, identity, compute, keys_B)
+    with jax.named_scope("tail"):
+        hidden_BTD, _ = thought_chain.run_tail(model, trunk, latents, batch, compute, keys_B)
+    loss_sum, right = thought_chain.tail_loss(model, latents, hidden_BTD, batch, compute)
+    own = count(batch)
+    metrics = {
+        "cross_entropy": Metric(loss_sum, own),
+        "label_accuracy": Metric(right, own),
+        "latents": Metric(jnp.sum(batch.num_latents_BE), jnp.sum(batch.question_lengths_BE > 0)),
+    }
+    return loss_sum / num_labels, metrics
+
+
+def _make_loader(method: Method, encoded: EncodedProblems, stage: StageConfig, seed: int) -> StagedLoader:
+    schedule = LatentStages(stage.coconut)
+    return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+
+
+def _thinking_of(stage: StageConfig) -> ThinkingOf:
+    return lambda decode, separator_id, dtype, greedy: thought_chain.thinking(stage.coconut.max_latents, identity)
+
+
+COCONUT = Method(
+    recipe=lambda stage: Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED),
+    objective=objective,
+    thinking=_thinking_of(StageConfig()),
+    trains_latent_head=False,
+    make_loader=_make_loader,
+    count=count,
+    thinking_of_stage=_thinking_of,
+)

@@ -1,0 +1,153 @@
+"""CODI: one model learns a chain of thought, and latents that lead to the same hidden states (arXiv 2502.21074).
+
+    z_1 = f(h(question ###)),  z_{i+1} = f(h(z_i))                                                f: `model.projection`
+    total = alpha * CE(steps, answer) + beta * CE(answer after latents) + gamma * mean over layers of
+            smooth L1(student, teacher) / std(teacher), at the token before the answer; no gradient into the teacher
+
+CoLaR's authors call it "distill". The question is computed once, for teacher and student.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colar_jax.config import CodiConfig, ModelConfig, StageConfig
+from colar_jax.data import thought_rows
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.loader import Recipe
+from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.data.schedule import Constant, Phase
+from colar_jax.data.staged_loader import Room, StagedLoader
+from colar_jax.data.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
+from colar_jax.losses import gather_positions, masked_sum
+from colar_jax.methods import thought_chain
+from colar_jax.methods.method import Method, ThinkingOf, language_loss
+from colar_jax.metrics import Metric
+from colar_jax.model.reasoner import Reasoner
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CodiCounts:
+    """What a step supervises: the teacher's labels, the student's, and examples."""
+
+    teacher: jax.Array
+    student: jax.Array
+    examples: jax.Array
+
+
+class _Rows:
+    """Question and chain of thought in the trunk; the answer once more in the tail."""
+
+    def sizes(self, encoded: EncodedProblems, kept_N: np.ndarray, examples_N=slice(None)) -> np.ndarray:
+        questions_N, answers_N = encoded.prompt_lengths(AUTO_SPEED)[examples_N], encoded.answer_lengths[examples_N]
+        return np.stack([questions_N, kept_N + 1 + answers_N, answers_N], axis=1)
+
+    def fill(self, encoded: EncodedProblems, rows, room: Room, phase: Phase) -> ThoughtBatch:
+        question, teacher, tail = room.positions
+        shape = ThoughtShape(question + teacher, supervised=teacher, tail=tail, examples=room.examples)
+        examples = [[_example(encoded, example) for example, _ in row] for row in rows]
+        return thought_rows.fill(examples, shape, phase.num_latents)
+
+
+def _example(encoded: EncodedProblems, example: int) -> ThoughtExample:
+    separator, answer_ids = np.array([encoded.separator_id], np.int32), encoded.answers[example]
+    return ThoughtExample(
+        prompt_ids=np.append(encoded.prompt(example, AUTO_SPEED), separator),
+        teacher_ids=np.concatenate([encoded.steps[example], separator, answer_ids]),
+        tail_ids=np.append(separator, answer_ids),
+        before_answer=encoded.shared_answer_tokens(example),
+        num_answer=len(answer_ids),
+    )
+
+
+def project(model: Reasoner, hidden):
+    """A hidden state as the next input: through the model's projection, if it has one."""
+    return hidden if model.projection is None else model.projection(hidden)
+
+
+def count(batch: ThoughtBatch) -> CodiCounts:
+    """What this batch supervises."""
+    return CodiCounts(
+        teacher=jnp.sum(batch.trunk_labels_BM >= 0),
+        student=jnp.sum(batch.first_labels_BE >= 0) + jnp.sum(batch.tail_labels_BT >= 0),
+        examples=jnp.sum(batch.question_lengths_BE > 0),
+    )
+
+
+def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, stage: StageConfig, compute: ModelConfig):
+    """The part's share of the three losses; the chain of thought is one packed pass, as CoT's own."""
+    codi, own = stage.codi, count(batch)
+    with jax.named_scope("teacher"):
+        trunk = thought_chain.run_trunk(
+            model, batch, compute, keys_B, probe=lambda x_BPD: gather_positions(x_BPD, batch.matched_trunk_BE)
+        )
+        hidden_BMD = gather_positions(trunk.hidden_BPD, batch.supervised_BM)
+        teacher_loss, _ = language_loss(model, hidden_BMD, batch.trunk_labels_BM, compute)
+    with jax.named_scope("student"):
+        latents = thought_chain.run_latents(model, trunk, batch, codi.num_latents, project, compute, keys_B)
+        hidden_BTD, probed = thought_chain.run_tail(
+            model, trunk, latents, batch, compute, keys_B,
+            probe=lambda x_BTD: gather_positions(x_BTD, batch.matched_tail_BE),
+        )  # fmt: skip
+        student_loss, right = thought_chain.tail_loss(model, latents, hidden_BTD, batch, compute)
+    teacher_LBED, student_LBED = (_states(model, layers) for layers in (trunk.probed, probed))
+    distill_BE = distance(student_LBED, teacher_LBED, codi)
+    distill = masked_sum(distill_BE, batch.question_lengths_BE > 0)
+    loss = (
+        codi.teacher_weight * teacher_loss / counts.teacher
+        + codi.student_weight * student_loss / counts.student
+        + codi.distill_weight * distill / counts.examples
+    )
+    metrics = {
+        "teacher_cross_entropy": Metric(teacher_loss, own.teacher),
+        "cross_entropy": Metric(student_loss, own.student),
+        "label_accuracy": Metric(right, own.student),
+        "distill_loss": Metric(distill, own.examples),
+    }
+    return loss, metrics
+
+
+def _states(model: Reasoner, layers: tuple):
+    """Hidden states of all layers, `[L, B, E, D]` in float32; the last layer's after the final norm."""
+    states = jnp.stack([*layers[:-1], model.llama.final_norm(layers[-1])])
+    return states.astype(jnp.float32)
+
+
+def distance(student_LBED, teacher_LBED, codi: CodiConfig):
+    """Smooth L1 between the states of each example, averaged over dimensions and layers: `[B, E]`.
+
+    The paper divides by the teacher's standard deviation over a batch; here it is the example's own, over dimensions,
+    so that a loss does not depend on the batch an example is in, or on how that is split over devices.
+    """
+    teacher_LBED = jax.lax.stop_gradient(teacher_LBED)
+    error_LBED = jnp.abs(student_LBED - teacher_LBED)
+    smooth_LBED = jnp.where(error_LBED < 1, 0.5 * jnp.square(error_LBED), error_LBED - 0.5)
+    distance_LBE = jnp.mean(smooth_LBED, axis=-1)
+    if codi.normalise:
+        # Padding has the same state everywhere, and so no spread; the floor keeps it finite.
+        distance_LBE = distance_LBE / jnp.maximum(jnp.std(teacher_LBED, axis=-1, ddof=1), 1e-6)
+    return jnp.mean(distance_LBE, axis=0)
+
+
+def _make_loader(method: Method, encoded: EncodedProblems, stage: StageConfig, seed: int) -> StagedLoader:
+    schedule = Constant(Phase(removed=0, num_latents=stage.codi.num_latents))
+    return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+
+
+def _thinking_of(stage: StageConfig) -> ThinkingOf:
+    return lambda decode, separator_id, dtype, greedy: thought_chain.thinking(stage.codi.num_latents, project)
+
+
+CODI = Method(
+    recipe=lambda stage: Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED),
+    objective=objective,
+    thinking=_thinking_of(StageConfig()),
+    trains_latent_head=False,
+    trains_projection=True,
+    make_loader=_make_loader,
+    count=count,
+    thinking_of_stage=_thinking_of,
+)

@@ -1,0 +1,64 @@
+"""iCoT: the steps disappear token by token, or step by step, until the answer follows the question (arXiv 2405.14838).
+
+    loss = mean cross-entropy over what is left of the steps, `###` and the answer
+
+Decoded as in the end of its training: `###` twice, and the answer.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from colar_jax.config import DecodeConfig, StageConfig
+from colar_jax.data import packing
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.layout import lay_out
+from colar_jax.data.loader import Recipe
+from colar_jax.data.packing import Batch, RowShape
+from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.data.schedule import Phase, TokenRemoval
+from colar_jax.data.staged_loader import Room, StagedLoader
+from colar_jax.decoding.thinking import word_thinker
+from colar_jax.methods.method import Method, Thinking, language_objective
+
+
+class _Rows:
+    """Ordinary packed rows; what is supervised is known to be the end of each example, from its last `###` on."""
+
+    def sizes(self, encoded: EncodedProblems, kept_N: np.ndarray, examples_N=slice(None)) -> np.ndarray:
+        questions_N = encoded.prompt_lengths(AUTO_SPEED)[examples_N]
+        return np.stack([questions_N - 1, 2 + kept_N + encoded.answer_lengths[examples_N]], axis=1)
+
+    def fill(self, encoded: EncodedProblems, rows, room: Room, phase: Phase) -> Batch:
+        positions = sum(room.positions)
+        layouts = [[_lay_out(encoded, example, removed) for example, removed in row] for row in rows]
+        return packing.fill(layouts, RowShape(positions, tokens=positions, supervised=room.positions[1]))
+
+
+def _lay_out(encoded: EncodedProblems, example: int, removed: int):
+    step_ids = encoded.steps[example][removed:]
+    prompt_ids, answer_ids = encoded.prompt(example, AUTO_SPEED), encoded.answers[example]
+    no_draw = np.zeros(len(step_ids))
+    return lay_out(prompt_ids, step_ids, answer_ids, encoded.separator_id, 1.0, no_draw, supervise_latents=False)
+
+
+def _make_loader(method: Method, encoded: EncodedProblems, stage: StageConfig, seed: int) -> StagedLoader:
+    if stage.icot.unit == "token":
+        longest = int(encoded.step_lengths.max())
+    else:
+        longest = max(len(problem.steps) for problem in encoded.problems)
+    schedule = TokenRemoval(stage.icot, longest)
+    return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+
+
+def _thinking(decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+    think = word_thinker(separator_id, dtype, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p)
+    return Thinking(think, max_thoughts=0)
+
+
+ICOT = Method(
+    recipe=lambda stage: Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED),
+    objective=language_objective,
+    thinking=_thinking,
+    trains_latent_head=False,
+    make_loader=_make_loader,
+)

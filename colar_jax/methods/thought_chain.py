@@ -1,0 +1,168 @@
+"""Thinking during training: latents as a `lax.scan` over the cache of their questions, with gradients through all.
+
+    trunk -> its keys and values (the question is computed once) -> k latents, one after the other -> tail
+
+A latent reads its own question and the latents before it; the tail reads both, and itself. Coconut feeds the last
+hidden state, CODI a projection of it; decoding runs the same recurrence (`thinking`).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from colar_jax.config import ModelConfig
+from colar_jax.data.thought_rows import ThoughtBatch
+from colar_jax.decoding.thinking import Thought
+from colar_jax.losses import gather_positions
+from colar_jax.methods.method import Thinking, language_loss
+from colar_jax.model.attention import attend, packed_mask_bias
+from colar_jax.model.context import Seen, attend_blocks, bias_of, heads_first
+from colar_jax.model.reasoner import Reasoner
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+    """The first pass: hidden states `[B, P, D]`, each layer's keys and values, and what was probed of each layer."""
+
+    hidden_BPD: jax.Array
+    caches: tuple
+    probed: tuple
+    layers: list  # each layer's parameters, sliced out of their stack once for all passes
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """`L` latents of `E` examples a row; those beyond an example's own number are not real, and nobody sees them."""
+
+    fed_BLED: jax.Array
+    last_hidden_BED: jax.Array  # after the last real one: what the tail's first token is predicted from
+    caches: tuple  # each layer's keys and values, slot `l * E + e` for latent `l` of example `e`
+
+
+def identity(model: Reasoner, hidden):
+    """A hidden state as the next input: Coconut."""
+    return hidden
+
+
+def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: ModelConfig, keys_B=None, probe=None) -> Trunk:
+    """The first pass over the rows; `probe` sees the residual stream after each layer."""
+    bias_BPP = packed_mask_bias(batch.trunk_segments_BP)
+
+    def attend_and_keep(q, k, v):
+        return attend(q, k, v, bias_BPP), (heads_first(k), heads_first(v))
+
+    embeds_BPD, layers = _embed(model, batch.trunk_ids_BP, compute), model.llama.layer_parameters()
+    options = _options(layers, compute, keys_B, 0)
+    hidden_BPD, kept = model.llama.run_rows(
+        embeds_BPD, batch.trunk_positions_BP, attend_and_keep, probe=probe, **options
+    )
+    caches = tuple(cache for cache, _ in kept) if probe else kept
+    return Trunk(hidden_BPD, caches, tuple(probed for _, probed in kept) if probe else (), layers)
+
+
+def run_latents(
+    model: Reasoner, trunk: Trunk, batch: ThoughtBatch, num_latents: int, project, compute: ModelConfig, keys_B=None
+) -> Latents:
+    """Think `num_latents` times after every question, at most; an example's own number is in the batch."""
+    B, E = batch.last_BE.shape
+    example_E = jnp.arange(E)
+    slot_examples, slot_steps = jnp.tile(example_E, num_latents), jnp.repeat(jnp.arange(num_latents), E)
+    of_own_question_BEP = batch.is_question_BP[:, None] & (
+        batch.trunk_segments_BP[:, None] == example_E[None, :, None] + 1
+    )
+    trunk_bias_BEP = bias_of(of_own_question_BEP)
+
+    def body(carry, step):
+        hidden_BED, caches = carry
+        is_seen = (slot_examples[None] == example_E[:, None]) & (slot_steps <= step)[None]
+        own_bias_BES = jnp.broadcast_to(bias_of(is_seen)[None], (B, *is_seen.shape))
+
+        def attend_and_write(q, k, v, context):
+            trunk_cache, own_cache = context
+            written = tuple(
+                jax.lax.dynamic_update_slice(cache, heads_first(new), (0, 0, step * E, 0))
+                for cache, new in zip(own_cache, (k, v), strict=True)
+            )
+            blocks = (Seen(trunk_cache, trunk_bias_BEP), Seen(written, own_bias_BES))
+            return attend_blocks(q, blocks), written
+
+        fed_BED = project(model, hidden_BED)
+        contexts = tuple(zip(trunk.caches, caches, strict=True))
+        options = _options(trunk.layers, compute, keys_B, 2 + step)
+        next_BED, caches = model.llama.run_rows(
+            fed_BED, batch.question_lengths_BE + step, attend_and_write, contexts, **options
+        )
+        is_real_BE1 = (step < batch.num_latents_BE)[..., None]
+        return (jnp.where(is_real_BE1, next_BED, hidden_BED), caches), fed_BED
+
+    def empty(cache_BKPH):
+        _, K, _, H = cache_BKPH.shape
+        # A sum with nothing of the trunk's: inside shard_map it has to vary over the devices as the trunk does.
+        return jnp.zeros((B, K, num_latents * E, H), cache_BKPH.dtype) + 0 * cache_BKPH[:, :, :1]
+
+    first_hidden_BED = gather_positions(trunk.hidden_BPD, batch.last_BE)
+    caches = jax.tree.map(empty, trunk.caches)
+    (last_BED, caches), fed_LBED = jax.lax.scan(body, (first_hidden_BED, caches), jnp.arange(num_latents))
+    return Latents(fed_LBED.transpose(1, 0, 2, 3), last_BED, caches)
+
+
+def run_tail(
+    model: Reasoner, trunk: Trunk, latents: Latents, batch: ThoughtBatch, compute: ModelConfig, keys_B=None, probe=None
+):
+    """Hidden states `[B, T, D]` of what follows the latents, and what was probed of each layer."""
+    E = batch.last_BE.shape[1]
+    tail_segments_BT1, trunk_segments_B1P = batch.tail_segments_BT[..., None], batch.trunk_segments_BP[:, None]
+    trunk_bias_BTP = bias_of((tail_segments_BT1 == trunk_segments_B1P) & batch.is_question_BP[:, None])
+    num_slots = latents.caches[0][0].shape[2]
+    slot_examples, slot_steps = jnp.arange(num_slots) % E, jnp.arange(num_slots) // E
+    is_real_BS = slot_steps[None] < batch.num_latents_BE[:, slot_examples]
+    latent_bias_BTS = bias_of((tail_segments_BT1 == slot_examples[None, None] + 1) & is_real_BS[:, None])
+    own_bias_BTT = packed_mask_bias(batch.tail_segments_BT)
+
+    def attend_all(q, k, v, context):
+        trunk_cache, latent_cache = context
+        own = Seen((heads_first(k), heads_first(v)), own_bias_BTT)
+        return attend_blocks(q, (Seen(trunk_cache, trunk_bias_BTP), Seen(latent_cache, latent_bias_BTS), own)), None
+
+    hidden_BTD, kept = model.llama.run_rows(
+        _embed(model, batch.tail_ids_BT, compute),
+        batch.tail_positions_BT,
+        attend_all,
+        tuple(zip(trunk.caches, latents.caches, strict=True)),
+        probe,
+        **_options(trunk.layers, compute, keys_B, 1),
+    )
+    return hidden_BTD, tuple(probed for _, probed in kept) if probe else ()
+
+
+def tail_loss(model: Reasoner, latents: Latents, hidden_BTD, batch: ThoughtBatch, compute: ModelConfig):
+    """Summed cross-entropy of what follows the latents, from its first token on, and how much of it is right."""
+    hidden = jnp.concatenate([latents.last_hidden_BED, hidden_BTD], axis=1)
+    labels = jnp.concatenate([batch.first_labels_BE, batch.tail_labels_BT], axis=1)
+    return language_loss(model, hidden, labels, compute)
+
+
+def thinking(num_latents: int, project) -> Thinking:
+    """The way to think when decoding: feed the (projected) last hidden state, always `num_latents` times."""
+
+    def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
+        embed_BD = project(model, hidden_BD)
+        zeros_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
+        # Always for stopping; the decoder asks only after `min_thoughts`.
+        return Thought(embed_BD, embed_BD, zeros_B, jnp.ones(hidden_BD.shape[0], bool), zeros_B)
+
+    return Thinking(think, max_thoughts=num_latents, min_thoughts=num_latents)
+
+
+def _embed(model: Reasoner, ids_BT, compute: ModelConfig):
+    return model.llama.embedding[...][ids_BT].astype(compute.dtype)
+
+
+def _options(layers: list, compute: ModelConfig, keys_B, part) -> dict:
+    """How to run the layers; each part of the chain drops out what its own keys say."""
+    if keys_B is not None:
+        keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, part)
+    return dict(layers=layers, remat=compute.remat, scan=compute.scan_layers, dropout_keys_B=keys_B)

@@ -1,0 +1,40 @@
+"""From hidden state to input, for CODI's latents: `Linear(D, I) GELU(erf) Linear(I, D)` and a LayerNorm."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from colar_jax.model.latent_head import LAYER_NORM_EPS
+from colar_jax.model.linear import Linear, along_last, parameter
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectionConfig:
+    """Its hidden size, and whether a LayerNorm ends it."""
+
+    intermediate_size: int
+    layer_norm: bool = True
+
+
+class Projection(nnx.Module):
+    """An MLP from hidden states `[..., D]` to input embeddings `[..., D]`."""
+
+    def __init__(self, hidden_size: int, config: ProjectionConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.first = Linear(hidden_size, config.intermediate_size, ("embed", "latent"), bias=True, rngs=rngs)
+        self.second = Linear(config.intermediate_size, hidden_size, ("latent", "embed"), bias=True, rngs=rngs)
+        if config.layer_norm:
+            self.norm_scale = parameter(rngs, (hidden_size,), ("norm",), fill=1.0)
+            self.norm_bias = parameter(rngs, (hidden_size,), ("norm",))
+
+    def __call__(self, hidden):
+        x = self.second(jax.nn.gelu(self.first(hidden), approximate=False))
+        if not self.config.layer_norm:
+            return x
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + LAYER_NORM_EPS)
+        wide = wide * along_last(self.norm_scale[...], wide) + along_last(self.norm_bias[...], wide)
+        return wide.astype(x.dtype)

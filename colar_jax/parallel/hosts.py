@@ -1,0 +1,137 @@
+"""Several processes that run one program on one mesh: who they are, what only the first does, what they agree on."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from colar_jax.config import ParallelConfig
+from colar_jax.parallel.mesh import AXES, REPLICATED
+
+logger = logging.getLogger(__name__)
+
+# The exit status after a process was lost; also jax's own way to end, a fatal error, is not 0.
+LOST_PEER = 75  # EX_TEMPFAIL: try again
+
+
+def initialize(settings: ParallelConfig) -> None:
+    """Join the other processes of this run, if there are any; before anything else asks jax for devices.
+
+    With `coordinator` given: as it says. Otherwise where a cluster that jax knows (SLURM, TPU VMs) started several
+    processes; on any other machine there is one. Only the first process prints and logs.
+
+    Raises:
+        ValueError: the processes do not come together.
+    """
+    options: dict = {"heartbeat_timeout_seconds": settings.heartbeat_seconds}
+    if settings.coordinator:
+        options |= dict(
+            coordinator_address=settings.coordinator,
+            num_processes=settings.num_processes,
+            process_id=settings.process_id,
+            cluster_detection_method="deactivate",
+        )
+    elif not _is_cluster():
+        return
+    try:
+        jax.distributed.initialize(**options)
+        num_processes = jax.process_count()
+    except (RuntimeError, ValueError) as error:  # of its runtime: an address that nobody answers
+        raise ValueError(
+            f"parallel.coordinator={settings.coordinator!r}: the processes of this run did not come together "
+            f"({' '.join(str(error).split())[:300]}). Start all of them, with one address, the same number of "
+            "processes, and a number each"
+        ) from error
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+        logging.getLogger().setLevel(logging.WARNING)
+    logger.info("process %d of %d, %d devices here", jax.process_index(), num_processes, jax.local_device_count())
+
+
+def _is_cluster() -> bool:
+    """Whether jax would find other processes: in a SLURM step of several tasks, or on a TPU VM (perhaps of a slice)."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ:
+        return True
+    uses_tpu = importlib.util.find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS", "tpu") == "tpu"
+    return uses_tpu and any(any(Path("/dev").glob(chips)) for chips in ("accel[0-9]*", "vfio/[0-9]*"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what a run writes once."""
+    return jax.process_index() == 0
+
+
+def fetch(tree):
+    """A pytree of arrays on the devices as host arrays, whole in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process is here. `what` is said once and tells one such place from another."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+class Agreement:
+    """A number that any process may note, and that all get to know at the same step: the signal that stops them.
+
+    With one process there is nothing to agree on, and no device is asked.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._sharding = NamedSharding(mesh, P(AXES))
+        self._num_devices = mesh.devices.size
+        self._largest = jax.jit(lambda numbers: numbers.max(), out_shardings=NamedSharding(mesh, REPLICATED))
+        self._of_last_step: jax.Array | None = None
+
+    def late(self, number: int | None) -> int | None:
+        """What had been noted by the last call. Never waits for the step under way, but for the one before it."""
+        if jax.process_count() == 1:
+            return number
+        before, self._of_last_step = self._of_last_step, self._dispatch(number)
+        return None if before is None else _read(before)
+
+    def now(self, number: int | None) -> int | None:
+        """What has been noted by now; waits for all processes."""
+        return number if jax.process_count() == 1 else _read(self._dispatch(number))
+
+    def _dispatch(self, number: int | None) -> jax.Array:
+        own = np.full(self._num_devices, number or 0, np.int32)
+        return self._largest(jax.make_array_from_callback(own.shape, self._sharding, lambda index: own[index]))
+
+
+def _read(number: jax.Array) -> int | None:
+    return int(number) or None
+
+
+@contextlib.contextmanager
+def ends_with_its_peers() -> Iterator[None]:
+    """Ends the process, with one clear message, where another one of the run was lost in what is done inside.
+
+    At once, without the usual clean-up: that would wait for the lost process.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} cannot go on, most likely because another "
+            f"one ended ({reason}). Look at the output of the others; the same commands again go on from the last "
+            "checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST_PEER)

@@ -1,0 +1,86 @@
+"""What a chip can do, by its maker's numbers, and how chips are wired."""
+
+import dataclasses
+import math
+import re
+
+from colar_jax.config import nearest
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of TPU chip."""
+
+    name: str
+    peak_flops: float  # a second, bfloat16
+    hbm_bytes: float
+    hbm_bandwidth: float  # bytes a second
+    link_bandwidth: float  # bytes a second, in one direction of one of the links to a neighbour
+    network_bandwidth: float  # bytes a second to other slices, in one direction, of a chip's share of its host's
+    torus_sizes: int  # along an axis of a multiple of so many chips, the last is wired to the first
+    source: str
+
+    @property
+    def critical_intensity(self) -> float:
+        """FLOPs a byte of HBM at which compute and memory take the same time."""
+        return self.peak_flops / self.hbm_bandwidth
+
+
+# Inter-chip bandwidth is published for a chip; a link is a fourth of it in a 2D torus, a sixth in a 3D one.
+CHIPS = {
+    "v5e": Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9 / 4, 6.4e12 / 8 / 256, 16, "cloud.google.com/tpu/docs/v5e"),
+    "v5p": Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9 / 6, 50e9 / 8, 4, "cloud.google.com/tpu/docs/v5p"),
+    "v6e": Chip("v6e", 918e12, 32 * GIB, 1640e9, 400e9 / 4, 25.6e12 / 8 / 256, 16, "cloud.google.com/tpu/docs/v6e"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice: so many chips along each axis of the wiring."""
+
+    chip: Chip
+    dims: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """As it is written, `v5e:4x4`."""
+        return f"{self.chip.name}:{'x'.join(map(str, self.dims))}"
+
+    @property
+    def num_chips(self) -> int:
+        """Chips of the slice, one device each."""
+        return math.prod(self.dims)
+
+    def coordinates(self, position: int) -> tuple[int, ...]:
+        """Where a chip is, counted with the last axis fastest."""
+        along = []
+        for size in reversed(self.dims):
+            position, coordinate = divmod(position, size)
+            along.append(coordinate)
+        return tuple(reversed(along))
+
+    def bandwidth(self, coordinates: list[tuple[int, ...]]) -> float:
+        """Bytes a second that each of a group of chips can send, over the axes along which the group extends.
+
+        Both directions of a ring, where the group goes all the way round; else one, as end chips have one neighbour.
+        """
+        links = 0
+        for size, along in zip(self.dims, zip(*coordinates, strict=True), strict=False):
+            extent = len(set(along))
+            if extent > 1:
+                links += 2 if extent == size and size % self.chip.torus_sizes == 0 else 1
+        return max(links, 1) * self.chip.link_bandwidth
+
+
+def parse_topology(text: str) -> Topology:
+    """A slice from text such as `v5e:4x4`; ValueError where there is no such chip, or its axes are others."""
+    name, _, dims_text = text.partition(":")
+    if name not in CHIPS:
+        raise ValueError(f"--topology={text!r}: {name!r} is none of {', '.join(CHIPS)}.{nearest(name, CHIPS)}")
+    num_axes = 3 if name == "v5p" else 2
+    if not re.fullmatch("x".join([r"[1-9]\d*"] * num_axes), dims_text):
+        example = "4x4x4" if num_axes == 3 else "4x4"
+        raise ValueError(f"--topology={text!r}: name the chips along {num_axes} axes, such as {name}:{example}")
+    return Topology(CHIPS[name], tuple(map(int, dims_text.split("x"))))

@@ -1,0 +1,169 @@
+"""What a compiled program costs one chip each time it runs: FLOPs, bytes to and from HBM, bytes sent to other chips."""
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from colar_jax.planning.hlo import Array, Computation, Instruction, Program
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# Name what is there already, or are paid for by what they call or start.
+_FREE = (
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all",
+    "partition-id", "replica-id", "opt-barrier", "async-start", "custom-call", "iota",
+)  # fmt: skip
+_SLICES = ("dynamic-slice", "slice", "gather")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind over one group of devices, and what one chip sends for them in a run of the program."""
+
+    kind: str
+    group: tuple[int, ...]  # positions in the mesh's devices, flattened; the group of the first one
+    count: float
+    payload: float  # bytes of the whole array before (all-reduce, reduce-scatter) or after (all-gather)
+    sent: float  # bytes that each chip of a ring sends
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Of one run of a program, for one chip."""
+
+    flops: float  # of matrix products, recomputation included
+    hbm_bytes: float
+    collectives: tuple[Collective, ...]
+
+
+def costs(program: Program) -> Costs:
+    """Count everything, the bodies of loops as often as they run."""
+    flops = sum(times * _flops(computation, one) for times, computation, one in program.walk(into_fusions=True))
+    hbm = sum(times * _hbm(program, computation, one) for times, computation, one in program.walk(into_fusions=False))
+    return Costs(flops, hbm, tuple(_collectives(program)))
+
+
+def _flops(computation: Computation, one: Instruction) -> float:
+    if one.opcode == "dot":
+        lhs = computation.operand_arrays(one)[0][0]
+        contracted = [int(dim) for dim in re.findall(r"\d+", one.attribute("lhs_contracting_dims"))]
+        return 2.0 * np.prod(one.arrays[0].dims, dtype=float) * np.prod([lhs.dims[dim] for dim in contracted])
+    if one.opcode == "convolution":
+        return _convolution_flops(computation, one)
+    return 0.0
+
+
+def _convolution_flops(computation: Computation, one: Instruction) -> float:
+    """A TPU's matrix products are convolutions, batch dimensions spatial ones with padding and holes between.
+
+    What falls on padding or into a hole is no work.
+    """
+    (lhs,), (rhs,) = (arrays for arrays in computation.operand_arrays(one)[:2])
+    lhs_labels, rhs_labels, out_labels = re.split("_|->", one.attribute("dim_labels"))
+    groups = int(one.attribute("batch_group_count") or 1)
+    size = dict(zip(lhs_labels, lhs.dims, strict=True))
+    kernel = dict(zip(rhs_labels, rhs.dims, strict=True))
+    out = dict(zip(out_labels, one.arrays[0].dims, strict=True))
+    multiplications = float(kernel["i"] * kernel["o"] * size["b"]) / groups
+    spatial = sorted(label for label in lhs_labels if label.isdigit())
+    window = _window(one.attribute("window"), len(spatial))
+    for label, (stride, pad, lhs_dilate, rhs_dilate) in zip(spatial, window, strict=True):
+        place = np.arange(out[label])[:, None] * stride - pad + np.arange(kernel[label])[None] * rhs_dilate
+        is_inside = (place >= 0) & (place < (size[label] - 1) * lhs_dilate + 1) & (place % lhs_dilate == 0)
+        multiplications *= int(is_inside.sum())
+    return 2 * multiplications
+
+
+def _window(text: str, rank: int) -> list[tuple[int, int, int, int]]:
+    """(stride, low padding, lhs dilation, rhs dilation) of each spatial dimension."""
+
+    def values(name: str, default: str) -> list[str]:
+        found = re.search(rf"\b{name}=([\dx_\-]+)", text)
+        return found.group(1).split("x") if found else [default] * rank
+
+    pads = [pad.split("_")[0] for pad in values("pad", "0_0")]
+    columns = values("stride", "1"), pads, values("lhs_dilate", "1"), values("rhs_dilate", "1")
+    return [tuple(map(int, row)) for row in zip(*columns, strict=True)]
+
+
+def _hbm(program: Program, computation: Computation, one: Instruction) -> float:
+    """Bytes read and written: operands and result, of a slice only the slice, of an update in place only the update."""
+    is_kernel = one.attribute("custom_call_target") == '"tpu_custom_call"'  # the other custom calls are layouts
+    if (one.opcode in _FREE and not is_kernel) or one.opcode.endswith("-done"):
+        return 0.0
+    if one.opcode == "slice-start":
+        return one.arrays[1].num_bytes
+    if one.opcode == "copy-start":
+        return _in_hbm(one.arrays)
+    operands = computation.operand_arrays(one)
+    if one.opcode in _SLICES:
+        return 2 * _in_hbm(one.arrays)
+    if one.opcode == "dynamic-update-slice":
+        return 2 * _in_hbm(operands[1])
+    if one.opcode == "fusion":
+        return _fusion_hbm(program.computations[one.called[0]], one, operands)
+    return _in_hbm(one.arrays) + sum(map(_in_hbm, operands))
+
+
+def _fusion_hbm(fused: Computation, one: Instruction, operands: list[tuple[Array, ...]]) -> float:
+    users = defaultdict(list)
+    for inner in fused.instructions.values():
+        for name in inner.operands:
+            users[name].append(inner)
+    total, root = 0.0, _behind_bitcasts(fused, fused.root)
+    is_update = root.opcode == "dynamic-update-slice"
+    parameters = {int(i.attributes.split(")")[0]): i for i in fused.instructions.values() if i.opcode == "parameter"}
+    for number, arrays in enumerate(operands):
+        readers = users[parameters[number].name] if number in parameters else []
+        if readers and all(reader.opcode in _SLICES for reader in readers):
+            sliced = sum(reader.arrays[0].num_bytes for reader in readers)
+            total += min(sliced, _in_hbm(arrays))
+        elif not (is_update and readers == [root] and arrays == one.arrays):
+            total += _in_hbm(arrays)
+    if is_update:
+        return total + min(fused.operand_arrays(root)[1][0].num_bytes, _in_hbm(one.arrays))
+    return total + _in_hbm(one.arrays)
+
+
+def _behind_bitcasts(fused: Computation, one: Instruction) -> Instruction:
+    while one.opcode == "bitcast":
+        one = fused.instructions[one.operands[0]]
+    return one
+
+
+def _in_hbm(arrays: tuple[Array, ...]) -> float:
+    return sum(array.num_bytes for array in arrays if array.in_hbm)
+
+
+def _collectives(program: Program) -> Iterator[Collective]:
+    found: dict[tuple[str, tuple[int, ...]], np.ndarray] = defaultdict(lambda: np.zeros(3))
+    for times, computation, one in program.walk(into_fusions=True):
+        kind = one.opcode.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            continue
+        group = _first_group(one)
+        own = sum(array.num_bytes for arrays in computation.operand_arrays(one) for array in arrays)
+        payload = own * len(group) if kind == "all-gather" else own
+        if len(group) > 1:
+            found[kind, group] += times, times * payload, times * sent_bytes(kind, payload, len(group))
+    for (kind, group), (count, payload, sent) in found.items():
+        yield Collective(kind, group, float(count), float(payload), float(sent))
+
+
+def sent_bytes(kind: str, payload: float, group_size: int) -> float:
+    """What each chip sends on a ring for a collective of an array of `payload` bytes."""
+    share = (group_size - 1) / group_size
+    return {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share) * payload
+
+
+def _first_group(one: Instruction) -> tuple[int, ...]:
+    """The first replica group, in either way of writing them: {{0,1},{2,3}} or [2,2]<=[4] (with T(1,0) transposed)."""
+    text = one.attribute("replica_groups") or one.attribute("source_target_pairs")
+    iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", re.sub(r".*replica_groups=", "", one.attributes))
+    if iota:
+        shape, dims, order = (tuple(map(int, part.split(","))) if part else None for part in iota.groups())
+        return tuple(np.arange(np.prod(dims)).reshape(dims).transpose(order).reshape(shape)[0].tolist())
+    first = re.match(r"\{\{([\d,]*)", text)
+    return tuple(int(number) for number in first.group(1).split(",") if number) if first else ()

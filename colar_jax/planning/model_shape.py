@@ -1,0 +1,36 @@
+"""The size of a run's model, without its weights: an 8B model is planned on a machine that could never hold it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from colar_jax.config import Config
+from colar_jax.model import hf_config
+from colar_jax.model.presets import PRESETS, LlamaConfig
+
+
+def llama_shape(config: Config, num_tokens: int) -> LlamaConfig:
+    """The size of a run's base: of a preset with this vocabulary, or by the `config.json` of `model.base` alone.
+
+    Raises:
+        ValueError: there is no such preset, or the base has no `config.json` that we can read.
+    """
+    if not config.model.base:
+        return dataclasses.replace(PRESETS[config.model.preset], vocab_size=num_tokens)
+    folder = Path(config.model.base).expanduser()
+    stored = hf_config.read_config(folder) if folder.is_dir() else _from_hub(config.model.base)
+    return dataclasses.replace(stored, vocab_size=max(stored.vocab_size, num_tokens))
+
+
+def _from_hub(name: str) -> LlamaConfig:
+    import huggingface_hub  # here, because only hub ids need it
+
+    repository, _, revision = name.partition("@")
+    try:
+        path = huggingface_hub.hf_hub_download(repository, hf_config.CONFIG_FILE, revision=revision or None)
+    except Exception as error:  # of the network, of the hub, of its cache: each library below has errors of its own
+        raise ValueError(
+            f"model.base={name!r} is no folder, and its config.json cannot be fetched ({type(error).__name__}): name a "
+            "folder, or plan with a size by name: --config.model.base= --config.model.preset=llama-3.2-1b"
+        ) from error
+    return hf_config.from_hf(json.loads(Path(path).read_text()), name)

@@ -1,0 +1,203 @@
+"""How a training step scales with chips, from closed forms: in no time, for slices of any size (docs/scaling.md).
+
+For one chip of a mesh (data d, fsdp f), n = d * f:
+
+    compute  = FLOPs of its rows, the forward pass twice where remat=full, / peak
+    gathers  = (f - 1) / f * bytes of the layers' weights as they travel, forward and backward
+    scatters = (f - 1) / f * float32 gradients of the weights that are trained
+    reduces  = 2 (m - 1) / m * float32 gradients held, over the m chips that hold the same
+
+each divided by the bandwidth of the axes that its group extends over. Beyond one slice the data centre network carries
+the last reduction, of each chip's part of what its slice has added up.
+"""
+
+import dataclasses
+import math
+
+import jax
+
+from colar_jax.config import Config, ModelConfig, nearest, parse_mesh
+from colar_jax.data.loader import Loader
+from colar_jax.methods import METHODS
+from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.parallel.choice import choose_mesh
+from colar_jax.parallel.mesh import AXES
+from colar_jax.parallel.sharding import bytes_per_device, parameter_specs, specs_for
+from colar_jax.planning.chips import CHIPS, GIB, Chip, Topology
+from colar_jax.planning.data_shape import planned_data
+from colar_jax.planning.model_flops import StepShape, adapter_weights, latent_weights, layer_weights, step_flops
+from colar_jax.planning.model_shape import llama_shape
+from colar_jax.run import abstract_model, state_bytes
+from colar_jax.training.state import partition
+
+FLOAT, CHIP_COUNTS = 4, (8, 16, 32, 64, 128, 256, 512, 1024)
+_LARGEST_SLICE = {"v5e": 256, "v6e": 256, "v5p": 8960}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """A step on so many chips; seconds."""
+
+    num_chips: int
+    slices: int
+    topology: str  # of a slice
+    fsdp: int
+    state: float  # bytes on a chip: parameters, and for trained ones gradient and both moments
+    rows_per_chip: float
+    useful: float  # of `compute`, what the step needs by its definition
+    compute: float
+    ici: float
+    network: float  # between slices
+
+    @property
+    def share(self) -> float:
+        """Of collectives in a step that overlaps nothing."""
+        return (self.ici + self.network) / (self.compute + self.ici + self.network)
+
+    @property
+    def overlapped(self) -> float:
+        """A step whose collectives and products run at once."""
+        return max(self.compute, self.ici + self.network)
+
+
+def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) -> str:
+    """A stage's step on 8 to 1,024 chips, as Markdown; with so many rows a chip, or else the stage's rows in all."""
+    if chip not in CHIPS:
+        raise ValueError(f"--scaling={chip!r} is none of {', '.join(CHIPS)}.{nearest(chip, CHIPS)}")
+    stage = config.stages[name]
+    recipe = METHODS[stage.method].recipe(stage)
+    vocabulary = 0 if config.model.base else PRESETS[config.model.preset].vocab_size
+    data = planned_data(config, recipe.prompt_speeds, vocabulary)
+    llama = llama_shape(config, data.vocabulary.num_tokens)
+    graph, parameters = abstract_model(config, llama)
+    trainable, _ = partition(parameters, trains_latent_head=METHODS[stage.method].trains_latent_head)
+    loader = Loader(data.train, recipe, seed=0, rows=stage.rows, row_positions=stage.row_positions)
+    rows = []
+    for num_chips in CHIP_COUNTS:
+        if not rows_per_chip and num_chips > stage.rows:
+            break  # a row is the least that a chip can have
+        sizes = parse_mesh(config.parallel.mesh)
+        if sizes is None:
+            sizes, _ = choose_mesh(state_bytes(config, parameters), num_chips, int(CHIPS[chip].hbm_bytes))
+        fsdp = sizes.get("fsdp", 1)
+        mesh = jax.sharding.AbstractMesh((num_chips // fsdp, fsdp, 1), AXES)
+        specs = parameter_specs(graph, parameters, mesh)
+        of_trained = bytes_per_device(trainable, specs_for(trainable, specs), mesh)
+        rows.append(
+            scale(
+                llama, config.model, chip, num_chips,
+                fsdp=fsdp,
+                state=bytes_per_device(parameters, specs, mesh) + 3 * of_trained,
+                rows_per_chip=rows_per_chip or stage.rows / num_chips,
+                positions=loader.row_shape.positions, supervised=loader.row_shape.supervised,
+            )
+        )  # fmt: skip
+    return _markdown(rows)
+
+
+def slice_of(chip: Chip, num_chips: int) -> Topology:
+    """The most cubic (or square) slice of a power of two of chips."""
+    dims = [1] * (3 if chip.torus_sizes == 4 else 2)
+    for _ in range(int(math.log2(num_chips))):
+        dims[dims.index(min(dims))] *= 2
+    return Topology(chip, tuple(sorted(dims)))
+
+
+def scale(
+    llama: LlamaConfig,
+    model: ModelConfig,
+    chip_name: str,
+    num_chips: int,
+    *,
+    fsdp: int,
+    state: float,
+    rows_per_chip: float,
+    positions: int,
+    supervised: int,
+) -> Scaled:
+    """A CoLaR step on `num_chips`, `fsdp` of them side by side sharing each weight."""
+    chip = CHIPS[chip_name]
+    in_slice = min(num_chips, _LARGEST_SLICE[chip_name])
+    topology, slices = slice_of(chip, in_slice), num_chips // in_slice
+    shape = StepShape(1, positions, supervised)
+    flops = useful = step_flops(llama, model, shape, has_latents=True)
+    if model.remat == "full":
+        forward = (
+            2.0 * positions * llama.num_layers * (sum(layer_weights(llama).values()) + adapter_weights(llama, model))
+        )
+        flops += forward + 4.0 * positions**2 * llama.num_layers * llama.num_heads * llama.head_dim
+    ici, held = _ici_seconds(llama, model, fsdp, topology)
+    between = 2 * (slices - 1) / slices * held / (in_slice / fsdp) / chip.network_bandwidth
+    compute, useful = (rows_per_chip * of_a_row / chip.peak_flops for of_a_row in (flops, useful))
+    return Scaled(num_chips, slices, topology.name, fsdp, state, rows_per_chip, useful, compute, ici, between)
+
+
+def _ici_seconds(llama: LlamaConfig, model: ModelConfig, fsdp: int, topology: Topology) -> tuple[float, float]:
+    """What collectives within a slice take in a step, and the bytes of float32 gradients that a chip holds.
+
+    The chips that share weights are side by side, as `parallel.mesh.make_mesh` puts them.
+    """
+    sent = sent_bytes(llama, model, fsdp, topology.num_chips)
+    groups = {
+        "fsdp": range(fsdp),
+        "data": range(0, topology.num_chips, fsdp),
+        "all": range(topology.num_chips),
+    }
+    seconds = sum(
+        sent[name] / topology.bandwidth([topology.coordinates(position) for position in group])
+        for name, group in groups.items()
+    )
+    whole, split = _trained(llama, model)
+    return seconds, FLOAT * (split / fsdp + whole)
+
+
+def _trained(llama: LlamaConfig, model: ModelConfig) -> tuple[int, int]:
+    """Trained parameters that are whole on every chip, and those that fsdp splits; norms left out."""
+    if model.lora.rank:
+        return llama.num_layers * adapter_weights(llama, model) + latent_weights(llama, model), 0
+    return latent_weights(llama, model), sum(_split_weights(llama))
+
+
+def _split_weights(llama: LlamaConfig) -> tuple[int, int]:
+    """Of the layers, and of embedding and language head."""
+    ends = llama.vocab_size * llama.hidden_size * (1 if llama.tied_head else 2)
+    return llama.num_layers * sum(layer_weights(llama).values()), ends
+
+
+def sent_bytes(llama: LlamaConfig, model: ModelConfig, fsdp: int, num_chips: int) -> dict[str, float]:
+    """What a chip sends in a step, by the group that it sends it in: fsdp, data (the same shard), or all."""
+    layers, ends = _split_weights(llama)
+    whole, split = _trained(llama, model)
+    # Layers travel in the dtype that they compute in, forward and once more backward; embedding and head as they are
+    # held, once. Gradients are added up in float32.
+    travelling = 2 if model.dtype == "bfloat16" else FLOAT
+    held = 2 if model.lora.rank and model.base_dtype == "bfloat16" else FLOAT
+    gathered, scattered = 2 * travelling * layers + held * ends, FLOAT * split
+    replicas = num_chips // fsdp
+    return {
+        "fsdp": (fsdp - 1) / fsdp * (gathered + scattered),
+        "data": 2 * (replicas - 1) / replicas * FLOAT * split / fsdp,
+        "all": 2 * (num_chips - 1) / num_chips * FLOAT * whole,
+    }
+
+
+def _markdown(rows: list[Scaled]) -> str:
+    columns = ("chips", "slice", "fsdp", "state, GiB a chip", "rows a chip", "compute, ms", "collectives, ms")
+    columns += ("of a step without overlap", "step, ms", "bound", "MFU at most")
+    lines = [f"| {' | '.join(columns)} |", f"| ---: | --- {'| ---: ' * 7}| --- | ---: |"]
+    for row in rows:
+        cells = (
+            f"{row.num_chips:,}",
+            f"{row.slices} x {row.topology}" if row.slices > 1 else row.topology,
+            f"{row.fsdp}",
+            f"{row.state / GIB:.2f}",
+            f"{row.rows_per_chip:g}",
+            f"{1e3 * row.compute:.1f}",
+            f"{1e3 * (row.ici + row.network):.1f}",
+            f"{100 * row.share:.0f} %",
+            f"{1e3 * row.overlapped:.1f}",
+            "compute" if row.compute >= row.ici + row.network else "ICI",
+            f"{100 * row.useful / row.overlapped:.0f} %",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

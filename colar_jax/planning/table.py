@@ -1,0 +1,68 @@
+"""A plan as text."""
+
+from colar_jax.planning.chips import GIB
+from colar_jax.planning.compiled import Compiled, Memory
+from colar_jax.planning.costs import Costs
+from colar_jax.planning.plan import ProgramPlan, StagePlan
+
+
+def text(plan: StagePlan) -> str:
+    """All there is to know about a stage on a slice, a chip's share of it."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    lines = [
+        f"{plan.stage} on {plan.topology}: {plan.num_chips} chips, mesh {mesh}, compiled for {plan.compiler}",
+        f"model {plan.model}, {plan.num_parameters / 1e6:,.0f}M parameters, {plan.num_trained / 1e6:,.1f}M trained",
+    ]
+    for program in plan.programs:
+        lines += ["", *_program(program)]
+    if plan.schedule_seconds is not None:
+        schedule, (least, most) = plan.schedule, plan.schedule_seconds
+        rate = [schedule.examples_per_step * schedule.num_steps / seconds for seconds in (most, least)]
+        lines += [
+            "",
+            f"{schedule.num_steps:,} steps of {schedule.examples_per_step:.0f} examples: {_hours(least)} to "
+            f"{_hours(most)} h at the roofline ({rate[0]:,.0f} to {rate[1]:,.0f} examples/s)",
+        ]
+    return "\n".join(lines)
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f}" if seconds < 36000 else f"{seconds / 3600:.0f}"
+
+
+def _program(program: ProgramPlan) -> list[str]:
+    compiled, roofline = program.compiled, program.roofline
+    lines = [f"{compiled.name}, a chip's share (compiled in {compiled.seconds:.0f} s)", _memory(compiled.memory)]
+    lines += [f"             change: {advice}" for advice in program.advice]
+    if roofline is None:
+        return lines
+    useful = f", {program.useful_flops / 1e12:.2f} of them useful" if program.useful_flops else ""
+    lines += [
+        f"  compute    {compiled.costs.flops / 1e12:9.2f} TFLOP{useful:<24} {1e3 * roofline.compute:9.2f} ms",
+        f"  HBM        {compiled.costs.hbm_bytes / 1e9:9.2f} GB{'':<27} {1e3 * roofline.hbm:9.2f} ms",
+        f"  ICI        {_sent(compiled.costs) / 1e9:9.3f} GB sent{'':<22} {1e3 * roofline.ici:9.2f} ms",
+        *_collectives(compiled),
+        f"  bound      {roofline.bound}: {1e3 * roofline.overlapped:.2f} ms with perfect overlap, "
+        f"{1e3 * roofline.serial:.2f} ms with none",
+    ]
+    if program.mfu_bound is not None:
+        lines.append(f"  MFU        at most {100 * program.mfu_bound:.0f} %")
+    return lines
+
+
+def _sent(costs: Costs) -> float:
+    return sum(collective.sent for collective in costs.collectives)
+
+
+def _memory(memory: Memory) -> str:
+    parts = dict(memory.arguments) | ({"temporary": memory.temporary} if memory.temporary >= 0 else {})
+    listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
+    verdict = "fits" if memory.fits else "DOES NOT FIT"
+    return f"  memory     {memory.total / GIB:.2f} of {memory.capacity / GIB:.2f} GiB, {verdict} ({listed})"
+
+
+def _collectives(compiled: Compiled) -> list[str]:
+    return [
+        f"             {one.kind} x {one.count:g} over {len(one.group)} chips: {one.payload / 1e6:,.1f} MB"
+        for one in sorted(compiled.costs.collectives, key=lambda one: -one.sent)
+    ]

@@ -1,0 +1,86 @@
+"""The cells of a sweep: every data set, speed, limit of the reasoning, temperature and seed of a stage."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from colar_jax.config import Config, DecodeConfig, parse_positive, split_names
+from colar_jax.data.prompts import Speed
+from colar_jax.evaluation.results import AS_CONFIGURED
+from colar_jax.methods import METHODS
+from colar_jax.run import decode_speeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One decode of one data set."""
+
+    stage: str
+    dataset: str
+    speed: Speed
+    latent_limit: str  # as `Result` has it
+    temperature: str
+    seed: int | None  # None: greedy
+    decode: DecodeConfig
+
+    @property
+    def sampling(self) -> str:
+        return "greedy" if self.seed is None else "sampled"
+
+    @property
+    def shows_samples(self) -> bool:
+        """Whether its answers are kept as texts: those of the greedy decode, and of the first seed."""
+        return self.seed in (None, 0)
+
+
+def stages_of(config: Config) -> tuple[str, ...]:
+    """The stages that are evaluated, in order."""
+    return split_names(config.eval.stages) or config.stage_names
+
+
+def cells_of(config: Config, stage: str, datasets: Sequence[str]) -> list[Cell]:
+    """What `config.eval` asks of a stage. Greedy decoding has no temperature, so it is done once for all of them."""
+    limits = _latent_limits(config, stage) or {AS_CONFIGURED: config.decode}
+    cells = []
+    for dataset in datasets:
+        for speed in decode_speeds(config, stage):
+            for limit, decode in limits.items():
+                if config.eval.greedy:
+                    cells.append(Cell(stage, dataset, speed, limit, AS_CONFIGURED, None, decode))
+                for temperature, tempered in _temperatures(config, decode).items():
+                    for seed in range(config.eval.seeds):
+                        cells.append(Cell(stage, dataset, speed, limit, temperature, seed, tempered))
+    return cells
+
+
+def room_for(config: Config) -> DecodeConfig:
+    """The settings of a program that has room for every cell."""
+    limits = parse_positive("eval.latent_limits", config.eval.latent_limits, int)
+    return dataclasses.replace(config.decode, max_latents=max(limits, default=config.decode.max_latents))
+
+
+def _latent_limits(config: Config, stage: str) -> dict[str, DecodeConfig]:
+    """The settings of each limit by its text; none where the stage's method does not read `max_latents`."""
+    method = METHODS[config.stages[stage].method]
+
+    def with_limit(limit: int) -> DecodeConfig:
+        return dataclasses.replace(config.decode, max_latents=limit)
+
+    def num_thoughts(limit: int) -> int:
+        return method.thinking(with_limit(limit), 0, jnp.dtype(config.model.dtype), True).max_thoughts
+
+    if num_thoughts(config.decode.max_latents) == num_thoughts(config.decode.max_latents + 1):
+        return {}
+    limits = parse_positive("eval.latent_limits", config.eval.latent_limits, int)
+    return {str(limit): with_limit(limit) for limit in limits}
+
+
+def _temperatures(config: Config, decode: DecodeConfig) -> dict[str, DecodeConfig]:
+    temperatures = parse_positive("eval.temperatures", config.eval.temperatures, float)
+    if not temperatures:
+        return {AS_CONFIGURED: decode}
+    return {
+        f"{t:g}": dataclasses.replace(decode, latent_temperature=t, stop_temperature=t, answer_temperature=t)
+        for t in temperatures
+    }

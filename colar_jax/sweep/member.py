@@ -1,0 +1,186 @@
+"""One run of a sweep: decode those of its cells that are not there yet, and make results of all of them."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from colar_jax import __version__
+from colar_jax.data.answers import VERIFIERS
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.prompts import speed_text
+from colar_jax.evaluation.causal import causal_tests
+from colar_jax.evaluation.cost import CostModel, cost_of
+from colar_jax.evaluation.evaluator import Outcome, Request
+from colar_jax.evaluation.inspector import Chain, Inspector
+from colar_jax.evaluation.program import TEMPERATURES
+from colar_jax.evaluation.repeated import votes_of
+from colar_jax.evaluation.results import AS_CONFIGURED, NO_SPEED, Result
+from colar_jax.evaluation.samples import samples_of
+from colar_jax.run import Run
+from colar_jax.starts import finished_identity, finished_parameters
+from colar_jax.sweep.cells import Cell, cells_of, room_for
+from colar_jax.sweep.clock import Clock
+from colar_jax.sweep.store import Decoded, Store, digest, key_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StageCells:
+    """What a sweep decodes of a stage; `identities` says, for each cell, all that its outcome depends on."""
+
+    name: str  # of the run; "" where there is one only
+    run: Run
+    stage: str
+    of_stage: dict  # what the outcomes of all cells depend on
+    identities: dict[Cell, dict]
+
+    def missing(self, store: Store) -> list[Cell]:
+        """The cells that are not decoded yet."""
+        return [cell for cell, identity in self.identities.items() if key_of(identity) not in store]
+
+
+def stage_cells(name: str, run: Run, stage: str) -> StageCells:
+    """The cells of a stage that has a finished checkpoint; ValueError for one that has none."""
+    checkpoint = finished_identity(run.workdir / stage)
+    checkpoint["settings"] = digest(json.dumps(checkpoint["settings"], sort_keys=True))
+    config = run.config
+    shared = {
+        "version": __version__,
+        "stage": stage,
+        "checkpoint": checkpoint,
+        "base": run.base_identity,
+        "dtype": config.model.dtype,
+        "verifier": config.data.verifier,
+    }
+    questions = {dataset: questions_digest(encoded) for dataset, encoded in run.tests.items()}
+
+    def identity(cell: Cell) -> dict:
+        # Greedy decoding reads no temperature.
+        unread = TEMPERATURES if cell.seed is None else ()
+        decode = {name: value for name, value in dataclasses.asdict(cell.decode).items() if name not in unread}
+        return shared | {
+            "dataset": cell.dataset,
+            "questions": questions[cell.dataset],
+            "speed": speed_text(cell.speed),
+            "seed": cell.seed,
+            "decode": decode,
+            "latent_words": config.eval.latent_words if cell.seed is None else 0,
+        }
+
+    cells = cells_of(config, stage, list(run.tests))
+    return StageCells(name, run, stage, shared, {cell: identity(cell) for cell in cells})
+
+
+def questions_digest(encoded: EncodedProblems) -> str:
+    """The same for two sets of the same questions and answers in the same order."""
+    return digest(json.dumps([(problem.question, problem.answer) for problem in encoded.problems]))
+
+
+def decode_missing(part: StageCells, store: Store, clock: Clock, on_decoded: Callable[[Cell, Outcome], None]) -> None:
+    """Decode what is not in the store, and put it there cell by cell."""
+    run, missing = part.run, part.missing(store)
+    if not missing:
+        return
+    parameters = finished_parameters(run, run.workdir / part.stage)
+    evaluator = run.evaluator(
+        part.stage, list(run.tests.values()), run.decode_speeds(part.stage), room_for(run.config), clock.programs
+    )
+    inspector = run.inspector(part.stage)
+    requests = (Request(run.tests[cell.dataset], cell.speed, cell.seed, cell.decode) for cell in missing)
+    with clock:
+        for cell, (request, outcome) in zip(missing, evaluator.run_all(parameters, requests), strict=True):
+            samples = []
+            if cell.shows_samples:
+                with clock.paused():
+                    chains = _look(run, inspector, parameters, cell)
+                samples = list(samples_of(request.encoded, outcome, chains, **_facts(cell)))
+            identity = part.identities[cell]
+            store.add(key_of(identity), identity, Decoded.of(outcome, samples).as_json())
+            on_decoded(cell, outcome)
+
+
+def _look(run: Run, inspector: Inspector, parameters, cell: Cell) -> list[Chain] | None:
+    """What was thought in a greedy decode under the run's own limits: the inspector has no others."""
+    num_words = run.config.eval.latent_words
+    if not num_words or cell.seed is not None or cell.latent_limit != AS_CONFIGURED:
+        return None
+    return inspector.look(parameters, run.tests[cell.dataset], cell.speed, num_words=num_words)
+
+
+def causal_rows(part: StageCells, store: Store) -> Iterator[dict]:
+    """Rows that say whether a stage's latents are used, if `eval.causal` asks for them; found once, and kept."""
+    run, stage = part.run, part.stage
+    inspector = run.inspector(stage)
+    if not run.config.eval.causal or not inspector.thinks_in_latents:
+        return
+    parameters = None
+    for dataset, encoded in run.tests.items():
+        for speed in run.decode_speeds(stage):
+            identity = part.of_stage | {"dataset": dataset, "questions": questions_digest(encoded)}
+            identity |= {"speed": speed_text(speed), "decode": dataclasses.asdict(run.config.decode)}
+            key = key_of(identity)
+            if key not in store:
+                parameters = parameters or finished_parameters(run, run.workdir / stage)
+                facts = {"stage": stage, "dataset": dataset}
+                store.add(key, identity, causal_tests(inspector, parameters, encoded, speed, **facts))
+            yield from ({"run": part.name} | row if part.name else row for row in store[key])
+
+
+def results_of(part: StageCells, store: Store) -> Iterator[Result]:
+    """A result for all seeds of a data set, speed, limit and temperature; all cells must be in the store."""
+    run, method = part.run, part.run.method(part.stage)
+    together: dict[tuple, list[Decoded]] = {}
+    for cell, identity in part.identities.items():
+        speed = speed_text(cell.speed) if method.has_speed else NO_SPEED
+        was_trained = not method.has_speed or cell.speed in run.trained_speeds(part.stage)
+        place = (cell.dataset, speed, cell.sampling, cell.latent_limit, cell.temperature, was_trained)
+        decoded = Decoded.from_json(store[key_of(identity)])
+        together.setdefault((*place, identity["questions"]), []).append(decoded)
+    model, is_same = _cost_model(part), functools.lru_cache(maxsize=2**16)(VERIFIERS[run.config.data.verifier])
+    for (dataset, speed, sampling, limit, temperature, was_trained, questions), seeds in together.items():
+        yield Result(
+            run=part.name,
+            stage=part.stage,
+            method=run.config.stages[part.stage].method,
+            dataset=dataset,
+            speed=speed,
+            sampling=sampling,
+            latent_limit=limit,
+            temperature=temperature,
+            was_trained=was_trained,
+            questions=questions,
+            right_SN=np.stack([seed.right_N for seed in seeds]),
+            lengths_SN=np.stack([seed.lengths_N for seed in seeds]),
+            forced_stops_SN=np.stack([seed.forced_stop_N for seed in seeds]),
+            votes_SN=votes_of([seed.predictions for seed in seeds], is_same) if len(seeds) > 1 else None,
+            cost=cost_of(model, seeds),
+        )
+
+
+def shown_samples(part: StageCells, store: Store) -> Iterator[dict]:
+    """The rows of samples.jsonl: the greedy answers where there are any, else those of the first seed."""
+    is_greedy = part.run.config.eval.greedy
+    for cell, identity in part.identities.items():
+        if cell.seed == (None if is_greedy else 0):
+            for sample in store[key_of(identity)]["samples"]:
+                yield {"run": part.name} | sample if part.name else sample
+
+
+def _facts(cell: Cell) -> dict:
+    """What comes first in a sample."""
+    facts = {"stage": cell.stage, "dataset": cell.dataset, "speed": speed_text(cell.speed)}
+    varied = {"latent_limit": cell.latent_limit, "temperature": cell.temperature}
+    return facts | {name: text for name, text in varied.items() if text != AS_CONFIGURED}
+
+
+def _cost_model(part: StageCells) -> CostModel:
+    model, method = nnx.merge(part.run.graph, part.run.initial), part.run.method(part.stage)
+    return CostModel(
+        llama=model.llama.config,
+        latent_head_size=model.latent_head.config.intermediate_size if method.trains_latent_head else 0,
+        bytes_per_value=jnp.dtype(part.run.config.model.dtype).itemsize,
+    )

@@ -1,0 +1,97 @@
+"""What a sweep has found so far, on disk: a line of JSON for each thing, so that a killed sweep goes on."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colar_jax.evaluation.evaluator import Outcome
+from colar_jax.parallel.hosts import is_first
+
+CELLS_FILE = "cells.jsonl"
+CAUSAL_FILE = "causal.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoded:
+    """What became of `N` questions in a cell, without the whole texts."""
+
+    predictions: list[str]
+    right_N: np.ndarray  # bool
+    lengths_N: np.ndarray  # int, #L
+    forced_stop_N: np.ndarray  # bool
+    answer_tokens_N: np.ndarray
+    prompt_tokens_N: np.ndarray
+    seconds: float
+    samples: list[dict]  # rows of samples.jsonl; empty for cells that keep none
+
+    @classmethod
+    def of(cls, outcome: Outcome, samples: list[dict]) -> "Decoded":
+        """Of an outcome, what a report needs."""
+        kept = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(cls) if f.name != "samples"}
+        return cls(**kept, samples=samples)
+
+    @classmethod
+    def from_json(cls, values: dict) -> "Decoded":
+        """The inverse of `as_json`."""
+        return cls(**{name: np.array(value) if name.endswith("_N") else value for name, value in values.items()})
+
+    def as_json(self) -> dict:
+        """Plain numbers and lists."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def key_of(identity: dict) -> str:
+    """A name in the file: a digest of everything that the outcome depends on."""
+    return digest(json.dumps(identity, sort_keys=True))
+
+
+def digest(text: str) -> str:
+    """A short name for a text that no other text has."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class Store:
+    """The outcomes in a file, by key: plain JSON. Opening reads them; a line that a kill cut short is dropped.
+
+    Args:
+        path: the file; it and its folder are made with the first outcome.
+
+    Raises:
+        ValueError: a line before the last is none of ours.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._outcomes: dict[str, Any] = {}
+        lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+        *whole, rest = lines
+        for number, line in enumerate(whole, start=1):
+            try:
+                record = json.loads(line)
+                self._outcomes[record["cell"]] = record["outcome"]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}, line {number} is no decoded cell ({error!r}): remove the file") from None
+        if rest and is_first():
+            with path.open("r+b") as file:
+                file.truncate(sum(len(line) + 1 for line in whole))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._outcomes
+
+    def __getitem__(self, key: str) -> Any:
+        return self._outcomes[key]
+
+    def add(self, key: str, identity: dict, outcome: Any) -> None:
+        """Keep an outcome, on disk at once; `identity` is there for people who read the file."""
+        record = {"cell": key, "identity": identity, "outcome": outcome}
+        line = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        if is_first():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        self._outcomes[key] = outcome

@@ -1,0 +1,127 @@
+"""Decode any number of runs in every way that is asked for, and write one report."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from colar_jax.config import Config
+from colar_jax.data.splits import parse_tests
+from colar_jax.evaluation.evaluator import Outcome
+from colar_jax.evaluation.markdown import differences_table, markdown_table
+from colar_jax.evaluation.report import PAGE_FILE, Report, write_report
+from colar_jax.evaluation.results import Result
+from colar_jax.evaluation.samples import write_samples
+from colar_jax.parallel.hosts import is_first
+from colar_jax.progress import Progress
+from colar_jax.run import Run, model_name, prepare
+from colar_jax.starts import finished_identity
+from colar_jax.sweep.cells import Cell, cells_of, stages_of
+from colar_jax.sweep.clock import Clock
+from colar_jax.sweep.member import StageCells, causal_rows, decode_missing, results_of, shown_samples, stage_cells
+from colar_jax.sweep.store import CAUSAL_FILE, CELLS_FILE, Store
+
+logger = logging.getLogger(__name__)
+
+SAMPLES_FILE = "samples.jsonl"
+FOLDER_OF_SEVERAL = "sweep"  # beside the first run, unless another is named
+
+
+def sweep(configs: Sequence[Config], folder: Path | None = None, *, reference: str = "") -> list[Result]:
+    """Decode the runs of `configs` as their `eval` says, one after the other, and write one report.
+
+    What was decoded before, into the same folder and from the same checkpoints, is not decoded again.
+
+    Args:
+        folder: where the report goes; None: the run's own, for several runs `sweep` beside the first.
+        reference: the row that others are compared with, as `differences.differences` takes it.
+
+    Raises:
+        ValueError: a stage has no finished checkpoint, found before anything is decoded; or no row is the reference.
+    """
+    for config in configs:
+        for stage in stages_of(config):
+            finished_identity(_workdir(config) / stage)
+    if folder is None:
+        first = _workdir(configs[0])
+        folder = first if len(configs) == 1 else first.parent / FOLDER_OF_SEVERAL
+    one_by_one = ((name, prepare(config)) for name, config in zip(run_names(configs), configs, strict=True))
+    return _sweep(one_by_one, configs, folder, reference)
+
+
+def sweep_run(run: Run) -> list[Result]:
+    """As `sweep`, for a run that is prepared already, into its own folder."""
+    return _sweep([("", run)], [run.config], run.workdir, "")
+
+
+def run_names(configs: Sequence[Config]) -> list[str]:
+    """A name for each run: its folder's, or its whole path where two folders have one name; none for a lone run."""
+    if len(configs) == 1:
+        return [""]
+    names = [_workdir(config).resolve().name for config in configs]
+    return names if len(set(names)) == len(names) else [str(_workdir(config)) for config in configs]
+
+
+def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) -> list[Result]:
+    store, clock = Store(folder / CELLS_FILE), Clock()
+    of_causes = Store(folder / CAUSAL_FILE)
+    results, samples, causal, notes = [], [], [], []
+    # How many cells there are follows from the configs, before any model is loaded.
+    total = sum(_num_cells(config) for config in configs)
+    with Progress("evaluation", total, unit="decode") as progress:
+        done = 0
+        for name, run in named_runs:  # one at a time: each holds a model
+            for stage in stages_of(run.config):
+                part = stage_cells(name, run, stage)
+                num_known = len(part.identities) - len(part.missing(store))
+                progress.skip(num_known)
+                done = _decode(part, store, clock, progress, done + num_known)
+                results.extend(results_of(part, store))
+                samples.extend(shown_samples(part, store))
+                causal.extend(causal_rows(part, of_causes))
+            notes.append(_notes(name, run))
+            del run, part  # its model, before the next one is loaded
+    report = Report(
+        title=configs[0].title if len(configs) == 1 else f"{', '.join(run_names(configs))} side by side",
+        notes=" ".join(notes),
+        results=results,
+        reference=reference,
+        causal=causal,
+        timing=clock.numbers(),
+        samples=samples,
+    )
+    if is_first():
+        write_report(folder, report)
+        write_samples(folder / SAMPLES_FILE, iter(samples))
+    print("\n".join(filter(None, (markdown_table(results), differences_table(report.differences())))), flush=True)
+    logger.info("report: %s", folder / PAGE_FILE)
+    return results
+
+
+def _decode(part: StageCells, store: Store, clock: Clock, progress: Progress, done: int) -> int:
+    """Decode what is missing of a stage; how many cells are done after it."""
+
+    def on_decoded(cell: Cell, outcome: Outcome) -> None:
+        nonlocal done
+        done += 1
+        clock.num_decoded += len(outcome.predictions)
+        values = {"accuracy": outcome.accuracy, "length": float(outcome.lengths_N.mean())}
+        progress.log(done, values, num_examples=len(outcome.predictions))
+
+    decode_missing(part, store, clock, on_decoded)
+    return done
+
+
+def _num_cells(config: Config) -> int:
+    sets = [""] * (len(parse_tests(config.data.test)) if config.data.test else 1)
+    return sum(len(cells_of(config, stage, sets)) for stage in stages_of(config))
+
+
+def _workdir(config: Config) -> Path:
+    return Path(config.workdir).expanduser()
+
+
+def _notes(name: str, run: Run) -> str:
+    """As in "Model nano, seed 0. cot: method cot; colar: method colar."."""
+    trained = [f"{stage}: method {run.config.stages[stage].method}" for stage in stages_of(run.config)]
+    of_run = f"{name}: model" if name else "Model"
+    return f"{of_run} {model_name(run.config)}, seed {run.config.seed}. " + "; ".join(trained) + "."

@@ -1,0 +1,50 @@
+"""Coconut on GSM8K-Aug: continuous thoughts, stage by stage (arXiv 2412.06769), with the data of gsm8k_colar.py.
+
+    python -m colar_jax.train --config=configs/gsm8k_coconut.py           # the Coconut paper's settings, full training
+    python -m colar_jax.train --config=configs/gsm8k_coconut.py:paper \\
+      --config.run=coconut --config.stages.coconut.init_from=runs/gsm8k_cot/cot     # the CoLaR paper's, from its CoT
+    python -m colar_jax.train --config=configs/gsm8k_coconut.py:smoke     # on embedded problems, tiny
+
+Published, accuracy % / #L on GSM8K (Llama-3.2-1B): 23.1 / 6 (docs/ledger.md); SIM-CoT's tables have 33.2. Not run here:
+it needs the weights and GSM8K-Aug; score and time are not measured.
+"""
+
+import runpy
+from pathlib import Path
+
+from colar_jax.config import stage_defaults
+
+_COLAR = runpy.run_path(str(Path(__file__).with_name("gsm8k_colar.py")))
+
+
+def get_config(argument: str = ""):
+    """CoT, then Coconut; `paper` has the settings of the CoLaR paper, `smoke` needs no network."""
+    if argument not in ("", "paper", "smoke"):
+        raise ValueError(f"configs/gsm8k_coconut.py knows the arguments paper and smoke, not {argument!r}")
+    config = _COLAR["get_config"]("smoke" if argument == "smoke" else "")
+    config.title = "Coconut on GSM8K-Aug"
+    config.workdir = f"runs/gsm8k_coconut{'_' if argument else ''}{argument}"
+    config.run = "cot,coconut"
+    del config.stages.colar
+    # A row of 512 positions holds 4 or 5 problems: batches of 128.
+    stage = config.stages.coconut = stage_defaults(
+        method="coconut", epochs=22.0, rows=28, row_positions=512, eval_every=3000
+    )
+    # The authors' run: everything trained; 3 epochs for each stage, the last one until epoch 25, of which CoT had 3.
+    config.model.lora.rank = 0
+    config.model.base_dtype = "float32"
+    for each in config.stages.values():
+        each.optimizer.update(learning_rate=1e-4, weight_decay=0.01, schedule="constant")
+    stage.coconut.update(num_stages=3, latents_per_stage=2, epochs_per_stage=3.0, final_stage=True)
+
+    if argument == "paper":
+        config.model.lora.update(rank=128, alpha=32.0, targets="query,value")
+        config.model.base_dtype = "bfloat16"
+        stage.update(epochs=50.0, rows=56, eval_every=1500)  # batches of 256 problems
+        # No step is left in the third stage; its code gives every stage one epoch instead of two.
+        stage.coconut.update(epochs_per_stage=2.0, final_stage=False, reset_optimizer=False)
+    if argument == "smoke":
+        for each in config.stages.values():
+            each.update(steps=4, rows=2, eval_every=2, log_every=2)
+        stage.coconut.epochs_per_stage = 0.01
+    return config

@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# Train on a TPU VM slice: create or reuse it, install on all its workers, train in the background, survive preemption.
+#
+#   launch/tpu_vm.sh run --name=colar --zone=us-west4-a --type=v5litepod-16 --spot --queued --bucket=my-bucket \
+#       -- --config=configs/gsm8k_colar.py --config.workdir=/home/me/bucket/gsm8k
+#
+# run       up, install, start, then watch until the training has ended; a slice that is taken away is made again
+# up        create the slice, or reuse the one of this name
+# install   copy this checkout's HEAD to all workers and install it there
+# start     start training in the background on all workers (again: nothing, if it still runs)
+# status    the slice's state, and the training's exit status once it has one
+# logs      stream the first worker's log
+# down      delete the slice
+#
+# --name --zone --type      of the slice, as gcloud names them; --project
+# --spot                    cheap, and may be preempted at any time
+# --queued                  as a queued resource: waits for its turn
+# --version                 the runtime (default: the one for --type)
+# --bucket                  a Cloud Storage bucket to mount at ~/bucket on all workers: what outlives the slice
+# --dry_run                 print the commands, do nothing
+# After --, the flags of colar_jax.train.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$here/common.sh"
+
+NAME="" ZONE="" TYPE="" VERSION="" PROJECT="" BUCKET="" SPOT="" QUEUED=""
+POLL_SECONDS=${COLAR_POLL_SECONDS:-60}
+TRAIN_FLAGS=()
+
+parse() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --name=*) NAME=${1#*=} ;;
+            --zone=*) ZONE=${1#*=} ;;
+            --type=*) TYPE=${1#*=} ;;
+            --version=*) VERSION=${1#*=} ;;
+            --project=*) PROJECT=${1#*=} ;;
+            --bucket=*) BUCKET=${1#*=} ;;
+            --spot) SPOT=1 ;;
+            --queued) QUEUED=1 ;;
+            --dry_run) DRY_RUN=1 ;;
+            --) shift; TRAIN_FLAGS=("$@"); return ;;
+            *) die "$1 is no flag of launch/tpu_vm.sh: the flags of the training come after --" ;;
+        esac
+        shift
+    done
+}
+
+runtime_version() {
+    case $TYPE in
+        v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+        v5p-*) echo v2-alpha-tpuv5 ;;
+        v6e-*) echo v2-alpha-tpuv6e ;;
+        *) die "--type=$TYPE has no runtime known here: give --version=... (gcloud compute tpus versions list)" ;;
+    esac
+}
+
+# tpus GROUP VERB ARGUMENTS: the gcloud command, with zone and project.
+tpus() {
+    local where=(--zone="$ZONE")
+    [ -z "$PROJECT" ] || where+=(--project="$PROJECT")
+    run gcloud compute tpus "$@" "${where[@]}"
+}
+
+on_workers() { # WORKERS COMMAND
+    tpus tpu-vm ssh "$NAME" --worker="$1" --command="$2"
+}
+
+# READY, CREATING, PREEMPTED, ..., or NONE. A queued resource that is not ACTIVE says so itself.
+state() {
+    local found
+    if [ -n "$QUEUED" ]; then
+        found=$(tpus queued-resources describe "$NAME" --format='value(state.state)' 2>/dev/null) || found=NONE
+        [ "$found" = ACTIVE ] || { echo "${found:-NONE}"; return; }
+    fi
+    found=$(tpus tpu-vm describe "$NAME" --format='value(state)' 2>/dev/null) || found=NONE
+    echo "${found:-NONE}"
+}
+
+create() {
+    local tier=()
+    [ -z "$SPOT" ] || tier=(--spot)
+    if [ -n "$QUEUED" ]; then
+        tpus queued-resources create "$NAME" --node-id="$NAME" --accelerator-type="$TYPE" \
+            --runtime-version="$VERSION" "${tier[@]}"
+    else
+        tpus tpu-vm create "$NAME" --accelerator-type="$TYPE" --version="$VERSION" "${tier[@]}"
+    fi
+}
+
+down() {
+    if [ -n "$QUEUED" ]; then
+        tpus queued-resources delete "$NAME" --force --quiet
+    else
+        tpus tpu-vm delete "$NAME" --quiet
+    fi
+}
+
+# Create the slice, or reuse it; one that was preempted is deleted first (it cannot be started again).
+up() {
+    need_flag type "$TYPE" v5litepod-16
+    [ -n "$VERSION" ] || VERSION=$(runtime_version)
+    if [ -n "$DRY_RUN" ]; then
+        create
+        return
+    fi
+    while true; do
+        case $(state) in
+            READY) return ;;
+            NONE) create || return 1 ;;
+            PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED) down || return 1 ;;
+            *) sleep "$POLL_SECONDS" ;; # CREATING, WAITING_FOR_RESOURCES, PROVISIONING, SUSPENDING, ...
+        esac
+    done
+}
+
+install() {
+    local archive=${TMPDIR:-/tmp}/colar_jax-$NAME.tar.gz
+    run git -C "$(dirname "$here")" archive --format=tar.gz --output="$archive" HEAD &&
+        tpus tpu-vm scp "$archive" "$NAME:colar_jax.tar.gz" --worker=all &&
+        on_workers all "$(cat "$here/tpu_vm_install.sh")"
+}
+
+# The same command again goes on from the last checkpoint, so starting is also resuming.
+start() {
+    need_training
+    local train mount=":"
+    train="cd ~/colar_jax && ~/venv/bin/python -m colar_jax.train $(quoted "${TRAIN_FLAGS[@]}")"
+    [ -z "$BUCKET" ] || mount="bucket=$(quoted "$BUCKET"); $(cat "$here/tpu_vm_mount.sh")"
+    on_workers all "$mount
+if [ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 \$(cat ~/train.pid) 2>/dev/null; then
+    echo still running
+else
+    rm -f ~/train.status
+    nohup setsid bash -c $(quoted "$train; echo \$? >~/train.status") >>~/train.log 2>&1 </dev/null &
+    echo \$! >~/train.pid
+fi"
+}
+
+need_training() {
+    [ ${#TRAIN_FLAGS[@]} -gt 0 ] || die "nothing to train: give the flags of colar_jax.train after --, as in -- --config=..."
+}
+
+running() {
+    # shellcheck disable=SC2016 # the worker expands it
+    on_workers 0 '[ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 $(cat ~/train.pid) 2>/dev/null && echo yes || true'
+}
+
+exit_status() {
+    on_workers 0 'cat ~/train.status 2>/dev/null || true'
+}
+
+# Until the training ends. 143 (SIGTERM) and 75 (another worker was lost) mean: saved, start again.
+watch() {
+    local ended
+    while true; do
+        if [ "$(state)" != READY ]; then
+            echo "the slice $NAME is gone: making it again" >&2
+            if up && install; then start; fi # else once more, after a while
+        elif ended=$(exit_status) && [ -n "$ended" ]; then
+            case $ended in
+                0) echo "training has ended"; return ;;
+                75 | 143) start ;;
+                *)
+                    on_workers 0 'tail -n 20 ~/train.log' || true
+                    printf 'error: training ended with status %s; the log is above\n' "$ended" >&2
+                    exit 1
+                    ;;
+            esac
+        fi
+        sleep "$POLL_SECONDS"
+    done
+}
+
+command=${1:-}
+case $command in
+    run | up | install | start | status | logs | down) shift ;;
+    *) die "name a command: launch/tpu_vm.sh run|up|install|start|status|logs|down --name=... --zone=..." ;;
+esac
+parse "$@"
+need_flag name "$NAME" colar
+need_flag zone "$ZONE" us-west4-a
+need_tool gcloud "https://cloud.google.com/sdk/docs/install"
+case $command in
+    run)
+        need_training
+        up
+        if [ -n "$DRY_RUN" ] || [ -z "$(running)" ]; then
+            install
+            start
+        fi
+        [ -n "$DRY_RUN" ] || watch
+        ;;
+    status) state; exit_status ;;
+    logs) on_workers 0 'tail -n 100 -F ~/train.log' ;;
+    *) "$command" ;;
+esac

@@ -1,0 +1,144 @@
+"""Batches under a schedule: a function of the step alone, every example once an epoch, and pads that are no labels."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+from pico_thoughts import PREFIX, SEPARATOR, problems
+
+from colar_jax.config import CoconutConfig, IcotConfig, StageConfig
+from colar_jax.data.schedule import EVERYTHING
+from colar_jax.methods import METHODS
+
+SETTINGS = dict(rows=3, row_positions=60)
+STAGES = {
+    "icot": StageConfig(method="icot", **SETTINGS, icot=IcotConfig(removed_per_epoch=4, smoothing=1.0)),
+    "coconut": StageConfig(method="coconut", **SETTINGS, coconut=CoconutConfig(num_stages=2, epochs_per_stage=0.5)),
+    "codi": StageConfig(method="codi", **SETTINGS),
+}
+ENCODED = problems(100)
+
+
+@functools.cache
+def loader_of(name: str, **settings):
+    method = METHODS[name]
+    return method.make_loader(method, ENCODED, dataclasses.replace(STAGES[name], **settings), 3)
+
+
+def arrays(batch):
+    return {name: np.asarray(value) for name, value in vars(batch).items()}
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_a_batch_is_a_function_of_the_step(name):
+    method, loader = METHODS[name], loader_of(name)
+    other = method.make_loader(method, ENCODED, STAGES[name], 3)
+    for step in (loader.steps_per_epoch + 2, 0, 5):  # in another order than the first loader, which has a past
+        loader.batch(step)
+    for step in (5, 0, loader.steps_per_epoch + 2):
+        for field, array in arrays(other.batch(step)).items():
+            np.testing.assert_array_equal(array, arrays(loader.batch(step))[field], err_msg=field)
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_an_epoch_has_every_example_once(name):
+    loader = loader_of(name)
+    assert loader.num_left_out == 0 and loader.examples_per_row > 1
+    rows = loader._plan(1)
+    assert len(np.unique(rows)) == rows.size > 100 - loader.examples_per_row
+    assert (rows != loader._plan(2)).any()
+    num_examples = {loader.batch(step).num_examples for step in range(loader.steps_per_epoch)}
+    assert num_examples == {3 * loader.examples_per_row}  # as many in every step: an epoch is a number of steps
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_few_shapes(name):
+    loader = loader_of(name)
+    shapes = [
+        {field: array.shape for field, array in arrays(loader.batch(step)).items()}
+        for step in range(5 * loader.steps_per_epoch)
+    ]
+    assert len({str(shape) for shape in shapes}) <= 4
+    if name != "codi":
+        sizes = [sum(np.prod(shape) for shape in of_step.values()) for of_step in shapes]
+        assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
+
+
+def texts_of(batch) -> list[tuple]:
+    """What the model is taught of each example: for iCoT and Coconut, from the first label on."""
+    texts = []
+    if hasattr(batch, "tail_ids_BT"):
+        for row in range(len(batch.tail_ids_BT)):
+            for slot in np.flatnonzero(batch.question_lengths_BE[row]):
+                labels = batch.tail_labels_BT[row][batch.tail_segments_BT[row] == slot + 1]
+                fed = batch.tail_ids_BT[row][batch.tail_segments_BT[row] == slot + 1]
+                assert (fed[1:] == labels[:-1]).all() and fed[0] == batch.first_labels_BE[row, slot]
+                texts.append((int(batch.num_latents_BE[row, slot]), fed[0], *labels))
+        unused = batch.tail_segments_BT == 0
+        assert (batch.tail_labels_BT[unused] == -1).all()
+    return texts
+
+
+def test_coconut_takes_steps_away_and_puts_latents_there():
+    loader = loader_of("coconut")
+    whole = [(*steps, SEPARATOR, *answer) for steps, answer in zip(ENCODED.steps, ENCODED.answers, strict=True)]
+    quarter = loader.steps_per_epoch // 4
+    for step, stage in ((quarter, 1), (3 * quarter, 2), (2 * loader.steps_per_epoch, EVERYTHING)):
+        assert loader.phase(step).removed == stage
+        expected = set()
+        for text, steps, starts in zip(whole, ENCODED.steps, ENCODED.step_starts, strict=True):
+            gone = starts[stage] if stage < len(starts) else len(steps)
+            expected.add((2 * min(stage, 2), *text[gone:]))
+        texts = texts_of(loader.batch(step))
+        assert texts and set(texts) <= expected
+
+
+def test_icot_keeps_the_end_of_the_steps():
+    loader = loader_of("icot")
+    step = loader.steps_per_epoch // 2 + 1
+    removed = loader.phase(step).removed
+    assert removed == 2
+    batch, rows = loader.batch(step), loader._plan(0)[3 * step : 3 * step + 3]
+    extras = []
+    for row, examples in enumerate(rows):
+        labels = batch.label_ids_BM[row]
+        ends = np.flatnonzero(labels == 8)  # eos
+        for example, text in zip(examples, np.split(labels, ends + 1), strict=False):
+            steps = ENCODED.steps[example]
+            kept = len(text) - 2 - len(ENCODED.answers[example])
+            extras.append(len(steps) - removed - kept)
+            np.testing.assert_array_equal(
+                text, [SEPARATOR, *steps[len(steps) - kept :], SEPARATOR, *ENCODED.answers[example]]
+            )
+    assert min(extras) <= 0 < max(extras)  # smoothing takes more from some; a short chain has fewer to lose
+    supervised = batch.label_ids_BM >= 0
+    assert (batch.segment_ids_BS[np.arange(3)[:, None], batch.supervised_BM][supervised] > 0).all()
+
+
+def test_codi_matches_the_position_before_the_answer():
+    batch = loader_of("codi").batch(0)
+    for row, slot in zip(*np.nonzero(batch.question_lengths_BE), strict=True):
+        for ids, at in ((batch.trunk_ids_BP, batch.matched_trunk_BE), (batch.tail_ids_BT, batch.matched_tail_BE)):
+            place = at[row, slot]
+            assert ids[row, place - 2 : place + 1].tolist() == [SEPARATOR, *PREFIX]
+    labelled = batch.trunk_labels_BM >= 0
+    teacher = batch.trunk_ids_BP[np.arange(3)[:, None], batch.supervised_BM + 1]
+    is_inside = np.roll(labelled, -1, axis=1) & labelled
+    same = teacher == batch.trunk_labels_BM
+    assert same[is_inside].mean() > 0.9  # all but the last of each example, whose label is eos
+
+
+def test_the_optimizer_forgets_where_a_phase_begins():
+    loader = loader_of("coconut")
+    resets = [step for step in range(3 * loader.steps_per_epoch) if loader.resets_optimizer(step)]
+    assert len(resets) == 2 and resets[-1] == loader.first_final_step
+    assert all(loader.phase(step) != loader.phase(step - 1) for step in resets)
+    assert not any(loader_of("codi").resets_optimizer(step) for step in range(100))
+
+
+def test_rows_too_short_for_any_example():
+    method = METHODS["coconut"]
+    stage = StageConfig(method="coconut", rows=1, row_positions=5)
+    with pytest.raises(ValueError, match=r"no example fits into a row: the shortest has \d+ positions, .* is 5"):
+        method.make_loader(method, ENCODED, stage, 0)

@@ -1,0 +1,140 @@
+"""Causal tests on two models by hand: the answer of one depends on its latents alone, that of the other not at all."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.data.encoding import encode
+from colar_jax.data.problems import Problem
+from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+from colar_jax.decoding.thinking import Thought
+from colar_jax.evaluation.causal import INTERVENTIONS, are_used, causal_tests
+from colar_jax.evaluation.inspector import FedThoughts, Inspector
+from colar_jax.methods import METHODS
+from colar_jax.methods.method import Thinking
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.reasoner import build
+from colar_jax.parallel.mesh import make_mesh
+
+# Dimensions: what was asked about, what a thought is about, and what was fed last.
+ASKED, THOUGHT, SEPARATOR, ANSWER, NUMBER, SIZE = slice(0, 3), slice(3, 6), 6, 7, 8, 10
+TOPICS = {"apples": "7", "books": "8", "pens": "9"}
+PROBLEMS = [Problem(f"How many {topic} now?", (), answer) for topic, answer in TOPICS.items()] * 10
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def encoded(tokenizer):
+    return encode(PROBLEMS, tokenizer, (2.0,))
+
+
+def model_that_reads(place: slice, tokenizer):
+    """Says `Answer:`, a number and eos; the number goes by what is in `place` of all that was fed so far.
+
+    Its one layer adds the average of all normalised inputs to the last one; the last token decides what follows, and
+    where that leaves a choice, the topic does.
+    """
+
+    def token(text: str) -> int:
+        (token_id,) = tokenizer.encode(text)
+        return token_id
+
+    embedding = np.zeros((tokenizer.num_tokens, SIZE), np.float32)
+    head = np.zeros_like(embedding)
+    embedding[token("###"), SEPARATOR] = embedding[token("Answer:"), ANSWER] = 1
+    head[token("Answer:"), SEPARATOR] = head[tokenizer.eos_id, NUMBER] = 100
+    for index, (topic, answer) in enumerate(TOPICS.items()):
+        embedding[token(topic), ASKED][index] = embedding[token(answer), NUMBER] = 1
+        head[token(answer), ANSWER] = 100
+        head[token(answer), place][index] = 30
+    config = LlamaConfig(tokenizer.num_tokens, SIZE, 1, 1, 1, head_dim=SIZE, intermediate_size=SIZE, tied_head=False)
+    graph, parameters = build(config, LatentHeadConfig(SIZE), seed=0)
+    llama = jax.tree.map(jnp.zeros_like, parameters["llama"])
+    for norm in ("attention_norm", "mlp_norm"):
+        llama["blocks"][norm]["scale"] = jnp.ones((1, SIZE))
+    llama["final_norm"]["scale"] = jnp.ones(SIZE)
+    llama["blocks"]["value"]["kernel"] = llama["blocks"]["out"]["kernel"] = jnp.eye(SIZE)[None]
+    return graph, parameters | {"llama": llama | {"embedding": jnp.array(embedding), "head": jnp.array(head)}}
+
+
+def thinks_of_what_was_asked(decode, separator_id, dtype, greedy) -> Thinking:
+    """Two latents, both of the topic."""
+
+    def think(model, hidden_BD, keys_B) -> Thought:
+        topic_BT = jax.nn.one_hot(jnp.argmax(hidden_BD[:, ASKED], axis=1), 3)
+        nothing_B = jnp.zeros(len(hidden_BD))
+        embed_BD = jnp.zeros_like(hidden_BD).at[:, THOUGHT].set(topic_BT)
+        return Thought(embed_BD, nothing_B, nothing_B, jnp.ones(len(hidden_BD), bool), nothing_B)
+
+    return Thinking(think, max_thoughts=4, min_thoughts=2)
+
+
+def inspector(model, tokenizer, method=None) -> Inspector:
+    method = method or dataclasses.replace(METHODS["colar"], thinking=thinks_of_what_was_asked)
+    mesh = make_mesh(jax.devices()[:1])
+    config = DecodeConfig(max_answer_tokens=4)
+    return Inspector(model[0], method, tokenizer, config, ModelConfig(), mesh, batch_size=16)
+
+
+def rows_of(model, tokenizer, encoded) -> dict[str, dict]:
+    rows = causal_tests(inspector(model, tokenizer), model[1], encoded, 2.0, stage="by hand")
+    assert [row["intervention"] for row in rows] == list(INTERVENTIONS)
+    assert all((row["stage"], row["speed"]) == ("by hand", "2") for row in rows)
+    return {row["intervention"]: row for row in rows}
+
+
+def test_a_model_that_reads_its_latents_uses_them(tokenizer, encoded):
+    rows = rows_of(model_that_reads(THOUGHT, tokenizer), tokenizer, encoded)
+    assert rows["none"]["accuracy"] == 1 and not rows["none"]["used"]
+    # Without a thought every number is as likely: the first in the vocabulary is said, and right a third of the time.
+    assert rows["zero"]["accuracy"] == pytest.approx(1 / 3)
+    assert rows["zero"]["difference"] == pytest.approx(-2 / 3)
+    low, high = rows["zero"]["interval"]
+    assert -1 < low < -2 / 3 < high < 0 and rows["zero"]["used"]
+    assert rows["shuffle"]["accuracy"] < 0.7 and rows["shuffle"]["used"]
+    # Both latents are alike, so that neither their order nor a second one matters.
+    for name in ("swap", "truncate"):
+        assert rows[name]["accuracy"] == 1 and rows[name]["interval"] == [0, 0] and not rows[name]["used"]
+    assert are_used(list(rows.values()))
+
+
+def test_a_model_that_reads_its_question_alone_does_not(tokenizer, encoded):
+    rows = rows_of(model_that_reads(ASKED, tokenizer), tokenizer, encoded)
+    for row in rows.values():
+        assert (row["accuracy"], row["difference"], row["interval"], row["used"]) == (1, 0, [0, 0], False)
+    assert not are_used(list(rows.values()))
+
+
+def test_what_is_done_to_the_thoughts():
+    embeds_NLD = np.arange(5 * 4 * 2, dtype=np.float32).reshape(5, 4, 2) + 1
+    given = FedThoughts(embeds_NLD, np.array([4, 3, 1, 0, 2]))
+    done = {name: change(given, np.random.default_rng(0)) for name, change in INTERVENTIONS.items()}
+    assert done["none"] is given
+    assert not done["zero"].embeds_NLD.any() and done["zero"].num_thoughts_N is given.num_thoughts_N
+    assert done["truncate"].num_thoughts_N.tolist() == [2, 1, 0, 0, 1]
+
+    donors = [int(np.flatnonzero((embeds_NLD == chain).all(axis=(1, 2)))[0]) for chain in done["shuffle"].embeds_NLD]
+    assert sorted(donors) == list(range(5)) and all(donor != own for own, donor in enumerate(donors))
+    assert done["shuffle"].num_thoughts_N.tolist() == given.num_thoughts_N[donors].tolist()
+
+    for before, after, count in zip(embeds_NLD, done["swap"].embeds_NLD, given.num_thoughts_N, strict=True):
+        moved = np.flatnonzero((before != after).any(axis=1))
+        assert len(moved) == (2 if count > 1 else 0) and (moved < count).all()
+        np.testing.assert_array_equal(np.sort(before, axis=0), np.sort(after, axis=0))
+    np.testing.assert_array_equal(embeds_NLD.ravel(), np.arange(40) + 1)  # what was given is as it was
+
+
+def test_words_and_no_thoughts_are_refused(tokenizer, encoded):
+    model = model_that_reads(ASKED, tokenizer)
+    for method in ("cot", "no_cot"):
+        with pytest.raises(ValueError, match="this method has none: choose a stage that thinks in them"):
+            causal_tests(inspector(model, tokenizer, METHODS[method]), model[1], encoded, 2.0)

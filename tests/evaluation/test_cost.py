@@ -1,0 +1,60 @@
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from colar_jax.evaluation.cost import CostModel, cost_of
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.reasoner import build
+
+SIZES = dict(vocab_size=50, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=4, intermediate_size=24)
+ONE_LAYER = LlamaConfig(num_layers=1, **SIZES)
+
+
+def flops_of_xla(positions: int) -> float:
+    """What XLA counts for one layer over a row; attention of a packed row computes all pairs, not the causal half."""
+    graph, parameters = build(ONE_LAYER, LatentHeadConfig(8), seed=0)
+
+    def forward(parameters, embeds_BTD, ids_BT):
+        llama = nnx.merge(graph, parameters).llama
+        return llama.logits(llama.forward(embeds_BTD, ids_BT, jnp.ones_like(ids_BT), scan=False))
+
+    arguments = parameters, jnp.ones((1, positions, 16)), jnp.arange(positions)[None]
+    return jax.jit(forward).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+def test_flops_of_matrix_products_are_most_of_those_that_xla_counts():
+    positions = 64
+    model = CostModel(ONE_LAYER, latent_head_size=0, bytes_per_value=4)
+    ours = model.flops(np.array([positions]), np.array([0]), np.array([0]))[0]
+    causal = 4 * 4 * 4 * positions * (positions - 1) / 2  # the pairs that a decode never computes
+    heads = 2 * 50 * 16 * (positions - 1)  # XLA was asked for logits at every position
+    assert 0.85 < (ours + causal + heads) / flops_of_xla(positions) < 1.0
+
+
+def test_costs_in_closed_form():
+    model = CostModel(LlamaConfig(num_layers=3, **SIZES), latent_head_size=8, bytes_per_value=2)
+    prompt, thoughts, answer = (np.array([n]) for n in (10, 4, 3))
+    weights = 3 * (16 * 16 * 2 + 16 * 8 * 2 + 3 * 16 * 24)
+    seen = 17 * 18 / 2
+    heads = 2 * 50 * 16 * 8 + 2 * (16 * 8 + 8 * 8 + 2 * 8 * 16) * 5
+    assert model.flops(prompt, thoughts, answer)[0] == 2 * weights * 17 + 4 * 3 * 16 * seen + heads
+    assert model.kv_bytes(prompt, thoughts, answer)[0] == 2 * 3 * 2 * 4 * 2 * 17
+
+
+def test_means_are_over_examples():
+    def decode(thoughts, seconds):
+        ones_N = np.ones(len(thoughts), int)
+        return types.SimpleNamespace(
+            prompt_tokens_N=5 * ones_N, lengths_N=np.array(thoughts), answer_tokens_N=2 * ones_N, seconds=seconds
+        )
+
+    model = CostModel(ONE_LAYER, latent_head_size=0, bytes_per_value=4)
+    cost = cost_of(model, [decode([1, 2, 6], 0.9), decode([3], 0.3)])
+    assert cost.forward_passes == 1 + 3 + 2
+    assert cost.seconds_per_question == pytest.approx(0.3)
+    assert cost.kv_bytes == pytest.approx(2 * 1 * 2 * 4 * 4 * (5 + 3 + 2))

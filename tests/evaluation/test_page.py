@@ -1,0 +1,70 @@
+import json
+import re
+from html.parser import HTMLParser
+
+from evaluation.test_differences import RESULTS
+
+from colar_jax.evaluation import page as page_module
+from colar_jax.evaluation.page import page
+from colar_jax.evaluation.report import Report, numbers_of
+
+HOSTILE = """</script><script>alert(1)</script><!-- @@SCRIPT@@ <b>&amp;\u2028 "quoted' """
+
+
+def sample(number=0, **fields):
+    return {
+        "stage": "colar", "dataset": "a", "speed": "2", "question": f"How many? {number}", "answer": "1",
+        "prediction": "1", "text": "Answer:1", "right": True, "length": 2, "forced_stop": False,
+    } | fields  # fmt: skip
+
+
+class Read(HTMLParser):
+    """Which elements there are, and the text in each script."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.scripts, self.references = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.references += [value for name, value in attributes if name in ("src", "href")]
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.tags[-1:] == ["script"]:
+            self.scripts[-1] += data
+
+
+def test_no_text_becomes_markup_and_all_of_it_arrives():
+    samples = [sample(question=HOSTILE, prediction=HOSTILE, latents=[{"words": [[HOSTILE, 0.5]]}])]
+    numbers = numbers_of(Report(HOSTILE, HOSTILE, RESULTS))
+    plain, hostile = Read(page(numbers_of(Report("t", "n", RESULTS)), [sample()])), Read(page(numbers, samples))
+    assert hostile.tags == plain.tags and len(hostile.scripts) == 2
+    assert hostile.scripts[1] == plain.scripts[1], "the page's own script is the same, whatever the data say"
+    data = json.loads(hostile.scripts[0])
+    assert data["samples"] == samples and data["report"] == json.loads(json.dumps(numbers))
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+    text = page(numbers_of(Report("t", "n", RESULTS)), [sample()])
+    assert Read(text).references == []
+    assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}  # the name of SVG
+    assert "@import" not in text and "url(" not in text and "innerHTML" not in text
+
+
+def test_a_page_shows_the_first_samples_of_every_row_and_says_how_many_are_left_out(monkeypatch):
+    monkeypatch.setattr(page_module, "MAX_SAMPLES", 3)
+    samples = [sample(i, speed=speed) for speed in ("2", "5") for i in range(5)] + [sample(dataset="b")]
+    data = json.loads(Read(page(numbers_of(Report("t", "n", RESULTS)), samples)).scripts[0])
+    assert [(s["speed"], s["dataset"]) for s in data["samples"]] == [("2", "a")] * 3 + [("5", "a")] * 3 + [("2", "b")]
+    assert data["samplesLeftOut"] == 4
+
+
+def test_causal_tests_are_on_the_page_where_there_are_any():
+    test = {"stage": "colar", "speed": "2", "intervention": "zero", "accuracy": 0.5, "difference": -0.3}
+    causal = [test | {"interval": [-0.4, -0.2], "used": True}]
+    for tests in ((), causal):
+        data = json.loads(Read(page(numbers_of(Report("t", "n", RESULTS, causal=tests)), [])).scripts[0])
+        assert data["report"].get("causal", ()) == tests

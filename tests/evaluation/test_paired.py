@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from colar_jax.evaluation.paired import paired_difference
+
+
+def seeds_and_questions(shares, seeds=5, questions=200, seed=0):
+    """For each share of right answers, how often each question was right over some seeds; some are hard for all."""
+    rng = np.random.default_rng(seed)
+    hardness_N = rng.normal(0, 0.15, questions)
+    chances = (np.clip(share + hardness_N, 0, 1) for share in shares)
+    return [(rng.random((seeds, questions)) < chance_N).mean(axis=0) for chance_N in chances]
+
+
+def test_agrees_with_the_bootstrap_of_scipy():
+    a_N, b_N = seeds_and_questions((0.62, 0.55))
+    ours = paired_difference(a_N, b_N, resamples=40_000)
+    theirs = stats.bootstrap(
+        (a_N - b_N,), np.mean, n_resamples=40_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert ours.center == pytest.approx(a_N.mean() - b_N.mean(), abs=1e-12)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.0015)  # means are multiples of 0.001
+    assert ours.low < ours.center < ours.high
+
+
+def test_agrees_with_the_normal_approximation_in_closed_form():
+    a_N, b_N = seeds_and_questions((0.7, 0.4), questions=2000)
+    half_width = stats.norm.ppf(0.975) * (a_N - b_N).std() / np.sqrt(2000)
+    assert paired_difference(a_N, b_N).half_width == pytest.approx(half_width, rel=0.03)
+
+
+def test_covers_the_truth_95_times_in_100():
+    rng = np.random.default_rng(0)
+    true_difference, covered = 0.3 - 0.2, 0
+    for trial in range(1000):
+        luck_N = rng.random(660)  # what both have in common
+        a_N, b_N = luck_N < 0.3, luck_N < 0.2
+        interval = paired_difference(a_N, b_N, seed=trial, resamples=1000)
+        covered += interval.low <= true_difference <= interval.high
+    assert 0.93 < covered / 1000 < 0.97
+
+
+def test_what_is_hard_for_both_cancels():
+    a_N, b_N = seeds_and_questions((0.62, 0.55))
+    paired = paired_difference(a_N, b_N)
+    shuffled = paired_difference(a_N, np.random.default_rng(0).permutation(b_N))
+    assert paired.half_width < 0.95 * shuffled.half_width
+
+
+def test_the_seed_decides_and_the_order_of_the_two_is_the_sign():
+    a_N, b_N = seeds_and_questions((0.62, 0.55))
+    assert paired_difference(a_N, b_N, seed=3) == paired_difference(a_N, b_N, seed=3)
+    assert paired_difference(a_N, b_N, seed=3) != paired_difference(a_N, b_N, seed=4)
+    assert paired_difference(b_N, a_N).center == -paired_difference(a_N, b_N).center
+
+
+def test_equal_answers_differ_by_nothing_and_one_question_has_no_interval():
+    same = paired_difference(np.array([0.2, 1.0, 0.6]), np.array([0.2, 1.0, 0.6]))
+    assert (same.center, same.low, same.high) == (0, 0, 0)
+    alone = paired_difference(np.array([1.0]), np.array([0.0]))
+    assert (alone.center, alone.low, alone.high) == (1.0, None, None)
+
+
+def test_other_questions_cannot_be_paired():
+    for a_N, b_N in ((np.ones(3), np.ones(4)), (np.ones(0), np.ones(0)), (np.ones((2, 3)), np.ones((2, 3)))):
+        with pytest.raises(ValueError, match="same questions"):
+            paired_difference(a_N, b_N)

@@ -1,0 +1,125 @@
+"""Programs of clusters that only say what they were asked, and a cloud whose machines are folders here."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+# What a shell, ssh or a list of a program's options could break.
+AWKWARD = [
+    "--config=configs/arithmetic.py:smoke",
+    '--config.title=it\'s a "run", $HOME; `date`',
+    "--config.run=cot,colar",
+]
+
+_TOOLS = (
+    "bash", "sh", "env", "git", "gzip", "dirname", "mkdir", "rm", "cat", "tail", "sleep", "nohup", "setsid",
+)  # fmt: skip
+
+_RECORD = """
+import json, os, sys
+def record(log, words):
+    with open(log, "a") as file:
+        file.write(json.dumps(words) + "\\n")
+"""
+
+# Creates, describes, deletes; a command for the workers is run here, in the cloud's folder as home.
+_GCLOUD = """
+record(os.environ["FAKE_LOG"], sys.argv[1:])
+import signal, subprocess, pathlib, time
+cloud = pathlib.Path(os.environ["FAKE_CLOUD"])
+words = sys.argv[3:]
+kind, verb = words[0], words[1]
+states = cloud / ("queue" if kind == "queued-resources" else "states")
+left = states.read_text().split() if states.exists() else []
+if verb == "describe":
+    if not left or left[0] == "NONE":
+        if len(left) > 1:
+            states.write_text(" ".join(left[1:]))
+        sys.exit("NOT_FOUND")
+    print(left[0])
+    if len(left) > 1:
+        states.write_text(" ".join(left[1:]))
+elif verb == "delete":
+    states.write_text("NONE" + " " + " ".join(left))
+    for path in cloud.glob("train.*"):  # the next machine is a new one
+        path.unlink()
+elif verb == "ssh":
+    command = next(word for word in words if word.startswith("--command=")).partition("=")[2]
+    if "uv venv" in command:
+        sys.exit()
+    trainings = pathlib.Path(os.environ["FAKE_LOG"] + ".train")
+    before = trainings.read_text() if trainings.exists() else ""
+    home = os.environ | {"HOME": str(cloud)}
+    done = subprocess.run(["bash", "-c", command], env=home, capture_output=True, text=True)
+    print(done.stdout, end="")
+    print(done.stderr, end="", file=sys.stderr)
+    # Training starts in the background: what a test looks at has begun when this ends.
+    while "colar_jax.train" in command and "still running" not in done.stdout:
+        if trainings.exists() and trainings.read_text() != before:
+            break
+        time.sleep(0.01)
+    sys.exit(done.returncode)
+"""
+
+_PLAIN = 'record(os.environ["FAKE_LOG"], [os.path.basename(sys.argv[0]), *sys.argv[1:]])\n'
+
+# Ends with the next of the statuses it is to have; "gone" is no end, but that of its machine.
+_TRAINING = """
+import pathlib, signal
+statuses = pathlib.Path(os.environ["FAKE_CLOUD"]) / "statuses"
+left = statuses.read_text().split()
+statuses.write_text(" ".join(left[1:] or left))
+if left[0] == "gone":
+    os.kill(os.getppid(), signal.SIGKILL)
+record(os.environ["FAKE_LOG"] + ".train", sys.argv[1:])
+sys.exit(int(left[0].replace("gone", "0")))
+"""
+
+
+class Cluster:
+    """A PATH with fakes in front, and what they were called with."""
+
+    def __init__(self, folder: Path):
+        self.bin, self.cloud, self.log = folder / "bin", folder / "cloud", folder / "log"
+        tools = folder / "tools"
+        for path in (tools, self.bin, self.cloud, self.cloud / "colar_jax", self.cloud / "venv" / "bin"):
+            path.mkdir(parents=True)
+        # Not the machine's own PATH: it may have the real programs.
+        for name in _TOOLS:
+            (tools / name).symlink_to(shutil.which(name))
+        self.environment = os.environ | {
+            "PATH": f"{self.bin}:{tools}",
+            "FAKE_LOG": str(self.log),
+            "FAKE_CLOUD": str(self.cloud),
+            "COLAR_POLL_SECONDS": "0.05",
+            "TMPDIR": str(folder),
+        }
+
+    def add(self, name: str, body: str = _PLAIN) -> None:
+        self._write(self.bin / name, body)
+
+    def add_gcloud(self, *, states: str = "", queue: str = "", statuses: str = "0") -> None:
+        """A cloud whose slice is found in these states, one after the other, and whose trainings end like this."""
+        self.add("gcloud", _GCLOUD)
+        self._write(self.cloud / "venv" / "bin" / "python", _TRAINING)
+        for name, text in (("states", states), ("queue", queue), ("statuses", statuses)):
+            (self.cloud / name).write_text(text)
+
+    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [LAUNCH / script, *arguments], env=self.environment, capture_output=True, text=True, timeout=60
+        )
+
+    def calls(self, suffix: str = "") -> list[list[str]]:
+        path = Path(str(self.log) + suffix)
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    @staticmethod
+    def _write(path: Path, body: str) -> None:
+        path.write_text(f"#!{sys.executable} -IS\n" + textwrap.dedent(_RECORD) + textwrap.dedent(body))
+        path.chmod(0o755)

@@ -1,0 +1,119 @@
+"""launch/slurm.sh and launch/sky.sh against programs that only say what they were asked."""
+
+import shlex
+import signal
+import subprocess
+import time
+
+import pytest
+from launch.fakes import AWKWARD, LAUNCH, Cluster
+
+ROOT = str(LAUNCH.parent)
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+def test_a_job_is_submitted_with_a_process_a_gpu(cluster, tmp_path):
+    cluster.add("sbatch")
+    logs = f"../{tmp_path.name}"
+    done = cluster.run("slurm.sh", "--nodes=2", "--gpus_per_node=8", "--time=1:00:00", "--partition=gpu",
+                       "--account=me", f"--logs={logs}", "--", *AWKWARD)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (LAUNCH.parent / logs).rmdir()
+    (call,) = cluster.calls()
+    options = ["--job-name=colar", "--nodes=2", "--gpus-per-node=8", "--ntasks-per-node=8", "--time=1:00:00"]
+    options += ["--partition=gpu", "--account=me", f"--output={logs}/slurm-%j.log", f"--chdir={ROOT}"]
+    assert call == ["sbatch", *options, f"{ROOT}/launch/slurm.sbatch", *AWKWARD]
+
+
+def test_a_dry_run_submits_nothing(cluster):
+    done = cluster.run("slurm.sh", "--dry_run", "--python=apptainer exec --nv colar.sif python", "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert shlex.split(lines[-2]) == ["export", "COLAR_PYTHON=apptainer exec --nv colar.sif python"]
+    assert shlex.split(lines[-1])[-len(AWKWARD) :] == AWKWARD
+
+
+TRAINING = ["srun", "--kill-on-bad-exit=0", "apptainer", "exec", "--nv", "colar.sif", "python"]
+TRAINING += ["-m", "colar_jax.train", *AWKWARD]
+
+
+def job(cluster, srun: str) -> subprocess.Popen:
+    """A job that runs, whose processes are this program."""
+    cluster.add("srun", srun.format(record='record(os.environ["FAKE_LOG"], ["srun", *sys.argv[1:]])'))
+    cluster.add("scontrol")
+    environment = cluster.environment | {"SLURM_JOB_ID": "17", "COLAR_PYTHON": "apptainer exec --nv colar.sif python"}
+    return subprocess.Popen([LAUNCH / "slurm.sbatch", *AWKWARD], env=environment, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(("status", "is_requeued"), [(0, False), (2, False), (143, False), (75, True)])
+def test_a_job_that_lost_a_process_goes_back_into_the_queue(cluster, status, is_requeued):
+    ended = job(cluster, f"{{record}}\nsys.exit({status})\n").wait(timeout=60)
+    assert cluster.calls() == [TRAINING] + [["scontrol", "requeue", "17"]] * is_requeued
+    assert ended == (0 if is_requeued else status)
+
+
+def test_a_job_that_is_out_of_time_saves_and_goes_back_into_the_queue(cluster):
+    running = job(
+        cluster,
+        "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n{record}\nsignal.pause()\n",
+    )
+    while not cluster.calls():
+        time.sleep(0.02)
+    running.send_signal(signal.SIGUSR1)
+    assert running.wait(timeout=60) == 0
+    assert cluster.calls() == [TRAINING, ["scontrol", "requeue", "17"]]
+
+
+def sky_options(call: list[str]) -> dict[str, str]:
+    return dict(word.partition("=")[::2] for word in call if word.startswith("--") and not word.startswith("--env"))
+
+
+def test_sky_gets_the_task_and_its_flags(cluster):
+    cluster.add("sky")
+    done = cluster.run(
+        "sky.sh", "--name=colar", "--accelerators=H100:8", "--bucket=mine", "--infra=gcp", "--", *AWKWARD
+    )
+    assert done.returncode == 0, done.stderr
+    (call,) = cluster.calls()
+    assert call[:2] == ["sky", "launch"] and call[-1] == f"{ROOT}/launch/sky.yaml"
+    expected = {"--cluster": "colar", "--gpus": "H100:8", "--num-nodes": "1", "--workdir": ROOT, "--infra": "gcp"}
+    assert sky_options(call) == expected | {"--detach-run": "", "--yes": ""}
+    environment = dict(word.removeprefix("--env=").split("=", 1) for word in call if word.startswith("--env="))
+    assert environment["COLAR_EXTRA"] == "cuda" and environment["COLAR_BUCKET"] == "mine"
+    # As the task's `run` reads it.
+    read = subprocess.run(
+        ["bash", "-c", 'eval "set -- $COLAR_FLAGS"; printf "%s\\n" "$@"'],
+        env=cluster.environment | environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert read.stdout.splitlines() == ["--config.workdir=/bucket/colar", *AWKWARD]
+
+
+def test_spot_machines_are_a_managed_job(cluster):
+    cluster.add("sky")
+    done = cluster.run("sky.sh", "--name=colar", "--accelerators=tpu-v6e-8", "--bucket=mine", "--spot", "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    (call,) = cluster.calls()
+    assert call[:5] == ["sky", "jobs", "launch", "--name=colar", "--use-spot"] and "--env=COLAR_EXTRA=tpu" in call
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "fix"),
+    [
+        ("slurm.sh", (), "after --"),
+        ("slurm.sh", ("--nodez=2",), "--nodez=2 is no flag"),
+        ("slurm.sh", ("--", "--config=x"), "sbatch is not installed"),
+        ("sky.sh", ("--", "--config=x"), "give --name="),
+        ("sky.sh", ("--name=a", "--accelerators=H100:8", "--", "--config=x"), "give --bucket="),
+        ("sky.sh", ("--name=a", "--accelerators=H100:8", "--bucket=b"), "after --"),
+        ("sky.sh", ("--name=a", "--accelerators=H100:8", "--bucket=b", "--", "--config=x"), "sky is not installed"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_fix(cluster, script, arguments, fix):
+    done = cluster.run(script, *arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and fix in line

@@ -1,0 +1,159 @@
+"""launch/tpu_vm.sh against a cloud whose slice is a folder here."""
+
+import os
+import subprocess
+
+import pytest
+from launch.fakes import AWKWARD, LAUNCH, Cluster
+
+SLICE = ("--name=colar", "--zone=us-west4-a", "--type=v5litepod-16")
+WHERE = "--zone=us-west4-a"
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+def verbs(cluster) -> list[str]:
+    """What gcloud was asked, one word each; describing left out."""
+    return [call[3] for call in cluster.calls() if call[3] != "describe"]
+
+
+def trainings(cluster) -> list[list[str]]:
+    """The arguments of each training."""
+    return cluster.calls(".train")
+
+
+def test_a_slice_is_created_with_its_runtime(cluster):
+    cluster.add_gcloud(states="NONE READY")
+    assert cluster.run("tpu_vm.sh", "up", *SLICE, "--spot", "--project=mine").returncode == 0
+    created = ["compute", "tpus", "tpu-vm", "create", "colar", "--accelerator-type=v5litepod-16"]
+    created += ["--version=v2-alpha-tpuv5-lite", "--spot", WHERE, "--project=mine"]
+    assert [call for call in cluster.calls() if call[3] != "describe"] == [created]
+
+
+def test_a_slice_that_is_there_is_reused(cluster):
+    cluster.add_gcloud(states="READY")
+    assert cluster.run("tpu_vm.sh", "up", *SLICE).returncode == 0
+    assert verbs(cluster) == []
+
+
+def test_a_queued_resource_is_waited_for(cluster):
+    cluster.add_gcloud(queue="NONE WAITING_FOR_RESOURCES PROVISIONING ACTIVE", states="CREATING READY")
+    assert cluster.run("tpu_vm.sh", "up", *SLICE, "--queued", "--spot", "--version=v9").returncode == 0
+    created = ["compute", "tpus", "queued-resources", "create", "colar", "--node-id=colar"]
+    created += ["--accelerator-type=v5litepod-16", "--runtime-version=v9", "--spot", WHERE]
+    assert [call for call in cluster.calls() if call[3] != "describe"] == [created]
+
+
+def test_install_copies_and_installs_on_all_workers(cluster, tmp_path):
+    cluster.add_gcloud(states="READY")
+    assert cluster.run("tpu_vm.sh", "install", *SLICE).returncode == 0
+    copy, install = cluster.calls()
+    archive = tmp_path / "colar_jax-colar.tar.gz"
+    assert copy == ["compute", "tpus", "tpu-vm", "scp", str(archive), "colar:colar_jax.tar.gz", "--worker=all", WHERE]
+    assert archive.stat().st_size > 0
+    assert install[2:6] == ["tpu-vm", "ssh", "colar", "--worker=all"] and "'.[tpu]'" in install[6]
+
+
+def test_training_gets_the_flags_that_were_given(cluster):
+    cluster.add_gcloud(states="READY")
+    assert cluster.run("tpu_vm.sh", "start", *SLICE, "--", *AWKWARD).returncode == 0
+    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]]
+
+
+def test_training_that_runs_is_not_started_twice(cluster):
+    cluster.add_gcloud(states="READY")
+    (cluster.cloud / "train.pid").write_text(str(os.getpid()))  # as good as any process that runs
+    done = cluster.run("tpu_vm.sh", "start", *SLICE, "--", *AWKWARD)
+    assert "still running" in done.stdout
+    assert trainings(cluster) == []
+
+
+def test_a_run_takes_up_the_watch_of_training_that_runs(cluster):
+    cluster.add_gcloud(states="READY READY PREEMPTED PREEMPTED READY")
+    (cluster.cloud / "train.pid").write_text(str(os.getpid()))
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    # Nothing is installed under it; on the next slice, it is.
+    assert [verb for verb in verbs(cluster) if verb != "ssh"] == ["delete", "create", "scp"]
+    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]]
+
+
+def test_a_run_ends_when_training_does(cluster):
+    cluster.add_gcloud(states="NONE READY")
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    assert "training has ended" in done.stdout
+    assert [verb for verb in verbs(cluster) if verb != "ssh"] == ["create", "scp"]
+    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]]
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_preempted_slice_is_made_again_and_training_goes_on(cluster, queued):
+    # There, then preempted while it is watched (which is seen twice: by the watch, and by `up`), then made again.
+    if queued:
+        cluster.add_gcloud(queue="NONE ACTIVE ACTIVE SUSPENDED SUSPENDED ACTIVE", states="READY", statuses="gone 0")
+    else:
+        cluster.add_gcloud(states="NONE READY PREEMPTED PREEMPTED READY", statuses="gone 0")
+    flags = ("--queued", "--spot") if queued else ("--spot",)
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, *flags, "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    assert "is gone" in done.stderr
+    assert [verb for verb in verbs(cluster) if verb != "ssh"] == ["create", "scp", "delete", "create", "scp"]
+    deleted = next(call for call in cluster.calls() if call[3] == "delete")
+    assert ("--force" in deleted) == queued and "--quiet" in deleted
+    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]] * 2
+
+
+def test_training_that_was_stopped_is_started_again(cluster):
+    cluster.add_gcloud(states="READY", statuses="143 75 0")
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]] * 3
+    assert verbs(cluster).count("scp") == 1
+
+
+def test_training_that_fails_ends_the_run(cluster):
+    cluster.add_gcloud(states="READY", statuses="2")
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 1
+    assert "training ended with status 2" in done.stderr.splitlines()[-1]
+
+
+def test_a_dry_run_prints_commands_that_can_be_pasted(cluster, tmp_path):
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--queued", "--bucket=my-bucket", "--dry_run", "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    assert cluster.calls() == []
+    assert "gcsfuse" in done.stdout and "my-bucket" in done.stdout
+    cluster.add("gcloud")
+    subprocess.run(["bash", "-ec", done.stdout], env=cluster.environment, check=True)
+    assert [call[3:6] for call in cluster.calls()] == [
+        ["queued-resources", "create", "colar"], ["tpu-vm", "scp", f"{tmp_path}/colar_jax-colar.tar.gz"],
+        ["tpu-vm", "ssh", "colar"], ["tpu-vm", "ssh", "colar"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        ((), "name a command"),
+        (("up", "--zone=a"), "give --name="),
+        (("up", "--name=a"), "give --zone="),
+        (("up", "--name=a", "--zone=b", "--dry_run"), "give --type="),
+        (("up", *SLICE, "--nme=x"), "--nme=x is no flag"),
+        (("up", "--name=a", "--zone=b", "--type=v99-8", "--dry_run"), "give --version="),
+        (("start", *SLICE, "--dry_run"), "after --"),
+        (("up", *SLICE), "gcloud is not installed"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_fix(cluster, arguments, fix):
+    done = cluster.run("tpu_vm.sh", *arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and fix in line
+
+
+def test_the_script_is_where_the_docs_say():
+    assert "launch/tpu_vm.sh" in (LAUNCH.parent / "docs" / "clusters.md").read_text()

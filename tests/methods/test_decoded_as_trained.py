@@ -1,0 +1,134 @@
+"""Every method is decoded exactly as it is trained: the same prompt, cache, positions and number of latents.
+
+What a model is evaluated at is what its loss was about: the latents are the same numbers, and the log-probabilities of
+a decoded answer are those that training gives it. The published code evaluates Coconut and Distill without the cache,
+so that later latents never see the question, and iCoT with another prompt than it was trained with.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.published import largest_difference
+from pico_thoughts import COMPUTE, EOS, SEPARATOR, merged, problems, with_answers
+
+from colar_jax.config import CoconutConfig, CodiConfig, DecodeConfig, IcotConfig, StageConfig
+from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.decoding.decoder import decode
+from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+from colar_jax.methods import METHODS, thought_chain
+from colar_jax.methods.codi import project
+from colar_jax.methods.method import decode_limits
+from colar_jax.methods.thought_chain import identity
+from colar_jax.model.llama import Llama
+
+NUM_LATENTS = 4
+STAGES = {
+    "icot": StageConfig(method="icot", rows=2, icot=IcotConfig(removed_per_epoch=1e6)),
+    "coconut": StageConfig(
+        method="coconut", rows=2, coconut=CoconutConfig(num_stages=2, latents_per_stage=2, epochs_per_stage=0.1)
+    ),
+    "codi": StageConfig(method="codi", rows=2, codi=CodiConfig(num_latents=NUM_LATENTS)),
+}
+PROJECTIONS = {"coconut": identity, "codi": project}
+DECODE = DecodeConfig(max_answer_tokens=6)
+LATE = 10**4  # a step after every schedule
+
+
+@functools.cache
+def decoded(name: str):
+    """The problems, and what the method does with them, greedily."""
+    encoded = problems(6)
+    thinking = METHODS[name].at(STAGES[name]).thinking(DECODE, SEPARATOR, jnp.float32, True)
+    limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=EOS, greedy=True)
+    prompts = [np.append(encoded.prompt(i, AUTO_SPEED), np.int32(SEPARATOR)) for i in range(len(encoded))]
+    packed = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
+    keys = jax.random.split(jax.random.key(0), len(encoded))
+    program = jax.jit(lambda: decode(merged(), packed, keys, thinking.think, limits, dtype=jnp.float32))
+    return encoded, jax.device_get(program())
+
+
+def batch_and_order(name: str, encoded):
+    """A late training batch of all problems, and which problem is where in it."""
+    stage = dataclasses.replace(STAGES[name], rows=1, row_positions=1024)
+    method = METHODS[name]
+    loader = method.make_loader(method, encoded, stage, 0)
+    assert loader.examples_per_row == len(encoded) and loader.num_left_out == 0
+    return loader.batch(LATE), loader._plan(LATE // loader.steps_per_epoch)[LATE % loader.steps_per_epoch]
+
+
+def latents_of(batch, project, *, scale_of_cache=1.0):
+    """What training feeds, `[E, L, D]` of the batch's one row."""
+
+    @jax.jit
+    def program(batch):
+        model = merged()
+        trunk = thought_chain.run_trunk(model, batch, COMPUTE)
+        caches = jax.tree.map(lambda cache: scale_of_cache * cache, trunk.caches)
+        trunk = dataclasses.replace(trunk, caches=caches)
+        return thought_chain.run_latents(model, trunk, batch, NUM_LATENTS, project, COMPUTE).fed_BLED
+
+    return np.asarray(program(batch))[0].transpose(1, 0, 2)
+
+
+@pytest.mark.parametrize("name", ["coconut", "codi"])
+def test_latents_in_training_are_those_in_decoding(name):
+    encoded, outcome = decoded(name)
+    assert (outcome.num_thoughts_B == NUM_LATENTS).all() and not outcome.forced_stop_B.any()
+    batch, order = batch_and_order(name, encoded)
+    assert (batch.num_latents_BE == NUM_LATENTS).all()
+    trained = latents_of(batch, PROJECTIONS[name])
+    assert largest_difference(trained, outcome.thoughts[order]) < 1e-5
+    latents = outcome.thoughts.reshape(-1, outcome.thoughts.shape[-1])
+    assert np.min(np.ptp(latents, axis=0)) > 0.1  # they differ, from question to question and step to step
+
+
+@pytest.mark.parametrize("name", ["coconut", "codi"])
+def test_latents_see_the_question_in_the_cache(name, monkeypatch):
+    """Without the question's keys and values every latent but the first is another one, in training and decoding."""
+    encoded, outcome = decoded(name)
+    batch, order = batch_and_order(name, encoded)
+    blind = latents_of(batch, PROJECTIONS[name], scale_of_cache=0.0)
+    prefill = Llama.prefill
+
+    def forgetful(self, *arguments, **options):
+        hidden_CD, prefix = prefill(self, *arguments, **options)
+        return hidden_CD, dataclasses.replace(prefix, layers=jax.tree.map(jnp.zeros_like, prefix.layers))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Llama, "prefill", forgetful)
+        _, blind_outcome = decoded.__wrapped__(name)
+    for those, seen in ((blind, outcome.thoughts[order]), (blind_outcome.thoughts, outcome.thoughts)):
+        assert largest_difference(those[:, 0], seen[:, 0]) < 1e-5
+        assert all(largest_difference(those[:, step], seen[:, step]) > 0.01 for step in range(1, NUM_LATENTS))
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_the_loss_of_a_decoded_answer_is_its_log_probability(name):
+    """Prompt, positions and masks of the answer's part: the whole of the training objective, on what was decoded."""
+    encoded, outcome = decoded(name)
+    answers = [ids[:n] for ids, n in zip(outcome.answer_ids_BA, outcome.num_answer_tokens_B, strict=True)]
+    batch, _ = batch_and_order(name, with_answers(encoded, answers))
+    expected = -sum(
+        log_probs[: len(ids)].sum() for ids, log_probs in zip(answers, outcome.answer_log_probs_BA, strict=True)
+    )
+
+    method, stage = METHODS[name], STAGES[name]
+    if name == "icot":  # the last `###` before the answer is fed, not decided
+        labels = batch.label_ids_BM.copy()
+        labels[labels == SEPARATOR] = -1
+        batch = dataclasses.replace(batch, label_ids_BM=labels)
+    else:
+        batch = dataclasses.replace(batch, first_labels_BE=np.full_like(batch.first_labels_BE, -1))
+
+    @jax.jit
+    def program(batch):
+        keys = jax.random.split(jax.random.key(0), 1)
+        return method.objective(merged(), batch, keys, method.count(batch), stage, COMPUTE)[1]["cross_entropy"]
+
+    metric = program(batch)
+    assert metric.count == sum(map(len, answers))
+    assert float(metric.sum) == pytest.approx(expected, rel=1e-5)

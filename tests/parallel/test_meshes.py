@@ -1,0 +1,83 @@
+"""Every mesh is one device: loss, gradients and greedy decodes; and what a compiled step sends from device to device.
+
+The fast cases share one process of eight devices, and so do the slow ones.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+from parallel.meshes import MESHES, run_cases
+
+FAST = ["step,colar,full,2-2-2", "decode,colar,layer,1-4-2"]
+SLOW = [
+    *(
+        f"step,{method},{adapted},{mesh}"
+        for method in ("cot", "colar")
+        for adapted in ("full", "lora")
+        for mesh in MESHES
+    ),
+    *(f"decode,{method},once,{mesh}" for method in ("cot", "colar") for mesh in MESHES),
+    *(f"decode,colar,layer,{mesh}" for mesh in ("2-4-1", "2-2-2")),
+    *(f"update,colar,full,{mesh}" for mesh in MESHES),
+]
+
+
+def one_device(case: str) -> str:
+    what, first, second, _ = case.split(",")
+    return ",".join((what, first, "once" if what == "decode" else second, "1-1-1"))
+
+
+@functools.cache
+def numbers(cases: tuple[str, ...], folder) -> dict[str, dict[str, np.ndarray]]:
+    return run_cases([*cases, *dict.fromkeys(one_device(case) for case in cases)], folder / "numbers.npz")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("meshes")
+
+
+def assert_is_one_device(case: str, cases: list[str], folder) -> None:
+    of_cases = numbers(tuple(cases), folder)
+    actual, expected = of_cases[case], of_cases[one_device(case)]
+    assert actual.keys() == expected.keys()
+    for name, values in expected.items():
+        if values.dtype.kind in "iub":
+            np.testing.assert_array_equal(actual[name], values, err_msg=name)
+        else:
+            # Chains of latents feed rounding back; a step's gradients are relative to their largest.
+            tolerance = 1e-3 if name == "thoughts" else 1e-5
+            error, largest = np.abs(actual[name] - values).max(), np.abs(values).max()
+            assert error <= tolerance * largest, (name, error, largest)
+
+
+@pytest.mark.parametrize("case", FAST)
+def test_a_mesh_is_one_device(case, folder):
+    assert_is_one_device(case, FAST, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW)
+def test_every_mesh_is_one_device(case, folder):
+    assert_is_one_device(case, SLOW, folder)
+
+
+SPLIT = ("query", "key", "value", "out", "gate", "up", "down", "embedding", "head")
+
+
+def test_a_gradient_is_scattered_once_and_on_pure_data_only_sums_move(folder):
+    cases = ["collectives,colar,full,2-4-1", "collectives,colar,full,8-1-1"]
+    split, data = run_cases(cases, folder / "collectives.npz").values()
+    assert len(split["reduce-scatter"]) == len(SPLIT)
+    # Once in the forward pass, and a layer's seven again in the backward pass, which keeps none of them.
+    assert len(split["all-gather"]) == len(SPLIT) + 7
+    assert len(split["all-to-all"]) == len(split["collective-permute"]) == 0
+    assert len(data["all-reduce"]) and not any(len(found) for kind, found in data.items() if kind != "all-reduce")
+
+
+@pytest.mark.slow
+def test_frozen_weights_are_gathered_and_nothing_else(folder):
+    (found,) = run_cases(["collectives,cot,lora,2-4-1"], folder / "adapters.npz").values()
+    assert len(found["reduce-scatter"]) == 0
+    assert len(found["all-gather"]) == len(SPLIT) + 7

@@ -1,0 +1,85 @@
+"""Where parameters lie, what `auto` chooses, and which rows a process reads: no device is needed for it."""
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from jax.sharding import PartitionSpec as P
+
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.lora import LoraConfig
+from colar_jax.model.presets import PRESETS
+from colar_jax.model.reasoner import abstract
+from colar_jax.parallel.choice import choose_decode_gather, choose_mesh
+from colar_jax.parallel.mesh import AXES, make_mesh
+from colar_jax.parallel.sharding import parameter_specs
+
+GIB = 2**30
+
+
+def abstract_mesh(data: int, fsdp: int, tensor: int):
+    return jax.sharding.AbstractMesh((data, fsdp, tensor), AXES)
+
+
+def specs_of(preset: str, mesh, lora=None) -> dict[str, P]:
+    graph, shapes = abstract(PRESETS[preset], LatentHeadConfig(64), lora)
+    return traverse_util.flatten_dict(parameter_specs(graph, shapes, mesh), sep="/")
+
+
+def test_weights_are_split_and_small_things_are_not():
+    specs = specs_of("llama-3.2-1b", abstract_mesh(2, 4, 2), LoraConfig(8, 16.0, ("query",)))
+    assert specs["llama/embedding"] == P("tensor", "fsdp")
+    assert specs["llama/blocks/query/kernel"] == P(None, "fsdp", "tensor")
+    assert specs["llama/blocks/out/kernel"] == P(None, "tensor", "fsdp")
+    assert specs["llama/blocks/down/kernel"] == P(None, "tensor", "fsdp")
+    whole = {name for name, spec in specs.items() if spec == P()}
+    assert whole == {name for name in specs if "norm" in name or "adapter" in name or name.startswith("latent_head")}
+
+
+def test_what_an_axis_does_not_divide_stays_whole():
+    specs = specs_of("pico", abstract_mesh(1, 64, 3))
+    assert specs["llama/embedding"] == P()  # 256 rows of 32
+    assert specs["llama/blocks/gate/kernel"] == P()
+
+
+def test_an_axis_of_size_one_splits_nothing():
+    assert set(specs_of("pico", abstract_mesh(8, 1, 1)).values()) == {P()}
+
+
+@pytest.mark.parametrize(
+    ("state", "devices", "memory", "fsdp"),
+    [
+        (4 * GIB, 8, 16 * GIB, 1),
+        (20 * GIB, 8, 16 * GIB, 4),
+        (20 * GIB, 6, 16 * GIB, 3),
+        (900 * GIB, 8, 16 * GIB, 8),
+        (20 * GIB, 8, None, 1),
+    ],
+)
+def test_auto_splits_the_model_as_little_as_it_fits(state, devices, memory, fsdp):
+    sizes, reason = choose_mesh(state, devices, memory)
+    assert sizes.get("fsdp", 1) == fsdp and reason
+    assert ("Take more devices" in reason) == (state > 100 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("asked", "held", "whole", "memory", "choice"),
+    [
+        ("auto", 2 * GIB, 3 * GIB, 16 * GIB, "once"),
+        ("auto", 2 * GIB, 15 * GIB, 16 * GIB, "layer"),
+        ("auto", 2 * GIB, 15 * GIB, None, "once"),
+        ("layer", 0, 0, 16 * GIB, "layer"),
+    ],
+)
+def test_a_decode_gathers_once_where_it_fits(asked, held, whole, memory, choice):
+    assert choose_decode_gather(asked, held, whole, memory)[0] == choice
+
+
+def test_sizes_that_are_not_the_devices_are_an_error():
+    with pytest.raises(ValueError, match="fsdp=3"):
+        make_mesh(jax.devices()[:1], {"fsdp": 3})
+
+
+def test_data_takes_the_rest():
+    mesh = make_mesh(list(np.arange(8)), {"fsdp": 2, "tensor": 2})
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}

@@ -1,0 +1,91 @@
+"""The command that asks: it says what the evaluation says, as text and as JSON; and what it refuses."""
+
+import io
+import json
+import sys
+
+import pytest
+from pipeline.tiny import tiny_config
+
+from colar_jax import generate
+from colar_jax.command_line import load_run_config
+from colar_jax.data.answers import extract_answer
+from colar_jax.run import prepare
+from colar_jax.starts import finished_parameters
+
+
+@pytest.fixture
+def ask(monkeypatch, capsys, finished):
+    """`ask(*flags, stdin="")` is what the program prints, in lines."""
+
+    def ask(*flags, stdin: str = "", workdir=finished) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["generate", f"--workdir={workdir}", *flags])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        generate.generate(tiny_config(workdir))
+        return capsys.readouterr().out.splitlines()
+
+    return ask
+
+
+@pytest.mark.parametrize(("stage", "speed"), [("cot", ""), ("colar", "2"), ("colar", "5"), ("no_cot", "")])
+def test_replies_are_those_of_the_evaluation(ask, finished, stage, speed):
+    run = prepare(tiny_config(finished))
+    speeds = run.decode_speeds(stage)
+    chosen = float(speed) if speed else speeds[0]
+    parameters, problems = finished_parameters(run, finished / stage), run.tests["arithmetic"]
+    outcome = run.evaluator(stage, [problems], speeds).run(parameters, problems, chosen, seed=None)
+    chains = run.inspector(stage).look(parameters, problems, chosen, num_words=3)
+    flags = [f"--stage={stage}", "--json", *([f"--speed={speed}"] if speed else [])]
+    replies = [json.loads(line) for line in ask(*flags, stdin="\n\n".join(p.question for p in problems.problems))]
+    assert [reply["question"] for reply in replies] == [problem.question for problem in problems.problems]
+    assert [reply["text"] for reply in replies] == outcome.texts == [chain.text for chain in chains]
+    assert [reply["prediction"] for reply in replies] == [extract_answer(text).strip() for text in outcome.texts]
+    assert [reply["length"] for reply in replies] == outcome.lengths_N.tolist()
+    assert [reply["reasoning"] for reply in replies] == [chain.reasoning for chain in chains]
+    for reply, chain in zip(replies, chains, strict=True):
+        assert (reply["stage"], len(reply["latents"])) == (stage, len(chain.latents))
+        for latent, other in zip(reply["latents"], chain.latents, strict=True):
+            assert [word for word, _ in latent["words"]] == [word.text for word in other.words]
+            assert latent["p_stop"] == pytest.approx(other.p_stop, abs=1e-4)
+            assert latent["std"] == pytest.approx(other.std, rel=1e-3)
+    if stage == "colar":
+        assert all(reply["latents"] for reply in replies)
+
+
+def test_a_line_for_each_latent_and_then_the_answer(ask):
+    question = "Tom has 8 shells. They grow 3 times. How many shells now?"
+    (reply,) = (json.loads(line) for line in ask(f"--question={question}", "--json"))
+    assert reply["stage"] == "colar" and reply["speed"] == "2", "the last that thinks in latents, at its first speed"
+    lines = ask(f"--question={question}")
+    assert [line.split()[0] for line in lines[:-1]] == [str(n + 1) for n in range(reply["length"])]
+    assert lines[-1] == reply["text"].replace("\n", "")
+    in_detail = ask(f"--question={question}", "--show")
+    for line, latent in zip(in_detail, reply["latents"], strict=False):
+        assert f"P(stop) {latent['p_stop']:.2f}" in line and f"{latent['words'][0][1]:.2f}" in line
+    assert ask(f"--question={question}", "--temperature=1", "--seed=3") != lines
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--stage=colarr", "--stage=colarr is no stage of this run: cot, colar.*Did you mean 'colar'?"),
+        ("--stage=rl", "--stage=rl: .*rl has no checkpoint yet: train it first, or name another stage"),
+        ("--speed=0.5", "'0.5' is no thinking speed"),
+        ("--speed=2,5", "--speed=2,5: one speed at a time, such as --speed=2"),
+        ("--temperature=hot", "--temperature=hot is no number of at least 0"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_with_the_fix(ask, flag, message):
+    with pytest.raises(ValueError, match=message):
+        ask(flag)
+
+
+def test_a_method_without_a_speed_is_asked_without_one(ask):
+    with pytest.raises(ValueError, match="stage cot has none to choose; leave the flag out"):
+        ask("--stage=cot", "--speed=2")
+
+
+def test_a_folder_that_is_no_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["generate", f"--workdir={tmp_path}"])
+    with pytest.raises(ValueError, match="name the folder of a run; .*config.json does not exist"):
+        load_run_config()

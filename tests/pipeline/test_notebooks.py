@@ -1,0 +1,58 @@
+"""The notebooks run from top to bottom on tiny runs, and are kept without outputs."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pipeline.tiny import ROOT
+
+nbformat = pytest.importorskip("nbformat", reason="needs the extra `notebook`")
+nbclient = pytest.importorskip("nbclient", reason="needs the extra `notebook`")
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def run_notebook(path: Path, monkeypatch, environment: dict) -> str:
+    """Everything that an executed notebook shows as text; pictures as `<picture>`."""
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    for name, value in (environment | {"PYTHONPATH": os.pathsep.join(paths)}).items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    shown = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            shown.append(output.get("text", ""))
+            shown.append("<picture>" if "image/png" in data else data.get("text/markdown", ""))
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None, cell.id
+
+
+def test_there_are_two_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == ["evaluation", "quickstart"]
+
+
+@pytest.mark.slow
+def test_evaluation(finished, monkeypatch, compiled_once):
+    environment = compiled_once | {"COLAR_WORKDIR": str(finished), "COLAR_NUM_QUESTIONS": "4"}
+    shown = run_notebook(ROOT / "notebooks" / "evaluation.ipynb", monkeypatch, environment)
+    assert shown.count("<picture>") == 3, "accuracy against length, latents, errors"
+    assert "| colar | 2 | greedy |" in shown and "tokens of the gold groups among the nearest words: {'at 1'" in shown
+    assert all(name in shown for name in ("none", "zero", "shuffle", "swap", "truncate"))
+    assert "nothing shows that the latents are used" in shown, "a model that has learned nothing yet"
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path, monkeypatch, compiled_once):
+    environment = compiled_once | {"COLAR_WORKDIR": str(tmp_path / "run"), "COLAR_CONFIG_ARGUMENT": "smoke"}
+    shown = run_notebook(ROOT / "notebooks" / "quickstart.ipynb", monkeypatch, environment)
+    assert "| colar | 2 | greedy |" in shown and "P(stop)" in shown and "right is " in shown

@@ -1,0 +1,83 @@
+"""How chips are wired, and the verdict on what they hold."""
+
+import pytest
+
+from colar_jax.config import defaults, resolve, stage_defaults
+from colar_jax.planning.advice import advice
+from colar_jax.planning.chips import CHIPS, GIB, parse_topology
+from colar_jax.planning.compiled import Memory
+from colar_jax.planning.devices import open_target
+
+
+@pytest.mark.parametrize(
+    ("topology", "coordinates", "links"),
+    [
+        ("v5e:4x4", [(0, 0), (0, 1), (0, 2), (0, 3)], 1),  # an open axis: its end chips have one neighbour
+        ("v5e:4x4", [(0, 0), (0, 3), (3, 0), (3, 3)], 2),
+        ("v5e:16x16", [(0, i) for i in range(16)], 2),  # a ring: both ways
+        ("v5e:16x16", [(0, i) for i in range(8)], 1),  # half of one
+        ("v5e:16x16", [(i, j) for i in range(16) for j in range(16)], 4),
+        ("v5p:4x4x4", [(i, j, k) for i in range(4) for j in range(4) for k in range(4)], 6),
+        ("v5p:2x2x1", [(0, 0, 0), (1, 1, 0)], 2),
+    ],
+)
+def test_bandwidth_of_a_group_is_that_of_its_axes(topology, coordinates, links):
+    slice_of_it = parse_topology(topology)
+    assert slice_of_it.bandwidth(coordinates) == links * slice_of_it.chip.link_bandwidth
+
+
+def test_a_slice_has_a_name_and_a_size():
+    topology = parse_topology("v5p:4x4x8")
+    assert (topology.name, topology.num_chips, topology.chip) == ("v5p:4x4x8", 128, CHIPS["v5p"])
+    assert [topology.coordinates(position) for position in (0, 7, 8, 127)] == [
+        (0, 0, 0),
+        (0, 0, 7),
+        (0, 1, 0),
+        (3, 3, 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [("v5x:4x4", "Did you mean 'v5"), ("v5e:4x4x4", "v5e:4x4$"), ("v5p:4x4", "v5p:4x4x4$"), ("v5e:0x4", "v5e:4x4$")],
+)
+def test_a_slice_that_there_is_not(text, fix):
+    with pytest.raises(ValueError, match=f"--topology='{text}'.*{fix}"):
+        parse_topology(text)
+
+
+def test_a_compiler_that_there_is_not():
+    with pytest.raises(ValueError, match="--compiler='gpu' is none of auto, tpu, host"):
+        open_target(parse_topology("v5e:2x4"), "gpu")
+
+
+def config(**model):
+    settings = defaults()
+    settings.stages.colar = stage_defaults(method="colar", rows=16)
+    settings.run = "colar"
+    settings.model.update(model)
+    return resolve(settings)
+
+
+MESH = {"data": 4, "fsdp": 2, "tensor": 1}
+
+
+def test_nothing_is_advised_where_it_fits():
+    memory = Memory({"trained": GIB}, temporary=GIB, total=2 * GIB, capacity=2 * GIB)
+    assert memory.fits and advice(config(), "colar", memory, MESH) == []
+
+
+def test_activations_that_do_not_fit_are_made_smaller():
+    memory = Memory({"trained": GIB}, temporary=20 * GIB, total=21 * GIB, capacity=16 * GIB)
+    found = advice(config(dtype="bfloat16", remat="dots"), "colar", memory, MESH)
+    assert not memory.fits
+    assert found[0].startswith("--config.model.remat=full")
+    assert any(line.startswith("--config.stages.colar.accumulation=2 ") for line in found)
+
+
+def test_weights_that_do_not_fit_are_split():
+    memory = Memory({"trained": 5 * GIB, "optimizer": 10 * GIB}, temporary=4 * GIB, total=19 * GIB, capacity=16 * GIB)
+    found = advice(config(), "colar", memory, MESH)
+    assert found[0].startswith("--config.parallel.mesh=fsdp=4 ")
+    assert any("lora.rank" in line for line in found)
+    assert not any("remat" in line for line in found)

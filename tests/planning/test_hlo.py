@@ -1,0 +1,163 @@
+"""Programs read from their text: what runs how often, and what one run of them costs. Texts as XLA writes them."""
+
+import numpy as np
+import pytest
+
+from colar_jax.planning import hlo
+from colar_jax.planning.costs import costs, sent_bytes
+
+LOOP = """HloModule loop
+
+%region_add (a.1: f32[], b.1: f32[]) -> f32[] {
+  %a.1 = f32[] parameter(0)
+  %b.1 = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a.1, %b.1)
+}
+
+%body (in.1: (s32[], f32[8,16], /*index=2*/f32[5,16,16])) -> (s32[], f32[8,16], f32[5,16,16]) {
+  %in.1 = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)S(1)}, /*index=2*/f32[5,16,16]{2,1,0:T(8,128)(2,1)}) parameter(0)
+  %step.1 = s32[]{:T(128)} get-tuple-element(%in.1), index=0
+  %x.1 = f32[8,16]{1,0} get-tuple-element(%in.1), index=1
+  %stack.1 = f32[5,16,16]{2,1,0} get-tuple-element(%in.1), index=2
+  %zero.1 = s32[] constant(0)
+  %layer.1 = f32[1,16,16]{2,1,0} dynamic-slice(%stack.1, %step.1, %zero.1, %zero.1), dynamic_slice_sizes={1,16,16}
+  %weights.1 = f32[16,16]{1,0} bitcast(%layer.1)
+  %y.1 = f32[8,16]{1,0} dot(%x.1, %weights.1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %z.1 = f32[8,16]{1,0} all-reduce(%y.1), channel_id=1, replica_groups={{0,2},{1,3}}, to_apply=%region_add
+  %one.1 = s32[] constant(1)
+  %next.1 = s32[] add(%step.1, %one.1)
+  ROOT %out.1 = (s32[], f32[8,16], f32[5,16,16]) tuple(%next.1, %z.1, %stack.1)
+}
+
+%condition (in.2: (s32[], f32[8,16], f32[5,16,16])) -> pred[] {
+  %in.2 = (s32[], f32[8,16]{1,0}, f32[5,16,16]{2,1,0}) parameter(0)
+  %step.2 = s32[] get-tuple-element(%in.2), index=0
+  %limit.2 = s32[] constant(5)
+  ROOT %more.2 = pred[] compare(%step.2, %limit.2), direction=LT
+}
+
+ENTRY %main (x: f32[8,16], stack: f32[5,16,16]) -> f32[8,16] {
+  %x = f32[8,16]{1,0} parameter(0)
+  %stack = f32[5,16,16]{2,1,0} parameter(1)
+  %first = s32[] constant(0)
+  %state = (s32[], f32[8,16], f32[5,16,16]) tuple(%first, %x, %stack)
+  %loop = (s32[], f32[8,16]{1,0}, f32[5,16,16]{2,1,0}) while(%state), condition=%condition, body=%body
+  %result = f32[8,16]{1,0} get-tuple-element(%loop), index=1
+  ROOT %all = f32[32,16]{1,0} all-gather(%result), replica_groups=[1,4]<=[4], dimensions={0}
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    measured = costs(hlo.parse(LOOP))
+    assert measured.flops == 5 * 2 * 8 * 16 * 16
+    reduced, gathered = measured.collectives
+    assert (reduced.kind, reduced.group, reduced.count) == ("all-reduce", (0, 2), 5)
+    assert reduced.payload == 5 * 8 * 16 * 4 and reduced.sent == reduced.payload  # 2 * (2 - 1) / 2
+    assert (gathered.kind, gathered.group, gathered.payload) == ("all-gather", (0, 1, 2, 3), 4 * 8 * 16 * 4)
+    assert gathered.sent == 0.75 * gathered.payload
+
+
+def test_a_slice_of_a_stack_is_not_the_stack():
+    # Each round: the slice out and in; both operands of the product (the first lies on the chip) and its result; the
+    # all-reduce; the counter. And the all-gather at the end.
+    layer, x, scalar = 16 * 16 * 4, 8 * 16 * 4, 4
+    product = layer + x + x
+    expected = 5 * (2 * layer + product + 2 * x + 3 * scalar) + 5 * x
+    assert costs(hlo.parse(LOOP)).hbm_bytes == expected
+
+
+def test_what_xla_knows_of_a_loop_comes_first():
+    known = LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}')
+    assert costs(hlo.parse(known)).flops == 3 * 2 * 8 * 16 * 16
+
+
+def convolution(lhs: str, rhs: str, out: str, attributes: str) -> float:
+    text = f"""HloModule one
+
+ENTRY %main (a: {lhs}, b: {rhs}) -> {out} {{
+  %a = {lhs} parameter(0)
+  %b = {rhs} parameter(1)
+  ROOT %c = {out} convolution(%a, %b), {attributes}
+}}
+"""
+    return costs(hlo.parse(text)).flops
+
+
+@pytest.mark.parametrize(
+    ("lhs", "rhs", "out", "attributes", "flops"),
+    [
+        # A plain product, its second operand transposed; a batch of four; one summed over four.
+        ("bf16[8,16]", "bf16[32,16]", "f32[8,32]", "dim_labels=bf_oi->bf", 2 * 8 * 16 * 32),
+        ("bf16[4,8,6]", "bf16[6,32,1]", "bf16[4,8,32]", "window={size=1}, dim_labels=0bf_io0->0bf", 2 * 4 * 8 * 6 * 32),
+        ("bf16[4,8,6]", "bf16[4,8,32]", "f32[6,32,1]", "window={size=4}, dim_labels=0fb_0io->bf0", 2 * 4 * 8 * 6 * 32),
+        # Batched products of attention, as a TPU's compiler writes them: heads are spatial, with holes between.
+        (
+            "bf16[4,8,32,16]", "bf16[4,8,24,16]", "f32[4,8,32,24]",
+            "window={size=4x8 stride=3x7 lhs_dilate=4x8}, dim_labels=01bf_01oi->01bf", 2 * 4 * 8 * 32 * 24 * 16,
+        ),
+        (
+            "bf16[4,8,32,24]", "bf16[4,8,24,16]", "bf16[4,8,32,16]",
+            "window={size=4x8 stride=4x8 pad=3_3x7_7 lhs_dilate=3x7 rhs_reversal=1x1}, dim_labels=01bf_01io->01bf",
+            2 * 4 * 8 * 32 * 24 * 16,
+        ),
+        # The output's heads one by one, by a window that slides over the kernel's.
+        (
+            "bf16[4,10,24,1]", "bf16[8,24,16,1]", "bf16[4,10,8,16]",
+            "window={size=1x8 pad=0_0x7_7 rhs_reversal=0x1}, dim_labels=0bf1_1io0->0b1f", 2 * 4 * 10 * 8 * 16 * 24,
+        ),
+    ],
+)  # fmt: skip
+def test_products_that_are_convolutions(lhs, rhs, out, attributes, flops):
+    assert convolution(lhs, rhs, out, attributes) == flops
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("all-reduce", 1.5), ("all-gather", 0.75), ("reduce-scatter", 0.75), ("collective-permute", 1.0)],
+)
+def test_what_a_chip_of_a_ring_sends(kind, expected):
+    assert sent_bytes(kind, 100.0, 4) == 100 * expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "first"),
+    [
+        ("{{0,1,2,3}}", (0, 1, 2, 3)),
+        ("[2,2]<=[4]", (0, 1)),
+        ("[2,2]<=[2,2]T(1,0)", (0, 2)),
+        ("[4,2]<=[2,2,2]T(2,1,0)", (0, 4)),
+    ],
+)
+def test_groups_in_every_way_of_writing_them(groups, first):
+    text = LOOP.replace("replica_groups={{0,2},{1,3}}", f"replica_groups={groups}")
+    kinds = {one.kind: one.group for one in costs(hlo.parse(text)).collectives}
+    assert kinds["all-reduce"] == first
+
+
+def test_an_update_in_place_writes_the_update_alone():
+    text = """HloModule update
+
+%fused (into: f32[100,8], row: f32[1,8], place: s32[]) -> f32[100,8] {
+  %into = f32[100,8]{1,0} parameter(0)
+  %row = f32[1,8]{1,0} parameter(1)
+  %place = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %updated = f32[100,8]{1,0} dynamic-update-slice(%into, %row, %place, %zero)
+}
+
+ENTRY %main (a: f32[100,8], b: f32[1,8], c: s32[]) -> f32[100,8] {
+  %a = f32[100,8]{1,0} parameter(0)
+  %b = f32[1,8]{1,0} parameter(1)
+  %c = s32[] parameter(2)
+  ROOT %out = f32[100,8]{1,0} fusion(%a, %b, %c), kind=kLoop, calls=%fused
+}
+"""
+    assert costs(hlo.parse(text)).hbm_bytes == 2 * 8 * 4 + 4  # read, written, and where
+
+
+def test_arrays_of_a_shape():
+    one, other, number = hlo.arrays_of("(bf16[4,512]{1,0:T(8,128)(2,1)S(1)}, f32[<=3]{0}, pred[])")
+    assert (one.dtype, one.dims, one.in_hbm, one.num_bytes) == ("bf16", (4, 512), False, 4096)
+    assert (other.dims, other.in_hbm) == ((3,), True)
+    assert number.num_bytes == 1 and np.prod(number.dims) == 1

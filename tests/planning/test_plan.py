@@ -1,0 +1,142 @@
+"""`python -m colar_jax.plan` on eight host devices, its numbers held against closed forms."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from colar_jax.config import LatentHeadSettings, ModelConfig
+from colar_jax.model.presets import PRESETS
+from colar_jax.planning.scaling import sent_bytes
+
+ROOT = Path(__file__).parents[2]
+ROWS_PER_CHIP, FLOAT = 2, 4
+SMALL = (
+    "--config=configs/arithmetic.py:smoke", "--stage=colar", "--compiler=host", f"--rows_per_chip={ROWS_PER_CHIP}",
+    "--config.model.scan_layers=True", "--config.data.train_limit=60", "--config.data.num_test=4",
+    "--config.data.num_val=8", "--config.stages.colar.steps=100",
+)  # fmt: skip
+
+
+def run(*flags: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "colar_jax.plan", *flags]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600
+    )
+
+
+def planned(*flags: str) -> dict:
+    done = run(*SMALL, "--json", *flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def on_data() -> dict:
+    return planned("--topology=v5e:2x4", "--config.parallel.mesh=data=8")
+
+
+@pytest.fixture(scope="module")
+def on_fsdp() -> dict:
+    return planned("--topology=v5e:2x4", "--config.parallel.mesh=fsdp=8", "--rollout=no")
+
+
+def step_of(plan: dict) -> dict:
+    return plan["programs"][0]
+
+
+def sent(plan: dict, kind: str) -> list[dict]:
+    return [one for one in step_of(plan)["compiled"]["costs"]["collectives"] if one["kind"] == kind]
+
+
+def test_parameters_and_optimizer_on_each_chip(on_data):
+    held = step_of(on_data)["compiled"]["memory"]["arguments"]
+    trained = FLOAT * on_data["num_trained"]
+    assert on_data["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert held["trained"] == trained
+    assert 0 <= held["optimizer"] - 2 * trained <= 16  # two moments, and counters
+    assert (
+        held["frozen"] == FLOAT * (on_data["num_parameters"] - on_data["num_trained"]) == FLOAT
+    )  # the embedding scale
+
+
+def test_fsdp_splits_what_is_large(on_data, on_fsdp):
+    whole, split = (step_of(plan)["compiled"]["memory"]["arguments"] for plan in (on_data, on_fsdp))
+    assert split["trained"] < 0.4 * whole["trained"]  # norms and latent head are whole
+    assert split["optimizer"] == pytest.approx(2 * split["trained"], abs=16)
+
+
+def test_flops_are_those_of_the_model_layers_counted_one_by_one(on_data, on_fsdp):
+    for plan in (on_data, on_fsdp):
+        step = step_of(plan)
+        assert step["compiled"]["costs"]["flops"] == pytest.approx(step["useful_flops"], rel=1e-6)
+
+
+def test_data_parallel_training_sends_its_gradients_and_nothing_else(on_data):
+    (reduced,) = sent(on_data, "all-reduce")
+    assert step_of(on_data)["compiled"]["costs"]["collectives"] == [reduced]
+    gradients = FLOAT * on_data["num_trained"]
+    assert gradients <= reduced["payload"] <= gradients + 256  # and the metrics
+    assert reduced["group"] == list(range(8))
+    assert reduced["sent"] == pytest.approx(2 * 7 / 8 * reduced["payload"])
+
+
+def test_fsdp_gathers_weights_and_scatters_gradients(on_data, on_fsdp):
+    split = (
+        8 / 7 * FLOAT * (on_fsdp["num_trained"] - step_of(on_fsdp)["compiled"]["memory"]["arguments"]["trained"] / 4)
+    )
+    (gathered,), (scattered,) = sent(on_fsdp, "all-gather"), sent(on_fsdp, "reduce-scatter")
+    assert scattered["payload"] == pytest.approx(split, rel=0.01)
+    # Layers forward and backward, the embedding (which is the language head) once.
+    embedding = FLOAT * on_fsdp["vocabulary"] * PRESETS["pico"].hidden_size
+    assert gathered["payload"] == pytest.approx(2 * (split - embedding) + embedding, rel=0.01)
+
+
+def test_closed_forms_send_what_the_compiled_step_sends(on_data, on_fsdp):
+    llama = dataclasses.replace(PRESETS["pico"], vocab_size=on_data["vocabulary"])
+    model = ModelConfig(preset="pico", latent_head=LatentHeadSettings(intermediate_size=32))
+    for plan, fsdp in ((on_data, 1), (on_fsdp, 8)):
+        compiled = sum(one["sent"] for one in step_of(plan)["compiled"]["costs"]["collectives"])
+        assert sum(sent_bytes(llama, model, fsdp, 8).values()) == pytest.approx(compiled, rel=0.05)  # norms, biases
+
+
+def test_the_roofline_follows_from_the_counts(on_data):
+    step = step_of(on_data)
+    measured, line = step["compiled"]["costs"], step["roofline"]
+    assert line["compute"] == pytest.approx(measured["flops"] / 197e12)
+    assert line["hbm"] == pytest.approx(measured["hbm_bytes"] / 819e9)
+    # An open axis of 2 and one of 4: a link of each carries a chip's traffic.
+    assert line["ici"] == pytest.approx(measured["collectives"][0]["sent"] / (2 * 50e9))
+    times = {"compute": line["compute"], "HBM": line["hbm"], "ICI": line["ici"]}
+    assert line["bound"] == max(times, key=times.get)
+    assert step["mfu_bound"] == pytest.approx(step["useful_flops"] / (197e12 * max(times.values())))
+
+
+def test_the_schedule_is_the_stage_s(on_data):
+    schedule = on_data["schedule"]
+    assert (schedule["rows"], schedule["num_steps"]) == (8 * ROWS_PER_CHIP, 100)
+    least, most = on_data["schedule_seconds"]
+    assert 0 < least < most
+    assert least == pytest.approx(100 * step_of(on_data)["roofline"]["overlapped"])
+
+
+def test_a_rollout_is_counted_to_its_limits(on_data):
+    rollout = on_data["programs"][1]["compiled"]
+    assert rollout["name"] == "rollout" and not rollout["costs"]["collectives"]
+    # One question a chip; 8 latents and 8 answer tokens go through the layers one by one, each to the language head.
+    layer = 32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 64
+    assert rollout["costs"]["flops"] > 2 * 16 * 2 * layer
+    assert math.isfinite(rollout["costs"]["hbm_bytes"])
+
+
+def test_a_mistake_is_one_line_that_names_the_fix():
+    done = run("--config=configs/arithmetic.py:smoke", "--topology=v5e:2x4", "--stage=colr")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line == "error: --stage=colr is none of coconut, codi, colar, cot, icot, no_cot, rl. Did you mean 'colar'?"

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from colar_jax.sweep.store import Decoded, Store, key_of
+
+
+def decoded(number: int) -> Decoded:
+    return Decoded(
+        predictions=["7", 'a "quoted"\nline\u2028'],
+        right_N=np.array([True, False]),
+        lengths_N=np.array([number, 2]),
+        forced_stop_N=np.array([False, True]),
+        answer_tokens_N=np.array([2, 3]),
+        prompt_tokens_N=np.array([9, 8]),
+        seconds=0.1 + number,
+        samples=[{"question": "How many?", "right": True}],
+    )
+
+
+def test_cells_come_back_and_a_line_cut_short_is_dropped(tmp_path):
+    path = tmp_path / "new" / "cells.jsonl"
+    store = Store(path)
+    for number in range(3):
+        store.add(f"cell {number}", {"seed": number}, decoded(number).as_json())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])  # killed while it wrote the last
+    again = Store(path)
+    assert "cell 1" in again and "cell 2" not in again
+    for name, value in vars(decoded(1)).items():
+        np.testing.assert_array_equal(getattr(Decoded.from_json(again["cell 1"]), name), value)
+    assert Decoded.from_json(again["cell 1"]).right_N.dtype == bool
+    again.add("cell 2", {"seed": 2}, decoded(2).as_json())
+    assert path.read_bytes() == whole
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    path.write_text('{"question": "How many?"}\n')
+    with pytest.raises(ValueError, match=r"cells.jsonl, line 1 is no decoded cell.*remove the file"):
+        Store(path)
+
+
+def test_a_key_depends_on_every_part_and_on_no_order():
+    assert key_of({"a": 1, "b": {"c": 2}}) == key_of({"b": {"c": 2}, "a": 1})
+    assert len({key_of({"a": 1}), key_of({"a": 2}), key_of({"b": 1})}) == 3

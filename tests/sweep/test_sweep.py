@@ -1,0 +1,170 @@
+"""Sweeps over tiny runs: what is decoded, compiled, written, and gone on with after a kill."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sweep.tiny_runs import config_of, make_run
+
+from colar_jax.evaluation.report import read_report
+from colar_jax.sweep import store as store_module
+from colar_jax.sweep.store import Store
+from colar_jax.sweep.sweep import run_names, sweep
+
+VARIED = {"eval.temperatures": "0.5,1", "eval.latent_limits": "2,4"}
+NUM_QUESTIONS = 6
+# Of CoT greedy and two temperatures with two seeds; of CoLaR the same at three speeds and two limits.
+NUM_CELLS = 5 + 3 * 2 * 5
+FILES = {
+    "cells.jsonl",
+    "pareto.png",
+    "pareto.svg",
+    "report.html",
+    "report.json",
+    "report.md",
+    "results.csv",
+    "samples.jsonl",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def configs(folder):
+    """Two runs of one shape and another seed; the second has CoLaR only."""
+    return [
+        make_run(folder / "first", **VARIED),
+        make_run(folder / "second", **VARIED | {"run": "colar", "seed": 1}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(configs, folder):
+    """The report of a sweep over both that was never stopped."""
+    sweep(configs)
+    return folder / "sweep"
+
+
+def without_times(report: dict) -> dict:
+    report = dict(report)
+    del report["timing"]
+    report["results"] = [
+        result | {"cost": {n: v for n, v in result["cost"].items() if n != "seconds_per_question"}}
+        for result in report["results"]
+    ]
+    return report
+
+
+def test_everything_that_was_asked_is_there_and_every_program_was_compiled_once(whole):
+    assert {path.name for path in whole.iterdir()} == FILES
+    report = read_report(whole)
+    ways = [
+        (r["run"], r["stage"], r["speed"], r["latent_limit"], r["temperature"], r["sampling"])
+        for r in report["results"]
+    ]
+    samplings = [("-", "greedy"), ("0.5", "sampled"), ("1", "sampled")]
+    colar = [("colar", s, limit, *way) for s in ("1", "2", "auto") for limit in ("2", "4") for way in samplings]
+    cot = [("cot", "-", "-", *way) for way in samplings]
+    assert ways == [("first", *way) for way in (*cot, *colar)] + [("second", *way) for way in colar]
+    assert {r["num_seeds"] for r in report["results"] if r["sampling"] == "sampled"} == {2}
+
+    timing = report["timing"]
+    assert timing["num_compiled"] == 4, "CoT and CoLaR, greedy and sampled; the second run shares the first's programs"
+    assert timing["num_decoded"] == NUM_QUESTIONS * (2 * NUM_CELLS - 5)
+    assert 0 < timing["host_share"] < 1 and timing["examples_per_second"] > 0
+
+    assert {r["speed"] for r in report["results"] if not r["was_trained"]} == {"1", "auto"}
+    assert {d["reference"] for d in report["differences"]} == {
+        f"first: colar, speed 2, at most {limit} latents, {way}"
+        for limit in ("2", "4") for way in ("greedy", "temperature 0.5, sampled", "temperature 1, sampled")
+    }  # fmt: skip
+
+
+def test_limits_cut_and_temperatures_matter(whole):
+    results = {r["name"]: r for r in read_report(whole)["results"]}
+    cut = [r for r in results.values() if r["latent_limit"] == "2"]
+    assert max(r["mean_length"] for r in cut) <= 2 < max(r["mean_length"] for r in results.values())
+    cells = [json.loads(line) for line in (whole / "cells.jsonl").read_text().splitlines()]
+    of_temperature = {
+        cell["identity"]["decode"]["answer_temperature"]: cell["outcome"]["predictions"]
+        for cell in cells
+        if (cell["identity"]["stage"], cell["identity"]["seed"]) == ("cot", 0)
+    }
+    assert of_temperature[0.5] != of_temperature[1.0]
+
+
+def test_what_the_files_say_is_the_same(whole):
+    report = read_report(whole)
+    with (whole / "results.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["name"] for line in lines] == [r["name"] for r in report["results"]]
+    assert [float(line["accuracy"]) for line in lines] == [r["accuracy"] for r in report["results"]]
+    assert [float(line["forward_passes"]) for line in lines] == [r["cost"]["forward_passes"] for r in report["results"]]
+    samples = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == NUM_QUESTIONS * (1 + 6 + 6), "greedy answers, at every speed and limit"
+    greedy = [r for r in report["results"] if r["sampling"] == "greedy"]
+    accuracy = np.reshape([sample["right"] for sample in samples], (-1, NUM_QUESTIONS)).mean(axis=1)
+    np.testing.assert_allclose(accuracy, [r["accuracy"] for r in greedy])
+    assert (whole / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    for section in ("Differences on the same questions", "What an answer costs"):
+        assert section in (whole / "report.md").read_text()
+
+
+def test_a_killed_sweep_goes_on_where_it_was(configs, folder, monkeypatch):
+    """Sampled cells of one stage, sixteen of them: there is one program to compile."""
+    asked = [
+        config_of(configs[1].workdir, run="colar", seed=1, **VARIED | {"eval.greedy": False, "eval.speeds": "2,5"})
+    ]
+    add, decoded = Store.add, []
+
+    def killed_at_the_tenth(self, *arguments):
+        if len(decoded) == 10:
+            with self._path.open("a") as file:
+                file.write('{"cell":"cut sho')
+            raise KeyboardInterrupt
+        decoded.append(arguments[0])
+        add(self, *arguments)
+
+    whole, again = folder / "unstopped", folder / "again"
+    sweep(asked, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.Store, "add", killed_at_the_tenth)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(asked, again)
+        assert not (again / "report.json").exists()
+    sweep(asked, again)
+    report = read_report(again)
+    assert report["timing"]["num_decoded"] == NUM_QUESTIONS * (16 - 10) and report["timing"]["num_compiled"] == 1
+    assert without_times(report) == without_times(read_report(whole))
+    assert (again / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
+
+    sweep(asked, again)  # nothing is left to do
+    assert "timing" not in read_report(again) and read_report(again)["results"] == report["results"]
+
+
+def test_a_single_run_is_reported_in_its_own_folder(configs, folder):
+    one = config_of(configs[1].workdir, run="colar", seed=1, **{"eval.speeds": "2", "eval.greedy": False})
+    (result,) = sweep([one])
+    assert (result.run, result.way.name, result.num_seeds) == ("", "colar, speed 2, sampled", 2)
+    samples = [json.loads(line) for line in (folder / "second" / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == NUM_QUESTIONS and not {"run", "temperature", "latent_limit"} & samples[0].keys()
+    assert read_report(one.workdir)["title"] == one.title
+
+
+def test_a_stage_without_a_checkpoint_is_found_before_anything_is_decoded(configs, folder):
+    missing = config_of(folder / "first", **{"run": "cot,colar,no_cot", "eval.stages": "no_cot"})
+    with pytest.raises(ValueError, match="no_cot has no checkpoints"):
+        sweep([configs[1], missing], folder / "nothing")
+    assert not (folder / "nothing").exists()
+
+
+def test_runs_are_named_after_their_folders(tmp_path):
+    def names(*folders):
+        return run_names([config_of(tmp_path / folder) for folder in folders])
+
+    assert names("a") == [""] and names("x/a", "x/b") == ["a", "b"]
+    assert names("x/a", "y/a") == [str(tmp_path / "x/a"), str(tmp_path / "y/a")]
