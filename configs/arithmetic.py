@@ -1,7 +1,8 @@
 """Embedded word problems, from nothing: CoT, CoLaR and the answer-only floor on a 1M-parameter Llama; then RL.
 
 12 minutes on two CPU cores; greedy accuracy % / #L on 1,000 held-out problems, seed 0: CoT 99.3 / 31.0, c = 2
-99.9 / 16.0, c = 5 89.1 / 6.67, never trained at c = 1.5 22.0 / 6.92 and 3.5 22.5 / 6.92, answer only 20.2.
+99.9 / 16.0, c = 5 89.1 / 6.67, never trained at c = 1.5 22.0 / 6.92 and 3.5 22.5 / 6.92, answer only 20.2. RL takes the
+last two to 69 (five seeds, 63 to 76), c = 5 to 88.
 
 python -m colar_jax.train --config=configs/arithmetic.py
 python -m colar_jax.train --config=configs/arithmetic.py:smoke     # the same in under a minute, learning nothing
