@@ -1,8 +1,6 @@
 """From flags to a checked config: `--config=file.py:argument --config.some.setting=value`."""
 
 import contextlib
-import dataclasses
-import json
 import logging
 import sys
 import traceback
@@ -15,7 +13,7 @@ from ml_collections import config_flags
 
 from colar_jax.config import Config, nearest, resolve, split_names
 from colar_jax.parallel import hosts
-from colar_jax.run import CONFIG_FILE
+from colar_jax.run import CONFIG_FILE, saved_config
 
 
 def run_main(
@@ -127,11 +125,7 @@ def _config_of_run(workdir: str) -> ml_collections.ConfigDict:
     path = Path(workdir).expanduser() / CONFIG_FILE
     if not workdir or not path.is_file():
         raise ValueError(f"--workdir={workdir}: name the folder of a run; {path} does not exist")
-    # Resolved, so that settings which are younger than the run are there, at their defaults.
-    resolved = resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
-    config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
-    config.workdir = workdir  # the folder may have been moved
-    return config
+    return saved_config(workdir)
 
 
 def flag_value(name: str) -> str:

@@ -8,7 +8,6 @@ import zlib
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -18,7 +17,6 @@ from colar_jax.config import (
     Config,
     DecodeConfig,
     nearest,
-    parse_mesh,
     parse_speeds,
     parse_targets,
     resolve,
@@ -33,17 +31,12 @@ from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.program import Programs
 from colar_jax.methods import METHODS, Method
-from colar_jax.model import peft, reasoner
-from colar_jax.model.base_model import BaseModel, base_folder, base_identity, open_base
-from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.lora import cast_base, joined, lora_config, split_base
-from colar_jax.model.presets import PRESETS, LlamaConfig
-from colar_jax.model.projection import ProjectionConfig
-from colar_jax.parallel.choice import choose_mesh, device_bytes
+from colar_jax.model.base_model import base_folder, base_identity
+from colar_jax.model.lora import split_base
+from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import is_first
-from colar_jax.parallel.mesh import make_mesh, put
-from colar_jax.parallel.sharding import parameter_specs, shardings_of
-from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, partition, place_state
+from colar_jax.run_model import make_model, model_name
+from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, place_state
 
 logger = logging.getLogger(__name__)
 
@@ -151,14 +144,21 @@ def open_run(workdir: str | Path, **settings) -> Run:
     Raises:
         ValueError: the folder is no run's, or as `prepare`.
     """
+    config = saved_config(workdir)
+    config.update_from_flattened_dict(settings)
+    return prepare(resolve(config))
+
+
+def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
+    """The config of the run in a folder, which may have been moved. ValueError where there is none."""
     path = Path(workdir).expanduser() / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{workdir} is no folder of a run: {path} does not exist")
     # Resolved, so that settings which are younger than the run are there, at their defaults.
     resolved = resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
     config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
-    config.update_from_flattened_dict(settings | {"workdir": str(workdir)})  # it may have been moved
-    return prepare(resolve(config))
+    config.workdir = str(workdir)
+    return config
 
 
 def prepare(config: Config, *, with_problems: bool = True) -> Run:
@@ -174,7 +174,7 @@ def prepare(config: Config, *, with_problems: bool = True) -> Run:
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
     splits = load_splits(config.data) if with_problems else Splits([], [], {})
     speeds = _all_speeds(config)
-    mesh, graph, initial = _make_model(config, folder, tokenizer)
+    mesh, graph, initial = make_model(config, folder, tokenizer)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
     logger.info("model: %s, %.2fM parameters, %d devices", model_name(config), num_parameters / 1e6, jax.device_count())
     if config.model.lora.rank:
@@ -193,89 +193,6 @@ def prepare(config: Config, *, with_problems: bool = True) -> Run:
         val=encode(splits.val, tokenizer, speeds),
         tests={name: encode(problems, tokenizer, speeds) for name, problems in splits.tests.items()},
     )
-
-
-def model_name(config: Config) -> str:
-    """What to call the model of a run: its base, or its preset."""
-    return config.model.base or config.model.preset
-
-
-def abstract_model(config: Config, llama: LlamaConfig) -> tuple[object, Tree]:
-    """Graph and parameters of a run's model on a Llama of this shape, as shapes: nothing is allocated."""
-    lora, projection = lora_config(config.model.lora), _projection(config)
-    graph, shapes = reasoner.abstract(llama, _latent_head(config, llama), lora, projection)
-    return graph, jax.eval_shape(lambda tree: cast_base(tree, jnp.dtype(config.model.base_dtype)), shapes)
-
-
-def state_bytes(config: Config, parameters: Tree) -> int:
-    """What training holds at most in any stage, whole: parameters, and for trained ones gradient and both moments."""
-
-    def num_bytes(tree: Tree) -> int:
-        return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-    methods = [METHODS[config.stages[name].method] for name in config.stage_names]
-    trainable, _ = partition(
-        parameters,
-        trains_latent_head=any(method.trains_latent_head for method in methods),
-        trains_projection=any(method.trains_projection for method in methods),
-    )
-    return num_bytes(parameters) + 3 * num_bytes(trainable)
-
-
-def _latent_head(config: Config, llama: LlamaConfig) -> LatentHeadConfig:
-    settings = config.model.latent_head
-    return LatentHeadConfig(
-        intermediate_size=settings.intermediate_size or llama.hidden_size,
-        deterministic=settings.deterministic,
-        min_log_std=settings.min_log_std,
-        max_log_std=settings.max_log_std,
-    )
-
-
-def _projection(config: Config) -> ProjectionConfig | None:
-    size = config.model.projection.size
-    return ProjectionConfig(size, config.model.projection.layer_norm) if size else None
-
-
-def _mesh_for(config: Config, parameters: Tree) -> jax.sharding.Mesh:
-    sizes = parse_mesh(config.parallel.mesh)
-    if sizes is not None:
-        mesh = make_mesh(sizes=sizes)
-    else:
-        memory = device_bytes(jax.local_devices()[0])
-        sizes, reason = choose_mesh(state_bytes(config, parameters), jax.device_count(), memory)
-        mesh = make_mesh(sizes=sizes)
-        if jax.device_count() > 1:
-            logger.info("mesh, by itself: %s", reason)
-    if jax.device_count() > 1:
-        logger.info("mesh: %s", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items()))
-    return mesh
-
-
-def _make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> tuple[jax.sharding.Mesh, object, Tree]:
-    """Mesh, graph, and parameters of the model in place on the mesh."""
-    base: BaseModel | None = None
-    if folder is None:
-        llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
-    else:
-        base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
-        llama = base.config
-    graph, shapes = abstract_model(config, llama)
-    mesh = _mesh_for(config, shapes)
-    head, projection = _latent_head(config, llama), _projection(config)
-    lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
-    shardings = shardings_of(parameter_specs(graph, shapes, mesh), mesh)
-    if base is None:
-        graph, parameters = reasoner.build(llama, head, config.seed, lora, projection)
-        # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
-        parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
-    else:
-        loaded = base.load(shardings["llama"], base_dtype)
-        graph, parameters = reasoner.build_on(llama, head, loaded, config.seed, lora, projection)
-    if config.model.lora.init_from:
-        adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
-        parameters = joined(parameters, adapters)
-    return mesh, graph, put(parameters, shardings)
 
 
 def write_config(run: Run) -> None:

@@ -19,7 +19,7 @@ from colar_jax.planning.model_flops import StepShape, step_flops
 from colar_jax.planning.model_shape import llama_shape
 from colar_jax.planning.programs import Schedule, lower_rollout, lower_training_step
 from colar_jax.planning.roofline import Roofline, roofline
-from colar_jax.run import abstract_model, state_bytes
+from colar_jax.run_model import abstract_model, state_bytes
 from colar_jax.training.state import partition
 
 logger = logging.getLogger(__name__)

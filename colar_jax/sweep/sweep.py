@@ -13,7 +13,8 @@ from colar_jax.evaluation.results import Result
 from colar_jax.evaluation.samples import write_samples
 from colar_jax.parallel.hosts import is_first
 from colar_jax.progress import Progress
-from colar_jax.run import Run, model_name, prepare
+from colar_jax.run import Run, prepare
+from colar_jax.run_model import model_name
 from colar_jax.starts import finished_identity
 from colar_jax.sweep.cells import Cell, cells_of, stages_of
 from colar_jax.sweep.clock import Clock
