@@ -89,6 +89,7 @@ def test_rows_do_not_know_each_other():
 SETTINGS = [{"remat": "full"}, {"scan_layers": False}, {"remat": "dots", "scan_layers": False}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_how_it_is_computed_does_not_matter(settings):
     stage = StageConfig(method="codi", codi=CodiConfig(num_latents=6))

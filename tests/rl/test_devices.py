@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 TESTS = Path(__file__).parents[1]
 
@@ -65,6 +66,7 @@ def numbers_of(path: Path, devices: int, accumulation: int) -> dict[str, np.ndar
     return numbers
 
 
+@pytest.mark.slow
 def test_four_devices_are_one_and_parts_are_the_whole(tmp_path):
     expected = numbers_of(tmp_path / "one.npz", 1, 1)
     for devices, accumulation in ((4, 2), (1, 4)):
