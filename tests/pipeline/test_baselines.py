@@ -13,6 +13,8 @@ from colar_jax.run import prepare
 from colar_jax.starts import finished_parameters
 from colar_jax.training.checkpoints import Checkpoints
 
+# Six stages are trained for these: CI runs them after the README's command.
+pytestmark = pytest.mark.slow
 BASELINES = ("icot", "coconut", "codi")
 SETTINGS = TINY | {
     f"stages.{stage}.{name}": value
@@ -92,8 +94,7 @@ def test_what_is_logged(baselines):
     assert first["loss"] == pytest.approx(expected, rel=0.05)  # a mean of means over two steps
 
 
-# Coconut has no part of its own in this: its rows are CODI's kind, its schedule iCoT's.
-@pytest.mark.parametrize("name", ["icot", pytest.param("coconut", marks=pytest.mark.slow), "codi"])
+@pytest.mark.parametrize("name", BASELINES)
 def test_stopped_between_two_phases_it_goes_on_to_the_same_end(name, baselines, finished, tmp_path, monkeypatch):
     whole, _ = baselines
     workdir = copy_of(finished, tmp_path)

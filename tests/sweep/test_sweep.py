@@ -114,6 +114,7 @@ def test_what_the_files_say_is_the_same(whole):
         assert section in (whole / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(configs, folder, monkeypatch):
     """Sampled cells of one stage, sixteen of them: there is one program to compile."""
     asked = [
