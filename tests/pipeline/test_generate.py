@@ -13,6 +13,9 @@ from colar_jax.data.answers import extract_answer
 from colar_jax.run import prepare
 from colar_jax.starts import finished_parameters
 
+# On top of the tests of its parts (tests/decoding/test_streaming.py): CI runs these after the README's command.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ask(monkeypatch, capsys, finished):
