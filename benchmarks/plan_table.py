@@ -1,9 +1,9 @@
 """The table of docs/plan.md: `colar_jax.plan` for two models, with adapters and without, on five slices.
 
-    python benchmarks/plan_table.py --data=data/gsm8k_aug --tokenizer=tokenizers/llama3 [--rollout] [--only=v5e:2x4]
+    python benchmarks/plan_table.py --data=data/gsm8k_aug --tokenizer=tokenizers/llama3 --results=plans [--only=v5e:2x4]
 
-Needs the `tpu` extra and no TPU. One program after the other, each in a process of its own; prints each command, and
-the table at the end.
+Needs the `tpu` extra and no TPU. One plan after the other, each in a process of its own; prints each command, and the
+tables of training steps and of rollouts at the end. What `--results` has already is not compiled again.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 FULL = ("--config.model.lora.rank=0", "--config.model.base_dtype=float32")
 CASES = [
@@ -27,47 +28,69 @@ COLUMNS = (
     "model", "training", "slice", "mesh", "GiB a chip", "fits", "TFLOP", "HBM, GB", "sent, GB", "bound", "step, ms",
     "MFU at most", "examples/s at most",
 )  # fmt: skip
+ROLLOUT_COLUMNS = (
+    "model", "training", "slice", "questions a chip", "GiB a chip", "fits", "TFLOP", "HBM, GB", "sent, GB", "bound",
+    "ms", "questions/s at most",
+)  # fmt: skip
 
 
 def command(preset: str, training: str, topology: str, arguments) -> list[str]:
     """What a user would type."""
-    words = ["-m", "colar_jax.plan", "--config=configs/gsm8k_colar.py", "--stage=colar", f"--topology={topology}"]
-    words += [
-        "--config.model.base=",
-        f"--config.model.preset={preset}",
-        "--config.model.remat=full",
-        "--rows_per_chip=4",
+    return [
+        *("-m", "colar_jax.plan", "--config=configs/gsm8k_colar.py", "--stage=colar", f"--topology={topology}"),
+        *("--config.model.base=", f"--config.model.preset={preset}", "--config.model.remat=full", "--rows_per_chip=4"),
+        *(f"--config.data.train={arguments.data}", "--config.data.test=", "--examples=385620"),
+        f"--config.data.tokenizer={arguments.tokenizer}",
+        *(FULL if training == "full" else ()),
     ]
-    words += [f"--config.data.train={arguments.data}", "--config.data.test=", "--examples=385620", "--rows_per_chip=4"]
-    words += [f"--config.data.tokenizer={arguments.tokenizer}", *(FULL if training == "full" else ())]
-    return words + ([] if arguments.rollout else ["--rollout=no"])
 
 
-def row(preset: str, training: str, plan: dict) -> str:
-    """A line of the table: the training step's."""
-    step = plan["programs"][0]
-    memory, costs, line = step["compiled"]["memory"], step["compiled"]["costs"], step["roofline"]
-    mesh = ", ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1)
-    cells = [
-        preset,
-        training,
-        plan["topology"],
-        mesh,
-        f"{memory['total'] / 2**30:.2f} of {memory['capacity'] / 2**30:.0f}",
-    ]
+def planned(case: tuple[str, str, str], arguments) -> dict:
+    """The plan of a case, from the folder of results or compiled."""
+    words = command(*case, arguments)
+    print(f"python {shlex.join(words)}", flush=True)
+    file = Path(arguments.results, "_".join(case).replace(":", "_") + ".json")
+    if not file.exists():
+        done = subprocess.run([sys.executable, *words, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+        file.write_text(done.stdout)
+    return json.loads(file.read_text())
+
+
+def needs(program: dict) -> list[str]:
+    """The cells that training steps and rollouts share; empty ones where a program does not fit."""
+    memory, costs, line = program["compiled"]["memory"], program["compiled"]["costs"], program["roofline"]
+    cells = [f"{memory['total'] / 2**30:.2f} of {memory['capacity'] / 2**30:.0f}"]
     if not memory["fits"] or costs is None:
-        return f"| {' | '.join([*cells, 'no', *[''] * 7])} |"
+        return [*cells, "no", *[""] * 5]
     sent = sum(one["sent"] for one in costs["collectives"])
-    rate = plan["schedule"]["examples_per_step"] / line["overlapped"]
-    cells += [
-        "yes",
-        f"{costs['flops'] / 1e12:.1f}",
-        f"{costs['hbm_bytes'] / 1e9:.1f}",
-        f"{sent / 1e9:.2f}",
-        line["bound"],
-    ]
-    cells += [f"{1e3 * line['overlapped']:.0f}", f"{100 * step['mfu_bound']:.0f} %", f"{rate:,.0f}"]
-    return f"| {' | '.join(cells)} |"
+    cells += ["yes", f"{costs['flops'] / 1e12:.1f}", f"{costs['hbm_bytes'] / 1e9:.1f}", f"{sent / 1e9:.2f}"]
+    return [*cells, line["bound"], f"{1e3 * line['overlapped']:,.0f}"]
+
+
+def step_row(case: tuple[str, str, str], plan: dict) -> list[str]:
+    """A training step's line."""
+    step = plan["programs"][0]
+    mesh = ", ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1)
+    cells = [*case, mesh, *needs(step)]
+    if step["roofline"] is None:
+        return [*cells, "", ""]
+    rate = step["number"] / step["roofline"]["overlapped"]
+    return [*cells, f"{100 * step['mfu_bound']:.0f} %", f"{rate:,.0f}"]
+
+
+def rollout_row(case: tuple[str, str, str], plan: dict) -> list[str]:
+    """A rollout's line: every loop to its limit."""
+    rollout = plan["programs"][1]
+    cells = [*case, f"{rollout['number'] / plan['num_chips']:g}", *needs(rollout)]
+    if rollout["roofline"] is None:
+        return [*cells, ""]
+    return [*cells, f"{rollout['number'] / rollout['roofline']['overlapped']:,.0f}"]
+
+
+def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
@@ -75,17 +98,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a .jsonl file or a folder with train, val and test")
     parser.add_argument("--tokenizer", required=True, help="folder of a Llama-3 tokenizer")
-    parser.add_argument("--rollout", action="store_true", help="compile the decode as well")
+    parser.add_argument("--results", required=True, help="folder for the plans as JSON")
     parser.add_argument("--only", default="", help="one slice")
     arguments = parser.parse_args()
-    rows = []
-    for preset, training, topology in CASES:
-        if arguments.only in ("", topology):
-            words = command(preset, training, topology, arguments)
-            print(f"python {shlex.join(words)}", flush=True)
-            done = subprocess.run([sys.executable, *words, "--json"], stdout=subprocess.PIPE, text=True, check=True)
-            rows.append(row(preset, training, json.loads(done.stdout)))
-    print("\n".join([f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|", *rows]))
+    Path(arguments.results).mkdir(parents=True, exist_ok=True)
+    plans = {case: planned(case, arguments) for case in CASES if arguments.only in ("", case[-1])}
+    print(table(COLUMNS, [step_row(*plan) for plan in plans.items()]))
+    print()
+    print(table(ROLLOUT_COLUMNS, [rollout_row(*plan) for plan in plans.items()]))
 
 
 if __name__ == "__main__":

@@ -129,8 +129,8 @@ def _config_of_run(workdir: str) -> ml_collections.ConfigDict:
 
 
 def flag_value(name: str) -> str:
-    """The value of `--name=value` on the command line, or "" (before flags are parsed)."""
-    for argument in sys.argv[1:]:
+    """The value of the last `--name=value` on the command line, or "" (before flags are parsed)."""
+    for argument in reversed(sys.argv[1:]):
         flag, _, value = argument.partition("=")
         if flag in (f"--{name}", f"-{name}"):
             return value

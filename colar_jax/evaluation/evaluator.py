@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig
 from colar_jax.data.answers import VERIFIERS, extract_answer
@@ -19,7 +19,7 @@ from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.evaluation.program import Programs, ProgramSpec, variation
 from colar_jax.methods import Method
-from colar_jax.parallel.mesh import ROWS, num_shards, put_rows
+from colar_jax.parallel.mesh import num_shards, put_rows, shapes_of_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,10 +159,7 @@ class Evaluator:
         part = pack_prompts([np.zeros(1, np.int32)] * self._shard_size, self._shape)
         prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[part] * shards)
         keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._shard_size * shards))
-        placed = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(self._mesh, ROWS)),
-            (prompts, keys_B),
-        )
+        placed = shapes_of_rows((prompts, keys_B), self._mesh)
         spec = self._spec(greedy=greedy)
         return self._programs.lower(spec, parameters, *placed, variation(spec, self._config))
 

@@ -73,6 +73,12 @@ def put_rows(batch, mesh: Mesh):
     return put(batch, jax.tree.map(lambda _: NamedSharding(mesh, ROWS), batch))
 
 
+def shapes_of_rows(batch, mesh: Mesh):
+    """As `put_rows`, of shapes (or of arrays for their shapes): what a program is lowered with."""
+    rows = NamedSharding(mesh, ROWS)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch)
+
+
 def own_rows(mesh: Mesh, num_rows: int) -> slice:
     """Which rows of a batch this process's devices hold: all it has to read."""
     spans = NamedSharding(mesh, ROWS).addressable_devices_indices_map((num_rows,)).values()

@@ -8,7 +8,7 @@ from colar_jax.planning import hlo
 from colar_jax.planning.chips import GIB
 from colar_jax.planning.costs import Costs, costs
 from colar_jax.planning.devices import Target
-from colar_jax.planning.programs import Lowered, bytes_on_a_chip
+from colar_jax.planning.lowering import Lowered, bytes_on_a_chip
 
 # What XLA says of a program that a TPU cannot hold: "Used 20.31G of 15.75G hbm."
 _EXHAUSTED = re.compile(r"Used ([\d.]+)([GMK])? of ([\d.]+)([GMK])? hbm")

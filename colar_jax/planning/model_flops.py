@@ -1,6 +1,6 @@
 """The matrix products that a training step needs by its definition, whatever is computed twice to save memory.
 
-    forward = 2 * positions * weights of the layers + attention + 2 * supervised positions * weights of the heads
+    forward = 2 * positions * weights of the layers + attention + 2 * positions that the heads read * their weights
     backward = the same for the gradients of activations, and once more for the weights that are trained
 
 The classic 6 N D is this with everything trained, every position supervised and no attention.
@@ -14,11 +14,30 @@ from colar_jax.model.presets import LlamaConfig
 
 @dataclasses.dataclass(frozen=True)
 class StepShape:
-    """What goes through the model in one optimizer step, over all devices."""
+    """What goes through the model in one optimizer step, over all devices; but for `rows`, of one row."""
 
     rows: int
-    positions: int  # of a row
-    supervised: int  # of a row: what the heads read
+    positions: int
+    scores: int  # pairs of a query and a key that are computed
+    words: int  # positions that the language head reads
+    latents: int  # and the latent head
+
+
+def packed_rows(rows: int, positions: int, supervised: int, *, has_latents: bool) -> StepShape:
+    """Rows of supervised fine-tuning: every query against every key, which is what is computed."""
+    return StepShape(rows, positions, positions**2, supervised, supervised if has_latents else 0)
+
+
+def tree_rows(rows: int, prompt: int, branches: int, latents: int, answer: int) -> StepShape:
+    """Rows of reinforcement learning: branches read the prompt and themselves; every decision and answer is scored."""
+    branch = latents + answer
+    return StepShape(
+        rows,
+        positions=prompt + branches * branch,
+        scores=prompt**2 + branches * branch * (prompt + branch),
+        words=branches * (latents + 1 + answer),
+        latents=branches * latents,
+    )
 
 
 def layer_weights(llama: LlamaConfig) -> dict[str, int]:
@@ -49,18 +68,22 @@ def latent_weights(llama: LlamaConfig, model: ModelConfig) -> int:
     return D * I + I * I + (1 if model.latent_head.deterministic else 2) * I * D
 
 
-def step_flops(
-    llama: LlamaConfig, model: ModelConfig, shape: StepShape, *, has_latents: bool, passes: int = 1
-) -> float:
+def step_flops(llama: LlamaConfig, model: ModelConfig, shape: StepShape, *, passes: int = 1) -> float:
     """FLOPs of one step over all devices; `passes` is 2 with a second pass on the predicted embeddings."""
-    positions, supervised = shape.rows * shape.positions, shape.rows * shape.supervised
-    is_full = model.lora.rank == 0
-    base = 2.0 * positions * llama.num_layers * sum(layer_weights(llama).values())
-    adapters = 2.0 * positions * llama.num_layers * adapter_weights(llama, model)
-    # Every query against every key of its row, which is what is computed: scores and weighted sum.
-    attention = 4.0 * positions * shape.positions * llama.num_layers * llama.num_heads * llama.head_dim
-    words = 2.0 * supervised * llama.vocab_size * llama.hidden_size
-    latents = 2.0 * supervised * latent_weights(llama, model)
-    trained_times = 3 if is_full else 2
-    total = trained_times * base + 3 * adapters + 3 * attention + trained_times * words
-    return passes * total + (3 * latents if has_latents else 0)
+    parts = forward_flops(llama, model, shape)
+    trained_times = 3 if model.lora.rank == 0 else 2
+    times = dict(base=trained_times, adapters=3, attention=3, words=trained_times)
+    return passes * sum(times[name] * parts[name] for name in times) + 3 * parts["latents"]
+
+
+def forward_flops(llama: LlamaConfig, model: ModelConfig, shape: StepShape) -> dict[str, float]:
+    """FLOPs of one forward pass over all devices, by part."""
+    positions = shape.rows * shape.positions
+    return {
+        "base": 2.0 * positions * llama.num_layers * sum(layer_weights(llama).values()),
+        "adapters": 2.0 * positions * llama.num_layers * adapter_weights(llama, model),
+        # Scores and weighted sum.
+        "attention": 4.0 * shape.rows * shape.scores * llama.num_layers * llama.num_heads * llama.head_dim,
+        "words": 2.0 * shape.rows * shape.words * llama.vocab_size * llama.hidden_size,
+        "latents": 2.0 * shape.rows * shape.latents * latent_weights(llama, model),
+    }

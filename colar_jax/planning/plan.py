@@ -6,7 +6,7 @@ import logging
 import jax
 import numpy as np
 
-from colar_jax.config import Config, parse_mesh
+from colar_jax.config import Config, StageConfig, parse_mesh
 from colar_jax.methods import METHODS
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.choice import choose_mesh
@@ -15,12 +15,12 @@ from colar_jax.planning.advice import advice
 from colar_jax.planning.compiled import Compiled, compile_for
 from colar_jax.planning.data_shape import planned_data
 from colar_jax.planning.devices import Target
-from colar_jax.planning.model_flops import StepShape, step_flops
+from colar_jax.planning.lowering import Lowered, Schedule, Setting
 from colar_jax.planning.model_shape import llama_shape
-from colar_jax.planning.programs import Schedule, lower_rollout, lower_training_step
+from colar_jax.planning.rl_programs import lower_rollouts, lower_update
 from colar_jax.planning.roofline import Roofline, roofline
+from colar_jax.planning.sft_programs import lower_training_step, lower_validation
 from colar_jax.run_model import abstract_model, state_bytes
-from colar_jax.training.state import partition
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,10 @@ class ProgramPlan:
 
     compiled: Compiled
     roofline: Roofline | None
-    useful_flops: float  # a chip's share of what the step needs by its definition; 0 where it is no training step
+    number: float  # of `unit`s that go through it at a time, on all chips
+    unit: str
+    times: int  # in a step of the stage; 0: at validations only
+    useful_flops: float  # a chip's share of what the step needs by its definition; 0 where that is not said
     advice: list[str]
 
     @property
@@ -70,44 +73,30 @@ def plan_stage(
     rows_per_chip: int = 0,
     with_rollout: bool = True,
 ) -> StagePlan:
-    """Plan a stage that learns from data.
+    """Plan a stage.
 
     Args:
         num_examples: in the whole training set, where the one at hand is a sample.
-        rows_per_chip: instead of the stage's rows, which are for one batch size whatever the chips.
+        rows_per_chip: instead of the stage's rows, which are for one batch size whatever the chips; of a stage that
+            learns from rewards, questions, in rollouts and in updates.
 
     Raises:
         ValueError: the config and the slice do not go together.
     """
     stage, topology = config.stages[name], target.topology
-    if stage.trainer != "sft":
-        raise ValueError(f"--stage={name}: trainer={stage.trainer!r} cannot be planned, sft can")
     if rows_per_chip:
-        stage = dataclasses.replace(stage, rows=rows_per_chip * topology.num_chips)
+        stage = _with_rows(stage, rows_per_chip * topology.num_chips)
         config = dataclasses.replace(config, stages=config.stages | {name: stage})
-    method = METHODS[stage.method]
     vocabulary = 0 if config.model.base else PRESETS[config.model.preset].vocab_size
-    data = planned_data(config, method.recipe(stage).prompt_speeds, vocabulary, num_examples)
+    data = planned_data(config, METHODS[stage.method].recipe(stage).prompt_speeds, vocabulary, num_examples)
     llama = llama_shape(config, data.vocabulary.num_tokens)
     graph, parameters = abstract_model(config, llama)
-    mesh = _mesh(config, parameters, target)
-    lowered, schedule = lower_training_step(config, name, graph, parameters, data, mesh)
-    step = compile_for(lowered, target)
-    useful = step_flops(
-        llama,
-        config.model,
-        StepShape(schedule.rows, schedule.positions, schedule.supervised),
-        has_latents=method.trains_latent_head,
-        passes=2 if method.trains_latent_head and stage.latent.predicted_pass_weight else 1,
-    )
-    programs = [_planned(config, name, step, target, useful / topology.num_chips, dict(mesh.shape))]
-    if with_rollout:
-        rollout = compile_for(
-            lower_rollout(config, name, graph, parameters, data, mesh, int(topology.chip.hbm_bytes)), target
-        )
-        programs.append(_planned(config, name, rollout, target, 0.0, dict(mesh.shape)))
-    line = programs[0].roofline
-    trainable, _ = partition(parameters, trains_latent_head=method.trains_latent_head)
+    mesh, memory = _mesh(config, parameters, target), int(topology.chip.hbm_bytes)
+    setting = Setting(config, name, llama, graph, parameters, data, mesh, memory)
+    lower = {"sft": _lower_sft, "grpo": _lower_grpo}[stage.trainer]
+    lowered, schedule = lower(setting, with_rollout=with_rollout)
+    programs = [_planned(setting, one, target) for one in lowered]
+    trainable, _ = setting.partitioned()
     return StagePlan(
         stage=name,
         topology=topology.name,
@@ -119,11 +108,37 @@ def plan_stage(
         num_parameters=_count(parameters),
         num_trained=_count(trainable),
         schedule=schedule,
-        schedule_seconds=None
-        if line is None
-        else (schedule.num_steps * line.overlapped, schedule.num_steps * line.serial),
+        schedule_seconds=_schedule_seconds(schedule, programs),
         programs=programs,
     )
+
+
+def _with_rows(stage: StageConfig, rows: int) -> StageConfig:
+    if stage.trainer == "sft":
+        return dataclasses.replace(stage, rows=rows)
+    rl = dataclasses.replace(stage.rl, num_questions=rows, minibatch_size=rows * stage.rl.num_generations)
+    return dataclasses.replace(stage, rl=rl)
+
+
+def _lower_sft(setting: Setting, *, with_rollout: bool) -> tuple[list[Lowered], Schedule]:
+    step, schedule = lower_training_step(setting)
+    return [step, *([lower_validation(setting)] if with_rollout else [])], schedule
+
+
+def _lower_grpo(setting: Setting, *, with_rollout: bool) -> tuple[list[Lowered], Schedule]:
+    rollouts, sampler = lower_rollouts(setting)
+    update, schedule = lower_update(setting, sampler)
+    return [update, *([rollouts] if with_rollout else [])], schedule
+
+
+def _schedule_seconds(schedule: Schedule, programs: list[ProgramPlan]) -> tuple[float, float] | None:
+    """Of all steps, with perfect overlap and with none; None where something does not fit."""
+    in_step = [program for program in programs if program.times]
+    if any(program.roofline is None for program in in_step):
+        return None
+    least = sum(program.times * program.roofline.overlapped for program in in_step)
+    most = sum(program.times * program.roofline.serial for program in in_step)
+    return schedule.num_steps * least, schedule.num_steps * most
 
 
 def _mesh(config: Config, parameters, target: Target) -> jax.sharding.Mesh:
@@ -136,9 +151,17 @@ def _mesh(config: Config, parameters, target: Target) -> jax.sharding.Mesh:
     return make_mesh(target.devices, sizes)
 
 
-def _planned(config, name, compiled: Compiled, target: Target, useful: float, mesh: dict[str, int]) -> ProgramPlan:
-    line = None if compiled.costs is None else roofline(compiled.costs, target)
-    return ProgramPlan(compiled, line, useful, advice(config, name, compiled.memory, mesh))
+def _planned(setting: Setting, lowered: Lowered, target: Target) -> ProgramPlan:
+    compiled, sizes = compile_for(lowered, target), dict(setting.mesh.shape)
+    return ProgramPlan(
+        compiled=compiled,
+        roofline=None if compiled.costs is None else roofline(compiled.costs, target),
+        number=lowered.number,
+        unit=lowered.unit,
+        times=lowered.times,
+        useful_flops=lowered.useful_flops / target.topology.num_chips,
+        advice=advice(setting.config, setting.name, compiled.memory, sizes),
+    )
 
 
 def _count(tree) -> int:

@@ -25,7 +25,14 @@ from colar_jax.parallel.mesh import AXES
 from colar_jax.parallel.sharding import bytes_per_device, parameter_specs, specs_for
 from colar_jax.planning.chips import CHIPS, GIB, Chip, Topology
 from colar_jax.planning.data_shape import planned_data
-from colar_jax.planning.model_flops import StepShape, adapter_weights, latent_weights, layer_weights, step_flops
+from colar_jax.planning.model_flops import (
+    adapter_weights,
+    forward_flops,
+    latent_weights,
+    layer_weights,
+    packed_rows,
+    step_flops,
+)
 from colar_jax.planning.model_shape import llama_shape
 from colar_jax.run_model import abstract_model, state_bytes
 from colar_jax.training.state import partition
@@ -119,13 +126,11 @@ def scale(
     chip = CHIPS[chip_name]
     in_slice = min(num_chips, _LARGEST_SLICE[chip_name])
     topology, slices = slice_of(chip, in_slice), num_chips // in_slice
-    shape = StepShape(1, positions, supervised)
-    flops = useful = step_flops(llama, model, shape, has_latents=True)
+    shape = packed_rows(1, positions, supervised, has_latents=True)
+    flops = useful = step_flops(llama, model, shape)
     if model.remat == "full":
-        forward = (
-            2.0 * positions * llama.num_layers * (sum(layer_weights(llama).values()) + adapter_weights(llama, model))
-        )
-        flops += forward + 4.0 * positions**2 * llama.num_layers * llama.num_heads * llama.head_dim
+        forward = forward_flops(llama, model, shape)
+        flops += forward["base"] + forward["adapters"] + forward["attention"]
     ici, held = _ici_seconds(llama, model, fsdp, topology)
     between = 2 * (slices - 1) / slices * held / (in_slice / fsdp) / chip.network_bandwidth
     compute, useful = (rows_per_chip * of_a_row / chip.peak_flops for of_a_row in (flops, useful))

@@ -17,11 +17,12 @@ def text(plan: StagePlan) -> str:
         lines += ["", *_program(program)]
     if plan.schedule_seconds is not None:
         schedule, (least, most) = plan.schedule, plan.schedule_seconds
-        rate = [schedule.examples_per_step * schedule.num_steps / seconds for seconds in (most, least)]
+        rate = [schedule.per_step * schedule.num_steps / seconds for seconds in (most, least)]
+        step = "steps" if schedule.unit == "examples" else "iterations"
         lines += [
             "",
-            f"{schedule.num_steps:,} steps of {schedule.examples_per_step:.0f} examples: {_hours(least)} to "
-            f"{_hours(most)} h at the roofline ({rate[0]:,.0f} to {rate[1]:,.0f} examples/s)",
+            f"{schedule.num_steps:,} {step} of {schedule.per_step:.0f} {schedule.unit}: {_hours(least)} to "
+            f"{_hours(most)} h at the roofline ({rate[0]:,.0f} to {rate[1]:,.0f} {schedule.unit}/s)",
         ]
     return "\n".join(lines)
 
@@ -32,7 +33,9 @@ def _hours(seconds: float) -> str:
 
 def _program(program: ProgramPlan) -> list[str]:
     compiled, roofline = program.compiled, program.roofline
-    lines = [f"{compiled.name}, a chip's share (compiled in {compiled.seconds:.0f} s)", _memory(compiled.memory)]
+    often = f", {program.times} in a step" if program.times > 1 else ""
+    what = f"{compiled.name} of {program.number:.0f} {program.unit}{often}"
+    lines = [f"{what}, a chip's share (compiled in {compiled.seconds:.0f} s)", _memory(compiled.memory)]
     lines += [f"             change: {advice}" for advice in program.advice]
     if roofline is None:
         return lines

@@ -17,7 +17,7 @@ from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts, shape_for, with_room_for
 from colar_jax.methods.method import Method, decode_limits
 from colar_jax.parallel.hosts import fetch
-from colar_jax.parallel.mesh import num_shards, put_rows
+from colar_jax.parallel.mesh import num_shards, put_rows, shapes_of_rows
 from colar_jax.rl.tree_batch import Rollouts
 
 _ARRAYS = {  # of `Rollouts`, from `Decoded`
@@ -76,6 +76,15 @@ class Sampler:
     def prompt_room(self) -> int:
         """The longest prompt that fits."""
         return self._shape.width
+
+    def lower(self, parameters) -> jax.stages.Lowered:
+        """The program of a part, not compiled yet, for parameters that may be shapes alone."""
+        shards = num_shards(self._mesh)
+        shard = pack_prompts([np.zeros(1, np.int32)] * self._shard_size, self._shape)
+        prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[shard] * shards)
+        num_rollouts = self._shard_size * shards * self._num_generations
+        keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num_rollouts))
+        return self._program.lower(parameters, *shapes_of_rows((prompts, keys_B), self._mesh))
 
     def run(self, parameters, prompts: list[np.ndarray], key: jax.Array) -> Iterator[tuple[slice, Rollouts]]:
         """The rollouts of these prompts (separator included), in parts, each with the prompts it is of.

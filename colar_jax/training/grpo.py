@@ -28,7 +28,7 @@ from colar_jax.training.state import TrainState, Tree, join
 from colar_jax.training.step import Merge, TrainStep, compile_step
 from colar_jax.training.trainer import Step
 
-_REFERENCE = "reference"
+REFERENCE = "reference"  # the name of the first policy among what is frozen
 
 
 def make_policy_step(
@@ -45,7 +45,7 @@ def make_policy_step(
 
     def loss(merge: Merge, trainable, frozen, batch: TreeBatch, key, counts):
         frozen = dict(frozen)
-        reference = frozen.pop(_REFERENCE, None)
+        reference = frozen.pop(REFERENCE, None)
         model = merge(join(trainable, frozen))
         reference = None if reference is None else merge(reference)
         return objective(model, reference, batch, separator_id, stage.rl, sampling, compute)
@@ -75,7 +75,7 @@ class GrpoTrainer:
         self._evidence: TreeBatch | None = None
 
     def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
-        fixed = frozen if self._reference is None else frozen | {_REFERENCE: self._reference}
+        fixed = frozen if self._reference is None else frozen | {REFERENCE: self._reference}
 
         def update(state: TrainState, batch: TreeBatch):
             return self._step(state, fixed, put_rows(batch, self._mesh), key)
@@ -133,22 +133,10 @@ def make_grpo_trainer(
         raise ValueError(
             f"stages.{name}.rl.num_questions={rl.num_questions}, but there are only {len(encoded)} training questions"
         )
-    sampling = sampling_of(decode, stage)
-    sampler = Sampler(
-        graph,
-        method,
-        sampling,
-        compute,
-        mesh,
-        separator_id=tokenizer.separator_id,
-        eos_id=tokenizer.eos_id,
-        num_generations=rl.num_generations // rl.speeds_per_group,
-        batch_size=(rl.rollout_questions or rl.num_questions) * rl.speeds_per_group,
-        prompt_lengths=np.concatenate([encoded.prompt_lengths(speed) + 1 for speed in speeds]),
-        parallel=parallel,
+    sampling, is_right = sampling_of(decode, stage), VERIFIERS[verifier]
+    sampler = make_sampler(
+        graph, method, stage, decode, compute, mesh, encoded=encoded, vocabulary=tokenizer, parallel=parallel
     )
-    is_right = VERIFIERS[verifier]
-    rows, parts = rl.minibatch_size // rl.num_generations * rl.speeds_per_group, num_shards(mesh) * stage.accumulation
     learner = Learner(
         config=rl,
         sampling=sampling,
@@ -160,7 +148,7 @@ def make_grpo_trainer(
         reward=make_reward(rl, is_right, decode.max_latents),
         is_right=is_right,
         seed=seed,
-        num_rows=parts * -(-rows // parts),
+        num_rows=rows_of_minibatch(stage, num_shards(mesh)),
         hidden_size=first["llama"]["embedding"].shape[1],
     )
     health = Health(name, rl, decode.min_latents, compute.dtype)
@@ -168,6 +156,41 @@ def make_grpo_trainer(
     # A copy: the first state is made of the same buffers, and is donated.
     reference = jax.tree.map(jnp.copy, first) if rl.beta else None
     return GrpoTrainer(learner, health, step, mesh, reference=reference)
+
+
+def make_sampler(
+    graph,
+    method: Method,
+    stage: StageConfig,
+    decode: DecodeConfig,
+    compute: ModelConfig,
+    mesh: Mesh,
+    *,
+    encoded: EncodedProblems,
+    vocabulary: Tokenizer,
+    parallel: ParallelConfig,
+) -> Sampler:
+    """What samples a stage's rollouts; of the `vocabulary` it needs the separator and the eos only."""
+    rl, speeds = stage.rl, method.recipe(stage).prompt_speeds
+    return Sampler(
+        graph,
+        method,
+        sampling_of(decode, stage),
+        compute,
+        mesh,
+        separator_id=vocabulary.separator_id,
+        eos_id=vocabulary.eos_id,
+        num_generations=rl.num_generations // rl.speeds_per_group,
+        batch_size=(rl.rollout_questions or rl.num_questions) * rl.speeds_per_group,
+        prompt_lengths=np.concatenate([encoded.prompt_lengths(speed) + 1 for speed in speeds]),
+        parallel=parallel,
+    )
+
+
+def rows_of_minibatch(stage: StageConfig, num_shards: int) -> int:
+    """Tree rows of an update: those that a minibatch needs, and empty ones that make them divide by the devices."""
+    rows, parts = stage.rl.minibatch_size // stage.rl.num_generations * stage.rl.speeds_per_group, stage.accumulation
+    return num_shards * parts * -(-rows // (num_shards * parts))
 
 
 def iterations(stage: StageConfig, num_questions: int) -> int:

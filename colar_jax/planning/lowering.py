@@ -1,0 +1,115 @@
+"""What a stage runs, lowered from shapes alone: nothing is loaded or allocated."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from colar_jax.config import Config, ParallelConfig, StageConfig
+from colar_jax.decoding.compiled import decode_gather
+from colar_jax.methods import METHODS, Method
+from colar_jax.model.presets import LlamaConfig
+from colar_jax.parallel.mesh import REPLICATED
+from colar_jax.parallel.sharding import parameter_specs, shardings_of, specs_for
+from colar_jax.planning.data_shape import PlannedData
+from colar_jax.training.state import TrainState, initial_state, model_specs, partition, state_specs
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A stage on a mesh of devices that need not be there."""
+
+    config: Config
+    name: str
+    llama: LlamaConfig
+    graph: Any
+    parameters: Any  # a tree of shapes
+    data: PlannedData
+    mesh: Mesh
+    chip_memory: int  # bytes
+
+    @property
+    def stage(self) -> StageConfig:
+        return self.config.stages[self.name]
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.stage.method].at(self.stage)
+
+    @property
+    def parallel(self) -> ParallelConfig:
+        """As configured; `decode_gather=auto` is decided by the chip's memory, which the devices here do not tell."""
+        parallel, compute = self.config.parallel, self.config.model
+        specs = parameter_specs(self.graph, self.parameters, self.mesh)
+        choice, _ = decode_gather(self.parameters, specs, compute, self.mesh, parallel, self.chip_memory)
+        return dataclasses.replace(parallel, decode_gather=choice)
+
+    def placed_parameters(self):
+        """All parameters, as decoding is given them."""
+        return _placed(self.parameters, parameter_specs(self.graph, self.parameters, self.mesh), self.mesh)
+
+    def partitioned(self):
+        """Parameters as (trained, frozen)."""
+        method = self.method
+        return partition(
+            self.parameters, trains_latent_head=method.trains_latent_head, trains_projection=method.trains_projection
+        )
+
+    def placed_state(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
+        """What a training step is given first: the state, and what is frozen."""
+        trainable, frozen = self.partitioned()
+        specs = model_specs(self.graph, trainable, frozen, self.mesh)
+        state = jax.eval_shape(lambda tree: initial_state(tree, optimizer), trainable)
+        state = _placed(state, state_specs(state, optimizer, specs), self.mesh)
+        return state, _placed(frozen, specs_for(frozen, specs), self.mesh)
+
+    def placed_key(self):
+        """A random key, the same on all devices."""
+        return _placed(jax.eval_shape(lambda: jax.random.key(0)), REPLICATED, self.mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A program that can be compiled, and what it is given, by what it is for."""
+
+    name: str
+    program: jax.stages.Lowered
+    arguments: dict[str, Any]  # trees of `ShapeDtypeStruct`s with shardings
+    number: float  # of what goes through it at a time
+    unit: str
+    times: int = 1  # in a step of the stage; 0: at validations only
+    useful_flops: float = 0.0  # over all devices, by the step's definition; 0 where it is no training step
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A stage's training, counted."""
+
+    num_steps: int
+    per_step: float
+    unit: str  # of what a step learns from
+
+
+def _placed(tree, specs, mesh: Mesh):
+    """Shapes with the shardings of a tree of specs."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings_of(specs, mesh),
+    )
+
+
+def bytes_on_a_chip(tree) -> int:
+    """What one device holds of a tree of placed arrays."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)) * _itemsize(leaf.dtype)
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _itemsize(dtype) -> int:
+    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else jnp.dtype(dtype).itemsize

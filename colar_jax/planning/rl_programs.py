@@ -1,0 +1,107 @@
+"""What an iteration of reinforcement learning runs: the rollouts, and the updates on them."""
+
+import jax
+import numpy as np
+
+from colar_jax.config import StageConfig
+from colar_jax.parallel.mesh import num_shards, shapes_of_rows
+from colar_jax.planning.lowering import Lowered, Schedule, Setting
+from colar_jax.planning.model_flops import forward_flops, step_flops, tree_rows
+from colar_jax.rl.rollout import Sampler
+from colar_jax.rl.tree_batch import Rollouts, TreeBatch, assemble
+from colar_jax.training.grpo import (
+    REFERENCE,
+    iterations,
+    make_policy_step,
+    make_sampler,
+    most_updates,
+    rows_of_minibatch,
+    sampling_of,
+)
+from colar_jax.training.state import make_optimizer
+
+
+def lower_rollouts(setting: Setting) -> tuple[Lowered, Sampler]:
+    """The sampled decode of the prompts that are decoded at a time, every loop to its limit."""
+    config, stage, rl = setting.config, setting.stage, setting.stage.rl
+    sampler = make_sampler(
+        setting.graph, setting.method, stage, config.decode, config.model, setting.mesh,
+        encoded=setting.data.train, vocabulary=setting.data.vocabulary, parallel=setting.parallel,
+    )  # fmt: skip
+    parameters = setting.placed_parameters()
+    times = -(-rl.num_questions // (rl.rollout_questions or rl.num_questions))
+    lowered = Lowered(
+        "rollouts",
+        sampler.lower(parameters),
+        {"parameters": parameters},
+        number=rl.num_questions * rl.num_generations / times,
+        unit="rollouts",
+        times=times,
+    )
+    return lowered, sampler
+
+
+def lower_update(setting: Setting, sampler: Sampler) -> tuple[Lowered, Schedule]:
+    """The optimizer step on a minibatch of the longest chains, and the stage's schedule, in iterations."""
+    config, stage, rl = setting.config, setting.stage, setting.stage.rl
+    num_iterations = iterations(stage, setting.data.num_examples)
+    optimizer = make_optimizer(stage.optimizer, num_iterations * most_updates(rl))
+    state, frozen = setting.placed_state(optimizer)
+    if rl.beta:
+        frozen = frozen | {REFERENCE: setting.placed_parameters()}
+    rows = rows_of_minibatch(stage, num_shards(setting.mesh))
+    row = _longest_row(stage, config.decode, sampler, setting.llama.hidden_size)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), row)
+    batch = shapes_of_rows(batch, setting.mesh)
+    sampling = sampling_of(config.decode, stage)
+    separator_id = setting.data.vocabulary.separator_id
+    step = make_policy_step(
+        setting.graph, stage, sampling, config.model, separator_id, optimizer, setting.mesh, config.parallel
+    )
+    lowered = Lowered(
+        "update",
+        step.lower(state, frozen, batch, setting.placed_key()),
+        {"trained": state.trainable, "optimizer": state.optimizer, "frozen": frozen, "batch": batch},
+        number=rl.minibatch_size,
+        unit="rollouts",
+        times=most_updates(rl),
+        useful_flops=_useful_flops(setting, row),
+    )
+    return lowered, Schedule(num_iterations, rl.num_questions * rl.num_generations, "rollouts")
+
+
+def _longest_row(stage: StageConfig, decode, sampler: Sampler, hidden_size: int) -> TreeBatch:
+    """A tree row whose chains think to the limit."""
+    rl = stage.rl
+    branches, latents, answer = rl.num_generations // rl.speeds_per_group, decode.max_latents, decode.max_answer_tokens
+    rollouts = Rollouts(
+        prompts=[np.zeros(1, np.int32)],
+        latents_BGLD=np.zeros((1, branches, latents, hidden_size), np.float32),
+        latent_log_probs_BGL=np.zeros((1, branches, latents), np.float32),
+        stop_log_probs_BGL1=np.zeros((1, branches, latents + 1), np.float32),
+        num_latents_BG=np.full((1, branches), latents, np.int32),
+        forced_stop_BG=np.zeros((1, branches), bool),
+        answer_ids_BGA=np.zeros((1, branches, answer), np.int32),
+        answer_log_probs_BGA=np.zeros((1, branches, answer), np.float32),
+        num_answer_tokens_BG=np.full((1, branches), answer, np.int32),
+    )
+    return assemble(
+        rollouts,
+        np.zeros((1, branches), np.float32),
+        num_rows=1,
+        prompt_room=sampler.prompt_room,
+        min_latents=decode.min_latents,
+        aggregation=rl.loss_aggregation,
+        configured_length=rl.configured_length,
+        kind_weights=(1.0, 1.0, 1.0),
+        log_prob_scale=1.0,
+    )
+
+
+def _useful_flops(setting: Setting, row: TreeBatch) -> float:
+    """Of the rows that a minibatch fills; rows that only make it divide by the chips are no work."""
+    rl, (_, branches, latents, _) = setting.stage.rl, row.latents_BGLD.shape
+    filled = rl.minibatch_size // rl.num_generations * rl.speeds_per_group
+    shape = tree_rows(filled, row.prompt_ids_BP.shape[1], branches, latents, row.answer_ids_BGA.shape[2])
+    of_reference = sum(forward_flops(setting.llama, setting.config.model, shape).values()) if rl.beta else 0.0
+    return step_flops(setting.llama, setting.config.model, shape) + of_reference

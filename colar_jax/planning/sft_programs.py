@@ -1,0 +1,91 @@
+"""What a stage of supervised fine-tuning runs: its training step, and its decode of the validation set."""
+
+import math
+
+from colar_jax.data.packing import Batch
+from colar_jax.evaluation.evaluator import Evaluator
+from colar_jax.parallel.mesh import num_shards, shapes_of_rows
+from colar_jax.planning.lowering import Lowered, Schedule, Setting
+from colar_jax.planning.model_flops import packed_rows, step_flops
+from colar_jax.training.state import make_optimizer
+from colar_jax.training.step import make_train_step
+
+
+def lower_training_step(setting: Setting) -> tuple[Lowered, Schedule]:
+    """The optimizer step, and the stage's schedule.
+
+    Raises:
+        ValueError: its rows cannot be split over the mesh, or no example fits into one.
+    """
+    stage, method, data, compute = setting.stage, setting.method, setting.data, setting.config.model
+    split = num_shards(setting.mesh) * stage.accumulation
+    if stage.rows % split:
+        raise ValueError(
+            f"stages.{setting.name}.rows={stage.rows} cannot be split over {num_shards(setting.mesh)} chips and "
+            f"accumulation={stage.accumulation}: make it a multiple of {split}, or give --rows_per_chip"
+        )
+    loader = method.make_loader(method, data.train, stage, 0)
+    batch = loader.batch(0)  # where a schedule removes steps, the largest
+    num_examples = _examples_per_step(loader, batch, len(data.train))
+    num_steps = stage.steps or math.ceil(stage.epochs * data.num_examples / num_examples)
+    optimizer = make_optimizer(stage.optimizer, num_steps)
+    state, frozen = setting.placed_state(optimizer)
+    rows = shapes_of_rows(batch, setting.mesh)
+    step = make_train_step(setting.graph, method, stage, compute, optimizer, setting.mesh, setting.config.parallel)
+    lowered = Lowered(
+        "training step",
+        step.lower(state, frozen, rows, setting.placed_key()),
+        {"trained": state.trainable, "optimizer": state.optimizer, "frozen": frozen, "batch": rows},
+        number=num_examples,
+        unit="examples",
+        useful_flops=_useful_flops(setting, batch),
+    )
+    return lowered, Schedule(num_steps, num_examples, "examples")
+
+
+def lower_validation(setting: Setting) -> Lowered:
+    """The greedy decode of a batch of validation questions, every loop to its limit."""
+    config, val = setting.config, setting.data.val
+    batch_size = min(config.eval.batch_size, len(val))
+    evaluator = Evaluator(
+        setting.graph,
+        setting.method,
+        setting.data.vocabulary,
+        config.decode,
+        config.model,
+        setting.mesh,
+        batch_size=batch_size,
+        sets=[val],
+        speeds=setting.method.recipe(setting.stage).prompt_speeds,
+        parallel=setting.parallel,
+    )
+    parameters = setting.placed_parameters()
+    return Lowered(
+        "rollout",
+        evaluator.lower(parameters, greedy=True),
+        {"parameters": parameters},
+        number=batch_size,
+        unit="questions",
+        times=0,
+    )
+
+
+def _examples_per_step(loader, batch, num_train: int) -> float:
+    """On average; where a batch holds more examples than there are here, as many as would fill it."""
+    if loader.steps_per_epoch > 1:
+        return (num_train - loader.num_left_out) / loader.steps_per_epoch
+    if isinstance(batch, Batch):
+        in_row = batch.segment_ids_BS.max(axis=1)
+        return float(in_row[in_row > 0].mean() * loader.num_rows)
+    return float(loader.examples_per_row * loader.num_rows)
+
+
+def _useful_flops(setting: Setting, batch) -> float:
+    """0 for methods whose latents are computed one after the other in training: their step has no closed form here."""
+    if not isinstance(batch, Batch):
+        return 0.0
+    method, stage = setting.method, setting.stage
+    (rows, positions), supervised = batch.segment_ids_BS.shape, batch.supervised_BM.shape[1]
+    shape = packed_rows(rows, positions, supervised, has_latents=method.trains_latent_head)
+    passes = 2 if method.trains_latent_head and stage.latent.predicted_pass_weight else 1
+    return step_flops(setting.llama, setting.config.model, shape, passes=passes)
