@@ -1,9 +1,8 @@
 """Batches whose examples change as training goes on, still a pure function of the step.
 
 Every step has the same number of examples, so step `s` is epoch `s / steps_per_epoch` whatever the schedule has
-removed, and n epochs are n passes over the data. A row holds `E` examples, dealt so that rows are equally full: within
-a window of shuffled examples the longest goes to the first row, and so on, back and forth. A row's room shrinks with
-what is removed, in four sizes at most: that many programs are compiled.
+removed, and n epochs are n passes over the data. A row's room shrinks with what is removed, in four sizes at most: that
+many programs are compiled. How the examples come to their rows: `data.dealing`.
 """
 
 import dataclasses
@@ -14,12 +13,11 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from colar_jax.data.dealing import deal_epoch, most_examples
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.schedule import EVERYTHING, Phase, Schedule, extra_removed
 
-# Examples dealt together: more of them make rows more equal.
-DEALING_WINDOW = 1024
-# A row's room is a multiple of this share of what the first phase needs.
+# How many sizes a row's room has, from what the first phase needs to what the last does.
 NUM_SIZES = 4
 
 
@@ -35,7 +33,7 @@ class Form(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """What a row holds: so many examples, and so many positions of each of a form's kinds."""
+    """What a row holds: so many examples at most, and so many positions of each of a form's kinds."""
 
     examples: int
     positions: tuple[int, ...]
@@ -61,12 +59,12 @@ class StagedLoader:
                 f"no example fits into a row: the shortest has {totals.min()} positions, "
                 f"stage.row_positions is {row_positions}"
             )
-        self._totals = totals
+        self._totals_N = totals[self._examples]
         self._removed = functools.lru_cache(maxsize=2)(self._removed_of_all)
         self._room = functools.lru_cache(maxsize=None)(self._room_of)
         self._plan = functools.lru_cache(maxsize=2)(self._deal)
-        self.examples_per_row = self._most_examples(row_positions)
-        self.steps_per_epoch = max(1, len(self._plan(0)) // rows)
+        self.examples_per_step = most_examples(self._totals_N, rows, row_positions, (seed, 0, 0))
+        self.steps_per_epoch = len(self._plan(0))
 
     @property
     def first_final_step(self) -> int:
@@ -94,13 +92,13 @@ class StagedLoader:
     def _rows(self, step: int) -> list[list[tuple[int, int]]]:
         """The examples of each row of a step, and how many of their step tokens are gone."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        removed, dealt_RE = self.phase(step).removed, self._plan(epoch)
+        removed = self.phase(step).removed
         rows = [
-            [(example, self._removed_from(example, removed, epoch)) for example in row]
-            for row in dealt_RE[index * self.num_rows : (index + 1) * self.num_rows].tolist()
+            [(example, self._removed_from(example, removed, epoch)) for example in row[row >= 0].tolist()]
+            for row in self._plan(epoch)[index]
         ]
         room = self._room(removed)
-        return [self._fitting(row, room) for row in rows] + [[]] * (self.num_rows - len(rows))
+        return [self._fitting(row, room) for row in rows]
 
     def _fitting(self, row: list[tuple[int, int]], room: Room) -> list[tuple[int, int]]:
         """The row without the last examples that it has no room for: rare, and they come again in another deal."""
@@ -133,37 +131,22 @@ class StagedLoader:
             return np.minimum(self.encoded.step_lengths, removed)
         return np.array([self._tokens_of(example, removed) for example in range(len(self.encoded))])
 
-    def _most_examples(self, row_positions: int) -> int:
-        """As many examples a row as always fit while nothing is removed."""
-        most = min(row_positions // self._totals[self._examples].mean(), len(self._examples))
-        for count in range(int(most), 1, -1):
-            if self._totals[self._deal(0, count)].sum(axis=1).max() <= row_positions:
-                return count
-        return 1
-
-    def _deal(self, epoch: int, examples_per_row: int = 0) -> np.ndarray:
-        """The rows of an epoch, `[R, E]`: every example once, but for those that fill no whole row."""
-        count = examples_per_row or self.examples_per_row
-        rng = np.random.default_rng((self.seed, epoch, 0))
-        order = self._examples[rng.permutation(len(self._examples))]
-        window_size = max(1, DEALING_WINDOW // count) * count
-        rows = []
-        for start in range(0, len(order) - count + 1, window_size):
-            window = order[start : start + window_size]
-            window = window[: len(window) // count * count]
-            dealt_ER = window[np.argsort(-self._totals[window], kind="stable")].reshape(count, -1)
-            dealt_ER[1::2] = dealt_ER[1::2, ::-1]
-            rows.append(dealt_ER.T[rng.permutation(dealt_ER.shape[1])])
-        return np.concatenate(rows)
+    def _deal(self, epoch: int) -> np.ndarray:
+        """The examples of an epoch, `[steps, rows, E]`: every one once, but for those that fill no whole step."""
+        places = deal_epoch(self._totals_N, self.examples_per_step, self.num_rows, (self.seed, epoch, 0))
+        return np.where(places < 0, -1, self._examples[places])
 
     def _room_of(self, removed: int) -> Room:
-        """What a row needs, its positions rounded up to one of a few sizes."""
-        whole, needed = self._needed(0), self._needed(removed)
-        steps = [8 * math.ceil(most / NUM_SIZES / 8) for most in whole]
-        sizes = tuple(int(step * math.ceil(need / step)) for step, need in zip(steps, needed, strict=True))
-        return Room(self.examples_per_row, sizes)
+        """What a row needs, its positions rounded up to one of a few sizes, of which the last phase has its own."""
+        last = self.schedule.phase(self.schedule.num_epochs).removed
+        most, least, need = (-(-self._needed(gone) // 8) for gone in (0, last, removed))  # in eights
+        step = np.maximum(-(-(most - least) // (NUM_SIZES - 1)), 1)
+        sizes = np.minimum(least + step * np.maximum(-(-(need - least) // step), 0), most)
+        return Room(self._plan(0).shape[2], tuple((8 * sizes).tolist()))
 
     def _needed(self, removed: int) -> np.ndarray:
         """The most of each kind that a row of the first epoch, or one example alone, takes."""
         sizes = self.form.sizes(self.encoded, self.encoded.step_lengths - self._removed(removed))
-        return np.maximum(sizes[self._plan(0)].sum(axis=1).max(axis=0), sizes[self._examples].max(axis=0))
+        plan = self._plan(0)
+        in_rows = np.where((plan >= 0)[..., None], sizes[plan], 0).sum(axis=2)
+        return np.maximum(in_rows.max(axis=(0, 1)), sizes[self._examples].max(axis=0))

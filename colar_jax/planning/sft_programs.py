@@ -77,7 +77,7 @@ def _examples_per_step(loader, batch, num_train: int) -> float:
     if isinstance(batch, Batch):
         in_row = batch.segment_ids_BS.max(axis=1)
         return float(in_row[in_row > 0].mean() * loader.num_rows)
-    return float(loader.examples_per_row * loader.num_rows)
+    return float(loader.examples_per_step)
 
 
 def _useful_flops(setting: Setting, batch) -> float:

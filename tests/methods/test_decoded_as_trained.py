@@ -56,12 +56,13 @@ def batch_and_order(name: str, encoded):
     stage = dataclasses.replace(STAGES[name], rows=1, row_positions=1024)
     method = METHODS[name]
     loader = method.make_loader(method, encoded, stage, 0)
-    assert loader.examples_per_row == len(encoded) and loader.num_left_out == 0
-    return loader.batch(LATE), loader._plan(LATE // loader.steps_per_epoch)[LATE % loader.steps_per_epoch]
+    assert loader.examples_per_step == len(encoded) and loader.num_left_out == 0
+    (order,) = loader._plan(LATE // loader.steps_per_epoch)[LATE % loader.steps_per_epoch]
+    return loader.batch(LATE), order[order >= 0]
 
 
 def latents_of(batch, project, *, scale_of_cache=1.0):
-    """What training feeds, `[E, L, D]` of the batch's one row."""
+    """What training feeds, `[E, L, D]` of the examples of the batch's one row."""
 
     @jax.jit
     def program(batch):
@@ -71,7 +72,7 @@ def latents_of(batch, project, *, scale_of_cache=1.0):
         trunk = dataclasses.replace(trunk, caches=caches)
         return thought_chain.run_latents(model, trunk, batch, NUM_LATENTS, project, COMPUTE).fed_BLED
 
-    return np.asarray(program(batch))[0].transpose(1, 0, 2)
+    return np.asarray(program(batch))[0].transpose(1, 0, 2)[: batch.num_examples]
 
 
 @pytest.mark.parametrize("name", ["coconut", "codi"])
@@ -79,7 +80,7 @@ def test_latents_in_training_are_those_in_decoding(name):
     encoded, outcome = decoded(name)
     assert (outcome.num_thoughts_B == NUM_LATENTS).all() and not outcome.forced_stop_B.any()
     batch, order = batch_and_order(name, encoded)
-    assert (batch.num_latents_BE == NUM_LATENTS).all()
+    assert (batch.num_latents_BE[batch.question_lengths_BE > 0] == NUM_LATENTS).all()
     trained = latents_of(batch, PROJECTIONS[name])
     assert largest_difference(trained, outcome.thoughts[order]) < 1e-5
     latents = outcome.thoughts.reshape(-1, outcome.thoughts.shape[-1])
