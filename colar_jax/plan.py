@@ -4,9 +4,9 @@ Compiles the stages' real programs for chips that are not here, and prints memor
 chip, and how long they take at best (docs/plan.md).
 
     --topology=v5e:4x4     the slice: v5e, v5p or v6e, and its chips along each axis
-    --stage=colar          one stage (default: all of the run that learn from data)
+    --stage=colar          one stage (default: all of the run)
     --compiler=auto        tpu (needs the `tpu` extra), host (as many CPU devices), auto: tpu where it is installed
-    --rows_per_chip=4      instead of each stage's rows
+    --rows_per_chip=4      instead of each stage's rows; of a stage trained by rewards, questions
     --examples=385620      in the training set, where the data here is a sample of it
     --rollout=no           leave the decode out
     --json                 as one JSON object a stage
@@ -33,7 +33,8 @@ FLAGS = ("topology", "stage", "compiler", "rows_per_chip", "examples", "rollout"
 def plan(config: Config, *, as_json: bool) -> None:
     """Print the plan of the stages that the flags name."""
     if flag_value("scaling"):
-        print(scaling_table(config, _stages(config)[-1], flag_value("scaling"), _number("rows_per_chip")))
+        name = _last_that_learns_from_data(config)
+        print(scaling_table(config, name, flag_value("scaling"), _number("rows_per_chip")))
         return
     if not flag_value("topology"):
         raise ValueError("--topology is missing: name a slice, such as --topology=v5e:4x4")
@@ -55,10 +56,20 @@ def plan(config: Config, *, as_json: bool) -> None:
 def _stages(config: Config) -> tuple[str, ...]:
     name = flag_value("stage")
     if not name:
-        return tuple(name for name in config.stage_names if config.stages[name].trainer == "sft")
+        return config.stage_names
     if name not in config.stages:
         raise ValueError(f"--stage={name} is none of {', '.join(config.stages)}.{nearest(name, config.stages)}")
     return (name,)
+
+
+def _last_that_learns_from_data(config: Config) -> str:
+    names = [name for name in _stages(config) if config.stages[name].trainer == "sft"]
+    if not names:
+        raise ValueError(
+            f"--scaling has closed forms of supervised fine-tuning only, and {', '.join(_stages(config))} learns from "
+            "rewards: compile it for a slice, --topology=v5e:2x4"
+        )
+    return names[-1]
 
 
 def _number(flag: str) -> int:

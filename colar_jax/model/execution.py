@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.parallel import fsdp
+from colar_jax.parallel.mesh import BATCH_AXES
 
 Tree = dict[str, Any]
 
@@ -41,5 +42,11 @@ class Execution:
         return self.whole(layer) if self.gathers_each_step else layer
 
     def anyone(self, goes_on):
-        """Whether a decode loop goes on here: where weights are gathered in it, devices leave it together."""
-        return jax.lax.pmax(goes_on.astype(jnp.int32), fsdp.AXIS) > 0 if self.gathers_each_step else goes_on
+        """Whether a decode loop goes on here: devices that meet in its steps leave it together.
+
+        Where weights are gathered in it, those of an `fsdp` group meet. Where XLA splits heads, all do: what it sends
+        from one to the next over `tensor` is one operation of all devices (a collective-permute), whatever its pairs.
+        """
+        if not (self.splits_heads or self.gathers_each_step):
+            return goes_on
+        return jax.lax.pmax(goes_on.astype(jnp.int32), BATCH_AXES if self.splits_heads else fsdp.AXIS) > 0

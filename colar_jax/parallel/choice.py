@@ -12,7 +12,7 @@ def device_bytes(device: jax.Device) -> int | None:
     """The memory of a device; None where it does not say, as CPUs and devices that are only described."""
     try:
         stats = device.memory_stats()
-    except (jax.errors.JaxRuntimeError, NotImplementedError):
+    except (jax.errors.JaxRuntimeError, NotImplementedError):  # a device that is only described, for compiling
         return None
     return stats.get("bytes_limit") if stats else None
 
