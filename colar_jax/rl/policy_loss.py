@@ -25,7 +25,7 @@ def k3_divergence(log_probs, reference_log_probs):
     Never negative, unbiased for actions drawn from the policy itself, and of lower variance than `-d`.
     """
     difference = reference_log_probs - log_probs
-    return jnp.exp(difference) - difference - 1
+    return jnp.expm1(difference) - difference
 
 
 def term_weights(mask: np.ndarray, aggregation: str, configured_length: int) -> np.ndarray:
