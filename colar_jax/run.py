@@ -1,6 +1,7 @@
 """What all stages of a run share, made from its config: data, tokenizer, model, devices, and the run's folder."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from colar_jax.config import (
 )
 from colar_jax.data.answers import check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
+from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import Splits, load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -55,9 +57,15 @@ class Run:
     graph: object  # the model's, from reasoner.build
     initial: Tree  # its parameters before any stage
     base_identity: dict[str, str]  # of the base model; empty without one
-    train: EncodedProblems
+    speeds: tuple[Speed, ...]  # that any prompt may say
+    train_problems: list[Problem]
     val: EncodedProblems
     tests: dict[str, EncodedProblems]
+
+    @functools.cached_property
+    def train(self) -> EncodedProblems:
+        """The training set, encoded when it is first asked for: evaluation does without."""
+        return encode(self.train_problems, self.tokenizer, self.speeds)
 
     def method(self, stage_name: str) -> Method:
         """The method of a stage, thinking as it is trained there."""
@@ -189,7 +197,8 @@ def prepare(config: Config, *, with_problems: bool = True) -> Run:
         graph=graph,
         initial=initial,
         base_identity=base_identity(folder) if folder else {},
-        train=encode(splits.train, tokenizer, speeds),
+        speeds=speeds,
+        train_problems=splits.train,
         val=encode(splits.val, tokenizer, speeds),
         tests={name: encode(problems, tokenizer, speeds) for name, problems in splits.tests.items()},
     )
