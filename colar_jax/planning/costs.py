@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from colar_jax.planning.hlo import Array, Computation, Instruction, Program
+from colar_jax.planning.fusions import SLICES, fusion_hbm, in_hbm
+from colar_jax.planning.hlo import Computation, Instruction, Program
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # Name what is there already, or are paid for by what they call or start.
@@ -15,7 +16,6 @@ _FREE = (
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all",
     "partition-id", "replica-id", "opt-barrier", "async-start", "custom-call", "iota",
 )  # fmt: skip
-_SLICES = ("dynamic-slice", "slice", "gather")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,45 +96,15 @@ def _hbm(program: Program, computation: Computation, one: Instruction) -> float:
     if one.opcode == "slice-start":
         return one.arrays[1].num_bytes
     if one.opcode == "copy-start":
-        return _in_hbm(one.arrays)
+        return in_hbm(one.arrays)
     operands = computation.operand_arrays(one)
-    if one.opcode in _SLICES:
-        return 2 * _in_hbm(one.arrays)
+    if one.opcode in SLICES:
+        return 2 * in_hbm(one.arrays)
     if one.opcode == "dynamic-update-slice":
-        return 2 * _in_hbm(operands[1])
+        return 2 * in_hbm(operands[1])
     if one.opcode == "fusion":
-        return _fusion_hbm(program.computations[one.called[0]], one, operands)
-    return _in_hbm(one.arrays) + sum(map(_in_hbm, operands))
-
-
-def _fusion_hbm(fused: Computation, one: Instruction, operands: list[tuple[Array, ...]]) -> float:
-    users = defaultdict(list)
-    for inner in fused.instructions.values():
-        for name in inner.operands:
-            users[name].append(inner)
-    total, root = 0.0, _behind_bitcasts(fused, fused.root)
-    is_update = root.opcode == "dynamic-update-slice"
-    parameters = {int(i.attributes.split(")")[0]): i for i in fused.instructions.values() if i.opcode == "parameter"}
-    for number, arrays in enumerate(operands):
-        readers = users[parameters[number].name] if number in parameters else []
-        if readers and all(reader.opcode in _SLICES for reader in readers):
-            sliced = sum(reader.arrays[0].num_bytes for reader in readers)
-            total += min(sliced, _in_hbm(arrays))
-        elif not (is_update and readers == [root] and arrays == one.arrays):
-            total += _in_hbm(arrays)
-    if is_update:
-        return total + min(fused.operand_arrays(root)[1][0].num_bytes, _in_hbm(one.arrays))
-    return total + _in_hbm(one.arrays)
-
-
-def _behind_bitcasts(fused: Computation, one: Instruction) -> Instruction:
-    while one.opcode == "bitcast":
-        one = fused.instructions[one.operands[0]]
-    return one
-
-
-def _in_hbm(arrays: tuple[Array, ...]) -> float:
-    return sum(array.num_bytes for array in arrays if array.in_hbm)
+        return fusion_hbm(program, program.computations[one.called[0]], one, operands)
+    return in_hbm(one.arrays) + sum(map(in_hbm, operands))
 
 
 def _collectives(program: Program) -> Iterator[Collective]:

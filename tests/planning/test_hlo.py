@@ -156,6 +156,38 @@ ENTRY %main (a: f32[100,8], b: f32[1,8], c: s32[]) -> f32[100,8] {
     assert costs(hlo.parse(text)).hbm_bytes == 2 * 8 * 4 + 4  # read, written, and where
 
 
+def test_a_slice_within_a_fusion_within_a_fusion():
+    """As a TPU's compiler slices a stack of layers: in the fusion that multiplies, behind a bitcast."""
+    text = """HloModule nested
+
+%slicing (stack.1: f32[16,64], place.1: s32[]) -> f32[8,8] {
+  %stack.1 = f32[16,64]{1,0} parameter(0)
+  %place.1 = s32[] parameter(1)
+  %zero.1 = s32[] constant(0)
+  %own.1 = f32[16,8,8]{2,1,0} bitcast(%stack.1)
+  %layer.1 = f32[1,8,8]{2,1,0} dynamic-slice(%own.1, %place.1, %zero.1, %zero.1), dynamic_slice_sizes={1,8,8}
+  ROOT %flat.1 = f32[8,8]{1,0} bitcast(%layer.1)
+}
+
+%fused (x: f32[4,8], stack: f32[16,64], place: s32[]) -> f32[4,8] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %stack = f32[16,64]{1,0} parameter(1)
+  %place = s32[] parameter(2)
+  %layer = f32[8,8]{1,0} fusion(%stack, %place), kind=kLoop, calls=%slicing
+  ROOT %y = f32[4,8]{1,0} dot(%x, %layer), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[4,8], b: f32[16,64], c: s32[]) -> f32[4,8] {
+  %a = f32[4,8]{1,0} parameter(0)
+  %b = f32[16,64]{1,0} parameter(1)
+  %c = s32[] parameter(2)
+  ROOT %out = f32[4,8]{1,0} fusion(%a, %b, %c), kind=kOutput, calls=%fused
+}
+"""
+    x, layer, place = 4 * 8 * 4, 8 * 8 * 4, 4
+    assert costs(hlo.parse(text)).hbm_bytes == x + layer + place + x
+
+
 def test_arrays_of_a_shape():
     one, other, number = hlo.arrays_of("(bf16[4,512]{1,0:T(8,128)(2,1)S(1)}, f32[<=3]{0}, pred[])")
     assert (one.dtype, one.dims, one.in_hbm, one.num_bytes) == ("bf16", (4, 512), False, 4096)
