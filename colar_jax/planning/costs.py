@@ -3,14 +3,13 @@
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from colar_jax.planning.fusions import SLICES, fusion_hbm, in_hbm
+from colar_jax.planning.fusions import COLLECTIVES, SLICES, fusion_hbm, in_hbm, kind_of
 from colar_jax.planning.hlo import Computation, Instruction, Program
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # Name what is there already, or are paid for by what they call or start.
 _FREE = (
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all",
@@ -42,7 +41,10 @@ def costs(program: Program) -> Costs:
     """Count everything, the bodies of loops as often as they run."""
     flops = sum(times * _flops(computation, one) for times, computation, one in program.walk(into_fusions=True))
     hbm = sum(times * _hbm(program, computation, one) for times, computation, one in program.walk(into_fusions=False))
-    return Costs(flops, hbm, tuple(_collectives(program)))
+    fused = list(_fused_collectives(program))
+    hbm += sum(times * _operands_and_result(computation, one) for times, computation, one in fused)
+    found = [step for step in program.walk(into_fusions=False) if kind_of(step[2]) in COLLECTIVES]
+    return Costs(flops, hbm, tuple(_by_kind_and_group([*found, *fused])))
 
 
 def _flops(computation: Computation, one: Instruction) -> float:
@@ -104,16 +106,32 @@ def _hbm(program: Program, computation: Computation, one: Instruction) -> float:
         return 2 * in_hbm(operands[1])
     if one.opcode == "fusion":
         return fusion_hbm(program, program.computations[one.called[0]], one, operands)
-    return in_hbm(one.arrays) + sum(map(in_hbm, operands))
+    return _operands_and_result(computation, one)
 
 
-def _collectives(program: Program) -> Iterator[Collective]:
-    found: dict[tuple[str, tuple[int, ...]], np.ndarray] = defaultdict(lambda: np.zeros(3))
+def _operands_and_result(computation: Computation, one: Instruction) -> float:
+    return in_hbm(one.arrays) + sum(map(in_hbm, computation.operand_arrays(one)))
+
+
+def _fused_collectives(program: Program) -> Iterator[tuple[float, Computation, Instruction]]:
+    """Collectives within fusions, each once.
+
+    A TPU's compiler hides one behind products by writing it into the fusion that starts it, those that compute
+    meanwhile, and the one that waits for it; they share its channel.
+    """
+    direct = {id(one) for _, _, one in program.walk(into_fusions=False)}
+    seen = set()
     for times, computation, one in program.walk(into_fusions=True):
-        kind = one.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
-            continue
-        group = _first_group(one)
+        own = (kind_of(one), one.attribute("channel_id"), times)
+        if own[0] in COLLECTIVES and id(one) not in direct and own not in seen:
+            seen.add(own)
+            yield times, computation, one
+
+
+def _by_kind_and_group(collectives: Iterable[tuple[float, Computation, Instruction]]) -> Iterator[Collective]:
+    found: dict[tuple[str, tuple[int, ...]], np.ndarray] = defaultdict(lambda: np.zeros(3))
+    for times, computation, one in collectives:
+        kind, group = kind_of(one), _first_group(one)
         own = sum(array.num_bytes for arrays in computation.operand_arrays(one) for array in arrays)
         payload = own * len(group) if kind == "all-gather" else own
         if len(group) > 1:

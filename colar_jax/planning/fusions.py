@@ -5,16 +5,22 @@ from collections.abc import Iterator
 from colar_jax.planning.hlo import Array, Computation, Instruction, Program
 
 SLICES = ("dynamic-slice", "slice", "gather")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def fusion_hbm(program: Program, fused: Computation, one: Instruction, operands: list[tuple[Array, ...]]) -> float:
-    """Bytes of one run of the fusion `one`, which calls `fused` on `operands`."""
+    """Bytes of one run of the fusion `one`, which calls `fused` on `operands`; but for collectives within it."""
     parameters = _parameters(fused)
     read = sum(
         min(_read_of(program, fused, parameters[number]), in_hbm(arrays)) if number in parameters else in_hbm(arrays)
         for number, arrays in enumerate(operands)
     )
     return read + min(_written_by(program, fused, fused.root), in_hbm(one.arrays))
+
+
+def kind_of(one: Instruction) -> str:
+    """The opcode, of a collective whether it is done at once or started only."""
+    return one.opcode.removesuffix("-start")
 
 
 def in_hbm(arrays: tuple[Array, ...]) -> float:
@@ -49,6 +55,8 @@ def _read_of(program: Program, computation: Computation, name: str) -> float:
             read += user.arrays[0].num_bytes
         elif user.opcode == "dynamic-update-slice" and places == [0]:
             continue  # in place: what is not written stays as it is
+        elif user.opcode == "tuple" or kind_of(user) in COLLECTIVES:
+            continue  # handed on; counted with the collective
         elif user.opcode == "fusion":
             inner = program.computations[user.called[0]]
             read += sum(_read_of(program, inner, _parameters(inner)[place]) for place in places)
@@ -61,6 +69,8 @@ def _written_by(program: Program, computation: Computation, root: Instruction) -
     """Bytes that a result takes to write: of an update in place, the update."""
     if root.opcode == "bitcast":
         return _written_by(program, computation, computation.instructions[root.operands[0]])
+    if root.opcode == "parameter" or kind_of(root) in COLLECTIVES:
+        return 0.0
     if root.opcode == "tuple":
         return sum(_written_by(program, computation, computation.instructions[name]) for name in root.operands)
     if root.opcode == "fusion":

@@ -188,6 +188,44 @@ ENTRY %main (a: f32[4,8], b: f32[16,64], c: s32[]) -> f32[4,8] {
     assert costs(hlo.parse(text)).hbm_bytes == x + layer + place + x
 
 
+def test_a_collective_hidden_behind_a_product_is_one():
+    """As a TPU's compiler overlaps them: in the fusion that starts it, one that computes, and one that waits for it."""
+    text = """HloModule hidden
+
+%starting (shard.1: f32[2,8]) -> (f32[2,8], f32[8,8]) {
+  %shard.1 = f32[2,8]{1,0} parameter(0)
+  %gathered.1 = f32[8,8]{1,0} all-gather(%shard.1), channel_id=3, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %state.1 = (f32[2,8]{1,0}, f32[8,8]{1,0}) tuple(%shard.1, %gathered.1)
+}
+
+%computing (shard.2: f32[2,8], whole.2: f32[8,8], x.2: f32[4,8], w.2: f32[8,8]) -> (f32[4,8], f32[8,8]) {
+  %shard.2 = f32[2,8]{1,0} parameter(0)
+  %whole.2 = f32[8,8]{1,0} parameter(1)
+  %x.2 = f32[4,8]{1,0} parameter(2)
+  %w.2 = f32[8,8]{1,0} parameter(3)
+  %gathered.2 = f32[8,8]{1,0} all-gather(%shard.2), channel_id=3, replica_groups=[1,4]<=[4], dimensions={0}
+  %y.2 = f32[4,8]{1,0} dot(%x.2, %w.2), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %state.2 = (f32[4,8]{1,0}, f32[8,8]{1,0}) tuple(%y.2, %whole.2)
+}
+
+ENTRY %main (shard: f32[2,8], x: f32[4,8], w: f32[8,8]) -> f32[4,8] {
+  %shard = f32[2,8]{1,0} parameter(0)
+  %x = f32[4,8]{1,0} parameter(1)
+  %w = f32[8,8]{1,0} parameter(2)
+  %start = (f32[2,8]{1,0}, f32[8,8]{1,0}) fusion(%shard), kind=kCustom, calls=%starting
+  %held = f32[2,8]{1,0} get-tuple-element(%start), index=0
+  %whole = f32[8,8]{1,0} get-tuple-element(%start), index=1
+  %both = (f32[4,8]{1,0}, f32[8,8]{1,0}) fusion(%held, %whole, %x, %w), kind=kCustom, calls=%computing
+  ROOT %out = f32[4,8]{1,0} get-tuple-element(%both), index=0
+}
+"""
+    measured = costs(hlo.parse(text))
+    shard, whole, x = 2 * 8 * 4, 8 * 8 * 4, 4 * 8 * 4
+    (gathered,) = measured.collectives
+    assert (gathered.count, gathered.payload, gathered.sent) == (1, whole, 0.75 * whole)
+    assert measured.hbm_bytes == (shard + whole) + (x + whole + x)  # the gather; the product
+
+
 def test_arrays_of_a_shape():
     one, other, number = hlo.arrays_of("(bf16[4,512]{1,0:T(8,128)(2,1)S(1)}, f32[<=3]{0}, pred[])")
     assert (one.dtype, one.dims, one.in_hbm, one.num_bytes) == ("bf16", (4, 512), False, 4096)
