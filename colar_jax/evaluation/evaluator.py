@@ -17,7 +17,7 @@ from colar_jax.data.prompts import Speed
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.evaluation.program import Programs, ProgramSpec, variation
+from colar_jax.evaluation.program import Programs, ProgramSpec, lower, variation
 from colar_jax.methods import Method
 from colar_jax.parallel.mesh import num_shards, put_rows, shapes_of_rows
 
@@ -161,7 +161,7 @@ class Evaluator:
         keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._shard_size * shards))
         placed = shapes_of_rows((prompts, keys_B), self._mesh)
         spec = self._spec(greedy=greedy)
-        return self._programs.lower(spec, parameters, *placed, variation(spec, self._config))
+        return lower(spec, variation(spec, self._config), parameters, *placed)
 
     def _parts(self, values_N: np.ndarray) -> list[np.ndarray]:
         """Values, one for each question, in parts of a shard's size, a whole number of batches; the last fills up."""

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from colar_jax.config import DecodeConfig, ModelConfig, ParallelConfig
-from colar_jax.decoding.compiled import compile_decode
+from colar_jax.decoding.compiled import Ways, compile_decode
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.methods import Method
@@ -101,27 +101,34 @@ class Programs:
         self.device_seconds += time.perf_counter() - start
         return decoded
 
-    def lower(self, spec: ProgramSpec, *arguments) -> jax.stages.Lowered:
-        """A program that is not compiled yet, for arguments (as of `start`) that may be shapes alone."""
-        return self._jitted(spec).lower(*arguments)
-
     def _build(self, spec: ProgramSpec):
-        def ways(what: Variation):
-            traced = _TracedDecode(**vars(spec.decode) | dict(zip(TEMPERATURES, what.temperatures, strict=True)))
-            thinking = _thinking(spec, traced)
-            limits = decode_limits(
-                thinking, traced, separator_id=spec.separator_id, eos_id=spec.eos_id, greedy=spec.greedy
-            )
-            return thinking.think, dataclasses.replace(limits, cut_at=what.max_thoughts)
-
-        # The thoughts are large, and the judge does not read them.
-        decode = compile_decode(spec.graph, ways, spec.compute, spec.mesh, spec.parallel, keeps_thoughts=False)
+        decode = _compile(spec, functools.partial(_ways, spec))
 
         def counted(*arguments):
             self.num_compiled += 1  # runs when jit traces, once for each shape
             return decode(*arguments)
 
         return jax.jit(counted)
+
+
+def lower(spec: ProgramSpec, what: Variation, *arguments) -> jax.stages.Lowered:
+    """A program that is not compiled yet, of this variation alone: its loops' limits can be read from it.
+
+    The arguments are those of `Programs.start`, and may be shapes alone.
+    """
+    return _compile(spec, lambda _: _ways(spec, what)).lower(*arguments)
+
+
+def _compile(spec: ProgramSpec, ways: Ways):
+    # The thoughts are large, and the judge does not read them.
+    return compile_decode(spec.graph, ways, spec.compute, spec.mesh, spec.parallel, keeps_thoughts=False)
+
+
+def _ways(spec: ProgramSpec, what: Variation):
+    traced = _TracedDecode(**vars(spec.decode) | dict(zip(TEMPERATURES, what.temperatures, strict=True)))
+    thinking = _thinking(spec, traced)
+    limits = decode_limits(thinking, traced, separator_id=spec.separator_id, eos_id=spec.eos_id, greedy=spec.greedy)
+    return thinking.think, dataclasses.replace(limits, cut_at=what.max_thoughts)
 
 
 def _thinking(spec: ProgramSpec, config: DecodeConfig):
