@@ -59,16 +59,24 @@ def _read_of(program: Program, computation: Computation, name: str) -> float:
             continue  # handed on; counted with the collective
         elif user.opcode == "fusion":
             inner = program.computations[user.called[0]]
-            read += sum(_read_of(program, inner, _parameters(inner)[place]) for place in places)
+            inputs = [_parameters(inner)[place] for place in places]
+            read += sum(_read_of(program, inner, one) for one in inputs)
+            if _behind_bitcasts(inner, inner.root).name in inputs:  # another form of the value: its users read it
+                read += _read_of(program, computation, user.name)
         else:
             return whole
     return min(read, whole)
 
 
+def _behind_bitcasts(computation: Computation, one: Instruction) -> Instruction:
+    while one.opcode == "bitcast":
+        one = computation.instructions[one.operands[0]]
+    return one
+
+
 def _written_by(program: Program, computation: Computation, root: Instruction) -> float:
     """Bytes that a result takes to write: of an update in place, the update."""
-    if root.opcode == "bitcast":
-        return _written_by(program, computation, computation.instructions[root.operands[0]])
+    root = _behind_bitcasts(computation, root)
     if root.opcode == "parameter" or kind_of(root) in COLLECTIVES:
         return 0.0
     if root.opcode == "tuple":

@@ -188,6 +188,31 @@ ENTRY %main (a: f32[4,8], b: f32[16,64], c: s32[]) -> f32[4,8] {
     assert costs(hlo.parse(text)).hbm_bytes == x + layer + place + x
 
 
+def test_a_weight_in_another_form_is_read():
+    """As a TPU's compiler hands a weight to a product: through a fusion that is a bitcast and nothing else."""
+    text = """HloModule form
+
+%form (w.1: f32[8,16]) -> f32[16,8] {
+  %w.1 = f32[8,16]{1,0} parameter(0)
+  ROOT %turned.1 = f32[16,8]{1,0} bitcast(%w.1)
+}
+
+%fused (x: f32[4,16], w: f32[8,16]) -> f32[4,8] {
+  %x = f32[4,16]{1,0} parameter(0)
+  %w = f32[8,16]{1,0} parameter(1)
+  %turned = f32[16,8]{1,0} fusion(%w), kind=kLoop, calls=%form
+  ROOT %y = f32[4,8]{1,0} dot(%x, %turned), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[4,16], b: f32[8,16]) -> f32[4,8] {
+  %a = f32[4,16]{1,0} parameter(0)
+  %b = f32[8,16]{1,0} parameter(1)
+  ROOT %out = f32[4,8]{1,0} fusion(%a, %b), kind=kOutput, calls=%fused
+}
+"""
+    assert costs(hlo.parse(text)).hbm_bytes == 4 * (4 * 16 + 8 * 16 + 4 * 8)
+
+
 def test_a_collective_hidden_behind_a_product_is_one():
     """As a TPU's compiler overlaps them: in the fusion that starts it, one that computes, and one that waits for it."""
     text = """HloModule hidden
