@@ -54,12 +54,19 @@ class Topology:
         return math.prod(self.dims)
 
     def coordinates(self, position: int) -> tuple[int, ...]:
-        """Where a chip is, counted with the last axis fastest."""
-        along = []
-        for size in reversed(self.dims):
+        """Where a device is, in the order in which TPUs are listed: a host's square of four, then host by host.
+
+        The first axis goes fastest, among a host's chips and among hosts. (As libtpu lists v5e, v5p and v6e.)
+        """
+        of_host = [min(2, size) if axis < 2 else 1 for axis, size in enumerate(self.dims)]
+        within, hosts = [], []
+        for size in of_host:
             position, coordinate = divmod(position, size)
-            along.append(coordinate)
-        return tuple(reversed(along))
+            within.append(coordinate)
+        for size, own in zip(self.dims, of_host, strict=True):
+            position, coordinate = divmod(position, size // own)
+            hosts.append(coordinate)
+        return tuple(host * own + chip for host, own, chip in zip(hosts, of_host, within, strict=True))
 
     def bandwidth(self, coordinates: list[tuple[int, ...]]) -> float:
         """Bytes a second that each of a group of chips can send, over the axes along which the group extends.

@@ -31,7 +31,7 @@ def lower_rollouts(setting: Setting) -> tuple[Lowered, Sampler]:
     parameters = setting.placed_parameters()
     times = -(-rl.num_questions // (rl.rollout_questions or rl.num_questions))
     lowered = Lowered(
-        "rollouts",
+        "sampling",
         sampler.lower(parameters),
         {"parameters": parameters},
         number=rl.num_questions * rl.num_generations / times,

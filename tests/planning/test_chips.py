@@ -29,12 +29,19 @@ def test_bandwidth_of_a_group_is_that_of_its_axes(topology, coordinates, links):
 def test_a_slice_has_a_name_and_a_size():
     topology = parse_topology("v5p:4x4x8")
     assert (topology.name, topology.num_chips, topology.chip) == ("v5p:4x4x8", 128, CHIPS["v5p"])
-    assert [topology.coordinates(position) for position in (0, 7, 8, 127)] == [
-        (0, 0, 0),
-        (0, 0, 7),
-        (0, 1, 0),
-        (3, 3, 7),
-    ]
+
+
+@pytest.mark.parametrize(
+    ("topology", "positions", "coordinates"),
+    [  # read from libtpu's descriptions of these slices
+        ("v5e:2x4", range(6), [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]),
+        ("v5e:16x16", range(9), [(0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (3, 0), (2, 1), (3, 1), (4, 0)]),
+        ("v5p:2x2x4", (3, 4, 5, 15), [(1, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 3)]),
+        ("v5p:4x4x4", (3, 4, 8, 63), [(1, 1, 0), (2, 0, 0), (0, 2, 0), (3, 3, 3)]),
+    ],
+)
+def test_devices_are_listed_host_by_host(topology, positions, coordinates):
+    assert [parse_topology(topology).coordinates(position) for position in positions] == coordinates
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,9 @@ SMALL = (
 
 def run(*flags: str) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "colar_jax.plan", *flags]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600
-    )
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def planned(*flags: str) -> dict:
@@ -170,6 +169,7 @@ def test_an_update_takes_what_its_tree_rows_need(of_rewards):
     assert not rollouts["compiled"]["costs"]["collectives"]
 
 
+@pytest.mark.slow
 def test_latents_in_training_are_planned_too():
     plan = planned("--topology=v5e:2x2", "--stage=coconut", "--rollout=no", "--config.parallel.mesh=data=4")
     step = step_of(plan)
