@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from parallel.meshes import MESHES, run_cases
 
-FAST = ["step,colar,full,2-2-2", "decode,colar,layer,1-4-2", "decode,cot,once,2-2-2"]
+FAST = ["step,colar,full,2-2-2", "decode,colar,layer,1-4-2", "decode,cot,once,1-2-4"]
 SLOW = [
     *(
         f"step,{method},{adapted},{mesh}"
