@@ -72,7 +72,7 @@ def step_row(case: tuple[str, str, str], plan: dict) -> list[str]:
     step = plan["programs"][0]
     mesh = ", ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1)
     cells = [*case, mesh, *needs(step)]
-    if step["roofline"] is None:
+    if "no" in cells:
         return [*cells, "", ""]
     rate = step["number"] / step["roofline"]["overlapped"]
     return [*cells, f"{100 * step['mfu_bound']:.0f} %", f"{rate:,.0f}"]
@@ -82,7 +82,7 @@ def rollout_row(case: tuple[str, str, str], plan: dict) -> list[str]:
     """A rollout's line: every loop to its limit."""
     rollout = plan["programs"][1]
     cells = [*case, f"{rollout['number'] / plan['num_chips']:g}", *needs(rollout)]
-    if rollout["roofline"] is None:
+    if "no" in cells:
         return [*cells, ""]
     return [*cells, f"{rollout['number'] / rollout['roofline']['overlapped']:,.0f}"]
 

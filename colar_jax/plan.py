@@ -8,7 +8,7 @@ chip, and how long they take at best (docs/plan.md).
     --compiler=auto        tpu (needs the `tpu` extra), host (as many CPU devices), auto: tpu where it is installed
     --rows_per_chip=4      instead of each stage's rows; of a stage trained by rewards, questions
     --examples=385620      in the training set, where the data here is a sample of it
-    --rollout=no           leave the decode out
+    --rollout=no           leave the decode of the validation set out
     --json                 as one JSON object a stage
     --scaling=v5e          no compiling: a table of 8 to 1,024 chips from closed forms (docs/scaling.md)
 """

@@ -6,31 +6,29 @@ from colar_jax.config import Config
 from colar_jax.planning.compiled import Memory
 
 
-def advice(config: Config, name: str, memory: Memory, mesh: dict[str, int]) -> list[str]:
-    """Settings that lower what takes most, the mildest first; empty where it fits."""
+def advice(config: Config, memory: Memory, mesh: dict[str, int], *, is_training: bool, smaller_batch: str) -> list[str]:
+    """Settings that lower what takes most, the mildest first; empty where it fits.
+
+    Args:
+        smaller_batch: the setting with which less goes through the program at a time.
+    """
     if memory.fits:
         return []
-    num_chips, shards = math.prod(mesh.values()), mesh["data"] * mesh["fsdp"]
-    held = sum(memory.arguments.values())
     found = []
-    if held < memory.capacity / 2:
-        found += _for_activations(config, name, config.stages[name].rows // shards)
-    found += _for_weights(config, memory, mesh["fsdp"], num_chips)
+    if sum(memory.arguments.values()) < memory.capacity / 2:
+        found += [*(_for_activations(config) if is_training else []), smaller_batch]
+    found += _for_weights(config, memory, mesh["fsdp"], math.prod(mesh.values()))
     return found or ["take a chip with more memory"]
 
 
-def _for_activations(config: Config, name: str, rows_per_chip: int) -> list[str]:
-    stage, found = config.stages[name], []
+def _for_activations(config: Config) -> list[str]:
+    found = []
     if config.model.dtype == "float32":
         found.append("--config.model.dtype=bfloat16 halves the activations")
     if config.model.remat != "full":
         found.append("--config.model.remat=full keeps one array a layer")
-    if rows_per_chip > stage.accumulation:
-        found.append(f"--config.stages.{name}.accumulation={2 * stage.accumulation} computes a batch in parts")
     if config.model.logits_chunk > 1024:
         found.append("--config.model.logits_chunk=1024 keeps fewer logits")
-    if not found:
-        found.append(f"--config.stages.{name}.row_positions={stage.row_positions // 2} shortens the rows")
     return found
 
 

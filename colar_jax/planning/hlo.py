@@ -93,7 +93,7 @@ class Program:
         known = _TRIP_COUNT.search(loop.attributes)
         if known:
             return int(known.group(1))
-        return max(self._integers(loop.attribute("condition").lstrip("%")), default=1)
+        return max([1, *self._integers(loop.attribute("condition").lstrip("%"))])
 
     def _walk(self, name: str, times: float, into_fusions: bool):
         computation = self.computations[name]

@@ -81,6 +81,8 @@ class Lowered:
     arguments: dict[str, Any]  # trees of `ShapeDtypeStruct`s with shardings
     number: float  # of what goes through it at a time
     unit: str
+    smaller_batch: str  # the setting with which less does
+    is_training: bool = False
     times: int = 1  # in a step of the stage; 0: at validations only
     useful_flops: float = 0.0  # over all devices, by the step's definition; 0 where it is no training step
 

@@ -125,10 +125,11 @@ def _lower_sft(setting: Setting, *, with_rollout: bool) -> tuple[list[Lowered], 
     return [step, *([lower_validation(setting)] if with_rollout else [])], schedule
 
 
-def _lower_grpo(setting: Setting, *, with_rollout: bool) -> tuple[list[Lowered], Schedule]:
+def _lower_grpo(setting: Setting, **_) -> tuple[list[Lowered], Schedule]:
+    """Rollouts are most of an iteration: they are never left out."""
     rollouts, sampler = lower_rollouts(setting)
     update, schedule = lower_update(setting, sampler)
-    return [update, *([rollouts] if with_rollout else [])], schedule
+    return [update, rollouts], schedule
 
 
 def _schedule_seconds(schedule: Schedule, programs: list[ProgramPlan]) -> tuple[float, float] | None:
@@ -153,6 +154,7 @@ def _mesh(config: Config, parameters, target: Target) -> jax.sharding.Mesh:
 
 def _planned(setting: Setting, lowered: Lowered, target: Target) -> ProgramPlan:
     compiled, sizes = compile_for(lowered, target), dict(setting.mesh.shape)
+    how = dict(is_training=lowered.is_training, smaller_batch=lowered.smaller_batch)
     return ProgramPlan(
         compiled=compiled,
         roofline=None if compiled.costs is None else roofline(compiled.costs, target),
@@ -160,7 +162,7 @@ def _planned(setting: Setting, lowered: Lowered, target: Target) -> ProgramPlan:
         unit=lowered.unit,
         times=lowered.times,
         useful_flops=lowered.useful_flops / target.topology.num_chips,
-        advice=advice(setting.config, setting.name, compiled.memory, sizes),
+        advice=advice(setting.config, compiled.memory, sizes, **how),
     )
 
 

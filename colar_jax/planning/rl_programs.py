@@ -29,13 +29,15 @@ def lower_rollouts(setting: Setting) -> tuple[Lowered, Sampler]:
         encoded=setting.data.train, vocabulary=setting.data.vocabulary, parallel=setting.parallel,
     )  # fmt: skip
     parameters = setting.placed_parameters()
-    times = -(-rl.num_questions // (rl.rollout_questions or rl.num_questions))
+    at_a_time = rl.rollout_questions or rl.num_questions
+    times, fewer = -(-rl.num_questions // at_a_time), -(-at_a_time // 2)
     lowered = Lowered(
         "sampling",
         sampler.lower(parameters),
         {"parameters": parameters},
         number=rl.num_questions * rl.num_generations / times,
         unit="rollouts",
+        smaller_batch=f"--config.stages.{setting.name}.rl.rollout_questions={fewer} decodes fewer at a time",
         times=times,
     )
     return lowered, sampler
@@ -64,10 +66,19 @@ def lower_update(setting: Setting, sampler: Sampler) -> tuple[Lowered, Schedule]
         {"trained": state.trainable, "optimizer": state.optimizer, "frozen": frozen, "batch": batch},
         number=rl.minibatch_size,
         unit="rollouts",
+        smaller_batch=_smaller_batch(setting),
+        is_training=True,
         times=most_updates(rl),
         useful_flops=_useful_flops(setting, row),
     )
     return lowered, Schedule(num_iterations, rl.num_questions * rl.num_generations, "rollouts")
+
+
+def _smaller_batch(setting: Setting) -> str:
+    stage, shards = setting.stage, num_shards(setting.mesh)
+    if rows_of_minibatch(stage, shards) // shards > stage.accumulation:
+        return f"--config.stages.{setting.name}.accumulation={2 * stage.accumulation} computes a minibatch in parts"
+    return f"--config.decode.max_latents={setting.config.decode.max_latents // 2} shortens the chains"
 
 
 def _longest_row(stage: StageConfig, decode, sampler: Sampler, hidden_size: int) -> TreeBatch:

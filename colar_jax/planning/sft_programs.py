@@ -38,6 +38,8 @@ def lower_training_step(setting: Setting) -> tuple[Lowered, Schedule]:
         {"trained": state.trainable, "optimizer": state.optimizer, "frozen": frozen, "batch": rows},
         number=num_examples,
         unit="examples",
+        smaller_batch=_smaller_batch(setting),
+        is_training=True,
         useful_flops=_useful_flops(setting, batch),
     )
     return lowered, Schedule(num_steps, num_examples, "examples")
@@ -66,8 +68,16 @@ def lower_validation(setting: Setting) -> Lowered:
         {"parameters": parameters},
         number=batch_size,
         unit="questions",
+        smaller_batch=f"--config.eval.batch_size={-(-batch_size // 2)} decodes fewer at a time",
         times=0,
     )
+
+
+def _smaller_batch(setting: Setting) -> str:
+    stage, shards = setting.stage, num_shards(setting.mesh)
+    if stage.rows // shards > stage.accumulation:
+        return f"--config.stages.{setting.name}.accumulation={2 * stage.accumulation} computes a batch in parts"
+    return f"--config.stages.{setting.name}.row_positions={stage.row_positions // 2} shortens the rows"
 
 
 def _examples_per_step(loader, batch, num_train: int) -> float:

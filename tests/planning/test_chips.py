@@ -71,20 +71,22 @@ MESH = {"data": 4, "fsdp": 2, "tensor": 1}
 
 def test_nothing_is_advised_where_it_fits():
     memory = Memory({"trained": GIB}, temporary=GIB, total=2 * GIB, capacity=2 * GIB)
-    assert memory.fits and advice(config(), "colar", memory, MESH) == []
+    assert memory.fits and advice(config(), memory, MESH, is_training=True, smaller_batch="") == []
 
 
 def test_activations_that_do_not_fit_are_made_smaller():
     memory = Memory({"trained": GIB}, temporary=20 * GIB, total=21 * GIB, capacity=16 * GIB)
-    found = advice(config(dtype="bfloat16", remat="dots"), "colar", memory, MESH)
+    settings = config(dtype="bfloat16", remat="dots")
+    found = advice(settings, memory, MESH, is_training=True, smaller_batch="--fewer")
     assert not memory.fits
-    assert found[0].startswith("--config.model.remat=full")
-    assert any(line.startswith("--config.stages.colar.accumulation=2 ") for line in found)
+    assert found[0].startswith("--config.model.remat=full") and "--fewer" in found
+    of_a_decode = advice(settings, memory, MESH, is_training=False, smaller_batch="--fewer")
+    assert of_a_decode[0] == "--fewer"  # a decode keeps no activations
 
 
 def test_weights_that_do_not_fit_are_split():
     memory = Memory({"trained": 5 * GIB, "optimizer": 10 * GIB}, temporary=4 * GIB, total=19 * GIB, capacity=16 * GIB)
-    found = advice(config(), "colar", memory, MESH)
+    found = advice(config(), memory, MESH, is_training=True, smaller_batch="--fewer")
     assert found[0].startswith("--config.parallel.mesh=fsdp=4 ")
     assert any("lora.rank" in line for line in found)
-    assert not any("remat" in line for line in found)
+    assert not any("remat" in line or "--fewer" in line for line in found)
