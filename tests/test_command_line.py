@@ -103,7 +103,7 @@ def test_a_program_may_load_its_config_from_elsewhere(run):
 
 
 def test_value_of_a_flag(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["--a=0", "--a=1", "-b=x=y", "--ab=2"])
+    monkeypatch.setattr(sys, "argv", ["--a=9", "--a=0", "--a=1", "-b=x=y", "--ab=2"])
     assert [flag_value(name) for name in ("a", "b", "ab", "c")] == ["1", "x=y", "2", ""]
 
 

@@ -61,6 +61,7 @@ def test_a_run_starts_from_the_folder(finished):
     embed_std = float(run.initial["latent_head"]["embed_std"])
     assert embed_std == pytest.approx(float(np.std(expected["embedding"])), rel=1e-6)
     assert run.tokenizer.encode("How many?") == load_tokenizer(EMBEDDED).encode("How many?")
+    assert "train" not in vars(run) and len(run.train) == len(run.train_problems)  # encoded when it is asked for
 
 
 def test_it_trains_to_its_end(finished):
