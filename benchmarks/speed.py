@@ -1,13 +1,16 @@
-"""How fast we are beside plain PyTorch + transformers (eager), on the same cores, in turns.
+"""How fast we are beside plain PyTorch + transformers (eager), on the same cores or the same GPU, in turns.
 
     pip install torch==2.13.0                                   # the opponent; no dependency of the package
     python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration]
     python benchmarks/speed.py --tasks coconut,codi,coconut_remat,codi_remat
+    python benchmarks/speed.py --device gpu                     # both sides on one CUDA card
 
 Both sides run the same model sizes in float32: hidden 384, 6 layers, 6 heads, MLP 1024, vocabulary 4096, tied head. The
 opponent (`torch_side.py`) pads and loops as the published code does. Each side of a task is a process of its own; the
 two take turns, so that a change of the machine's mood hits both; the ratio is of the medians. Peak memory is the
-process's own.
+process's own. On a GPU it is what was allocated on the device at most (not what the allocators keep; ours includes what
+XLA tries its kernels with), no matrix product is rounded to TF32 on either side, and a round repeats its work for at
+least a second.
 
     sft_ragged   CoLaR training on the length mix of GSM8K (512 problems, Llama-3 tokens), speeds 1 to 5 drawn: for the
                  opponent one for each batch of 32, for us one for each example
@@ -22,6 +25,7 @@ process's own.
 
 import argparse
 import json
+import os
 import random
 import resource
 import statistics
@@ -37,6 +41,17 @@ SPEEDS = (1, 2, 3, 4, 5)
 RAGGED_BATCH = 32
 QUESTIONS, GENERATIONS, MINIBATCH = 8, 8, 8  # of reinforcement learning
 THOUGHTFUL = ("coconut", "codi")  # methods that think in training
+ROUND_SECONDS = {"cpu": 0.0, "gpu": 1.0}  # at least: a GPU is done with some tasks in milliseconds
+# Of the workers. Two processes share the card, so none may take all of its memory. PyTorch's float32 products are exact
+# by default, those of JAX are not on a GPU.
+ENVIRONMENT = {
+    "cpu": {"JAX_PLATFORMS": "cpu"},
+    "gpu": {
+        "JAX_PLATFORMS": "cuda,cpu",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    },
+}
 
 
 def problems_of(lengths: list[tuple[int, int, int]]) -> list[tuple[list[int], list[int], list[int]]]:
@@ -59,14 +74,16 @@ def fixed_lengths(count: int) -> list[tuple[int, int, int]]:
     return [(64, 32, 8)] * count
 
 
-def torch_task(name: str):
+def torch_task(name: str, device: str):
     """The opponent's function for a task: it does one round's work and returns how many examples that was."""
     import torch
     import torch_side
 
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    model, policy = torch_side.build_model(latent_intermediate=LATENT_INTERMEDIATE)
+    # Not torch.set_default_device: it slows every call of torch, and the opponent is bound by those on a GPU.
+    modules = torch_side.build_model(latent_intermediate=LATENT_INTERMEDIATE)
+    model, policy = (module.to("cuda" if device == "gpu" else "cpu") for module in modules)
     if name == "generation":
         generator = torch_side.LatentGenerator(model, policy, fixed_work=True)
         prompts = [question for question, _, _ in problems_of(gsm8k_lengths())[:64]]
@@ -105,7 +122,7 @@ def torch_thoughts_task(model, name: str):
 
 
 def jax_task(name: str):
-    """Our function for a task."""
+    """Our function for a task; it waits for its own results."""
     import jax_side
 
     if name.startswith(THOUGHTFUL):
@@ -130,26 +147,57 @@ def jax_task(name: str):
     return lambda: sum(step() for _ in range(len(SPEEDS)))
 
 
-def work(side: str, task: str) -> None:
+def settle(side: str, device: str) -> None:
+    """Waits for what the opponent has asked of a GPU."""
+    if (side, device) == ("torch", "gpu"):
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def peak_gib(side: str, device: str) -> float:
+    """The most memory this process has had: resident, or allocated on the GPU."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if side == "torch":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**30
+    import jax
+
+    return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
+
+
+def one_round(run, side: str, device: str) -> float:
+    """Examples a second."""
+    examples, seconds, start = 0, 0.0, time.perf_counter()
+    while not examples or seconds < ROUND_SECONDS[device]:
+        examples += run()
+        settle(side, device)
+        seconds = time.perf_counter() - start
+    return examples / seconds
+
+
+def work(side: str, task: str, device: str) -> None:
     """A worker process: one warm-up, then a round of work for each line read."""
-    run = {"torch": torch_task, "jax": jax_task}[side](task)
-    run()
+    run = torch_task(task, device) if side == "torch" else jax_task(task)
+    one_round(run, side, device)
     print("ready", flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
-        examples = run()
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        rate, peak = one_round(run, side, device), peak_gib(side, device)
         facts = getattr(run, "facts", {})
-        print(json.dumps({"examples_per_second": examples / seconds, "peak_gib": peak, "facts": facts}), flush=True)
+        print(json.dumps({"examples_per_second": rate, "peak_gib": peak, "facts": facts}), flush=True)
 
 
-def compare(task: str, rounds: int) -> dict[str, list[dict]]:
+def compare(task: str, rounds: int, device: str) -> dict[str, list[dict]]:
     """Both sides' measurements, taken in turns."""
-    command = [sys.executable, __file__, "--task", task, "--side"]
+    command = [sys.executable, __file__, "--device", device, "--task", task, "--side"]
+    # One card for both, the first where the user names none.
+    environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ, **ENVIRONMENT[device]}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers = {}
     for side in ("torch", "jax"):
-        workers[side] = subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        workers[side] = subprocess.Popen([*command, side], env=environment, **pipes)
         while workers[side].stdout.readline().strip() != "ready":
             if workers[side].poll() is not None:
                 raise SystemExit(f"the {side} side of {task} failed")
@@ -169,16 +217,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tasks", default="sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration")
+    parser.add_argument("--device", choices=tuple(ENVIRONMENT), default="cpu")
     parser.add_argument("--side", choices=("torch", "jax"), help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        work(options.side, options.task)
+        work(options.side, options.task, options.device)
         return
-    print("| task | PyTorch examples/s | colar_jax examples/s | ratio | (min, max) | peak GiB PyTorch / colar_jax |")
+    peaks = "peak GiB" if options.device == "cpu" else "peak device GiB"
+    print(f"| task | PyTorch examples/s | colar_jax examples/s | ratio | (min, max) | {peaks} PyTorch / colar_jax |")
     print("| --- | --- | --- | --- | --- | --- |")
     for task in options.tasks.split(","):
-        measured = compare(task, options.rounds)
+        measured = compare(task, options.rounds, options.device)
         rate = {side: [m["examples_per_second"] for m in values] for side, values in measured.items()}
         peak = {side: max(m["peak_gib"] for m in values) for side, values in measured.items()}
         medians = {side: statistics.median(values) for side, values in rate.items()}

@@ -29,7 +29,7 @@ class GrpoIteration:
     """
 
     def __init__(self, model, policy, num_generations: int, minibatch_size: int, learning_rate: float = 1e-6):
-        self.model, self.policy = model, policy
+        self.model, self.policy, self.device = model, policy, model.device
         self.num_generations, self.minibatch_size = num_generations, minibatch_size
         self.generate = torch_side.LatentGenerator(model, policy, fixed_work=True)
         self.parameters = [*model.parameters(), *policy.parameters()]
@@ -40,16 +40,17 @@ class GrpoIteration:
         prompts = [question for question in questions for _ in range(self.num_generations)]
         generation = self.generate(prompts)
         with torch.no_grad():
-            log_probs = self.log_probs(prompts, generation, torch.arange(len(prompts)))
+            log_probs = self.log_probs(prompts, generation, torch.arange(len(prompts), device=self.device))
         return Rollouts(prompts, generation, log_probs)
 
     def __call__(self, questions: list[list[int]]) -> int:
         """One iteration; the number of its rollouts."""
         prompts, generation, old = self.rollout(questions)
-        rewards = (torch.arange(len(prompts)) % 2).float().view(-1, self.num_generations)
+        rewards = (torch.arange(len(prompts), device=self.device) % 2).float().view(-1, self.num_generations)
         advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-8)
         for rows in torch.randperm(len(prompts)).split(self.minibatch_size):
-            now = self.log_probs([prompts[row] for row in rows], generation, rows)
+            chosen, rows = [prompts[row] for row in rows], rows.to(self.device)
+            now = self.log_probs(chosen, generation, rows)
             pairs = zip(now, (of_kind[rows] for of_kind in old), strict=True)
             loss = sum(self.clipped(*pair, advantages.view(-1)[rows]) for pair in pairs)
             self.optimizer.zero_grad()
@@ -61,9 +62,10 @@ class GrpoIteration:
     def log_probs(self, prompts, generation: torch_side.Generation, rows) -> tuple[torch.Tensor, torch.Tensor]:
         """Of latents and of answer tokens, one forward pass over the whole rows."""
         special, embed = self.generate.special, self.model.get_input_embeddings()
-        question = torch_side.pad_rows([[*prompt, special.separator] for prompt in prompts], special.pad, "left")
+        prompts = [[*prompt, special.separator] for prompt in prompts]
+        question = torch_side.pad_rows(prompts, special.pad, "left", self.device)
         latents, answer = generation.latents[rows].clone(), generation.answer_ids[rows]
-        answer = torch.cat([torch.full((len(rows), 1), special.separator), answer], 1)
+        answer = torch.cat([answer.new_full((len(rows), 1), special.separator), answer], 1)
         embeds = torch.cat([embed(question), latents, embed(answer)], 1)
         mask = torch.cat([question != special.pad, generation.latent_mask[rows] > 0, answer >= 0], 1).long()
         output = self.model(

@@ -3,7 +3,8 @@
 It does the published work in the published order: one speed for a batch, padding to the longest of each part, all-pad
 groups included, language-head logits at every position; at test time a full language head at every latent, a loop that
 ends when the slowest row does, and a second prefill of everything for the answer. The caller sets the number of threads
-and the seed. Needs torch and transformers, which colar_jax itself does not.
+and the seed, and moves the models: everything is on the device of the model's parameters. Needs torch and transformers,
+which colar_jax itself does not.
 
     python benchmarks/torch_reference.py        a self-check on small sizes, with timings
 """
@@ -94,14 +95,15 @@ def embedding_std(model: LlamaForCausalLM) -> float:
     return model.get_input_embeddings().weight.std().item()
 
 
-def pad_rows(rows: list[list[int]], pad: int, side: str) -> torch.Tensor:
+def pad_rows(rows: list[list[int]], pad: int, side: str, device: torch.device) -> torch.Tensor:
     """Ids [B, longest] with the padding on the left or on the right."""
     width = max(map(len, rows))
     filled = [[pad] * (width - len(row)) for row in rows]
-    return torch.tensor([f + row if side == "left" else row + f for row, f in zip(rows, filled, strict=True)])
+    padded = [f + row if side == "left" else row + f for row, f in zip(rows, filled, strict=True)]
+    return torch.tensor(padded, device=device)
 
 
-def pad_groups(rows: list[list[int]], speed: int, pad: int) -> torch.Tensor:
+def pad_groups(rows: list[list[int]], speed: int, pad: int, device: torch.device) -> torch.Tensor:
     """Step ids [B, slots * speed] with the separator as the last token of its group, as published.
 
     All rows grow by one count on top of left padding to the longest. What a row does not need on the left goes to its
@@ -114,7 +116,7 @@ def pad_groups(rows: list[list[int]], speed: int, pad: int) -> torch.Tensor:
         left = (speed - 1 - (longest - len(row))) % speed
         left = grow if grow - left == speed else left
         padded.append([pad] * (longest - len(row) + left) + row + [pad] * (grow - left))
-    return torch.tensor(padded)
+    return torch.tensor(padded, device=device)
 
 
 def positions(mask: torch.Tensor) -> torch.Tensor:
@@ -133,7 +135,7 @@ class SftStep:
         weight_decay: float = 0.01,
         special: SpecialTokens = DEFAULT_TOKENS,
     ):
-        self.model, self.policy, self.special = model, policy, special
+        self.model, self.policy, self.special, self.device = model, policy, special, model.device
         self.embedding_std = embedding_std(model)
         self.optimizer = torch.optim.AdamW([*model.parameters(), *policy.parameters()], lr, weight_decay=weight_decay)
 
@@ -148,9 +150,9 @@ class SftStep:
     def loss(self, problems: list[Problem], speed: int) -> torch.Tensor:
         """Mean over all supervised tokens of the cross-entropy, plus mean over real step slots of the latent error."""
         pad, separator = self.special.pad, self.special.separator
-        question = pad_rows([p.question_ids for p in problems], pad, "left")
+        question = pad_rows([p.question_ids for p in problems], pad, "left", self.device)
         steps, steps_mask, step_labels = self.compress([[separator, *p.step_ids] for p in problems], speed)
-        answer = pad_rows([[separator, *p.answer_ids] for p in problems], pad, "right")
+        answer = pad_rows([[separator, *p.answer_ids] for p in problems], pad, "right", self.device)
         embed = self.model.get_input_embeddings()
 
         embeds = torch.cat([embed(question), steps, embed(answer)], 1)
@@ -168,9 +170,9 @@ class SftStep:
         """Slot embeddings [B, slots, D], slot mask and one label per slot, drawn from the tokens of the slot."""
         pad, embed = self.special.pad, self.model.get_input_embeddings()
         if speed == 1:
-            ids = pad_rows(rows, pad, "left")
+            ids = pad_rows(rows, pad, "left", self.device)
             return embed(ids), (ids != pad).long(), ids
-        ids = pad_groups(rows, speed, pad).unflatten(1, (-1, speed))
+        ids = pad_groups(rows, speed, pad, self.device).unflatten(1, (-1, speed))
         mask = (ids != pad).float()
         count = mask.sum(2, keepdim=True)
         embeds = (embed(ids) * mask[..., None]).sum(2) / (count.sqrt() + 1e-5)
@@ -206,7 +208,7 @@ class LatentGenerator:
         fixed_work: bool = False,
         special: SpecialTokens = DEFAULT_TOKENS,
     ):
-        self.model, self.policy, self.special = model, policy, special
+        self.model, self.policy, self.special, self.device = model, policy, special, model.device
         self.max_latents, self.fixed_work = max_latents, fixed_work
         self.latent_temperature, self.stop_temperature = latent_temperature, stop_temperature
         self.embedding_std = embedding_std(model)
@@ -222,11 +224,12 @@ class LatentGenerator:
     @torch.no_grad()
     def __call__(self, prompts: list[list[int]]) -> Generation:
         """Latents and answers for questions (speed said in the text, without the separator that opens the steps)."""
-        ids = pad_rows([[*prompt, self.special.separator] for prompt in prompts], self.special.pad, "left")
+        prompts = [[*prompt, self.special.separator] for prompt in prompts]
+        ids = pad_rows(prompts, self.special.pad, "left", self.device)
         embed = self.model.get_input_embeddings()
         embeds, mask = embed(ids), (ids != self.special.pad).long()
         latents, latent_mask = self.think(embeds, mask)
-        separator = torch.full((len(prompts), 1), self.special.separator)
+        separator = ids.new_full((len(prompts), 1), self.special.separator)
         embeds = torch.cat([embeds, latents, embed(separator)], 1)
         mask = torch.cat([mask, latent_mask, torch.ones_like(separator)], 1)
         answer_ids = self.model.generate(inputs_embeds=embeds, attention_mask=mask, **self.answer_options)
@@ -235,7 +238,7 @@ class LatentGenerator:
     def think(self, embeds: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples latents until every row has drawn the separator once; masks those that come after a row's own."""
         cache, latents, question_length = DynamicCache(), [], mask.shape[1]
-        running = torch.ones(len(mask), 1, dtype=torch.bool)
+        running = torch.ones_like(mask[:, :1], dtype=torch.bool)
         output = self.forward_cached(embeds, mask, positions(mask), cache)
         while len(latents) < self.max_latents:
             gaussian = self.policy(output.hidden_states[-1][:, -1:], self.latent_temperature)

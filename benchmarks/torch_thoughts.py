@@ -18,10 +18,10 @@ class ThoughtStep:
     """One optimizer step on a batch of problems; `codi` adds the teacher, the projection and the distillation."""
 
     def __init__(self, model, *, codi: bool, special: torch_side.SpecialTokens = torch_side.DEFAULT_TOKENS):
-        self.model, self.special, self.codi = model, special, codi
+        self.model, self.special, self.codi, self.device = model, special, codi, model.device
         hidden = model.config.hidden_size
         layers = nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.LayerNorm(hidden)
-        self.projection = nn.Sequential(*layers) if codi else nn.Identity()
+        self.projection = (nn.Sequential(*layers) if codi else nn.Identity()).to(self.device)
         parameters = [*model.parameters(), *self.projection.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, 1e-4, weight_decay=0.01)
 
@@ -34,13 +34,13 @@ class ThoughtStep:
 
     def loss(self, problems: list[torch_side.Problem]) -> torch.Tensor:
         separator, pad = self.special.separator, self.special.pad
-        question = torch_side.pad_rows([[*p.question_ids, separator] for p in problems], pad, "left")
-        answer = torch_side.pad_rows([[separator, *p.answer_ids] for p in problems], pad, "right")
+        question = torch_side.pad_rows([[*p.question_ids, separator] for p in problems], pad, "left", self.device)
+        answer = torch_side.pad_rows([[separator, *p.answer_ids] for p in problems], pad, "right", self.device)
         mask, cache = (question != pad).long(), DynamicCache()
         output = self.forward(mask, cache, input_ids=question)
         teacher = self.teacher(problems, question, mask, cache) if self.codi else None
         for _ in range(NUM_LATENTS):
-            mask = torch.cat([mask, torch.ones(len(problems), 1, dtype=torch.long)], 1)
+            mask = torch.cat([mask, mask.new_ones(len(problems), 1)], 1)
             output = self.forward(mask, cache, inputs_embeds=self.projection(output.hidden_states[-1][:, -1:]))
         mask = torch.cat([mask, (answer != pad).long()], 1)
         output = self.forward(mask, cache, input_ids=answer)
@@ -55,7 +55,8 @@ class ThoughtStep:
     def teacher(self, problems, question, mask, cache: DynamicCache):
         """The chain of thought's loss, and its detached states before the answer."""
         separator, pad = self.special.separator, self.special.pad
-        chains = torch_side.pad_rows([[*p.step_ids, separator, *p.answer_ids] for p in problems], pad, "right")
+        chains = [[*p.step_ids, separator, *p.answer_ids] for p in problems]
+        chains = torch_side.pad_rows(chains, pad, "right", self.device)
         width = question.shape[1]
         own = DynamicCache()
         for layer, (keys, values) in enumerate((part.keys, part.values) for part in cache.layers):
@@ -63,8 +64,9 @@ class ThoughtStep:
         mask = torch.cat([mask, (chains != pad).long()], 1)
         output = self.forward(mask, own, input_ids=chains)
         assert cache.get_seq_length() == width
-        places = torch.tensor([len(p.step_ids) for p in problems])
-        states = torch.stack(output.hidden_states[1:])[:, torch.arange(len(problems)), places]
+        places = torch.tensor([len(p.step_ids) for p in problems], device=self.device)
+        rows = torch.arange(len(problems), device=self.device)
+        states = torch.stack(output.hidden_states[1:])[:, rows, places]
         return self.cross_entropy(output.logits, chains), states.detach()
 
     def forward(self, mask, cache: DynamicCache, **inputs):
