@@ -49,6 +49,7 @@ def generate_problems(
     max_steps: int = 5,
     max_number: int = 99,
     max_change: int = 20,
+    max_repeats: int = 0,
 ) -> list[Problem]:
     """The first `count` problems of a split, no chain twice; the same ones on every machine.
 
@@ -62,20 +63,28 @@ def generate_problems(
         max_number: every number in a problem is between 1 and this.
         max_change: the largest number that is added or subtracted. It sets how many sums there are to learn by heart:
             about 4,000 at 20, about 10,000 at 99.
+        max_repeats: how often, at most, the steps of a problem end on its last one said again; each number up to it is
+            equally likely. Chains of thought that people write are redundant; here by as much as one likes.
 
     Raises:
         ValueError: an argument is out of range, or the split has fewer than `count` different chains.
     """
-    settings = f"min_steps={min_steps}, max_steps={max_steps}, max_number={max_number}, max_change={max_change}"
+    settings = (
+        f"min_steps={min_steps}, max_steps={max_steps}, max_number={max_number}, max_change={max_change}, "
+        f"max_repeats={max_repeats}"
+    )
     if split not in SPLIT_OF_BUCKET.values():
         raise ValueError(f"arithmetic has no split {split!r}: name 'train', 'val' or 'test'")
     if count < 1:
         raise ValueError(f"arithmetic cannot make count={count} problems: ask for at least 1")
-    if not 1 <= min_steps <= max_steps or max_number < 2 or max_change < 1:
+    if not 1 <= min_steps <= max_steps or max_number < 2 or max_change < 1 or max_repeats < 0:
         raise ValueError(
-            f"arithmetic with {settings}: 1 <= min_steps <= max_steps, max_number >= 2 and max_change >= 1 are needed"
+            f"arithmetic with {settings}: 1 <= min_steps <= max_steps, max_number >= 2, max_change >= 1 and "
+            "max_repeats >= 0 are needed"
         )
-    rng = random.Random(f"{split}/{seed}/{min_steps}/{max_steps}/{max_number}/{max_change}")
+    order = f"{split}/{seed}/{min_steps}/{max_steps}/{max_number}/{max_change}"
+    # Repeats have draws of their own: the problems are the same ones with and without.
+    rng, repeats = random.Random(order), random.Random(f"{order}/repeats")
     seen: set[Chain] = set()
     problems: list[Problem] = []
     failures = 0
@@ -91,7 +100,7 @@ def generate_problems(
             continue
         failures = 0
         seen.add(chain)
-        problems.append(_tell(rng, chain))
+        problems.append(_tell(rng, chain, repeats.randint(0, max_repeats)))
     return problems
 
 
@@ -159,7 +168,7 @@ def _draw_operation(rng: random.Random, value: int, max_number: int, max_change:
     return operator, rng.choice(divisors)
 
 
-def _tell(rng: random.Random, chain: Chain) -> Problem:
+def _tell(rng: random.Random, chain: Chain, num_repeats: int) -> Problem:
     name, things = rng.choice(tuple(NAMES)), rng.choice(THINGS)
     start, operations = chain
     words = {"name": name, "things": things, "He": NAMES[name], "he": NAMES[name].lower()}
@@ -170,4 +179,4 @@ def _tell(rng: random.Random, chain: Chain) -> Problem:
         steps.append(f"<<{value}{operator}{operand}={result}>>")
         value = result
     sentences.append(END.format(**words))
-    return Problem(" ".join(sentences), tuple(steps), str(value))
+    return Problem(" ".join(sentences), (*steps, *steps[-1:] * num_repeats), str(value))

@@ -107,7 +107,7 @@ def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
     return read_problems(find_split_file(path, split) if path.is_dir() else path, limit)
 
 
-ARITHMETIC_OPTIONS = ("seed", "min_steps", "max_steps", "max_number", "max_change")
+ARITHMETIC_OPTIONS = ("seed", "min_steps", "max_steps", "max_number", "max_change", "max_repeats")
 
 # name -> function of (what follows the colon, split, limit, options). Any other source is a path.
 SOURCES: dict[str, Callable[[str, str, int | None, dict[str, int]], list[Problem]]] = {

@@ -115,6 +115,17 @@ def test_many_problems_of_a_rare_split_are_no_failure():
     assert len(generate_problems("test", arithmetic.MAX_FAILURES // 8)) == arithmetic.MAX_FAILURES // 8
 
 
+def test_repeats_say_the_last_step_again_and_change_nothing_else(problems):
+    repeated = generate_problems("train", 5000, max_repeats=3)
+    counts = [0] * 4
+    for plain, redundant in zip(problems, repeated, strict=True):
+        assert (redundant.question, redundant.answer) == (plain.question, plain.answer)
+        num_repeats = len(redundant.steps) - len(plain.steps)
+        assert redundant.steps == (*plain.steps, *plain.steps[-1:] * num_repeats)
+        counts[num_repeats] += 1
+    assert all(abs(count / 5000 - 1 / 4) < 0.03 for count in counts)
+
+
 def test_another_seed_gives_other_problems(problems):
     assert not set(generate_problems("train", 100, seed=1)) & set(problems[:100])
 
@@ -173,9 +184,10 @@ def test_no_sentence_begins_with_a_number(problems):
         ({"min_steps": 0}, r"min_steps=0, .* 1 <= min_steps"),
         ({"min_steps": 4, "max_steps": 3}, r"min_steps=4, max_steps=3, .* min_steps <= max_steps"),
         ({"max_number": 1}, r"max_number=1, .* max_number >= 2"),
+        ({"max_repeats": -1}, r"max_repeats=-1: .* max_repeats >= 0"),
         (
             {"count": 10**9, "min_steps": 1, "max_steps": 1, "max_number": 9},
-            r"max_number=9, max_change=20 has no count=1000000000 different problems for 'train', only about \d\d: ",
+            r"max_change=20, max_repeats=0 has no count=1000000000 different problems for 'train', only about \d\d: ",
         ),
     ],
 )

@@ -192,7 +192,8 @@ class TestArithmetic:
     @pytest.mark.parametrize(("source", "options"), [("arithmetic:max_step=4", {}), ("arithmetic", {"max_step": 4})])
     def test_a_misspelt_option_gets_the_nearest_name(self, source, options):
         message = (
-            "arithmetic has no option 'max_step', only seed, min_steps, max_steps, max_number, max_change; did you mean"
+            "arithmetic has no option 'max_step', only seed, min_steps, max_steps, max_number, max_change, "
+            "max_repeats; did you mean"
         )
         with pytest.raises(ValueError, match=f"^{message} 'max_steps'"):
             load_problems(source, "train", limit=1, **options)
