@@ -5,18 +5,30 @@
 last two to 69 (five seeds, 63 to 76), c = 5 to 88.
 
 python -m colar_jax.train --config=configs/arithmetic.py
-python -m colar_jax.train --config=configs/arithmetic.py:smoke     # the same in under a minute, learning nothing
-python -m colar_jax.train --config=configs/arithmetic.py:rl        # and reinforcement learning, in the same folder
-python -m colar_jax.train --config=configs/arithmetic.py:no_averaging   # after the first: RL without averaging
-python -m colar_jax.train --config=configs/arithmetic.py:baselines  # iCoT, Coconut and CODI beside them, same folder
+python -m colar_jax.train --config=configs/arithmetic.py:smoke         # in under a minute, learning nothing
+python -m colar_jax.train --config=configs/arithmetic.py:rl            # and reinforcement learning, in the same folder
+python -m colar_jax.train --config=configs/arithmetic.py:redundant     # RL on chains that have something to cut
+python -m colar_jax.train --config=configs/arithmetic.py:no_averaging  # after that: without averaging over a chain
+python -m colar_jax.train --config=configs/arithmetic.py:baselines     # all methods on equal terms
 python -m colar_jax.train --config=configs/arithmetic.py:baselines --config.run=cot,coconut     # or some of them
 """
 
 from colar_jax.config import defaults, stage_defaults
 
+BASELINES = ("icot", "coconut", "codi")
+
 
 def get_config(argument: str = ""):
-    """The run; `smoke` makes everything tiny."""
+    """The run, and what an argument makes of it (`VARIANTS`)."""
+    if argument not in VARIANTS:
+        known = ", ".join(name for name in VARIANTS if name)
+        raise ValueError(f"configs/arithmetic.py knows the arguments {known}, not {argument!r}")
+    config = _config()
+    VARIANTS[argument](config)
+    return config
+
+
+def _config():
     config = defaults()
     config.title = "Embedded arithmetic"
     config.workdir = "runs/arithmetic"
@@ -32,6 +44,7 @@ def get_config(argument: str = ""):
     config.decode.max_step_tokens = 64
     config.decode.max_latents = 48
     config.decode.max_answer_tokens = 8
+    config.eval.speeds = "1.5,2,3.5,5"
     optimizer = dict(b2=0.98, warmup_steps=100)
 
     # Small batches everywhere: what a model this small lacks is optimizer steps, not examples.
@@ -39,7 +52,7 @@ def get_config(argument: str = ""):
     config.stages.cot.optimizer.update(learning_rate=2e-3, **optimizer)
 
     config.stages.colar = stage_defaults(
-        method="colar", steps=8000, rows=3, row_positions=160, eval_every=4000, log_every=200
+        method="colar", init_from="cot", steps=8000, rows=3, row_positions=160, eval_every=4000, log_every=200
     )
     config.stages.colar.optimizer.update(learning_rate=2e-3, **optimizer)
     # Weight 10: with 1 the latents are too blurred to carry numbers. Speed 5 is the harder one: drawn twice as often.
@@ -59,49 +72,89 @@ def get_config(argument: str = ""):
         method="no_cot", init_from="cot", steps=800, rows=5, row_positions=160, log_every=100
     )
     config.stages.no_cot.optimizer.update(learning_rate=1.5e-3, **optimizer)
-
-    # All from the CoT checkpoint. A step has 6 problems, an epoch 10,000 steps: iCoT's schedule ends at step 1,300,
-    # Coconut's at 1,800. Not tuned yet.
-    baseline = dict(init_from="cot", steps=3000, rows=3, row_positions=160, log_every=100, eval_every=1000)
-    config.stages.icot = stage_defaults(method="icot", **baseline)
-    config.stages.coconut = stage_defaults(method="coconut", **baseline)
-    config.stages.codi = stage_defaults(method="codi", **baseline)
-    for name in ("icot", "coconut", "codi"):
+    for name in BASELINES:
+        config.stages[name] = stage_defaults(method=name, init_from="cot", row_positions=160, log_every=100)
         config.stages[name].optimizer.update(learning_rate=1.5e-3, **optimizer)
-    config.stages.icot.icot.update(removed_per_epoch=300.0)
-    config.stages.coconut.coconut.update(epochs_per_stage=0.06)
-    config.eval.speeds = "1.5,2,3.5,5"
-
-    if argument == "baselines":
-        config.run = "cot,colar,icot,coconut,codi,no_cot"
-        config.model.projection.size = 128  # CODI's
-    if argument in ("rl", "smoke"):
-        config.run = "cot,colar,rl,no_cot"
-    if argument == "smoke":
-        config.workdir = "runs/arithmetic_smoke"
-        config.model.preset = "pico"
-        config.model.latent_head.intermediate_size = 32
-        config.data.update(train_limit=500, num_val=16, num_test=32)
-        config.eval.seeds = 2
-        for stage in config.stages.values():
-            stage.update(steps=6, rows=4, log_every=2, eval_every=3)
-            stage.optimizer.warmup_steps = 2
-        config.stages.rl.rl.update(num_questions=4, num_generations=4, minibatch_size=8)
-        config.stages.icot.icot.removed_per_epoch = 1e4
-        config.stages.coconut.coconut.epochs_per_stage = 0.01
-        config.decode.max_latents = 8
-    elif argument == "no_averaging":
-        # The paper's ablation: a chain's sum instead of its mean. Other lengths are tried, or there would be none to
-        # choose among. Here #L stays where it is, with and without averaging (docs/rl.md).
-        config.workdir = "runs/arithmetic_no_averaging"
-        config.run = "rl"
-        config.stages.rl.steps = 80
-        config.stages.rl.latent.update(speeds="5")
-        config.stages.rl.rl.update(loss_aggregation="configured_length", stop_on_collapse=False)
-        config.stages.rl.rl.update(stop_odds_temperature=3.0, decision_weight=3.0)
-        config.stages.rl.init_from = "runs/arithmetic/colar"
-    elif argument not in ("", "rl", "baselines"):
-        raise ValueError(
-            f"configs/arithmetic.py knows the arguments rl, baselines, smoke and no_averaging, not {argument!r}"
-        )
     return config
+
+
+def _smoke(config) -> None:
+    """Everything tiny."""
+    _rl(config)
+    config.workdir = "runs/arithmetic_smoke"
+    config.model.preset = "pico"
+    config.model.latent_head.intermediate_size = 32
+    config.data.update(train_limit=500, num_val=16, num_test=32)
+    config.eval.seeds = 2
+    for stage in config.stages.values():
+        stage.update(steps=6, rows=4, log_every=2, eval_every=3)
+        stage.optimizer.warmup_steps = 2
+    config.stages.rl.rl.update(num_questions=4, num_generations=4, minibatch_size=8)
+    config.stages.icot.icot.removed_per_epoch = 1e4
+    config.stages.coconut.coconut.epochs_per_stage = 0.01
+    config.decode.max_latents = 8
+
+
+def _rl(config) -> None:
+    """Reinforcement learning after supervised training, in the same folder."""
+    config.run = "cot,colar,rl,no_cot"
+
+
+def _redundant(config) -> None:
+    """Chains that say their last step up to three times more: something for reinforcement learning to cut."""
+    config.workdir = "runs/arithmetic_redundant"
+    config.run = "cot,colar,rl"
+    config.data.update(train="arithmetic:max_number=20,max_change=9,max_repeats=3", train_limit=20_000)
+    config.decode.max_step_tokens = 80
+    config.stages.cot.update(steps=600, row_positions=176)
+    config.stages.colar.update(steps=3000, row_positions=176, eval_every=1000)
+    # Lengths differ from rollout to rollout, so there is more to learn from than where only answers do.
+    config.stages.rl.update(steps=60, eval_every=30, log_every=5)
+    config.stages.rl.optimizer.learning_rate = 1e-4
+    config.stages.rl.latent.speeds = "2,5"
+    config.stages.rl.rl.length_penalty = 0.5
+    config.eval.speeds = "2,5"
+
+
+def _no_averaging(config) -> None:
+    """The paper's ablation, credited as published: a chain's sum instead of its mean, and decisions not at all."""
+    _redundant(config)
+    config.workdir = "runs/arithmetic_no_averaging"
+    config.run = "rl"
+    config.stages.rl.init_from = "runs/arithmetic_redundant/colar"
+    config.stages.rl.rl.update(
+        loss_aggregation="configured_length", length_penalty=0.0, decision_weight=0.0, stop_on_collapse=False
+    )
+
+
+def _on_equal_terms(config) -> None:
+    """All methods from one chain of thought: the same problems, updates, problems an update, and learning rate."""
+    config.workdir = "runs/arithmetic_baselines"
+    config.run = "cot,colar,icot,coconut,codi,no_cot"
+    # As few problems as a real set has for a real model. With new ones without end answers alone are learned by heart,
+    # whatever their number of steps, and nothing is left to reason about. Numbers up to 20: one operation done in
+    # silence takes some 700 updates to learn, up to 50 it takes thousands.
+    config.data.update(train="arithmetic:max_number=20,max_change=9,min_steps=2,max_steps=4", train_limit=2000)
+    config.stages.cot.steps = 600
+    for name in ("colar", "no_cot", *BASELINES):
+        config.stages[name].update(steps=4500, eval_every=1500)
+        config.stages[name].optimizer.learning_rate = 1.5e-3
+    # 16 problems an update, 125 updates an epoch: rows of what has no steps, or short ones, hold more.
+    for name, rows in {"colar": 5, "icot": 8, "coconut": 7, "codi": 8, "no_cot": 4}.items():
+        config.stages[name].rows = rows
+    # Both schedules end near step 3,200: four stages of 800 steps; 30 tokens gone.
+    config.stages.coconut.coconut.update(num_stages=4, latents_per_stage=1, epochs_per_stage=6.4, reset_optimizer=False)
+    config.stages.icot.icot.update(removed_per_epoch=1.1, reset_optimizer=False)
+    config.stages.codi.codi.update(num_latents=4, distill_weight=5.0)
+    config.model.projection.size = 128  # CODI's
+    config.eval.speeds = "2,5"
+
+
+VARIANTS = {
+    "": lambda config: None,
+    "rl": _rl,
+    "redundant": _redundant,
+    "no_averaging": _no_averaging,
+    "baselines": _on_equal_terms,
+    "smoke": _smoke,
+}

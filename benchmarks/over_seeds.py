@@ -1,0 +1,48 @@
+"""The table of a run repeated with other seeds: means over runs, with their 95 % t-interval.
+
+    python benchmarks/over_seeds.py runs/baselines_0 runs/baselines_1 ... [--sampling sampled]
+
+Each folder has the `report.json` of a run (or of `evaluate`); a row that only some of them have says how many. Accuracy
+of a run is its mean over decodes, so the interval is over *training* seeds.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from colar_jax.evaluation.statistics import Interval, mean_over_seeds
+
+
+def rows_of(folders: list[str], sampling: str) -> dict[tuple[str, str, str], list[dict]]:
+    """The results of every (data set, stage, speed), one of each folder that has it."""
+    rows: dict[tuple[str, str, str], list[dict]] = {}
+    for folder in folders:
+        for result in json.loads((Path(folder) / "report.json").read_text())["results"]:
+            if result["sampling"].startswith(sampling):
+                rows.setdefault((result["dataset"], result["stage"], result["speed"]), []).append(result)
+    return rows
+
+
+def shown(interval: Interval, digits: int) -> str:
+    """The mean, and the interval's half width where more than one seed gives it one."""
+    spread = "" if interval.half_width is None else f" ± {interval.half_width:.{digits}f}"
+    return f"{interval.center:.{digits}f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--sampling", choices=("greedy", "sampled"), default="greedy")
+    options = parser.parse_args()
+    print("| data | stage | speed | accuracy, % | #L | of each seed | seeds |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for (dataset, stage, speed), results in rows_of(options.folders, options.sampling).items():
+        accuracies = [100 * result["accuracy"] for result in results]
+        accuracy = shown(mean_over_seeds(accuracies), 1)
+        length = shown(mean_over_seeds([result["mean_length"] for result in results]), 2)
+        each = ", ".join(f"{value:.1f}" for value in accuracies)
+        print(f"| {dataset} | {stage} | {speed} | {accuracy} | {length} | {each} | {len(results)} |")
+
+
+if __name__ == "__main__":
+    main()
