@@ -16,7 +16,7 @@ from colar_jax.data.thought_rows import ThoughtBatch
 from colar_jax.decoding.thinking import Thought
 from colar_jax.losses import gather_positions
 from colar_jax.methods.method import Thinking, language_loss
-from colar_jax.model.attention import attend, packed_mask_bias
+from colar_jax.model.attention import attend, attend_causally, packed_mask_bias
 from colar_jax.model.context import Seen, attend_blocks, bias_of, heads_first
 from colar_jax.model.llama import Reading
 from colar_jax.model.reasoner import Reasoner
@@ -57,7 +57,7 @@ def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: ModelConfig, keys_B
     bias_BMP = jax.lax.optimization_barrier(gather_positions(bias_BPP, read_BM))
     num_examples, stop = batch.last_BE.shape[1], batch.last_BE.shape[1] + batch.supervised_BM.shape[1]
 
-    def attending(bias):
+    def attending(attend, bias):
         def attend_and_keep(q, k, v):
             return attend(q, k, v, bias), (heads_first(k), heads_first(v))
 
@@ -76,9 +76,9 @@ def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: ModelConfig, keys_B
     hidden_BMD, kept = model.llama.run_rows(
         embeds_BPD,
         batch.trunk_positions_BP,
-        attending(bias_BPP),
+        attending(attend_causally, bias_BPP),
         probe=probe,
-        reading=Reading(pick, attending(bias_BMP), probe_read),
+        reading=Reading(pick, attending(attend, bias_BMP), probe_read),
         **_options(layers, compute, keys_B, 0),
     )
     caches = tuple(cache for cache, _ in kept) if probes else kept
