@@ -51,7 +51,8 @@ class StagedLoader:
     ):
         self.encoded, self.schedule, self.form = encoded, schedule, form
         self.seed, self.num_rows = seed, rows
-        totals = form.sizes(encoded, encoded.step_lengths).sum(axis=1)
+        sizes = form.sizes(encoded, encoded.step_lengths)
+        totals = sizes.sum(axis=1)
         self._examples = np.flatnonzero(totals <= row_positions)
         self.num_left_out = len(encoded) - len(self._examples)
         if not len(self._examples):
@@ -59,11 +60,11 @@ class StagedLoader:
                 f"no example fits into a row: the shortest has {totals.min()} positions, "
                 f"stage.row_positions is {row_positions}"
             )
-        self._totals_N = totals[self._examples]
+        self._sizes_NK = sizes[self._examples]
         self._removed = functools.lru_cache(maxsize=2)(self._removed_of_all)
         self._room = functools.lru_cache(maxsize=None)(self._room_of)
         self._plan = functools.lru_cache(maxsize=2)(self._deal)
-        self.examples_per_step = most_examples(self._totals_N, rows, row_positions, (seed, 0, 0))
+        self.examples_per_step = most_examples(self._sizes_NK, rows, row_positions, (seed, 0, 0))
         self.steps_per_epoch = len(self._plan(0))
 
     @property
@@ -133,7 +134,7 @@ class StagedLoader:
 
     def _deal(self, epoch: int) -> np.ndarray:
         """The examples of an epoch, `[steps, rows, E]`: every one once, but for those that fill no whole step."""
-        places = deal_epoch(self._totals_N, self.examples_per_step, self.num_rows, (self.seed, epoch, 0))
+        places = deal_epoch(self._sizes_NK, self.examples_per_step, self.num_rows, (self.seed, epoch, 0))
         return np.where(places < 0, -1, self._examples[places])
 
     def _room_of(self, removed: int) -> Room:

@@ -81,11 +81,8 @@ def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, stage: Sta
     """The part's share of the three losses; the chain of thought is one packed pass, as CoT's own."""
     codi, own = stage.codi, count(batch)
     with jax.named_scope("teacher"):
-        trunk = thought_chain.run_trunk(
-            model, batch, compute, keys_B, probe=lambda x_BPD: gather_positions(x_BPD, batch.matched_trunk_BE)
-        )
-        hidden_BMD = gather_positions(trunk.hidden_BPD, batch.supervised_BM)
-        teacher_loss, _ = language_loss(model, hidden_BMD, batch.trunk_labels_BM, compute)
+        trunk = thought_chain.run_trunk(model, batch, compute, keys_B, probes=True)
+        teacher_loss, _ = language_loss(model, trunk.supervised_hidden_BMD, batch.trunk_labels_BM, compute)
     with jax.named_scope("student"):
         latents = thought_chain.run_latents(model, trunk, batch, codi.num_latents, project, compute, keys_B)
         hidden_BTD, probed = thought_chain.run_tail(

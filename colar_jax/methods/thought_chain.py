@@ -16,17 +16,19 @@ from colar_jax.data.thought_rows import ThoughtBatch
 from colar_jax.decoding.thinking import Thought
 from colar_jax.losses import gather_positions
 from colar_jax.methods.method import Thinking, language_loss
-from colar_jax.model.attention import attend, packed_mask_bias
+from colar_jax.model.attention import attend, attend_causally, packed_mask_bias
 from colar_jax.model.context import Seen, attend_blocks, bias_of, heads_first
+from colar_jax.model.llama import Reading
 from colar_jax.model.reasoner import Reasoner
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trunk:
-    """The first pass: hidden states `[B, P, D]`, each layer's keys and values, and what was probed of each layer."""
+    """The first pass: what is read of it, each layer's keys and values, and what was probed of each layer."""
 
-    hidden_BPD: jax.Array
+    last_hidden_BED: jax.Array  # where each example's question ends
+    supervised_hidden_BMD: jax.Array
     caches: tuple
     probed: tuple
     layers: list  # each layer's parameters, sliced out of their stack once for all passes
@@ -47,20 +49,41 @@ def identity(model: Reasoner, hidden):
     return hidden
 
 
-def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: ModelConfig, keys_B=None, probe=None) -> Trunk:
-    """The first pass over the rows; `probe` sees the residual stream after each layer."""
+def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: ModelConfig, keys_B=None, probes: bool = False) -> Trunk:
+    """The first pass over the rows; `probes` keeps the residual stream before the answer after each layer."""
     bias_BPP = packed_mask_bias(batch.trunk_segments_BP)
+    matched = [batch.matched_trunk_BE] if probes else []
+    read_BM = jnp.concatenate([batch.last_BE, batch.supervised_BM, *matched], axis=1)
+    bias_BMP = jax.lax.optimization_barrier(gather_positions(bias_BPP, read_BM))
+    num_examples, stop = batch.last_BE.shape[1], batch.last_BE.shape[1] + batch.supervised_BM.shape[1]
 
-    def attend_and_keep(q, k, v):
-        return attend(q, k, v, bias_BPP), (heads_first(k), heads_first(v))
+    def attending(attend, bias):
+        def attend_and_keep(q, k, v):
+            return attend(q, k, v, bias), (heads_first(k), heads_first(v))
 
-    embeds_BPD, layers = _embed(model, batch.trunk_ids_BP, compute), model.llama.layer_parameters()
-    options = _options(layers, compute, keys_B, 0)
-    hidden_BPD, kept = model.llama.run_rows(
-        embeds_BPD, batch.trunk_positions_BP, attend_and_keep, probe=probe, **options
+        return attend_and_keep
+
+    def pick(x):
+        flat = x.reshape(*x.shape[:2], -1)
+        return gather_positions(flat, read_BM).reshape(*read_BM.shape, *x.shape[2:])
+
+    probe, probe_read = (
+        (lambda x_BPD: gather_positions(x_BPD, batch.matched_trunk_BE), lambda x_BMD: x_BMD[:, stop:])
+        if probes
+        else (None, None)
     )
-    caches = tuple(cache for cache, _ in kept) if probe else kept
-    return Trunk(hidden_BPD, caches, tuple(probed for _, probed in kept) if probe else (), layers)
+    embeds_BPD, layers = _embed(model, batch.trunk_ids_BP, compute), model.llama.layer_parameters()
+    hidden_BMD, kept = model.llama.run_rows(
+        embeds_BPD,
+        batch.trunk_positions_BP,
+        attending(attend_causally, bias_BPP),
+        probe=probe,
+        reading=Reading(pick, attending(attend, bias_BMP), probe_read),
+        **_options(layers, compute, keys_B, 0),
+    )
+    caches = tuple(cache for cache, _ in kept) if probes else kept
+    probed = tuple(probed for _, probed in kept) if probes else ()
+    return Trunk(hidden_BMD[:, :num_examples], hidden_BMD[:, num_examples:stop], caches, probed, layers)
 
 
 def run_latents(
@@ -103,9 +126,8 @@ def run_latents(
         # A sum with nothing of the trunk's: inside shard_map it has to vary over the devices as the trunk does.
         return jnp.zeros((B, K, num_latents * E, H), cache_BKPH.dtype) + 0 * cache_BKPH[:, :, :1]
 
-    first_hidden_BED = gather_positions(trunk.hidden_BPD, batch.last_BE)
     caches = jax.tree.map(empty, trunk.caches)
-    (last_BED, caches), fed_LBED = jax.lax.scan(body, (first_hidden_BED, caches), jnp.arange(num_latents))
+    (last_BED, caches), fed_LBED = jax.lax.scan(body, (trunk.last_hidden_BED, caches), jnp.arange(num_latents))
     return Latents(fed_LBED.transpose(1, 0, 2, 3), last_BED, caches)
 
 

@@ -4,11 +4,16 @@ Heads are laid out `[B, K, ...]` with the `N / K` query heads of a key-value hea
 that grouped-query attention is one plain batched matmul.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
 # Finite, so that a row which may see nothing (padding) gives a finite result instead of NaN.
 MASKED = -1e30
+
+# Queries of a part of causal attention, at least, and parts at most: each is a program of its own.
+CAUSAL_PART, MOST_CAUSAL_PARTS = 128, 4
 
 
 def packed_mask_bias(segment_ids_BT):
@@ -46,6 +51,18 @@ def attend(q_BTNH, k_BTKH, v_BTKH, mask_bias_BTT):
     q_BKQH = fold_queries(q_BTNH, K)
     k_BKTH, v_BKTH = k_BTKH.transpose(0, 2, 1, 3), v_BTKH.transpose(0, 2, 1, 3)
     return unfold_queries(_softmax_attention(q_BKQH, k_BKTH, v_BKTH, mask_bias_BTT), T)
+
+
+def attend_causally(q_BTNH, k_BTKH, v_BTKH, mask_bias_BTT):
+    """`attend` under a causal mask, a part of the queries at a time: no score is computed with the parts after it."""
+    T = q_BTNH.shape[1]
+    num_parts = min(max(T // CAUSAL_PART, 1), MOST_CAUSAL_PARTS)
+    stops = [-(-T * part // num_parts) for part in range(num_parts + 1)]
+    outs = [
+        attend(q_BTNH[:, start:stop], k_BTKH[:, :stop], v_BTKH[:, :stop], mask_bias_BTT[:, start:stop, :stop])
+        for start, stop in itertools.pairwise(stops)
+    ]
+    return jnp.concatenate(outs, axis=1)
 
 
 @jax.custom_vjp

@@ -52,14 +52,20 @@ class Block(nnx.Module):
         self.up = linear("up", D, F, ("embed", "mlp"))
         self.down = linear("down", F, D, ("mlp", "embed"))
 
-    def __call__(self, x_BTD, cos_BTH, sin_BTH, attend: Attend, dropout_keys_B=None):
-        B, T, _ = x_BTD.shape
-        heads, keys_B = (B, T, -1, self.config.head_dim), dropout_keys_B
+    def __call__(self, x_BTD, cos_BTH, sin_BTH, attend: Attend, dropout_keys_B=None, pick=None):
+        """The residual stream after this layer, where `pick` picks it, and what `attend` keeps."""
+        keys_B = dropout_keys_B
+
+        def by_head(x_BTA):
+            return x_BTA.reshape(*x_BTA.shape[:2], -1, self.config.head_dim)
+
         with jax.named_scope("attention"):
             normed = self.attention_norm(x_BTD)
-            q_BTNH = rope.rotate(self.query(normed, keys_B).reshape(heads), cos_BTH, sin_BTH)
-            k_BTKH = rope.rotate(self.key(normed, keys_B).reshape(heads), cos_BTH, sin_BTH)
-            v_BTKH = self.value(normed, keys_B).reshape(heads)
+            k_BTKH = rope.rotate(by_head(self.key(normed, keys_B)), cos_BTH, sin_BTH)
+            v_BTKH = by_head(self.value(normed, keys_B))
+            if pick is not None:  # keys and values are everywhere; what follows is where it is asked for
+                x_BTD, normed, cos_BTH, sin_BTH = map(pick, (x_BTD, normed, cos_BTH, sin_BTH))
+            q_BTNH = rope.rotate(by_head(self.query(normed, keys_B)), cos_BTH, sin_BTH)
             attended, kept = attend(q_BTNH, k_BTKH, v_BTKH)
             x_BTD = x_BTD + self.out(attended, keys_B)
         with jax.named_scope("mlp"):

@@ -7,7 +7,7 @@ and needs logits at few positions only, decoding feeds latents that are no token
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,14 @@ REMAT_POLICIES: dict[str, Callable | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+class Reading(NamedTuple):
+    """Where a pass is read: of its last layer, what follows keys and values is computed at those positions alone."""
+
+    pick: Callable[[jax.Array], jax.Array]  # [B, T, ...] to [B, M, ...]
+    attend: Attend  # for the queries that are picked
+    probe: Callable[[jax.Array], jax.Array] | None = None  # is shown the last layer's residual stream, [B, M, D]
 
 
 class Llama(nnx.Module):
@@ -165,6 +173,7 @@ class Llama(nnx.Module):
         contexts: tuple = (),
         probe: Callable[[jax.Array], jax.Array] | None = None,
         *,
+        reading: Reading | None = None,
         layers: list[Tree] | None = None,
         remat: Remat = "none",
         scan: bool = True,
@@ -172,13 +181,15 @@ class Llama(nnx.Module):
     ):
         """Final hidden states `[B, T, D]` under any attention, and what `attend` and `probe` keep of each layer.
 
+        With a `reading` they are those of its positions, `[B, M, D]`.
+
         `contexts` has a pytree for each layer, which `attend` then gets as `context=`: what is seen besides the row
         itself. `probe` is shown the residual stream after each layer. The second result is a tuple over layers:
         what was kept, or with a probe (what was kept, what was probed). `layers` are `layer_parameters()`, for passes
         that share weights (without `scan`): their gradients meet before they are stacked.
         """
         keys_B = dropout_keys_B if self.lora is not None and self.lora.dropout else None
-        extras = dict(remat=remat, scan=scan, dropout_keys_B=keys_B, layers=layers)
+        extras = dict(remat=remat, scan=scan, dropout_keys_B=keys_B, layers=layers, reading=reading)
         return self._run(embeds_BTD, position_ids_BT, attend, contexts=contexts, probe=probe, **extras)
 
     def unstacked_blocks(self) -> list[Tree]:
@@ -206,23 +217,27 @@ class Llama(nnx.Module):
         contexts: tuple = (),
         probe=None,
         layers: list | None = None,
+        reading: Reading | None = None,
     ):
-        """All layers over rows, and what `attend` keeps of each (`run_rows` says what the last three are)."""
+        """All layers over rows, and what `attend` keeps of each (`run_rows` says what the last four are)."""
         # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
         cos, sin = jax.lax.optimization_barrier(self._rotations(position_ids_BT))
         graphdef, stacked = nnx.split(self.blocks)
 
-        def layer(x, stacked_part):
-            layer_params, keys_B, *context = stacked_part
-            attend_here = functools.partial(attend, context=context[0]) if context else attend
-            x, kept = nnx.merge(graphdef, self.execution.whole(layer_params))(x, cos, sin, attend_here, keys_B)
-            return x, kept if probe is None else (kept, probe(x))
+        def layer_with(attend: Attend, probe, pick=None):
+            def layer(x, stacked_part):
+                layer_params, keys_B, *context = stacked_part
+                attend_here = functools.partial(attend, context=context[0]) if context else attend
+                block = nnx.merge(graphdef, self.execution.whole(layer_params))
+                x, kept = block(x, cos, sin, attend_here, keys_B, pick)
+                return x, kept if probe is None else (kept, probe(x))
 
-        policy = REMAT_POLICIES[remat]
-        if policy is None and self.execution.gather_layer is not None:
-            policy = fsdp.all_but_gathered
-        if policy is not None:
-            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not scan)
+            policy = REMAT_POLICIES[remat]
+            if policy is None and self.execution.gather_layer is not None:
+                policy = fsdp.all_but_gathered
+            return layer if policy is None else jax.checkpoint(layer, policy=policy, prevent_cse=not scan)
+
+        layer = last_layer = layer_with(attend, probe)
         num_layers = self.config.num_layers
         # None, without dropout, is a pytree of nothing: then there are no keys to scan over.
         keys_LB = _keys_of_layers(dropout_keys_B, num_layers)
@@ -230,11 +245,16 @@ class Llama(nnx.Module):
             context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()
             x_BTD, kept = jax.lax.scan(layer, x_BTD, (nnx.to_pure_dict(stacked), keys_LB, *context))
             caches = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(num_layers))
+            if reading is not None:  # of a stack, all but the last would be a copy
+                x_BTD = reading.pick(x_BTD)
         else:
             caches, layers = [], self.layer_parameters() if layers is None else layers
+            if reading is not None:
+                last_layer = layer_with(reading.attend, reading.probe, reading.pick)
             for i in range(num_layers):
                 keys_B = None if keys_LB is None else keys_LB[i]
-                x_BTD, kept = layer(x_BTD, (layers[i], keys_B, *contexts[i : i + 1]))
+                run = layer if i < num_layers - 1 else last_layer
+                x_BTD, kept = run(x_BTD, (layers[i], keys_B, *contexts[i : i + 1]))
                 caches.append(kept)
         return self.final_norm(x_BTD), tuple(caches)
 

@@ -96,7 +96,7 @@ def test_coconut_takes_steps_away_and_puts_latents_there():
 
 def test_icot_keeps_the_end_of_the_steps():
     loader = loader_of("icot")
-    step = loader.steps_per_epoch // 2 + 1
+    step = loader.steps_per_epoch // 2
     removed = loader.phase(step).removed
     assert removed == 2
     batch, rows = loader.batch(step), loader._plan(0)[step]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from colar_jax.model.attention import MASKED, attend, attend_cascade, packed_mask_bias
+from colar_jax.model.attention import MASKED, attend, attend_cascade, attend_causally, packed_mask_bias
 from colar_jax.model.linear import project, swiglu
 
 B, T, H = 2, 7, 8
@@ -99,6 +99,22 @@ def test_padding_is_finite_and_gives_its_keys_no_gradient():
     _, gradients = gradients_of(packed_mask_bias(SEGMENTS_BT), inputs(4, 2), only_real_BTD)
     for gradient in gradients:
         assert not gradient[0, 5:].any() and gradient[0, :5].any()
+
+
+@pytest.mark.parametrize("num_positions", [100, 300, 801])
+def test_causal_attention_in_parts(num_positions):
+    """Outputs and gradients are those of attention to the whole row, with parts of different lengths too."""
+    arrays = [normal(seed, 1, num_positions, 2, 4) for seed in range(3)]
+    segments_BT = np.arange(num_positions)[None] // 170 + 1
+    segments_BT[segments_BT > 3] = 0
+    bias_BTT = packed_mask_bias(segments_BT)
+    weights = normal(4, 1, num_positions, 8) * (segments_BT > 0)[..., None]  # padding has any output
+
+    def run(attend_by):
+        return jax.value_and_grad(lambda arrays: jnp.sum(weights * attend_by(*arrays, bias_BTT)))(arrays)
+
+    for ours, expected in zip(jax.tree.leaves(run(attend_causally)), jax.tree.leaves(run(attend)), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_gradients_by_differences():
