@@ -4,29 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from colar_jax.model import rope
-from colar_jax.model.linear import Axes, Linear, along_last, parameter, swiglu
+from colar_jax.model.linear import Axes, Linear, swiglu
 from colar_jax.model.lora import LoraConfig, LowRank
+from colar_jax.model.norm import RMSNorm
 from colar_jax.model.presets import LlamaConfig
 
 # (q_BTNH, k_BTKH, v_BTKH) -> (output_BTD', whatever the caller wants to keep of this layer)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
-
-
-class RMSNorm(nnx.Module):
-    """Scale to unit root mean square, in float32."""
-
-    def __init__(self, size: int, eps: float, *, rngs: nnx.Rngs):
-        self.scale = parameter(rngs, (size,), ("norm",), fill=1.0)
-        self.eps = eps
-
-    def __call__(self, x):
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return (wide * along_last(self.scale[...], x)).astype(x.dtype)
 
 
 class Block(nnx.Module):

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colar_jax.model import attention, rope
-from colar_jax.model.block import Attend, Block, RMSNorm
+from colar_jax.model.block import Attend, Block
 from colar_jax.model.cache import Prefix, Suffix, write_slot
 from colar_jax.model.execution import Execution, Tree
 from colar_jax.model.flash_attention import packed_attention
 from colar_jax.model.linear import parameter
 from colar_jax.model.lora import LoraConfig
+from colar_jax.model.norm import RMSNorm
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel import fsdp
 
@@ -220,8 +221,7 @@ class Llama(nnx.Module):
         reading: Reading | None = None,
     ):
         """All layers over rows, and what `attend` keeps of each (`run_rows` says what the last four are)."""
-        # Computed once: without the barrier every layer would compute its cosines and sines anew, inside its kernels.
-        cos, sin = jax.lax.optimization_barrier(self._rotations(position_ids_BT))
+        cos, sin = self._rotations(position_ids_BT)
         graphdef, stacked = nnx.split(self.blocks)
 
         def layer_with(attend: Attend, probe, pick=None):

@@ -1,5 +1,6 @@
 """Rotary position embeddings in the rotate-half form of the Hugging Face Llama, with Llama-3's frequency scaling."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,10 +29,21 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None
 
 
 def rotation_tables(position_ids_BT, head_dim: int, theta: float, scaling: RopeScaling | None):
-    """Cosines and sines of every position's angles: two float32 `[B, T, head_dim / 2]`."""
+    """Cosines and sines of every position's angles, computed once for all layers: float32 `[B, T, H / 2]` twice."""
     inverse_H = inverse_frequencies(head_dim, theta, scaling)
     angles_BTH = position_ids_BT[..., None].astype(jnp.float32) * inverse_H[None, None]
-    return jnp.cos(angles_BTH), jnp.sin(angles_BTH)
+    return _once(jnp.cos(angles_BTH)), _once(jnp.sin(angles_BTH))
+
+
+def _once(x_BTH):
+    """`x`, kept: otherwise every layer would compute its cosines and sines anew, for each head, inside its kernels.
+
+    A barrier says so, but XLA's CPU backend drops it before it fuses. A look-up is what that does not repeat, so each
+    position there looks its own row up.
+    """
+    B, T, H = x_BTH.shape
+    x_NH = jax.lax.optimization_barrier(x_BTH).reshape(B * T, H)
+    return jnp.take(x_NH, jnp.arange(B * T), axis=0, mode="clip").reshape(B, T, H)
 
 
 def rotate(x_BTNH, cos_BTH, sin_BTH):

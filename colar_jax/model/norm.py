@@ -1,0 +1,57 @@
+"""Root-mean-square normalisation, with a backward pass that a CPU is fast at."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from colar_jax.model.linear import along_last, parameter
+
+
+class RMSNorm(nnx.Module):
+    """Scale to unit root mean square, in float32."""
+
+    def __init__(self, size: int, eps: float, *, rngs: nnx.Rngs):
+        self.scale = parameter(rngs, (size,), ("norm",), fill=1.0)
+        self.eps = eps
+
+    def __call__(self, x):
+        return _normalise(x, self.scale[...], self.eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _normalise(x, scale_D, eps: float):
+    return _forward(x, scale_D, eps)[0]
+
+
+def _forward(x, scale_D, eps: float):
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * inverse * along_last(scale_D, x)).astype(x.dtype), (x, inverse, scale_D)
+
+
+def _backward(eps: float, residuals, grad):
+    """With n = x * inverse:  d scale = sum of g n;  dx = inverse * (g scale - n mean(g scale n))."""
+    x, inverse, scale_D = residuals
+    wide, grad = x.astype(jnp.float32), grad.astype(jnp.float32)
+    product_TD = (grad * wide).reshape(-1, x.shape[-1])
+    scale_grad_D, sums_T = jax.lax.platform_dependent(
+        inverse.reshape(-1), product_TD, scale_D, cpu=_sums_by_products, default=_sums
+    )
+    mean = sums_T.reshape(inverse.shape) / x.shape[-1]
+    x_grad = inverse * (grad * along_last(scale_D, x) - wide * (mean * jnp.square(inverse)))
+    return x_grad.astype(x.dtype), scale_grad_D
+
+
+def _sums(inverse_T, product_TD, scale_D):
+    """Over positions, weighted by `inverse`; and over dimensions, weighted by `scale`."""
+    return jnp.sum(inverse_T[:, None] * product_TD, axis=0), jnp.sum(product_TD * scale_D[None], axis=1)
+
+
+def _sums_by_products(inverse_T, product_TD, scale_D):
+    """The same: XLA's CPU backend is slow at sums over rows or columns, and fast at products."""
+    return inverse_T @ product_TD, product_TD @ scale_D
+
+
+_normalise.defvjp(_forward, _backward)
