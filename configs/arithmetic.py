@@ -140,7 +140,7 @@ def _on_equal_terms(config) -> None:
         config.stages[name].update(steps=4500, eval_every=1500)
         config.stages[name].optimizer.learning_rate = 1.5e-3
     # 16 problems an update, 125 updates an epoch: rows of what has no steps, or short ones, hold more.
-    for name, rows in {"colar": 5, "icot": 8, "coconut": 7, "codi": 8, "no_cot": 4}.items():
+    for name, rows in {"colar": 5, "icot": 7, "coconut": 6, "codi": 7, "no_cot": 4}.items():
         config.stages[name].rows = rows
     # Both schedules end near step 3,200: four stages of 800 steps; 30 tokens gone.
     config.stages.coconut.coconut.update(num_stages=4, latents_per_stage=1, epochs_per_stage=6.4, reset_optimizer=False)
