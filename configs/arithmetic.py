@@ -117,7 +117,10 @@ def _redundant(config) -> None:
 
 
 def _no_averaging(config) -> None:
-    """The paper's ablation, credited as published: a chain's sum instead of its mean, and decisions not at all."""
+    """The paper's ablation, credited as published: a chain's sum instead of its mean, and decisions not at all.
+
+    In the paper chains run to the limit; here they stay as they are, and why that is to be expected is in docs/rl.md.
+    """
     _redundant(config)
     config.workdir = "runs/arithmetic_no_averaging"
     config.run = "rl"

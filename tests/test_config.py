@@ -121,6 +121,25 @@ def test_smoke_is_small_and_writes_somewhere_else(path):
         get_config("smok")
 
 
+def test_methods_stand_on_equal_terms():
+    """`arithmetic.py:baselines`: the same start, updates and learning rate, whatever a method's own settings are."""
+    path = next(path for path in CONFIG_FILES if path.stem == "arithmetic")
+    config = resolve(runpy.run_path(str(path))["get_config"]("baselines"))
+    assert {config.stages[name].method for name in config.stage_names} == METHODS.keys()
+    terms = {
+        (stage.init_from, stage.steps, stage.eval_every, stage.optimizer)
+        for name, stage in config.stages.items()
+        if name in config.stage_names and name != "cot"
+    }
+    assert len(terms) == 1
+
+
+@pytest.mark.parametrize("argument", ["rl", "redundant", "no_averaging", "baselines"])
+def test_every_argument_of_the_embedded_run(argument):
+    path = next(path for path in CONFIG_FILES if path.stem == "arithmetic")
+    test_every_config_file(path, argument)
+
+
 def test_there_are_config_files():
     assert {"arithmetic", "gsm8k_colar"} <= {path.stem for path in CONFIG_FILES}
 
