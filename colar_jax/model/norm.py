@@ -32,26 +32,18 @@ def _forward(x, scale_D, eps: float):
 
 
 def _backward(eps: float, residuals, grad):
-    """With n = x * inverse:  d scale = sum of g n;  dx = inverse * (g scale - n mean(g scale n))."""
+    """With n = x * inverse:  d scale = sum of g n;  dx = inverse * (g scale - n mean(g scale n)).
+
+    Both sums are over the same g * x. XLA's CPU backend is several times faster at this than at what differentiating
+    the forward pass gives.
+    """
     x, inverse, scale_D = residuals
     wide, grad = x.astype(jnp.float32), grad.astype(jnp.float32)
-    product_TD = (grad * wide).reshape(-1, x.shape[-1])
-    scale_grad_D, sums_T = jax.lax.platform_dependent(
-        inverse.reshape(-1), product_TD, scale_D, cpu=_sums_by_products, default=_sums
-    )
-    mean = sums_T.reshape(inverse.shape) / x.shape[-1]
+    product = grad * wide
+    scale_grad_D = jnp.sum((inverse * product).reshape(-1, x.shape[-1]), axis=0)
+    mean = jnp.mean(product * along_last(scale_D, x), axis=-1, keepdims=True)
     x_grad = inverse * (grad * along_last(scale_D, x) - wide * (mean * jnp.square(inverse)))
     return x_grad.astype(x.dtype), scale_grad_D
-
-
-def _sums(inverse_T, product_TD, scale_D):
-    """Over positions, weighted by `inverse`; and over dimensions, weighted by `scale`."""
-    return jnp.sum(inverse_T[:, None] * product_TD, axis=0), jnp.sum(product_TD * scale_D[None], axis=1)
-
-
-def _sums_by_products(inverse_T, product_TD, scale_D):
-    """The same: XLA's CPU backend is slow at sums over rows or columns, and fast at products."""
-    return inverse_T @ product_TD, product_TD @ scale_D
 
 
 _normalise.defvjp(_forward, _backward)

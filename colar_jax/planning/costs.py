@@ -49,8 +49,6 @@ def costs(program: Program) -> Costs:
 
 def _flops(computation: Computation, one: Instruction) -> float:
     if one.opcode == "dot":
-        if len(one.arrays[0].dims) < 2:
-            return 0.0  # with a vector: a weighted sum (`model.norm`), which is not counted elsewhere either
         lhs = computation.operand_arrays(one)[0][0]
         contracted = [int(dim) for dim in re.findall(r"\d+", one.attribute("lhs_contracting_dims"))]
         return 2.0 * np.prod(one.arrays[0].dims, dtype=float) * np.prod([lhs.dims[dim] for dim in contracted])
