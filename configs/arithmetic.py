@@ -52,7 +52,7 @@ def _config():
     config.stages.cot.optimizer.update(learning_rate=2e-3, **optimizer)
 
     config.stages.colar = stage_defaults(
-        method="colar", init_from="cot", steps=8000, rows=3, row_positions=160, eval_every=4000, log_every=200
+        method="colar", steps=8000, rows=3, row_positions=160, eval_every=4000, log_every=200
     )
     config.stages.colar.optimizer.update(learning_rate=2e-3, **optimizer)
     # Weight 10: with 1 the latents are too blurred to carry numbers. Speed 5 is the harder one: drawn twice as often.
@@ -140,7 +140,7 @@ def _on_equal_terms(config) -> None:
     config.data.update(train="arithmetic:max_number=20,max_change=9,min_steps=2,max_steps=4", train_limit=2000)
     config.stages.cot.steps = 600
     for name in ("colar", "no_cot", *BASELINES):
-        config.stages[name].update(steps=4500, eval_every=1500)
+        config.stages[name].update(init_from="cot", steps=4500, eval_every=1500)
         config.stages[name].optimizer.learning_rate = 1.5e-3
     # 16 problems an update, 125 updates an epoch: rows of what has no steps, or short ones, hold more.
     for name, rows in {"colar": 5, "icot": 7, "coconut": 6, "codi": 7, "no_cot": 4}.items():
