@@ -1,0 +1,59 @@
+"""The files in configs/: each resolves, in all its forms."""
+
+import ast
+import runpy
+from pathlib import Path
+
+import pytest
+
+from colar_jax.config import resolve
+from colar_jax.methods import METHODS
+from colar_jax.model.presets import PRESETS
+
+CONFIG_FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+ARITHMETIC = next(path for path in CONFIG_FILES if path.stem == "arithmetic")
+
+
+@pytest.mark.parametrize("argument", ["", "smoke"])
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
+def test_every_config_file(path, argument):
+    """Resolves, names what exists, and says why it is as it is."""
+    config = resolve(runpy.run_path(str(path))["get_config"](argument))
+    assert config.model.preset in PRESETS
+    assert {stage.method for stage in config.stages.values()} <= METHODS.keys()
+    for name in config.stage_names:
+        source = config.stages[name].init_from
+        assert not source or source in config.stage_names or source.startswith("runs/")  # a stage of another run
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
+def test_smoke_is_small_and_writes_somewhere_else(path):
+    get_config = runpy.run_path(str(path))["get_config"]
+    whole, smoke = resolve(get_config()), resolve(get_config("smoke"))
+    assert smoke.workdir != whole.workdir
+    assert smoke.model.preset == "pico"
+    assert all(0 < stage.steps <= 10 for stage in smoke.stages.values())
+    with pytest.raises(ValueError, match=r"knows the arguments? .*smoke.*, not 'smok'$"):
+        get_config("smok")
+
+
+def test_methods_stand_on_equal_terms():
+    """`arithmetic.py:baselines`: the same start, updates and learning rate, whatever a method's own settings are."""
+    config = resolve(runpy.run_path(str(ARITHMETIC))["get_config"]("baselines"))
+    assert {config.stages[name].method for name in config.stage_names} == METHODS.keys()
+    terms = {
+        (stage.init_from, stage.steps, stage.eval_every, stage.optimizer)
+        for name, stage in config.stages.items()
+        if name in config.stage_names and name != "cot"
+    }
+    assert len(terms) == 1
+
+
+@pytest.mark.parametrize("argument", ["rl", "redundant", "no_averaging", "baselines"])
+def test_every_argument_of_the_embedded_run(argument):
+    test_every_config_file(ARITHMETIC, argument)
+
+
+def test_there_are_config_files():
+    assert {"arithmetic", "gsm8k_colar"} <= {path.stem for path in CONFIG_FILES}
