@@ -12,14 +12,16 @@ from pathlib import Path
 
 from colar_jax.evaluation.statistics import Interval, mean_over_seeds
 
+KEYS = ("dataset", "stage", "speed", "latent_limit", "temperature")
 
-def rows_of(folders: list[str], sampling: str) -> dict[tuple[str, str, str], list[dict]]:
-    """The results of every (data set, stage, speed), one of each folder that has it."""
-    rows: dict[tuple[str, str, str], list[dict]] = {}
+
+def rows_of(folders: list[str], sampling: str) -> dict[tuple[str, ...], list[dict]]:
+    """The results of every way to decode (`KEYS`), one of each folder that has it."""
+    rows: dict[tuple[str, ...], list[dict]] = {}
     for folder in folders:
         for result in json.loads((Path(folder) / "report.json").read_text())["results"]:
-            if result["sampling"].startswith(sampling):
-                rows.setdefault((result["dataset"], result["stage"], result["speed"]), []).append(result)
+            if result["sampling"] == sampling:
+                rows.setdefault(tuple(result[key] for key in KEYS), []).append(result)
     return rows
 
 
@@ -34,14 +36,14 @@ def main() -> None:
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--sampling", choices=("greedy", "sampled"), default="greedy")
     options = parser.parse_args()
-    print("| data | stage | speed | accuracy, % | #L | of each seed | seeds |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for (dataset, stage, speed), results in rows_of(options.folders, options.sampling).items():
+    print("| data | stage | speed | limit | temperature | accuracy, % | #L | of each seed | seeds |")
+    print("| --- " * 9 + "|")
+    for way, results in rows_of(options.folders, options.sampling).items():
         accuracies = [100 * result["accuracy"] for result in results]
         accuracy = shown(mean_over_seeds(accuracies), 1)
         length = shown(mean_over_seeds([result["mean_length"] for result in results]), 2)
         each = ", ".join(f"{value:.1f}" for value in accuracies)
-        print(f"| {dataset} | {stage} | {speed} | {accuracy} | {length} | {each} | {len(results)} |")
+        print(f"| {' | '.join(way)} | {accuracy} | {length} | {each} | {len(results)} |")
 
 
 if __name__ == "__main__":
