@@ -18,7 +18,10 @@ def run_notebook(path: Path, monkeypatch, environment: dict) -> str:
     for name, value in (environment | {"PYTHONPATH": os.pathsep.join(paths)}).items():
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    # A kernel may flush between two words of a print: coalesced, a line is a line.
+    nbclient.NotebookClient(
+        notebook, timeout=300, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
     shown = []
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
