@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax_side
+import numpy as np
 
 from colar_jax.config import CoconutConfig, CodiConfig, OptimizerConfig, StageConfig
 from colar_jax.data.prompts import AUTO_SPEED
@@ -19,8 +20,13 @@ from colar_jax.training.step import make_train_step
 HIDDEN = 384
 
 
-def training(name: str, problems, rows: int, row_positions: int, remat: str = "none") -> Callable[[], int]:
-    """A function that takes one step of the method's last phase, and returns the number of its examples."""
+def training(
+    name: str, problems, rows: int, row_positions: int, *, remat: str = "none", scan: bool = False
+) -> Callable[[], int]:
+    """A function that takes one step of the method's last phase, and returns the number of its examples.
+
+    Its `facts`: the memory that the compiled step needs besides its arguments, and what of the rows is real.
+    """
     stage = StageConfig(
         method=name,
         rows=rows,
@@ -34,10 +40,12 @@ def training(name: str, problems, rows: int, row_positions: int, remat: str = "n
     loader = method.make_loader(method, jax_side.encode(problems, (AUTO_SPEED,)), stage, 0)
     trainable, frozen = partition(parameters, trains_latent_head=False, trains_projection=method.trains_projection)
     optimizer = make_optimizer(OptimizerConfig(schedule="constant"), 1)
-    compute = dataclasses.replace(jax_side.COMPUTE, remat=remat)
+    compute = dataclasses.replace(jax_side.COMPUTE, remat=remat, scan_layers=scan)
     step = make_train_step(graph, method, stage, compute, optimizer, mesh)
     state = replicate(initial_state(trainable, optimizer), mesh)
     key, count = jax.random.key(0), loader.first_final_step
+    first = loader.batch(count)
+    step = step.lower(state, frozen, put_rows(first, mesh), key).compile()  # all batches are of one shape
 
     def run() -> int:
         nonlocal state, count
@@ -47,4 +55,10 @@ def training(name: str, problems, rows: int, row_positions: int, remat: str = "n
         count += 1
         return batch.num_examples
 
+    run.facts = {
+        "GiB of temporaries": step.memory_analysis().temp_size_in_bytes / 2**30,
+        "trunk positions that are real": np.mean(first.trunk_segments_BP > 0),
+        "latents that are real": np.mean(first.question_lengths_BE > 0),
+        "tail positions that are real": np.mean(first.tail_segments_BT > 0),
+    }
     return run

@@ -2,7 +2,7 @@
 
     pip install torch==2.13.0                                   # the opponent; no dependency of the package
     python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration]
-    python benchmarks/speed.py --tasks coconut,codi,coconut_remat,codi_remat
+    python benchmarks/speed.py --tasks coconut,codi,coconut_scan,coconut_scan_remat
     python benchmarks/speed.py --device gpu                     # both sides on one CUDA card
 
 Both sides run the same model sizes in float32: hidden 384, 6 layers, 6 heads, MLP 1024, vocabulary 4096, tied head. The
@@ -19,8 +19,9 @@ least a second.
     rl_rollout   8 questions x 8 generations x 64 latents + 16 answer tokens
     rl_iteration the same, judged, and gone through once in minibatches of 8 rollouts (GRPO)
     coconut      a training step of Coconut's last stage, 6 latents, on the length mix of GSM8K; the opponent loops over
-                 a DynamicCache. coconut_remat: ours with model.remat="full", for its memory
-    codi         the same of CODI, teacher included; codi_remat likewise
+                 a DynamicCache. coconut_scan, coconut_remat and coconut_scan_remat: ours with scanned layers and with
+                 model.remat="full", for their memory
+    codi         the same of CODI, teacher included; codi_scan and so on likewise
 """
 
 import argparse
@@ -128,8 +129,9 @@ def jax_task(name: str):
     if name.startswith(THOUGHTFUL):
         import jax_thoughts
 
-        remat = "full" if name.endswith("_remat") else "none"
-        return jax_thoughts.training(name.removesuffix("_remat"), problems_of(gsm8k_lengths()), 8, 448, remat)
+        method, *ways = name.split("_")
+        options = {"remat": "full" if "remat" in ways else "none", "scan": "scan" in ways}
+        return jax_thoughts.training(method, problems_of(gsm8k_lengths()), 8, 448, **options)
 
     if name == "generation":
         prompts = [question for question, _, _ in problems_of(gsm8k_lengths())[:64]]
