@@ -44,16 +44,17 @@ def train_stage(run: Run, name: str) -> None:
     stage, seed = run.config.stages[name], run.seed_of(name)
     folder, speeds = run.workdir / name, run.trained_speeds(name)
     evaluator = run.evaluator(name, [run.val], speeds)
+    make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
+    trainer, state, frozen, num_steps = make_trainer(run, name)
 
-    def validate(parameters: Tree) -> dict[str, Outcome]:
+    def validate(parameters: Tree) -> dict[str, tuple[Outcome, dict[str, float]]]:
         outcomes = {speed_text(speed): evaluator.run(parameters, run.val, speed, seed=None) for speed in speeds}
         samples = (samples_of(run.val, outcome, speed=speed) for speed, outcome in outcomes.items())
         if is_first():
             write_samples(folder / SAMPLES_FILE, (sample for part in samples for sample in part))
-        return outcomes
+        problems = run.val.problems
+        return {speed: (outcome, trainer.appraise(problems, outcome)) for speed, outcome in outcomes.items()}
 
-    make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
-    trainer, state, frozen, num_steps = make_trainer(run, name)
     stage_run = StageRun(
         name=name,
         folder=folder,

@@ -109,8 +109,11 @@ def _redundant(config) -> None:
     config.stages.cot.update(steps=600, row_positions=176)
     config.stages.colar.update(steps=3000, row_positions=176, eval_every=1000)
     # Lengths differ from rollout to rollout, so there is more to learn from than where only answers do.
-    config.stages.rl.update(steps=60, eval_every=30, log_every=5)
+    config.stages.rl.update(steps=100, eval_every=25, log_every=5)
     config.stages.rl.optimizer.learning_rate = 1e-4
+    # Dr. GRPO: divided by its spread, a group whose answers are all right pulls at lengths as hard as one that is
+    # half wrong pulls at answers, and accuracy goes.
+    config.stages.rl.rl.advantage = "dr_grpo"
     config.stages.rl.latent.speeds = "2,5"
     config.stages.rl.rl.length_penalty = 0.5
     config.eval.speeds = "2,5"

@@ -18,7 +18,7 @@ class Config:
     seed: int = 0
     workdir: str = "runs/run"
     run: str = "cot,colar"  # the stages to run, in order
-    keep_checkpoints: int = 3  # best ones by accuracy, besides the latest
+    keep_checkpoints: int = 3  # best ones by accuracy (by reward in reinforcement learning), besides the latest
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)

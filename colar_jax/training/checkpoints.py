@@ -28,8 +28,15 @@ class _WithoutOrbaxChatter(logging.Filter):
 logging.getLogger("absl").addFilter(_WithoutOrbaxChatter())
 
 
+# The metrics that say which checkpoint is best, the higher the better: the first that any of a stage's checkpoints has.
+# A stage that learns from rewards is after their mean, which may be worth a little accuracy.
+BEST_BY = ("reward", "accuracy")
+
+
 class Checkpoints:
-    """The checkpoints of one stage, a folder each, named by its step; the best few by a metric and the latest are kept.
+    """The checkpoints of one stage, a folder each, named by its step; the best few by `BEST_BY` and the latest stay.
+
+    A checkpoint without that metric (one saved on SIGTERM), or with one that is not finite, is never among the best.
 
     A context manager: leaving it waits for the save in progress. A checkpoint is written beside its final place and
     renamed when complete, and older ones are removed only after that, so a kill at any moment leaves every finished
@@ -42,18 +49,16 @@ class Checkpoints:
     Args:
       folder: where the checkpoints lie; made if it is not there.
       keep_best: how many to keep for their metric. The latest step is kept besides, whatever its metric.
-      best_metric: the name of the metric, the higher the better. A checkpoint without it (one saved on SIGTERM), or
-        with one that is not finite, is never among the best.
 
     Raises:
       ValueError: `keep_best` is less than 1.
     """
 
-    def __init__(self, folder: pathlib.Path, *, keep_best: int = 3, best_metric: str = "accuracy"):
+    def __init__(self, folder: pathlib.Path, *, keep_best: int = 3):
         if keep_best < 1:
-            raise ValueError(f"keep_best = {keep_best}: keep at least 1 checkpoint for its {best_metric}")
+            raise ValueError(f"keep_best = {keep_best}: keep at least 1 checkpoint for its metric")
         self.folder = pathlib.Path(folder).absolute()
-        self._policy = _BestAndLatest(keep_best, best_metric)
+        self._policy = _BestAndLatest(keep_best)
         self._has_saved = False
         self._checkpointer = self._open(remove_unfinished=False)
 
@@ -190,7 +195,6 @@ class _BestAndLatest:
     """
 
     keep_best: int
-    metric: str
 
     def should_preserve(self, checkpoints: Sequence[ocp.training.CheckpointMetadata], *, context: Any) -> list[bool]:
         kept = self.kept(checkpoints)
@@ -203,7 +207,9 @@ class _BestAndLatest:
 
     def ranked(self, checkpoints: Iterable[ocp.training.CheckpointMetadata]) -> list[int]:
         """The steps that have the metric, best first; of equals the latest first."""
-        value_of_step = {c.step: c.metrics[self.metric] for c in checkpoints if self.metric in (c.metrics or {})}
+        values = {checkpoint.step: checkpoint.metrics or {} for checkpoint in checkpoints}
+        metric = next((name for name in BEST_BY if any(name in of_step for of_step in values.values())), None)
+        value_of_step = {step: of_step[metric] for step, of_step in values.items() if metric in of_step}
         measured = [step for step, value in value_of_step.items() if math.isfinite(value)]
         return sorted(measured, key=lambda step: (value_of_step[step], step), reverse=True)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig, RlConfig, StageConfig
 from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.methods import Method
 from colar_jax.metrics import divide
 from colar_jax.parallel.mesh import num_shards, put_rows
@@ -21,7 +23,7 @@ from colar_jax.rl.health import Health
 from colar_jax.rl.learner import Learner
 from colar_jax.rl.objective import objective
 from colar_jax.rl.questions import QuestionStream
-from colar_jax.rl.rewards import make_reward
+from colar_jax.rl.rewards import make_reward, rewards_of
 from colar_jax.rl.rollout import Sampler
 from colar_jax.rl.tree_batch import TreeBatch
 from colar_jax.training.state import TrainState, Tree, join
@@ -105,6 +107,10 @@ class GrpoTrainer:
         """The last minibatch of the first iteration that went wrong."""
         leaves = jax.tree.leaves_with_path(self._evidence)
         return {jax.tree_util.keystr(path, simple=True, separator="_"): leaf for path, leaf in leaves}
+
+    def appraise(self, problems: Sequence[Problem], outcome: Outcome) -> dict[str, float]:
+        rewards_N = rewards_of(self.learner.reward, problems, outcome.predictions, outcome.lengths_N.tolist())
+        return {"reward": float(rewards_N.mean())}
 
     def _remember(self) -> dict:
         return {"questions": self.learner.stream.memory(), "health": self._health.memory()}

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS_FOLDER = "checkpoints"  # in a stage's folder
 
-# Decodes the validation set with these parameters: outcomes by speed.
-Validate = Callable[[Tree], dict[str, Outcome]]
+# Decodes the validation set with these parameters: by speed what became of it, and what the trainer says of that.
+Validate = Callable[[Tree], dict[str, tuple[Outcome, dict[str, float]]]]
 
 
 class Diverged(RuntimeError):
@@ -121,17 +121,19 @@ def _shown(values: dict[str, float]) -> dict[str, float]:
 def _validate(
     stage: StageRun, parameters: Tree, step: int, writer: MetricWriter, progress: Progress
 ) -> dict[str, float]:
+    """The means over speeds by which the best checkpoint is chosen; every speed's values are written."""
+    values, of_speeds = {}, []
     outcomes = stage.validate(parameters)
-    values = {}
-    for speed, outcome in outcomes.items():
+    for speed, (outcome, appraisal) in outcomes.items():
         suffix = f"/speed_{speed}" if len(outcomes) > 1 else ""
-        values[f"val/accuracy{suffix}"] = outcome.accuracy
-        values[f"val/length{suffix}"] = float(outcome.lengths_N.mean())
-        values[f"val/forced_stops{suffix}"] = float(outcome.forced_stop_N.mean())
-    accuracy = float(np.mean([outcome.accuracy for outcome in outcomes.values()]))
-    writer.write(step, values | {"val/accuracy": accuracy})
+        of_speeds.append({"accuracy": outcome.accuracy} | appraisal)
+        measured = of_speeds[-1] | {"length": float(outcome.lengths_N.mean())}
+        measured["forced_stops"] = float(outcome.forced_stop_N.mean())
+        values |= {f"val/{name}{suffix}": value for name, value in measured.items()}
+    means = {name: float(np.mean([measured[name] for measured in of_speeds])) for name in of_speeds[0]}
+    writer.write(step, values | {f"val/{name}": mean for name, mean in means.items()})
     progress.log(step, {name: value for name, value in values.items() if "forced" not in name})
-    return {"accuracy": accuracy}
+    return means
 
 
 def saved_tree(state: TrainState, frozen: Tree) -> Tree:

@@ -1,13 +1,15 @@
 """How a stage takes its steps: the part of a stage that differs between learning from data and from rewards."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from colar_jax.data.loader import Batches, prefetch
+from colar_jax.data.problems import Problem
+from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metrics import Metric
 from colar_jax.parallel.mesh import own_rows, put_own_rows
 from colar_jax.training.state import TrainState, Tree, without_moments
@@ -36,6 +38,9 @@ class Trainer(Protocol):
 
     def evidence(self, step: int) -> dict[str, np.ndarray]:
         """The batch of a step that went wrong, to look at."""
+
+    def appraise(self, problems: Sequence[Problem], outcome: Outcome) -> dict[str, float]:
+        """What a validation says of the problems besides accuracy and #L: what the stage learns to raise, if that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,3 +82,6 @@ class SftTrainer:
 
     def evidence(self, step: int) -> dict[str, np.ndarray]:
         return dataclasses.asdict(self.loader.batch(step - 1))
+
+    def appraise(self, problems: Sequence[Problem], outcome: Outcome) -> dict[str, float]:
+        return {}

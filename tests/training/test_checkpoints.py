@@ -96,8 +96,8 @@ def test_keeps_the_best_and_the_latest(tmp_path):
                 assert (checkpoints.latest_step(), checkpoints.best_step()) == (step, best)
 
 
-def test_the_best_by_another_metric(tmp_path):
-    with Checkpoints(tmp_path, keep_best=1, best_metric="reward") as checkpoints:
+def test_the_best_by_reward_where_there_is_one(tmp_path):
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         for step, reward in enumerate([2.0, 3.0, 1.0]):
             checkpoints.save(step, {"x": jnp.ones(1)}, metrics={"reward": reward, "accuracy": -reward}, identity={})
         assert (checkpoints.best_step(), checkpoints.steps()) == (1, [1, 2])
