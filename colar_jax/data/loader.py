@@ -47,6 +47,17 @@ class Recipe:
         speeds = tuple(dict.fromkeys(self.speeds))
         return (*speeds, AUTO_SPEED) if self.auto_probability else speeds
 
+    def draw(self, rng: np.random.Generator, size) -> tuple[np.ndarray, np.ndarray]:
+        """So many speeds, and whether the prompt hides each behind "auto"."""
+        speeds = np.array(self.speeds)[rng.integers(len(self.speeds), size=size)]
+        return speeds, rng.random(size) < self.auto_probability
+
+    def said(self, speed: float, is_auto: bool) -> Speed:
+        """What the prompt says of a drawn speed."""
+        if self.prompt_speed is not None:
+            return self.prompt_speed
+        return AUTO_SPEED if is_auto else speed
+
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
@@ -124,14 +135,7 @@ class Loader:
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The speed of each example in this epoch, and whether its prompt hides it behind "auto"."""
-        rng = self._rng(epoch, 0)
-        speeds = np.array(self.recipe.speeds)[rng.integers(len(self.recipe.speeds), size=len(self.encoded))]
-        return speeds, rng.random(len(self.encoded)) < self.recipe.auto_probability
-
-    def _prompt_speed(self, speed: float, is_auto: bool) -> Speed:
-        if self.recipe.prompt_speed is not None:
-            return self.recipe.prompt_speed
-        return AUTO_SPEED if is_auto else speed
+        return self.recipe.draw(self._rng(epoch, 0), len(self.encoded))
 
     def _sizes(self, speeds: np.ndarray, is_auto: np.ndarray) -> Sizes:
         prompt_lengths = np.zeros(len(self.encoded), np.int64)
@@ -140,7 +144,7 @@ class Loader:
                 chosen = (speeds == speed) & (is_auto == auto)
                 if not chosen.any():
                     continue
-                prompt_lengths[chosen] = self.encoded.prompt_lengths(self._prompt_speed(speed, auto))[chosen]
+                prompt_lengths[chosen] = self.encoded.prompt_lengths(self.recipe.said(speed, auto))[chosen]
         step_lengths = self.encoded.step_lengths * self.recipe.keeps_steps
         return layout.sizes(prompt_lengths, step_lengths, self.encoded.answer_lengths, speeds)
 
@@ -166,7 +170,7 @@ class Loader:
         speed = float(plan.speeds[example])
         step_ids = encoded.steps[example] if recipe.keeps_steps else encoded.steps[example][:0]
         return layout.lay_out(
-            encoded.prompt(example, self._prompt_speed(speed, bool(plan.is_auto[example]))),
+            encoded.prompt(example, self.recipe.said(speed, bool(plan.is_auto[example]))),
             step_ids,
             encoded.answers[example],
             encoded.separator_id,

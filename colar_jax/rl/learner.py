@@ -11,7 +11,7 @@ import numpy as np
 from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.data.answers import Verifier, extract_answer
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.prompts import Speed
+from colar_jax.data.loader import Recipe
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.metrics import Metric, merge
 from colar_jax.rl.advantages import group_advantages, has_variance
@@ -43,7 +43,7 @@ class Learner:
     sampling: DecodeConfig
     encoded: EncodedProblems
     tokenizer: Tokenizer
-    speeds: tuple[Speed, ...]
+    recipe: Recipe  # what prompts say
     sampler: Sampler
     stream: QuestionStream
     reward: Reward
@@ -81,24 +81,23 @@ class Learner:
     def _judge(self, parameters, questions: np.ndarray, iteration: int) -> Judged:
         rng = np.random.default_rng((self.seed, 1, iteration))
         per_group = self.config.speeds_per_group
-        speeds = rng.integers(len(self.speeds), size=(len(questions), per_group))
-        problems = [self.encoded.problems[question] for question in questions for _ in range(per_group)]
+        asked = np.repeat(questions, per_group).tolist()
+        problems = [self.encoded.problems[question] for question in asked]
         prompts = [
-            np.append(self.encoded.prompt(question, self.speeds[speed]), np.int32(self.encoded.separator_id))
-            for question, of_group in zip(questions.tolist(), speeds, strict=True)
-            for speed in of_group
+            np.append(self.encoded.prompt(question, self.recipe.said(*drawn)), np.int32(self.encoded.separator_id))
+            for question, *drawn in zip(asked, *self.recipe.draw(rng, len(asked)), strict=True)
         ]
         key = jax.random.fold_in(jax.random.key(self.seed), iteration)
         parts, rewards, right, host_seconds = [], [], [], 0.0
         for place, part in self.sampler.run(parameters, prompts, key):
             begin = time.perf_counter()
-            asked = [problem for problem in problems[place] for _ in range(part.num_latents_BG.shape[1])]
+            of_chains = [problem for problem in problems[place] for _ in range(part.num_latents_BG.shape[1])]
             texts = self.tokenizer.answer_texts(
                 part.answer_ids_BGA.reshape(-1, part.answer_ids_BGA.shape[-1]), part.num_answer_tokens_BG.reshape(-1)
             )
             answers = [extract_answer(text) for text in texts]
-            rewards.append(rewards_of(self.reward, asked, answers, part.num_latents_BG.reshape(-1).tolist()))
-            right.extend(self.is_right(a, problem.answer) for a, problem in zip(answers, asked, strict=True))
+            rewards.append(rewards_of(self.reward, of_chains, answers, part.num_latents_BG.reshape(-1).tolist()))
+            right.extend(self.is_right(a, problem.answer) for a, problem in zip(answers, of_chains, strict=True))
             parts.append(part)
             host_seconds += time.perf_counter() - begin
         by_group = (len(questions), self.config.num_generations)

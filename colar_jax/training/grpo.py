@@ -26,7 +26,7 @@ from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.rewards import make_reward, rewards_of
 from colar_jax.rl.rollout import Sampler
 from colar_jax.rl.tree_batch import TreeBatch
-from colar_jax.training.state import TrainState, Tree, join
+from colar_jax.training.state import TrainState, Tree, at_update, join
 from colar_jax.training.step import Merge, TrainStep, compile_step
 from colar_jax.training.trainer import Step
 
@@ -83,6 +83,8 @@ class GrpoTrainer:
             return self._step(state, fixed, put_rows(batch, self._mesh), key)
 
         for iteration in range(start, stop):
+            # By iterations: how many updates one has depends on how many groups have anything to tell apart.
+            state = at_update(state, iteration * most_updates(self.learner.config))
             state, metrics, num_chains = self.learner.iterate(
                 state, lambda state: join(state.trainable, frozen), update, iteration
             )
@@ -134,7 +136,7 @@ def make_grpo_trainer(
     first: Tree,
 ) -> GrpoTrainer:
     """The trainer of a stage that starts from the parameters `first`. ValueError where its settings cannot be met."""
-    rl, speeds = stage.rl, method.recipe(stage).prompt_speeds
+    rl = stage.rl
     if rl.num_questions > len(encoded):
         raise ValueError(
             f"stages.{name}.rl.num_questions={rl.num_questions}, but there are only {len(encoded)} training questions"
@@ -148,7 +150,7 @@ def make_grpo_trainer(
         sampling=sampling,
         encoded=encoded,
         tokenizer=tokenizer,
-        speeds=speeds,
+        recipe=method.recipe(stage),
         sampler=sampler,
         stream=QuestionStream(len(encoded), seed, skip_solved=rl.skip_solved),
         reward=make_reward(rl, is_right, decode.max_latents),

@@ -81,6 +81,18 @@ def without_moments(state: TrainState) -> TrainState:
     return dataclasses.replace(state, optimizer=jax.tree.map(forget, state.optimizer, is_leaf=is_moments))
 
 
+def at_update(state: TrainState, number: int) -> TrainState:
+    """The state with the learning rate of update `number` (from 0), whatever the number of those taken."""
+
+    def is_schedule(part) -> bool:
+        return isinstance(part, optax.ScaleByScheduleState)
+
+    def moved(part):
+        return part._replace(count=jnp.full_like(part.count, number)) if is_schedule(part) else part
+
+    return dataclasses.replace(state, optimizer=jax.tree.map(moved, state.optimizer, is_leaf=is_schedule))
+
+
 def initial_state(trainable: Tree, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(jnp.int32(0), trainable, optimizer.init(trainable))

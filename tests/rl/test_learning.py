@@ -1,6 +1,8 @@
 """The loop learns: from rewards of latents and lengths, and from nothing where there is nothing to tell apart."""
 
+import collections
 import functools
+import unittest.mock
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ from rl.pico_policy import COMPUTE, EOS_ID, PROMPTS, SAMPLING, SEPARATOR_ID, bat
 
 from colar_jax.config import OptimizerConfig, RlConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.loader import Recipe
 from colar_jax.data.problems import Problem
 from colar_jax.metrics import Metric, divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
@@ -69,18 +72,21 @@ class Words:
         return [str(count) for count in counts]
 
 
-def learner(reward, right, **rl) -> Learner:
+TWO_SPEEDS = Recipe((5.0, 2.0))
+
+
+def learner(reward, right, recipe=TWO_SPEEDS, **rl) -> Learner:
     problems = tuple(Problem(str(number), (), "5") for number in range(len(PROMPTS)))
-    nothing = (np.zeros(0, np.int32),) * len(PROMPTS)
+    nothing, tails = (np.zeros(0, np.int32),) * len(PROMPTS), {"5": [5], "2": [2], "auto": [1, 1]}
     heads = tuple(prompt[:-1] for prompt in PROMPTS)
     encoded = EncodedProblems(
-        problems, heads, {"5": nothing[0], "2": nothing[0]}, nothing, nothing, SEPARATOR_ID, EOS_ID
+        problems, heads, {said: np.int32(ids) for said, ids in tails.items()}, nothing, nothing, SEPARATOR_ID, EOS_ID
     )
     config = RlConfig(
         num_questions=4, min_std=SAMPLING.min_latent_std, **dict(num_generations=4, minibatch_size=8) | rl
     )
     return Learner(
-        config=config, sampling=SAMPLING, encoded=encoded, tokenizer=Words(), speeds=(5.0, 2.0),
+        config=config, sampling=SAMPLING, encoded=encoded, tokenizer=Words(), recipe=recipe,
         sampler=sampler(num_generations=config.num_generations // config.speeds_per_group),
         stream=QuestionStream(len(PROMPTS), 0, skip_solved=config.skip_solved), reward=reward, is_right=right, seed=3,
         num_rows=2 * config.speeds_per_group, hidden_size=32,
@@ -110,7 +116,7 @@ def test_groups_without_variance_are_left_out_and_counted():
     assert values["zero_variance"] == 0.5 and values["accuracy"] == 0
     for batch in seen:  # both groups with variance, in rows of their own, in some order
         lengths = sorted(batch.prompt_lengths_B.tolist())
-        assert lengths == sorted(len(PROMPTS[question]) for question in (2, 3))
+        assert lengths == sorted(len(PROMPTS[question]) + 1 for question in (2, 3))
         assert batch.advantages_BG.sum(axis=1) == pytest.approx(0, abs=1e-5)
     everything = learner(lambda *arguments: [1.0] * 16, lambda answer, truth: True, skip_solved=True)
     _, metrics, _ = everything.iterate(0, lambda state: policy()[1], None, 0)
@@ -126,9 +132,47 @@ def test_rollouts_do_not_depend_on_how_many_are_decoded_at_a_time():
     np.testing.assert_array_equal(np.concatenate([part.answer_ids_BGA for part in parts]), whole.answer_ids_BGA)
 
 
+def by_question_and_length(problems, answers, num_latents):
+    """No two groups, and no two lengths of one, are worth the same."""
+    return [100.0 ** int(problem.question) * length for problem, length in zip(problems, num_latents, strict=True)]
+
+
+@pytest.mark.parametrize("per_group", [1, 2])
+def test_a_rollout_has_its_own_reward_as_advantage(per_group):
+    """In whatever order groups are gone through: prompt and length say what it has to be."""
+    one = learner(by_question_and_length, never, advantage="dr_grpo", speeds_per_group=per_group)
+    judged = one._judge(policy()[1], np.arange(4), 0)
+    lengths_QG = judged.rollouts.num_latents_BG.reshape(4, 4)
+    question_of = {tuple(prompt[:-1]): question for question, prompt in enumerate(PROMPTS)}  # without the separator
+    num_seen = 0
+    for batch in one._minibatches(judged, 0):
+        for row in np.flatnonzero(batch.prompt_lengths_B > 1):  # the others are empty
+            question = question_of[tuple(batch.prompt_ids_BP[row, : batch.prompt_lengths_B[row] - 2])]
+            expected_G = 100.0**question * (batch.num_latents_BG[row] - lengths_QG[question].mean())
+            np.testing.assert_allclose(batch.advantages_BG[row], expected_G, rtol=1e-5)
+            num_seen += 1
+    assert num_seen == 4 * per_group
+
+
+def test_prompts_say_speeds_as_often_as_the_recipe_does():
+    """One listed twice, twice as often; "auto" in so many of all."""
+    recipe = Recipe((5.0, 2.0, 5.0), auto_probability=0.25)
+    one = learner(never, never, recipe, num_generations=2, speeds_per_group=1)
+    said = collections.Counter()
+    with unittest.mock.patch.object(one.sampler, "run", side_effect=StopIteration) as run:
+        for iteration in range(300):
+            with pytest.raises(StopIteration):
+                one._judge(None, np.arange(4), iteration)
+            said.update(prompt[-3:-1].tolist()[-1] for prompt in run.call_args.args[1])
+    shares = {ending: count / 1200 for ending, count in said.items()}
+    assert shares == pytest.approx({1: 0.25, 2: 0.25, 5: 0.5}, abs=0.05)
+
+
 def test_several_speeds_in_a_group():
     one = learner(by_turns, never, speeds_per_group=4)
     judged = one._judge(policy()[1], np.arange(4), 0)
+    endings = np.array([prompt[-2] for prompt in judged.rollouts.prompts]).reshape(4, 4)
+    assert set(endings.ravel()) == {2, 5} and any(len(set(of_group)) == 2 for of_group in endings)
     assert judged.rollouts.num_latents_BG.shape == (16, 1) and judged.rewards_QG.shape == (4, 4)
     (batch,) = one._minibatches(judged, 0)
     assert batch.prompt_ids_BP.shape[0] == 8

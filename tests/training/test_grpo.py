@@ -1,0 +1,45 @@
+"""The trainer of reinforcement learning: what an iteration is handed."""
+
+import types
+
+import jax
+import numpy as np
+import optax
+
+from colar_jax.config import OptimizerConfig, RlConfig
+from colar_jax.training.grpo import GrpoTrainer, most_updates
+from colar_jax.training.state import at_update, initial_state, learning_rate_schedule, make_optimizer
+
+CONFIG = OptimizerConfig(learning_rate=0.1, weight_decay=0.0, clip_norm=1e9, warmup_steps=2, schedule="cosine")
+PARAMETERS = {"a": np.array([1.0, -2.0], np.float32)}
+RL = RlConfig(num_questions=4, num_generations=2, minibatch_size=4, num_iterations=3)  # 2 minibatches, 3 times
+
+
+def counts(state) -> list[int]:
+    """The optimizer's counters: AdamW's own, and the schedule's."""
+    return [int(count) for _, count in optax.tree.get_all_with_path(state.optimizer, "count")]
+
+
+def test_the_learning_rate_of_any_update():
+    optimizer = make_optimizer(CONFIG, num_steps=6)
+    moved = at_update(initial_state(PARAMETERS, optimizer), 4)
+    assert counts(moved) == [0, 4], "the moments' bias goes by the steps taken"
+    updates, _ = optimizer.update({"a": np.array([3.0, -0.5], np.float32)}, moved.optimizer, PARAMETERS)
+    rate = float(learning_rate_schedule(CONFIG, 6)(4))
+    np.testing.assert_allclose(updates["a"], [-rate, rate], rtol=1e-5)  # the first step of Adam is the sign
+
+
+def test_the_learning_rate_goes_by_iterations():
+    """Also where few groups have anything to tell apart, so that there are few updates: a cosine ends with the run."""
+    seen = []
+
+    def iterate(state, parameters_of, update, iteration):
+        seen.append(counts(state)[1])
+        return state, {}, 8  # no update at all
+
+    remembers = types.SimpleNamespace(memory=dict, look=lambda iteration, values: None)
+    learner = types.SimpleNamespace(config=RL, iterate=iterate, stream=remembers)
+    trainer = GrpoTrainer(learner, remembers, step=None, mesh=None)
+    state = initial_state(PARAMETERS, make_optimizer(CONFIG, num_steps=4 * most_updates(RL)))
+    list(trainer.steps(state, {}, jax.random.key(0), start=1, stop=4))
+    assert most_updates(RL) == 6 and seen == [6, 12, 18]
