@@ -31,11 +31,6 @@ def build(latent_intermediate: int):
     return reasoner.build(presets.PRESETS["micro"], LatentHeadConfig(latent_intermediate), seed=0)
 
 
-def num_parameters(latent_intermediate: int) -> int:
-    """How many parameters the benchmark's model has."""
-    return sum(leaf.size for leaf in jax.tree.leaves(build(latent_intermediate)[1]))
-
-
 def encode(problems: list[tuple[list[int], list[int], list[int]]], speeds: tuple[float, ...]) -> EncodedProblems:
     """Problems that are token ids already; their prompts do not depend on the speed."""
 

@@ -6,7 +6,7 @@ ends when the slowest row does, and a second prefill of everything for the answe
 and the seed, and moves the models: everything is on the device of the model's parameters. Needs torch and transformers,
 which colar_jax itself does not.
 
-    python benchmarks/torch_reference.py        a self-check on small sizes, with timings
+    python benchmarks/torch_side.py        a self-check on small sizes, with timings
 """
 
 import time

@@ -9,6 +9,8 @@ from colar_jax.run import Run
 
 # Settings that say when to look, not what to compute: they may change between a run and its resumption.
 _OBSERVING = ("log_every", "eval_every", "save_every")
+# In reinforcement learning: what a collapse does, and how many questions are decoded at a time (draws are their own).
+_OBSERVING_RL = ("stop_on_collapse", "rollout_questions")
 # Settings of the data that training depends on; what is tested may change.
 _TRAINING_DATA = ("train", "train_limit", "tokenizer", "held_out")
 # Groups of a stage that only the method of their name reads.
@@ -24,6 +26,8 @@ def identity_of(run: Run, name: str) -> dict:
     unused = (*_OBSERVING, "trainer", "rl") if is_sft else _OBSERVING
     unused += tuple(group for group in _OF_METHODS if group != config.stages[name].method)
     stage = {field: value for field, value in settings.items() if field not in unused}
+    if not is_sft:
+        stage["rl"] = {field: value for field, value in stage["rl"].items() if field not in _OBSERVING_RL}
     model = dataclasses.asdict(config.model)
     if config.model.lora.rank:
         model["lora"]["targets"] = ",".join(parse_targets(config.model.lora.targets))

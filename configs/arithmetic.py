@@ -110,10 +110,8 @@ def _redundant(config) -> None:
     config.stages.colar.update(steps=3000, row_positions=176, eval_every=1000)
     # Lengths differ from rollout to rollout, so there is more to learn from than where only answers do.
     config.stages.rl.update(steps=100, eval_every=25, log_every=5)
-    config.stages.rl.optimizer.learning_rate = 1e-4
-    # Dr. GRPO: divided by its spread, a group whose answers are all right pulls at lengths as hard as one that is
-    # half wrong pulls at answers, and accuracy goes.
-    config.stages.rl.rl.advantage = "dr_grpo"
+    # At 1e-4 chains shorten twice as fast, and accuracy goes with them.
+    config.stages.rl.optimizer.learning_rate = 5e-5
     config.stages.rl.latent.speeds = "2,5"
     config.stages.rl.rl.length_penalty = 0.5
     config.eval.speeds = "2,5"
@@ -129,7 +127,10 @@ def _no_averaging(config) -> None:
     config.run = "rl"
     config.stages.rl.init_from = "runs/arithmetic_redundant/colar"
     config.stages.rl.rl.update(
-        loss_aggregation="configured_length", length_penalty=0.0, decision_weight=0.0, stop_on_collapse=False
+        loss_aggregation="configured_length",
+        length_penalty=0.0,
+        decision_weight=0.0,
+        stop_on_collapse=False,
     )
 
 

@@ -5,9 +5,9 @@
     python -m colar_jax.train --config=configs/gsm8k_rl.py                  # all three stages
     python -m colar_jax.train --config=configs/gsm8k_rl.py:smoke            # on embedded problems, tiny
 
-The paper reports RL on MATH only; these are its settings (configs/math_rl.py) with the limits of grade school. What is
-different here: the grade-school model is trained by soft MSE, which leaves its latents next to no standard deviation,
-so the policy has a floor (docs/rl.md). Nobody has measured this config on the real model yet.
+The paper reports RL on MATH only; these are its settings (configs/math_rl.py) with the limits and the speeds of grade
+school. What is different here: the grade-school model is trained by soft MSE, which leaves its latents next to no
+standard deviation, so the policy has a floor (docs/rl.md). Nobody has measured this config on the real model yet.
 """
 
 import runpy
@@ -23,5 +23,8 @@ def get_config(argument: str = ""):
     config.workdir = config.workdir.replace("colar", "rl")
     config.run = "cot,colar,rl"
     config.stages.rl = _MATH_RL["get_config"]("smoke" if argument == "smoke" else "").stages.rl
+    config.stages.rl.latent.speeds = config.stages.colar.latent.speeds  # MATH has one only
     config.stages.rl.rl.min_std = 0.2  # soft MSE leaves e^-6 or so
+    if argument == "tiny":
+        config.stages.rl.steps = 2
     return config

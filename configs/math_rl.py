@@ -3,6 +3,7 @@
     python -m colar_jax.train --config=configs/math_rl.py                   # DeepSeek-R1-Distill-Qwen-1.5B
     python -m colar_jax.train --config=configs/math_rl.py:llama             # Llama-3.2-1B-Instruct
     python -m colar_jax.train --config=configs/math_rl.py:no_averaging      # after the first: the paper's ablation
+    python -m colar_jax.train --config=configs/math_rl.py:llama_no_averaging
     python -m colar_jax.train --config=configs/math_rl.py:smoke             # on embedded problems, tiny
 
 Published, accuracy % / #L (Qwen | Llama): NLL 8.94 / 56.8 | 5.28 / 83.1; with RL 14.3 / 9.79 | 7.08 / 16.1; RL without
@@ -19,7 +20,8 @@ _COLAR = runpy.run_path(str(Path(__file__).with_name("math_colar.py")))
 
 def get_config(argument: str = ""):
     """configs/math_colar.py, whose arguments it takes, with one more stage; or that stage without averaging."""
-    config = _COLAR["get_config"]("" if argument == "no_averaging" else argument)
+    argument, averages = argument.removesuffix("no_averaging").removesuffix("_"), not argument.endswith("no_averaging")
+    config = _COLAR["get_config"](argument)
     config.title = "GRPO on CoLaR, MATH"
     config.workdir = config.workdir.replace("colar", "rl")
     config.run = "cot,colar,rl"
@@ -35,15 +37,18 @@ def get_config(argument: str = ""):
         minibatch_size=8,
         epsilon=0.2,
         epsilon_high=0.2,
-        loss_aggregation="chain_mean",  # what makes chains short
+        loss_aggregation="chain_mean",  # the paper's averaging
         min_std=0.0,  # the likelihood has given the latents a standard deviation, as in the paper
     )
 
-    if argument == "no_averaging":
-        config.workdir = "runs/math_rl_no_averaging"
+    if not averages:
+        config.stages.rl.init_from = f"{config.workdir}/colar"
+        config.workdir += "_no_averaging"
         config.run = "rl"
-        config.stages.rl.init_from = "runs/math_rl/colar"
-        config.stages.rl.rl.update(loss_aggregation="configured_length", configured_length=32, stop_on_collapse=False)
+        # As published: a chain's sum over 32, and decisions to stop are not credited.
+        config.stages.rl.rl.update(
+            loss_aggregation="configured_length", configured_length=32, decision_weight=0.0, stop_on_collapse=False
+        )
     if argument == "smoke":
         config.stages.rl.update(steps=4, eval_every=2, log_every=2)
         config.stages.rl.optimizer.warmup_steps = 2

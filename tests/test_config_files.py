@@ -55,5 +55,24 @@ def test_every_argument_of_the_embedded_run(argument):
     test_every_config_file(ARITHMETIC, argument)
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "averaging"),
+    [
+        ("arithmetic", "no_averaging", "redundant"),
+        ("math_rl", "no_averaging", ""),
+        ("math_rl", "llama_no_averaging", "llama"),
+    ],
+)
+def test_without_averaging_a_chain_is_credited_as_published(name, argument, averaging):
+    """From the CoLaR stage of the run that averages, with nothing else that makes chains short."""
+    get_config = runpy.run_path(str(ARITHMETIC.with_stem(name)))["get_config"]
+    config, other = resolve(get_config(argument)), resolve(get_config(averaging))
+    stage = config.stages["rl"]
+    assert config.stage_names == ("rl",) and stage.init_from == f"{other.workdir}/colar" != f"{config.workdir}/colar"
+    assert (stage.rl.loss_aggregation, stage.rl.configured_length) == ("configured_length", 32)
+    assert (stage.rl.advantage, stage.rl.length_penalty, stage.rl.decision_weight) == ("group", 0, 0)
+    assert not stage.rl.stop_on_collapse and config.model == other.model
+
+
 def test_there_are_config_files():
     assert {"arithmetic", "gsm8k_colar"} <= {path.stem for path in CONFIG_FILES}

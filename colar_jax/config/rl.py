@@ -12,7 +12,7 @@ class RlConfig:
     num_questions: int = 8  # asked in one iteration
     questions_per_epoch: int = 512  # what `stage.epochs` counts in; 0: all training questions
     num_generations: int = 8  # G, rollouts of a question: a group
-    speeds_per_group: int = 1  # different prompts of a group, each with a speed drawn from latent.speeds
+    speeds_per_group: int = 1  # prompts of a group, each of which says a speed drawn from latent.speeds
     rollout_questions: int = 0  # decoded at a time, while the host judges those before; 0: all of an iteration
     minibatch_size: int = 8  # rollouts in one optimizer step, in whole groups
     num_iterations: int = 1  # how often an iteration's rollouts are gone through

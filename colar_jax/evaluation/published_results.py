@@ -38,19 +38,19 @@ def _grade_school(name: str, command: str, method: str, accuracies, lengths, *, 
 
 
 def _ablation(name: str, flag: str, speed: str, gsm8k: float, mean: float, **differs) -> Published:
-    command = f"--config=configs/gsm8k_colar.py {flag}"
+    command = f"--config=configs/gsm8k_colar.py {flag} --config.workdir=runs/gsm8k_colar_{name.lower()}"
     cells = {"gsm8k": (gsm8k, None), MEAN: (mean, None)}
     return Published(f"CoLaR c={speed}, {name}", command, LLAMA, "hub:gsm8k_aug", "colar", speed, cells, differs)
 
 
 def _math(name: str, base: str, command: str, method: str, accuracy: float, length: float, speed="2", **differs):
-    argument = ":llama" if base == LLAMA else ""
-    command = command.replace(".py", f".py{argument}")
+    if base == LLAMA:
+        command = command.replace(".py:", ".py:llama_") if ".py:" in command else command.replace(".py", ".py:llama")
+        command = command.replace("runs/math_colar", "runs/math_colar_llama")
     name = f"MATH, {'Llama' if base == LLAMA else 'Qwen'}: {name}"
     return Published(name, command, base, "hub:math", method, speed, {"math": (accuracy, length)}, differs)
 
 
-_OC_FLAG = "--config.stages.colar.latent.supervise_steps=False"
 _ABLATIONS = (  # name, flag, settings, then GSM8K and mean at c = 5, at c = 2
     ("DL", "--config.model.latent_head.deterministic=True", {"deterministic": True}, (26.7, 41.3), (39.7, 48.2)),
     (
@@ -69,7 +69,7 @@ _ON_MATH = (  # name, command, method, settings, then Qwen's accuracy and #L, Ll
     (
         "CoLaR, DL",
         "--config=configs/math_colar.py --config.model.latent_head.deterministic=True"
-        " --config.stages.colar.latent.loss=soft_mse",
+        " --config.stages.colar.latent.loss=soft_mse --config.workdir=runs/math_colar_dl",
         "colar",
         "2",
         {"deterministic": True},
@@ -88,7 +88,7 @@ _ON_MATH = (  # name, command, method, settings, then Qwen's accuracy and #L, Ll
     ),
     (
         "CoLaR, NLL + RL without averaging",
-        "--config=configs/math_rl.py --config.stages.rl.rl.loss_aggregation=configured_length",
+        "--config=configs/math_rl.py:no_averaging",
         "colar",
         "2",
         {"trainer": "grpo", "aggregation": "configured_length"},

@@ -104,7 +104,6 @@ def _longest_row(stage: StageConfig, decode, sampler: Sampler, hidden_size: int)
         min_latents=decode.min_latents,
         aggregation=rl.loss_aggregation,
         configured_length=rl.configured_length,
-        kind_weights=(1.0, 1.0, 1.0),
         log_prob_scale=1.0,
     )
 

@@ -124,7 +124,6 @@ class Learner:
                     min_latents=self.sampling.min_latents,
                     aggregation=config.loss_aggregation,
                     configured_length=config.configured_length,
-                    kind_weights=(config.latent_weight, config.decision_weight, config.answer_weight),
                     log_prob_scale=self.hidden_size if config.log_prob_reduction == "sum" else 1,
                 )
 

@@ -1,6 +1,7 @@
 """The loss of a minibatch of rollouts: clipped policy gradient on latents, decisions and answer tokens.
 
-    loss = sum over terms of weight * (-min(ratio A, clip(ratio) A) + beta k3) - entropy_weight * entropy of the latents
+    loss = sum over kinds of kind weight * sum over its terms of weight * (-min(ratio A, clip(ratio) A) + beta k3)
+           - entropy_weight * entropy of the latents
 
 The three kinds of terms are averaged by themselves and added up, as latents and answers are in the paper.
 """
@@ -37,6 +38,7 @@ def objective(
     before = jax.lax.stop_gradient(rescore(reference, batch, separator_id, sampling, compute)) if rl.beta else None
     scale = batch.latents_BGLD.shape[-1] if rl.log_prob_reduction == "sum" else 1
     kinds = zip(KINDS, (batch.latents, batch.decisions, batch.answers), _log_probs(now, scale), strict=True)
+    kind_weights = (rl.latent_weight, rl.decision_weight, rl.answer_weight)
     share = jnp.sum(batch.share_B)
     loss, metrics = 0.0, {}
     for number, (kind, terms, log_probs) in enumerate(kinds):
@@ -55,7 +57,7 @@ def objective(
             divergence = k3_divergence(log_probs, reference_log_probs)
             of_terms += rl.beta * divergence
             metrics[f"kl/{kind}"] = Metric(jnp.sum(divergence * mask), count)
-        own_loss = jnp.sum(terms.weights * of_terms)
+        own_loss = kind_weights[number] * jnp.sum(terms.weights * of_terms)
         loss += own_loss
         is_clipped = (ratios < 1 - rl.epsilon) | (ratios > 1 + rl.epsilon_high)
         gaps = jnp.abs(log_probs - terms.old_log_probs)
@@ -63,7 +65,9 @@ def objective(
         metrics[f"clip_fraction/{kind}"] = Metric(jnp.sum(is_clipped & mask), count)
         metrics[f"ratio/{kind}"] = Metric(jnp.sum(jnp.where(mask, ratios, 0.0)), count)
         metrics[f"log_ratio/{kind}"] = Metric(jnp.sum(gaps * mask), count)
-        metrics[f"gap/{kind}"] = Metric(jnp.max(gaps) * share, share)
+        # The mean of the parts' largest, as metrics are added up; of a latent whatever the reduction of the ratio.
+        gap = jnp.max(gaps) / (scale if kind == "latent" else 1)
+        metrics[f"gap/{kind}"] = Metric(gap * share, share)
     loss, of_latents = _with_entropy(loss, now, batch, rl, model.latent_head.config)
     return loss, metrics | of_latents
 

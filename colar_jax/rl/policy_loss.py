@@ -31,8 +31,8 @@ def k3_divergence(log_probs, reference_log_probs):
 def term_weights(mask: np.ndarray, aggregation: str, configured_length: int) -> np.ndarray:
     """What each term of a minibatch counts in the loss: float32, of the shape of `mask` `[chains..., terms]`.
 
-    `chain_mean`: 1 / (terms of the chain * chains): each chain counts its mean. A long chain's actions count less each,
-    which is what rewards short chains (the paper's averaging). `configured_length`: 1 / (length * chains): a sum over
+    `chain_mean`: 1 / (terms of the chain * chains): each chain counts its mean (the paper's averaging): a long chain
+    weighs no more than a short one. `configured_length`: 1 / (length * chains): a sum over
     the chain, divided by a constant. `token`: 1 / (terms of the minibatch): all terms count the same (DAPO).
     """
     terms = mask.sum(axis=-1, keepdims=True)

@@ -90,14 +90,12 @@ def assemble(
     min_latents: int,
     aggregation: str,
     configured_length: int,
-    kind_weights: tuple[float, float, float],
     log_prob_scale: float,
 ) -> TreeBatch:
     """The minibatch of these rollouts, with empty rows after them up to `num_rows`.
 
     Args:
         prompt_room: P.
-        kind_weights: what latents, decisions and answer tokens count.
         log_prob_scale: 1, or the number of dimensions, where latents have the sum of their dimensions' densities.
     """
     longest = int(rollouts.num_latents_BG.max())
@@ -114,13 +112,13 @@ def assemble(
     def fill(array: np.ndarray) -> np.ndarray:
         return np.concatenate([array, np.zeros((num_rows - len(array), *array.shape[1:]), array.dtype)])
 
-    def terms(mask, old_log_probs, factor, size) -> Terms:
-        weights = np.float32(factor) * term_weights(mask, aggregation, configured_length)
+    def terms(mask, old_log_probs, size) -> Terms:
+        weights = term_weights(mask, aggregation, configured_length)
         # What stands after a chain's end was never written, or by a rollout that sat the step out.
         old_log_probs = np.where(mask, old_log_probs, 0).astype(np.float32)
         return Terms(*(fill(np.ascontiguousarray(array[..., :size])) for array in (mask, old_log_probs, weights)))
 
-    parts = [terms(*part) for part in zip(masks, old, kind_weights, rooms, strict=True)]
+    parts = [terms(*part) for part in zip(masks, old, rooms, strict=True)]
     lengths = np.array([len(prompt) for prompt in rollouts.prompts], np.int32)
     prompt_ids_BP = np.zeros((num_rows, prompt_room), np.int32)
     for row, prompt in enumerate(rollouts.prompts):

@@ -44,6 +44,14 @@ def test_a_run_of_a_rows_command_is_compared_with_that_row(row):
     assert {one.dataset for one in found} == set(row.cells) and all(one.agrees for one in found)
 
 
+def test_the_commands_can_be_run_one_after_another():
+    """Two rows that are not of one run do not share a folder, where the second would be refused."""
+    commands = {}
+    for row in PUBLISHED:
+        config, _ = run_of(row)
+        assert commands.setdefault(config["workdir"], row.command) == row.command, row.name
+
+
 def test_tolerances():
     row = next(row for row in PUBLISHED if row.name == "CoLaR c=5")
     assert all(one.agrees for one in compare(*run_of(row, shift=2.9)))

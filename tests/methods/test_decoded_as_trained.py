@@ -1,4 +1,4 @@
-"""Every method is decoded exactly as it is trained: the same prompt, cache, positions and number of latents.
+"""iCoT, Coconut and CODI are decoded exactly as they are trained: the same prompt, cache, positions, number of latents.
 
 What a model is evaluated at is what its loss was about: the latents are the same numbers, and the log-probabilities of
 a decoded answer are those that training gives it. The published code evaluates Coconut and Distill without the cache,

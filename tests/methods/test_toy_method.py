@@ -1,8 +1,9 @@
 """A new method is one file and one line of the registry: this one is written here, and nothing of the package changes.
 
-"Echo": before it answers it reads the separator again, twice.
+"Echo": before it answers it reads the separator again, twice. It is trained as it is decoded: the echoes are its steps.
 """
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -16,8 +17,9 @@ from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.thinking import Thought
 from colar_jax.methods import METHODS
-from colar_jax.methods.method import Method, Thinking, language_objective
+from colar_jax.methods.method import Method, Thinking, language_objective, packed_loader
 from colar_jax.metric_writer import read_metrics
+from colar_jax.run import prepare
 
 NUM_ECHOES = 2
 
@@ -33,11 +35,17 @@ def _thinking(decode, separator_id, dtype, greedy):
     return Thinking(think, max_thoughts=NUM_ECHOES, min_thoughts=NUM_ECHOES)
 
 
+def _make_loader(method, encoded, stage, seed):
+    echoes = (np.full(NUM_ECHOES, encoded.separator_id, np.int32),) * len(encoded)
+    return packed_loader(method, dataclasses.replace(encoded, steps=echoes), stage, seed)
+
+
 ECHO = Method(
-    recipe=lambda stage: Recipe(speeds=(1.0,), keeps_steps=False, prompt_speed=AUTO_SPEED),
+    recipe=lambda stage: Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED),
     objective=language_objective,
     thinking=_thinking,
     trains_latent_head=False,
+    make_loader=_make_loader,
 )
 
 
@@ -48,6 +56,11 @@ def test_a_method_from_outside_trains_and_decodes(tmp_path, monkeypatch):
     (greedy, sampled) = pipeline.train(resolve(config))
     assert (greedy.stage, greedy.speed, sampled.sampling) == ("echo", "-", "sampled")
     assert (greedy.lengths_SN == NUM_ECHOES).all() and not greedy.forced_stops_SN.any()
+    run = prepare(resolve(config))
+    read = ECHO.make_loader(ECHO, run.train, run.config.stages["echo"], 0).batch(0).token_ids_BT[0].tolist()
+    assert "".join(" #"[id == run.train.separator_id] for id in read).split()[0] == "####", (
+        "it opens, echoes, and closes"
+    )
     losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "echo") if "loss" in line]
     assert losses and np.isfinite(losses).all()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["stages"]["echo"]["method"] == "echo"

@@ -16,6 +16,7 @@ from pipeline.tiny import CONFIG_FILE, ROOT, smoke_config_dict, without_times
 from colar_jax import pipeline
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.evaluation.report import read_report
+from colar_jax.identity import identity_of
 from colar_jax.metric_writer import read_metrics
 from colar_jax.rl.health import Collapsed
 from colar_jax.run import prepare
@@ -111,6 +112,14 @@ def test_the_best_checkpoint_is_the_one_of_most_reward(finished):
     assert rewards.keys() == {4, ITERATIONS} and rewards[ITERATIONS] == pytest.approx(expected)
     with Checkpoints(finished / "rl" / "checkpoints") as checkpoints:
         assert checkpoints.best_step() == max(rewards, key=lambda step: (rewards[step], step))
+
+
+def test_what_a_collapse_does_may_change_in_a_folder(tmp_path):
+    def identity(**changes):
+        changes = {f"stages.rl.rl.{name}": value for name, value in changes.items()}
+        return identity_of(prepare(tiny_config(tmp_path, **changes)), "rl")
+
+    assert identity(stop_on_collapse=False, rollout_questions=1) == identity() != identity(min_std=0.3)
 
 
 # python -c DRIVER <moment> <n> <arguments of colar_jax.train>: killed at the n-th such moment.

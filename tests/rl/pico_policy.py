@@ -28,9 +28,7 @@ PROMPTS = [
 ]
 G = 4
 COMPUTE = ModelConfig()
-ASSEMBLY = dict(
-    prompt_room=32, aggregation="chain_mean", configured_length=32, kind_weights=(1.0, 1.0, 1.0), log_prob_scale=1.0
-)
+ASSEMBLY = dict(prompt_room=32, aggregation="chain_mean", configured_length=32, log_prob_scale=1.0)
 
 
 @functools.cache

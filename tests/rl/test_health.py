@@ -16,9 +16,9 @@ def health(**settings) -> Health:
     ("values", "message"),
     [
         ({"length": 1.0}, "the least there can be"),
-        ({"forced_stops": 0.95}, "95% of the chains run into decode.max_latents.*chain_mean"),
+        ({"forced_stops": 0.95}, "95% of the chains run into decode.max_latents.*rl.length_penalty"),
         ({"zero_variance": 1.0}, "teach nothing"),
-        ({"gap/answer": 0.01}, "differ by 0.01 at unchanged parameters"),
+        ({"gap/answer": 0.01}, r"differ \(answer 0.01\) at unchanged parameters"),
         ({"latent_std_at_bound": 0.9}, "at a bound of the head.*rl.min_std=0.2"),
     ],
 )
@@ -40,7 +40,21 @@ def test_a_floor_is_meant_to_bind(caplog):
 def test_exploding_ratios_end_the_run_and_say_why():
     with pytest.raises(Collapsed, match=r"iteration 3: ratios explode.*raise rl.min_std"):
         health().look(3, WELL | {"log_ratio/latent": 7.0, "latent_std": 0.002})
-    health(stop_on_collapse=False).look(3, WELL | {"log_ratio/latent": 7.0})
+
+
+def test_a_collapse_that_does_not_end_the_run_is_a_warning(caplog):
+    watched = health(stop_on_collapse=False)
+    for step in range(1, 25):
+        watched.look(step, WELL | {"log_ratio/latent": 7.0})
+    assert ["ratios explode" in record.getMessage() for record in caplog.records] == [True, True]
+
+
+def test_bfloat16_differs_at_the_edge_of_the_nucleus_in_health(caplog):
+    watched = Health("rl", RlConfig(), min_latents=1, dtype="bfloat16")
+    watched.look(1, WELL | {"gap/latent": 0.009, "gap/answer": 0.12})
+    assert not caplog.records
+    watched.look(2, WELL | {"gap/latent": 0.12})
+    assert "(latent 0.12)" in caplog.text
 
 
 def look_at_a_fall(watched: Health) -> None:

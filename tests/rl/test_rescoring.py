@@ -53,9 +53,10 @@ def test_rescored_log_probabilities_are_those_of_the_decoder(changes):
 def test_in_bfloat16_both_are_near():
     sampled = rollouts(dtype="bfloat16")
     batch = batch_of(sampled)
-    worst = [kind.max() for kind in gaps(batch, rescored(policy()[1], batch, compute=ModelConfig(dtype="bfloat16")))]
-    print("largest gaps in bfloat16 (latents, decisions, answers):", worst)
-    assert 1e-4 < max(worst) < 1.0
+    latents, decisions, answers = gaps(batch, rescored(policy()[1], batch, compute=ModelConfig(dtype="bfloat16")))
+    print("largest gaps in bfloat16:", latents.max(), decisions.max(), answers.max())
+    # An answer token at the edge of the nucleus may be inside for one of the two only.
+    assert latents.max() < 0.05 and decisions.max() < 0.2 and np.median(answers) < 0.1 and answers.max() < 1
 
 
 @pytest.mark.parametrize(

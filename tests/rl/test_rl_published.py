@@ -73,7 +73,6 @@ def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
         min_latents=0,
         aggregation=aggregation,
         configured_length=32,
-        kind_weights=(1.0, 1.0, 1.0),
         log_prob_scale=1.0,
     )
     # One mean over `###` and the answer, and no decision to go on.
