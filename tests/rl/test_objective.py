@@ -19,8 +19,12 @@ def of(**rl):
     dimensions = rollouts().latents_BGLD.shape[-1] if rl.log_prob_reduction == "sum" else 1
     batch = batch_of(rollouts(), aggregation="token", log_prob_scale=dimensions)
     parameters = jax.tree.map(lambda leaf: leaf * np.float32(1.01), policy()[1])
-    model = nnx.merge(policy()[0], parameters)
-    loss, metrics = jax.jit(lambda: objective(model, None, batch, SEPARATOR_ID, rl, SAMPLING, COMPUTE))()
+
+    @jax.jit
+    def program(parameters, batch):
+        return objective(nnx.merge(policy()[0], parameters), None, batch, SEPARATOR_ID, rl, SAMPLING, COMPUTE)
+
+    loss, metrics = program(parameters, batch)
     return float(loss), {name: float(metric.sum / metric.count) for name, metric in metrics.items()}
 
 

@@ -29,16 +29,16 @@ def test_rooms_for_latents():
     assert batch_of(sampled).latents_BGLD.shape[2] == SAMPLING.max_latents
 
 
-def test_empty_rows_count_for_nothing_and_kinds_are_weighted_by_themselves():
+def test_empty_rows_count_for_nothing_and_kinds_are_averaged_by_themselves():
     sampled = rollouts()
-    batch = batch_of(sampled, num_rows=6, kind_weights=(8.0, 0.25, 0.5), log_prob_scale=2.0)
+    batch = batch_of(sampled, num_rows=6, log_prob_scale=2.0)
     num_prompts = len(PROMPTS)
-    for terms, factor in zip(terms_of(batch), (8.0, 0.25, 0.5), strict=True):
+    for terms in terms_of(batch):
         assert not terms.mask[num_prompts:].any() and not terms.weights[num_prompts:].any()
         assert not terms.old_log_probs[~terms.mask].any() and not terms.weights[~terms.mask].any()
         mask = terms.mask[:num_prompts]
-        np.testing.assert_allclose(terms.weights[:num_prompts], factor * term_weights(mask, "chain_mean", 1))
-        assert terms.weights.sum() == pytest.approx(factor * np.mean(mask.any(axis=-1)), rel=1e-5)
+        np.testing.assert_allclose(terms.weights[:num_prompts], term_weights(mask, "chain_mean", 1))
+        assert terms.weights.sum() == pytest.approx(np.mean(mask.any(axis=-1)), rel=1e-5)
     mask = batch.latents.mask[:num_prompts]
     np.testing.assert_array_equal(
         batch.latents.old_log_probs[:num_prompts][mask], 2 * sampled.latent_log_probs_BGL[mask]
