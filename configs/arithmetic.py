@@ -146,10 +146,10 @@ def _on_equal_terms(config) -> None:
     for name in ("colar", "no_cot", *BASELINES):
         config.stages[name].update(init_from="cot", steps=4500, eval_every=1500)
         config.stages[name].optimizer.learning_rate = 1.5e-3
-    # 15 to 18 problems an update, 113 to 133 updates an epoch: rows of what has no steps, or short ones, hold more.
+    # 14 to 18 problems an update, 111 to 142 updates an epoch: rows of what has no steps, or short ones, hold more.
     for name, rows in {"colar": 5, "icot": 7, "coconut": 6, "codi": 7, "no_cot": 4}.items():
         config.stages[name].rows = rows
-    # Both schedules end near step 3,200: four stages of 800 steps; 31 tokens gone.
+    # Both schedules end between steps 3,000 and 3,450: four stages of 800 to 850 steps; 31 tokens gone.
     config.stages.coconut.coconut.update(num_stages=4, latents_per_stage=1, epochs_per_stage=6.0, reset_optimizer=False)
     config.stages.icot.icot.update(removed_per_epoch=1.13, reset_optimizer=False)
     config.stages.codi.codi.update(num_latents=4, distill_weight=5.0)
