@@ -131,6 +131,8 @@ from colar_jax.rl.rollout import Sampler
 from colar_jax.training import grpo
 from colar_jax.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow  # a minute and more of compiling; CI's second step
+
 moment, number = sys.argv[1], int(sys.argv[2])
 del sys.argv[1:3]
 count = 0
@@ -154,7 +156,6 @@ run_main(pipeline.train)
 """
 
 
-@pytest.mark.slow
 def test_a_run_killed_in_a_rollout_an_update_and_a_save_goes_on_to_the_same_end(tmp_path, finished, compiled_once):
     workdir = tmp_path / "run"
     flags = [f"--config.{name}={value}" for name, value in (TINY | {"workdir": str(workdir)}).items()]

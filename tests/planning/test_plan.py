@@ -14,6 +14,8 @@ from colar_jax.config import LatentHeadSettings, ModelConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.planning.scaling import sent_bytes
 
+pytestmark = pytest.mark.slow  # a minute and more of compiling; CI's second step
+
 ROOT = Path(__file__).parents[2]
 ROWS_PER_CHIP, FLOAT = 2, 4
 SMALL = (
@@ -169,7 +171,6 @@ def test_an_update_takes_what_its_tree_rows_need(of_rewards):
     assert not rollouts["compiled"]["costs"]["collectives"]
 
 
-@pytest.mark.slow
 def test_latents_in_training_are_planned_too():
     plan = planned("--topology=v5e:2x2", "--stage=coconut", "--rollout=no", "--config.parallel.mesh=data=4")
     step = step_of(plan)
