@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--sampling", choices=("greedy", "sampled"), default="greedy")
     options = parser.parse_args()
+    if unfinished := [folder for folder in options.folders if not (Path(folder) / "report.json").is_file()]:
+        parser.error(f"no report.json in {', '.join(unfinished)}: train there to the end, or evaluate it")
     print("| data | stage | speed | limit | temperature | accuracy, % | #L | of each seed | seeds |")
     print("| --- " * 9 + "|")
     for way, results in rows_of(options.folders, options.sampling).items():

@@ -129,10 +129,7 @@ def _no_averaging(config) -> None:
     config.stages.rl.update(steps=60, eval_every=30)
     config.stages.rl.optimizer.learning_rate = 1e-4
     config.stages.rl.rl.update(
-        loss_aggregation="configured_length",
-        length_penalty=0.0,
-        decision_weight=0.0,
-        stop_on_collapse=False,
+        loss_aggregation="configured_length", length_penalty=0.0, decision_weight=0.0, stop_on_collapse=False
     )
 
 

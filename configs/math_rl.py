@@ -15,12 +15,15 @@ from pathlib import Path
 
 from colar_jax.config import stage_defaults
 
+# Arguments that leave averaging out, and whose base they take.
+WITHOUT_AVERAGING = {"no_averaging": "", "llama_no_averaging": "llama"}
 _COLAR = runpy.run_path(str(Path(__file__).with_name("math_colar.py")))
 
 
 def get_config(argument: str = ""):
     """configs/math_colar.py, whose arguments it takes, with one more stage; or that stage without averaging."""
-    argument, averages = argument.removesuffix("no_averaging").removesuffix("_"), not argument.endswith("no_averaging")
+    averages = argument not in WITHOUT_AVERAGING
+    argument = WITHOUT_AVERAGING.get(argument, argument)
     config = _COLAR["get_config"](argument)
     config.title = "GRPO on CoLaR, MATH"
     config.workdir = config.workdir.replace("colar", "rl")

@@ -67,9 +67,8 @@ class StageConfig:
     steps: int = 0  # optimizer steps; 0: use `epochs`
     epochs: float = 1.0
     rows: int = 16  # packed rows in one optimizer step
-    row_positions: int = (
-        256  # positions in a row (icot, coconut, codi: about); longer examples are left out, and counted
-    )
+    # Positions in a row (of icot, coconut and codi: about); longer examples are left out, and counted.
+    row_positions: int = 256
     accumulation: int = 1  # parts that a batch is computed in, to save memory
     log_every: int = 20
     eval_every: int = 0  # steps between validations, each with a checkpoint; 0: at the end only

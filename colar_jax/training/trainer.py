@@ -40,7 +40,7 @@ class Trainer(Protocol):
         """The batch of a step that went wrong, to look at."""
 
     def appraise(self, problems: Sequence[Problem], outcome: Outcome) -> dict[str, float]:
-        """What a validation says of the problems besides accuracy and #L: what the stage learns to raise, if that."""
+        """What a validation measures besides accuracy and #L, means over problems: `reward`, where there is one."""
 
 
 @dataclasses.dataclass(frozen=True)
