@@ -22,6 +22,9 @@ _COLAR = runpy.run_path(str(Path(__file__).with_name("math_colar.py")))
 
 def get_config(argument: str = ""):
     """configs/math_colar.py, whose arguments it takes, with one more stage; or that stage without averaging."""
+    if argument not in (*_COLAR["BASES"], "smoke", *WITHOUT_AVERAGING):
+        known = ", ".join(("llama", "smoke", *WITHOUT_AVERAGING))
+        raise ValueError(f"configs/math_rl.py knows the arguments {known}, not {argument!r}")
     averages = argument not in WITHOUT_AVERAGING
     argument = WITHOUT_AVERAGING.get(argument, argument)
     config = _COLAR["get_config"](argument)
