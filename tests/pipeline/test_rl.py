@@ -24,6 +24,8 @@ from colar_jax.starts import finished_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import Diverged
 
+pytestmark = pytest.mark.slow  # a minute and more of compiling; CI's second step
+
 ITERATIONS = 5
 TINY = {
     "run": "colar,rl",
@@ -130,8 +132,6 @@ from colar_jax.command_line import run_main
 from colar_jax.rl.rollout import Sampler
 from colar_jax.training import grpo
 from colar_jax.training.checkpoints import Checkpoints
-
-pytestmark = pytest.mark.slow  # a minute and more of compiling; CI's second step
 
 moment, number = sys.argv[1], int(sys.argv[2])
 del sys.argv[1:3]
