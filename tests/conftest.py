@@ -1,12 +1,17 @@
-"""What holds for every test: float32, and no silent broadcast of a vector against a matrix.
+"""What holds for every test: float32, no silent broadcast of a vector against a matrix, and a quick compiler.
 
 This file also makes `tests/` importable (`from golden.published import ...`), which `--import-mode=importlib` does not.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import jax
+
+# Nearly all the time of these tests is XLA's on the CPU, compiling what then runs for milliseconds. The mathematics is
+# the same, the order of sums may differ. XLA_FLAGS='' (or your own) compiles as a user's run does; CI does both.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 sys.path.insert(0, str(Path(__file__).parent))
 

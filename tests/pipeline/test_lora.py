@@ -21,8 +21,6 @@ from colar_jax.starts import finished_parameters, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted
 
-pytestmark = pytest.mark.slow  # a minute and more of compiling; CI's second step
-
 STAGES = ("cot", "colar")
 LORA = {
     "run": "cot,colar",

@@ -24,8 +24,6 @@ from colar_jax.starts import finished_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import Diverged
 
-pytestmark = pytest.mark.slow  # a minute and more of compiling; CI's second step
-
 ITERATIONS = 5
 TINY = {
     "run": "colar,rl",
@@ -156,6 +154,7 @@ run_main(pipeline.train)
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_a_rollout_an_update_and_a_save_goes_on_to_the_same_end(tmp_path, finished, compiled_once):
     workdir = tmp_path / "run"
     flags = [f"--config.{name}={value}" for name, value in (TINY | {"workdir": str(workdir)}).items()]

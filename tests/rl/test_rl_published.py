@@ -31,8 +31,6 @@ from colar_jax.rl.rescoring import rescore
 from colar_jax.rl.tree_batch import Rollouts, Terms, TreeBatch, assemble
 from colar_jax.training.state import join, make_optimizer, partition
 
-pytestmark = pytest.mark.slow  # a minute and more of compiling; CI's second step
-
 # The published log-probabilities ignore temperatures and top-p.
 SAMPLING = DecodeConfig(max_latents=12, min_latents=0, max_answer_tokens=8, top_p=1.0)
 COMPUTE = ModelConfig()
