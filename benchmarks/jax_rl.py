@@ -12,6 +12,7 @@ from tokenizers import models
 from colar_jax.config import DecodeConfig, OptimizerConfig, RlConfig, StageConfig
 from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.loader import Recipe
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.methods import METHODS
@@ -49,8 +50,8 @@ def reinforcement(
         prompt_lengths=np.array([len(question) + 1 for question in questions]),
     )  # fmt: skip
     learner = Learner(
-        config=rl, sampling=sampling, encoded=_encode(questions), tokenizer=_tokenizer(vocab), speeds=(5.0,),
-        sampler=sampler, stream=QuestionStream(len(questions), 0),
+        config=rl, sampling=sampling, encoded=_encode(questions), tokenizer=_tokenizer(vocab),
+        recipe=Recipe(speeds=(5.0,)), sampler=sampler, stream=QuestionStream(len(questions), 0),
         reward=lambda problems, answers, lengths: [float(number % 2) for number in range(len(answers))],
         is_right=VERIFIERS["numeric"], seed=0, num_rows=minibatch_size // num_generations, hidden_size=384,
     )  # fmt: skip

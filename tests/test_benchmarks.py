@@ -1,0 +1,25 @@
+"""The benchmarks' own side still runs: it is bound to the package's inner parts, and nothing else calls it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["sft_fixed", "generation", "rl_iteration", "coconut"])
+def test_our_side_does_a_round(task):
+    command = [sys.executable, ROOT / "benchmarks" / "speed.py", "--side", "jax", "--task", task]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    worker = subprocess.run(
+        command, env=environment, input="go\n", capture_output=True, text=True, timeout=600, check=False
+    )
+    assert worker.returncode == 0, worker.stderr
+    ready, measured = worker.stdout.splitlines()
+    assert ready == "ready"
+    assert json.loads(measured)["examples_per_second"] > 0
