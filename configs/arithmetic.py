@@ -148,8 +148,9 @@ def _on_equal_terms(config) -> None:
     # 14 to 18 problems an update, 111 to 142 updates an epoch: rows of what has no steps, or short ones, hold more.
     for name, rows in {"colar": 5, "icot": 7, "coconut": 6, "codi": 7, "no_cot": 4}.items():
         config.stages[name].rows = rows
-    # Both schedules end between steps 3,000 and 3,450: four stages of 800 to 850 steps; 31 tokens gone.
-    config.stages.coconut.coconut.update(num_stages=4, latents_per_stage=1, epochs_per_stage=6.0, reset_optimizer=False)
+    # iCoT's 31 tokens are gone at step 3,430. Coconut's four stages take 160 steps each, and the last one all the rest:
+    # what is evaluated is learned there. After stages of 800 steps it is no better than answers alone.
+    config.stages.coconut.coconut.update(num_stages=4, latents_per_stage=1, epochs_per_stage=1.2, reset_optimizer=False)
     config.stages.icot.icot.update(removed_per_epoch=1.13, reset_optimizer=False)
     config.stages.codi.codi.update(num_latents=4, distill_weight=5.0)
     config.model.projection.size = 128  # CODI's
