@@ -149,7 +149,7 @@ def _on_equal_terms(config) -> None:
     for name, rows in {"colar": 5, "icot": 7, "coconut": 6, "codi": 7, "no_cot": 4}.items():
         config.stages[name].rows = rows
     # iCoT's 31 tokens are gone at step 3,430. Coconut's four stages take 160 steps each, and the last one all the rest:
-    # what is evaluated is learned there. After stages of 800 steps it is no better than answers alone.
+    # what is evaluated is learned there. Of stages of 800 steps less comes out.
     config.stages.coconut.coconut.update(num_stages=4, latents_per_stage=1, epochs_per_stage=1.2, reset_optimizer=False)
     config.stages.icot.icot.update(removed_per_epoch=1.13, reset_optimizer=False)
     config.stages.codi.codi.update(num_latents=4, distill_weight=5.0)
