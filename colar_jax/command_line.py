@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from colar_jax.config import Config, nearest, resolve, split_names
+from colar_jax.errors import UserError
 from colar_jax.parallel import hosts
 from colar_jax.run import CONFIG_FILE, saved_config
 
@@ -43,8 +44,8 @@ def run_main_on_runs(
             given = _config_of_run(workdir)
             try:
                 configs.append(_overridden(given, (*own_flags, "workdir"), own_switches))
-            except ValueError as error:  # what is right for one run may be wrong for another
-                raise ValueError(f"{workdir}: {error}") from None
+            except UserError as error:  # what is right for one run may be wrong for another
+                raise UserError(f"{workdir}: {error}") from None
         with _with_its_peers(configs[0]):
             main(configs)
 
@@ -57,7 +58,7 @@ def _mistakes_in_one_line():
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         yield
-    except (ValueError, flags.Error) as error:
+    except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -84,7 +85,7 @@ def _overridden(
     holder = config_flags.DEFINE_config_dict("config", given, sys_argv=arguments, flag_values=values)
     stray = values(arguments)[1:]
     if stray:
-        raise ValueError(f"{stray[0]!r} is no flag: settings are given as --config.some.setting=value")
+        raise UserError(f"{stray[0]!r} is no flag: settings are given as --config.some.setting=value")
     return resolve(holder.value)
 
 
@@ -92,39 +93,41 @@ def load_config_file() -> ml_collections.ConfigDict:
     """What `get_config(argument)` of the file named by `--config=file.py:argument` returns.
 
     Raises:
-        ValueError: there is no such flag or file, the file has no `get_config`, or it sets a wrong type.
+        UserError: there is no such flag or file, the file has no `get_config`, or it sets a wrong type.
     """
     value = flag_value("config")
     if not value:
-        raise ValueError("name a config: --config=configs/arithmetic.py (and --config.some.setting=value to change it)")
+        raise UserError("name a config: --config=configs/arithmetic.py (and --config.some.setting=value to change it)")
     name, _, argument = value.partition(":")
     path = Path(name)
     if not path.is_file():
         beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ValueError(f"--config={value}: there is no file {name}.{nearest(name, beside)}")
+        raise UserError(f"--config={value}: there is no file {name}.{nearest(name, beside)}")
     namespace: dict = {"__file__": str(path), "__name__": path.stem}
     exec(compile(path.read_text(), str(path), "exec"), namespace)  # a config is a program, as the flag's user knows
     if "get_config" not in namespace:
-        raise ValueError(f"{path} has no function get_config(argument)")
+        raise UserError(f"{path} has no function get_config(argument)")
     try:
         return namespace["get_config"](argument)
+    except ValueError as error:  # what the file's author refuses, such as an argument
+        raise UserError(str(error)) from error
     except (TypeError, AttributeError, KeyError) as error:
         frames = traceback.extract_tb(error.__traceback__)
         if "ml_collections" not in Path(frames[-1].filename).parts:
             raise  # a fault of the program
         line = [frame.lineno for frame in frames if frame.filename == str(path)][-1]
-        raise ValueError(f"{path}, line {line}: {error.args[0]}") from None
+        raise UserError(f"{path}, line {line}: {error.args[0]}") from None
 
 
 def load_run_config() -> ml_collections.ConfigDict:
-    """The config of the run whose folder `--workdir` names. ValueError where it is no run's folder."""
+    """The config of the run whose folder `--workdir` names. UserError where it is no run's folder."""
     return _config_of_run(flag_value("workdir"))
 
 
 def _config_of_run(workdir: str) -> ml_collections.ConfigDict:
     path = Path(workdir).expanduser() / CONFIG_FILE
     if not workdir or not path.is_file():
-        raise ValueError(f"--workdir={workdir}: name the folder of a run; {path} does not exist")
+        raise UserError(f"--workdir={workdir}: name the folder of a run; {path} does not exist")
     return saved_config(workdir)
 
 
@@ -152,5 +155,5 @@ def _check_overrides(arguments: list[str], config: ml_collections.ConfigDict) ->
         for part in flag.split(".")[1:]:
             known = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
             if part not in known:
-                raise ValueError(f"--{flag}: {path} has no setting {part!r}.{nearest(part, known)}")
+                raise UserError(f"--{flag}: {path} has no setting {part!r}.{nearest(part, known)}")
             node, path = node[part], f"{path}.{part}"

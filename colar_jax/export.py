@@ -10,6 +10,7 @@ from pathlib import Path
 
 from colar_jax.command_line import flag_value, load_run_config, run_main
 from colar_jax.config import Config
+from colar_jax.errors import UserError
 from colar_jax.exchange.folder import export_stage
 from colar_jax.run import prepare
 
@@ -20,7 +21,7 @@ def export(config: Config) -> None:
     """Export the stage that the flags name."""
     out = flag_value("out")
     if not out:
-        raise ValueError("--out is missing: name the folder to write")
+        raise UserError("--out is missing: name the folder to write")
     stage = flag_value("stage") or config.stage_names[-1]
     form, dtype = flag_value("form") or "merged", flag_value("dtype") or "float32"
     export_stage(prepare(config), stage, Path(out), form=form, dtype=dtype)

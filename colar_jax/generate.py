@@ -21,6 +21,7 @@ import jax
 from colar_jax.command_line import flag_value, has_switch, load_run_config, run_main
 from colar_jax.config import Config, nearest, parse_speeds
 from colar_jax.data.prompts import Speed, speed_text
+from colar_jax.errors import UserError
 from colar_jax.evaluation.asking import Reply, Words
 from colar_jax.evaluation.latents import Latent
 from colar_jax.run import Run, prepare
@@ -39,7 +40,7 @@ def generate(config: Config) -> None:
     stage = _stage(run)
     speed, folder = _speed(run, stage), run.workdir / stage
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
-        raise ValueError(f"--stage={stage}: {folder} has no checkpoint yet: train it first, or name another stage")
+        raise UserError(f"--stage={stage}: {folder} has no checkpoint yet: train it first, or name another stage")
     parameters = finished_parameters(run, folder)
     asker = run.asker(stage, temperature=temperature)
     for number, question in enumerate(_questions()):
@@ -106,7 +107,7 @@ def _stage(run: Run) -> str:
     named, stages = flag_value("stage"), run.config.stage_names
     if named:
         if named not in run.config.stages:
-            raise ValueError(f"--stage={named} is no stage of this run: {', '.join(stages)}.{nearest(named, stages)}")
+            raise UserError(f"--stage={named} is no stage of this run: {', '.join(stages)}.{nearest(named, stages)}")
         return named
     in_latents = [name for name in stages if run.inspector(name).thinks_in_latents]
     return (in_latents or stages)[-1]
@@ -118,10 +119,10 @@ def _speed(run: Run, stage: str) -> Speed:
     if not given:
         return trained[0]
     if len(given) > 1:
-        raise ValueError(f"--speed={flag_value('speed')}: one speed at a time, such as --speed={speed_text(given[0])}")
+        raise UserError(f"--speed={flag_value('speed')}: one speed at a time, such as --speed={speed_text(given[0])}")
     known = ", ".join(map(speed_text, trained))
     if not run.method(stage).has_speed:
-        raise ValueError(f"--speed={flag_value('speed')}: stage {stage} has none to choose; leave the flag out")
+        raise UserError(f"--speed={flag_value('speed')}: stage {stage} has none to choose; leave the flag out")
     if given[0] not in trained:
         logging.warning("stage %s was trained at speed %s, not at %s: expect little", stage, known, flag_value("speed"))
     return given[0]
@@ -134,7 +135,7 @@ def _number(name: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < 1e9:
-        raise ValueError(f"--{name}={text} is no number of at least 0")
+        raise UserError(f"--{name}={text} is no number of at least 0")
     return value
 
 

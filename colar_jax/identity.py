@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from colar_jax.config import parse_targets
+from colar_jax.errors import UserError
 from colar_jax.run import Run
 
 # Settings that say when to look, not what to compute: they may change between a run and its resumption.
@@ -56,7 +57,7 @@ def _adapter_identity(identity: dict) -> dict:
 
 
 def refuse_other_adapters(run: Run, folder: Path, saved_identity: dict) -> None:
-    """ValueError where the adapters of a stage folder are not for this run's base, or only one of the two has any."""
+    """UserError where the adapters of a stage folder are not for this run's base, or only one of the two has any."""
     saved = _adapter_identity(saved_identity)
     ours = _adapter_identity(identity_of(run, run.config.stage_names[0]))
     if bool(saved) != bool(ours):
@@ -65,11 +66,11 @@ def refuse_other_adapters(run: Run, folder: Path, saved_identity: dict) -> None:
             if saved
             else ("without adapters", "set model.lora.rank=0, or make a base model of it and name that in model.base")
         )
-        raise ValueError(f"{folder} was trained {was}, and model.lora.rank={run.config.model.lora.rank} here: {fix}")
+        raise UserError(f"{folder} was trained {was}, and model.lora.rank={run.config.model.lora.rank} here: {fix}")
     names = dict.fromkeys([*ours, *saved])
     changed = [name for name in names if saved.get(name) != ours.get(name)]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"the adapters of {folder} belong to another base, or are others: "
             + "; ".join(f"{name} was {saved.get(name)!r}, is {ours.get(name)!r}" for name in changed)
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from colar_jax.command_line import flag_value, run_main
 from colar_jax.config import Config
+from colar_jax.errors import UserError
 from colar_jax.exchange.published import import_published
 from colar_jax.run import prepare
 
@@ -21,7 +22,7 @@ def take_over(config: Config) -> None:
     """Import the checkpoint that the flags name."""
     checkpoint, embed_std = flag_value("checkpoint"), flag_value("embed_std")
     if not checkpoint:
-        raise ValueError("--checkpoint is missing: name a .ckpt file of the published code")
+        raise UserError("--checkpoint is missing: name a .ckpt file of the published code")
     stage = flag_value("stage") or config.stage_names[-1]
     import_published(prepare(config), stage, Path(checkpoint).expanduser(), float(embed_std) if embed_std else None)
 

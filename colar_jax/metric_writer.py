@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from colar_jax.errors import UserError
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -28,7 +30,7 @@ class MetricWriter:
             same. None keeps every line.
 
     Raises:
-        ValueError: a line of an existing `metrics.jsonl` is not a metrics line; the message names file and line. Only
+        UserError: a line of an existing `metrics.jsonl` is not a metrics line; the message names file and line. Only
             the last line may be half-written, as a kill leaves it: it is dropped.
     """
 
@@ -89,7 +91,7 @@ def read_metrics(folder: str | os.PathLike) -> list[dict]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line other than the last is not a metrics line; the message names file and line.
+        UserError: a line other than the last is not a metrics line; the message names file and line.
     """
     return [values for _, values in _complete_lines(Path(folder) / METRICS_FILE)]
 
@@ -102,11 +104,11 @@ def _complete_lines(path: Path) -> Iterator[tuple[str, dict]]:
         try:
             values = json.loads(line)
             if not isinstance(values, dict) or not isinstance(values.get("step"), int):
-                raise ValueError('no object with an integer "step"')
+                raise UserError('no object with an integer "step"')
         except ValueError as error:
             if number == len(lines):
                 return
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: {line!r} is not a metrics line ({error}); remove the line, or the file"
             ) from error
         yield line, values

@@ -7,6 +7,7 @@ import jax
 
 from colar_jax.config import Config
 from colar_jax.data.prompts import speed_text
+from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.results import Result
 from colar_jax.evaluation.samples import samples_of, write_samples
@@ -73,7 +74,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
     """A stage's trainer, its first state, what it leaves alone, and its number of steps."""
     stage, method = run.config.stages[name], run.method(name)
     if stage.rows % (num_shards(run.mesh) * stage.accumulation):
-        raise ValueError(
+        raise UserError(
             f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
             f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
         )
@@ -85,7 +86,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
         )  # fmt: skip
     num_steps = stage.steps or math.ceil(stage.epochs * loader.steps_per_epoch)
     if loader.first_final_step >= num_steps:
-        raise ValueError(
+        raise UserError(
             f"stages.{name}: the schedule of {stage.method} ends at step {loader.first_final_step}, the stage at "
             f"{num_steps}: the model would never be trained as it is decoded. Train longer (steps or epochs), or "
             f"shorten the schedule (stages.{name}.{stage.method})"
@@ -104,7 +105,7 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
     """As `_learn_from_data`, for a stage that is trained by its rollouts' rewards; a step is an iteration."""
     config, stage, method = run.config, run.config.stages[name], run.method(name)
     if not method.trains_latent_head:
-        raise ValueError(
+        raise UserError(
             f"stages.{name}: trainer='grpo' improves latent chains, and method={stage.method!r} has none: use colar"
         )
     num_steps = iterations(stage, len(run.train))

@@ -21,6 +21,7 @@ import sys
 
 from colar_jax.command_line import flag_value, run_main
 from colar_jax.config import Config, nearest
+from colar_jax.errors import UserError
 from colar_jax.planning.chips import parse_topology
 from colar_jax.planning.devices import open_target
 from colar_jax.planning.plan import StagePlan, plan_stage
@@ -37,7 +38,7 @@ def plan(config: Config, *, as_json: bool) -> None:
         print(scaling_table(config, name, flag_value("scaling"), _number("rows_per_chip")))
         return
     if not flag_value("topology"):
-        raise ValueError("--topology is missing: name a slice, such as --topology=v5e:4x4")
+        raise UserError("--topology is missing: name a slice, such as --topology=v5e:4x4")
     if as_json:  # what is printed is for a program
         logging.disable(logging.WARNING)
     target = open_target(parse_topology(flag_value("topology")), flag_value("compiler") or "auto")
@@ -58,14 +59,14 @@ def _stages(config: Config) -> tuple[str, ...]:
     if not name:
         return config.stage_names
     if name not in config.stages:
-        raise ValueError(f"--stage={name} is none of {', '.join(config.stages)}.{nearest(name, config.stages)}")
+        raise UserError(f"--stage={name} is none of {', '.join(config.stages)}.{nearest(name, config.stages)}")
     return (name,)
 
 
 def _last_that_learns_from_data(config: Config) -> str:
     names = [name for name in _stages(config) if config.stages[name].trainer == "sft"]
     if not names:
-        raise ValueError(
+        raise UserError(
             f"--scaling has closed forms of supervised fine-tuning only, and {', '.join(_stages(config))} learns from "
             "rewards: compile it for a slice, --topology=v5e:2x4"
         )
@@ -75,7 +76,7 @@ def _last_that_learns_from_data(config: Config) -> str:
 def _number(flag: str) -> int:
     value = flag_value(flag) or "0"
     if not value.isdigit():
-        raise ValueError(f"--{flag}={value}: expected a whole number")
+        raise UserError(f"--{flag}={value}: expected a whole number")
     return int(value)
 
 

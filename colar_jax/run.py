@@ -28,6 +28,7 @@ from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import Splits, load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from colar_jax.errors import UserError
 from colar_jax.evaluation.asking import Asker
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.evaluation.inspector import Inspector
@@ -150,7 +151,7 @@ def open_run(workdir: str | Path, **settings) -> Run:
     """A finished run, to look at; `settings` such as `**{"data.num_test": 200}` override its config.
 
     Raises:
-        ValueError: the folder is no run's, or as `prepare`.
+        UserError: the folder is no run's, or as `prepare`.
     """
     config = saved_config(workdir)
     config.update_from_flattened_dict(settings)
@@ -158,10 +159,10 @@ def open_run(workdir: str | Path, **settings) -> Run:
 
 
 def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
-    """The config of the run in a folder, which may have been moved. ValueError where there is none."""
+    """The config of the run in a folder, which may have been moved. UserError where there is none."""
     path = Path(workdir).expanduser() / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"{workdir} is no folder of a run: {path} does not exist")
+        raise UserError(f"{workdir} is no folder of a run: {path} does not exist")
     # Resolved, so that settings which are younger than the run are there, at their defaults.
     resolved = resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
     config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
@@ -175,7 +176,7 @@ def prepare(config: Config, *, with_problems: bool = True) -> Run:
     Without `with_problems` the sets are empty, for those who bring their own questions.
 
     Raises:
-        ValueError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
+        UserError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
     """
     _check_names(config)
     folder = base_folder(config.model.base) if config.model.base else None
@@ -223,12 +224,12 @@ def _check_names(config: Config) -> None:
     for name, stage in config.stages.items():
         if stage.method not in METHODS:
             known = ", ".join(METHODS)
-            raise ValueError(
+            raise UserError(
                 f"stages.{name}.method={stage.method!r} is none of {known}.{nearest(stage.method, METHODS)}"
             )
     if not config.model.base and config.model.preset not in PRESETS:
         preset = config.model.preset
-        raise ValueError(f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
+        raise UserError(f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
 
 
 def decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from colar_jax.errors import UserError
 from colar_jax.identity import identity_of, refuse_other_adapters
 from colar_jax.methods import METHODS
 from colar_jax.model.lora import split_base
@@ -26,7 +27,7 @@ def adopt(run: Run, name: str, parameters: Tree) -> None:
     state = run.first_state(trainable, frozen, make_optimizer(stage.optimizer, num_steps=1))
     with Checkpoints(folder) as checkpoints:
         if checkpoints.steps():
-            raise ValueError(f"{folder} has checkpoints already: choose another workdir or stage")
+            raise UserError(f"{folder} has checkpoints already: choose another workdir or stage")
         write_config(run)
         checkpoints.save(0, saved_tree(state, frozen), metrics=None, identity=identity_of(run, name) | {"unlogged": []})
 
@@ -41,7 +42,7 @@ def start_parameters(run: Run, name: str) -> Tree:
     source = stage.init_from or (stages[index - 1] if index else "")
     if not source:
         if stage.trainer == "grpo":
-            raise ValueError(f"stages.{name}: trainer='grpo' improves a trained model: name one with init_from=")
+            raise UserError(f"stages.{name}: trainer='grpo' improves a trained model: name one with init_from=")
         return run.initial
     folder = run.workdir / source if source in run.config.stages else Path(source).expanduser()
     parameters = finished_parameters(run, folder)
@@ -49,7 +50,7 @@ def start_parameters(run: Run, name: str) -> Tree:
         source_method = METHODS[checkpoints.read(checkpoints.latest_step())[1]["stage.method"]]
     starts_latents = run.method(name).trains_latent_head and not source_method.trains_latent_head
     if stage.trainer == "grpo" and starts_latents:
-        raise ValueError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
+        raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     return calibrate(parameters) if starts_latents else parameters
 
 
@@ -79,10 +80,10 @@ def finished_identity(folder: Path) -> dict:
 def _finished(folder: Path) -> Iterator[tuple[Checkpoints, int]]:
     """A stage folder's checkpoints, and the step of the one that counts."""
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
-        raise ValueError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
+        raise UserError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         best = checkpoints.best_step()
         step = checkpoints.latest_step() if best is None else best
         if step is None:
-            raise ValueError(f"{folder} has no finished checkpoint")
+            raise UserError(f"{folder} has no finished checkpoint")
         yield checkpoints, step

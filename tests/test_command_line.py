@@ -9,6 +9,7 @@ from absl import flags
 
 from colar_jax.command_line import flag_value, has_switch, run_main, run_main_on_runs
 from colar_jax.config import Config, StageConfig, defaults, stage_defaults
+from colar_jax.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
 
@@ -236,9 +237,17 @@ def test_a_wrong_type_in_the_config_file(run, tmp_path):
 
 def test_a_mistake_that_the_program_finds(run):
     def main(config):
-        raise ValueError("no such data")
+        raise UserError("no such data")
 
     assert_refused(run(TINY, main=main), "no such data")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(run):
+    def main(config):
+        raise ValueError("a shape that should have been another")
+
+    with pytest.raises(ValueError, match="a shape"):
+        run(TINY, main=main)
 
 
 def test_a_flag_that_is_no_setting(run):

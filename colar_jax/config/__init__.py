@@ -1,7 +1,7 @@
 """Every setting of a run: frozen dataclasses, each field with its reason, each value checked once at start-up.
 
 A config file (`configs/*.py`) fills a `ConfigDict` made by `defaults()`, flags override it, and `resolve()` makes these
-dataclasses of it. All that is wrong in it is one `ValueError` that names the field, the value and the fix.
+dataclasses of it. All that is wrong in it is one `UserError` that names the field, the value and the fix.
 """
 
 from colar_jax.config.baselines import CoconutConfig, CodiConfig, IcotConfig

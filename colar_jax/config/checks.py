@@ -4,17 +4,19 @@ import difflib
 import math
 import typing
 
+from colar_jax.errors import UserError
+
 
 def require(condition: bool, message: str) -> None:
-    """ValueError with `message` unless `condition` holds."""
+    """UserError with `message` unless `condition` holds."""
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)
 
 
 def one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    """ValueError, with the nearest right word, unless `value` is allowed."""
+    """UserError, with the nearest right word, unless `value` is allowed."""
     if value not in allowed:
-        raise ValueError(f"{field}={value!r} is none of {', '.join(allowed)}.{nearest(value, allowed)}")
+        raise UserError(f"{field}={value!r} is none of {', '.join(allowed)}.{nearest(value, allowed)}")
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -29,7 +31,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def parse_speeds(text: str) -> tuple[float | str, ...]:
-    """Thinking speeds from text such as `1,1.5,2,auto`; ValueError for anything but numbers from 1 up and `auto`."""
+    """Thinking speeds from text such as `1,1.5,2,auto`; UserError for anything but numbers from 1 up and `auto`."""
     speeds: list[float | str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         try:
@@ -37,13 +39,13 @@ def parse_speeds(text: str) -> tuple[float | str, ...]:
         except ValueError:
             speed = math.nan
         if speed != "auto" and not (1 <= speed < math.inf):
-            raise ValueError(f"{part!r} is no thinking speed: a number of at least 1 (tokens per latent), or auto")
+            raise UserError(f"{part!r} is no thinking speed: a number of at least 1 (tokens per latent), or auto")
         speeds.append(speed)
     return tuple(speeds)
 
 
 def parse_positive(field: str, text: str, kind: type) -> tuple:
-    """The finite numbers above 0, int or float, that a text such as `0.5,1` lists; ValueError for anything else."""
+    """The finite numbers above 0, int or float, that a text such as `0.5,1` lists; UserError for anything else."""
     numbers = []
     for part in split_names(text):
         try:

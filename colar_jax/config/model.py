@@ -37,7 +37,7 @@ PROJECTIONS = {
 def parse_targets(text: str) -> tuple[str, ...]:
     """Our names of the layers in text such as `query,value` or `q_proj,v_proj`, in the order of `PROJECTIONS`.
 
-    ValueError for a name that is none.
+    UserError for a name that is none.
     """
     names = split_names(text)
     ours_of_theirs = {theirs: ours for ours, theirs in PROJECTIONS.items()}

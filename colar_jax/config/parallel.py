@@ -46,7 +46,7 @@ class ParallelConfig:
 
 
 def parse_mesh(text: str) -> dict[str, int] | None:
-    """The sizes that `mesh` names, by axis; None for `auto`. ValueError for anything else."""
+    """The sizes that `mesh` names, by axis; None for `auto`. UserError for anything else."""
     if text == "auto":
         return None
     sizes: dict[str, int] = {}

@@ -11,6 +11,7 @@ import ml_collections
 from colar_jax.config.checks import nearest, require
 from colar_jax.config.run import Config
 from colar_jax.config.stage import StageConfig
+from colar_jax.errors import UserError
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -34,7 +35,7 @@ def stage_defaults(**settings) -> ml_collections.ConfigDict:
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config:
-    """The checked, frozen form of a `ConfigDict`; ValueError for any wrong key, type, range or combination."""
+    """The checked, frozen form of a `ConfigDict`; UserError for any wrong key, type, range or combination."""
     return _build(Config, config.to_dict(), "config")
 
 
@@ -61,5 +62,5 @@ def _build_named(kind: Any, value: Any, path: str) -> Any:
     """One of several groups of a kind, which says in every error which one it is."""
     try:
         return _build(kind, value, path)
-    except ValueError as error:
-        raise error if str(error).startswith(path) else ValueError(f"{path}: {error}") from None
+    except UserError as error:
+        raise error if str(error).startswith(path) else UserError(f"{path}: {error}") from None

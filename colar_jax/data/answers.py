@@ -8,6 +8,7 @@ from decimal import Decimal, InvalidOperation
 from colar_jax.config import nearest
 from colar_jax.data import math_equivalence
 from colar_jax.data.prompts import ANSWER_PREFIX
+from colar_jax.errors import UserError
 
 # (prediction, answer) -> is the prediction right?
 Verifier = Callable[[str, str], bool]
@@ -59,9 +60,9 @@ def is_same_mathematics(prediction: str, answer: str) -> bool:
 
 
 def check_verifier(name: str) -> None:
-    """ValueError where `data.verifier=name` is none of `VERIFIERS`, or needs a package that is not installed."""
+    """UserError where `data.verifier=name` is none of `VERIFIERS`, or needs a package that is not installed."""
     if name not in VERIFIERS:
-        raise ValueError(f"data.verifier={name!r} is none of {', '.join(VERIFIERS)}.{nearest(name, VERIFIERS)}")
+        raise UserError(f"data.verifier={name!r} is none of {', '.join(VERIFIERS)}.{nearest(name, VERIFIERS)}")
     if VERIFIERS[name] is is_same_mathematics:
         math_equivalence.require_library()
 

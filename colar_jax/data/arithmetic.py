@@ -12,6 +12,7 @@ import hashlib
 import random
 
 from colar_jax.data.problems import Problem
+from colar_jax.errors import UserError
 
 # Every sentence begins with a word, not a number, so that a tokenizer without spaces can write it back exactly: in
 # "He buys 3. 8 more arrive." the full stop would be a decimal point.
@@ -67,18 +68,18 @@ def generate_problems(
             equally likely. Chains of thought that people write are redundant; here by as much as one likes.
 
     Raises:
-        ValueError: an argument is out of range, or the split has fewer than `count` different chains.
+        UserError: an argument is out of range, or the split has fewer than `count` different chains.
     """
     settings = (
         f"min_steps={min_steps}, max_steps={max_steps}, max_number={max_number}, max_change={max_change}, "
         f"max_repeats={max_repeats}"
     )
     if split not in SPLIT_OF_BUCKET.values():
-        raise ValueError(f"arithmetic has no split {split!r}: name 'train', 'val' or 'test'")
+        raise UserError(f"arithmetic has no split {split!r}: name 'train', 'val' or 'test'")
     if count < 1:
-        raise ValueError(f"arithmetic cannot make count={count} problems: ask for at least 1")
+        raise UserError(f"arithmetic cannot make count={count} problems: ask for at least 1")
     if not 1 <= min_steps <= max_steps or max_number < 2 or max_change < 1 or max_repeats < 0:
-        raise ValueError(
+        raise UserError(
             f"arithmetic with {settings}: 1 <= min_steps <= max_steps, max_number >= 2, max_change >= 1 and "
             "max_repeats >= 0 are needed"
         )
@@ -93,7 +94,7 @@ def generate_problems(
         if chain in seen or split_of(chain) != split:
             failures += 1
             if failures == MAX_FAILURES:
-                raise ValueError(
+                raise UserError(
                     f"arithmetic with {settings} has no count={count} different problems for {split!r}, only about "
                     f"{len(problems)}: lower count, or raise max_steps or max_number"
                 )
@@ -123,7 +124,7 @@ def calculate(value: int, operator: str, operand: int) -> int:
             return value * operand
         case "/":
             return value // operand
-    raise ValueError(f"operator {operator!r} is not one of + - * /")
+    raise UserError(f"operator {operator!r} is not one of + - * /")
 
 
 def vocabulary() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from colar_jax.data import prompts
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed
 from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.errors import UserError
 
 # Problems on which the shortcut of `_tail_lengths` is checked against tokenizing the whole prompt.
 NUM_CHECKED = 64
@@ -67,7 +68,7 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
     """Tokenize `problems` for prompts that say any of `speeds`.
 
     Raises:
-        ValueError: the tokenizer does not know the words of most questions, or splits the end of a prompt differently
+        UserError: the tokenizer does not know the words of most questions, or splits the end of a prompt differently
             from question to question, so that its tail cannot be exchanged.
     """
     texts = [prompts.speed_text(speed) for speed in speeds]
@@ -75,7 +76,7 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
     first_prompts = _arrays(tokenizer, [prompts.question_prompt(question, speeds[0]) for question in questions])
     num_unknown = sum(tokenizer.hf.unk_token_id in ids for ids in first_prompts)
     if tokenizer.hf.unk_token_id is not None and 2 * num_unknown > len(problems):
-        raise ValueError(
+        raise UserError(
             f"{num_unknown} of {len(problems)} questions have words that the tokenizer does not know, such as "
             f"{questions[0]!r}: choose the tokenizer of your model, --config.data.tokenizer=<folder or hub id>"
         )
@@ -129,7 +130,7 @@ def _check_tails(encoded: EncodedProblems, tokenizer: Tokenizer, speeds: tuple[S
         for speed in speeds:
             prompt = prompts.question_prompt(encoded.problems[index].question, speed)
             if tokenizer.encode(prompt) != encoded.prompt(index, speed).tolist():
-                raise ValueError(
+                raise UserError(
                     f"the tokenizer splits the end of the prompt of problem {index} (speed {speed}) in its own way, so "
                     f"that speeds cannot be exchanged: {prompt!r}"
                 )

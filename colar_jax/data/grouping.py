@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from colar_jax.errors import UserError
+
 # A speed read from text such as "1.1" is not exact in binary; without this, floor(10 * 1.1) could be 10 or 11.
 _EPSILON = 1e-9
 
@@ -21,7 +23,7 @@ def num_groups(num_tokens, speed):
 def group_ends(num_tokens: int, speed: float) -> np.ndarray:
     """The index after the last token of each group, increasing; the last one is `num_tokens`."""
     if speed < 1:
-        raise ValueError(f"speed={speed}: a position holds at least one token, so a speed is at least 1")
+        raise UserError(f"speed={speed}: a position holds at least one token, so a speed is at least 1")
     count = int(num_groups(num_tokens, speed))
     ends = np.array([math.floor((k + 1) * speed + _EPSILON) for k in range(count)], np.int64)
     return np.minimum(ends, num_tokens)

@@ -14,6 +14,7 @@ from typing import Any
 
 from colar_jax.data.json_lines import KEYS, parse_problem
 from colar_jax.data.problems import Problem
+from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def load_hub_set(name: str, split: str) -> list[Problem]:
     How many rows were left out is logged.
 
     Raises:
-      ValueError: if the name is unknown, the set has no such split or cannot be loaded, or a row breaks its form.
+      UserError: if the name is unknown, the set has no such split or cannot be loaded, or a row breaks its form.
     """
     if name in HUB_SETS:
         hub_set = HUB_SETS[name]
@@ -53,9 +54,9 @@ def load_hub_set(name: str, split: str) -> list[Problem]:
         hub_set = HubSet(name, convert_plain, choose_splits(_split_names(name)))
     else:
         nearest = difflib.get_close_matches(name, HUB_SETS, n=3) or list(HUB_SETS)
-        raise ValueError(f"hub:{name} is unknown; did you mean hub:{' or hub:'.join(nearest)}, or hub:<owner/name>?")
+        raise UserError(f"hub:{name} is unknown; did you mean hub:{' or hub:'.join(nearest)}, or hub:<owner/name>?")
     if split not in hub_set.splits:
-        raise ValueError(f"hub:{name} has no split {split!r}, only {', '.join(hub_set.splits)}")
+        raise UserError(f"hub:{name} has no split {split!r}, only {', '.join(hub_set.splits)}")
     problems: list[Problem] = []
     for subset in hub_set.subsets:
         rows = _load_rows(hub_set.repository, subset, hub_set.splits[split])
@@ -68,16 +69,16 @@ def convert_rows(rows: Iterable[Row], convert: Callable[[Row], Problem | None], 
     """Convert rows in order, leave out those that have no problem, and log how many these were.
 
     Raises:
-      ValueError: for a row without a column that `convert` needs, or with a broken value; names `place` and row.
+      UserError: for a row without a column that `convert` needs, or with a broken value; names `place` and row.
     """
     problems, left_out = [], 0
     for number, row in enumerate(rows, start=1):
         try:
             problem = convert(row)
         except KeyError as error:
-            raise ValueError(f"{place}, row {number}: no column {error}, only {', '.join(row)}") from None
+            raise UserError(f"{place}, row {number}: no column {error}, only {', '.join(row)}") from None
         except ValueError as error:
-            raise ValueError(f"{place}, row {number}: {error}") from None
+            raise UserError(f"{place}, row {number}: {error}") from None
         if problem is None:
             left_out += 1
         else:
@@ -99,7 +100,7 @@ def convert_gsm8k(row: Row) -> Problem:
     """Original GSM8K: each line of the worked solution is a step, `<<..>>` marks kept; the answer follows `####`."""
     solution, mark, answer = row["answer"].rpartition("\n####")
     if not mark:
-        raise ValueError(f"no final answer after '####' in {row['answer']!r}")
+        raise UserError(f"no final answer after '####' in {row['answer']!r}")
     return _problem(row["question"], _lines(solution), answer.strip())
 
 
@@ -194,7 +195,7 @@ def _explain_failure(repository: str) -> Iterator[None]:
     # No network; no such set, subset or split; a broken file.
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         advice = "load it once where there is a network, or name a local file (--config.data.train=path.jsonl)"
-        raise ValueError(f"hub data set {repository!r} cannot be loaded ({error}): {advice}") from error
+        raise UserError(f"hub data set {repository!r} cannot be loaded ({error}): {advice}") from error
 
 
 # As the published code cuts GSM8K, and the same for any set without a validation split.

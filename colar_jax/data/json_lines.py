@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 from colar_jax.data.problems import Problem
+from colar_jax.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 KEYS = ("question", "steps", "answer")
@@ -19,11 +20,11 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
     """The problems of a `.jsonl` or `.jsonl.gz` file (UTF-8), or the first `limit` of them: problem n is line n.
 
     Raises:
-      ValueError: if the name has another ending, the file cannot be read, or a line breaks the form. Names the file,
+      UserError: if the name has another ending, the file cannot be read, or a line breaks the form. Names the file,
         the line, what is wrong with it and what is expected.
     """
     if not path.name.endswith(SUFFIXES):
-        raise ValueError(f"{path}: a file of problems is JSON Lines and its name ends in {' or '.join(SUFFIXES)}")
+        raise UserError(f"{path}: a file of problems is JSON Lines and its name ends in {' or '.join(SUFFIXES)}")
     problems = []
     try:
         # Lines of bytes: text mode would fail on bad UTF-8 without a line number.
@@ -31,7 +32,7 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
             for number, line in enumerate(itertools.islice(file, limit), start=1):
                 problems.append(_parse_line(line, f"{path}:{number}"))
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read ({error}): is it whole, and is its ending right?") from error
+        raise UserError(f"{path}: cannot be read ({error}): is it whole, and is its ending right?") from error
     return problems
 
 
@@ -39,47 +40,47 @@ def find_split_file(folder: Path, split: str) -> Path:
     """The file `<split>.jsonl` or `<split>.jsonl.gz` of a folder.
 
     Raises:
-      ValueError: if the folder has neither of the two, or both.
+      UserError: if the folder has neither of the two, or both.
     """
     wanted = [folder / f"{split}{suffix}" for suffix in SUFFIXES]
     present = [path for path in wanted if path.is_file()]
     if len(present) == 1:
         return present[0]
     if present:
-        raise ValueError(f"{folder} has both {wanted[0].name} and {wanted[1].name}: remove one")
+        raise UserError(f"{folder} has both {wanted[0].name} and {wanted[1].name}: remove one")
     others = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
-    raise ValueError(f"{folder} has no {wanted[0].name} or {wanted[1].name}, only {', '.join(others) or 'other files'}")
+    raise UserError(f"{folder} has no {wanted[0].name} or {wanted[1].name}, only {', '.join(others) or 'other files'}")
 
 
 def parse_problem(record: object) -> Problem:
     """A problem from a decoded JSON object. An answer may be a number; it is written as Python prints it.
 
     Raises:
-      ValueError: says which part is wrong and what it is; the caller knows where it stands.
+      UserError: says which part is wrong and what it is; the caller knows where it stands.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"{reprlib.repr(record)} is not an object")
+        raise UserError(f"{reprlib.repr(record)} is not an object")
     missing = [key for key in KEYS if key not in record]
     unexpected = sorted(record.keys() - set(KEYS))
     if missing or unexpected:
         faults = [f"key {key!r} is missing" for key in missing] + [f"key {key!r} is unexpected" for key in unexpected]
-        raise ValueError(", ".join(faults))
+        raise UserError(", ".join(faults))
     question, steps, answer = (record[key] for key in KEYS)
     if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"question is {reprlib.repr(question)}, not a text with something in it")
+        raise UserError(f"question is {reprlib.repr(question)}, not a text with something in it")
     if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
-        raise ValueError(f"steps is {reprlib.repr(steps)}, not a list of texts")
+        raise UserError(f"steps is {reprlib.repr(steps)}, not a list of texts")
     if type(answer) is int or (type(answer) is float and math.isfinite(answer)):
         answer = str(answer)
     if not isinstance(answer, str) or not answer.strip():
-        raise ValueError(f"answer is {reprlib.repr(answer)}, not a text with something in it and not a number")
+        raise UserError(f"answer is {reprlib.repr(answer)}, not a text with something in it and not a number")
     return Problem(question, tuple(steps), answer)
 
 
 def _parse_line(line: bytes, place: str) -> Problem:
     try:
         if not line.strip():
-            raise ValueError("the line is blank")
+            raise UserError("the line is blank")
         return parse_problem(json.loads(line.strip()))
     except json.JSONDecodeError as error:
         fault = f"not JSON: {error.msg} (column {error.colno})"
@@ -87,4 +88,4 @@ def _parse_line(line: bytes, place: str) -> Problem:
         fault = f"not UTF-8: {error.reason} at byte {error.start}"
     except ValueError as error:
         fault = str(error)
-    raise ValueError(f"{place}: {fault}; expected {FORM}")
+    raise UserError(f"{place}: {fault}; expected {FORM}")

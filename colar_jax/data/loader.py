@@ -20,6 +20,7 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.layout import Layout, Sizes
 from colar_jax.data.packing import Batch, RowShape
 from colar_jax.data.prompts import AUTO_SPEED, Speed
+from colar_jax.errors import UserError
 
 # Examples packed together. Longer windows pack tighter; within one, rows are shuffled.
 PACKING_WINDOW = 2048
@@ -99,7 +100,7 @@ class Loader:
         possible = list(self._possible_sizes())
         shortest = min(sizes.positions.min() for sizes in possible)
         if shortest > row_positions:
-            raise ValueError(
+            raise UserError(
                 f"no example fits into a row: the shortest has {shortest} positions, "
                 f"stage.row_positions is {row_positions}"
             )

@@ -13,6 +13,8 @@ import sys
 import threading
 from pathlib import Path
 
+from colar_jax.errors import UserError
+
 _WORKER_FILE = Path(__file__).with_name("math_worker.py")
 # Longer than any answer of MATH (at most 159 characters); what is longer is a model that rambles.
 _LONGEST_ANSWER = 500
@@ -21,9 +23,9 @@ _REMEMBERED_PAIRS = 2**16
 
 
 def require_library() -> None:
-    """ValueError, with what to install, where math-verify is missing."""
+    """UserError, with what to install, where math-verify is missing."""
     if importlib.util.find_spec("math_verify") is None:
-        raise ValueError(
+        raise UserError(
             "data.verifier='math' needs the package math-verify, which is not installed: "
             "pip install -e '.[math]', or choose data.verifier=numeric"
         )

@@ -10,6 +10,7 @@ from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.hub import HUB_SETS, load_hub_set
 from colar_jax.data.json_lines import find_split_file, read_problems
 from colar_jax.data.problems import Problem
+from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +39,21 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
         wins.
 
     Raises:
-      ValueError: for an unknown source, split or option, a file or a row that breaks the form, or an empty set.
+      UserError: for an unknown source, split or option, a file or a row that breaks the form, or an empty set.
     """
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}{_nearest(split, SPLITS)}")
+        raise UserError(f"split {split!r} is not one of {', '.join(SPLITS)}{_nearest(split, SPLITS)}")
     if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}: it must be at least 1, or None for all problems")
+        raise UserError(f"limit is {limit}: it must be at least 1, or None for all problems")
     name, _, rest = source.partition(":")
     if options and name != "arithmetic":
-        raise ValueError(f"data source {source!r} takes no options, got {options}: they are for 'arithmetic'")
+        raise UserError(f"data source {source!r} takes no options, got {options}: they are for 'arithmetic'")
     if name in SOURCES:
         problems = SOURCES[name](rest, split, limit, options)
     else:
         problems = _from_path(source, split, limit)
     if not problems:
-        raise ValueError(f"data source {source!r} has no problem in split {split!r}: name one that has")
+        raise UserError(f"data source {source!r} has no problem in split {split!r}: name one that has")
     _warn_of_repeats(problems, source, split)
     return problems
 
@@ -67,7 +68,7 @@ def refuse_overlap(splits: dict[str, list[Problem]], allow: bool) -> None:
       allow: only log what the splits share (config field `data.allow_overlap`).
 
     Raises:
-      ValueError: if two splits share a question and `allow` is False. Names all such pairs, with counts and examples.
+      UserError: if two splits share a question and `allow` is False. Names all such pairs, with counts and examples.
     """
     questions = {name: {_comparable(p.question): p.question for p in problems} for name, problems in splits.items()}
     names = list(questions)
@@ -81,18 +82,18 @@ def refuse_overlap(splits: dict[str, list[Problem]], allow: bool) -> None:
         return
     message = "; ".join(found)
     if not allow:
-        raise ValueError(f"{message}: use sets without shared questions, or set data.allow_overlap=True")
+        raise UserError(f"{message}: use sets without shared questions, or set data.allow_overlap=True")
     logger.warning("%s (allowed by data.allow_overlap)", message)
 
 
 def _from_arithmetic(rest: str, split: str, limit: int | None, options: dict[str, int]) -> list[Problem]:
     if limit is None:
-        raise ValueError("data source 'arithmetic' makes any number of problems: limit must say how many")
+        raise UserError("data source 'arithmetic' makes any number of problems: limit must say how many")
     options = options | dict(_parse_option(text) for text in rest.split(",") if text)
     for name in options:
         if name not in ARITHMETIC_OPTIONS:
             known = ", ".join(ARITHMETIC_OPTIONS)
-            raise ValueError(f"arithmetic has no option {name!r}, only {known}{_nearest(name, ARITHMETIC_OPTIONS)}")
+            raise UserError(f"arithmetic has no option {name!r}, only {known}{_nearest(name, ARITHMETIC_OPTIONS)}")
     return generate_problems(split, limit, **options)
 
 
@@ -103,7 +104,7 @@ def _from_hub(rest: str, split: str, limit: int | None, options: dict[str, int])
 def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
     path = Path(source).expanduser()
     if not path.exists():
-        raise ValueError(_unknown_source(source, path))
+        raise UserError(_unknown_source(source, path))
     return read_problems(find_split_file(path, split) if path.is_dir() else path, limit)
 
 
@@ -121,7 +122,7 @@ def _parse_option(text: str) -> tuple[str, int]:
     try:
         return name.strip(), int(value)
     except ValueError:
-        raise ValueError(f"arithmetic option {text!r} is not of the form name=integer") from None
+        raise UserError(f"arithmetic option {text!r} is not of the form name=integer") from None
 
 
 def _unknown_source(source: str, path: Path) -> str:

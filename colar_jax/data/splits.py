@@ -8,6 +8,7 @@ from pathlib import Path
 from colar_jax.config import DataConfig
 from colar_jax.data.problems import Problem
 from colar_jax.data.sources import load_problems, refuse_overlap
+from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def load_splits(config: DataConfig) -> Splits:
     if is_file and not (config.val and config.test):
         num_sets = (not config.val) + (not config.test)
         if len(train) <= num_sets * config.held_out:
-            raise ValueError(
+            raise UserError(
                 f"{config.train} has {len(train)} problems, too few to set data.held_out={config.held_out} aside "
                 f"{num_sets} times: lower it, or name data.val and data.test"
             )
@@ -63,16 +64,16 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def parse_tests(text: str) -> dict[str, str]:
-    """`"name=source; name=source"` as a dict; a lone source is named after itself. ValueError for none or one twice."""
+    """`"name=source; name=source"` as a dict; a lone source is named after itself. UserError for none or one twice."""
     tests: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         named = _NAMED_SOURCE.fullmatch(part)
         name, source = (named[1], named[2]) if named else (_short_name(part), part)
         if name in tests:
-            raise ValueError(f"data.test={text!r} names {name!r} twice: give each set a name of its own, name=source")
+            raise UserError(f"data.test={text!r} names {name!r} twice: give each set a name of its own, name=source")
         tests[name] = source
     if not tests:
-        raise ValueError(f"data.test={text!r} names no set: write name=source, and a semicolon between two")
+        raise UserError(f"data.test={text!r} names no set: write name=source, and a semicolon between two")
     return tests
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from colar_jax.data.dealing import deal_epoch, most_examples
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.schedule import EVERYTHING, Phase, Schedule, extra_removed
+from colar_jax.errors import UserError
 
 # How many sizes a row's room has, from what the first phase needs to what the last does.
 NUM_SIZES = 4
@@ -43,7 +44,7 @@ class StagedLoader:
     """Training batches under a schedule.
 
     Raises:
-        ValueError: no example fits into a row.
+        UserError: no example fits into a row.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class StagedLoader:
         self._examples = np.flatnonzero(totals <= row_positions)
         self.num_left_out = len(encoded) - len(self._examples)
         if not len(self._examples):
-            raise ValueError(
+            raise UserError(
                 f"no example fits into a row: the shortest has {totals.min()} positions, "
                 f"stage.row_positions is {row_positions}"
             )

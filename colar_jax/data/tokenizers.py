@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from colar_jax.data import arithmetic
 from colar_jax.data.prompts import SEPARATOR, answer_text, question_prompt
+from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +88,11 @@ def load_tokenizer(name: str) -> Tokenizer:
     section 3).
 
     Raises:
-        ValueError: there is no such tokenizer, it has no end-of-sequence token, or `###` is not one token of it.
+        UserError: there is no such tokenizer, it has no end-of-sequence token, or `###` is not one token of it.
     """
     hf = _embedded_arithmetic() if name == EMBEDDED else _from_folder_or_hub(name)
     if hf.eos_token_id is None:
-        raise ValueError(f"the tokenizer {name!r} has no end-of-sequence token: set eos_token in its config")
+        raise UserError(f"the tokenizer {name!r} has no end-of-sequence token: set eos_token in its config")
     if hf.pad_token_id is None or hf.pad_token_id == hf.eos_token_id:
         hf.add_special_tokens({"pad_token": PAD})
     num_tokens = max(hf.get_vocab().values()) + 1  # not len(hf), which is less where ids have gaps
@@ -104,12 +105,12 @@ def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
     # puts Qwen2's special tokens and splitting of digits over any other tokenizer that a Qwen2 was given.
     has_file = os.path.isfile(os.path.join(place, "tokenizer.json"))
     if os.path.isdir(place) and not any(os.path.isfile(os.path.join(place, file)) for file in _TOKENIZER_FILES):
-        raise ValueError(f"{name!r} has no tokenizer in it ({', '.join(_TOKENIZER_FILES)}): set data.tokenizer")
+        raise UserError(f"{name!r} has no tokenizer in it ({', '.join(_TOKENIZER_FILES)}): set data.tokenizer")
     kind = transformers.PreTrainedTokenizerFast if has_file else transformers.AutoTokenizer
     try:
         return kind.from_pretrained(place)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"data.tokenizer={name!r} is neither {EMBEDDED!r} nor a folder or hub id of a tokenizer: {error}"
         ) from error
 
@@ -122,7 +123,7 @@ def _separator_id(hf: transformers.PreTrainedTokenizerBase, name: str) -> int:
     )["input_ids"]
     if len(alone) != 1 or alone[0] == hf.unk_token_id or together != ids_before + alone + ids_after:
         read = hf.convert_ids_to_tokens(alone), hf.convert_ids_to_tokens(together[len(ids_before) :])
-        raise ValueError(
+        raise UserError(
             f"the tokenizer {name!r} reads {SEPARATOR!r} as {read[0]} and, between a prompt and {after!r}, as "
             f"{read[1]}: it must be one token. Add it with tokenizer.add_tokens([{SEPARATOR!r}]) and save it, or "
             "choose another tokenizer"

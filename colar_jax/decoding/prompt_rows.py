@@ -11,6 +11,7 @@ import numpy as np
 
 from colar_jax.data.layout import Sizes
 from colar_jax.data.packing import RowShape, pack
+from colar_jax.errors import UserError
 
 # Rows are at least this long, so that short questions share one, and a multiple of `_STEP`.
 _SHORTEST_ROW = 128
@@ -51,13 +52,13 @@ def with_room_for(shape: PromptShape, lengths: np.ndarray) -> PromptShape:
 
 
 def pack_prompts(prompts: list[np.ndarray], shape: PromptShape) -> PackedPrompts:
-    """Lay the questions into rows. ValueError where they do not fit into `shape`."""
+    """Lay the questions into rows. UserError where they do not fit into `shape`."""
     lengths_C = np.array([len(prompt) for prompt in prompts], np.int32)
     if lengths_C.max() > shape.width:
-        raise ValueError(f"a prompt of {lengths_C.max()} tokens does not fit the decoder's {shape.width}")
+        raise UserError(f"a prompt of {lengths_C.max()} tokens does not fit the decoder's {shape.width}")
     rows = _rows(lengths_C, shape.positions)
     if len(rows) > shape.rows:
-        raise ValueError(f"{len(prompts)} prompts need {len(rows)} rows, the decoder has {shape.rows}")
+        raise UserError(f"{len(prompts)} prompts need {len(rows)} rows, the decoder has {shape.rows}")
     token_ids_RS = np.zeros((shape.rows, shape.positions), np.int32)
     position_ids_RS, segment_ids_RS = np.zeros_like(token_ids_RS), np.zeros_like(token_ids_RS)
     slots_CP = np.zeros((len(prompts), shape.width), np.int32)

@@ -12,6 +12,7 @@ import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed, speed_text
+from colar_jax.errors import UserError
 from colar_jax.evaluation.inspector import FedThoughts, Inspector
 from colar_jax.evaluation.paired import paired_difference
 
@@ -70,10 +71,10 @@ def causal_tests(
         is below zero.
 
     Raises:
-        ValueError: the method does not think in latents.
+        UserError: the method does not think in latents.
     """
     if not inspector.thinks_in_latents:
-        raise ValueError("a causal test changes latents, and this method has none: choose a stage that thinks in them")
+        raise UserError("a causal test changes latents, and this method has none: choose a stage that thinks in them")
     given = inspector.thoughts(parameters, encoded, speed)
     rows: list[dict] = []
     unchanged_N = None

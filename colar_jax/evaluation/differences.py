@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from colar_jax.errors import UserError
 from colar_jax.evaluation.paired import paired_difference
 from colar_jax.evaluation.results import NO_SPEED, Result, Way
 from colar_jax.evaluation.rows import Row
@@ -32,7 +33,7 @@ def differences(rows: Sequence[Row], reference: str = "") -> list[Difference]:
             speed that it was trained at, and no differences where there is none.
 
     Raises:
-        ValueError: no row is the `reference`; names those that there are.
+        UserError: no row is the `reference`; names those that there are.
     """
     candidates = _named(rows, reference) if reference else _default(rows)
     found = []
@@ -58,7 +59,7 @@ def _named(rows: Sequence[Row], reference: str) -> list[Row]:
     ]
     if not found:
         known = ", ".join(dict.fromkeys(_reference_name(row.way) for row in rows))
-        raise ValueError(f"--reference={reference}: no row of the table is that; name one of {known}")
+        raise UserError(f"--reference={reference}: no row of the table is that; name one of {known}")
     return _one_place(found)
 
 

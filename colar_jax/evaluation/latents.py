@@ -16,6 +16,7 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.grouping import group_ends
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.decoding.thinking import Think, Thought
+from colar_jax.errors import UserError
 
 
 @jax.tree_util.register_dataclass
@@ -128,13 +129,13 @@ def chunk_recall(
     too many of have nothing to recover. At `k = 1` no more than one token of a group can be found: 1/c at best.
 
     Raises:
-        ValueError: the latents were inspected with fewer than `k` words.
+        UserError: the latents were inspected with fewer than `k` words.
     """
     found, total = dict.fromkeys(ks, 0), 0
     for index, chain in enumerate(chains):
         if chain and len(chain[0].words) < max(ks):
             num_words = len(chain[0].words)
-            raise ValueError(f"chunk recall at {max(ks)} needs that many words of each latent, got {num_words}")
+            raise UserError(f"chunk recall at {max(ks)} needs that many words of each latent, got {num_words}")
         for place, group in enumerate(gold_groups(encoded, index, speed)):
             wanted = set(group.tolist())
             total += len(wanted)

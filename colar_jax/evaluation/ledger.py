@@ -8,6 +8,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from colar_jax.errors import UserError
 from colar_jax.evaluation.published_results import MEAN, PUBLISHED, USUAL, Published
 from colar_jax.evaluation.report import JSON_FILE
 
@@ -48,7 +49,7 @@ def compare(config: dict, report: dict) -> list[Comparison]:
         config: the run's `config.json`; report: its `report.json`.
 
     Raises:
-        ValueError: none of the run's stages is in the ledger; says what the ledger would need.
+        UserError: none of the run's stages is in the ledger; says what the ledger would need.
     """
     stages = dict.fromkeys(row["stage"] for row in report["results"])
     found = []
@@ -57,7 +58,7 @@ def compare(config: dict, report: dict) -> list[Comparison]:
             if _is_of(published, config, config["stages"][stage]):
                 found.extend(_cells(published, stage, report))
     if not found:
-        raise ValueError(
+        raise UserError(
             f"no row of the ledger is of this run: base {config['model']['base'] or 'none'!r}, trained on "
             f"{config['data']['train']!r}, sampled at a published speed; docs/ledger.md has the commands of all rows"
         )
@@ -76,9 +77,9 @@ def comparison_table(comparisons: list[Comparison]) -> str:
 
 
 def compare_run(workdir: Path) -> str:
-    """The table of a run's folder. ValueError where it has no report, or nothing that is published."""
+    """The table of a run's folder. UserError where it has no report, or nothing that is published."""
     if not (workdir / JSON_FILE).is_file():
-        raise ValueError(f"{workdir} has no {JSON_FILE}: evaluate the run first")
+        raise UserError(f"{workdir} has no {JSON_FILE}: evaluate the run first")
     config, report = (json.loads((workdir / name).read_text()) for name in ("config.json", JSON_FILE))
     return comparison_table(compare(config, report))
 

@@ -17,7 +17,7 @@ def markdown_table(results: Sequence[Result]) -> str:
     limits and temperatures have a column where they differ.
 
     Raises:
-        ValueError: there are no results, or two are for the same cell.
+        UserError: there are no results, or two are for the same cell.
     """
     rows, datasets = table_rows(results), datasets_of(results)
     complete = complete_rows(rows, datasets)

@@ -20,7 +20,7 @@ def report_numbers(results: Sequence[Result], found: Sequence[Difference]) -> di
     of the plot, in which "dominated" are those that another one beats in length or accuracy and loses in neither.
 
     Raises:
-        ValueError: there are no results, or two are for the same cell.
+        UserError: there are no results, or two are for the same cell.
     """
     rows, datasets = table_rows(results), datasets_of(results)
     return {

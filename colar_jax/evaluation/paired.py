@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from colar_jax.errors import UserError
 from colar_jax.evaluation.statistics import CONFIDENCE, Interval
 
 NUM_RESAMPLES = 10_000
@@ -25,11 +26,11 @@ def paired_difference(a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamp
         The difference, its ends None for a single question, of which nothing can be drawn anew.
 
     Raises:
-        ValueError: the two do not have one number for each of the same one or more questions.
+        UserError: the two do not have one number for each of the same one or more questions.
     """
     a_N, b_N = np.asarray(a_N, np.float64), np.asarray(b_N, np.float64)
     if a_N.ndim != 1 or a_N.shape != b_N.shape or a_N.size == 0:
-        raise ValueError(f"a_N and b_N must hold a number for each of the same questions: {a_N.shape}, {b_N.shape}")
+        raise UserError(f"a_N and b_N must hold a number for each of the same questions: {a_N.shape}, {b_N.shape}")
     differences_N = a_N - b_N
     center, num_questions = float(differences_N.mean()), differences_N.size
     if num_questions == 1:

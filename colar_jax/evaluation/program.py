@@ -17,6 +17,7 @@ from colar_jax.config import DecodeConfig, ModelConfig, ParallelConfig
 from colar_jax.decoding.compiled import Ways, compile_decode
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import PackedPrompts
+from colar_jax.errors import UserError
 from colar_jax.methods import Method
 from colar_jax.methods.method import decode_limits
 from colar_jax.parallel.hosts import fetch
@@ -59,14 +60,14 @@ def variation(spec: ProgramSpec, config: DecodeConfig) -> Variation:
     """What `config` asks of the program `spec`.
 
     Raises:
-        ValueError: another program is needed, because the reasoning may become longer or a fixed setting differs.
+        UserError: another program is needed, because the reasoning may become longer or a fixed setting differs.
     """
     fixed = (f.name for f in dataclasses.fields(config) if f.name not in (*TEMPERATURES, "max_latents"))
     changed = [name for name in fixed if getattr(config, name) != getattr(spec.decode, name)]
     limit, room = (_thinking(spec, settings).max_thoughts for settings in (config, spec.decode))
     if changed or limit > room:
         what = ", ".join(f"decode.{name}" for name in changed) or f"decode.max_latents={config.max_latents} > {room}"
-        raise ValueError(f"{what}: fixed when the evaluator was made; make one for this")
+        raise UserError(f"{what}: fixed when the evaluator was made; make one for this")
     temperatures = tuple(np.float32(getattr(config, name)) for name in TEMPERATURES)
     return Variation(np.int32(limit), temperatures)
 

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from colar_jax.errors import UserError
+
 # Beyond so many different sets of k samples, as many are drawn instead of all being looked at.
 MAX_SUBSETS = 1000
 
@@ -22,7 +24,7 @@ def pass_at_k(right_SN: np.ndarray, k: int) -> float:
         k: how many samples are taken, 1 to S.
 
     Raises:
-        ValueError: there are fewer than k samples.
+        UserError: there are fewer than k samples.
     """
     num_samples = _checked(right_SN, k)
     of_count = np.array([1 - math.comb(num_samples - c, k) / math.comb(num_samples, k) for c in range(num_samples + 1)])
@@ -41,11 +43,11 @@ def majority_at_k(right_SN: np.ndarray, votes_SN: np.ndarray, k: int, *, seed: i
         k: how many samples vote, 1 to S.
 
     Raises:
-        ValueError: there are fewer than k samples, or not a vote for each.
+        UserError: there are fewer than k samples, or not a vote for each.
     """
     num_samples = _checked(right_SN, k)
     if votes_SN.shape != right_SN.shape:
-        raise ValueError(f"a vote for each sample: votes_SN is {votes_SN.shape}, right_SN {right_SN.shape}")
+        raise UserError(f"a vote for each sample: votes_SN is {votes_SN.shape}, right_SN {right_SN.shape}")
     if math.comb(num_samples, k) <= MAX_SUBSETS:
         subsets = list(itertools.combinations(range(num_samples), k))
     else:
@@ -88,5 +90,5 @@ def _share_elected(right_kN: np.ndarray, votes_kN: np.ndarray) -> float:
 def _checked(right_SN: np.ndarray, k: int) -> int:
     num_samples = right_SN.shape[0]
     if not 1 <= k <= num_samples:
-        raise ValueError(f"k={k} samples of {num_samples} that there are: take 1 to {num_samples}")
+        raise UserError(f"k={k} samples of {num_samples} that there are: take 1 to {num_samples}")
     return num_samples

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from colar_jax.errors import UserError
 from colar_jax.evaluation.differences import Difference, differences
 from colar_jax.evaluation.markdown import causal_table, cost_table, differences_table, markdown_table
 from colar_jax.evaluation.numbers import csv_text, report_numbers
@@ -70,7 +71,7 @@ def write_report(folder: str | os.PathLike, report: Report) -> None:
     none of the others. Each file is replaced as a whole: a kill at any moment leaves either the old one or the new one.
 
     Raises:
-        ValueError: there are no results, two are for the same cell, or no row is the reference. Nothing is written
+        UserError: there are no results, two are for the same cell, or no row is the reference. Nothing is written
             then.
     """
     numbers = numbers_of(report)
@@ -93,13 +94,13 @@ def read_report(folder: str | os.PathLike) -> dict:
 
     Raises:
         FileNotFoundError: the folder has no report.
-        ValueError: its `report.json` is not JSON; the message names the file and the place.
+        UserError: its `report.json` is not JSON; the message names the file and the place.
     """
     path = Path(folder) / JSON_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): write the report again") from error
+        raise UserError(f"{path} is not valid JSON ({error}): write the report again") from error
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.errors import UserError
 from colar_jax.evaluation.cost import Cost
 from colar_jax.evaluation.repeated import majority_at_k, pass_at_k
 from colar_jax.evaluation.statistics import Interval, mean_over_seeds, wilson
@@ -47,7 +48,7 @@ class Result:
     the reasoning took (latent forward passes, or step tokens for CoT).
 
     Raises:
-        ValueError: a field has a wrong value, shape or dtype; the message names it.
+        UserError: a field has a wrong value, shape or dtype; the message names it.
     """
 
     stage: str  # "cot", "colar", ...
@@ -68,20 +69,20 @@ class Result:
 
     def __post_init__(self):
         if self.speed not in (NO_SPEED, AUTO_SPEED) and not _is_positive_number(self.speed):
-            raise ValueError(
+            raise UserError(
                 f"speed must be a positive number as text, {AUTO_SPEED!r} or {NO_SPEED!r}, got {self.speed!r}"
             )
         for name, text in (("latent_limit", self.latent_limit), ("temperature", self.temperature)):
             if text != AS_CONFIGURED and not _is_positive_number(text):
-                raise ValueError(f"{name} must be a positive number as text, or {AS_CONFIGURED!r}, got {text!r}")
+                raise UserError(f"{name} must be a positive number as text, or {AS_CONFIGURED!r}, got {text!r}")
         if self.sampling not in SAMPLINGS:
-            raise ValueError(f"sampling must be one of {SAMPLINGS}, got {self.sampling!r}")
+            raise UserError(f"sampling must be one of {SAMPLINGS}, got {self.sampling!r}")
         for name, kind in (("right_SN", np.bool_), ("lengths_SN", np.integer), ("forced_stops_SN", np.bool_)):
             array = getattr(self, name)
             if not np.issubdtype(array.dtype, kind):
-                raise ValueError(f"{name} must be of {kind.__name__} dtype, got {array.dtype}")
+                raise UserError(f"{name} must be of {kind.__name__} dtype, got {array.dtype}")
             if array.ndim != 2 or array.size == 0 or array.shape != self.right_SN.shape:
-                raise ValueError(
+                raise UserError(
                     f"right_SN, lengths_SN and forced_stops_SN must share one shape [seeds, questions] that is not "
                     f"empty, got {name} of shape {array.shape} beside right_SN of shape {self.right_SN.shape}"
                 )

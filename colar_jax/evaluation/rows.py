@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.errors import UserError
 from colar_jax.evaluation.results import AS_CONFIGURED, NO_SPEED, SAMPLINGS, Result, Way
 from colar_jax.evaluation.statistics import Interval, mean_over_seeds
 
@@ -40,10 +41,10 @@ def table_rows(results: Sequence[Result]) -> list[Row]:
     "auto" last), then limits and temperatures do (the config's own first), and greedy comes before sampled.
 
     Raises:
-        ValueError: there are no results, or two are for the same cell.
+        UserError: there are no results, or two are for the same cell.
     """
     if not results:
-        raise ValueError("a report needs at least one result, got none")
+        raise UserError("a report needs at least one result, got none")
     runs = list(dict.fromkeys(result.run for result in results))
     stages = list(dict.fromkeys(result.stage for result in results))
     datasets = datasets_of(results)
@@ -62,7 +63,7 @@ def table_rows(results: Sequence[Result]) -> list[Row]:
     for result in sorted(results, key=place):
         of_way = by_way.setdefault(result.way, {})
         if result.dataset in of_way:
-            raise ValueError(f"two results for the same cell: {result.way.name}, data set {result.dataset}")
+            raise UserError(f"two results for the same cell: {result.way.name}, data set {result.dataset}")
         of_way[result.dataset] = result
     return [Row(way, of_way) for way, of_way in by_way.items()]
 

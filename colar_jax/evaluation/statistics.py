@@ -11,6 +11,8 @@ import math
 import numpy as np
 from scipy import special
 
+from colar_jax.errors import UserError
+
 CONFIDENCE = 0.95
 _UPPER_QUANTILE = (1 + CONFIDENCE) / 2
 
@@ -47,11 +49,11 @@ def mean_over_seeds(values_S: np.ndarray) -> Interval:
         The interval in that unit, not cut to any range; its ends are None for one seed, which shows no spread.
 
     Raises:
-        ValueError: values_S is not one-dimensional, or is empty.
+        UserError: values_S is not one-dimensional, or is empty.
     """
     values_S = np.asarray(values_S, dtype=np.float64)
     if values_S.ndim != 1 or values_S.size == 0:
-        raise ValueError(f"values_S must hold one number for each of one or more seeds, got shape {values_S.shape}")
+        raise UserError(f"values_S must hold one number for each of one or more seeds, got shape {values_S.shape}")
     mean = float(values_S.mean())
     num_seeds = values_S.size
     if num_seeds == 1:
@@ -82,12 +84,12 @@ def wilson(num_right: float, num_questions: int) -> Interval:
         The interval, as shares; its center is the observed share p (not the middle of the interval).
 
     Raises:
-        ValueError: there are no questions, or num_right is not between 0 and num_questions.
+        UserError: there are no questions, or num_right is not between 0 and num_questions.
     """
     if num_questions < 1:
-        raise ValueError(f"num_questions must be at least 1, got {num_questions}")
+        raise UserError(f"num_questions must be at least 1, got {num_questions}")
     if not 0 <= num_right <= num_questions:
-        raise ValueError(f"num_right must be between 0 and num_questions = {num_questions}, got {num_right}")
+        raise UserError(f"num_right must be between 0 and num_questions = {num_questions}, got {num_right}")
     z = float(special.ndtri(_UPPER_QUANTILE))
     share = num_right / num_questions
     shrink = 1 + z**2 / num_questions

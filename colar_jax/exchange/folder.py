@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colar_jax.data.prompts import ANSWER_PREFIX, question_prompt, speed_text
+from colar_jax.errors import UserError
 from colar_jax.evaluation.report import MARKDOWN_FILE
 from colar_jax.exchange.model_card import model_card
 from colar_jax.model.hf_folder import new_folder, write_llama
@@ -35,18 +36,18 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
         dtype: of the model's weights, "float32" or "bfloat16"; the latent head is float32.
 
     Raises:
-        ValueError: there is no such stage or checkpoint, `out` is not empty, or an option is unknown.
+        UserError: there is no such stage or checkpoint, `out` is not empty, or an option is unknown.
     """
     if form not in FORMS:
-        raise ValueError(f"--form={form} is none of {', '.join(FORMS)}")
+        raise UserError(f"--form={form} is none of {', '.join(FORMS)}")
     if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"--dtype={dtype} is none of float32, bfloat16")
+        raise UserError(f"--dtype={dtype} is none of float32, bfloat16")
     if stage not in run.config.stages:
-        raise ValueError(f"--stage={stage} is no stage of this run: {', '.join(run.config.stages)}")
+        raise UserError(f"--stage={stage} is no stage of this run: {', '.join(run.config.stages)}")
     model = nnx.merge(run.graph, run.initial)
     lora = model.llama.lora
     if form == "adapter" and (lora is None or not run.config.model.base):
-        raise ValueError("--form=adapter: this run trained no adapters (model.lora.rank) on a base model (model.base)")
+        raise UserError("--form=adapter: this run trained no adapters (model.lora.rank) on a base model (model.base)")
     parameters = finished_parameters(run, run.workdir / stage)
     with new_folder(out) as folder:
         if form == "adapter":

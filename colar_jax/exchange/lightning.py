@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from colar_jax.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 _LORA = re.compile(r"llm\.(?P<module>base_model\.model\..+)\.lora_(?P<matrix>[AB])\.default\.weight")
@@ -32,7 +34,7 @@ def read_lightning_checkpoint(path: Path) -> PublishedCheckpoint:
     """Read a `.ckpt` without running any code that is in it.
 
     Raises:
-        ValueError: torch is not installed, the file is no such checkpoint, or it holds anything but an adapter, a
+        UserError: torch is not installed, the file is no such checkpoint, or it holds anything but an adapter, a
             latent head and the base model.
     """
     state = _state_dict(path)
@@ -49,11 +51,9 @@ def read_lightning_checkpoint(path: Path) -> PublishedCheckpoint:
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"{path} holds more than a published CoLaR model: {', '.join(sorted(unknown))}")
+        raise UserError(f"{path} holds more than a published CoLaR model: {', '.join(sorted(unknown))}")
     if not adapter and not latent_head:
-        raise ValueError(
-            f"{path} holds neither LoRA matrices nor a latent head: it is no checkpoint of published CoLaR"
-        )
+        raise UserError(f"{path} holds neither LoRA matrices nor a latent head: it is no checkpoint of published CoLaR")
     if num_base:
         logger.info("%s: %d tensors of the base model are not used; it comes from model.base", path, num_base)
     return PublishedCheckpoint(adapter, latent_head)
@@ -63,17 +63,17 @@ def _state_dict(path: Path) -> dict:
     try:
         import torch
     except ImportError as error:
-        raise ValueError("reading a published checkpoint needs PyTorch: pip install torch") from error
+        raise UserError("reading a published checkpoint needs PyTorch: pip install torch") from error
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        raise UserError(f"there is no file {path}")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each have their own
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} cannot be read as weights alone, and nothing else is trusted: {reason}") from error
+        raise UserError(f"{path} cannot be read as weights alone, and nothing else is trusted: {reason}") from error
     state = loaded.get("state_dict") if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path} has no state_dict: it is no Lightning checkpoint")
+        raise UserError(f"{path} has no state_dict: it is no Lightning checkpoint")
     return state
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from colar_jax.errors import UserError
 from colar_jax.exchange.lightning import read_lightning_checkpoint
 from colar_jax.model.latent_head_file import from_published
 from colar_jax.model.lora import joined
@@ -28,10 +29,10 @@ def import_published(run: Run, stage: str, checkpoint: Path, embed_std: float | 
             (0.018 for Llama-3.2-1B); None measures it on the base model's embedding, which gives the same to rounding.
 
     Raises:
-        ValueError: the file is no such checkpoint, does not fit the run, or the stage has checkpoints already.
+        UserError: the file is no such checkpoint, does not fit the run, or the stage has checkpoints already.
     """
     if stage not in run.config.stages:
-        raise ValueError(f"--stage={stage} is no stage of this run: {', '.join(run.config.stages)}")
+        raise UserError(f"--stage={stage} is no stage of this run: {', '.join(run.config.stages)}")
     adopt(run, stage, published_parameters(run, checkpoint, embed_std))
     logger.info("%s is step 0 of stage %s in %s", checkpoint, stage, run.workdir)
 
@@ -43,7 +44,7 @@ def published_parameters(run: Run, checkpoint: Path, embed_std: float | None = N
     parameters = run.initial
     if read.adapter:
         if model.llama.lora is None:
-            raise ValueError(f"{checkpoint} holds adapters: set model.lora.rank, alpha and targets as it was trained")
+            raise UserError(f"{checkpoint} holds adapters: set model.lora.rank, alpha and targets as it was trained")
         adapters = adapter_tree(read.adapter, model.llama.config, model.llama.lora, source=str(checkpoint))
         parameters = joined(parameters, replicate(adapters, run.mesh))
     if read.latent_head:
@@ -58,7 +59,7 @@ def published_parameters(run: Run, checkpoint: Path, embed_std: float | None = N
 def _check_sizes(head: Tree, expected: Tree, checkpoint: Path) -> None:
     found, wanted = np.shape(head["first"]["kernel"]), np.shape(expected["first"]["kernel"])
     if found != wanted:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} has a latent head of hidden size {found[0]} and intermediate size {found[1]}, the run one "
             f"of {wanted[0]} and {wanted[1]}: set model.base, and model.latent_head.intermediate_size={found[1]}"
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from colar_jax.errors import UserError
 from colar_jax.model import hf_config
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.model.safetensors_io import find_tensors
@@ -28,14 +29,14 @@ def base_folder(name: str) -> Path:
     """The local folder of a base model; one named by a hub id is fetched, or found in the hub's cache.
 
     Raises:
-        ValueError: there is no such folder, and no such model on the hub (or no access to it, or no network).
+        UserError: there is no such folder, and no such model on the hub (or no access to it, or no network).
     """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     repository, _, revision = name.partition("@")
     if path.is_absolute() or name.startswith((".", "~")) or repository.count("/") != 1:
-        raise ValueError(f"model.base={name!r}: there is no such folder, and it is no hub id (owner/name)")
+        raise UserError(f"model.base={name!r}: there is no such folder, and it is no hub id (owner/name)")
     import huggingface_hub  # here, because only hub ids need it
 
     try:
@@ -47,7 +48,7 @@ def base_folder(name: str) -> Path:
         )
     except Exception as error:  # of the network, of the hub, of its cache: each library below has errors of its own
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(
+        raise UserError(
             f"model.base={name!r} is no folder, and cannot be fetched from the hub ({type(error).__name__}: {reason}). "
             "Check the name, the network, and for gated models `hf auth login`; or give a local folder"
         ) from error
@@ -79,7 +80,7 @@ def open_base(folder: Path, *, num_tokens: int, pad_id: int) -> BaseModel:
     where the only id without one is `pad_id`.
 
     Raises:
-        ValueError: `config.json` is missing or not supported, or the vocabulary does not match.
+        UserError: `config.json` is missing or not supported, or the vocabulary does not match.
     """
     stored = hf_config.read_config(folder)
     if num_tokens <= stored.vocab_size:
@@ -91,7 +92,7 @@ def open_base(folder: Path, *, num_tokens: int, pad_id: int) -> BaseModel:
         return BaseModel(folder, stored, 0)
     if num_tokens == stored.vocab_size + 1 and pad_id == stored.vocab_size:
         return BaseModel(folder, stored, 1)
-    raise ValueError(
+    raise UserError(
         f"vocabulary mismatch: the tokenizer has ids up to {num_tokens - 1} (its padding is {pad_id}), the model in "
         f"{folder} has {stored.vocab_size} rows, and only a row for [PAD] is ever added. Leave data.tokenizer at its "
         "default to use the model's own tokenizer"
@@ -105,11 +106,11 @@ def base_identity(folder: Path) -> dict[str, str]:
     The folder's name is not part of the hashes: a model may move. `name` is for people.
 
     Raises:
-        ValueError: the folder's weights cannot be read.
+        UserError: the folder's weights cannot be read.
     """
     stored, faults = find_tensors(folder)
     if faults:
-        raise ValueError(f"{folder} has no readable weights:\n  " + "\n  ".join(faults))
+        raise UserError(f"{folder} has no readable weights:\n  " + "\n  ".join(faults))
     weights = hashlib.sha256()
     for name, tensor in sorted(stored.items()):
         weights.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from colar_jax.errors import UserError
 from colar_jax.model import attention
 
 # (q_BTNH, k_BTKH, v_BTKH) -> output [B, T, N * H]
@@ -25,7 +26,7 @@ def choose_attention(asked: str, dtype: str, platform: str) -> str:
     """The implementation for `parallel.attention` on a platform (a device's: cpu, gpu, tpu).
 
     Raises:
-        ValueError: what is asked for does not run there.
+        UserError: what is asked for does not run there.
     """
     if asked == "auto":
         if platform == "tpu":
@@ -33,9 +34,9 @@ def choose_attention(asked: str, dtype: str, platform: str) -> str:
         return "cudnn" if platform == "gpu" and dtype == "bfloat16" else "xla"
     where = {"cudnn": "gpu", "splash": "tpu"}.get(asked, platform)
     if platform != where:
-        raise ValueError(f"parallel.attention={asked!r} runs on {where}s, and the devices are {platform}s: use auto")
+        raise UserError(f"parallel.attention={asked!r} runs on {where}s, and the devices are {platform}s: use auto")
     if asked == "cudnn" and dtype != "bfloat16":
-        raise ValueError(f"parallel.attention='cudnn' with model.dtype={dtype!r}: it computes in bfloat16 only")
+        raise UserError(f"parallel.attention='cudnn' with model.dtype={dtype!r}: it computes in bfloat16 only")
     return asked
 
 

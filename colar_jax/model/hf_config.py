@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from colar_jax.errors import UserError
 from colar_jax.model.presets import LlamaConfig, RopeScaling
 
 CONFIG_FILE = "config.json"
@@ -30,22 +31,22 @@ def read_config(folder: Path) -> LlamaConfig:
     """The model that a Hugging Face folder holds.
 
     Raises:
-        ValueError: there is no `config.json`, or it asks for what we do not compute; lists all of it.
+        UserError: there is no `config.json`, or it asks for what we do not compute; lists all of it.
     """
     return from_hf(read_raw(folder), str(folder / CONFIG_FILE))
 
 
 def read_raw(folder: Path) -> dict[str, Any]:
-    """`config.json` as it is; ValueError where there is none, or it is no JSON object."""
+    """`config.json` as it is; UserError where there is none, or it is no JSON object."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} has no {CONFIG_FILE}: it is no Hugging Face folder of a model")
+        raise UserError(f"{folder} has no {CONFIG_FILE}: it is no Hugging Face folder of a model")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(raw, dict):
-        raise ValueError(f"{path} holds a {type(raw).__name__}, not the settings of a model")
+        raise UserError(f"{path} holds a {type(raw).__name__}, not the settings of a model")
     return raw
 
 
@@ -53,13 +54,13 @@ def from_hf(raw: dict[str, Any], where: str = CONFIG_FILE) -> LlamaConfig:
     """A `LlamaConfig` from the settings of a `config.json` (either layout); `where` names it in the error.
 
     Raises:
-        ValueError: another architecture, or something that our forward pass does not have; lists all of it.
+        UserError: another architecture, or something that our forward pass does not have; lists all of it.
     """
     model_type = raw.get("model_type")
     if model_type not in ARCHITECTURES or not _is_causal_lm(raw, model_type):
         named = ", ".join(raw.get("architectures") or ()) or "no architecture"
         known = ", ".join(f"{kind} ({name})" for kind, name in ARCHITECTURES.items())
-        raise ValueError(
+        raise UserError(
             f"{where}: model_type={model_type!r} ({named}) is not supported: model.base takes {known}, that is Llama "
             "2 / 3 / 3.1 / 3.2, Qwen2 / 2.5, and what is distilled into them"
         )
@@ -67,7 +68,7 @@ def from_hf(raw: dict[str, Any], where: str = CONFIG_FILE) -> LlamaConfig:
     rope = _rope(raw)
     faults += _rope_faults(rope)
     if faults:
-        raise ValueError(f"{where} cannot be used:\n  " + "\n  ".join(faults))
+        raise UserError(f"{where} cannot be used:\n  " + "\n  ".join(faults))
     num_heads = raw["num_attention_heads"]
     try:
         return LlamaConfig(
@@ -85,7 +86,7 @@ def from_hf(raw: dict[str, Any], where: str = CONFIG_FILE) -> LlamaConfig:
             qkv_bias=model_type == "qwen2",
         )
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
 
 
 def to_hf(config: LlamaConfig, *, dtype: str = "float32", carried: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from colar_jax.errors import UserError
 from colar_jax.model import hf_config
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.model.safetensors_io import TensorToWrite, write_tensors
@@ -43,7 +44,7 @@ def save_llama(
         carried: facts for `config.json` that the model's shape does not say (`hf_config.carried_over`).
 
     Raises:
-        ValueError: there is something in `folder`, or `llama` is not of this shape, or holds more (adapters).
+        UserError: there is something in `folder`, or `llama` is not of this shape, or holds more (adapters).
     """
     with new_folder(folder) as unfinished:
         write_llama(llama, config, unfinished, dtype=dtype, max_shard_bytes=max_shard_bytes, carried=carried)
@@ -57,11 +58,11 @@ def write_llama(
     tensors, weights = [], llama_weights(config)
     if unknown := flat.keys() - {weight.path for weight in weights}:
         named = ", ".join(sorted("/".join(path) for path in unknown))
-        raise ValueError(f"a Hugging Face folder has no place for {named}: merge adapters into the weights first")
+        raise UserError(f"a Hugging Face folder has no place for {named}: merge adapters into the weights first")
     for weight in weights:
         leaf = flat[weight.path]
         if leaf.shape != weight.leaf_shape:
-            raise ValueError(f"{'/'.join(weight.path)} is {leaf.shape}, the model's config says {weight.leaf_shape}")
+            raise UserError(f"{'/'.join(weight.path)} is {leaf.shape}, the model's config says {weight.leaf_shape}")
         for layer, name in enumerate(weight.names):
             make = functools.partial(_from_leaf, leaf, layer if weight.is_stacked else None, weight.is_kernel)
             tensors.append(TensorToWrite(name, weight.shape, dtype, make))
@@ -80,11 +81,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into, which takes the name `folder` at the end; it is removed if that is not reached.
 
     Raises:
-        ValueError: `folder` exists and is not empty, or is a file.
+        UserError: `folder` exists and is not empty, or is a file.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty: choose a new folder, or remove that one")
+        raise UserError(f"{folder} exists and is not empty: choose a new folder, or remove that one")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.unfinished.", dir=folder.parent))
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from colar_jax.errors import UserError
 from colar_jax.model.latent_head import LatentHeadConfig
 
 WEIGHTS_FILE = "latent_head.safetensors"
@@ -51,7 +52,7 @@ def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: s
     """The head's parameters from arrays under their published names.
 
     Raises:
-        ValueError: arrays are missing, unknown, or do not fit each other; names them all and `source`.
+        UserError: arrays are missing, unknown, or do not fit each other; names them all and `source`.
     """
     problems = [f"{name} is missing" for name in _NAMES.values() if name not in arrays]
     problems += [f"{name} is not part of a latent head" for name in arrays if name not in _NAMES.values()]
@@ -64,7 +65,7 @@ def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: s
             if arrays[name].shape != shape
         ]
     if problems:
-        raise ValueError(f"{source} holds no latent head that fits: {'; '.join(problems)}")
+        raise UserError(f"{source} holds no latent head that fits: {'; '.join(problems)}")
     head: Tree = {}
     for path, name in _NAMES.items():
         node = head
@@ -83,10 +84,10 @@ def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path, 
 
 
 def load_latent_head(folder: Path) -> tuple[Tree, LatentHeadConfig]:
-    """What `save_latent_head` wrote. ValueError where it is not there or does not fit."""
+    """What `save_latent_head` wrote. UserError where it is not there or does not fit."""
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} has no {name}: it is no exported latent reasoner")
+            raise UserError(f"{folder} has no {name}: it is no exported latent reasoner")
     settings = json.loads((folder / CONFIG_FILE).read_text())
     config = LatentHeadConfig(**{field.name: settings[field.name] for field in dataclasses.fields(LatentHeadConfig)})
     return from_published(load_file(folder / WEIGHTS_FILE), settings["embed_std"], source=str(folder)), config

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from colar_jax.config import PROJECTIONS, parse_targets
+from colar_jax.errors import UserError
 from colar_jax.model.lora import ADAPTER, LoraConfig
 from colar_jax.model.presets import LlamaConfig
 
@@ -50,12 +51,12 @@ def read_adapter(folder: Path, llama: LlamaConfig, expected: LoraConfig | None =
     """An adapter's description, and its matrices as float32 leaves of the tree of parameters, `{"llama": ...}`.
 
     Raises:
-        ValueError: the folder is none of an adapter, has settings that we do not compute, is not of `expected` (where
+        UserError: the folder is none of an adapter, has settings that we do not compute, is not of `expected` (where
             that is given; dropout may differ), or its tensors are not those of a model of this shape; says all at once.
     """
     config = _read_config(folder)
     if expected is not None and dataclasses.replace(config, dropout=expected.dropout) != expected:
-        raise ValueError(
+        raise UserError(
             f"{folder / CONFIG_FILE} has rank {config.rank}, alpha {config.alpha:g}, targets "
             f"{','.join(config.targets)}, and the config asks for {expected.rank}, {expected.alpha:g}, "
             f"{','.join(expected.targets)}: set model.lora as the adapter is"
@@ -69,7 +70,7 @@ def adapter_tree(tensors: dict[str, np.ndarray], llama: LlamaConfig, config: Lor
     found = {name: ("F32", tensor.shape) for name, tensor in tensors.items()}
     wrong = list(_differences(found, _shape_of_name(llama, config)))
     if wrong:
-        raise ValueError(f"{source} is not of this model and its model.lora settings:\n" + "\n".join(wrong))
+        raise UserError(f"{source} is not of this model and its model.lora settings:\n" + "\n".join(wrong))
     return _stacked(tensors, llama, config)
 
 
@@ -121,13 +122,13 @@ def _replace(path: Path, write) -> None:
 def _read_config(folder: Path) -> LoraConfig:
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} is no adapter's folder: it has no {CONFIG_FILE}")
+        raise UserError(f"{folder} is no adapter's folder: it has no {CONFIG_FILE}")
     try:
         found = json.loads(path.read_text())
         kind, rank, alpha = found.get("peft_type"), int(found["r"]), float(found["lora_alpha"])
         targets, dropout = found["target_modules"], float(found.get("lora_dropout") or 0.0)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path} is no description of a LoRA adapter: {error!r}") from None
+        raise UserError(f"{path} is no description of a LoRA adapter: {error!r}") from None
     wrong = [f"{name}={found[name]!r}" for name in _UNSUPPORTED if not _is_off(found.get(name))]
     if kind != "LORA":
         wrong.insert(0, f"peft_type={kind!r}")
@@ -138,7 +139,7 @@ def _read_config(folder: Path) -> LoraConfig:
     if rank < 1:
         wrong.append(f"r={rank}")
     if wrong:
-        raise ValueError(f"{path}: not supported: {'; '.join(wrong)}. Merge such an adapter into its base with PEFT")
+        raise UserError(f"{path}: not supported: {'; '.join(wrong)}. Merge such an adapter into its base with PEFT")
     return LoraConfig(rank, alpha, parse_targets(",".join(targets)), dropout)
 
 
@@ -178,7 +179,7 @@ def _read_tensors(path: Path, wanted: dict[str, tuple[int, int]]) -> dict[str, n
         reason = (
             "adapter_model.bin is a pickle, which is not read: save it with safe_serialization=True" if pickled else ""
         )
-        raise ValueError(f"{path} does not exist. {reason}".rstrip())
+        raise UserError(f"{path} does not exist. {reason}".rstrip())
     try:
         with safe_open(path, framework="flax") as file:  # which has bfloat16, as numpy has not
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -187,8 +188,8 @@ def _read_tensors(path: Path, wanted: dict[str, tuple[int, int]]) -> dict[str, n
             if not wrong:
                 return {name: np.asarray(file.get_tensor(name)).astype(np.float32) for name in wanted}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no safetensors file, or is cut short: {error}") from None
-    raise ValueError(f"{path} is not of this model and its {CONFIG_FILE}:\n" + "\n".join(wrong))
+        raise UserError(f"{path} is no safetensors file, or is cut short: {error}") from None
+    raise UserError(f"{path} is not of this model and its {CONFIG_FILE}:\n" + "\n".join(wrong))
 
 
 def _differences(found: dict, wanted: dict):

@@ -6,6 +6,8 @@ the language head is the embedding matrix.
 
 import dataclasses
 
+from colar_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -36,12 +38,12 @@ class LlamaConfig:
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
+            raise UserError(
                 f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: every key-value head "
                 "serves the same number of query heads"
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim} is odd: rotary embeddings turn pairs of dimensions")
+            raise UserError(f"head_dim={self.head_dim} is odd: rotary embeddings turn pairs of dimensions")
 
 
 # vocab_size is replaced by the tokenizer's when a model is made from random weights.

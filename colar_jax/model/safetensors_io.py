@@ -15,6 +15,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from colar_jax.errors import UserError
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DTYPES = {
@@ -44,7 +46,7 @@ class StoredTensor:
             file.seek(self.start + first * math.prod(self.shape[1:]) * dtype.itemsize)
             wanted = memoryview(rows.view(np.uint8).reshape(-1)) if rows.size else b""
             if file.readinto(wanted) != len(wanted):
-                raise ValueError(f"{self.file} ended while it was being read: it was changed meanwhile")
+                raise UserError(f"{self.file} ended while it was being read: it was changed meanwhile")
         return rows
 
 
@@ -54,7 +56,7 @@ def find_tensors(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
     `model.safetensors` is taken if it is there, else the shards of `model.safetensors.index.json`.
 
     Raises:
-        ValueError: the folder has no safetensors at all, or pickled weights only.
+        UserError: the folder has no safetensors at all, or pickled weights only.
     """
     if (folder / SINGLE_FILE).is_file():
         return _read_headers([folder / SINGLE_FILE])
@@ -62,11 +64,11 @@ def find_tensors(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
         return _find_sharded(folder)
     pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
     if pickled:
-        raise ValueError(
+        raise UserError(
             f"{folder} has pickled weights only ({pickled[0]}): unpickling a file runs whatever program is in it, so "
             "only safetensors are read. Load the model with transformers where you trust it, and save_pretrained() it"
         )
-    raise ValueError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}: there are no weights in it")
+    raise UserError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}: there are no weights in it")
 
 
 def _find_sharded(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
@@ -76,7 +78,7 @@ def _find_sharded(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
         file_of_name = index["weight_map"]
         shards = sorted({str(file) for file in file_of_name.values()})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / INDEX_FILE} is no index of shards ({error!r})") from None
+        raise UserError(f"{folder / INDEX_FILE} is no index of shards ({error!r})") from None
     faults = [f"set twice: {name} in {INDEX_FILE}" for name in repeated]
     missing = [name for name in shards if Path(name).name != name or not (folder / name).is_file()]
     faults += [f"missing shard: {name}, which {INDEX_FILE} names" for name in missing]
@@ -114,13 +116,13 @@ def _read_all_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], l
 
 
 def _read_header(file: Path) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The tensors of one file and the names that stand in it twice; ValueError where it is cut short or damaged."""
+    """The tensors of one file and the names that stand in it twice; UserError where it is cut short or damaged."""
     size = file.stat().st_size
     with open(file, "rb") as opened:
         first = opened.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
         if 8 + length > size:
-            raise ValueError(f"truncated: {file.name} has {size} bytes, less than its header; fetch it again")
+            raise UserError(f"truncated: {file.name} has {size} bytes, less than its header; fetch it again")
         try:
             header, repeated = _parse(opened.read(length))
             entries = {name: entry for name, entry in header.items() if name != _METADATA}
@@ -130,16 +132,16 @@ def _read_header(file: Path) -> tuple[dict[str, StoredTensor], list[str]]:
             }
             end = max((tensor.start + tensor.num_bytes for tensor in tensors.values()), default=0)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"damaged: {file.name} has no safetensors header ({error!r})") from None
+            raise UserError(f"damaged: {file.name} has no safetensors header ({error!r})") from None
     if end > size:
-        raise ValueError(f"truncated: {file.name} has {size} bytes of {end}; fetch it again")
+        raise UserError(f"truncated: {file.name} has {size} bytes of {end}; fetch it again")
     return tensors, repeated
 
 
 def _stored(file: Path, data_start: int, dtype: str, shape: list[int], first: int, last: int) -> StoredTensor:
     known = DTYPES.get(dtype)
     if first < 0 or (known is not None and last - first != math.prod(shape) * known.itemsize):
-        raise ValueError(f"bytes {first} to {last} are not {dtype} {shape}")
+        raise UserError(f"bytes {first} to {last} are not {dtype} {shape}")
     return StoredTensor(file, dtype, tuple(shape), data_start + first, last - first)
 
 

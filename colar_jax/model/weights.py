@@ -16,6 +16,7 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Sharding, SingleDeviceSharding
 
+from colar_jax.errors import UserError
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.model.safetensors_io import DTYPES, StoredTensor, find_tensors
 
@@ -100,15 +101,13 @@ def load_llama(
             as likely as the average word, so it disturbs no prediction, and it needs no random key.
 
     Raises:
-        ValueError: the files are damaged, or do not hold exactly the weights of `config`; lists all that is wrong.
+        UserError: the files are damaged, or do not hold exactly the weights of `config`; lists all that is wrong.
     """
     stored, faults = find_tensors(folder)
     weights = llama_weights(config)
     faults += _differences(weights, stored, config)
     if faults:
-        raise ValueError(
-            f"{folder} does not hold the weights that its config.json describes:\n  " + "\n  ".join(faults)
-        )
+        raise UserError(f"{folder} does not hold the weights that its config.json describes:\n  " + "\n  ".join(faults))
     if shardings is None:
         shardings = SingleDeviceSharding(jax.local_devices()[0])
     if isinstance(shardings, Sharding):

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from colar_jax.config import ParallelConfig
+from colar_jax.errors import UserError
 from colar_jax.parallel.mesh import AXES, REPLICATED
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def initialize(settings: ParallelConfig) -> None:
     processes; on any other machine there is one. Only the first process prints and logs.
 
     Raises:
-        ValueError: the processes do not come together.
+        UserError: the processes do not come together.
     """
     options: dict = {"heartbeat_timeout_seconds": settings.heartbeat_seconds}
     if settings.coordinator:
@@ -46,7 +47,7 @@ def initialize(settings: ParallelConfig) -> None:
         jax.distributed.initialize(**options)
         num_processes = jax.process_count()
     except (RuntimeError, ValueError) as error:  # of its runtime: an address that nobody answers
-        raise ValueError(
+        raise UserError(
             f"parallel.coordinator={settings.coordinator!r}: the processes of this run did not come together "
             f"({' '.join(str(error).split())[:300]}). Start all of them, with one address, the same number of "
             "processes, and a number each"

@@ -8,6 +8,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from colar_jax.errors import UserError
+
 AXES = ("data", "fsdp", "tensor")
 # Rows of a batch are split over these axes; what is not a batch is the same on all of them.
 BATCH_AXES = ("data", "fsdp")
@@ -21,14 +23,14 @@ def make_mesh(devices: list | None = None, sizes: dict[str, int] | None = None) 
     An axis of size 1 costs nothing, so one program serves a laptop and a pod.
 
     Raises:
-        ValueError: the sizes do not multiply to the number of devices.
+        UserError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {} if sizes is None else sizes
     fsdp, tensor = sizes.get("fsdp", 1), sizes.get("tensor", 1)
     data = sizes.get("data", max(1, len(devices) // (fsdp * tensor)))
     if data * fsdp * tensor != len(devices):
-        raise ValueError(
+        raise UserError(
             f"parallel.mesh: data={data} * fsdp={fsdp} * tensor={tensor} is {data * fsdp * tensor}, and there are "
             f"{len(devices)} devices. Name sizes that divide it, or auto"
         )

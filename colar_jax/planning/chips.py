@@ -5,6 +5,7 @@ import math
 import re
 
 from colar_jax.config import nearest
+from colar_jax.errors import UserError
 
 GIB = 2**30
 
@@ -82,12 +83,12 @@ class Topology:
 
 
 def parse_topology(text: str) -> Topology:
-    """A slice from text such as `v5e:4x4`; ValueError where there is no such chip, or its axes are others."""
+    """A slice from text such as `v5e:4x4`; UserError where there is no such chip, or its axes are others."""
     name, _, dims_text = text.partition(":")
     if name not in CHIPS:
-        raise ValueError(f"--topology={text!r}: {name!r} is none of {', '.join(CHIPS)}.{nearest(name, CHIPS)}")
+        raise UserError(f"--topology={text!r}: {name!r} is none of {', '.join(CHIPS)}.{nearest(name, CHIPS)}")
     num_axes = 3 if name == "v5p" else 2
     if not re.fullmatch("x".join([r"[1-9]\d*"] * num_axes), dims_text):
         example = "4x4x4" if num_axes == 3 else "4x4"
-        raise ValueError(f"--topology={text!r}: name the chips along {num_axes} axes, such as {name}:{example}")
+        raise UserError(f"--topology={text!r}: name the chips along {num_axes} axes, such as {name}:{example}")
     return Topology(CHIPS[name], tuple(map(int, dims_text.split("x"))))

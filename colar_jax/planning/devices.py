@@ -7,6 +7,7 @@ import os
 
 import jax
 
+from colar_jax.errors import UserError
 from colar_jax.planning.chips import Topology
 
 COMPILERS = ("auto", "tpu", "host")
@@ -34,13 +35,13 @@ def open_target(topology: Topology, compiler: str = "auto") -> Target:
         compiler: `tpu` (needs libtpu, and no TPU), `host`, or `auto`: TPU where libtpu is installed.
 
     Raises:
-        ValueError: there is no libtpu, libtpu does not know the slice, or jax has fewer host devices already.
+        UserError: there is no libtpu, libtpu does not know the slice, or jax has fewer host devices already.
     """
     if compiler not in COMPILERS:
-        raise ValueError(f"--compiler={compiler!r} is none of {', '.join(COMPILERS)}")
+        raise UserError(f"--compiler={compiler!r} is none of {', '.join(COMPILERS)}")
     has_libtpu = importlib.util.find_spec("libtpu") is not None
     if compiler == "tpu" and not has_libtpu:
-        raise ValueError("--compiler=tpu needs libtpu: pip install -e '.[tpu]', or take --compiler=host")
+        raise UserError("--compiler=tpu needs libtpu: pip install -e '.[tpu]', or take --compiler=host")
     # Nothing runs on a TPU here, even where there is one.
     jax.config.update("jax_platforms", "cpu")
     if compiler == "host" or not has_libtpu:
@@ -52,7 +53,7 @@ def _host_devices(number: int) -> list:
     with contextlib.suppress(RuntimeError):  # jax has its devices already: the number is checked below
         jax.config.update("jax_num_cpu_devices", number)
     if len(jax.devices()) < number:
-        raise ValueError(
+        raise UserError(
             f"{number} host devices are needed, and jax was started with {len(jax.devices())}: "
             f"set XLA_FLAGS=--xla_force_host_platform_device_count={number}"
         )
@@ -70,8 +71,8 @@ def _tpu_devices(topology: Topology) -> list:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
     except Exception as error:  # of libtpu, which has errors of its own
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--topology={topology.name}: libtpu does not make such a slice ({reason})") from error
+        raise UserError(f"--topology={topology.name}: libtpu does not make such a slice ({reason})") from error
     devices = list(described.devices)
     if len(devices) != topology.num_chips:
-        raise ValueError(f"--topology={topology.name}: {len(devices)} devices for {topology.num_chips} chips")
+        raise UserError(f"--topology={topology.name}: {len(devices)} devices for {topology.num_chips} chips")
     return devices

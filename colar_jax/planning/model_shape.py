@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from colar_jax.config import Config
+from colar_jax.errors import UserError
 from colar_jax.model import hf_config
 from colar_jax.model.presets import PRESETS, LlamaConfig
 
@@ -13,7 +14,7 @@ def llama_shape(config: Config, num_tokens: int) -> LlamaConfig:
     """The size of a run's base: of a preset with this vocabulary, or by the `config.json` of `model.base` alone.
 
     Raises:
-        ValueError: there is no such preset, or the base has no `config.json` that we can read.
+        UserError: there is no such preset, or the base has no `config.json` that we can read.
     """
     if not config.model.base:
         return dataclasses.replace(PRESETS[config.model.preset], vocab_size=num_tokens)
@@ -29,7 +30,7 @@ def _from_hub(name: str) -> LlamaConfig:
     try:
         path = huggingface_hub.hf_hub_download(repository, hf_config.CONFIG_FILE, revision=revision or None)
     except Exception as error:  # of the network, of the hub, of its cache: each library below has errors of its own
-        raise ValueError(
+        raise UserError(
             f"model.base={name!r} is no folder, and its config.json cannot be fetched ({type(error).__name__}): name a "
             "folder, or plan with a size by name: --config.model.base= --config.model.preset=llama-3.2-1b"
         ) from error

@@ -81,7 +81,7 @@ def plan_stage(
             learns from rewards, questions, in rollouts and in updates.
 
     Raises:
-        ValueError: the config and the slice do not go together.
+        UserError: the config and the slice do not go together.
     """
     stage, topology = config.stages[name], target.topology
     if rows_per_chip:

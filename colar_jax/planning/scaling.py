@@ -18,6 +18,7 @@ import jax
 
 from colar_jax.config import Config, ModelConfig, nearest, parse_mesh
 from colar_jax.data.loader import Loader
+from colar_jax.errors import UserError
 from colar_jax.methods import METHODS
 from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.parallel.choice import choose_mesh
@@ -70,7 +71,7 @@ class Scaled:
 def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) -> str:
     """A stage's step on 8 to 1,024 chips, as Markdown; with so many rows a chip, or else the stage's rows in all."""
     if chip not in CHIPS:
-        raise ValueError(f"--scaling={chip!r} is none of {', '.join(CHIPS)}.{nearest(chip, CHIPS)}")
+        raise UserError(f"--scaling={chip!r} is none of {', '.join(CHIPS)}.{nearest(chip, CHIPS)}")
     stage = config.stages[name]
     recipe = METHODS[stage.method].recipe(stage)
     vocabulary = 0 if config.model.base else PRESETS[config.model.preset].vocab_size

@@ -3,6 +3,7 @@
 import math
 
 from colar_jax.data.packing import Batch
+from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.parallel.mesh import num_shards, shapes_of_rows
 from colar_jax.planning.lowering import Lowered, Schedule, Setting
@@ -15,12 +16,12 @@ def lower_training_step(setting: Setting) -> tuple[Lowered, Schedule]:
     """The optimizer step, and the stage's schedule.
 
     Raises:
-        ValueError: its rows cannot be split over the mesh, or no example fits into one.
+        UserError: its rows cannot be split over the mesh, or no example fits into one.
     """
     stage, method, data, compute = setting.stage, setting.method, setting.data, setting.config.model
     split = num_shards(setting.mesh) * stage.accumulation
     if stage.rows % split:
-        raise ValueError(
+        raise UserError(
             f"stages.{setting.name}.rows={stage.rows} cannot be split over {num_shards(setting.mesh)} chips and "
             f"accumulation={stage.accumulation}: make it a multiple of {split}, or give --rows_per_chip"
         )

@@ -15,6 +15,7 @@ import numpy as np
 from colar_jax.config import RlConfig, nearest
 from colar_jax.data.answers import Verifier
 from colar_jax.data.problems import Problem
+from colar_jax.errors import UserError
 
 Reward = Callable[[Sequence[Problem], Sequence[str], Sequence[int]], Sequence[float]]
 
@@ -38,29 +39,29 @@ REWARDS: dict[str, Callable[[RlConfig, Verifier, int], Reward]] = {"correctness"
 
 
 def make_reward(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
-    """The reward that `config.reward` names. ValueError where there is none."""
+    """The reward that `config.reward` names. UserError where there is none."""
     if config.reward in REWARDS:
         return REWARDS[config.reward](config, is_right, max_latents)
     module_name, separator, name = config.reward.partition(":")
     if not separator:
-        raise ValueError(
+        raise UserError(
             f"rl.reward={config.reward!r} is none of {', '.join(REWARDS)}.{nearest(config.reward, REWARDS)} A function "
             "of your own is named as package.module:function"
         )
     try:
         reward = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"rl.reward={config.reward!r} cannot be imported: {error}") from None
+        raise UserError(f"rl.reward={config.reward!r} cannot be imported: {error}") from None
     if not callable(reward):
-        raise ValueError(f"rl.reward={config.reward!r} is no function")
+        raise UserError(f"rl.reward={config.reward!r} is no function")
     return reward
 
 
 def rewards_of(reward: Reward, problems, answers, num_latents) -> np.ndarray:
-    """One finite float64 for each rollout. ValueError where a function of the user's gives something else."""
+    """One finite float64 for each rollout. UserError where a function of the user's gives something else."""
     values = np.asarray(reward(problems, answers, num_latents), np.float64)
     if values.shape != (len(answers),) or not all(map(math.isfinite, values)):
-        raise ValueError(
+        raise UserError(
             f"the reward function gave {values!r:.200} for {len(answers)} rollouts: one finite number each is wanted"
         )
     return values

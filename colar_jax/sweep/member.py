@@ -44,7 +44,7 @@ class StageCells:
 
 
 def stage_cells(name: str, run: Run, stage: str) -> StageCells:
-    """The cells of a stage that has a finished checkpoint; ValueError for one that has none."""
+    """The cells of a stage that has a finished checkpoint; UserError for one that has none."""
     checkpoint = finished_identity(run.workdir / stage)
     checkpoint["settings"] = digest(json.dumps(checkpoint["settings"], sort_keys=True))
     config = run.config

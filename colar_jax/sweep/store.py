@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.parallel.hosts import is_first
 
@@ -62,7 +63,7 @@ class Store:
         path: the file; it and its folder are made with the first outcome.
 
     Raises:
-        ValueError: a line before the last is none of ours.
+        UserError: a line before the last is none of ours.
     """
 
     def __init__(self, path: Path):
@@ -75,7 +76,7 @@ class Store:
                 record = json.loads(line)
                 self._outcomes[record["cell"]] = record["outcome"]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number} is no decoded cell ({error!r}): remove the file") from None
+                raise UserError(f"{path}, line {number} is no decoded cell ({error!r}): remove the file") from None
         if rest and is_first():
             with path.open("r+b") as file:
                 file.truncate(sum(len(line) + 1 for line in whole))

@@ -37,7 +37,7 @@ def sweep(configs: Sequence[Config], folder: Path | None = None, *, reference: s
         reference: the row that others are compared with, as `differences.differences` takes it.
 
     Raises:
-        ValueError: a stage has no finished checkpoint, found before anything is decoded; or no row is the reference.
+        UserError: a stage has no finished checkpoint, found before anything is decoded; or no row is the reference.
     """
     for config in configs:
         for stage in stages_of(config):

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from colar_jax.errors import UserError
+
 PyTree = Any
 
 
@@ -118,7 +120,7 @@ class Checkpoints:
             others, and more or fewer, than those that saved.
 
         Raises:
-          ValueError: there is no such step, or its paths, shapes or dtypes are not the expected ones; lists them all.
+          UserError: there is no such step, or its paths, shapes or dtypes are not the expected ones; lists them all.
         """
         return self._restore(step, abstract_tree, self._metadata(step).metadata)
 
@@ -132,7 +134,7 @@ class Checkpoints:
         wanted = _leaf_of_path(abstract_tree)
         differences = list(_differences(saved, wanted))
         if differences:
-            raise ValueError(
+            raise UserError(
                 f"checkpoint {step} in {self.folder} is not of this model and optimizer:\n"
                 + "\n".join(differences)
                 + "\nresume with the config that wrote it, or start in another workdir"
@@ -148,7 +150,7 @@ class Checkpoints:
         """The metrics (empty where none were given) and the identity that were saved with a step.
 
         Raises:
-          ValueError: there is no such step.
+          UserError: there is no such step.
         """
         metadata = self._metadata(step)
         return dict(metadata.metrics or {}), metadata.custom_metadata["identity"]
@@ -157,7 +159,7 @@ class Checkpoints:
         """When a step was saved, in nanoseconds since 1970: no two saves are alike, and copies of one are.
 
         Raises:
-          ValueError: there is no such step.
+          UserError: there is no such step.
         """
         return self._metadata(step).commit_timestamp_nsecs
 
@@ -180,10 +182,10 @@ class Checkpoints:
     def _metadata(self, step: int) -> ocp.training.CheckpointMetadata:
         self.wait()
         if step not in self.steps():
-            raise ValueError(f"no checkpoint of step {step} in {self.folder}; there are {self.steps()}")
+            raise UserError(f"no checkpoint of step {step} in {self.folder}; there are {self.steps()}")
         metadata = self._checkpointer.metadata(step)
         if metadata.metadata is None:  # Orbax warns, and goes on, where it cannot read what it wrote
-            raise ValueError(f"{metadata.path} is damaged; remove that folder, and the run goes on from the one before")
+            raise UserError(f"{metadata.path} is damaged; remove that folder, and the run goes on from the one before")
         return metadata
 
 

@@ -15,6 +15,7 @@ from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.methods import Method
 from colar_jax.metrics import divide
@@ -135,10 +136,10 @@ def make_grpo_trainer(
     seed: int,
     first: Tree,
 ) -> GrpoTrainer:
-    """The trainer of a stage that starts from the parameters `first`. ValueError where its settings cannot be met."""
+    """The trainer of a stage that starts from the parameters `first`. UserError where its settings cannot be met."""
     rl = stage.rl
     if rl.num_questions > len(encoded):
-        raise ValueError(
+        raise UserError(
             f"stages.{name}.rl.num_questions={rl.num_questions}, but there are only {len(encoded)} training questions"
         )
     sampling, is_right = sampling_of(decode, stage), VERIFIERS[verifier]

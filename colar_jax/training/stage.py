@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from colar_jax.config import StageConfig
+from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metric_writer import MetricWriter, NoWriter
 from colar_jax.metrics import Metric, divide, merge
@@ -144,7 +145,7 @@ def saved_tree(state: TrainState, frozen: Tree) -> Tree:
 
 
 def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree, identity: dict) -> TrainState:
-    """The state of a checkpoint, placed as `state` is. ValueError where the checkpoint belongs to something else."""
+    """The state of a checkpoint, placed as `state` is. UserError where the checkpoint belongs to something else."""
     refuse_another_run(checkpoints, step, identity)
     saved = checkpoints.restore(step, jax.tree.map(_abstract, saved_tree(state, frozen)))
     trainable = _subtree(saved["parameters"], state.trainable)
@@ -152,13 +153,13 @@ def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen
 
 
 def refuse_another_run(checkpoints: Checkpoints, step: int, identity: dict) -> None:
-    """ValueError, with every setting that changed, where a checkpoint does not belong to `identity`."""
+    """UserError, with every setting that changed, where a checkpoint does not belong to `identity`."""
     _, saved_identity = checkpoints.read(step)
     own = ("unlogged", "trainer")  # what a checkpoint remembers besides
     names = dict.fromkeys([*identity, *(name for name in saved_identity if name not in own)])
     changed = [name for name in names if saved_identity.get(name) != identity.get(name)]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{checkpoints.folder} holds another run: "
             + "; ".join(f"{name} was {saved_identity.get(name)!r}, is {identity.get(name)!r}" for name in changed)
             + ". Choose another workdir, or remove the folder"

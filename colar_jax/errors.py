@@ -1,0 +1,10 @@
+"""What is wrong because of what the user gave us, as opposed to a fault of the program."""
+
+
+class UserError(ValueError):
+    """A mistake of the user: a setting, a file or a command that cannot work as it is.
+
+    Commands print it as one line and end with status 2. The message names the setting or the file and its place, the
+    value, and what to do. Any other exception, another `ValueError` included, is a fault of the program and shows its
+    traceback.
+    """
