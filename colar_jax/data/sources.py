@@ -2,11 +2,11 @@
 
 import difflib
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from colar_jax.data.arithmetic import generate_problems
+from colar_jax.data.fingerprint import comparable_question
 from colar_jax.data.hub import HUB_SETS, load_hub_set
 from colar_jax.data.json_lines import find_split_file, read_problems
 from colar_jax.data.problems import Problem
@@ -15,9 +15,6 @@ from colar_jax.errors import UserError
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-
-# What sentences are punctuated with. Operators are not in it: "3 + 4" and "3 * 4" are two questions.
-_BETWEEN_WORDS = re.compile(r"[\s.,;:!?'\"‘’“”]+")
 
 
 def load_problems(source: str, split: str, *, limit: int | None = None, **options: int) -> list[Problem]:
@@ -70,7 +67,9 @@ def refuse_overlap(splits: dict[str, list[Problem]], allow: bool) -> None:
     Raises:
       UserError: if two splits share a question and `allow` is False. Names all such pairs, with counts and examples.
     """
-    questions = {name: {_comparable(p.question): p.question for p in problems} for name, problems in splits.items()}
+    questions = {
+        name: {comparable_question(p.question): p.question for p in problems} for name, problems in splits.items()
+    }
     names = list(questions)
     found = []
     for i, first in enumerate(names):
@@ -140,15 +139,11 @@ def _nearest(wrong: str, right: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
-def _comparable(question: str) -> str:
-    return _BETWEEN_WORDS.sub(" ", question.casefold()).strip()
-
-
 def _warn_of_repeats(problems: list[Problem], source: str, split: str) -> None:
     first_seen: dict[str, int] = {}
     repeats = []
     for number, problem in enumerate(problems, start=1):
-        first = first_seen.setdefault(_comparable(problem.question), number)
+        first = first_seen.setdefault(comparable_question(problem.question), number)
         if first != number:
             repeats.append((number, first))
     if repeats:
