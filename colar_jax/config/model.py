@@ -3,6 +3,7 @@
 import dataclasses
 
 from colar_jax.config.checks import one_of, require, split_names
+from colar_jax.config.resuming import adjustable, execution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class LoraSettings:
     rank: int = 0  # 0: no adapters, everything is trained; the paper has 128
     alpha: float = 32.0  # an adapter counts alpha / rank; 32 in the paper
     targets: str = "query,value"  # as in the paper; Hugging Face's names (q_proj, ...) are understood as well
-    dropout: float = 0.0  # of an adapter's input, in training
+    dropout: float = adjustable(0.0)  # of an adapter's input, in training
     init_from: str = ""  # a PEFT folder to start from, of this rank, alpha and these targets; empty: random
 
     def __post_init__(self):
@@ -85,11 +86,11 @@ class ModelConfig:
 
     base: str = ""  # a Hugging Face folder or hub id (owner/name[@revision]) to start from; empty: random weights
     preset: str = "nano"  # without a base: a name of `model.presets.PRESETS`
-    dtype: str = "float32"  # of activations; trained parameters, softmax and losses are float32
-    base_dtype: str = "float32"  # in which weights that adapters keep frozen are held; bfloat16 halves their memory
-    remat: str = "none"  # what the backward pass recomputes: none, dots (all but matmuls), full
-    scan_layers: bool = True  # False: a Python loop, to step through with JAX_DISABLE_JIT=1
-    logits_chunk: int = 8192  # supervised positions whose logits exist at a time
+    dtype: str = adjustable("float32")  # of activations; trained parameters, softmax and losses are float32
+    base_dtype: str = adjustable("float32")  # of weights that adapters keep frozen; bfloat16 halves their memory
+    remat: str = execution("none")  # what the backward pass recomputes: none, dots (all but matmuls), full
+    scan_layers: bool = execution(True)  # False: a Python loop, to step through with JAX_DISABLE_JIT=1
+    logits_chunk: int = execution(8192)  # supervised positions whose logits exist at a time
     latent_head: LatentHeadSettings = dataclasses.field(default_factory=LatentHeadSettings)
     lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
     projection: ProjectionSettings = dataclasses.field(default_factory=ProjectionSettings)

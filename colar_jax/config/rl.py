@@ -3,18 +3,19 @@
 import dataclasses
 
 from colar_jax.config.checks import one_of, require
+from colar_jax.config.resuming import adjustable, execution, observing
 
 
 @dataclasses.dataclass(frozen=True)
 class RlConfig:
     """Reinforcement learning of a stage whose trainer is "grpo" (docs/rl.md); a step of the stage is an iteration."""
 
-    num_questions: int = 8  # asked in one iteration
-    questions_per_epoch: int = 512  # what `stage.epochs` counts in; 0: all training questions
+    num_questions: int = adjustable(8)  # asked in one iteration
+    questions_per_epoch: int = adjustable(512)  # what `stage.epochs` counts in; 0: all training questions
     num_generations: int = 8  # G, rollouts of a question: a group
     speeds_per_group: int = 1  # prompts of a group, each of which says a speed drawn from latent.speeds
-    rollout_questions: int = 0  # decoded at a time, while the host judges those before; 0: all of an iteration
-    minibatch_size: int = 8  # rollouts in one optimizer step, in whole groups
+    rollout_questions: int = execution(0)  # decoded at a time, while the host judges those before; 0: all at once
+    minibatch_size: int = adjustable(8)  # rollouts in one optimizer step, in whole groups
     num_iterations: int = 1  # how often an iteration's rollouts are gone through
     advantage: str = "group"  # (reward - mean) / std of the group, or dr_grpo: no division
     advantage_eps: float = 1e-8  # added to the std
@@ -34,7 +35,7 @@ class RlConfig:
     reward: str = "correctness"  # a name of `rl.rewards.REWARDS`, or package.module:function
     length_penalty: float = 0.0  # what of a right answer's reward is lost at decode.max_latents
     skip_solved: bool = False  # whether a question that a whole group got right is not asked again
-    stop_on_collapse: bool = True  # False: a collapse is a warning; for ablations that show one
+    stop_on_collapse: bool = observing(True)  # False: a collapse is a warning; for ablations that show one
 
     def __post_init__(self):
         for field in ("num_questions", "num_generations", "minibatch_size", "num_iterations", "configured_length"):

@@ -4,6 +4,7 @@ import dataclasses
 
 from colar_jax.config.baselines import CoconutConfig, CodiConfig, IcotConfig
 from colar_jax.config.checks import one_of, parse_speeds, require
+from colar_jax.config.resuming import adjustable, execution, observing
 from colar_jax.config.rl import RlConfig
 
 
@@ -11,14 +12,14 @@ from colar_jax.config.rl import RlConfig
 class OptimizerConfig:
     """AdamW with clipping, a linear warm-up and a schedule."""
 
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    b1: float = 0.9
-    b2: float = 0.999
-    clip_norm: float = 1.0  # the published code clips nothing in SFT
-    schedule: str = "cosine"  # after the warm-up: cosine (to `final_fraction`) or constant
-    warmup_steps: int = 0
-    final_fraction: float = 0.0
+    learning_rate: float = adjustable(1e-4)
+    weight_decay: float = adjustable(0.01)
+    b1: float = adjustable(0.9)
+    b2: float = adjustable(0.999)
+    clip_norm: float = adjustable(1.0)  # the published code clips nothing in SFT
+    schedule: str = adjustable("cosine")  # after the warm-up: cosine (to `final_fraction`) or constant
+    warmup_steps: int = adjustable(0)
+    final_fraction: float = adjustable(0.0)
 
     def __post_init__(self):
         require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
@@ -64,15 +65,15 @@ class StageConfig:
     method: str = "cot"  # a name of `methods.METHODS`
     trainer: str = "sft"  # sft: learn from the data's reasoning; grpo: from rewards, as the group `rl` says
     init_from: str = ""  # a stage of this run or a stage folder of another; empty: the stage before, else random
-    steps: int = 0  # optimizer steps; 0: use `epochs`
-    epochs: float = 1.0
-    rows: int = 16  # packed rows in one optimizer step
+    steps: int = adjustable(0)  # optimizer steps; 0: use `epochs`
+    epochs: float = adjustable(1.0)
+    rows: int = adjustable(16)  # packed rows in one optimizer step
     # Positions in a row (of icot, coconut and codi: about); longer examples are left out, and counted.
-    row_positions: int = 256
-    accumulation: int = 1  # parts that a batch is computed in, to save memory
-    log_every: int = 20
-    eval_every: int = 0  # steps between validations, each with a checkpoint; 0: at the end only
-    save_every: int = 0  # steps between checkpoints without validation; 0: none
+    row_positions: int = adjustable(256)
+    accumulation: int = execution(1)  # parts that a batch is computed in, to save memory
+    log_every: int = observing(20)
+    eval_every: int = observing(0)  # steps between validations, each with a checkpoint; 0: at the end only
+    save_every: int = observing(0)  # steps between checkpoints without validation; 0: none
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
     icot: IcotConfig = dataclasses.field(default_factory=IcotConfig)

@@ -1,0 +1,54 @@
+"""What a checkpoint depends on: each setting says beside itself whether it may change between a stop and a resume.
+
+rows: int = adjustable(16)        may change with `--accept_changes`: the learning rate, the batch, the length
+remat: str = execution("none")    may change: only how a step is computed depends on it
+log_every: int = observing(20)    may change: only what is looked at depends on it
+speeds: str = "1,2,3"             a plain default binds: with another value it is another run
+"""
+
+import dataclasses
+import enum
+from collections.abc import Iterator
+from typing import Any
+
+
+class OnResume(enum.Enum):
+    """Whether a run may go on from its checkpoint when a setting has changed."""
+
+    BINDS = "no"
+    ADJUSTABLE = "with --accept_changes"
+    EXECUTION = "yes"
+    OBSERVING = "yes, and checkpoints do not know it"
+
+
+_KEY = "on_resume"
+
+
+def adjustable(default: Any) -> Any:
+    """A setting of training that may change in mid-run, if the user says so."""
+    return dataclasses.field(default=default, metadata={_KEY: OnResume.ADJUSTABLE})
+
+
+def execution(default: Any) -> Any:
+    """A setting of how a step is computed, not of what: the same but for the last digits."""
+    return dataclasses.field(default=default, metadata={_KEY: OnResume.EXECUTION})
+
+
+def observing(default: Any) -> Any:
+    """A setting that says when to look, save or stop, or that is known to a checkpoint in another way."""
+    return dataclasses.field(default=default, metadata={_KEY: OnResume.OBSERVING})
+
+
+def on_resume(field: dataclasses.Field) -> OnResume:
+    """What a field's declaration says; a plain one binds."""
+    return field.metadata.get(_KEY, OnResume.BINDS)
+
+
+def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any, OnResume]]:
+    """Every setting of a dataclass and of the groups in it: dotted name, value, and whether it may change."""
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value, on_resume(field)
