@@ -33,11 +33,12 @@ from colar_jax.evaluation.asking import Asker
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.program import Programs
-from colar_jax.methods import METHODS, Method
+from colar_jax.methods import Method, find_method
 from colar_jax.model.base_model import base_folder, base_identity
 from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import is_first
+from colar_jax.rl.rewards import reward_terms
 from colar_jax.run_model import make_model, model_name
 from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, place_state
 
@@ -71,7 +72,7 @@ class Run:
     def method(self, stage_name: str) -> Method:
         """The method of a stage, thinking as it is trained there."""
         stage = self.config.stages[stage_name]
-        return METHODS[stage.method].at(stage)
+        return find_method(stage.method).at(stage)
 
     def trained_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds that a stage's prompts say in training: what it is validated at."""
@@ -222,11 +223,9 @@ def write_config(run: Run) -> None:
 def _check_names(config: Config) -> None:
     check_verifier(config.data.verifier)
     for name, stage in config.stages.items():
-        if stage.method not in METHODS:
-            known = ", ".join(METHODS)
-            raise UserError(
-                f"stages.{name}.method={stage.method!r} is none of {known}.{nearest(stage.method, METHODS)}"
-            )
+        find_method(stage.method, f"stages.{name}.method")
+        if stage.trainer == "grpo":
+            reward_terms(stage.rl.reward)
     if not config.model.base and config.model.preset not in PRESETS:
         preset = config.model.preset
         raise UserError(f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
@@ -235,7 +234,7 @@ def _check_names(config: Config) -> None:
 def decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:
     """`Run.decode_speeds`, which a config alone says."""
     stage = config.stages[stage_name]
-    method = METHODS[stage.method]
+    method = find_method(stage.method)
     recipe = method.recipe(stage)
     if not method.has_speed:
         return recipe.prompt_speeds[:1]
@@ -246,6 +245,6 @@ def _all_speeds(config: Config) -> tuple[Speed, ...]:
     """Every speed that any prompt of the run may say, in a fixed order."""
     speeds: dict[Speed, None] = {}
     for name, stage in config.stages.items():
-        speeds |= dict.fromkeys(METHODS[stage.method].recipe(stage).prompt_speeds)
+        speeds |= dict.fromkeys(find_method(stage.method).recipe(stage).prompt_speeds)
         speeds |= dict.fromkeys(decode_speeds(config, name))
     return tuple(sorted(speeds, key=lambda speed: (speed == AUTO_SPEED, speed if speed != AUTO_SPEED else 0)))

@@ -10,7 +10,7 @@ import numpy as np
 
 from colar_jax.config import Config, parse_mesh
 from colar_jax.data.tokenizers import Tokenizer
-from colar_jax.methods import METHODS
+from colar_jax.methods import find_method
 from colar_jax.model import peft, reasoner
 from colar_jax.model.base_model import BaseModel, open_base
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -43,7 +43,7 @@ def state_bytes(config: Config, parameters: Tree) -> int:
     def num_bytes(tree: Tree) -> int:
         return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
-    methods = [METHODS[config.stages[name].method] for name in config.stage_names]
+    methods = [find_method(config.stages[name].method) for name in config.stage_names]
     trainable, _ = partition(
         parameters,
         trains_latent_head=any(method.trains_latent_head for method in methods),

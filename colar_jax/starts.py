@@ -8,7 +8,7 @@ import jax
 
 from colar_jax.errors import UserError
 from colar_jax.identity import identity_of, refuse_other_adapters
-from colar_jax.methods import METHODS
+from colar_jax.methods import find_method
 from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import calibrate
 from colar_jax.run import Run, write_config
@@ -47,7 +47,7 @@ def start_parameters(run: Run, name: str) -> Tree:
     folder = run.workdir / source if source in run.config.stages else Path(source).expanduser()
     parameters = finished_parameters(run, folder)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
-        source_method = METHODS[checkpoints.read(checkpoints.latest_step())[1]["stage.method"]]
+        source_method = find_method(checkpoints.read(checkpoints.latest_step())[1]["stage.method"])
     starts_latents = run.method(name).trains_latent_head and not source_method.trains_latent_head
     if stage.trainer == "grpo" and starts_latents:
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")

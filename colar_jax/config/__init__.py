@@ -8,6 +8,7 @@ from colar_jax.config.baselines import CoconutConfig, CodiConfig, IcotConfig
 from colar_jax.config.checks import nearest, parse_positive, parse_speeds, split_names
 from colar_jax.config.data import DataConfig
 from colar_jax.config.decode import DecodeConfig, EvalConfig
+from colar_jax.config.import_path import import_object, is_import_path, unknown_name
 from colar_jax.config.model import (
     PROJECTIONS,
     LatentHeadSettings,
@@ -42,6 +43,8 @@ __all__ = [
     "RlConfig",
     "StageConfig",
     "defaults",
+    "import_object",
+    "is_import_path",
     "nearest",
     "parse_mesh",
     "parse_positive",
@@ -50,4 +53,5 @@ __all__ = [
     "resolve",
     "split_names",
     "stage_defaults",
+    "unknown_name",
 ]

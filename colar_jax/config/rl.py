@@ -32,7 +32,8 @@ class RlConfig:
     log_prob_reduction: str = "mean"  # over a latent's dimensions: mean (the paper) or sum
     min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
     stop_odds_temperature: float = 1.0  # of the odds of ending thinking; above 1 rollouts try other lengths
-    reward: str = "correctness"  # a name of `rl.rewards.REWARDS`, or package.module:function
+    # Names of `rl.rewards.REWARDS` or package.module:function, with commas and weights: "correctness,0.1*brevity".
+    reward: str = "correctness"
     length_penalty: float = 0.0  # what of a right answer's reward is lost at decode.max_latents
     skip_solved: bool = False  # whether a question that a whole group got right is not asked again
     stop_on_collapse: bool = observing(True)  # False: a collapse is a warning; for ablations that show one

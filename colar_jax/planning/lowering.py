@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from colar_jax.config import Config, ParallelConfig, StageConfig
 from colar_jax.decoding.compiled import decode_gather
-from colar_jax.methods import METHODS, Method
+from colar_jax.methods import Method, find_method
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.mesh import REPLICATED
 from colar_jax.parallel.sharding import parameter_specs, shardings_of, specs_for
@@ -38,7 +38,7 @@ class Setting:
 
     @property
     def method(self) -> Method:
-        return METHODS[self.stage.method].at(self.stage)
+        return find_method(self.stage.method).at(self.stage)
 
     @property
     def parallel(self) -> ParallelConfig:

@@ -2,22 +2,25 @@
 
     reward(problems, answers, num_latents) -> one number for each rollout
 
-with a `Problem`, the extracted answer (text) and #L for each rollout. `rl.reward` names one of `REWARDS`, or any
-function by its import path: `package.module:function`.
+with a `Problem`, the extracted answer (text) and #L for each rollout. `rl.reward` is a list of them, with commas and
+weights: `correctness,0.1*brevity,0.5*package.module:function`. Each is one of `REWARDS`, or a function of the user's
+own by its import path.
 """
 
-import importlib
+import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from colar_jax.config import RlConfig, nearest
+from colar_jax.config import RlConfig, import_object, is_import_path, split_names, unknown_name
 from colar_jax.data.answers import Verifier
 from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
 
 Reward = Callable[[Sequence[Problem], Sequence[str], Sequence[int]], Sequence[float]]
+MakeReward = Callable[[RlConfig, Verifier, int], Reward]  # (settings, is_right, decode.max_latents)
 
 
 def correctness(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
@@ -35,33 +38,98 @@ def correctness(config: RlConfig, is_right: Verifier, max_latents: int) -> Rewar
     return reward
 
 
-REWARDS: dict[str, Callable[[RlConfig, Verifier, int], Reward]] = {"correctness": correctness}
+def brevity(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
+    """`1 - #L / max_latents`, right or wrong: give it a small weight beside correctness, or nothing is thought."""
+    return lambda problems, answers, num_latents: [1.0 - length / max_latents for length in num_latents]
+
+
+REWARDS: dict[str, MakeReward] = {"correctness": correctness, "brevity": brevity}
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One reward of the list, before it knows the run's settings."""
+
+    text: str  # as the user wrote it
+    weight: float
+    make: MakeReward
+
+
+def reward_terms(text: str) -> list[Term]:
+    """The terms of `rl.reward`, looked up and imported, so that a wrong one is found before anything is trained.
+
+    Raises:
+        UserError: there is none, one is there twice, a weight is no finite number or 0, or what a term names does not
+            exist or cannot be called as a reward.
+    """
+    terms = [_term(part) for part in split_names(text)]
+    if not terms:
+        raise UserError(f"rl.reward={text!r} is empty: name at least one of {', '.join(REWARDS)}")
+    names = [term.text.rpartition("*")[2].strip() for term in terms]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"rl.reward={text!r} has {name!r} twice: give it one weight")
+    return terms
 
 
 def make_reward(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
-    """The reward that `config.reward` names. UserError where there is none."""
-    if config.reward in REWARDS:
-        return REWARDS[config.reward](config, is_right, max_latents)
-    module_name, separator, name = config.reward.partition(":")
-    if not separator:
-        raise UserError(
-            f"rl.reward={config.reward!r} is none of {', '.join(REWARDS)}.{nearest(config.reward, REWARDS)} A function "
-            "of your own is named as package.module:function"
-        )
-    try:
-        reward = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"rl.reward={config.reward!r} cannot be imported: {error}") from None
-    if not callable(reward):
-        raise UserError(f"rl.reward={config.reward!r} is no function")
+    """The weighted sum of the rewards that `config.reward` lists. UserError where there is none."""
+    terms = [(term, term.make(config, is_right, max_latents)) for term in reward_terms(config.reward)]
+
+    def reward(problems, answers, num_latents):
+        values = [_finite(term.text, of_term(problems, answers, num_latents), len(answers)) for term, of_term in terms]
+        return sum(term.weight * of_term for (term, _), of_term in zip(terms, values, strict=True))
+
     return reward
 
 
 def rewards_of(reward: Reward, problems, answers, num_latents) -> np.ndarray:
     """One finite float64 for each rollout. UserError where a function of the user's gives something else."""
-    values = np.asarray(reward(problems, answers, num_latents), np.float64)
-    if values.shape != (len(answers),) or not all(map(math.isfinite, values)):
+    return _finite("", reward(problems, answers, num_latents), len(answers))
+
+
+def _term(text: str) -> Term:
+    weight_text, star, name = (part.strip() for part in text.rpartition("*"))
+    weight = 1.0
+    if star:
+        try:
+            weight = float(weight_text)
+        except ValueError:
+            weight = math.nan
+        if not math.isfinite(weight) or weight == 0:
+            raise UserError(
+                f"rl.reward: {text!r} has {weight_text!r} as weight: write a number before the star, as in 0.5*{name}"
+            )
+    return Term(text, weight, _find(name))
+
+
+def _find(name: str) -> MakeReward:
+    if name in REWARDS:
+        return REWARDS[name]
+    if not is_import_path(name):
+        raise unknown_name("rl.reward", name, REWARDS, "A function")
+    reward = import_object("rl.reward", name)
+    if not callable(reward):
+        raise UserError(f"rl.reward={name!r} is of type {type(reward).__name__}: it is no function")
+    try:
+        inspect.signature(reward).bind(None, None, None)
+    except TypeError as error:
         raise UserError(
-            f"the reward function gave {values!r:.200} for {len(answers)} rollouts: one finite number each is wanted"
+            f"rl.reward={name!r} cannot be called as reward(problems, answers, num_latents): {error}"
+        ) from None
+    except ValueError:
+        pass  # some built-in functions do not say what they take
+    return lambda *of_run: reward
+
+
+def _finite(text: str, given, count: int) -> np.ndarray:
+    try:
+        values_N = np.asarray(given)
+    except ValueError:  # lists of different lengths
+        values_N = np.empty(0)
+    if values_N.shape != (count,) or values_N.dtype.kind not in "biuf" or not np.isfinite(values_N).all():
+        name = f" {text}" if text else ""
+        raise UserError(
+            f"the reward function{name} gave {given!r:.200} for {count} rollouts: one finite number each is wanted"
         )
-    return values
+    return values_N.astype(np.float64)

@@ -5,6 +5,9 @@
 
 import dataclasses
 import json
+import re
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +15,12 @@ import pytest
 from pipeline.tiny import tiny_config_dict
 
 from colar_jax import pipeline
-from colar_jax.config import resolve, stage_defaults
+from colar_jax.config import StageConfig, resolve, stage_defaults
 from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.thinking import Thought
-from colar_jax.methods import METHODS
+from colar_jax.errors import UserError
+from colar_jax.methods import METHODS, find_method
 from colar_jax.methods.method import Method, Thinking, language_objective, packed_loader
 from colar_jax.metric_writer import read_metrics
 from colar_jax.run import prepare
@@ -71,3 +75,53 @@ def test_without_its_line_it_is_not_there(tmp_path):
     config.stages.echo = stage_defaults(method="echo", steps=2)
     with pytest.raises(ValueError, match=r"method='echo' is none of no_cot, cot, colar, icot, coconut, codi"):
         pipeline.train(resolve(config))
+
+
+def test_a_method_by_its_import_path_trains_and_decodes(tmp_path, monkeypatch):
+    (tmp_path / "toy_from_elsewhere.py").write_text(f"from {__name__} import ECHO as MINE")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[ECHO.recipe.__module__])
+    monkeypatch.syspath_prepend(tmp_path)
+    config = tiny_config_dict(tmp_path / "run", run="mine")
+    config.stages.mine = stage_defaults(
+        method="toy_from_elsewhere:MINE", steps=1, rows=2, row_positions=160, log_every=1
+    )
+    (greedy, _) = pipeline.train(resolve(config))
+    assert (greedy.method, greedy.stage) == ("toy_from_elsewhere:MINE", "mine")
+    assert (greedy.lengths_SN == NUM_ECHOES).all()
+
+
+def test_the_example_of_the_docs_is_a_method(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(# my_methods\.py.*?)```", page, re.DOTALL)
+    (tmp_path / "my_methods_of_docs.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    method = find_method("my_methods_of_docs:ANSWER")
+    assert method.recipe(StageConfig()).prompt_speeds == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("color", "stages.a.method='color' is none of .*Did you mean 'colar'.*package.module:NAME"),
+        ("nowhere.at_all:X", "stages.a.method='nowhere.at_all:X' cannot be imported: ModuleNotFoundError"),
+        ("math:nothing", "cannot be imported: AttributeError: module 'math' has no attribute 'nothing'"),
+        ("math:pi", "is of type float: a methods.method.Method is wanted"),
+        ("colar_jax.methods.method:Method", "is of type type: a methods.method.Method is wanted"),
+        (":", "names nothing: write package.module:NAME"),
+        ("math:", "names nothing"),
+        (":COLAR", "names nothing"),
+        ("a b:c", "cannot be imported"),
+        ("math:pi:e", "cannot be imported"),
+        ("..math:pi", "cannot be imported"),
+        ("", "stages.a.method='' is none of"),
+        ("broken_module_of_mine:X", "cannot be imported: SyntaxError"),
+        ("raising_module_of_mine:X", "cannot be imported: ValueError|cannot be imported: out of order"),
+    ],
+)
+def test_no_method_is_one_line(name, message, tmp_path, monkeypatch):
+    (tmp_path / "broken_module_of_mine.py").write_text("def f(:")
+    (tmp_path / "raising_module_of_mine.py").write_text("raise ValueError('out of order')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=message) as refused:
+        find_method(name, "stages.a.method")
+    assert "\n" not in str(refused.value)

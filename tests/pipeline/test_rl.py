@@ -191,9 +191,8 @@ def test_another_way_to_sample_is_refused(finished):
 )
 def test_one_error_for_what_cannot_be(tmp_path, finished, settings, message):
     settings = {"stages.rl.init_from": str(finished / "colar")} | settings
-    run = prepare(tiny_config(tmp_path / "run", **settings))
     with pytest.raises(ValueError, match=message):
-        pipeline.train_stage(run, "rl")
+        pipeline.train_stage(prepare(tiny_config(tmp_path / "run", **settings)), "rl")
 
 
 def test_latents_that_were_never_trained_are_no_policy(tmp_path, compiled_once):
