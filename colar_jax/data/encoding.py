@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import re
 
 import numpy as np
+from tokenizers import models
 
 from colar_jax.data import prompts
 from colar_jax.data.problems import Problem
@@ -13,6 +15,9 @@ from colar_jax.errors import UserError
 
 # Problems on which the shortcut of `_tail_lengths` is checked against tokenizing the whole prompt.
 NUM_CHECKED = 64
+
+# Letters together, digits together, or a sign alone: what a person takes for one thing to read.
+_WORD = re.compile(r"\d+|[^\W\d_]+|[^\w\s]|_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,3 +139,22 @@ def _check_tails(encoded: EncodedProblems, tokenizer: Tokenizer, speeds: tuple[S
                     f"the tokenizer splits the end of the prompt of problem {index} (speed {speed}) in its own way, so "
                     f"that speeds cannot be exchanged: {prompt!r}"
                 )
+
+
+def unreadable_words(question: str, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The words and numbers of a question that the tokenizer cannot read, each once, in their order.
+
+    A word that it does not know becomes its unknown token. A tokenizer of whole words, as the embedded one, also takes
+    a number apart that is not among its words (150 becomes 15 and 0), which no model of it has learned to put together.
+    Where tokens are pieces of words, that is how every number is read.
+    """
+    encoding = tokenizer.hf(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    pieces = list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
+    reads_whole_words = isinstance(tokenizer.hf.backend_tokenizer.model, models.WordLevel)
+    words: dict[str, None] = {}
+    for match in _WORD.finditer(question):
+        of_word = [token_id for token_id, (start, end) in pieces if start < match.end() and end > match.start()]
+        is_cut = reads_whole_words and match[0].isdigit() and len(of_word) > 1
+        if is_cut or tokenizer.hf.unk_token_id in of_word or not of_word:
+            words[match[0]] = None
+    return tuple(words)

@@ -10,7 +10,7 @@ import transformers
 from tokenizers import models, pre_tokenizers
 
 from colar_jax.data.arithmetic import generate_problems
-from colar_jax.data.encoding import encode
+from colar_jax.data.encoding import encode, unreadable_words
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import answer_text, question_prompt, steps_text
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
@@ -109,3 +109,28 @@ def test_words_that_the_tokenizer_does_not_know(caplog):
     assert "1 of 3 texts have words that the tokenizer does not know" in caplog.text
     with pytest.raises(ValueError, match=r"^2 of 3 questions have words .* --config\.data\.tokenizer="):
         encode([known[0], unknown, unknown], tokenizer, (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("question", "unreadable"),
+    [
+        ("Tom has 24 apples. He buys 7 more. How many apples now?", ()),
+        ("Tom has 150 apples.", ("150",)),
+        ("Tom walks 3 miles and 1205 miles and 3 miles.", ("walks", "miles", "and", "1205")),
+        ("Tom has 1,200 apples.", ("200",)),
+        ("tom has 3 apples!", ("tom", "!")),
+        ("Tom's apples cost $5.", ("'", "s", "cost", "$")),
+        ("He buys 007 more, ٣ more, 数 more.", ("007", "٣", "数")),
+        ("3x apples_now", ("x", "_")),
+        ("Tom has 1.5 apples: 99", ()),
+        ("", ()),
+    ],
+)
+def test_words_and_numbers_that_the_embedded_tokenizer_cannot_read(question, unreadable):
+    assert unreadable_words(question, load_tokenizer(EMBEDDED)) == unreadable
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "gpt2"])
+def test_pieces_of_words_read_everything(name):
+    tokenizer, _ = tokenizer_and_problems(name)
+    assert unreadable_words("Tom's 150 apples, $1,234.50 and 数学 🍎!", tokenizer) == ()
