@@ -1,6 +1,9 @@
-"""How sure the difference of two measurements on the same questions is: the paired bootstrap."""
+"""How sure the difference of two measurements on the same questions is: the paired bootstrap, and the sign test."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from scipy import special
 
 from colar_jax.errors import UserError
 from colar_jax.evaluation.statistics import CONFIDENCE, Interval
@@ -41,3 +44,35 @@ def paired_difference(a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamp
     means_R = drawn_RV @ values_V / num_questions
     low, high = np.quantile(means_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(center, float(low), float(high))
+
+
+def fall_p_value(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    """How probable it is by chance alone that A is below B at least as often as seen: the exact one-sided sign test.
+
+    Among the questions on which the two differ, chance puts either above with probability 1/2 (for right and wrong this
+    is McNemar's exact test). It keeps its level for any number of questions, where the ends of a bootstrap interval
+    of few questions lie too near to the center.
+
+    Args:
+        a_N, b_N: one number for each of the same questions.
+
+    Returns:
+        The p-value, 1 where nothing differs.
+    """
+    signs_N = np.sign(np.asarray(a_N, np.float64) - np.asarray(b_N, np.float64))
+    num_below, num_different = int((signs_N < 0).sum()), int((signs_N != 0).sum())
+    return float(special.bdtrc(num_below - 1, num_different, 0.5)) if num_below else 1.0
+
+
+def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
+    """Which of several tests reject, so that the chance of *any* false rejection among them is at most `level`.
+
+    The smallest p-value is compared with level / n, the next with level / (n - 1), and so on until one is too large.
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. Journal of Statistics 6 (1979).
+    """
+    rejected = [False] * len(p_values)
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        if p_values[index] > level / (len(p_values) - rank):
+            break
+        rejected[index] = True
+    return rejected

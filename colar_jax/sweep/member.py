@@ -122,6 +122,7 @@ def causal_rows(part: StageCells, store: Store) -> Iterator[dict]:
         for speed in run.decode_speeds(stage):
             identity = part.of_stage | {"dataset": dataset, "questions": questions_digest(encoded)}
             identity |= {"speed": speed_text(speed), "decode": dataclasses.asdict(run.config.decode)}
+            identity |= {"verdict": "sign test, Holm"}  # older rows were judged otherwise
             key = key_of(identity)
             if key not in store:
                 parameters = parameters or finished_parameters(run, run.workdir / stage)

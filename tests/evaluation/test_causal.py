@@ -12,7 +12,7 @@ from colar_jax.data.encoding import encode
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.decoding.thinking import Thought
-from colar_jax.evaluation.causal import INTERVENTIONS, are_used, causal_tests
+from colar_jax.evaluation.causal import INTERVENTIONS, are_used, causal_tests, judge
 from colar_jax.evaluation.inspector import FedThoughts, Inspector
 from colar_jax.methods import METHODS
 from colar_jax.methods.method import Thinking
@@ -112,6 +112,35 @@ def test_a_model_that_reads_its_question_alone_does_not(tokenizer, encoded):
     for row in rows.values():
         assert (row["accuracy"], row["difference"], row["interval"], row["used"]) == (1, 0, [0, 0], False)
     assert not are_used(list(rows.values()))
+
+
+@pytest.mark.parametrize(("questions", "flips"), [(60, 0.3), (500, 0.04), (500, 0.3)])
+@pytest.mark.parametrize("alike", [0.0, 0.8])
+def test_latents_without_any_use_are_called_used_at_most_five_times_in_a_hundred(questions, flips, alike):
+    """Every change flips answers at random, as often to wrong as to right; `alike` is the share of flips in common."""
+    rng = np.random.default_rng(0)
+    trials, verdicts, best_of_four = 1000, [], []
+    for _ in range(trials):
+        hidden = rng.random((5, questions))
+        common = rng.random(questions) < alike
+        right_of = {}
+        for name, own in zip(INTERVENTIONS, hidden, strict=True):
+            drawn = np.where(common, hidden[1], own) if name != "none" else own
+            right_of[name] = np.where(np.arange(questions) < flips * questions, drawn < 0.5, True)
+        rows = judge(right_of, resamples=200)
+        verdicts.append(are_used(rows))
+        best_of_four.append(any(row["interval"][1] < 0 for row in rows))
+    assert np.mean(verdicts) <= 0.05
+    if alike == 0:
+        assert np.mean(best_of_four) > 0.05  # what the rows' own intervals would have said
+
+
+def test_a_fall_is_found_where_there_is_one():
+    right_N = np.ones(200, bool)
+    changed = {name: np.arange(200) >= 12 * (name == "zero") for name in INTERVENTIONS}
+    rows = {row["intervention"]: row for row in judge(changed | {"none": right_N})}
+    assert [name for name, row in rows.items() if row["used"]] == ["zero"] and are_used(list(rows.values()))
+    assert rows["zero"]["p"] == pytest.approx(0.5**12) and rows["none"]["p"] is None and rows["swap"]["p"] == 1.0
 
 
 def test_what_is_done_to_the_thoughts():

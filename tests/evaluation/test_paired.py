@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from colar_jax.evaluation.paired import paired_difference
+from colar_jax.evaluation.paired import fall_p_value, holm, paired_difference
 
 
 def seeds_and_questions(shares, seeds=5, questions=200, seed=0):
@@ -66,3 +66,22 @@ def test_other_questions_cannot_be_paired():
     for a_N, b_N in ((np.ones(3), np.ones(4)), (np.ones(0), np.ones(0)), (np.ones((2, 3)), np.ones((2, 3)))):
         with pytest.raises(ValueError, match="same questions"):
             paired_difference(a_N, b_N)
+
+
+def test_the_p_value_of_a_fall_is_that_of_the_binomial_test():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a_N, b_N = rng.random(60) < 0.4, rng.random(60) < 0.5
+        below, different = int((a_N < b_N).sum()), int((a_N != b_N).sum())
+        expected = stats.binomtest(below, different, alternative="greater").pvalue
+        assert fall_p_value(a_N, b_N) == pytest.approx(expected, rel=1e-9)
+    assert fall_p_value(a_N, a_N) == 1.0
+    assert fall_p_value(np.array([1.0]), np.array([0.0])) == 1.0  # one question that rises
+    assert fall_p_value(np.array([0.0]), np.array([1.0])) == 0.5  # one that falls
+
+
+def test_holm_is_by_steps():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
+    assert holm([0.01, 0.02, 0.03, 0.005]) == [True, True, True, True]
+    assert holm([0.013, 0.013, 0.013, 0.013]) == [False] * 4
+    assert holm([]) == []
