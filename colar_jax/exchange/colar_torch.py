@@ -1,11 +1,12 @@
 """Latent reasoning in PyTorch, in one file: no JAX, nothing but torch, transformers and safetensors.
 
-    python colar_torch.py "Tom has 24 apples. He buys 7 more. How many apples now?" --speed 2
+    python colar_torch.py "Eva has 10 apples. Each becomes 3. She gives away 5. She buys 9 more. How many apples now?"
 
 or, from Python:
 
     reasoner = LatentReasoner.load("exported_folder")
-    result = reasoner.answer("Tom has 24 apples. He buys 7 more. How many apples now?", speed=2)
+    question = "Eva has 10 apples. Each becomes 3. She gives away 5. She buys 9 more. How many apples now?"
+    result = reasoner.answer(question, speed=2)
     print(result.text, result.num_latents)
 
 The folder is what `python -m colar_jax.export` wrote: a Hugging Face model (merged, or base and adapter), its

@@ -2,6 +2,8 @@
 
 import json
 
+from colar_jax.data.example_questions import EXAMPLE
+
 CARD = """\
 ---
 library_name: transformers
@@ -23,14 +25,14 @@ language model, which loads with `transformers`.
 With PyTorch and transformers, without JAX, from this folder:
 
 ```
-python colar_torch.py "Tom has 24 apples. He buys 7 more. How many apples now?" --speed {speed}
+python colar_torch.py "{question}" --speed {speed}
 ```
 
 ```python
 from colar_torch import LatentReasoner
 
 reasoner = LatentReasoner.load(".")
-print(reasoner.answer("Tom has 24 apples. He buys 7 more. How many apples now?", speed={speed}).text)
+print(reasoner.answer("{question}", speed={speed}).text)
 ```
 
 Trained thinking speeds: {speeds}. A speed that was not trained loses accuracy.
@@ -65,6 +67,7 @@ def model_card(
         title=title,
         stage=stage,
         contents=f"This folder is a PEFT adapter for `{base}`." if is_adapter else "This folder is a whole model.",
+        question=EXAMPLE.question,
         speed=speeds[0] if speeds else "auto",
         speeds=", ".join(speeds) or "none (this stage thinks in words)",
         results=report.strip() or "Not evaluated.",

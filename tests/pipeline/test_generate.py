@@ -10,6 +10,7 @@ from pipeline.tiny import tiny_config
 from colar_jax import generate
 from colar_jax.command_line import load_run_config
 from colar_jax.data.answers import extract_answer
+from colar_jax.data.example_questions import EXAMPLE
 from colar_jax.run import prepare
 from colar_jax.starts import finished_parameters
 
@@ -56,7 +57,7 @@ def test_replies_are_those_of_the_evaluation(ask, finished, stage, speed):
 
 
 def test_a_line_for_each_latent_and_then_the_answer(ask):
-    question = "Tom has 8 shells. They grow 3 times. How many shells now?"
+    question = EXAMPLE.question
     (reply,) = (json.loads(line) for line in ask(f"--question={question}", "--json"))
     assert reply["stage"] == "colar" and reply["speed"] == "2", "the last that thinks in latents, at its first speed"
     lines = ask(f"--question={question}")
