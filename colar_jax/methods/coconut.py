@@ -10,16 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from colar_jax.config import ModelConfig, StageConfig
-from colar_jax.data import thought_rows
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
-from colar_jax.data.schedule import LatentStages, Phase
-from colar_jax.data.staged_loader import Room, StagedLoader
-from colar_jax.data.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
-from colar_jax.methods import thought_chain
 from colar_jax.methods.method import Method, ThinkingOf
-from colar_jax.methods.thought_chain import identity
+from colar_jax.methods.thinking import thought_chain, thought_rows
+from colar_jax.methods.thinking.schedule import LatentStages, Phase
+from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
+from colar_jax.methods.thinking.thought_chain import identity
+from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
 
 

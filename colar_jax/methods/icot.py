@@ -15,10 +15,10 @@ from colar_jax.data.layout import lay_out
 from colar_jax.data.loader import Recipe
 from colar_jax.data.packing import Batch, RowShape
 from colar_jax.data.prompts import AUTO_SPEED
-from colar_jax.data.schedule import Phase, TokenRemoval
-from colar_jax.data.staged_loader import Room, StagedLoader
 from colar_jax.decoding.thinking import word_thinker
 from colar_jax.methods.method import Method, Thinking, language_objective
+from colar_jax.methods.thinking.schedule import Phase, TokenRemoval
+from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 
 
 class _Rows:

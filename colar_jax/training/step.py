@@ -25,7 +25,7 @@ from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import only, shardings_of, specs_for
 from colar_jax.training.state import TrainState, Tree, join, model_specs, state_specs
 
-# A pytree of arrays whose first axis is rows: `data.packing.Batch`, `data.thought_rows.ThoughtBatch`,
+# A pytree of arrays whose first axis is rows: `data.packing.Batch`, `methods.thinking.thought_rows.ThoughtBatch`,
 # `rl.tree_batch.TreeBatch`.
 Rows = Any
 # (state, frozen, batch, key) -> (state, metrics)

@@ -17,12 +17,12 @@ from golden.published import SEPARATOR_ID, largest_difference, llama_config, pub
 from golden.published import under_published_names as named
 
 from colar_jax.config import CodiConfig, ModelConfig, StageConfig
-from colar_jax.data import thought_rows
 from colar_jax.data.layout import Layout
 from colar_jax.data.packing import RowShape
 from colar_jax.data.packing import fill as fill_rows
-from colar_jax.data.thought_rows import ThoughtExample, ThoughtShape
 from colar_jax.methods import METHODS
+from colar_jax.methods.thinking import thought_rows
+from colar_jax.methods.thinking.thought_rows import ThoughtExample, ThoughtShape
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.projection import ProjectionConfig
 from colar_jax.model.reasoner import build

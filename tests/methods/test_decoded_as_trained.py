@@ -22,7 +22,7 @@ from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.methods import METHODS, thought_chain
 from colar_jax.methods.codi import project
 from colar_jax.methods.method import decode_limits
-from colar_jax.methods.thought_chain import identity
+from colar_jax.methods.thinking.thought_chain import identity
 from colar_jax.model.llama import Llama
 
 NUM_LATENTS = 4

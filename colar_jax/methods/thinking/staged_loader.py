@@ -2,7 +2,7 @@
 
 Every step has the same number of examples, so step `s` is epoch `s / steps_per_epoch` whatever the schedule has
 removed, and n epochs are n passes over the data. A row's room shrinks with what is removed, in four sizes at most: that
-many programs are compiled. How the examples come to their rows: `data.dealing`.
+many programs are compiled. How the examples come to their rows: `methods.thinking.dealing`.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from colar_jax.data.dealing import deal_epoch, most_examples
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.schedule import EVERYTHING, Phase, Schedule, extra_removed
 from colar_jax.errors import UserError
+from colar_jax.methods.thinking.dealing import deal_epoch, most_examples
+from colar_jax.methods.thinking.schedule import EVERYTHING, Phase, Schedule, extra_removed
 
 # How many sizes a row's room has, from what the first phase needs to what the last does.
 NUM_SIZES = 4

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.config import ModelConfig
-from colar_jax.data.thought_rows import ThoughtBatch
 from colar_jax.decoding.thinking import Thought
 from colar_jax.losses import gather_positions
 from colar_jax.methods.method import Thinking, language_loss
+from colar_jax.methods.thinking.thought_rows import ThoughtBatch
 from colar_jax.model.attention import attend, attend_causally, packed_mask_bias
 from colar_jax.model.context import Seen, attend_blocks, bias_of, heads_first
 from colar_jax.model.llama import Reading

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from colar_jax.data.dealing import deal_epoch, most_examples
+from colar_jax.methods.thinking.dealing import deal_epoch, most_examples
 
 LENGTHS = np.random.default_rng(0).gamma(4.0, 20.0, 2000).astype(int) + 10  # of questions: most short, few long
 NUM_ROWS, SEED = 8, (0, 0, 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from colar_jax.config import CoconutConfig, IcotConfig
-from colar_jax.data.schedule import EVERYTHING, LatentStages, Phase, TokenRemoval, extra_removed
+from colar_jax.methods.thinking.schedule import EVERYTHING, LatentStages, Phase, TokenRemoval, extra_removed
 
 
 def test_stages_last_as_many_epochs_as_they_are_given():

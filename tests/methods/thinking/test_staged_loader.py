@@ -8,8 +8,8 @@ import pytest
 from pico_thoughts import PREFIX, SEPARATOR, problems
 
 from colar_jax.config import CoconutConfig, IcotConfig, StageConfig
-from colar_jax.data.schedule import EVERYTHING
 from colar_jax.methods import METHODS
+from colar_jax.methods.thinking.schedule import EVERYTHING
 
 SETTINGS = dict(rows=3, row_positions=60)
 STAGES = {
