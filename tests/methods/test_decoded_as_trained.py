@@ -19,9 +19,10 @@ from colar_jax.config import CoconutConfig, CodiConfig, DecodeConfig, IcotConfig
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.methods import METHODS, thought_chain
+from colar_jax.methods import METHODS
 from colar_jax.methods.codi import project
 from colar_jax.methods.method import decode_limits
+from colar_jax.methods.thinking import thought_chain
 from colar_jax.methods.thinking.thought_chain import identity
 from colar_jax.model.llama import Llama
 
