@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from colar_jax.data.json_lines import KEYS, parse_problem
+from colar_jax.data.json_lines import KEYS, parse_gsm8k, parse_problem
 from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
 
@@ -82,7 +82,7 @@ def convert_rows(rows: Iterable[Row], convert: Callable[[Row], Problem | None], 
         if problem is None:
             left_out += 1
         else:
-            problems.append(problem)
+            problems.append(dataclasses.replace(problem, place=f"{place}, row {number}"))
     if left_out:
         logger.info("%s: left out %d of %d rows", place, left_out, left_out + len(problems))
     return problems
@@ -98,10 +98,7 @@ def convert_plain(row: Row) -> Problem:
 
 def convert_gsm8k(row: Row) -> Problem:
     """Original GSM8K: each line of the worked solution is a step, `<<..>>` marks kept; the answer follows `####`."""
-    solution, mark, answer = row["answer"].rpartition("\n####")
-    if not mark:
-        raise UserError(f"no final answer after '####' in {row['answer']!r}")
-    return _problem(row["question"], _lines(solution), answer.strip())
+    return parse_gsm8k(row["question"], row["answer"])
 
 
 def convert_gsm_hard(row: Row) -> Problem:

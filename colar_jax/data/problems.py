@@ -5,8 +5,12 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A question, its reasoning steps in order (possibly none) and its answer, all as text."""
+    """A question, its reasoning steps in order (possibly none) and its answer, all as text.
+
+    `place` says where it was read, such as `train.jsonl:17`, for messages; two problems of the same text are equal.
+    """
 
     question: str
     steps: tuple[str, ...]
     answer: str
+    place: str = dataclasses.field(default="", compare=False, repr=False)
