@@ -158,7 +158,7 @@ RANGES = [
     ("data.train_limit", -1, "data.train_limit=-1 is negative: 0 means all"),
     ("data.num_test", -1, "data.num_test=-1 is negative: 0 means all"),
     ("data.num_val", 0, "data.num_val=0: validation needs at least one problem"),
-    ("data.held_out", 0, "data.held_out=0: hold out at least one problem"),
+    ("data.held_out", -2, "data.held_out=-2: a number of problems, 0 for none, or -1 for a tenth of the file"),
     ("model.logits_chunk", 0, "model.logits_chunk=0 must be positive"),
     ("model.latent_head.intermediate_size", -1, "model.latent_head.intermediate_size=-1 < 0"),
     ("model.latent_head.min_log_std", 2.0, "model.latent_head: min_log_std=2.0 is not below max_log_std=2.0"),

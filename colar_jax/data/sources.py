@@ -128,8 +128,9 @@ def _unknown_source(source: str, path: Path) -> str:
     """What to say about a source that is neither a name nor a path: the nearest names, and what a source can be."""
     names = ["arithmetic", *(f"hub:{name}" for name in HUB_SETS)]
     beside = [str(path.parent / p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    several = " (a semicolon separates the sets of data.test)" if "," in source else ""
     return (
-        f"data source {source!r} is no file, no folder and no known name{_nearest(source, names + beside)}. "
+        f"data source {source!r} is no file, no folder and no known name{several}{_nearest(source, names + beside)}. "
         f"A source is a .jsonl or .jsonl.gz file, a folder of them, {', '.join(names)} or hub:<owner/name>"
     )
 

@@ -7,12 +7,17 @@ from pathlib import Path
 
 from colar_jax.config import DataConfig
 from colar_jax.data.problems import Problem
-from colar_jax.data.sources import load_problems, refuse_overlap
+from colar_jax.data.sources import ARITHMETIC_OPTIONS, load_problems, refuse_overlap
 from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_NAMED_SOURCE = re.compile(r"(\w+)=(.+)", re.DOTALL)
+_NAMED_SOURCE = re.compile(r"([\w-]+)\s*=\s*(.*)", re.DOTALL)
+_ARITHMETIC = re.compile(r"(?:[\w-]+=)?\s*arithmetic(?:$|:)")
+_NAMED_BY_ITSELF = re.compile(r"(?:hub:|arithmetic(?:$|:))")
+
+# Of a file, with data.held_out=-1: a tenth, and no more than tells two methods apart.
+_SHARE_HELD_OUT, _MOST_HELD_OUT = 10, 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,33 +32,25 @@ class Splits:
 def load_splits(config: DataConfig) -> Splits:
     """Load every set that the config names, and make sure that no question stands in two of them.
 
-    Without `data.val` (or `data.test`) the training source's own split of that name is taken; a single file has none,
-    so the last `data.held_out` problems of it are set aside for each.
+    Without `data.val` (or `data.test`) the training source's own split of that name is taken. A single file's splits
+    are a function of the file: its last problems are its test set and those before them its validation set (as many
+    as `data.held_out` says), whatever the config names besides, so that they are never trained on.
     """
-    train = load_problems(config.train, "train", limit=config.train_limit or None)
-    is_file = Path(config.train).expanduser().is_file()
-    if is_file and not (config.val and config.test):
-        num_sets = (not config.val) + (not config.test)
-        if len(train) <= num_sets * config.held_out:
-            raise UserError(
-                f"{config.train} has {len(train)} problems, too few to set data.held_out={config.held_out} aside "
-                f"{num_sets} times: lower it, or name data.val and data.test"
-            )
+    train, own = _training_source(config)
     if config.test:
         tests = {
             name: load_problems(source, "test", limit=config.num_test or None)
             for name, source in parse_tests(config.test).items()
         }
-    elif is_file:
-        train, tests = train[: -config.held_out], {"test": train[-config.held_out :][: config.num_test or None]}
     else:
-        tests = {_short_name(config.train): load_problems(config.train, "test", limit=config.num_test or None)}
+        name = "test" if "test" in own else _short_name(config.train)
+        tests = {
+            name: own["test"] if "test" in own else load_problems(config.train, "test", limit=config.num_test or None)
+        }
     if config.val:
         val = load_problems(config.val, "val", limit=config.num_val)
-    elif is_file:
-        train, val = train[: -config.held_out], train[-config.held_out :][: config.num_val]
     else:
-        val = load_problems(config.train, "val", limit=config.num_val)
+        val = own["val"] if "val" in own else load_problems(config.train, "val", limit=config.num_val)
     refuse_overlap({"train": train, "val": val}, config.allow_overlap)
     for name, problems in tests.items():  # test sets may share questions with each other, as GSM-Hard and GSM8K do
         refuse_overlap({"train": train, name: problems}, config.allow_overlap)
@@ -63,18 +60,74 @@ def load_splits(config: DataConfig) -> Splits:
     return Splits(train, val, tests)
 
 
+def num_held_out(held_out: int, num_problems: int) -> int:
+    """How many problems of a file are its test set, and how many its validation set (`data.held_out`)."""
+    return min(num_problems // _SHARE_HELD_OUT, _MOST_HELD_OUT) if held_out < 0 else held_out
+
+
+def _training_source(config: DataConfig) -> tuple[list[Problem], dict[str, list[Problem]]]:
+    """The training problems; of a single file, also its own "val" and "test"."""
+    if not Path(config.train).expanduser().is_file():
+        return load_problems(config.train, "train", limit=config.train_limit or None), {}
+    problems = load_problems(config.train, "train")
+    count = num_held_out(config.held_out, len(problems))
+    unnamed = [f"data.{name}" for name in ("val", "test") if not getattr(config, name)]
+    if config.held_out == 0:
+        if unnamed:
+            raise UserError(
+                f"data.held_out=0 leaves no problems of {config.train} for {' and '.join(unnamed)}: name it"
+            )
+        return problems[: config.train_limit or None], {}
+    if count == 0 or len(problems) <= 2 * count:
+        wanted = f"data.held_out={count}" if count else "a tenth"
+        raise UserError(
+            f"{config.train} has {len(problems)} problems, too few to set {wanted} aside for validation and as many "
+            "for testing: set data.held_out to a smaller number, or to 0 and name data.val and data.test"
+        )
+    if len(unnamed) < 2:
+        logger.info(
+            "%s: its last %d problems and the %d before are its own test and validation set, and not trained on; "
+            "data.held_out=0 trains on all of it",
+            config.train, count, count,
+        )  # fmt: skip
+    own = {"val": problems[-2 * count : -count][: config.num_val], "test": problems[-count:][: config.num_test or None]}
+    return problems[: -2 * count][: config.train_limit or None], own
+
+
 def parse_tests(text: str) -> dict[str, str]:
-    """`"name=source; name=source"` as a dict; a lone source is named after itself. UserError for none or one twice."""
+    """`"name=source; name=source"` as a dict; a lone source is named after itself. UserError for none or one twice.
+
+    Sets are separated by semicolons; where there is none, also by a comma before the next `name=`, `hub:` or
+    `arithmetic`. Any other comma is part of a path.
+    """
     tests: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
+    for part in filter(None, _parts(text)):
         named = _NAMED_SOURCE.fullmatch(part)
         name, source = (named[1], named[2]) if named else (_short_name(part), part)
+        if not source:
+            raise UserError(f"data.test={text!r} gives {name!r} no source: write name=source")
         if name in tests:
             raise UserError(f"data.test={text!r} names {name!r} twice: give each set a name of its own, name=source")
         tests[name] = source
     if not tests:
         raise UserError(f"data.test={text!r} names no set: write name=source, and a semicolon between two")
     return tests
+
+
+def _parts(text: str) -> list[str]:
+    """The sources of `data.test`, each with its name if it has one."""
+    if ";" in text:
+        return [part.strip() for part in text.split(";")]
+    parts: list[str] = []
+    for piece in text.split(","):
+        named = _NAMED_SOURCE.fullmatch(piece.strip())
+        is_option = named and parts and named[1] in ARITHMETIC_OPTIONS and _ARITHMETIC.match(parts[-1])
+        begins = not piece.strip() or named or _NAMED_BY_ITSELF.match(piece.strip())
+        if parts and (is_option or not begins):
+            parts[-1] += f",{piece.rstrip()}"
+        else:
+            parts.append(piece.strip())
+    return parts
 
 
 def _short_name(source: str) -> str:

@@ -1,12 +1,18 @@
+import gzip
+import itertools
 import json
 import logging
 import re
+import runpy
+from pathlib import Path
 
 import pytest
 
-from colar_jax.config import DataConfig
+from colar_jax.config import DataConfig, resolve
 from colar_jax.data.arithmetic import generate_problems
+from colar_jax.data.sources import load_problems
 from colar_jax.data.splits import load_splits, parse_tests
+from colar_jax.errors import UserError
 
 
 def write(path, questions):
@@ -50,35 +56,65 @@ def test_the_end_of_a_file_is_held_out(file):
 
 
 def test_limits_choose_from_what_was_held_out(file):
-    splits = load_splits(DataConfig(train=file, held_out=3, train_limit=9, num_val=2, num_test=1))
+    splits = load_splits(DataConfig(train=file, held_out=3, train_limit=3, num_val=2, num_test=1))
     assert questions(splits.train) == ["Q 0?", "Q 1?", "Q 2?"]
-    assert questions(splits.val) == ["Q 3?", "Q 4?"]
-    assert questions(splits.tests["test"]) == ["Q 6?"]
+    assert questions(splits.val) == ["Q 4?", "Q 5?"]
+    assert questions(splits.tests["test"]) == ["Q 7?"]
 
 
-@pytest.mark.parametrize("named", ["val", "test"])
-def test_only_what_has_no_source_of_its_own_is_held_out(file, folder, named):
-    splits = load_splits(DataConfig(train=file, held_out=3, **{named: folder}))
-    assert questions(splits.train) == numbered("Q", 7)
-    held_out = ["Q 7?", "Q 8?", "Q 9?"]
-    [test] = splits.tests.values()
-    assert questions(splits.val) == (numbered("val", 4) if named == "val" else held_out)
-    assert questions(test) == (numbered("test", 5) if named == "test" else held_out)
+def test_a_files_splits_are_a_function_of_the_file_alone(file, folder, tmp_path, caplog):
+    """Whatever is named besides, no problem moves from one of its sets to another."""
+    compressed = tmp_path / "all.jsonl.gz"
+    compressed.write_bytes(gzip.compress((tmp_path / "all.jsonl").read_bytes()))
+    settings = [
+        {name: value for name, value in zip(("val", "test"), values, strict=True) if value}
+        for values in itertools.product(("", folder, "arithmetic"), ("", folder, f"a={folder}; b=arithmetic"))
+    ]
+    for setting, limit, source in itertools.product(settings, (0, 4, 9), (file, str(compressed))):
+        with caplog.at_level(logging.INFO):
+            splits = load_splits(DataConfig(train=source, held_out=3, train_limit=limit, num_test=2, **setting))
+        assert questions(splits.train) == numbered("Q", 4)
+        if "val" not in setting:
+            assert questions(splits.val) == ["Q 4?", "Q 5?", "Q 6?"]
+        if "test" not in setting:
+            assert {name: questions(of) for name, of in splits.tests.items()} == {"test": ["Q 7?", "Q 8?"]}
+        else:
+            assert "its last 3 problems and the 3 before are its own test and validation set, and not" in caplog.text
+        caplog.clear()
 
 
-def test_nothing_is_held_out_where_all_have_sources(file, folder):
-    splits = load_splits(DataConfig(train=file, held_out=50, val=folder, test=folder))
+def test_all_of_a_file_is_trained_on_only_where_that_is_said(file, folder):
+    splits = load_splits(DataConfig(train=file, held_out=0, val=folder, test=folder))
     assert questions(splits.train) == numbered("Q", 10)
+    for named in ({}, {"val": folder}, {"test": folder}):
+        with pytest.raises(UserError, match=f"^data.held_out=0 leaves no problems of {re.escape(file)} for data"):
+            load_splits(DataConfig(train=file, held_out=0, **named))
 
 
-@pytest.mark.parametrize(("held_out", "named", "times"), [(5, "", 2), (10, "val", 1), (11, "test", 1)])
-def test_too_few_to_hold_out(file, folder, held_out, named, times):
-    config = DataConfig(train=file, held_out=held_out, **({named: folder} if named else {}))
-    message = f"{file} has 10 problems, too few to set data.held_out={held_out} aside {times} times: lower it, or "
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}name data.val and data.test$"):
-        load_splits(config)
-    at_least_one = (10 - 1) // times
-    assert len(load_splits(DataConfig(train=file, held_out=at_least_one, val=config.val, test=config.test)).train) >= 1
+@pytest.mark.parametrize(("size", "count"), [(10, 1), (19, 1), (600, 60), (5000, 500), (9000, 500)])
+def test_a_tenth_is_held_out_and_no_more_than_500(tmp_path, size, count):
+    path = write(tmp_path / "all.jsonl", numbered("Q", size))
+    splits = load_splits(DataConfig(train=path, num_val=1000))
+    assert (len(splits.train), len(splits.val), len(splits.tests["test"])) == (size - 2 * count, count, count)
+
+
+@pytest.mark.parametrize("named", [(), ("val",), ("test",), ("val", "test")])
+@pytest.mark.parametrize(
+    ("size", "held_out", "wanted"), [(5, -1, "a tenth"), (9, -1, "a tenth"), (10, 5, "data.held_out=5")]
+)
+def test_too_few_to_hold_out(tmp_path, folder, size, held_out, wanted, named):
+    path = write(tmp_path / "few.jsonl", numbered("Q", size))
+    message = f"{path} has {size} problems, too few to set {wanted} aside for validation and as many for testing: set "
+    with pytest.raises(UserError, match=f"^{re.escape(message)}data.held_out to a smaller number, or to 0 and name"):
+        load_splits(DataConfig(train=path, held_out=held_out, **dict.fromkeys(named, folder)))
+
+
+def test_own_data_as_the_readme_has_it(tmp_path):
+    path = Path(__file__).parents[2] / "configs" / "gsm8k_colar.py"
+    config = runpy.run_path(str(path))["get_config"]()
+    config.data.update(train=write(tmp_path / "my_problems.jsonl", numbered("Q", 600)), test="")
+    splits = load_splits(resolve(config).data)
+    assert (len(splits.train), len(splits.val), len(splits.tests["test"])) == (480, 60, 60)
 
 
 # Sources that have splits
@@ -166,6 +202,16 @@ def test_test_sets_may_share_questions_with_each_other(folder):
         ("hub:svamp", {"svamp": "hub:svamp"}),
         ("arithmetic:min_steps=2,max_steps=4", {"arithmetic": "arithmetic:min_steps=2,max_steps=4"}),
         ("long=arithmetic:min_steps=5", {"long": "arithmetic:min_steps=5"}),
+        ("a=x.jsonl,b=y.jsonl", {"a": "x.jsonl", "b": "y.jsonl"}),
+        ("a=x.jsonl, gsm-hard = y , ", {"a": "x.jsonl", "gsm-hard": "y"}),
+        ("hub:gsm8k,hub:owner/name", {"gsm8k": "hub:gsm8k", "name": "hub:owner/name"}),
+        ("a=arithmetic:min_steps=2,max_steps=4,b=y", {"a": "arithmetic:min_steps=2,max_steps=4", "b": "y"}),
+        ("arithmetic,x=arithmetic:seed=1,seed=2", {"arithmetic": "arithmetic", "x": "arithmetic:seed=1,seed=2"}),
+        ("seed=a.jsonl,max_steps=b.jsonl", {"seed": "a.jsonl", "max_steps": "b.jsonl"}),
+        ("a=x,y.jsonl", {"a": "x,y.jsonl"}),
+        ("runs/a, b/x.jsonl", {"x": "runs/a, b/x.jsonl"}),
+        ("a=lr=1,seed=2/x.jsonl;", {"a": "lr=1,seed=2/x.jsonl"}),
+        ("a=x,b=y;c=z", {"a": "x,b=y", "c": "z"}),
     ],
 )
 def test_names_of_test_sets(text, expected):
@@ -175,6 +221,16 @@ def test_names_of_test_sets(text, expected):
 def test_a_list_without_a_name():
     with pytest.raises(ValueError, match=r"^data\.test=' ; ' names no set"):
         parse_tests(" ; ")
+
+
+def test_a_name_without_a_source():
+    with pytest.raises(UserError, match="^data\\.test='a=; b=x' gives 'a' no source: write name=source$"):
+        parse_tests("a=; b=x")
+
+
+def test_paths_with_a_comma_between_get_advice(tmp_path):
+    with pytest.raises(UserError, match=r"is no file, .* \(a semicolon separates the sets of data.test\)"):
+        load_problems(f"{tmp_path}/a.jsonl,{tmp_path}/b.jsonl", "test")
 
 
 @pytest.mark.parametrize("text", ["a=x; a=y", "data/a.jsonl; a=x"])
