@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from colar_jax.evaluation.statistics import Interval, mean_over_seeds
+from colar_jax.statistics.intervals import Interval, mean_over_seeds
 
 KEYS = ("dataset", "stage", "speed", "latent_limit", "temperature")
 

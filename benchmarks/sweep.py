@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from colar_jax.config import defaults, resolve, stage_defaults
-from colar_jax.evaluation.report import read_report
+from colar_jax.report.files import read_report
 from colar_jax.run import prepare
 from colar_jax.starts import adopt
 from colar_jax.sweep.sweep import sweep

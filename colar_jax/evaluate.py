@@ -10,7 +10,7 @@ from pathlib import Path
 
 from colar_jax.command_line import flag_value, has_switch, run_main_on_runs
 from colar_jax.config import Config
-from colar_jax.evaluation.ledger import compare_run
+from colar_jax.report.ledger import compare_run
 from colar_jax.sweep.sweep import sweep
 
 

@@ -9,11 +9,11 @@ from colar_jax.config import Config
 from colar_jax.data.prompts import speed_text
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
-from colar_jax.evaluation.results import Result
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.identity import identity_of
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.parallel.mesh import num_shards, replicate
+from colar_jax.report.results import Result
 from colar_jax.run import Run, prepare, write_config
 from colar_jax.starts import start_parameters
 from colar_jax.sweep.sweep import SAMPLES_FILE, sweep_run

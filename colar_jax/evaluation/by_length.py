@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from colar_jax.data.problems import Problem
-from colar_jax.evaluation.statistics import Interval, wilson
+from colar_jax.statistics.intervals import Interval, wilson
 
 
 def accuracy_by_steps(problems: Sequence[Problem], right_N: Sequence[bool]) -> dict[int, tuple[int, Interval]]:

@@ -14,7 +14,7 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.errors import UserError
 from colar_jax.evaluation.inspector import FedThoughts, Inspector
-from colar_jax.evaluation.paired import NUM_RESAMPLES, fall_p_value, holm, paired_difference
+from colar_jax.statistics.paired import NUM_RESAMPLES, fall_p_value, holm, paired_difference
 
 Intervention = Callable[[FedThoughts, np.random.Generator], FedThoughts]
 

@@ -10,12 +10,12 @@ from flax import nnx
 
 from colar_jax.data.prompts import ANSWER_PREFIX, question_prompt, speed_text
 from colar_jax.errors import UserError
-from colar_jax.evaluation.report import MARKDOWN_FILE
 from colar_jax.exchange.model_card import model_card
 from colar_jax.model.hf_folder import new_folder, write_llama
 from colar_jax.model.latent_head_file import save_latent_head
 from colar_jax.model.lora import merge
 from colar_jax.model.peft import write_adapter
+from colar_jax.report.files import MARKDOWN_FILE
 from colar_jax.run import Run
 from colar_jax.starts import finished_parameters
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from colar_jax.config import Config, DecodeConfig, parse_positive, split_names
 from colar_jax.data.prompts import Speed
-from colar_jax.evaluation.results import AS_CONFIGURED
 from colar_jax.methods import find_method
+from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.run import decode_speeds
 
 

@@ -18,11 +18,11 @@ from colar_jax.evaluation.cost import CostModel, cost_of
 from colar_jax.evaluation.evaluator import Outcome, Request
 from colar_jax.evaluation.inspector import Chain, Inspector
 from colar_jax.evaluation.program import TEMPERATURES
-from colar_jax.evaluation.repeated import votes_of
-from colar_jax.evaluation.results import AS_CONFIGURED, NO_SPEED, Result
 from colar_jax.evaluation.samples import samples_of
+from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, Result
 from colar_jax.run import Run
 from colar_jax.starts import finished_identity, finished_parameters
+from colar_jax.statistics.repeated import votes_of
 from colar_jax.sweep.cells import Cell, cells_of, room_for
 from colar_jax.sweep.clock import Clock
 from colar_jax.sweep.store import Decoded, Store, digest, key_of

@@ -7,12 +7,12 @@ from pathlib import Path
 from colar_jax.config import Config
 from colar_jax.data.splits import parse_tests
 from colar_jax.evaluation.evaluator import Outcome
-from colar_jax.evaluation.markdown import differences_table, markdown_table
-from colar_jax.evaluation.report import PAGE_FILE, Report, write_report
-from colar_jax.evaluation.results import Result
 from colar_jax.evaluation.samples import write_samples
 from colar_jax.parallel.hosts import is_first
 from colar_jax.progress import Progress
+from colar_jax.report.files import PAGE_FILE, Report, write_report
+from colar_jax.report.markdown import differences_table, markdown_table
+from colar_jax.report.results import Result
 from colar_jax.run import Run, prepare
 from colar_jax.run_model import model_name
 from colar_jax.starts import finished_identity

@@ -9,7 +9,7 @@ from colar_jax.data.problems import Problem
 from colar_jax.evaluation.by_length import accuracy_by_steps
 from colar_jax.evaluation.latent_plot import draw_latents
 from colar_jax.evaluation.latents import Latent, Word
-from colar_jax.evaluation.statistics import wilson
+from colar_jax.statistics.intervals import wilson
 
 matplotlib.use("Agg")
 

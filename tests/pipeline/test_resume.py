@@ -22,7 +22,7 @@ from pipeline.tiny import (
 )
 
 from colar_jax import pipeline
-from colar_jax.evaluation.report import read_report
+from colar_jax.report.files import read_report
 from colar_jax.run import prepare
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import saved_tree

@@ -15,9 +15,9 @@ from pipeline.tiny import CONFIG_FILE, ROOT, smoke_config_dict, without_times
 
 from colar_jax import pipeline
 from colar_jax.config import resolve, stage_defaults
-from colar_jax.evaluation.report import read_report
 from colar_jax.identity import identity_of
 from colar_jax.metric_writer import read_metrics
+from colar_jax.report.files import read_report
 from colar_jax.rl.health import Collapsed
 from colar_jax.run import prepare
 from colar_jax.starts import finished_parameters

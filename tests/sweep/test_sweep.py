@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sweep.tiny_runs import config_of, make_run
 
-from colar_jax.evaluation.report import read_report
+from colar_jax.report.files import read_report
 from colar_jax.sweep import store as store_module
 from colar_jax.sweep.store import Store
 from colar_jax.sweep.sweep import run_names, sweep

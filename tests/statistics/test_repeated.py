@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colar_jax.data.answers import is_right
-from colar_jax.evaluation import repeated
-from colar_jax.evaluation.repeated import majority_at_k, pass_at_k, votes_of
+from colar_jax.statistics import repeated
+from colar_jax.statistics.repeated import majority_at_k, pass_at_k, votes_of
 
 
 def outcomes(rng, samples, questions, chance=0.4):

@@ -7,8 +7,8 @@ import numpy as np
 
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.errors import UserError
-from colar_jax.evaluation.results import AS_CONFIGURED, NO_SPEED, SAMPLINGS, Result, Way
-from colar_jax.evaluation.statistics import Interval, mean_over_seeds
+from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, SAMPLINGS, Result, Way
+from colar_jax.statistics.intervals import Interval, mean_over_seeds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import special
 
 from colar_jax.errors import UserError
-from colar_jax.evaluation.statistics import CONFIDENCE, Interval
+from colar_jax.statistics.intervals import CONFIDENCE, Interval
 
 NUM_RESAMPLES = 10_000
 

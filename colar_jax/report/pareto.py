@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from colar_jax.evaluation.results import Way
-from colar_jax.evaluation.rows import Row, complete_rows
-from colar_jax.evaluation.statistics import Interval
+from colar_jax.report.results import Way
+from colar_jax.report.rows import Row, complete_rows
+from colar_jax.statistics.intervals import Interval
 
 MEAN = "mean"  # of all data sets
 

@@ -3,11 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from colar_jax.evaluation.differences import differences
-from colar_jax.evaluation.markdown import causal_table, differences_table
-from colar_jax.evaluation.pareto import pareto_points
-from colar_jax.evaluation.results import Result
-from colar_jax.evaluation.rows import table_rows
+from colar_jax.report.differences import differences
+from colar_jax.report.markdown import causal_table, differences_table
+from colar_jax.report.pareto import pareto_points
+from colar_jax.report.results import Result
+from colar_jax.report.rows import table_rows
 
 
 def result(stage, speed, num_right, *, length=5, dataset="a", method="", **fields):

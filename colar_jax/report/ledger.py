@@ -1,7 +1,7 @@
 """The ledger: what a finished run measured, beside what the paper reports of the same settings.
 
 python -m colar_jax.evaluate --ledger --workdir=runs/gsm8k_colar        compare
-python -m colar_jax.evaluation.ledger > docs/ledger.md                  the page of all rows
+python -m colar_jax.report.ledger > docs/ledger.md                  the page of all rows
 """
 
 import dataclasses
@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 from colar_jax.errors import UserError
-from colar_jax.evaluation.published_results import MEAN, PUBLISHED, USUAL, Published
-from colar_jax.evaluation.report import JSON_FILE
+from colar_jax.report.files import JSON_FILE
+from colar_jax.report.published_results import MEAN, PUBLISHED, USUAL, Published
 
 # How far a run may be from the paper: another seed, another implementation. An independent run of the paper's own
 # weights differs by 0.3 to 1.8 points.
@@ -121,8 +121,8 @@ The published Coconut and Distill were evaluated without the cache, and iCoT wit
 with ([methods.md](methods.md#departures)): rows of these three need not agree. Others measure, with the same base on
 GSM8K: CoT 58.4, Coconut 33.2, CODI 52.7, iCoT 19.0 (SIM-CoT's tables).
 
-`mean` is over the four grade-school sets. This page is made by `python -m colar_jax.evaluation.ledger`; the numbers are
-in `evaluation/published_results.py`."""
+`mean` is over the four grade-school sets. This page is made by `python -m colar_jax.report.ledger`; the numbers are
+in `report/published_results.py`."""
 
 
 def _is_of(published: Published, config: dict, stage: dict) -> bool:

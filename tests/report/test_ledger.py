@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from colar_jax.config import resolve
-from colar_jax.evaluation.ledger import compare, compare_run, comparison_table, ledger_page
-from colar_jax.evaluation.published_results import LLAMA, MEAN, PUBLISHED
+from colar_jax.report.ledger import compare, compare_run, comparison_table, ledger_page
+from colar_jax.report.published_results import LLAMA, MEAN, PUBLISHED
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from colar_jax.evaluation.statistics import Interval, mean_over_seeds, wilson
+from colar_jax.statistics.intervals import Interval, mean_over_seeds, wilson
 
 
 def test_half_width_is_half_of_the_interval_and_none_without_one():

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from colar_jax.evaluation.differences import Difference
-from colar_jax.evaluation.number_text import difference_text, length_text, percent, plus_minus, quantity
-from colar_jax.evaluation.results import AS_CONFIGURED, NO_SPEED, SAMPLINGS, Result, Way
-from colar_jax.evaluation.rows import Row, complete_rows, datasets_of, table_rows
+from colar_jax.report.differences import Difference
+from colar_jax.report.number_text import difference_text, length_text, percent, plus_minus, quantity
+from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, SAMPLINGS, Result, Way
+from colar_jax.report.rows import Row, complete_rows, datasets_of, table_rows
 
 
 def markdown_table(results: Sequence[Result]) -> str:

@@ -8,8 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from colar_jax.evaluation.pareto import Point
-from colar_jax.evaluation.results import NO_SPEED, SAMPLINGS, Way
+from colar_jax.report.pareto import Point
+from colar_jax.report.results import NO_SPEED, SAMPLINGS, Way
 
 # Okabe and Ito's colours, which people who see few colours can tell apart; black and yellow are left out.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

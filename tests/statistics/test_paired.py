@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from colar_jax.evaluation.paired import fall_p_value, holm, paired_difference
+from colar_jax.statistics.paired import fall_p_value, holm, paired_difference
 
 
 def seeds_and_questions(shares, seeds=5, questions=200, seed=0):

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from colar_jax.errors import UserError
-from colar_jax.evaluation.paired import paired_difference
-from colar_jax.evaluation.results import NO_SPEED, Result, Way
-from colar_jax.evaluation.rows import Row
-from colar_jax.evaluation.statistics import Interval
+from colar_jax.report.results import NO_SPEED, Result, Way
+from colar_jax.report.rows import Row
+from colar_jax.statistics.intervals import Interval
+from colar_jax.statistics.paired import paired_difference
 
 REFERENCE_METHOD = "colar"
 

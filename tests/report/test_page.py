@@ -2,11 +2,11 @@ import json
 import re
 from html.parser import HTMLParser
 
-from evaluation.test_differences import RESULTS
+from report.test_differences import RESULTS
 
-from colar_jax.evaluation import page as page_module
-from colar_jax.evaluation.page import page
-from colar_jax.evaluation.report import Report, numbers_of
+from colar_jax.report import page as page_module
+from colar_jax.report.files import Report, numbers_of
+from colar_jax.report.page import page
 
 HOSTILE = """</script><script>alert(1)</script><!-- @@SCRIPT@@ <b>&amp;\u2028 "quoted' """
 

@@ -5,11 +5,11 @@ import dataclasses
 import io
 from collections.abc import Sequence
 
-from colar_jax.evaluation.differences import Difference
-from colar_jax.evaluation.pareto import pareto_points
-from colar_jax.evaluation.results import Result, Way
-from colar_jax.evaluation.rows import complete_rows, datasets_of, table_rows
-from colar_jax.evaluation.statistics import Interval
+from colar_jax.report.differences import Difference
+from colar_jax.report.pareto import pareto_points
+from colar_jax.report.results import Result, Way
+from colar_jax.report.rows import complete_rows, datasets_of, table_rows
+from colar_jax.statistics.intervals import Interval
 
 
 def report_numbers(results: Sequence[Result], found: Sequence[Difference]) -> dict:

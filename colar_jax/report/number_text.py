@@ -1,6 +1,6 @@
 """Measured numbers as a table shows them."""
 
-from colar_jax.evaluation.statistics import Interval
+from colar_jax.statistics.intervals import Interval
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from colar_jax.evaluation import report as report_module
-from colar_jax.evaluation.markdown import markdown_table
-from colar_jax.evaluation.number_text import length_text
-from colar_jax.evaluation.report import Report, numbers_of, read_report, write_report
-from colar_jax.evaluation.results import Result
-from colar_jax.evaluation.rows import table_rows
+from colar_jax.report import files as report_module
+from colar_jax.report.files import Report, numbers_of, read_report, write_report
+from colar_jax.report.markdown import markdown_table
+from colar_jax.report.number_text import length_text
+from colar_jax.report.results import Result
+from colar_jax.report.rows import table_rows
 
 
 def result(stage, dataset, speed, sampling, rights, lengths, num_questions=100, num_forced=0):

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colar_jax.errors import UserError
-from colar_jax.evaluation.differences import Difference, differences
-from colar_jax.evaluation.markdown import causal_table, cost_table, differences_table, markdown_table
-from colar_jax.evaluation.numbers import csv_text, report_numbers
-from colar_jax.evaluation.page import page
-from colar_jax.evaluation.pareto import pareto_points
-from colar_jax.evaluation.pareto_plot import pareto_figure, picture
-from colar_jax.evaluation.results import Result
-from colar_jax.evaluation.rows import datasets_of, table_rows
+from colar_jax.report.differences import Difference, differences
+from colar_jax.report.markdown import causal_table, cost_table, differences_table, markdown_table
+from colar_jax.report.numbers import csv_text, report_numbers
+from colar_jax.report.page import page
+from colar_jax.report.pareto import pareto_points
+from colar_jax.report.pareto_plot import pareto_figure, picture
+from colar_jax.report.results import Result
+from colar_jax.report.rows import datasets_of, table_rows
 
 MARKDOWN_FILE = "report.md"
 JSON_FILE = "report.json"

@@ -8,8 +8,8 @@ import numpy as np
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.errors import UserError
 from colar_jax.evaluation.cost import Cost
-from colar_jax.evaluation.repeated import majority_at_k, pass_at_k
-from colar_jax.evaluation.statistics import Interval, mean_over_seeds, wilson
+from colar_jax.statistics.intervals import Interval, mean_over_seeds, wilson
+from colar_jax.statistics.repeated import majority_at_k, pass_at_k
 
 NO_SPEED = "-"
 AS_CONFIGURED = "-"

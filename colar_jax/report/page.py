@@ -8,7 +8,7 @@ from importlib import resources
 # Of each row and data set; `samples.jsonl` has all of them.
 MAX_SAMPLES = 200
 
-_ASSETS = resources.files("colar_jax.evaluation") / "page_assets"
+_ASSETS = resources.files("colar_jax.report") / "page_assets"
 _SCRIPTS = ("plot.js", "samples.js", "page.js")
 
 
