@@ -4,12 +4,16 @@ A config file (`configs/*.py`) fills a `ConfigDict` made by `defaults()`, flags 
 dataclasses of it. All that is wrong in it is one `UserError` that names the field, the value and the fix.
 """
 
-from colar_jax.config.baselines import CoconutConfig, CodiConfig, IcotConfig
-from colar_jax.config.checks import nearest, parse_positive, parse_speeds, split_names
-from colar_jax.config.data import DataConfig
-from colar_jax.config.decode import DecodeConfig, EvalConfig
-from colar_jax.config.import_path import import_object, is_import_path, unknown_name
-from colar_jax.config.model import (
+from colar_jax.config.resolve import defaults, resolve, stage_defaults
+from colar_jax.config.rl import RlConfig
+from colar_jax.config.run import Config
+from colar_jax.config.stage import LatentConfig, OptimizerConfig, StageConfig
+from colar_jax.settings.baselines import CoconutConfig, CodiConfig, IcotConfig
+from colar_jax.settings.checks import nearest, parse_positive, parse_speeds, split_names
+from colar_jax.settings.data import DataConfig
+from colar_jax.settings.decode import DecodeConfig, EvalConfig
+from colar_jax.settings.import_path import import_object, is_import_path, unknown_name
+from colar_jax.settings.model import (
     PROJECTIONS,
     LatentHeadSettings,
     LoraSettings,
@@ -17,11 +21,7 @@ from colar_jax.config.model import (
     ProjectionSettings,
     parse_targets,
 )
-from colar_jax.config.parallel import AUTOMATIC, ParallelConfig, parse_mesh
-from colar_jax.config.resolve import defaults, resolve, stage_defaults
-from colar_jax.config.rl import RlConfig
-from colar_jax.config.run import Config
-from colar_jax.config.stage import LatentConfig, OptimizerConfig, StageConfig
+from colar_jax.settings.parallel import AUTOMATIC, ParallelConfig, parse_mesh
 
 __all__ = [
     "AUTOMATIC",

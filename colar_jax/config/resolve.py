@@ -8,10 +8,10 @@ from typing import Any
 
 import ml_collections
 
-from colar_jax.config.checks import nearest, require
 from colar_jax.config.run import Config
 from colar_jax.config.stage import StageConfig
 from colar_jax.errors import UserError
+from colar_jax.settings.checks import nearest, require
 
 
 def defaults() -> ml_collections.ConfigDict:

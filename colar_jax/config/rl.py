@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from colar_jax.config.checks import one_of, require
-from colar_jax.config.resuming import adjustable, execution, observing
+from colar_jax.settings.checks import one_of, require
+from colar_jax.settings.resuming import adjustable, execution, observing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from colar_jax.config.checks import one_of, require, split_names
-from colar_jax.config.data import DataConfig
-from colar_jax.config.decode import DecodeConfig, EvalConfig
-from colar_jax.config.model import ModelConfig
-from colar_jax.config.parallel import ParallelConfig
 from colar_jax.config.stage import StageConfig
+from colar_jax.settings.checks import one_of, require, split_names
+from colar_jax.settings.data import DataConfig
+from colar_jax.settings.decode import DecodeConfig, EvalConfig
+from colar_jax.settings.model import ModelConfig
+from colar_jax.settings.parallel import ParallelConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from colar_jax.config.baselines import CoconutConfig, CodiConfig, IcotConfig
-from colar_jax.config.checks import one_of, parse_speeds, require
-from colar_jax.config.resuming import adjustable, execution, observing
 from colar_jax.config.rl import RlConfig
+from colar_jax.settings.baselines import CoconutConfig, CodiConfig, IcotConfig
+from colar_jax.settings.checks import one_of, parse_speeds, require
+from colar_jax.settings.resuming import adjustable, execution, observing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ import string
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
-from colar_jax.config import nearest
 from colar_jax.data import math_equivalence
 from colar_jax.data.prompts import ANSWER_PREFIX
 from colar_jax.errors import UserError
+from colar_jax.settings import nearest
 
 # (prediction, answer) -> is the prediction right?
 Verifier = Callable[[str, str], bool]

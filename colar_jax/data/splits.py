@@ -5,10 +5,10 @@ import logging
 import re
 from pathlib import Path
 
-from colar_jax.config import DataConfig
 from colar_jax.data.problems import Problem
 from colar_jax.data.sources import ARITHMETIC_OPTIONS, load_problems, refuse_overlap
 from colar_jax.errors import UserError
+from colar_jax.settings import DataConfig
 
 logger = logging.getLogger(__name__)
 

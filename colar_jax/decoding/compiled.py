@@ -12,7 +12,6 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from colar_jax.config import ModelConfig, ParallelConfig
 from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.thinking import Think
@@ -21,6 +20,7 @@ from colar_jax.model.flash_attention import choose_attention
 from colar_jax.parallel.choice import choose_decode_gather, device_bytes
 from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import Tree, bytes_per_device, only, parameter_specs
+from colar_jax.settings import ModelConfig, ParallelConfig
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """The methods by name. A new one is one file beside these, and one line here; or it is named by its import path."""
 
-from colar_jax.config import import_object, is_import_path, unknown_name
 from colar_jax.errors import UserError
 from colar_jax.methods.coconut import COCONUT
 from colar_jax.methods.codi import CODI
@@ -9,6 +8,7 @@ from colar_jax.methods.cot import COT
 from colar_jax.methods.icot import ICOT
 from colar_jax.methods.method import Method
 from colar_jax.methods.no_cot import NO_COT
+from colar_jax.settings import import_object, is_import_path, unknown_name
 
 METHODS: dict[str, Method] = {
     "no_cot": NO_COT,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import ModelConfig, StageConfig
+from colar_jax.config import StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
@@ -20,6 +20,7 @@ from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.methods.thinking.thought_chain import identity
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
+from colar_jax.settings import ModelConfig
 
 
 class _Rows:

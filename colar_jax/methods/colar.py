@@ -8,13 +8,13 @@ Each term is a mean over what it supervises: labels, latent positions, answers o
 import jax
 import jax.numpy as jnp
 
-from colar_jax.config import parse_speeds
 from colar_jax.data.loader import Recipe
 from colar_jax.decoding.thinking import latent_thinker
 from colar_jax.losses import gather_positions, gaussian_nll, masked_sum, soft_mse
 from colar_jax.methods import method
 from colar_jax.methods.method import Counts, Method, Thinking
 from colar_jax.metrics import Metric
+from colar_jax.settings import parse_speeds
 
 
 def _recipe(stage):

@@ -8,7 +8,7 @@ Decoded as in the end of its training: `###` twice, and the answer.
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import DecodeConfig, StageConfig
+from colar_jax.config import StageConfig
 from colar_jax.data import packing
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.layout import lay_out
@@ -19,6 +19,7 @@ from colar_jax.decoding.thinking import word_thinker
 from colar_jax.methods.method import Method, Thinking, language_objective
 from colar_jax.methods.thinking.schedule import Phase, TokenRemoval
 from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
+from colar_jax.settings import DecodeConfig
 
 
 class _Rows:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colar_jax.config import DecodeConfig, ModelConfig, StageConfig
+from colar_jax.config import StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Batches, Loader, Recipe
 from colar_jax.data.packing import Batch
@@ -16,6 +16,7 @@ from colar_jax.decoding.thinking import Think
 from colar_jax.losses import cross_entropy_sum, gather_positions
 from colar_jax.metrics import Metric
 from colar_jax.model.reasoner import Reasoner, embed_positions
+from colar_jax.settings import DecodeConfig, ModelConfig
 
 
 @jax.tree_util.register_dataclass

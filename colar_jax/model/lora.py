@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from colar_jax.config import LoraSettings, parse_targets
 from colar_jax.model.linear import parameter, project
+from colar_jax.settings import LoraSettings, parse_targets
 
 Tree = dict[str, Any]
 

@@ -15,10 +15,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from colar_jax.config import PROJECTIONS, parse_targets
 from colar_jax.errors import UserError
 from colar_jax.model.lora import ADAPTER, LoraConfig
 from colar_jax.model.presets import LlamaConfig
+from colar_jax.settings import PROJECTIONS, parse_targets
 
 Tree = dict[str, Any]
 

@@ -14,9 +14,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from colar_jax.config import ParallelConfig
 from colar_jax.errors import UserError
 from colar_jax.parallel.mesh import AXES, REPLICATED
+from colar_jax.settings import ParallelConfig
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from colar_jax.config import CoconutConfig, IcotConfig
+from colar_jax.settings import CoconutConfig, IcotConfig
 
 EVERYTHING = int(np.iinfo(np.int32).max)  # more than any chain has
 

@@ -11,7 +11,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from colar_jax.config import ModelConfig
 from colar_jax.decoding.thinking import Thought
 from colar_jax.losses import gather_positions
 from colar_jax.methods.method import Thinking, language_loss
@@ -20,6 +19,7 @@ from colar_jax.model.attention import attend, attend_causally, packed_mask_bias
 from colar_jax.model.context import Seen, attend_blocks, bias_of, heads_first
 from colar_jax.model.llama import Reading
 from colar_jax.model.reasoner import Reasoner
+from colar_jax.settings import ModelConfig
 
 
 @jax.tree_util.register_dataclass

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from colar_jax.config.checks import one_of, require, split_names
+from colar_jax.settings.checks import one_of, require, split_names
 
 MESH_AXES = ("data", "fsdp", "tensor")
 

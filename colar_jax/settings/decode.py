@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from colar_jax.config.checks import parse_positive, parse_speeds, require
+from colar_jax.settings.checks import parse_positive, parse_speeds, require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from colar_jax.config.checks import one_of, require, split_names
-from colar_jax.config.resuming import adjustable, execution
+from colar_jax.settings.checks import one_of, require, split_names
+from colar_jax.settings.resuming import adjustable, execution
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from colar_jax.config.checks import require
-from colar_jax.config.resuming import observing
+from colar_jax.settings.checks import require
+from colar_jax.settings.resuming import observing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ import pkgutil
 from collections.abc import Iterable
 from typing import Any
 
-from colar_jax.config.checks import nearest
 from colar_jax.errors import UserError
+from colar_jax.settings.checks import nearest
 
 
 def is_import_path(text: str) -> bool:
