@@ -15,7 +15,7 @@ from colar_jax.errors import UserError
 from colar_jax.model import hf_config
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.model.safetensors_io import find_tensors
-from colar_jax.model.weights import Tree, load_llama
+from colar_jax.model.weights import Tree, load_llama, stored_config
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def open_base(folder: Path, *, num_tokens: int, pad_id: int) -> BaseModel:
     Raises:
         UserError: `config.json` is missing or not supported, or the vocabulary does not match.
     """
-    stored = hf_config.read_config(folder)
+    stored = stored_config(folder)
     if num_tokens <= stored.vocab_size:
         if num_tokens < 0.9 * stored.vocab_size:
             logger.warning(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
+from colar_jax.model.hf_fields import field_faults, is_positive, is_whole, warn_of_unknown
 from colar_jax.model.presets import LlamaConfig, RopeScaling
 
 CONFIG_FILE = "config.json"
@@ -16,7 +18,7 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}  # mo
 
 # What they stand for where config.json does not say.
 _DEFAULT_ROPE_THETA, _DEFAULT_NORM_EPS = 10_000.0, 1e-6
-_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_DEFAULT_KV_HEADS = {"llama": None, "qwen2": 32}  # None, and null in the file, is as many as there are query heads
 _SCALING = {  # of `rope_type: llama3`; ours -> theirs
     "factor": "factor",
     "low_freq_factor": "low_freq_factor",
@@ -41,13 +43,7 @@ def read_raw(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{folder} has no {CONFIG_FILE}: it is no Hugging Face folder of a model")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} holds a {type(raw).__name__}, not the settings of a model")
-    return raw
+    return read_json_object(path)
 
 
 def from_hf(raw: dict[str, Any], where: str = CONFIG_FILE) -> LlamaConfig:
@@ -57,18 +53,19 @@ def from_hf(raw: dict[str, Any], where: str = CONFIG_FILE) -> LlamaConfig:
         UserError: another architecture, or something that our forward pass does not have; lists all of it.
     """
     model_type = raw.get("model_type")
-    if model_type not in ARCHITECTURES or not _is_causal_lm(raw, model_type):
-        named = ", ".join(raw.get("architectures") or ()) or "no architecture"
+    if not _is_causal_lm(raw, model_type):
         known = ", ".join(f"{kind} ({name})" for kind, name in ARCHITECTURES.items())
         raise UserError(
-            f"{where}: model_type={model_type!r} ({named}) is not supported: model.base takes {known}, that is Llama "
-            "2 / 3 / 3.1 / 3.2, Qwen2 / 2.5, and what is distilled into them"
+            f"{where}: model_type={model_type!r} (architectures={raw.get('architectures')!r}) is not supported: "
+            f"model.base takes {known}, that is Llama 2 / 3 / 3.1 / 3.2, Qwen2 / 2.5, and what is distilled into them"
         )
-    faults = [*_missing_or_wrong_sizes(raw), *_unsupported(raw, model_type)]
-    rope = _rope(raw)
-    faults += _rope_faults(rope)
+    faults = list(field_faults(raw))
+    if not faults:
+        faults = [*_size_faults(raw), *_unsupported(raw, model_type), *_rope_faults(raw)]
     if faults:
         raise UserError(f"{where} cannot be used:\n  " + "\n  ".join(faults))
+    warn_of_unknown(raw, where)
+    rope = _rope(raw)
     num_heads = raw["num_attention_heads"]
     try:
         return LlamaConfig(
@@ -76,7 +73,7 @@ def from_hf(raw: dict[str, Any], where: str = CONFIG_FILE) -> LlamaConfig:
             hidden_size=raw["hidden_size"],
             num_layers=raw["num_hidden_layers"],
             num_heads=num_heads,
-            num_kv_heads=raw.get("num_key_value_heads") or num_heads,
+            num_kv_heads=raw.get("num_key_value_heads", _DEFAULT_KV_HEADS[model_type]) or num_heads,
             head_dim=raw.get("head_dim") or raw["hidden_size"] // num_heads,
             intermediate_size=raw["intermediate_size"],
             rope_theta=float(rope["rope_theta"]),
@@ -134,20 +131,19 @@ def write(raw: dict[str, Any], folder: Path) -> None:
 
 
 def _is_causal_lm(raw, model_type) -> bool:
-    architectures = raw.get("architectures") or [ARCHITECTURES[model_type]]
-    return architectures == [ARCHITECTURES[model_type]]
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        return False
+    return raw.get("architectures") in (None, [], [ARCHITECTURES[model_type]])
 
 
-def _missing_or_wrong_sizes(raw):
-    for name in _SIZES:
-        if type(raw.get(name)) is not int or raw[name] < 1:
-            yield f"{name}={raw.get(name)!r}: expected a whole number above 0"
-    for name in ("num_key_value_heads", "head_dim"):
-        if raw.get(name) is not None and (type(raw[name]) is not int or raw[name] < 1):
-            yield f"{name}={raw[name]!r}: expected a whole number above 0, or null"
-    sizes = raw.get("hidden_size"), raw.get("num_attention_heads")
-    if raw.get("head_dim") is None and all(type(size) is int and size > 0 for size in sizes) and sizes[0] % sizes[1]:
-        yield f"hidden_size={sizes[0]} is no multiple of num_attention_heads={sizes[1]}, and there is no head_dim"
+def _size_faults(raw):
+    """Sizes that do not go together."""
+    hidden_size, num_heads = raw["hidden_size"], raw["num_attention_heads"]
+    if raw.get("head_dim") is None and hidden_size % num_heads:
+        yield f"hidden_size={hidden_size} is no multiple of num_attention_heads={num_heads}, and there is no head_dim"
+    layer_types = raw.get("layer_types")
+    if layer_types is not None and len(layer_types) != raw["num_hidden_layers"]:
+        yield f"layer_types names {len(layer_types)} layers, num_hidden_layers={raw['num_hidden_layers']}"
 
 
 def _unsupported(raw, model_type):
@@ -163,26 +159,61 @@ def _unsupported(raw, model_type):
         yield "use_sliding_window=true (or such layer_types): sliding-window attention is not supported"
     if raw.get("quantization_config"):
         yield "quantization_config: quantised weights are not supported; use the model they were made from"
+    if raw.get("per_layer_config"):
+        yield "per_layer_config: layers that differ from each other are not supported"
 
 
 def _rope(raw) -> dict[str, Any]:
     """The rotary settings of either layout as one dict with `rope_theta` and `rope_type`."""
-    theta = {"rope_theta": raw.get("rope_theta") or _DEFAULT_ROPE_THETA}
-    rope = theta | (raw.get("rope_scaling") or {}) | (raw.get("rope_parameters") or {})
+    rope = {"rope_theta": raw.get("rope_theta", _DEFAULT_ROPE_THETA)}
+    rope |= (raw.get("rope_scaling") or {}) | (raw.get("rope_parameters") or {})
     return {"rope_type": rope.get("type", "default")} | rope  # `type` is the name of old configs
 
 
-def _rope_faults(rope):
-    if not isinstance(rope["rope_theta"], int | float) or rope["rope_theta"] <= 0:
+def _rope_faults(raw):
+    """All that is wrong with the rotary settings. A setting that nothing reads is a fault: it was meant to be read."""
+    scaling, parameters = raw.get("rope_scaling") or {}, raw.get("rope_parameters") or {}
+    for name in sorted(scaling.keys() & parameters.keys()):
+        if scaling[name] != parameters[name]:
+            yield f"rope_scaling and rope_parameters differ in {name}: {scaling[name]!r} and {parameters[name]!r}"
+    if scaling and not {"rope_type", "type"} & scaling.keys():
+        yield f"rope_scaling={scaling!r} has no rope_type: say which scaling it is, or remove it"
+    rope = _rope(raw)
+    kind = rope["rope_type"]
+    if rope.get("type", kind) != kind:
+        yield f"rope_type={kind!r} and type={rope['type']!r}: they name the same setting, and differ"
+    if not is_positive(rope["rope_theta"]):
         yield f"rope_theta={rope['rope_theta']!r}: expected a number above 0"
-    if rope["rope_type"] not in ("default", "llama3"):
-        yield f"rope_type={rope['rope_type']!r}: only default and llama3 are supported"
-    if rope["rope_type"] == "llama3":
-        for name in _SCALING.values():
-            if not isinstance(rope.get(name), int | float):
-                yield f"rope_type 'llama3' needs a number {name}, not {rope.get(name)!r}"
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        yield f"partial_rotary_factor={rope['partial_rotary_factor']!r}: rotary embeddings turn all dimensions here"
+    if kind not in ("default", "llama3"):
+        yield f"rope_type={kind!r}: only default and llama3 are supported"
+        return
+    if kind == "llama3":
+        yield from _llama3_faults(rope)
+        of_all = raw.get("original_max_position_embeddings")
+        if of_all is not None and of_all != rope.get(_SCALING["original_max_positions"]):
+            yield f"original_max_position_embeddings={of_all} is another than that of the rotary scaling"
+    of_all = raw.get("partial_rotary_factor")
+    for factor in (rope.get("partial_rotary_factor", 1.0), 1.0 if of_all is None else of_all):
+        if factor != 1.0:
+            yield f"partial_rotary_factor={factor!r}: rotary embeddings turn all dimensions here"
+    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    known |= set(_SCALING.values()) if kind == "llama3" else set()
+    for name in sorted(rope.keys() - known):
+        yield f"{name}={rope[name]!r} means nothing to rope_type={kind!r}: name the scaling, or remove it"
+
+
+def _llama3_faults(rope):
+    numbers = ("factor", "low_freq_factor", "high_freq_factor")
+    wrong = [name for name in numbers if not is_positive(rope.get(name))]
+    positions = _SCALING["original_max_positions"]
+    if not is_whole(rope.get(positions)):
+        wrong.append(positions)
+    for name in wrong:
+        yield f"rope_type 'llama3' needs a number {name} above 0, not {rope.get(name)!r}"
+    if not wrong and rope["factor"] < 1:
+        yield f"factor={rope['factor']!r} of rope_type 'llama3' is below 1"
+    if not wrong and rope["low_freq_factor"] >= rope["high_freq_factor"]:
+        yield f"low_freq_factor={rope['low_freq_factor']!r} is not below high_freq_factor={rope['high_freq_factor']!r}"
 
 
 def _scaling(rope) -> RopeScaling | None:

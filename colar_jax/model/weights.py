@@ -6,6 +6,7 @@ is in a file is compared with what the model needs before anything is read, and 
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from flax import traverse_util
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from colar_jax.errors import UserError
+from colar_jax.model.hf_config import read_config
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.model.safetensors_io import DTYPES, StoredTensor, find_tensors
+
+logger = logging.getLogger(__name__)
 
 Tree = dict[str, Any]
 
@@ -26,7 +30,7 @@ Tree = dict[str, Any]
 PIECE_BYTES = 64 << 20
 # Stored by old Llama-2 folders; they follow from the config.
 _COMPUTED_SUFFIX = ".self_attn.rotary_emb.inv_freq"
-_HEAD = "lm_head.weight"
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +76,7 @@ def llama_weights(config: LlamaConfig) -> list[Weight]:
     of_layer["mlp_norm", "scale"] = "post_attention_layernorm.weight", (D,)
 
     weights = [
-        Weight(("embedding",), ("model.embed_tokens.weight",), (V, D), False),
+        Weight(("embedding",), (_EMBEDDING,), (V, D), False),
         Weight(("final_norm", "scale"), ("model.norm.weight",), (D,), False),
     ]
     if not config.tied_head:
@@ -81,6 +85,39 @@ def llama_weights(config: LlamaConfig) -> list[Weight]:
         names = tuple(f"model.layers.{layer}.{name}" for layer in range(config.num_layers))
         weights.append(Weight(("blocks", *path), names, shape, True))
     return weights
+
+
+def stored_config(folder: Path) -> LlamaConfig:
+    """The shape of what is in a folder: its `config.json`, and whether it has a head of its own.
+
+    A `config.json` may tie a head that is in the files and differs from the embedding. Then it is not tied, as in
+    transformers 5.
+
+    Raises:
+        UserError: `config.json` is missing or not supported, or there are no safetensors.
+    """
+    config, (stored, _) = read_config(folder), find_tensors(folder)
+    if config.tied_head and _has_own_head(stored):
+        logger.warning(
+            "%s ties the head to the embedding, and its %s is another matrix: taken as a head of its own", folder, _HEAD
+        )
+        return dataclasses.replace(config, tied_head=False)
+    return config
+
+
+def _has_own_head(stored: dict[str, StoredTensor]) -> bool:
+    """Whether there are both a head and an embedding, with other values."""
+    head, embedding = stored.get(_HEAD), stored.get(_EMBEDDING)
+    if head is None or embedding is None:
+        return False
+    if head.shape != embedding.shape or len(head.shape) != 2 or not {head.dtype, embedding.dtype} <= DTYPES.keys():
+        return True
+    step = max(1, PIECE_BYTES // (4 * max(head.shape[1], 1)))
+    starts = range(0, head.shape[0], step)
+    parts = (
+        [tensor.read_rows(first, min(first + step, head.shape[0])) for tensor in (head, embedding)] for first in starts
+    )
+    return any(not np.array_equal(ours.astype(np.float32), theirs.astype(np.float32)) for ours, theirs in parts)
 
 
 def load_llama(
@@ -93,7 +130,7 @@ def load_llama(
 
     Args:
         folder: a Hugging Face folder.
-        config: the shape of what is in it (`hf_config.read_config`).
+        config: the shape of what is in it (`stored_config`).
         shardings: where the leaves go: one sharding for all, or a tree of them like the result; None is the first
             device.
         dtype: of the result, whichever float is in the file: float32, or bfloat16 for weights that are not trained.
@@ -104,6 +141,8 @@ def load_llama(
         UserError: the files are damaged, or do not hold exactly the weights of `config`; lists all that is wrong.
     """
     stored, faults = find_tensors(folder)
+    if config.tied_head and _EMBEDDING not in stored and _HEAD in stored:
+        stored[_EMBEDDING] = stored.pop(_HEAD)  # either may be stored for both
     weights = llama_weights(config)
     faults += _differences(weights, stored, config)
     if faults:
@@ -135,8 +174,9 @@ def _differences(weights: list[Weight], stored: dict[str, StoredTensor], config:
             faults.append(f"wrong shape: {name} is {list(found.shape)}, config.json says {list(shape)}")
         if found.dtype not in DTYPES:
             faults.append(f"wrong dtype: {name} is {found.dtype}, which is none of {', '.join(DTYPES)}")
-    ignored = {_HEAD} if config.tied_head else set()  # a copy of the embedding, which transformers ignores as well
-    for name in sorted(stored.keys() - wanted.keys() - ignored):
+    if config.tied_head and _has_own_head(stored):
+        faults.append(f"not tied: {_HEAD} is another matrix than {_EMBEDDING} (see `stored_config`)")
+    for name in sorted(stored.keys() - wanted.keys() - ({_HEAD} if config.tied_head else set())):
         if not name.endswith(_COMPUTED_SUFFIX):
             faults.append(f"unexpected: {name} {list(stored[name].shape)}")
     return faults

@@ -1,11 +1,11 @@
 """The size of a run's model, without its weights: an 8B model is planned on a machine that could never hold it."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 from colar_jax.config import Config
 from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
 from colar_jax.model import hf_config
 from colar_jax.model.presets import PRESETS, LlamaConfig
 
@@ -34,4 +34,4 @@ def _from_hub(name: str) -> LlamaConfig:
             f"model.base={name!r} is no folder, and its config.json cannot be fetched ({type(error).__name__}): name a "
             "folder, or plan with a size by name: --config.model.base= --config.model.preset=llama-3.2-1b"
         ) from error
-    return hf_config.from_hf(json.loads(Path(path).read_text()), name)
+    return hf_config.from_hf(read_json_object(Path(path)), name)

@@ -2,12 +2,18 @@
 
 import dataclasses
 import json
+import os
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
+import transformers
 from golden.base_folders import QWEN2
 from golden.published import llama_config, recorded
 
+from colar_jax.errors import UserError
 from colar_jax.model.hf_config import carried_over, from_hf, read_config, to_hf
+from colar_jax.model.hf_fields import _OPTIONAL, _REQUIRED, unknown_fields
 from colar_jax.model.presets import PRESETS, LlamaConfig, RopeScaling
 
 LLAMA = {
@@ -56,6 +62,10 @@ def test_what_a_config_leaves_out():
     assert config == LlamaConfig(100, 24, 3, 6, 6, 4, 40, rope_theta=10000.0, norm_eps=1e-6, tied_head=False)
     assert from_hf(LLAMA | {"num_key_value_heads": None, "head_dim": None}).num_kv_heads == 6
     assert from_hf(LLAMA).head_dim == 8
+    assert (
+        from_hf(without(QWEN, "num_key_value_heads") | {"num_attention_heads": 64}).num_kv_heads == 32
+    )  # as transformers
+    assert from_hf(QWEN | {"num_key_value_heads": None}).num_kv_heads == 6
 
 
 @pytest.mark.parametrize(
@@ -88,7 +98,7 @@ def test_a_qwen2_that_could_slide_but_does_not():
         (LLAMA | {"mlp_bias": True}, "mlp_bias=true"),
         (LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type='linear'"),
         (LLAMA | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn'"),
-        (LLAMA | {"rope_scaling": without(LLAMA3, "factor")}, "needs a number factor, not None"),
+        (LLAMA | {"rope_scaling": without(LLAMA3, "factor")}, "needs a number factor above 0, not None"),
         (LLAMA | {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         (LLAMA | {"quantization_config": {"bits": 4}}, "quantization_config"),
         (QWEN | {"use_sliding_window": True, "sliding_window": 64}, "use_sliding_window=true"),
@@ -98,6 +108,53 @@ def test_a_qwen2_that_could_slide_but_does_not():
         (without(LLAMA, "head_dim") | {"hidden_size": 25}, "hidden_size=25 is no multiple of num_attention_heads=6"),
         (LLAMA | {"num_key_value_heads": 4}, "num_kv_heads=4 does not divide num_heads=6"),
         (LLAMA | {"head_dim": 7}, "head_dim=7 is odd"),
+        # Values of a wrong type, or out of range.
+        (LLAMA | {"model_type": ["llama"]}, r"model_type=\['llama'\]"),
+        (LLAMA | {"model_type": {"llama": 1}}, "model_type={'llama': 1}"),
+        (LLAMA | {"architectures": "LlamaForCausalLM"}, "architectures='LlamaForCausalLM'"),
+        (LLAMA | {"architectures": [3]}, r"architectures=\[3\]"),
+        (LLAMA | {"rope_scaling": 2.0}, r"rope_scaling=2\.0: expected an object, or null"),
+        (LLAMA | {"rope_scaling": [2.0]}, r"rope_scaling=\[2\.0\]: expected an object"),
+        (LLAMA | {"rope_parameters": "llama3"}, "rope_parameters='llama3': expected an object"),
+        (LLAMA | {"rms_norm_eps": None}, "rms_norm_eps=None: expected a number above 0 and below 1"),
+        (LLAMA | {"rms_norm_eps": "1e-5"}, "rms_norm_eps='1e-5': expected a number"),
+        (LLAMA | {"rms_norm_eps": float("nan")}, "rms_norm_eps=nan: expected a number"),
+        (LLAMA | {"rms_norm_eps": 0}, "rms_norm_eps=0: expected a number above 0"),
+        (LLAMA | {"rope_theta": 0}, "rope_theta=0: expected a number above 0"),
+        (LLAMA | {"rope_theta": None}, "rope_theta=None: expected a number above 0"),
+        (LLAMA | {"rope_theta": True}, "rope_theta=True: expected a number above 0"),
+        (LLAMA | {"rope_theta": 10**400}, "rope_theta=1000"),
+        (
+            LLAMA | {"num_hidden_layers": 10**9},
+            "num_hidden_layers=1000000000: expected a whole number from 1 to 10,000",
+        ),
+        (LLAMA | {"vocab_size": True}, "vocab_size=True: expected a whole number"),
+        (LLAMA | {"vocab_size": 100.0}, r"vocab_size=100\.0: expected a whole number"),
+        (LLAMA | {"hidden_act": None}, "hidden_act=None: expected a text"),
+        (LLAMA | {"tie_word_embeddings": "false"}, "tie_word_embeddings='false': expected true or false"),
+        (LLAMA | {"tie_word_embeddings": 1}, "tie_word_embeddings=1: expected true or false"),
+        (LLAMA | {"attention_bias": "no"}, "attention_bias='no': expected true or false"),
+        (LLAMA | {"layer_types": "full_attention"}, "layer_types='full_attention': expected a list"),
+        (LLAMA | {"layer_types": ["full_attention"]}, "layer_types names 1 layers, num_hidden_layers=3"),
+        (LLAMA | {"quantization_config": 4}, "quantization_config=4: expected an object"),
+        (LLAMA | {"max_position_embeddings": "4096"}, "max_position_embeddings='4096': expected a whole number"),
+        # Rotary settings that nothing would read.
+        (LLAMA | {"rope_scaling": {"factor": 2.0}}, "rope_scaling={'factor': 2.0} has no rope_type"),
+        (LLAMA | {"rope_scaling": without(LLAMA3, "rope_type")}, "has no rope_type: say which scaling it is"),
+        (LLAMA | {"rope_parameters": {"factor": 2.0}}, "factor=2.0 means nothing to rope_type='default'"),
+        (LLAMA | {"rope_scaling": {"type": "default", "factor": 2.0}}, "factor=2.0 means nothing"),
+        (LLAMA | {"rope_scaling": LLAMA3 | {"type": "linear"}}, "rope_type='llama3' and type='linear'"),
+        (LLAMA | {"rope_scaling": LLAMA3 | {"rope_type": ["llama3"]}}, r"rope_type=\['llama3'\]: only default"),
+        (LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5: rotary embeddings turn all"),
+        (
+            LLAMA | {"rope_scaling": LLAMA3, "rope_parameters": LLAMA3 | {"factor": 4.0}},
+            "differ in factor: 8.0 and 4.0",
+        ),
+        (LLAMA | {"rope_scaling": LLAMA3 | {"factor": True}}, "needs a number factor above 0, not True"),
+        (LLAMA | {"rope_scaling": LLAMA3 | {"factor": 0.5}}, "factor=0.5 of rope_type 'llama3' is below 1"),
+        (LLAMA | {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor=4.0 is not below"),
+        (LLAMA | {"rope_scaling": LLAMA3, "original_max_position_embeddings": 7}, "embeddings=7 is another than that"),
+        (LLAMA | {"per_layer_config": {"0": {"head_dim": 4}}}, "per_layer_config: layers that differ"),
     ],
 )
 def test_what_is_refused(raw, told):
@@ -111,15 +168,48 @@ def test_all_faults_are_one_error():
         from_hf(raw)
 
 
-def test_no_config_or_no_json(tmp_path):
-    with pytest.raises(ValueError, match=r"has no config\.json"):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"[]", "holds a list, not an object"),
+        (b"null", "holds a NoneType"),
+        (b'{"model_type": "llama\xff"}', "is not JSON"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (b'{"hidden_size": 1, "hidden_size": 2}', "it has 'hidden_size' twice"),
+        (b'{"hidden_size": ' + b"9" * 5000 + b"}", "is not JSON"),
+    ],
+)
+def test_no_json_object(tmp_path, text, told):
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(UserError, match=rf"(?s)config\.json .*{told}"):
         read_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+
+
+def test_no_config(tmp_path):
+    with pytest.raises(UserError, match=r"has no config\.json"):
         read_config(tmp_path)
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"holds a list"):
-        read_config(tmp_path)
+
+
+def test_fields_that_nobody_knows_are_named(caplog):
+    from_hf(LLAMA | {"use_qk_norm": True, "residual_multiplier": 0.5, "temperature": 0.7}, "somewhere")
+    [record] = caplog.records
+    assert "somewhere has fields that are not known here" in record.message
+    assert "'residual_multiplier', 'use_qk_norm'." in record.message
+    caplog.clear()
+    from_hf(LLAMA | {"attention_dropout": 0.1}, "somewhere")
+    assert [record.message for record in caplog.records] == [
+        "somewhere: attention_dropout=0.1 is not applied in training"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["LlamaConfig", "Qwen2Config"])
+def test_all_fields_of_transformers_are_known(kind):
+    """A field that a newer transformers adds is looked at before it is called harmless."""
+    written = getattr(transformers, kind)().to_dict()
+    assert not unknown_fields(written)
+    assert from_hf(written | {"architectures": None}).num_layers == written["num_hidden_layers"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -136,3 +226,77 @@ def test_facts_of_the_base_are_handed_on():
     written = to_hf(from_hf(raw), carried=carried_over(raw))
     assert (written["eos_token_id"], written["max_position_embeddings"]) == ([7, 8], 777)
     assert "bos_token_id" not in written
+
+
+# A config.json with anything in it is read as transformers reads it, or refused in one sentence that names the file.
+
+FUZZ = hypothesis.settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "150")),
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(1, 64), st.floats(), st.floats(0, 2), st.text(max_size=8),
+    st.sampled_from(["llama3", "default", "silu", "full_attention", 1e-6, 8, 10**30]),
+)  # fmt: skip
+ROPE_KEYS = st.sampled_from([*LLAMA3, "type", "rope_theta", "partial_rotary_factor", "other"])
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(ROPE_KEYS, st.text(max_size=4)), inner)
+    ),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from([*_REQUIRED, *_OPTIONAL, "model_type", "architectures", "other"])
+ROPES = st.dictionaries(ROPE_KEYS, LEAVES).map(lambda changes: LLAMA3 | changes)
+CHANGES = st.one_of(
+    st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3),
+    st.dictionaries(st.sampled_from(["rope_scaling", "rope_parameters"]), ROPES, min_size=1),
+)
+
+
+def read_or_refused(folder) -> LlamaConfig | None:
+    try:
+        return read_config(folder)
+    except UserError as refusal:
+        message = str(refusal)
+    assert "config.json" in message
+    return None
+
+
+@FUZZ
+@hypothesis.given(base=st.sampled_from([LLAMA, QWEN]), changes=CHANGES, removed=st.sets(FIELDS, max_size=2))
+def test_any_value_is_read_as_transformers_reads_it_or_refused(tmp_path_factory, base, changes, removed):
+    folder = tmp_path_factory.getbasetemp() / "any_value"
+    folder.mkdir(exist_ok=True)
+    raw = without(base, *removed) | changes
+    (folder / "config.json").write_text(json.dumps(raw))
+    ours = read_or_refused(folder)
+    if ours is None:
+        return
+    theirs = transformers.AutoConfig.from_pretrained(folder)
+    assert ours.vocab_size == theirs.vocab_size and ours.hidden_size == theirs.hidden_size
+    assert ours.num_layers == theirs.num_hidden_layers and ours.intermediate_size == theirs.intermediate_size
+    assert (ours.num_heads, ours.num_kv_heads) == (theirs.num_attention_heads, theirs.num_key_value_heads)
+    assert (ours.norm_eps, ours.tied_head) == (theirs.rms_norm_eps, theirs.tie_word_embeddings)
+    assert theirs.hidden_act == "silu"
+    rope = theirs.rope_parameters
+    assert ours.rope_theta == rope["rope_theta"] and rope.get("partial_rotary_factor", 1.0) == 1.0
+    scaling = ours.rope_scaling
+    assert rope["rope_type"] == ("default" if scaling is None else "llama3")
+    if scaling is not None:
+        assert (scaling.factor, scaling.original_max_positions) == (
+            rope["factor"],
+            rope["original_max_position_embeddings"],
+        )
+
+
+@FUZZ
+@hypothesis.given(place=st.floats(0, 1), damage=st.binary(max_size=6), cut=st.booleans())
+def test_any_damage_is_read_or_refused(tmp_path_factory, place, damage, cut):
+    folder = tmp_path_factory.getbasetemp() / "any_damage"
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(LLAMA | {"rope_scaling": LLAMA3}).encode()
+    at = int(place * len(text))
+    (folder / "config.json").write_bytes(text[:at] + damage + (b"" if cut else text[at + len(damage) :]))
+    read_or_refused(folder)

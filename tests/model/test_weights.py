@@ -22,7 +22,7 @@ from colar_jax.model.hf_config import to_hf
 from colar_jax.model.hf_folder import save_llama
 from colar_jax.model.llama import Llama
 from colar_jax.model.presets import PRESETS
-from colar_jax.model.weights import llama_weights, load_llama
+from colar_jax.model.weights import llama_weights, load_llama, stored_config
 
 TIED = dataclasses.replace(PRESETS["pico"], vocab_size=37)
 UNTIED = dataclasses.replace(TIED, tied_head=False, qkv_bias=True)
@@ -39,7 +39,7 @@ def stored_arrays(config, dtype=np.float32) -> dict[str, np.ndarray]:
 def make_folder(folder, config, arrays):
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(to_hf(config)))
-    safetensors.numpy.save_file(arrays, folder / "model.safetensors")
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -107,10 +107,59 @@ def test_dtypes(stored, wanted, tmp_path):
 
 def test_a_tied_folder_may_hold_its_head_and_old_buffers(tmp_path):
     arrays = stored_arrays(TIED)
-    more = {"lm_head.weight": np.ones((37, 32), np.float32)}
+    more = {"lm_head.weight": arrays["model.embed_tokens.weight"]}
     more["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
-    loaded = load_llama(make_folder(tmp_path / "m", TIED, arrays | more), TIED)
-    assert_equal(loaded, expected_tree(TIED, arrays))
+    folder = make_folder(tmp_path / "m", TIED, arrays | more)
+    assert stored_config(folder) == TIED
+    assert_equal(load_llama(folder, TIED), expected_tree(TIED, arrays))
+
+
+@pytest.mark.parametrize("make", [make_folder, make_sharded])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_head_that_differs_from_the_embedding_is_kept(make, dtype, place, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(weights_module, "PIECE_BYTES", 1000)
+    arrays = stored_arrays(TIED, dtype)
+    head = arrays["model.embed_tokens.weight"].copy()
+    head[place, place] += 1
+    folder = make(tmp_path / "m", TIED, arrays | {"lm_head.weight": head})
+    config = stored_config(folder)
+    assert config == dataclasses.replace(TIED, tied_head=False)
+    assert "taken as a head of its own" in caplog.text
+    np.testing.assert_array_equal(load_llama(folder, config)["head"], head.astype(np.float32))
+    assert "not tied: lm_head.weight is another matrix" in refused(folder, TIED)
+
+
+def test_a_tied_head_of_another_shape_is_refused(tmp_path):
+    arrays = stored_arrays(TIED) | {"lm_head.weight": np.ones((38, 32), np.float32)}
+    folder = make_folder(tmp_path / "m", TIED, arrays)
+    assert "wrong shape: lm_head.weight is [38, 32]" in refused(folder, stored_config(folder))
+
+
+def test_of_a_tied_pair_either_may_be_stored(tmp_path):
+    arrays = stored_arrays(TIED)
+    renamed = {name.replace("model.embed_tokens", "lm_head"): array for name, array in arrays.items()}
+    folder = make_folder(tmp_path / "m", TIED, renamed)
+    assert_equal(load_llama(folder, stored_config(folder)), expected_tree(TIED, arrays))
+
+
+@pytest.mark.parametrize("stored", ["equal", "other", "embedding", "head"])
+def test_a_tied_head_is_what_transformers_makes_of_it(stored, tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    arrays = stored_arrays(TIED)
+    embedding = arrays.pop("model.embed_tokens.weight")
+    head = embedding[::-1].copy() if stored == "other" else embedding.copy()
+    arrays |= {} if stored == "head" else {"model.embed_tokens.weight": embedding}
+    arrays |= {} if stored == "embedding" else {"lm_head.weight": head}
+    folder = make_folder(tmp_path / "m", TIED, arrays)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ours = load_llama(folder, stored_config(folder))
+    np.testing.assert_array_equal(ours["embedding"], theirs.get_input_embeddings().weight.detach().numpy())
+    np.testing.assert_array_equal(
+        ours.get("head", ours["embedding"]), theirs.get_output_embeddings().weight.detach().numpy()
+    )
 
 
 @pytest.mark.parametrize("config", [TIED, UNTIED])
