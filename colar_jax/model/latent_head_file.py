@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from colar_jax.errors import UserError
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.safetensors_io import write_arrays
 
 WEIGHTS_FILE = "latent_head.safetensors"
 CONFIG_FILE = "latent_head.json"
@@ -78,7 +79,7 @@ def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: s
 
 def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path, facts: dict[str, Any]) -> None:
     """Write `latent_head.safetensors` and `latent_head.json` (sizes, bounds, `embed_std`, `facts`) into `folder`."""
-    save_file(to_published(latent_head), folder / WEIGHTS_FILE)
+    write_arrays(to_published(latent_head), folder / WEIGHTS_FILE)
     settings = dataclasses.asdict(config) | {"embed_std": float(latent_head["embed_std"])} | facts
     (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 

@@ -7,17 +7,20 @@ itself is not needed.
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
+from colar_jax.model.hf_fields import is_number, is_positive, is_whole
 from colar_jax.model.lora import ADAPTER, LoraConfig
 from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.safetensors_io import write_arrays
 from colar_jax.settings import PROJECTIONS, parse_targets
 
 Tree = dict[str, Any]
@@ -27,24 +30,16 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _MATRICES = {"a": "lora_A", "b": "lora_B"}
 _IS_ATTENTION = ("query", "key", "value", "out")
 _DTYPES = ("F32", "F16", "BF16")
-# Settings that change what an adapter computes, and that we do not compute; harmless where they are off.
-_UNSUPPORTED = (
-    "use_rslora",
-    "use_dora",
-    "use_qalora",
-    "bias",
-    "lora_bias",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "layer_replication",
-    "exclude_modules",
-    "target_parameters",
-    "trainable_token_indices",
-    "alora_invocation_tokens",
-)
+# Settings that say nothing of what an adapter computes: where it comes from, and how it was or is to be trained.
+_FREE_NAMES = """
+    peft_type r lora_alpha lora_dropout target_modules task_type auto_mapping peft_version base_model_name_or_path
+    revision inference_mode megatron_core qalora_group_size runtime_config
+"""
+_FREE = frozenset(_FREE_NAMES.split())
+_EMPTY_IS_OFF = ("rank_pattern", "alpha_pattern", "loftq_config")
+# Ways to initialise that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ, ...) may change its weights, and
+# the adapter counts on the changed ones.
+_PLAIN_INITIALISATIONS = (True, False, "gaussian", "orthogonal")
 
 
 def read_adapter(folder: Path, llama: LlamaConfig, expected: LoraConfig | None = None) -> tuple[LoraConfig, Tree]:
@@ -109,7 +104,7 @@ def write_adapter(folder: Path, parameters: Tree, config: LoraConfig, *, base_na
         "modules_to_save": None,
         "inference_mode": True,
     }
-    _replace(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    _replace(folder / WEIGHTS_FILE, lambda path: write_arrays(tensors, path))
     _replace(folder / CONFIG_FILE, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
 
 
@@ -123,28 +118,48 @@ def _read_config(folder: Path) -> LoraConfig:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{folder} is no adapter's folder: it has no {CONFIG_FILE}")
-    try:
-        found = json.loads(path.read_text())
-        kind, rank, alpha = found.get("peft_type"), int(found["r"]), float(found["lora_alpha"])
-        targets, dropout = found["target_modules"], float(found.get("lora_dropout") or 0.0)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{path} is no description of a LoRA adapter: {error!r}") from None
-    wrong = [f"{name}={found[name]!r}" for name in _UNSUPPORTED if not _is_off(found.get(name))]
-    if kind != "LORA":
-        wrong.insert(0, f"peft_type={kind!r}")
-    if targets == "all-linear":
-        targets = list(PROJECTIONS.values())
-    if not isinstance(targets, list) or not targets or not set(targets) <= set(PROJECTIONS.values()):
-        wrong.append(f"target_modules={targets!r} (a list of {', '.join(PROJECTIONS.values())} is)")
-    if rank < 1:
-        wrong.append(f"r={rank}")
+    found = read_json_object(path)
+    wrong = [*_wrong_values(found), *(f"{name}={found[name]!r}" for name in _unsupported(found))]
     if wrong:
         raise UserError(f"{path}: not supported: {'; '.join(wrong)}. Merge such an adapter into its base with PEFT")
-    return LoraConfig(rank, alpha, parse_targets(",".join(targets)), dropout)
+    targets = found["target_modules"]
+    if targets == "all-linear":
+        targets = list(PROJECTIONS.values())
+    dropout = found.get("lora_dropout") or 0.0
+    return LoraConfig(found["r"], float(found["lora_alpha"]), parse_targets(",".join(targets)), float(dropout))
 
 
-def _is_off(value: Any) -> bool:
-    return value is False or value in (None, "none", [], {})  # not so 0, which is a layer
+def _wrong_values(found: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the settings that are read."""
+    if found.get("peft_type") != "LORA":
+        yield f"peft_type={found.get('peft_type')!r}"
+    if not is_whole(found.get("r")):
+        yield f"r={found.get('r')!r} (a whole number above 0 is)"
+    if not is_positive(found.get("lora_alpha")):
+        yield f"lora_alpha={found.get('lora_alpha')!r} (a number above 0 is)"
+    dropout = found.get("lora_dropout")
+    if dropout is not None and not (is_number(dropout) and 0 <= dropout < 1):
+        yield f"lora_dropout={dropout!r} (a number from 0 to below 1 is)"
+    targets, known = found.get("target_modules"), list(PROJECTIONS.values())
+    is_list = isinstance(targets, list) and targets != [] and all(target in known for target in targets)
+    if targets != "all-linear" and not is_list:
+        yield f"target_modules={targets!r} (a list of {', '.join(known)} is)"
+
+
+def _unsupported(found: dict[str, Any]) -> list[str]:
+    """Settings that are on, and that are neither read nor known to change nothing: those of PEFT's future included."""
+    names = sorted(name for name in found if name not in _FREE and not _is_off(name, found[name]))
+    return [name for name in names if name != "init_lora_weights" or not _is_plain(found[name])]
+
+
+def _is_plain(initialisation: Any) -> bool:
+    return any(type(initialisation) is type(known) and initialisation == known for known in _PLAIN_INITIALISATIONS)
+
+
+def _is_off(name: str, value: Any) -> bool:
+    if value == {}:  # of another setting it could mean "with all defaults"
+        return name in _EMPTY_IS_OFF
+    return value is False or value in (None, "none", [])  # not so 0, which is a layer
 
 
 def _name(target: str, layer: int, leaf: str) -> str:

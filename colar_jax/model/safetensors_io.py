@@ -215,3 +215,12 @@ def write_file(tensors: Iterable[TensorToWrite], path: Path) -> None:
             array = np.ascontiguousarray(tensor.make(), tensor.dtype)
             assert array.shape == tensor.shape, (tensor.name, array.shape, tensor.shape)
             file.write(array.reshape(-1).view(np.uint8))
+
+
+def write_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """One safetensors file of arrays by their names. Its mode is the umask's: the `safetensors` package writes 0600."""
+    tensors = [
+        TensorToWrite(name, array.shape, array.dtype, lambda array=array: array)
+        for name, array in sorted(arrays.items())
+    ]
+    write_file(tensors, path)
