@@ -1,7 +1,9 @@
 """Where problems come from: embedded ones, files, folders and hub data sets, by name."""
 
+import contextlib
 import difflib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -101,8 +103,9 @@ def _from_hub(rest: str, split: str, limit: int | None, options: dict[str, int])
 
 
 def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
-    path = Path(source).expanduser()
-    if not path.exists():
+    # By os.path, which says no to what pathlib raises for: names that are too long, zero bytes, homes of nobody.
+    path = Path(os.path.expanduser(source))
+    if not os.path.exists(path):
         raise UserError(_unknown_source(source, path))
     return read_problems(find_split_file(path, split) if path.is_dir() else path, limit)
 
@@ -127,7 +130,9 @@ def _parse_option(text: str) -> tuple[str, int]:
 def _unknown_source(source: str, path: Path) -> str:
     """What to say about a source that is neither a name nor a path: the nearest names, and what a source can be."""
     names = ["arithmetic", *(f"hub:{name}" for name in HUB_SETS)]
-    beside = [str(path.parent / p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = []
+    with contextlib.suppress(OSError, ValueError):
+        beside = [str(path.parent / file) for file in os.listdir(path.parent)]
     several = " (a semicolon separates the sets of data.test)" if "," in source else ""
     return (
         f"data source {source!r} is no file, no folder and no known name{several}{_nearest(source, names + beside)}. "

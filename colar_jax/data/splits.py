@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def num_held_out(held_out: int, num_problems: int) -> int:
 
 def _training_source(config: DataConfig) -> tuple[list[Problem], dict[str, list[Problem]]]:
     """The training problems; of a single file, also its own "val" and "test"."""
-    if not Path(config.train).expanduser().is_file():
+    if not os.path.isfile(os.path.expanduser(config.train)):
         return load_problems(config.train, "train", limit=config.train_limit or None), {}
     problems = load_problems(config.train, "train")
     count = num_held_out(config.held_out, len(problems))

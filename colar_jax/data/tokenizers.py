@@ -1,9 +1,12 @@
 """Tokenizers: any Hugging Face one, and an embedded one for the embedded problems."""
 
 import dataclasses
+import importlib.util
+import json
 import logging
 import os
 import re
+import reprlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,8 @@ UNKNOWN = "[UNK]"
 # One of these is in every tokenizer's folder; AutoTokenizer makes an empty tokenizer of a folder without any.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 EOS = "<eos>"
+# Its files are protocol buffers; tiktoken's are lines of text.
+_SENTENCEPIECE_START = b"\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +105,11 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
+    if not name:
+        raise UserError("data.tokenizer is empty: name a folder or a hub id (empty means model.base's own, with one)")
     place = os.path.expanduser(name)
+    if os.path.isfile(place):
+        raise UserError(f"data.tokenizer={name!r} is a file: name the folder that it is in")
     # Of a folder, tokenizer.json is the whole truth. AutoTokenizer goes by the model_type in config.json beside it, and
     # puts Qwen2's special tokens and splitting of digits over any other tokenizer that a Qwen2 was given.
     has_file = os.path.isfile(os.path.join(place, "tokenizer.json"))
@@ -108,11 +117,38 @@ def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
         raise UserError(f"{name!r} has no tokenizer in it ({', '.join(_TOKENIZER_FILES)}): set data.tokenizer")
     kind = transformers.PreTrainedTokenizerFast if has_file else transformers.AutoTokenizer
     try:
-        return kind.from_pretrained(place)
-    except (OSError, ValueError) as error:
+        hf = kind.from_pretrained(place)
+    except Exception as error:  # of any kind: what a library raises for a file that it did not expect
+        raise UserError(_why_not_read(name, place, error)) from error
+    if not hf.is_fast:
         raise UserError(
-            f"data.tokenizer={name!r} is neither {EMBEDDED!r} nor a folder or hub id of a tokenizer: {error}"
-        ) from error
+            f"the tokenizer {name!r} has no tokenizer.json: save it once with transformers, from a fast one"
+        )
+    return hf
+
+
+def _why_not_read(name: str, folder: str, error: Exception) -> str:
+    """What is wrong with a tokenizer's folder that transformers does not read, and what to do."""
+    for path in (os.path.join(folder, file) for file in ("tokenizer.json", "tokenizer_config.json")):
+        try:
+            content = json.loads(Path(path).read_bytes()) if os.path.isfile(path) else {}
+        except (ValueError, RecursionError) as fault:
+            return f"{path}: not JSON ({fault}): copy it again"
+        if not isinstance(content, dict):
+            return f"{path}: {reprlib.repr(content)} is not an object: copy it again"
+    model = os.path.join(folder, "tokenizer.model")
+    if os.path.isfile(model) and not os.path.isfile(os.path.join(folder, "tokenizer.json")):
+        package = "sentencepiece" if Path(model).read_bytes().startswith(_SENTENCEPIECE_START) else "tiktoken"
+        if importlib.util.find_spec(package) is None:
+            return (
+                f"{folder} has a tokenizer.model and no tokenizer.json, and reading that needs the package {package}: "
+                f"pip install {package} protobuf, or copy the model's tokenizer.json into the folder"
+            )
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    said = "".join(char if char.isprintable() else repr(char)[1:-1] for char in said)
+    if os.path.isdir(folder):
+        return f"the tokenizer in {folder} cannot be read: {said}"
+    return f"data.tokenizer={name!r} is neither {EMBEDDED!r} nor a folder or hub id of a tokenizer: {said}"
 
 
 def _separator_id(hf: transformers.PreTrainedTokenizerBase, name: str) -> int:
@@ -125,8 +161,9 @@ def _separator_id(hf: transformers.PreTrainedTokenizerBase, name: str) -> int:
         read = hf.convert_ids_to_tokens(alone), hf.convert_ids_to_tokens(together[len(ids_before) :])
         raise UserError(
             f"the tokenizer {name!r} reads {SEPARATOR!r} as {read[0]} and, between a prompt and {after!r}, as "
-            f"{read[1]}: it must be one token. Add it with tokenizer.add_tokens([{SEPARATOR!r}]) and save it, or "
-            "choose another tokenizer"
+            f"{read[1]}: it must be one token. Choose another tokenizer, or add it with tokenizer.add_tokens("
+            f"[{SEPARATOR!r}]) and save it; a base model needs its row too: model.resize_token_embeddings("
+            "len(tokenizer)), save both into one folder and name that in model.base"
         )
     return alone[0]
 

@@ -95,7 +95,8 @@ def open_base(folder: Path, *, num_tokens: int, pad_id: int) -> BaseModel:
     raise UserError(
         f"vocabulary mismatch: the tokenizer has ids up to {num_tokens - 1} (its padding is {pad_id}), the model in "
         f"{folder} has {stored.vocab_size} rows, and only a row for [PAD] is ever added. Leave data.tokenizer at its "
-        "default to use the model's own tokenizer"
+        "default to use the model's own tokenizer, or give the model rows for the tokens that you added: "
+        "model.resize_token_embeddings(len(tokenizer)), save both into one folder, and name that in model.base"
     )
 
 

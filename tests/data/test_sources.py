@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from colar_jax.config import DataConfig
 from colar_jax.data import sources
 from colar_jax.data.json_lines import parse_problem
 from colar_jax.data.problems import Problem
 from colar_jax.data.sources import load_problems, refuse_overlap
+from colar_jax.data.splits import load_splits
+from colar_jax.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the real files lie in ../shared/data")
@@ -147,6 +150,15 @@ def test_repeated_questions_are_logged_with_count_and_place(tmp_path, caplog):
 def test_an_unknown_source_gets_the_nearest_names(source, message):
     with pytest.raises(ValueError, match=re.escape(f"data source {message}")):
         load_problems(source, "train")
+
+
+@pytest.mark.parametrize(
+    "source", ["x" * 5000, "a\x00b", "~nobody-of-this-name/x.jsonl", "a\nb", "\ud800", "x/" * 3000]
+)
+def test_a_name_that_no_file_can_have(source):
+    with pytest.raises(UserError, match="^data source .* is no file, no folder and no known name") as caught:
+        load_splits(DataConfig(train=source))
+    assert str(caught.value).isprintable()
 
 
 def test_a_misspelt_path_gets_the_nearest_file(tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -14,6 +15,8 @@ from colar_jax.data import arithmetic
 from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.prompts import SEPARATOR, answer_text, question_prompt, steps_text
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+from colar_jax.errors import UserError
+from colar_jax.model.base_model import open_base
 
 SHARED = Path(__file__).parents[3] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real tokenizers are not part of the project")
@@ -206,7 +209,7 @@ def test_ids_with_gaps_need_rows_for_the_gaps(tmp_path):
 def test_a_separator_that_is_not_one_token_is_an_error(tmp_path, settings):
     name = made_up(tmp_path, **settings)
     with pytest.raises(
-        ValueError, match=r"'###' as .* must be one token\. Add it with tokenizer.add_tokens\(\['###'\]\)"
+        UserError, match=r"'###' as .* must be one token\. .*add it with tokenizer.add_tokens\(\['###'\]\)"
     ):
         load_tokenizer(name)
 
@@ -219,6 +222,28 @@ def test_the_error_says_how_to_repair_the_tokenizer(tmp_path):
     assert load_tokenizer(name).encode("?###?") == [0, 3, 0]
 
 
+def test_that_repair_gives_a_base_model_a_row(tmp_path):
+    """Without it the model is refused, with the same advice; with it the model is taken."""
+    name = made_up(tmp_path, words=["?", "#"])
+    hf = transformers.AutoTokenizer.from_pretrained(name)
+    rows = len(hf)
+    hf.add_tokens([SEPARATOR])
+    hf.save_pretrained(name)
+    tokenizer = load_tokenizer(name)
+    llama = transformers.LlamaConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8)
+    for vocab_size in (rows, len(hf)):
+        llama.vocab_size = vocab_size
+        llama.save_pretrained(name)
+        if vocab_size == rows:
+            with pytest.raises(
+                UserError, match=r"vocabulary mismatch.*model\.resize_token_embeddings\(len\(tokenizer\)\)"
+            ):
+                open_base(tmp_path, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
+        else:
+            base = open_base(tmp_path, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
+            assert base.config.vocab_size == tokenizer.num_tokens
+
+
 def test_no_end_of_sequence_token_is_an_error(tmp_path):
     name = made_up(tmp_path, words=["?", "###"], merged=["###"], eos=None)
     with pytest.raises(ValueError, match=r"has no end-of-sequence token: set eos_token in its config"):
@@ -229,6 +254,58 @@ def test_a_name_of_nothing_is_an_error(tmp_path):
     name = str(tmp_path / "no-such-folder")
     with pytest.raises(ValueError, match=r"no-such-folder' is neither 'embedded:arithmetic' nor a folder or hub id"):
         load_tokenizer(name)
+
+
+CONFIG = json.dumps({"eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"tokenizer.json": ""}, r"tokenizer\.json: not JSON \(Expecting value.*\): copy it again$"),
+        ({"tokenizer.json": '{"version": "1.0", "trunc'}, r"tokenizer\.json: not JSON"),
+        ({"tokenizer.json": "[" * 10**5}, r"tokenizer\.json: not JSON"),
+        ({"tokenizer.json": "[]"}, r"tokenizer\.json: \[\] is not an object"),
+        ({"tokenizer.json": "{}"}, r"^the tokenizer in .* cannot be read: "),
+        ({"tokenizer_config.json": "null"}, r"tokenizer_config\.json: None is not an object"),
+        ({"tokenizer_config.json": CONFIG[:9]}, r"tokenizer_config\.json: not JSON"),
+        ({"tokenizer_config.json": CONFIG}, r"^the tokenizer in .* cannot be read: "),
+        ({"vocab.json": "{}"}, r"^the tokenizer in .* cannot be read: "),
+        ({"other.txt": ""}, r"has no tokenizer in it \(tokenizer\.json, "),
+    ],
+)
+def test_a_damaged_folder_is_one_line(tmp_path, files, message):
+    for file, content in files.items():
+        (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_tokenizer(str(tmp_path))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("content", "package"),
+    [(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02", "sentencepiece"), (b"IQ== 0\n", "tiktoken")],
+)
+def test_a_model_that_needs_a_package_names_that_one(tmp_path, monkeypatch, content, package):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(UserError, match=rf"needs the package {package}: pip install {package} protobuf, or copy"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a b\n###", "\ud800", "embedded:x", "x" * 5000])
+def test_a_name_that_nothing_can_have(name):
+    with pytest.raises(UserError, match="^data.tokenizer=.* is neither 'embedded:arithmetic' nor") as caught:
+        load_tokenizer(name)
+    assert str(caught.value).isprintable()
+
+
+def test_an_empty_name_and_a_file(tmp_path):
+    with pytest.raises(UserError, match="^data.tokenizer is empty"):
+        load_tokenizer("")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="tokenizer.json' is a file: name the folder that it is in"):
+        load_tokenizer(str(tmp_path / "tokenizer.json"))
 
 
 # Real tokenizers: (separator, eos, pad, number of tokens), by their README
