@@ -10,17 +10,18 @@ import transformers
 from tokenizers import models
 
 from colar_jax.config import DecodeConfig, OptimizerConfig, RlConfig, StageConfig
-from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Recipe
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.engine import Engine
+from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import METHODS
 from colar_jax.metrics import divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.rl.learner import Learner
 from colar_jax.rl.questions import QuestionStream
-from colar_jax.rl.rollout import Sampler
+from colar_jax.rl.rollout import Sampler, ways_to_sample
 from colar_jax.training.grpo import make_policy_step
 from colar_jax.training.state import initial_state, join, make_optimizer, partition
 
@@ -42,18 +43,20 @@ def reinforcement(
     graph, parameters = jax_side.build(latent_intermediate)
     trainable, frozen = partition(parameters, trains_latent_head=True)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-6, schedule="constant"), 1)
-    step = make_policy_step(graph, stage, sampling, jax_side.COMPUTE, jax_side.SEPARATOR, optimizer, mesh)
+    engine, judge = Engine(graph, mesh, jax_side.COMPUTE), Judge(_tokenizer(vocab))
+    step = make_policy_step(engine, stage, sampling, jax_side.SEPARATOR, optimizer)
     state = replicate(initial_state(trainable, optimizer), mesh)
     sampler = Sampler(
-        graph, method, sampling, jax_side.COMPUTE, mesh, separator_id=jax_side.SEPARATOR, eos_id=NEVER,
-        num_generations=num_generations, batch_size=len(questions),
+        engine,
+        ways_to_sample(engine, method, sampling, judge.tokenizer, num_generations=num_generations),
+        batch_size=len(questions),
         prompt_lengths=np.array([len(question) + 1 for question in questions]),
     )  # fmt: skip
     learner = Learner(
-        config=rl, sampling=sampling, encoded=_encode(questions), tokenizer=_tokenizer(vocab),
+        config=rl, sampling=sampling, encoded=_encode(questions), judge=judge,
         recipe=Recipe(speeds=(5.0,)), sampler=sampler, stream=QuestionStream(len(questions), 0),
         reward=lambda problems, answers, lengths: [float(number % 2) for number in range(len(answers))],
-        is_right=VERIFIERS["numeric"], seed=0, num_rows=minibatch_size // num_generations, hidden_size=384,
+        seed=0, num_rows=minibatch_size // num_generations, hidden_size=384,
     )  # fmt: skip
     prompts = [np.array([*question, jax_side.SEPARATOR], np.int32) for question in questions]
     key, count = jax.random.key(0), 0

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colar_jax.config import LatentConfig, ModelConfig, OptimizerConfig, StageConfig
+from colar_jax.config import Compute, LatentConfig, OptimizerConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Loader
 from colar_jax.data.prompts import speed_text
 from colar_jax.decoding.decoder import DecodeLimits, decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import latent_thinker
+from colar_jax.engine import Engine
 from colar_jax.methods import METHODS
 from colar_jax.model import presets, reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -23,7 +24,7 @@ from colar_jax.training.state import initial_state, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 
 SEPARATOR, EOS = 0, 1
-COMPUTE = ModelConfig(preset="micro", scan_layers=False)
+COMPUTE = Compute(scan_layers=False)
 
 
 def build(latent_intermediate: int):
@@ -57,7 +58,7 @@ def training(
     trainable, frozen = partition(parameters, trains_latent_head=True)
     mesh = make_mesh()
     optimizer = make_optimizer(OptimizerConfig(schedule="constant"), 1)
-    step = make_train_step(graph, method, stage, COMPUTE, optimizer, mesh)
+    step = make_train_step(Engine(graph, mesh, COMPUTE), method, stage, optimizer)
     state = replicate(initial_state(trainable, optimizer), mesh)
     key, count = jax.random.key(0), 0
 

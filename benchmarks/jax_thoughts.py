@@ -9,6 +9,7 @@ import numpy as np
 
 from colar_jax.config import CoconutConfig, CodiConfig, OptimizerConfig, StageConfig
 from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.engine import Engine
 from colar_jax.methods import METHODS
 from colar_jax.model import presets, reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -41,7 +42,7 @@ def training(
     trainable, frozen = partition(parameters, trains_latent_head=False, trains_projection=method.trains_projection)
     optimizer = make_optimizer(OptimizerConfig(schedule="constant"), 1)
     compute = dataclasses.replace(jax_side.COMPUTE, remat=remat, scan_layers=scan)
-    step = make_train_step(graph, method, stage, compute, optimizer, mesh)
+    step = make_train_step(Engine(graph, mesh, compute), method, stage, optimizer)
     state = replicate(initial_state(trainable, optimizer), mesh)
     key, count = jax.random.key(0), loader.first_final_step
     first = loader.batch(count)

@@ -96,7 +96,7 @@ def main() -> None:
         trainable, frozen = partition(run.initial, trains_latent_head=True)
         state = replicate(initial_state(trainable, optimizer), run.mesh)
         loader = Loader(run.train, method.recipe(stage), seed=0, rows=1, row_positions=stage.row_positions)
-        step = make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh)
+        step = make_train_step(run.engine, method, stage, optimizer)
         for what in ("first training step (compiling)", "second training step"):
             state, metrics = step(state, frozen, put_rows(loader.batch(0), run.mesh), jax.random.key(0))
             jax.block_until_ready(state)

@@ -18,7 +18,7 @@ from colar_jax.run import Run, prepare, write_config
 from colar_jax.starts import start_parameters
 from colar_jax.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.training.checkpoints import Checkpoints
-from colar_jax.training.grpo import iterations, make_grpo_trainer, most_updates
+from colar_jax.training.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, StageRun, refuse_another_run, run_stage
 from colar_jax.training.state import TrainState, Tree, make_optimizer, partition
 from colar_jax.training.step import make_train_step
@@ -92,7 +92,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             f"shorten the schedule (stages.{name}.{stage.method})"
         )
     optimizer = make_optimizer(stage.optimizer, num_steps)
-    step = make_train_step(run.graph, method, stage, run.config.model, optimizer, run.mesh, run.config.parallel)
+    step = make_train_step(run.engine, method, stage, optimizer)
     trainable, frozen = partition(
         start_parameters(run, name),
         trains_latent_head=method.trains_latent_head,
@@ -112,20 +112,10 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
     optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl))
     parameters = start_parameters(run, name)
     trainer = make_grpo_trainer(
-        name,
-        stage,
-        method,
-        run.graph,
-        decode=config.decode,
-        compute=config.model,
-        encoded=run.train,
-        tokenizer=run.tokenizer,
-        verifier=config.data.verifier,
-        optimizer=optimizer,
-        mesh=run.mesh,
-        parallel=config.parallel,
-        seed=run.seed_of(name),
-        first=parameters,
+        run.engine,
+        RewardedStage(name, stage, method, config.decode, run.train, run.judge, run.seed_of(name)),
+        optimizer,
+        parameters,
     )
     trainable, frozen = partition(parameters, trains_latent_head=True)
     return trainer, run.first_state(trainable, frozen, optimizer), frozen, num_steps

@@ -22,16 +22,18 @@ from colar_jax.config import (
     parse_targets,
     resolve,
 )
-from colar_jax.data.answers import check_verifier
+from colar_jax.data.answers import VERIFIERS, check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import Splits, load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from colar_jax.engine import Engine
 from colar_jax.errors import UserError
 from colar_jax.evaluation.asking import Asker
-from colar_jax.evaluation.evaluator import Evaluator
+from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.inspector import Inspector
+from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.program import Programs
 from colar_jax.methods import Method, find_method
 from colar_jax.model.base_model import base_folder, base_identity
@@ -69,6 +71,16 @@ class Run:
         """The training set, encoded when it is first asked for: evaluation does without."""
         return encode(self.train_problems, self.tokenizer, self.speeds)
 
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """What compiles and places, for all stages."""
+        return Engine(self.graph, self.mesh, self.config.model.compute, self.config.parallel)
+
+    @functools.cached_property
+    def judge(self) -> Judge:
+        """What says whether an answer is right."""
+        return Judge(self.tokenizer, VERIFIERS[self.config.data.verifier])
+
     def method(self, stage_name: str) -> Method:
         """The method of a stage, thinking as it is trained there."""
         stage = self.config.stages[stage_name]
@@ -97,18 +109,12 @@ class Run:
         """A decoder of these sets, at these speeds, for a stage's method; `decode` unless as the config has it."""
         config = self.config
         return Evaluator(
-            self.graph,
+            self.engine,
             self.method(stage_name),
-            self.tokenizer,
+            self.judge,
             config.decode if decode is None else decode,
-            config.model,
-            self.mesh,
-            batch_size=min(config.eval.batch_size, max(len(encoded) for encoded in sets)),
-            sets=sets,
-            speeds=speeds,
-            verifier=config.data.verifier,
-            parallel=config.parallel,
-            programs=programs,
+            Workload(sets, speeds, min(config.eval.batch_size, max(len(encoded) for encoded in sets))),
+            programs,
         )
 
     def first_state(self, trainable: Tree, frozen: Tree, optimizer: optax.GradientTransformation) -> TrainState:
@@ -120,32 +126,17 @@ class Run:
         """What looks into the thoughts of a stage's method."""
         config = self.config
         return Inspector(
-            self.graph,
-            self.method(stage_name),
-            self.tokenizer,
-            config.decode,
-            config.model,
-            self.mesh,
-            batch_size=config.eval.batch_size,
-            verifier=config.data.verifier,
-            parallel=config.parallel,
+            self.engine, self.method(stage_name), self.judge, config.decode, batch_size=config.eval.batch_size
         )
 
     def asker(self, stage_name: str, *, temperature: float = 0.0, num_words: int = 3) -> Asker:
         """What answers questions with a stage's method; temperature 0 is greedy."""
-        config, decode = self.config, self.config.decode
+        decode = self.config.decode
         if temperature:
             of_all = dict.fromkeys(("latent_temperature", "stop_temperature", "answer_temperature"), temperature)
             decode = dataclasses.replace(decode, **of_all)
-        return Asker(
-            self.graph,
-            self.method(stage_name),
-            self.tokenizer,
-            decode,
-            config.model,
-            greedy=temperature == 0,
-            num_words=num_words,
-        )
+        method, greedy = self.method(stage_name), temperature == 0
+        return Asker(self.engine, method, self.tokenizer, decode, greedy=greedy, num_words=num_words)
 
 
 def open_run(workdir: str | Path, **settings) -> Run:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 
-from colar_jax.config import LatentConfig, ModelConfig, StageConfig
+from colar_jax.config import Compute, LatentConfig, StageConfig
 from colar_jax.data.layout import Layout, Sizes, lay_out
 from colar_jax.data.packing import Batch, RowShape, fill, pack
 from colar_jax.methods import METHODS
@@ -31,7 +31,7 @@ SPEEDS = (1, 2, 1.5, 5)
 PLAIN = LatentConfig()
 ALL_TERMS = LatentConfig(weight=0.7, entropy_weight=-0.05, predicted_pass_weight=0.5)
 NLL = LatentConfig(loss="nll", weight=0.7)
-COMPUTE = ModelConfig()
+COMPUTE = Compute()
 count_of = jax.jit(count)
 
 

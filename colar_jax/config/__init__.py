@@ -14,7 +14,9 @@ from colar_jax.settings.data import DataConfig
 from colar_jax.settings.decode import DecodeConfig, EvalConfig
 from colar_jax.settings.import_path import import_object, is_import_path, unknown_name
 from colar_jax.settings.model import (
+    PLAINLY,
     PROJECTIONS,
+    Compute,
     LatentHeadSettings,
     LoraSettings,
     ModelConfig,
@@ -25,9 +27,11 @@ from colar_jax.settings.parallel import AUTOMATIC, ParallelConfig, parse_mesh
 
 __all__ = [
     "AUTOMATIC",
+    "PLAINLY",
     "PROJECTIONS",
     "CoconutConfig",
     "CodiConfig",
+    "Compute",
     "Config",
     "DataConfig",
     "DecodeConfig",

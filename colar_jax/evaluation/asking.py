@@ -4,15 +4,15 @@ import dataclasses
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.config import DecodeConfig
 from colar_jax.data.answers import extract_answer
 from colar_jax.data.prompts import Speed, question_prompt
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts
 from colar_jax.decoding.streaming import StreamedThought, Streamer
+from colar_jax.engine import Engine
 from colar_jax.evaluation.latents import Latent, inspecting, read_latent
 from colar_jax.methods import Method
 from colar_jax.methods.method import decode_limits
@@ -48,24 +48,22 @@ class Asker:
     """Answers one question at a time, greedily or sampled.
 
     Args:
-        graph, method, tokenizer, decode_config, compute: as for `Evaluator`.
+        engine, method, decode_config: as for `Evaluator`; of several devices the first answers.
         num_words: nearest words, and likeliest ones of the language head, of each latent.
     """
 
     def __init__(
         self,
-        graph,
+        engine: Engine,
         method: Method,
         tokenizer: Tokenizer,
         decode_config: DecodeConfig,
-        compute: ModelConfig,
         *,
         greedy: bool,
         num_words: int,
     ):
-        dtype = jnp.dtype(compute.dtype)
         self._tokenizer = tokenizer
-        self._thinking = method.thinking(decode_config, tokenizer.separator_id, dtype, greedy)
+        self._thinking = method.thinking(decode_config, tokenizer.separator_id, engine.dtype, greedy)
         think = self._thinking.think
         if self._thinking.in_latents:
             think = inspecting(think, num_words, is_gaussian=method.trains_latent_head)
@@ -76,7 +74,7 @@ class Asker:
             eos_id=tokenizer.eos_id,
             greedy=greedy,
         )
-        self._streamer = Streamer(graph, think, limits, dtype)
+        self._streamer = Streamer(engine.graph, think, limits, engine.dtype)
 
     def ask(self, parameters, question: str, speed: Speed, key: jax.Array) -> Iterator[Latent | Words | Reply]:
         """Latents or words, each as it comes, and at the end the whole reply."""

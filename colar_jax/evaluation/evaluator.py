@@ -8,18 +8,16 @@ from collections.abc import Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig
-from colar_jax.data.answers import VERIFIERS, extract_answer
+from colar_jax.config import DecodeConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed
-from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+from colar_jax.engine import Engine
+from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.program import Programs, ProgramSpec, lower, variation
 from colar_jax.methods import Method
-from colar_jax.parallel.mesh import num_shards, put_rows, shapes_of_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,53 +61,47 @@ class _Batch:
     is_last: bool
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Workload:
+    """What an evaluator will decode, so that one compiled program has room for any batch of it."""
+
+    sets: list[EncodedProblems]
+    speeds: tuple[Speed, ...]
+    batch_size: int  # questions decoded at a time, over all devices
+
+
 class Evaluator:
     """Decodes with one compiled program for greedy and one for sampled decoding, whatever the speed.
 
     One batch is on the device at a time: while it is, the host judges the one before and packs the one after.
 
     Args:
-        graph: the model's graph, from `reasoner.build`.
         decode_config: how to decode, unless a request says otherwise; no request may think longer.
-        batch_size: questions decoded at a time, over all devices.
-        sets, speeds: what will be decoded, so that one compiled program has room for any batch of it.
         programs: where compiled programs are kept; given to several evaluators, they share what is the same.
     """
 
     def __init__(
         self,
-        graph,
+        engine: Engine,
         method: Method,
-        tokenizer: Tokenizer,
+        judge: Judge,
         decode_config: DecodeConfig,
-        compute: ModelConfig,
-        mesh: Mesh,
-        *,
-        batch_size: int,
-        sets: list[EncodedProblems],
-        speeds: tuple[Speed, ...],
-        verifier: str = "numeric",
-        parallel: ParallelConfig = AUTOMATIC,
+        workload: Workload,
         programs: Programs | None = None,
     ):
-        self._tokenizer, self._config, self._mesh = tokenizer, decode_config, mesh
+        self._engine, self._judge, self._config = engine, judge, decode_config
         self._spec = functools.partial(
             ProgramSpec,
-            graph=graph,
+            engine=engine,
             method=method,
             decode=decode_config,
-            compute=compute,
-            separator_id=tokenizer.separator_id,
-            eos_id=tokenizer.eos_id,
-            mesh=mesh,
-            parallel=parallel,
+            separator_id=judge.tokenizer.separator_id,
+            eos_id=judge.tokenizer.eos_id,
         )
         self._programs = Programs() if programs is None else programs
-        self._shard_size = -(-batch_size // num_shards(mesh))
-        lengths = [encoded.prompt_lengths(speed) + 1 for encoded in sets for speed in speeds]
+        self._shard_size = -(-workload.batch_size // engine.num_shards)
+        lengths = [encoded.prompt_lengths(speed) + 1 for encoded in workload.sets for speed in workload.speeds]
         self._shape = shape_for([part for of_set in lengths for part in self._parts(of_set)])
-        # The same answer to the same question is judged once, however often it is given.
-        self._is_right = functools.lru_cache(maxsize=2**16)(VERIFIERS[verifier])
 
     def run(self, parameters, encoded: EncodedProblems, speed: Speed, *, seed: int | None) -> Outcome:
         """Answer every problem at `speed`: greedily, or sampled from `seed` (a question's draws are its own)."""
@@ -132,13 +124,13 @@ class Evaluator:
             yield from self._collect(judged, *done)
 
     def _batches(self, request: Request) -> Iterator[_Batch]:
-        encoded, mesh = request.encoded, self._mesh
+        encoded = request.encoded
         spec = self._spec(greedy=request.seed is None)
         what = variation(spec, self._config if request.decode is None else request.decode)
         keys_N = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
             jax.random.key(request.seed or 0), jnp.arange(len(encoded))
         )
-        shards, per_batch = self._parts(np.arange(len(encoded))), num_shards(mesh)
+        shards, per_batch = self._parts(np.arange(len(encoded))), self._engine.num_shards
         for start in range(0, len(shards), per_batch):
             batch = shards[start : start + per_batch]
             packed = [pack_prompts([_prompt(encoded, i, request.speed) for i in part], self._shape) for part in batch]
@@ -149,24 +141,24 @@ class Evaluator:
                 questions=questions,
                 num_new=min(len(questions), len(encoded) - start * self._shard_size),
                 spec=spec,
-                arguments=(*put_rows((packed, keys_N[questions]), mesh), what),
+                arguments=(*self._engine.put_rows((packed, keys_N[questions])), what),
                 is_last=start + per_batch == len(shards),
             )
 
     def lower(self, parameters, *, greedy: bool) -> jax.stages.Lowered:
         """The program of a batch, not compiled yet, for parameters that may be shapes alone."""
-        shards = num_shards(self._mesh)
+        shards = self._engine.num_shards
         part = pack_prompts([np.zeros(1, np.int32)] * self._shard_size, self._shape)
         prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[part] * shards)
         keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._shard_size * shards))
-        placed = shapes_of_rows((prompts, keys_B), self._mesh)
+        placed = self._engine.shapes_of_rows((prompts, keys_B))
         spec = self._spec(greedy=greedy)
         return lower(spec, variation(spec, self._config), parameters, *placed)
 
     def _parts(self, values_N: np.ndarray) -> list[np.ndarray]:
         """Values, one for each question, in parts of a shard's size, a whole number of batches; the last fills up."""
-        batch_size = self._shard_size * num_shards(self._mesh)
-        num_parts = -(-len(values_N) // batch_size) * num_shards(self._mesh)
+        batch_size = self._shard_size * self._engine.num_shards
+        num_parts = -(-len(values_N) // batch_size) * self._engine.num_shards
         filled = values_N[np.arange(num_parts * self._shard_size).clip(max=len(values_N) - 1)]
         return np.split(filled, num_parts)
 
@@ -187,25 +179,19 @@ class Evaluator:
         self, judged: list[Outcome], batch: _Batch, decoded: Decoded, seconds: float
     ) -> Iterator[tuple[Request, Outcome]]:
         """Judge a batch; with the last of a request, all of it is given back."""
-        judged.append(self._judge(decoded, batch, seconds))
+        judged.append(self._outcome(decoded, batch, seconds))
         if batch.is_last:
             yield batch.request, _joined(judged)
             judged.clear()
 
-    def _judge(self, decoded: Decoded, batch: _Batch, seconds: float) -> Outcome:
+    def _outcome(self, decoded: Decoded, batch: _Batch, seconds: float) -> Outcome:
         encoded, new = batch.request.encoded, slice(batch.num_new)
-        num_answer_tokens_B = decoded.num_answer_tokens_B[new]
-        texts = self._tokenizer.answer_texts(decoded.answer_ids_BA[new], num_answer_tokens_B)
-        predictions = [extract_answer(text) for text in texts]
-        questions = batch.questions[new]
-        right = [
-            self._is_right(prediction, encoded.problems[i].answer)
-            for prediction, i in zip(predictions, questions, strict=True)
-        ]
+        num_answer_tokens_B, questions = decoded.num_answer_tokens_B[new], batch.questions[new]
+        texts, predictions = self._judge.read(decoded.answer_ids_BA[new], num_answer_tokens_B)
         return Outcome(
             predictions=predictions,
             texts=texts,
-            right_N=np.array(right),
+            right_N=self._judge.judge([encoded.problems[i] for i in questions], predictions),
             lengths_N=decoded.num_thoughts_B[new],
             forced_stop_N=decoded.forced_stop_B[new],
             answer_tokens_N=num_answer_tokens_B,

@@ -9,14 +9,12 @@ import functools
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from colar_jax.config import DecodeConfig, ModelConfig, ParallelConfig
-from colar_jax.decoding.compiled import Ways, compile_decode
+from colar_jax.config import DecodeConfig
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import PackedPrompts
+from colar_jax.engine import Engine, Ways
 from colar_jax.errors import UserError
 from colar_jax.methods import Method
 from colar_jax.methods.method import decode_limits
@@ -29,14 +27,11 @@ TEMPERATURES = ("latent_temperature", "stop_temperature", "answer_temperature")
 class ProgramSpec:
     """What makes one compiled decode; prompts' shapes come with its arguments. Equal specs share a program."""
 
-    graph: object  # the model's, from `reasoner.build`
+    engine: Engine
     method: Method
     decode: DecodeConfig  # its limit of the reasoning is the most that the program has room for
-    compute: ModelConfig
     separator_id: int
     eos_id: int
-    mesh: Mesh
-    parallel: ParallelConfig
     greedy: bool
 
 
@@ -122,7 +117,7 @@ def lower(spec: ProgramSpec, what: Variation, *arguments) -> jax.stages.Lowered:
 
 def _compile(spec: ProgramSpec, ways: Ways):
     # The thoughts are large, and the judge does not read them.
-    return compile_decode(spec.graph, ways, spec.compute, spec.mesh, spec.parallel, keeps_thoughts=False)
+    return spec.engine.compile_decode(ways, keeps_thoughts=False)
 
 
 def _ways(spec: ProgramSpec, what: Variation):
@@ -133,4 +128,4 @@ def _ways(spec: ProgramSpec, what: Variation):
 
 
 def _thinking(spec: ProgramSpec, config: DecodeConfig):
-    return spec.method.thinking(config, spec.separator_id, jnp.dtype(spec.compute.dtype), spec.greedy)
+    return spec.method.thinking(config, spec.separator_id, spec.engine.dtype, spec.greedy)

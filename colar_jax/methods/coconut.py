@@ -20,7 +20,7 @@ from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.methods.thinking.thought_chain import identity
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
-from colar_jax.settings import ModelConfig
+from colar_jax.settings import Compute
 
 
 class _Rows:
@@ -53,7 +53,7 @@ def count(batch: ThoughtBatch):
     return jnp.sum(batch.first_labels_BE >= 0) + jnp.sum(batch.tail_labels_BT >= 0)
 
 
-def objective(model, batch: ThoughtBatch, keys_B, num_labels, stage: StageConfig, compute: ModelConfig):
+def objective(model, batch: ThoughtBatch, keys_B, num_labels, stage: StageConfig, compute: Compute):
     """The part's share of the mean cross-entropy, with gradients through all latents and their question."""
     with jax.named_scope("question"):
         trunk = thought_chain.run_trunk(model, batch, compute, keys_B)

@@ -25,7 +25,7 @@ from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.settings import CodiConfig, ModelConfig
+from colar_jax.settings import CodiConfig, Compute
 
 
 @jax.tree_util.register_dataclass
@@ -77,7 +77,7 @@ def count(batch: ThoughtBatch) -> CodiCounts:
     )
 
 
-def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, stage: StageConfig, compute: ModelConfig):
+def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, stage: StageConfig, compute: Compute):
     """The part's share of the three losses; the chain of thought is one packed pass, as CoT's own."""
     codi, own = stage.codi, count(batch)
     with jax.named_scope("teacher"):

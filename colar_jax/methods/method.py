@@ -16,7 +16,7 @@ from colar_jax.decoding.thinking import Think
 from colar_jax.losses import cross_entropy_sum, gather_positions
 from colar_jax.metrics import Metric
 from colar_jax.model.reasoner import Reasoner, embed_positions
-from colar_jax.settings import DecodeConfig, ModelConfig
+from colar_jax.settings import Compute, DecodeConfig
 
 
 @jax.tree_util.register_dataclass
@@ -62,9 +62,7 @@ def decode_limits(
 
 
 # objective(model, batch, keys_B, counts, stage, compute) -> (this part's share of the loss, metrics)
-Objective = Callable[
-    [Reasoner, Batch, jax.Array, Counts, StageConfig, ModelConfig], tuple[jax.Array, dict[str, Metric]]
-]
+Objective = Callable[[Reasoner, Batch, jax.Array, Counts, StageConfig, Compute], tuple[jax.Array, dict[str, Metric]]]
 
 
 def answer_mask(batch: Batch):
@@ -115,14 +113,14 @@ class Method:
         return dataclasses.replace(self, thinking=self.thinking_of_stage(stage))
 
 
-def embed(model: Reasoner, batch: Batch, compute: ModelConfig):
+def embed(model: Reasoner, batch: Batch, compute: Compute):
     """The batch's input embeddings `[B, S, D]`."""
     return embed_positions(
         model.llama.embedding[...], batch.token_ids_BT, batch.token_positions_BT, batch.scale_BS, compute.dtype
     )
 
 
-def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: ModelConfig, dropout_keys_B=None):
+def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: Compute, dropout_keys_B=None):
     """The hidden states `[B, M, D]` that the heads read; with `dropout_keys_B`, adapters drop out what they say."""
     hidden_BSD = model.llama.forward(
         embeds_BSD,
@@ -135,7 +133,7 @@ def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: ModelC
     return gather_positions(hidden_BSD, batch.supervised_BM)
 
 
-def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: ModelConfig):
+def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: Compute):
     """Summed cross-entropy of the labels that are not -1, and how many of them are right."""
     return cross_entropy_sum(
         hidden_BMD.reshape(-1, hidden_BMD.shape[-1]),

@@ -9,12 +9,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from colar_jax.config import Config, ParallelConfig, StageConfig
-from colar_jax.decoding.compiled import decode_gather
+from colar_jax.config import Config, StageConfig
+from colar_jax.engine import Engine
 from colar_jax.methods import Method, find_method
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.mesh import REPLICATED
-from colar_jax.parallel.sharding import parameter_specs, shardings_of, specs_for
+from colar_jax.parallel.sharding import shardings_of, specs_for
 from colar_jax.planning.data_shape import PlannedData
 from colar_jax.training.state import TrainState, initial_state, model_specs, partition, state_specs
 
@@ -26,11 +26,9 @@ class Setting:
     config: Config
     name: str
     llama: LlamaConfig
-    graph: Any
+    engine: Engine  # with `decode_gather` decided by the chip's memory, which the devices here do not tell
     parameters: Any  # a tree of shapes
     data: PlannedData
-    mesh: Mesh
-    chip_memory: int  # bytes
 
     @property
     def stage(self) -> StageConfig:
@@ -40,17 +38,9 @@ class Setting:
     def method(self) -> Method:
         return find_method(self.stage.method).at(self.stage)
 
-    @property
-    def parallel(self) -> ParallelConfig:
-        """As configured; `decode_gather=auto` is decided by the chip's memory, which the devices here do not tell."""
-        parallel, compute = self.config.parallel, self.config.model
-        specs = parameter_specs(self.graph, self.parameters, self.mesh)
-        choice, _ = decode_gather(self.parameters, specs, compute, self.mesh, parallel, self.chip_memory)
-        return dataclasses.replace(parallel, decode_gather=choice)
-
     def placed_parameters(self):
         """All parameters, as decoding is given them."""
-        return _placed(self.parameters, parameter_specs(self.graph, self.parameters, self.mesh), self.mesh)
+        return _placed(self.parameters, self.engine.parameter_specs(self.parameters), self.engine.mesh)
 
     def partitioned(self):
         """Parameters as (trained, frozen)."""
@@ -62,14 +52,14 @@ class Setting:
     def placed_state(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
         """What a training step is given first: the state, and what is frozen."""
         trainable, frozen = self.partitioned()
-        specs = model_specs(self.graph, trainable, frozen, self.mesh)
+        specs = model_specs(self.engine.graph, trainable, frozen, self.engine.mesh)
         state = jax.eval_shape(lambda tree: initial_state(tree, optimizer), trainable)
-        state = _placed(state, state_specs(state, optimizer, specs), self.mesh)
-        return state, _placed(frozen, specs_for(frozen, specs), self.mesh)
+        state = _placed(state, state_specs(state, optimizer, specs), self.engine.mesh)
+        return state, _placed(frozen, specs_for(frozen, specs), self.engine.mesh)
 
     def placed_key(self):
         """A random key, the same on all devices."""
-        return _placed(jax.eval_shape(lambda: jax.random.key(0)), REPLICATED, self.mesh)
+        return _placed(jax.eval_shape(lambda: jax.random.key(0)), REPLICATED, self.engine.mesh)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from colar_jax.config import Config, StageConfig, parse_mesh
+from colar_jax.engine import Engine
 from colar_jax.methods import find_method
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.choice import choose_mesh
@@ -91,8 +92,8 @@ def plan_stage(
     data = planned_data(config, find_method(stage.method).recipe(stage).prompt_speeds, vocabulary, num_examples)
     llama = llama_shape(config, data.vocabulary.num_tokens)
     graph, parameters = abstract_model(config, llama)
-    mesh, memory = _mesh(config, parameters, target), int(topology.chip.hbm_bytes)
-    setting = Setting(config, name, llama, graph, parameters, data, mesh, memory)
+    engine = _engine(config, graph, parameters, target)
+    setting = Setting(config, name, llama, engine, parameters, data)
     lower = {"sft": _lower_sft, "grpo": _lower_grpo}[stage.trainer]
     lowered, schedule = lower(setting, with_rollout=with_rollout)
     programs = [_planned(setting, one, target) for one in lowered]
@@ -101,7 +102,7 @@ def plan_stage(
         stage=name,
         topology=topology.name,
         num_chips=topology.num_chips,
-        mesh=dict(mesh.shape),
+        mesh=dict(engine.mesh.shape),
         compiler="TPU" if target.is_tpu else "host devices: a TPU's compiler fuses more, and takes less memory",
         model=config.model.base or config.model.preset,
         vocabulary=llama.vocab_size,
@@ -142,6 +143,13 @@ def _schedule_seconds(schedule: Schedule, programs: list[ProgramPlan]) -> tuple[
     return schedule.num_steps * least, schedule.num_steps * most
 
 
+def _engine(config: Config, graph, parameters, target: Target) -> Engine:
+    """What a run would compute with on this slice."""
+    engine = Engine(graph, _mesh(config, parameters, target), config.model.compute, config.parallel)
+    choice, _ = engine.decode_gather(parameters, int(target.topology.chip.hbm_bytes))
+    return dataclasses.replace(engine, parallel=dataclasses.replace(config.parallel, decode_gather=choice))
+
+
 def _mesh(config: Config, parameters, target: Target) -> jax.sharding.Mesh:
     """The mesh that a run would have on this slice."""
     sizes = parse_mesh(config.parallel.mesh)
@@ -153,7 +161,7 @@ def _mesh(config: Config, parameters, target: Target) -> jax.sharding.Mesh:
 
 
 def _planned(setting: Setting, lowered: Lowered, target: Target) -> ProgramPlan:
-    compiled, sizes = compile_for(lowered, target), dict(setting.mesh.shape)
+    compiled, sizes = compile_for(lowered, target), dict(setting.engine.mesh.shape)
     how = dict(is_training=lowered.is_training, smaller_batch=lowered.smaller_batch)
     return ProgramPlan(
         compiled=compiled,

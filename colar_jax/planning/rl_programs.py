@@ -4,7 +4,6 @@ import jax
 import numpy as np
 
 from colar_jax.config import StageConfig
-from colar_jax.parallel.mesh import num_shards, shapes_of_rows
 from colar_jax.planning.lowering import Lowered, Schedule, Setting
 from colar_jax.planning.model_flops import forward_flops, step_flops, tree_rows
 from colar_jax.rl.rollout import Sampler
@@ -23,11 +22,8 @@ from colar_jax.training.state import make_optimizer
 
 def lower_rollouts(setting: Setting) -> tuple[Lowered, Sampler]:
     """The sampled decode of the prompts that are decoded at a time, every loop to its limit."""
-    config, stage, rl = setting.config, setting.stage, setting.stage.rl
-    sampler = make_sampler(
-        setting.graph, setting.method, stage, config.decode, config.model, setting.mesh,
-        encoded=setting.data.train, vocabulary=setting.data.vocabulary, parallel=setting.parallel,
-    )  # fmt: skip
+    config, stage, rl, data = setting.config, setting.stage, setting.stage.rl, setting.data
+    sampler = make_sampler(setting.engine, setting.method, stage, config.decode, data.train, data.vocabulary)
     parameters = setting.placed_parameters()
     at_a_time = rl.rollout_questions or rl.num_questions
     times, fewer = -(-rl.num_questions // at_a_time), -(-at_a_time // 2)
@@ -51,15 +47,13 @@ def lower_update(setting: Setting, sampler: Sampler) -> tuple[Lowered, Schedule]
     state, frozen = setting.placed_state(optimizer)
     if rl.beta:
         frozen = frozen | {REFERENCE: setting.placed_parameters()}
-    rows = rows_of_minibatch(stage, num_shards(setting.mesh))
+    rows = rows_of_minibatch(stage, setting.engine.num_shards)
     row = _longest_row(stage, config.decode, sampler, setting.llama.hidden_size)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), row)
-    batch = shapes_of_rows(batch, setting.mesh)
+    batch = setting.engine.shapes_of_rows(batch)
     sampling = sampling_of(config.decode, stage)
     separator_id = setting.data.vocabulary.separator_id
-    step = make_policy_step(
-        setting.graph, stage, sampling, config.model, separator_id, optimizer, setting.mesh, config.parallel
-    )
+    step = make_policy_step(setting.engine, stage, sampling, separator_id, optimizer)
     lowered = Lowered(
         "update",
         step.lower(state, frozen, batch, setting.placed_key()),
@@ -75,7 +69,7 @@ def lower_update(setting: Setting, sampler: Sampler) -> tuple[Lowered, Schedule]
 
 
 def _smaller_batch(setting: Setting) -> str:
-    stage, shards = setting.stage, num_shards(setting.mesh)
+    stage, shards = setting.stage, setting.engine.num_shards
     if rows_of_minibatch(stage, shards) // shards > stage.accumulation:
         return f"--config.stages.{setting.name}.accumulation={2 * stage.accumulation} computes a minibatch in parts"
     return f"--config.decode.max_latents={setting.config.decode.max_latents // 2} shortens the chains"

@@ -4,8 +4,8 @@ import math
 
 from colar_jax.data.packing import Batch
 from colar_jax.errors import UserError
-from colar_jax.evaluation.evaluator import Evaluator
-from colar_jax.parallel.mesh import num_shards, shapes_of_rows
+from colar_jax.evaluation.evaluator import Evaluator, Workload
+from colar_jax.evaluation.judge import Judge
 from colar_jax.planning.lowering import Lowered, Schedule, Setting
 from colar_jax.planning.model_flops import packed_rows, step_flops
 from colar_jax.training.state import make_optimizer
@@ -18,11 +18,11 @@ def lower_training_step(setting: Setting) -> tuple[Lowered, Schedule]:
     Raises:
         UserError: its rows cannot be split over the mesh, or no example fits into one.
     """
-    stage, method, data, compute = setting.stage, setting.method, setting.data, setting.config.model
-    split = num_shards(setting.mesh) * stage.accumulation
+    stage, method, data, engine = setting.stage, setting.method, setting.data, setting.engine
+    split = engine.num_shards * stage.accumulation
     if stage.rows % split:
         raise UserError(
-            f"stages.{setting.name}.rows={stage.rows} cannot be split over {num_shards(setting.mesh)} chips and "
+            f"stages.{setting.name}.rows={stage.rows} cannot be split over {engine.num_shards} chips and "
             f"accumulation={stage.accumulation}: make it a multiple of {split}, or give --rows_per_chip"
         )
     loader = method.make_loader(method, data.train, stage, 0)
@@ -31,8 +31,8 @@ def lower_training_step(setting: Setting) -> tuple[Lowered, Schedule]:
     num_steps = stage.steps or math.ceil(stage.epochs * data.num_examples / num_examples)
     optimizer = make_optimizer(stage.optimizer, num_steps)
     state, frozen = setting.placed_state(optimizer)
-    rows = shapes_of_rows(batch, setting.mesh)
-    step = make_train_step(setting.graph, method, stage, compute, optimizer, setting.mesh, setting.config.parallel)
+    rows = engine.shapes_of_rows(batch)
+    step = make_train_step(engine, method, stage, optimizer)
     lowered = Lowered(
         "training step",
         step.lower(state, frozen, rows, setting.placed_key()),
@@ -51,16 +51,11 @@ def lower_validation(setting: Setting) -> Lowered:
     config, val = setting.config, setting.data.val
     batch_size = min(config.eval.batch_size, len(val))
     evaluator = Evaluator(
-        setting.graph,
+        setting.engine,
         setting.method,
-        setting.data.vocabulary,
+        Judge(setting.data.vocabulary),
         config.decode,
-        config.model,
-        setting.mesh,
-        batch_size=batch_size,
-        sets=[val],
-        speeds=setting.method.recipe(setting.stage).prompt_speeds,
-        parallel=setting.parallel,
+        Workload([val], setting.method.recipe(setting.stage).prompt_speeds, batch_size),
     )
     parameters = setting.placed_parameters()
     return Lowered(
@@ -75,7 +70,7 @@ def lower_validation(setting: Setting) -> Lowered:
 
 
 def _smaller_batch(setting: Setting) -> str:
-    stage, shards = setting.stage, num_shards(setting.mesh)
+    stage, shards = setting.stage, setting.engine.num_shards
     if stage.rows // shards > stage.accumulation:
         return f"--config.stages.{setting.name}.accumulation={2 * stage.accumulation} computes a batch in parts"
     return f"--config.stages.{setting.name}.row_positions={stage.row_positions // 2} shortens the rows"

@@ -9,10 +9,9 @@ import jax
 import numpy as np
 
 from colar_jax.config import DecodeConfig, RlConfig
-from colar_jax.data.answers import Verifier, extract_answer
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Recipe
-from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.evaluation.judge import Judge
 from colar_jax.metrics import Metric, merge
 from colar_jax.rl.advantages import group_advantages, has_variance
 from colar_jax.rl.objective import KINDS
@@ -42,12 +41,11 @@ class Learner:
     config: RlConfig
     sampling: DecodeConfig
     encoded: EncodedProblems
-    tokenizer: Tokenizer
+    judge: Judge
     recipe: Recipe  # what prompts say
     sampler: Sampler
     stream: QuestionStream
     reward: Reward
-    is_right: Verifier
     seed: int
     num_rows: int  # of a minibatch, a multiple of the devices
     hidden_size: int
@@ -92,18 +90,16 @@ class Learner:
         for place, part in self.sampler.run(parameters, prompts, key):
             begin = time.perf_counter()
             of_chains = [problem for problem in problems[place] for _ in range(part.num_latents_BG.shape[1])]
-            texts = self.tokenizer.answer_texts(
+            _, answers = self.judge.read(
                 part.answer_ids_BGA.reshape(-1, part.answer_ids_BGA.shape[-1]), part.num_answer_tokens_BG.reshape(-1)
             )
-            answers = [extract_answer(text) for text in texts]
             rewards.append(rewards_of(self.reward, of_chains, answers, part.num_latents_BG.reshape(-1).tolist()))
-            right.extend(self.is_right(a, problem.answer) for a, problem in zip(answers, of_chains, strict=True))
+            right.append(self.judge.judge(of_chains, answers))
             parts.append(part)
             host_seconds += time.perf_counter() - begin
         by_group = (len(questions), self.config.num_generations)
-        return Judged(
-            _concatenate(parts), np.concatenate(rewards).reshape(by_group), np.reshape(right, by_group), host_seconds
-        )
+        rewards_QG, right_QG = (np.concatenate(of_parts).reshape(by_group) for of_parts in (rewards, right))
+        return Judged(_concatenate(parts), rewards_QG, right_QG, host_seconds)
 
     def _minibatches(self, judged: Judged, iteration: int) -> Iterator[TreeBatch]:
         """Whole groups in a new order each time round, those without variance left out; the last may be smaller."""

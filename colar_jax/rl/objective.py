@@ -9,7 +9,7 @@ The three kinds of terms are averaged by themselves and added up, as latents and
 import jax
 import jax.numpy as jnp
 
-from colar_jax.config import DecodeConfig, ModelConfig, RlConfig
+from colar_jax.config import Compute, DecodeConfig, RlConfig
 from colar_jax.metrics import Metric
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.rl.policy_loss import clipped_loss, k3_divergence
@@ -28,7 +28,7 @@ def objective(
     separator_id: int,
     rl: RlConfig,
     sampling: DecodeConfig,
-    compute: ModelConfig,
+    compute: Compute,
 ):
     """This part's share of the loss, and its metrics. `reference` is the first policy; needed where `rl.beta` is not 0.
 

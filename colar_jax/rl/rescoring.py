@@ -13,7 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.config import Compute, DecodeConfig
 from colar_jax.decoding.sampling import log_prob_of, nucleus
 from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob, temper_odds
 from colar_jax.model.latent_head import Gaussian
@@ -33,9 +33,7 @@ class Rescored:
     sampled: Gaussian  # with the floor: what was drawn from
 
 
-def rescore(
-    model: Reasoner, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: ModelConfig
-) -> Rescored:
+def rescore(model: Reasoner, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: Compute) -> Rescored:
     """One forward pass over tree rows, and both heads where something was decided. Nothing flows into what was fed."""
     B, G, L, _ = batch.latents_BGLD.shape
     A, P = batch.answer_ids_BGA.shape[2], batch.prompt_ids_BP.shape[1]

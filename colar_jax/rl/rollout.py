@@ -5,19 +5,19 @@ else: not on how many prompts are decoded at a time, nor on the number of device
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig
-from colar_jax.decoding.compiled import compile_decode
-from colar_jax.decoding.decoder import Decoded
+from colar_jax.config import DecodeConfig
+from colar_jax.decoding.decoder import Decoded, DecodeLimits
 from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts, shape_for, with_room_for
+from colar_jax.decoding.thinking import Think
+from colar_jax.engine import Engine
 from colar_jax.methods.method import Method, decode_limits
 from colar_jax.parallel.hosts import fetch
-from colar_jax.parallel.mesh import num_shards, put_rows, shapes_of_rows
 from colar_jax.rl.tree_batch import Rollouts
 
 _ARRAYS = {  # of `Rollouts`, from `Decoded`
@@ -32,45 +32,48 @@ _ARRAYS = {  # of `Rollouts`, from `Decoded`
 }
 
 
+class ControlTokens(Protocol):
+    """Of a vocabulary, the tokens that end something."""
+
+    separator_id: int  # the reasoning
+    eos_id: int  # the answer
+
+
+def ways_to_sample(
+    engine: Engine, method: Method, sampling: DecodeConfig, vocabulary: ControlTokens, *, num_generations: int
+) -> tuple[Think, DecodeLimits]:
+    """How a method's rollouts are sampled, `num_generations` of each prompt; `min_latent_std` is the policy's floor."""
+    thinking = method.thinking(sampling, vocabulary.separator_id, engine.dtype, False)
+    limits = decode_limits(
+        thinking,
+        sampling,
+        separator_id=vocabulary.separator_id,
+        eos_id=vocabulary.eos_id,
+        greedy=False,
+        num_rollouts=num_generations,
+    )
+    return thinking.think, limits
+
+
 class Sampler:
     """Samples rollouts with one compiled program.
 
     Args:
-        graph: the model's graph, from `reasoner.build`.
-        sampling: how; `min_latent_std` is the policy's floor.
-        num_generations: rollouts of a prompt.
+        ways: as `ways_to_sample` gives them.
         batch_size: prompts decoded at a time, over all devices.
         prompt_lengths: of all prompts that may come (separator included): the program has room for the longest.
     """
 
     def __init__(
-        self,
-        graph,
-        method: Method,
-        sampling: DecodeConfig,
-        compute: ModelConfig,
-        mesh: Mesh,
-        *,
-        separator_id: int,
-        eos_id: int,
-        num_generations: int,
-        batch_size: int,
-        prompt_lengths: np.ndarray,
-        parallel: ParallelConfig = AUTOMATIC,
+        self, engine: Engine, ways: tuple[Think, DecodeLimits], *, batch_size: int, prompt_lengths: np.ndarray
     ):
-        self._mesh, self._num_generations = mesh, num_generations
-        self._shard_size = -(-batch_size // num_shards(mesh))
+        _, limits = ways
+        self._engine, self._num_generations = engine, limits.num_rollouts
+        self._shard_size = -(-batch_size // engine.num_shards)
         # The longest prompts at once; a batch that needs more rows all the same gets them, and a program of its own.
         longest = np.sort(prompt_lengths)[::-1][: self._shard_size]
         self._shape: PromptShape = shape_for([longest])
-        thinking = method.thinking(sampling, separator_id, jnp.dtype(compute.dtype), False)
-        limits = decode_limits(
-            thinking, sampling, separator_id=separator_id, eos_id=eos_id, greedy=False, num_rollouts=num_generations
-        )
-
-        self._program = compile_decode(
-            graph, lambda _: (thinking.think, limits), compute, mesh, parallel, keeps_thoughts=True
-        )
+        self._program = engine.compile_decode(lambda _: ways, keeps_thoughts=True)
 
     @property
     def prompt_room(self) -> int:
@@ -79,19 +82,19 @@ class Sampler:
 
     def lower(self, parameters) -> jax.stages.Lowered:
         """The program of a part, not compiled yet, for parameters that may be shapes alone."""
-        shards = num_shards(self._mesh)
+        shards = self._engine.num_shards
         shard = pack_prompts([np.zeros(1, np.int32)] * self._shard_size, self._shape)
         prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[shard] * shards)
         num_rollouts = self._shard_size * shards * self._num_generations
         keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num_rollouts))
-        return self._program.lower(parameters, *shapes_of_rows((prompts, keys_B), self._mesh))
+        return self._program.lower(parameters, *self._engine.shapes_of_rows((prompts, keys_B)))
 
     def run(self, parameters, prompts: list[np.ndarray], key: jax.Array) -> Iterator[tuple[slice, Rollouts]]:
         """The rollouts of these prompts (separator included), in parts, each with the prompts it is of.
 
         All parts are under way when the first is handed out: the caller judges one while the devices decode the next.
         """
-        batch_size = self._shard_size * num_shards(self._mesh)
+        batch_size = self._shard_size * self._engine.num_shards
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(prompts) * self._num_generations))
         keys = keys.reshape(len(prompts), self._num_generations)
         pending = []
@@ -110,7 +113,7 @@ class Sampler:
             shape = with_room_for(shape, np.array([len(prompt) for prompt in shard]))
         packed = [pack_prompts(shard, shape) for shard in shards]
         packed = jax.tree.map(lambda *parts: np.concatenate(parts), *packed)
-        return self._program(parameters, *put_rows((packed, keys_B), self._mesh))
+        return self._program(parameters, *self._engine.put_rows((packed, keys_B)))
 
     def _on_host(self, prompts: list[np.ndarray], decoded: Decoded) -> Rollouts:
         def by_prompt(array: np.ndarray) -> np.ndarray:

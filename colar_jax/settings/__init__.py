@@ -9,7 +9,9 @@ from colar_jax.settings.data import DataConfig
 from colar_jax.settings.decode import DecodeConfig, EvalConfig
 from colar_jax.settings.import_path import import_object, is_import_path, unknown_name
 from colar_jax.settings.model import (
+    PLAINLY,
     PROJECTIONS,
+    Compute,
     LatentHeadSettings,
     LoraSettings,
     ModelConfig,
@@ -20,9 +22,11 @@ from colar_jax.settings.parallel import AUTOMATIC, ParallelConfig, parse_mesh
 
 __all__ = [
     "AUTOMATIC",
+    "PLAINLY",
     "PROJECTIONS",
     "CoconutConfig",
     "CodiConfig",
+    "Compute",
     "DataConfig",
     "DecodeConfig",
     "EvalConfig",

@@ -81,8 +81,21 @@ class ProjectionSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a model is computed. None of it says what the model is: results differ by rounding at most."""
+
+    dtype: str = "float32"  # of activations
+    remat: str = "none"  # what the backward pass recomputes: none, dots, full
+    scan_layers: bool = True
+    logits_chunk: int = 8192  # supervised positions whose logits exist at a time
+
+
+PLAINLY = Compute()
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The model and how it computes."""
+    """What the model is, and (`compute`) how it is computed."""
 
     base: str = ""  # a Hugging Face folder or hub id (owner/name[@revision]) to start from; empty: random weights
     preset: str = "nano"  # without a base: a name of `model.presets.PRESETS`
@@ -105,3 +118,8 @@ class ModelConfig:
         )
         one_of("model.remat", self.remat, ("none", "dots", "full"))
         require(self.logits_chunk > 0, f"model.logits_chunk={self.logits_chunk} must be positive")
+
+    @property
+    def compute(self) -> Compute:
+        """The settings that say how the model is computed, and nothing of what it is."""
+        return Compute(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Compute)})

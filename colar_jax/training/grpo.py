@@ -8,24 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
-from colar_jax.config import AUTOMATIC, DecodeConfig, ModelConfig, ParallelConfig, RlConfig, StageConfig
-from colar_jax.data.answers import VERIFIERS
+from colar_jax.config import DecodeConfig, RlConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.problems import Problem
-from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.engine import Engine
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
+from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import Method
 from colar_jax.metrics import divide
-from colar_jax.parallel.mesh import num_shards, put_rows
 from colar_jax.rl.health import Health
 from colar_jax.rl.learner import Learner
 from colar_jax.rl.objective import objective
 from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.rewards import make_reward, rewards_of
-from colar_jax.rl.rollout import Sampler
+from colar_jax.rl.rollout import ControlTokens, Sampler, ways_to_sample
 from colar_jax.rl.tree_batch import TreeBatch
 from colar_jax.training.state import TrainState, Tree, at_update, join
 from colar_jax.training.step import Merge, TrainStep, compile_step
@@ -35,14 +33,11 @@ REFERENCE = "reference"  # the name of the first policy among what is frozen
 
 
 def make_policy_step(
-    graph,
+    engine: Engine,
     stage: StageConfig,
     sampling: DecodeConfig,
-    compute: ModelConfig,
     separator_id: int,
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    parallel: ParallelConfig = AUTOMATIC,
 ) -> TrainStep:
     """The compiled update on a `TreeBatch`; with `rl.beta`, `frozen` has the first policy under "reference"."""
 
@@ -51,12 +46,10 @@ def make_policy_step(
         reference = frozen.pop(REFERENCE, None)
         model = merge(join(trainable, frozen))
         reference = None if reference is None else merge(reference)
-        return objective(model, reference, batch, separator_id, stage.rl, sampling, compute)
+        return objective(model, reference, batch, separator_id, stage.rl, sampling, engine.compute)
 
     # The batch brings its own weights: there is nothing to count.
-    return compile_step(
-        loss, graph, optimizer, mesh, compute, parallel, count=lambda batch: (), accumulation=stage.accumulation
-    )
+    return compile_step(engine, loss, optimizer, count=lambda batch: (), accumulation=stage.accumulation)
 
 
 class GrpoTrainer:
@@ -71,8 +64,10 @@ class GrpoTrainer:
         "term: raise rl.min_std (0.2 of the embedding scale is stable), or lower optimizer.learning_rate"
     )
 
-    def __init__(self, learner: Learner, health: Health, step: TrainStep, mesh: Mesh, *, reference: Tree | None = None):
-        self.learner, self._health, self._step, self._mesh = learner, health, step, mesh
+    def __init__(
+        self, engine: Engine, learner: Learner, health: Health, step: TrainStep, *, reference: Tree | None = None
+    ):
+        self._engine, self.learner, self._health, self._step = engine, learner, health, step
         self._reference = reference
         self._memory = self._remember()
         self._evidence: TreeBatch | None = None
@@ -81,7 +76,7 @@ class GrpoTrainer:
         fixed = frozen if self._reference is None else frozen | {REFERENCE: self._reference}
 
         def update(state: TrainState, batch: TreeBatch):
-            return self._step(state, fixed, put_rows(batch, self._mesh), key)
+            return self._step(state, fixed, self._engine.put_rows(batch), key)
 
         for iteration in range(start, stop):
             # By iterations: how many updates one has depends on how many groups have anything to tell apart.
@@ -119,80 +114,66 @@ class GrpoTrainer:
         return {"questions": self.learner.stream.memory(), "health": self._health.memory()}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RewardedStage:
+    """A stage that learns from the rewards of its rollouts, and the questions that it asks."""
+
+    name: str
+    config: StageConfig
+    method: Method
+    decode: DecodeConfig  # of the run; `sampling_of` says how rollouts are sampled
+    encoded: EncodedProblems
+    judge: Judge
+    seed: int
+
+
 def make_grpo_trainer(
-    name: str,
-    stage: StageConfig,
-    method: Method,
-    graph,
-    *,
-    decode: DecodeConfig,
-    compute: ModelConfig,
-    encoded: EncodedProblems,
-    tokenizer: Tokenizer,
-    verifier: str,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    parallel: ParallelConfig,
-    seed: int,
-    first: Tree,
+    engine: Engine, stage: RewardedStage, optimizer: optax.GradientTransformation, first: Tree
 ) -> GrpoTrainer:
     """The trainer of a stage that starts from the parameters `first`. UserError where its settings cannot be met."""
-    rl = stage.rl
+    rl, encoded, method, judge = stage.config.rl, stage.encoded, stage.method, stage.judge
     if rl.num_questions > len(encoded):
         raise UserError(
-            f"stages.{name}.rl.num_questions={rl.num_questions}, but there are only {len(encoded)} training questions"
+            f"stages.{stage.name}.rl.num_questions={rl.num_questions}, but there are only {len(encoded)} training "
+            "questions"
         )
-    sampling, is_right = sampling_of(decode, stage), VERIFIERS[verifier]
-    sampler = make_sampler(
-        graph, method, stage, decode, compute, mesh, encoded=encoded, vocabulary=tokenizer, parallel=parallel
-    )
+    sampling, tokenizer = sampling_of(stage.decode, stage.config), judge.tokenizer
     learner = Learner(
         config=rl,
         sampling=sampling,
         encoded=encoded,
-        tokenizer=tokenizer,
-        recipe=method.recipe(stage),
-        sampler=sampler,
-        stream=QuestionStream(len(encoded), seed, skip_solved=rl.skip_solved),
-        reward=make_reward(rl, is_right, decode.max_latents),
-        is_right=is_right,
-        seed=seed,
-        num_rows=rows_of_minibatch(stage, num_shards(mesh)),
+        judge=judge,
+        recipe=method.recipe(stage.config),
+        sampler=make_sampler(engine, method, stage.config, stage.decode, encoded, tokenizer),
+        stream=QuestionStream(len(encoded), stage.seed, skip_solved=rl.skip_solved),
+        reward=make_reward(rl, judge.is_right, stage.decode.max_latents),
+        seed=stage.seed,
+        num_rows=rows_of_minibatch(stage.config, engine.num_shards),
         hidden_size=first["llama"]["embedding"].shape[1],
     )
-    health = Health(name, rl, decode.min_latents, compute.dtype)
-    step = make_policy_step(graph, stage, sampling, compute, tokenizer.separator_id, optimizer, mesh, parallel)
+    health = Health(stage.name, rl, stage.decode.min_latents, engine.compute.dtype)
+    step = make_policy_step(engine, stage.config, sampling, tokenizer.separator_id, optimizer)
     # A copy: the first state is made of the same buffers, and is donated.
     reference = jax.tree.map(jnp.copy, first) if rl.beta else None
-    return GrpoTrainer(learner, health, step, mesh, reference=reference)
+    return GrpoTrainer(engine, learner, health, step, reference=reference)
 
 
 def make_sampler(
-    graph,
+    engine: Engine,
     method: Method,
     stage: StageConfig,
     decode: DecodeConfig,
-    compute: ModelConfig,
-    mesh: Mesh,
-    *,
     encoded: EncodedProblems,
-    vocabulary: Tokenizer,
-    parallel: ParallelConfig,
+    vocabulary: ControlTokens,
 ) -> Sampler:
-    """What samples a stage's rollouts; of the `vocabulary` it needs the separator and the eos only."""
-    rl, speeds = stage.rl, method.recipe(stage).prompt_speeds
+    """What samples a stage's rollouts."""
+    rl, speeds, sampling = stage.rl, method.recipe(stage).prompt_speeds, sampling_of(decode, stage)
+    per_prompt = rl.num_generations // rl.speeds_per_group
     return Sampler(
-        graph,
-        method,
-        sampling_of(decode, stage),
-        compute,
-        mesh,
-        separator_id=vocabulary.separator_id,
-        eos_id=vocabulary.eos_id,
-        num_generations=rl.num_generations // rl.speeds_per_group,
+        engine,
+        ways_to_sample(engine, method, sampling, vocabulary, num_generations=per_prompt),
         batch_size=(rl.rollout_questions or rl.num_questions) * rl.speeds_per_group,
         prompt_lengths=np.concatenate([encoded.prompt_lengths(speed) + 1 for speed in speeds]),
-        parallel=parallel,
     )
 
 

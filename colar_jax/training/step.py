@@ -12,14 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from colar_jax.config import AUTOMATIC, ModelConfig, ParallelConfig, StageConfig
+from colar_jax.config import StageConfig
+from colar_jax.engine import Engine
 from colar_jax.methods import Method
 from colar_jax.metrics import Metric
-from colar_jax.model import sharded
-from colar_jax.model.flash_attention import choose_attention
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import only, shardings_of, specs_for
@@ -37,13 +35,7 @@ PartLoss = Callable[[Merge, Tree, Tree, Rows, jax.Array, Any], tuple[jax.Array, 
 
 
 def make_train_step(
-    graph,
-    method: Method,
-    stage: StageConfig,
-    compute: ModelConfig,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    parallel: ParallelConfig = AUTOMATIC,
+    engine: Engine, method: Method, stage: StageConfig, optimizer: optax.GradientTransformation
 ) -> TrainStep:
     """The compiled step of a method's objective.
 
@@ -52,20 +44,15 @@ def make_train_step(
 
     def loss(merge: Merge, trainable, frozen, batch: Rows, key, counts):
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
-        return method.objective(merge(join(trainable, frozen)), batch, keys_B, counts, stage, compute)
+        return method.objective(merge(join(trainable, frozen)), batch, keys_B, counts, stage, engine.compute)
 
-    return compile_step(
-        loss, graph, optimizer, mesh, compute, parallel, count=method.count, accumulation=stage.accumulation
-    )
+    return compile_step(engine, loss, optimizer, count=method.count, accumulation=stage.accumulation)
 
 
 def compile_step(
+    engine: Engine,
     part_loss: PartLoss,
-    graph,
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    compute: ModelConfig,
-    parallel: ParallelConfig,
     *,
     count: Callable[[Rows], Any],
     accumulation: int,
@@ -74,17 +61,17 @@ def compile_step(
 
     `count` says what a batch has; the loss is told how much the whole step has of it.
     """
-    attention = choose_attention(parallel.attention, compute.dtype, mesh.devices.flat[0].platform)
+    mesh = engine.mesh
 
     def step(state: TrainState, frozen, batch: Rows, key):
-        specs = model_specs(graph, state.trainable, frozen, mesh)
+        specs = model_specs(engine.graph, state.trainable, frozen, mesh)
         own_specs, frozen_specs = (
             only(manual_axes(mesh), specs_for(tree, specs)) for tree in (state.trainable, frozen)
         )
 
         def of_this_device(trainable, frozen, batch: Rows, key):
             def merge(shards: Tree) -> Reasoner:
-                return sharded.merge(graph, shards, specs, mesh=mesh, dtype=compute.dtype, attention=attention)
+                return engine.merge(shards, specs)
 
             def loss(*arguments):
                 return part_loss(merge, *arguments)
@@ -99,7 +86,7 @@ def compile_step(
                 axis_names=manual_axes(mesh),
                 in_specs=(own_specs, frozen_specs, ROWS, REPLICATED),
                 out_specs=(REPLICATED, REPLICATED, own_specs),
-                check_vma=attention == "xla",  # kernels do not say over which axes their results vary
+                check_vma=engine.attention == "xla",  # kernels do not say over which axes their results vary
             )(state.trainable, frozen, batch, jax.random.fold_in(key, state.step))
         with jax.named_scope("update"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)

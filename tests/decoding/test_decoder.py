@@ -14,7 +14,7 @@ from flax import nnx
 from jax.experimental import io_callback
 from scipy import special, stats
 
-from colar_jax.config import ModelConfig
+from colar_jax.config import Compute
 from colar_jax.data import layout, packing
 from colar_jax.decoding import decoder
 from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
@@ -323,7 +323,7 @@ def test_decisions_come_as_often_as_their_probabilities_say():
 def test_hidden_states_in_training_are_those_of_decoding():
     """Packed rows of compressed steps, against a decode in which the same compressed steps are the thoughts."""
     graph, parameters = random_model()
-    model, compute = nnx.merge(graph, parameters), ModelConfig(preset="pico")
+    model, compute = nnx.merge(graph, parameters), Compute()
     rng = np.random.default_rng(0)
     prompts, speeds, num_steps = PROMPTS[:5], (1.0, 2.0, 3.5, 5.0, 2.0), (6, 11, 7, 3, 1)
     steps = [rng.integers(0, SEPARATOR_ID, count) for count in num_steps]

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.config import DecodeConfig
 from colar_jax.data.encoding import encode
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.decoding.thinking import Thought
+from colar_jax.engine import Engine
 from colar_jax.evaluation.causal import INTERVENTIONS, are_used, causal_tests, judge
 from colar_jax.evaluation.inspector import FedThoughts, Inspector
+from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import METHODS
 from colar_jax.methods.method import Thinking
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -82,7 +84,7 @@ def inspector(model, tokenizer, method=None) -> Inspector:
     method = method or dataclasses.replace(METHODS["colar"], thinking=thinks_of_what_was_asked)
     mesh = make_mesh(jax.devices()[:1])
     config = DecodeConfig(max_answer_tokens=4)
-    return Inspector(model[0], method, tokenizer, config, ModelConfig(), mesh, batch_size=16)
+    return Inspector(Engine(model[0], mesh), method, Judge(tokenizer), config, batch_size=16)
 
 
 def rows_of(model, tokenizer, encoded) -> dict[str, dict]:

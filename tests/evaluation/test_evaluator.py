@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.config import DecodeConfig
+from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import encode
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.decoding.thinking import Thought
-from colar_jax.evaluation.evaluator import Evaluator, Request
+from colar_jax.engine import Engine
+from colar_jax.evaluation.evaluator import Evaluator, Request, Workload
+from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.program import Programs
 from colar_jax.methods import METHODS
 from colar_jax.methods.method import Method, Thinking
@@ -99,17 +102,12 @@ def evaluator(
     model, method, tokenizer, encoded, *, batch_size, speeds=SPEEDS, verifier="numeric", programs=None, **decode
 ) -> Evaluator:
     return Evaluator(
-        model[0],
+        Engine(model[0], make_mesh(jax.devices()[:1])),
         method,
-        tokenizer,
+        Judge(tokenizer, VERIFIERS[verifier]),
         DecodeConfig(**decode),
-        ModelConfig(),
-        make_mesh(jax.devices()[:1]),
-        batch_size=batch_size,
-        sets=[encoded],
-        speeds=speeds,
-        verifier=verifier,
-        programs=programs,
+        Workload([encoded], speeds, batch_size),
+        programs,
     )
 
 

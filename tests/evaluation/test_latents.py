@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.config import DecodeConfig
 from colar_jax.data.encoding import encode
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
-from colar_jax.evaluation.evaluator import Evaluator
+from colar_jax.engine import Engine
+from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.inspector import Inspector
+from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.latents import Latent, Word, chunk_recall, gold_groups, nearest_tokens
 from colar_jax.evaluation.samples import samples_of
 from colar_jax.methods import METHODS
@@ -72,7 +74,7 @@ def by_hand(tokenizer):
 
 def inspector(model, tokenizer, method="colar") -> Inspector:
     mesh = make_mesh(jax.devices()[:1])
-    return Inspector(model[0], METHODS[method], tokenizer, DECODE, ModelConfig(), mesh, batch_size=2)
+    return Inspector(Engine(model[0], mesh), METHODS[method], Judge(tokenizer), DECODE, batch_size=2)
 
 
 def test_a_latent_is_read_as_the_tokens_it_is_made_of(by_hand, tokenizer, encoded):
@@ -97,9 +99,12 @@ def test_samples_say_what_was_thought(by_hand, tokenizer, encoded):
     mesh = make_mesh(jax.devices()[:1])
     for method, speed in (("colar", 2.0), ("cot", 1.0)):
         evaluator = Evaluator(
-            by_hand[0], METHODS[method], tokenizer, DECODE, ModelConfig(), mesh,
-            batch_size=2, sets=[encoded], speeds=(1.0, 2.0),
-        )  # fmt: skip
+            Engine(by_hand[0], mesh),
+            METHODS[method],
+            Judge(tokenizer),
+            DECODE,
+            Workload([encoded], (1.0, 2.0), batch_size=2),
+        )
         outcome = evaluator.run(by_hand[1], encoded, speed, seed=None)
         chains = inspector(by_hand, tokenizer, method).look(by_hand[1], encoded, speed, num_words=1)
         assert [chain.text for chain in chains] == outcome.texts

@@ -16,7 +16,7 @@ from flax import nnx
 from golden.published import SEPARATOR_ID, largest_difference, llama_config, published_model, recorded
 from golden.published import under_published_names as named
 
-from colar_jax.config import CodiConfig, ModelConfig, StageConfig
+from colar_jax.config import CodiConfig, Compute, StageConfig
 from colar_jax.data.layout import Layout
 from colar_jax.data.packing import RowShape
 from colar_jax.data.packing import fill as fill_rows
@@ -27,7 +27,7 @@ from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.projection import ProjectionConfig
 from colar_jax.model.reasoner import build
 
-COMPUTE = ModelConfig()
+COMPUTE = Compute()
 PROBLEMS, STAGES = range(8), (1, 2, 3)
 ROWS = RowShape(positions=140, tokens=140, supervised=64)
 SHAPE = ThoughtShape(trunk=140, supervised=48, tail=48, examples=1)

@@ -21,7 +21,7 @@ from golden.published import (
     under_published_names,
 )
 
-from colar_jax.config import LatentConfig, ModelConfig, StageConfig
+from colar_jax.config import Compute, LatentConfig, StageConfig
 from colar_jax.data.layout import Layout, Sizes, lay_out
 from colar_jax.data.packing import Batch, RowShape, fill, pack
 from colar_jax.methods.colar import objective_with_noise
@@ -87,7 +87,7 @@ def compiled(variant: str, *, gradients: bool, setup: str = "single_problem"):
 
 @functools.cache
 def _compiled(latent: LatentConfig, deterministic: bool, gradients: bool, setup: str):
-    stage, compute = StageConfig(method="colar", latent=latent), ModelConfig()
+    stage, compute = StageConfig(method="colar", latent=latent), Compute()
     family, adapter, _ = SETUPS[setup]
     graph, parameters = published_model(deterministic=deterministic, family=family, adapter=adapter)
     _, frozen = partition(parameters, trains_latent_head=True)

@@ -70,7 +70,8 @@ def step_and_arguments(method: str, adapted: str, mesh_name: str, **compute):
     import jax
     from pico_model import ROWS, UNEVEN, batch_of
 
-    from colar_jax.config import LatentConfig, ModelConfig, StageConfig
+    from colar_jax.config import Compute, LatentConfig, StageConfig
+    from colar_jax.engine import Engine
     from colar_jax.methods import METHODS
     from colar_jax.parallel.mesh import put, put_rows
     from colar_jax.parallel.sharding import shardings_of, specs_for
@@ -81,7 +82,7 @@ def step_and_arguments(method: str, adapted: str, mesh_name: str, **compute):
     trainable, frozen = partition(parameters, trains_latent_head=METHODS[method].trains_latent_head)
     stage = StageConfig(method=method, rows=ROWS, latent=LatentConfig(weight=0.7, entropy_weight=-0.05))
     optimizer = keeps_gradients()
-    step = make_train_step(graph, METHODS[method], stage, ModelConfig(**compute), optimizer, mesh)
+    step = make_train_step(Engine(graph, mesh, Compute(**compute)), METHODS[method], stage, optimizer)
     specs = model_specs(graph, trainable, frozen, mesh)
     state = place_state(initial_state(trainable, optimizer), optimizer, specs, mesh)
     frozen = put(frozen, shardings_of(specs_for(frozen, specs), mesh))
@@ -108,8 +109,8 @@ def numbers_of_a_decode(method: str, gather: str, mesh_name: str) -> dict[str, n
     from rl.pico_policy import COMPUTE, EOS_ID, SAMPLING, SEPARATOR_ID, policy
 
     from colar_jax.config import ParallelConfig
-    from colar_jax.decoding.compiled import compile_decode
     from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+    from colar_jax.engine import Engine
     from colar_jax.methods import METHODS
     from colar_jax.methods.method import decode_limits
     from colar_jax.parallel.mesh import num_shards, put, put_rows
@@ -118,14 +119,8 @@ def numbers_of_a_decode(method: str, gather: str, mesh_name: str) -> dict[str, n
     mesh, (graph, parameters) = mesh_of(mesh_name), policy()
     thinking = METHODS[method].thinking(SAMPLING, SEPARATOR_ID, "float32", True)
     limits = decode_limits(thinking, SAMPLING, separator_id=SEPARATOR_ID, eos_id=EOS_ID, greedy=True)
-    program = compile_decode(
-        graph,
-        lambda _: (thinking.think, limits),
-        COMPUTE,
-        mesh,
-        ParallelConfig(decode_gather=gather),
-        keeps_thoughts=True,
-    )
+    engine = Engine(graph, mesh, COMPUTE, ParallelConfig(decode_gather=gather))
+    program = engine.compile_decode(lambda _: (thinking.think, limits), keeps_thoughts=True)
     rng = np.random.default_rng(0)
     prompts = [np.append(rng.integers(0, SEPARATOR_ID, 3 + i % 7), SEPARATOR_ID).astype(np.int32) for i in range(16)]
     shards = [prompts[i :: num_shards(mesh)] for i in range(num_shards(mesh))]
@@ -149,6 +144,7 @@ def numbers_of_an_update(method: str, adapted: str, mesh_name: str) -> dict[str,
     from rl.pico_policy import COMPUTE, SAMPLING, SEPARATOR_ID, batch_of, policy, rollouts
 
     from colar_jax.config import RlConfig, StageConfig
+    from colar_jax.engine import Engine
     from colar_jax.metrics import divide
     from colar_jax.parallel.mesh import put, put_rows
     from colar_jax.parallel.sharding import shardings_of, specs_for
@@ -160,7 +156,7 @@ def numbers_of_an_update(method: str, adapted: str, mesh_name: str) -> dict[str,
     frozen = frozen | {"reference": jax.tree.map(lambda leaf: 1.2 * leaf, parameters)}
     stage = StageConfig(method="colar", trainer="grpo", rl=RlConfig(beta=0.1, entropy_weight=0.1, minibatch_size=32))
     optimizer = keeps_gradients()
-    step = make_policy_step(graph, stage, SAMPLING, COMPUTE, SEPARATOR_ID, optimizer, mesh)
+    step = make_policy_step(Engine(graph, mesh, COMPUTE), stage, SAMPLING, SEPARATOR_ID, optimizer)
     specs = model_specs(graph, trainable, frozen, mesh)
     state = place_state(initial_state(trainable, optimizer), optimizer, specs, mesh)
     frozen = put(frozen, shardings_of(specs_for(frozen, specs), mesh))

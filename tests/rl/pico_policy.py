@@ -7,14 +7,15 @@ import jax
 import numpy as np
 from flax import nnx
 
-from colar_jax.config import DecodeConfig, ModelConfig
+from colar_jax.config import Compute, DecodeConfig
+from colar_jax.engine import Engine
 from colar_jax.methods import METHODS
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build, calibrate
 from colar_jax.parallel.mesh import make_mesh
 from colar_jax.rl.rescoring import rescore
-from colar_jax.rl.rollout import Sampler
+from colar_jax.rl.rollout import Sampler, ways_to_sample
 from colar_jax.rl.tree_batch import Rollouts, TreeBatch, assemble
 
 SEPARATOR_ID, EOS_ID, VOCABULARY = 60, 61, 64
@@ -27,7 +28,13 @@ PROMPTS = [
     for length in (3, 9, 5, 17)
 ]
 G = 4
-COMPUTE = ModelConfig()
+COMPUTE = Compute()
+
+
+class Ends:
+    separator_id, eos_id = SEPARATOR_ID, EOS_ID
+
+
 ASSEMBLY = dict(prompt_room=32, aggregation="chain_mean", configured_length=32, log_prob_scale=1.0)
 
 
@@ -53,17 +60,17 @@ def policy(seed: int = 2):
     return graph, calibrate(jax.tree.map(np.float32, parameters))
 
 
-def sampler(sampling=SAMPLING, *, compute=COMPUTE, batch_size=4, num_generations=G, prompts=PROMPTS):
+def engine_of(compute=COMPUTE) -> Engine:
+    """The pico policy on one device."""
+    return Engine(policy()[0], make_mesh(jax.devices()[:1]), compute)
+
+
+def sampler(sampling=SAMPLING, *, engine=None, batch_size=4, num_generations=G, prompts=PROMPTS):
     """A sampler of rollouts of the pico policy."""
+    engine = engine or engine_of()
     return Sampler(
-        policy()[0],
-        METHODS["colar"],
-        sampling,
-        compute,
-        make_mesh(jax.devices()[:1]),
-        separator_id=SEPARATOR_ID,
-        eos_id=EOS_ID,
-        num_generations=num_generations,
+        engine,
+        ways_to_sample(engine, METHODS["colar"], sampling, Ends(), num_generations=num_generations),
         batch_size=batch_size,
         prompt_lengths=np.array([len(prompt) for prompt in prompts]),
     )
@@ -72,7 +79,7 @@ def sampler(sampling=SAMPLING, *, compute=COMPUTE, batch_size=4, num_generations
 @functools.cache
 def rollouts(sampling=SAMPLING, dtype="float32") -> Rollouts:
     """One batch of rollouts."""
-    ((place, sampled),) = sampler(sampling, compute=ModelConfig(dtype=dtype)).run(
+    ((place, sampled),) = sampler(sampling, engine=engine_of(Compute(dtype=dtype))).run(
         policy()[1], PROMPTS, jax.random.key(5)
     )
     assert place == slice(0, len(PROMPTS))

@@ -17,33 +17,30 @@ TESTS = Path(__file__).parents[1]
 
 def write_numbers(path: str, accumulation: int) -> None:
     import jax
-    from rl.pico_policy import COMPUTE, EOS_ID, PROMPTS, SAMPLING, SEPARATOR_ID, G, batch_of, policy
+    from rl.pico_policy import PROMPTS, SAMPLING, SEPARATOR_ID, batch_of, policy, sampler
 
     from colar_jax.config import OptimizerConfig, RlConfig, StageConfig
-    from colar_jax.methods import METHODS
+    from colar_jax.engine import Engine
     from colar_jax.metrics import divide
     from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
-    from colar_jax.rl.rollout import Sampler
     from colar_jax.training.grpo import make_policy_step
     from colar_jax.training.state import initial_state, join, make_optimizer, partition
 
     mesh = make_mesh()
     graph, parameters = policy()
-    sampler = Sampler(
-        graph, METHODS["colar"], SAMPLING, COMPUTE, mesh, separator_id=SEPARATOR_ID, eos_id=EOS_ID, num_generations=G,
-        batch_size=4, prompt_lengths=np.array([len(prompt) for prompt in PROMPTS]),
-    )  # fmt: skip
+    engine = Engine(graph, mesh)
+    run = sampler(engine=engine)
     trainable, frozen = partition(parameters, trains_latent_head=True)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, schedule="constant"), 1)
     state = replicate(initial_state(trainable, optimizer), mesh)
-    ((_, sampled),) = sampler.run(replicate(parameters, mesh), PROMPTS, jax.random.key(4))
+    ((_, sampled),) = run.run(replicate(parameters, mesh), PROMPTS, jax.random.key(4))
     stage = StageConfig(
         method="colar",
         trainer="grpo",
         accumulation=accumulation,
         rl=RlConfig(beta=0.1, entropy_weight=0.1, minibatch_size=32),
     )
-    step = make_policy_step(graph, stage, SAMPLING, COMPUTE, SEPARATOR_ID, optimizer, mesh)
+    step = make_policy_step(engine, stage, SAMPLING, SEPARATOR_ID, optimizer)
     frozen_and_reference = frozen | {"reference": jax.tree.map(lambda leaf: 1.01 * leaf, parameters)}
     batch = batch_of(sampled, num_rows=8)  # half of them empty
     state, metrics = step(state, frozen_and_reference, put_rows(batch, mesh), jax.random.key(0))

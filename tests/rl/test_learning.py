@@ -7,12 +7,14 @@ import unittest.mock
 import jax
 import numpy as np
 import pytest
-from rl.pico_policy import COMPUTE, EOS_ID, PROMPTS, SAMPLING, SEPARATOR_ID, batch_of, policy, sampler
+from rl.pico_policy import EOS_ID, PROMPTS, SAMPLING, SEPARATOR_ID, batch_of, policy, sampler
 
 from colar_jax.config import OptimizerConfig, RlConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Recipe
 from colar_jax.data.problems import Problem
+from colar_jax.engine import Engine
+from colar_jax.evaluation.judge import Judge
 from colar_jax.metrics import Metric, divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.rl.advantages import group_advantages
@@ -33,7 +35,7 @@ def step_and_state(learning_rate: float, **rl):
     mesh = make_mesh(jax.devices()[:1])
     graph, parameters = policy()
     trainable, frozen = partition(parameters, trains_latent_head=True)
-    step = make_policy_step(graph, stage, SAMPLING, COMPUTE, SEPARATOR_ID, optimizer, mesh)
+    step = make_policy_step(Engine(graph, mesh), stage, SAMPLING, SEPARATOR_ID, optimizer)
 
     def start():
         return replicate(initial_state(jax.tree.map(np.array, trainable), optimizer), mesh)
@@ -86,9 +88,9 @@ def learner(reward, right, recipe=TWO_SPEEDS, **rl) -> Learner:
         num_questions=4, min_std=SAMPLING.min_latent_std, **dict(num_generations=4, minibatch_size=8) | rl
     )
     return Learner(
-        config=config, sampling=SAMPLING, encoded=encoded, tokenizer=Words(), recipe=recipe,
+        config=config, sampling=SAMPLING, encoded=encoded, judge=Judge(Words(), right), recipe=recipe,
         sampler=sampler(num_generations=config.num_generations // config.speeds_per_group),
-        stream=QuestionStream(len(PROMPTS), 0, skip_solved=config.skip_solved), reward=reward, is_right=right, seed=3,
+        stream=QuestionStream(len(PROMPTS), 0, skip_solved=config.skip_solved), reward=reward, seed=3,
         num_rows=2 * config.speeds_per_group, hidden_size=32,
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ from golden.published import (
     under_published_names,
 )
 
-from colar_jax.config import DecodeConfig, ModelConfig, OptimizerConfig, RlConfig
+from colar_jax.config import Compute, DecodeConfig, OptimizerConfig, RlConfig
 from colar_jax.rl.advantages import group_advantages
 from colar_jax.rl.objective import objective
 from colar_jax.rl.policy_loss import term_weights
@@ -33,7 +33,7 @@ from colar_jax.training.state import join, make_optimizer, partition
 
 # The published log-probabilities ignore temperatures and top-p.
 SAMPLING = DecodeConfig(max_latents=12, min_latents=0, max_answer_tokens=8, top_p=1.0)
-COMPUTE = ModelConfig()
+COMPUTE = Compute()
 AGGREGATIONS = {"chain_mean": "True", "configured_length": "False"}
 VARIANTS = ("full", "lora")  # all parameters train, or an adapter and the latent head
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-from pico_model import ALONE, COMPUTE, ROWS, UNEVEN, VOCABULARY, assert_close, batch_of, model
+from pico_model import ALONE, ROWS, UNEVEN, VOCABULARY, assert_close, batch_of, model
 
-from colar_jax.config import ModelConfig, OptimizerConfig, StageConfig
+from colar_jax.config import Compute, OptimizerConfig, StageConfig
+from colar_jax.engine import Engine
 from colar_jax.methods import METHODS
 from colar_jax.methods.method import count
 from colar_jax.metrics import divide
@@ -26,9 +27,8 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-3, schedule="constant")
 @functools.cache
 def step_of(method: str, lora: LoraConfig, accumulation: int = 1):
     stage = StageConfig(method=method, rows=ROWS, accumulation=accumulation)
-    return make_train_step(
-        model(lora=lora)[0], METHODS[method], stage, COMPUTE, make_optimizer(OPTIMIZER, 10), make_mesh()
-    )
+    engine = Engine(model(lora=lora)[0], make_mesh())
+    return make_train_step(engine, METHODS[method], stage, make_optimizer(OPTIMIZER, 10))
 
 
 def take_step(method="colar", lora=LORA, *, base_dtype="float32", accumulation=1, key=5):
@@ -82,7 +82,7 @@ def flops(function, *arguments) -> float:
 def test_no_gradient_of_a_frozen_weight_is_computed():
     """What a backward pass costs less than one of everything: at least each weight's gradient, 2 * size * positions."""
     batch, _ = batch_of(ALONE)
-    keys_B, compute = jax.random.split(jax.random.key(0), ROWS), ModelConfig(scan_layers=False)
+    keys_B, compute = jax.random.split(jax.random.key(0), ROWS), Compute(scan_layers=False)
 
     def cost(lora):
         graph, parameters = model(lora=lora)

@@ -21,7 +21,6 @@ from jax.extend import core
 from pico_model import (
     ALL_TERMS,
     ALONE,
-    COMPUTE,
     EXAMPLES,
     HIDDEN,
     NLL,
@@ -42,8 +41,9 @@ from pico_model import (
     parts,
 )
 
-from colar_jax.config import ModelConfig, OptimizerConfig, StageConfig
+from colar_jax.config import Compute, OptimizerConfig, StageConfig
 from colar_jax.data.packing import fill
+from colar_jax.engine import Engine
 from colar_jax.methods import METHODS
 from colar_jax.metrics import divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
@@ -95,10 +95,10 @@ def test_a_mix_of_speeds_is_each_alone_weighted_by_counts():
 @pytest.mark.parametrize(
     "compute",
     [
-        ModelConfig(scan_layers=False),
-        ModelConfig(remat="dots"),
-        ModelConfig(remat="full"),
-        ModelConfig(logits_chunk=48),
+        Compute(scan_layers=False),
+        Compute(remat="dots"),
+        Compute(remat="full"),
+        Compute(logits_chunk=48),
     ],
     ids=["loop", "dots", "full", "chunked"],
 )
@@ -123,7 +123,7 @@ def inner_jaxprs(jaxpr):
 @pytest.mark.parametrize("chunk", [48, 8192])
 def test_logits_exist_a_chunk_at_a_time(chunk):
     batch, noise_BMD = batch_of(packed_rows())
-    step = jax.value_and_grad(loss_of(ALL_TERMS, ModelConfig(logits_chunk=chunk)), has_aux=True)
+    step = jax.value_and_grad(loss_of(ALL_TERMS, Compute(logits_chunk=chunk)), has_aux=True)
     jaxpr = jax.make_jaxpr(step)(parts()[0], batch, noise_BMD, count_of(batch)).jaxpr
     shapes = {v.aval.shape for inner in inner_jaxprs(jaxpr) for equation in inner.eqns for v in equation.outvars}
     logits = {
@@ -179,7 +179,7 @@ def step_of(accumulation: int):
     if accumulation == 1:
         method = dataclasses.replace(method, objective=chex.assert_max_traces(method.objective, n=1))
     stage = StageConfig(method="colar", rows=ROWS, accumulation=accumulation)
-    return make_train_step(model()[0], method, stage, COMPUTE, make_optimizer(OPTIMIZER, 100), make_mesh())
+    return make_train_step(Engine(model()[0], make_mesh()), method, stage, make_optimizer(OPTIMIZER, 100))
 
 
 def take_step(batch=None, *, accumulation=1, step=0):

@@ -19,7 +19,7 @@ from colar_jax.model.attention import attend, attend_causally, packed_mask_bias
 from colar_jax.model.context import Seen, attend_blocks, bias_of, heads_first
 from colar_jax.model.llama import Reading
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.settings import ModelConfig
+from colar_jax.settings import Compute
 
 
 @jax.tree_util.register_dataclass
@@ -49,7 +49,7 @@ def identity(model: Reasoner, hidden):
     return hidden
 
 
-def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: ModelConfig, keys_B=None, probes: bool = False) -> Trunk:
+def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: Compute, keys_B=None, probes: bool = False) -> Trunk:
     """The first pass over the rows; `probes` keeps the residual stream before the answer after each layer."""
     bias_BPP = packed_mask_bias(batch.trunk_segments_BP)
     matched = [batch.matched_trunk_BE] if probes else []
@@ -87,7 +87,7 @@ def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: ModelConfig, keys_B
 
 
 def run_latents(
-    model: Reasoner, trunk: Trunk, batch: ThoughtBatch, num_latents: int, project, compute: ModelConfig, keys_B=None
+    model: Reasoner, trunk: Trunk, batch: ThoughtBatch, num_latents: int, project, compute: Compute, keys_B=None
 ) -> Latents:
     """Think `num_latents` times after every question, at most; an example's own number is in the batch."""
     B, E = batch.last_BE.shape
@@ -132,7 +132,7 @@ def run_latents(
 
 
 def run_tail(
-    model: Reasoner, trunk: Trunk, latents: Latents, batch: ThoughtBatch, compute: ModelConfig, keys_B=None, probe=None
+    model: Reasoner, trunk: Trunk, latents: Latents, batch: ThoughtBatch, compute: Compute, keys_B=None, probe=None
 ):
     """Hidden states `[B, T, D]` of what follows the latents, and what was probed of each layer."""
     E = batch.last_BE.shape[1]
@@ -160,7 +160,7 @@ def run_tail(
     return hidden_BTD, tuple(probed for _, probed in kept) if probe else ()
 
 
-def tail_loss(model: Reasoner, latents: Latents, hidden_BTD, batch: ThoughtBatch, compute: ModelConfig):
+def tail_loss(model: Reasoner, latents: Latents, hidden_BTD, batch: ThoughtBatch, compute: Compute):
     """Summed cross-entropy of what follows the latents, from its first token on, and how much of it is right."""
     hidden = jnp.concatenate([latents.last_hidden_BED, hidden_BTD], axis=1)
     labels = jnp.concatenate([batch.first_labels_BE, batch.tail_labels_BT], axis=1)
@@ -179,11 +179,11 @@ def thinking(num_latents: int, project) -> Thinking:
     return Thinking(think, max_thoughts=num_latents, min_thoughts=num_latents)
 
 
-def _embed(model: Reasoner, ids_BT, compute: ModelConfig):
+def _embed(model: Reasoner, ids_BT, compute: Compute):
     return model.llama.embedding[...][ids_BT].astype(compute.dtype)
 
 
-def _options(layers: list, compute: ModelConfig, keys_B, part) -> dict:
+def _options(layers: list, compute: Compute, keys_B, part) -> dict:
     """How to run the layers; each part of the chain drops out what its own keys say."""
     if keys_B is not None:
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, part)
