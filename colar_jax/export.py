@@ -1,31 +1,39 @@
 """Take a trained stage elsewhere: `python -m colar_jax.export --workdir=runs/arithmetic --stage=colar --out=exported`.
 
-    --form=merged (default) | adapter      a whole model, or a PEFT adapter for the base model
-    --dtype=float32 (default) | bfloat16   of the merged model's weights
-
 The folder loads with `transformers.AutoModelForCausalLM`, and thinks in latents with its own `colar_torch.py`.
 """
 
+import dataclasses
 from pathlib import Path
 
-from colar_jax.command_line import flag_value, load_run_config, run_main
+from colar_jax.command_line import RUN, flag, run_main
 from colar_jax.config import Config
 from colar_jax.errors import UserError
-from colar_jax.exchange.folder import export_stage
+from colar_jax.exchange.folder import FORMS, export_stage
 from colar_jax.run import prepare
 
-FLAGS = ("workdir", "stage", "out", "form", "dtype")
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What `export` takes besides --workdir and the settings."""
+
+    out: str = flag("", "the folder to write; it must not exist, or be empty")
+    stage: str = flag("", "the stage to export; default: the run's last")
+    form: str = flag("merged", "a whole model, or a PEFT adapter for the base model", FORMS)
+    dtype: str = flag("float32", "of the merged model's weights", ("float32", "bfloat16"))
+
+    def __post_init__(self):
+        if not self.out:
+            raise UserError("--out is missing: name the folder to write")
+        if self.form == "adapter" and self.dtype != Flags.dtype:
+            raise UserError(f"--dtype={self.dtype} is of a merged model's weights: an adapter is float32")
 
 
-def export(config: Config) -> None:
+def export(config: Config, flags: Flags) -> None:
     """Export the stage that the flags name."""
-    out = flag_value("out")
-    if not out:
-        raise UserError("--out is missing: name the folder to write")
-    stage = flag_value("stage") or config.stage_names[-1]
-    form, dtype = flag_value("form") or "merged", flag_value("dtype") or "float32"
-    export_stage(prepare(config), stage, Path(out), form=form, dtype=dtype)
+    stage = flags.stage or config.stage_names[-1]
+    export_stage(prepare(config), stage, Path(flags.out).expanduser(), form=flags.form, dtype=flags.dtype)
 
 
 if __name__ == "__main__":
-    run_main(export, load_run_config, own_flags=FLAGS)
+    run_main(export, Flags, RUN)

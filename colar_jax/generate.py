@@ -1,24 +1,19 @@
 """Ask a trained stage something, and watch it think: `python -m colar_jax.generate --workdir=runs/arithmetic`.
 
-    --question="..."      without it questions are read from standard input, one a line
-    --stage=colar         default: the last stage of the run that thinks in latents, else the last
-    --speed=2             or auto; default: the first speed that the stage was trained at
-    --temperature=1       of latents, decisions and words; default 0: greedy
-    --seed=0              of what is sampled
-    --show                cosines, what the language head would have said, standard deviation and P(stop) of each latent
-    --json                one JSON object a question, and nothing else, on standard output
-
 Each latent is a line, the words nearest to it, as it comes; then the answer.
 """
 
+import dataclasses
+import itertools
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator
 
 import jax
 
-from colar_jax.command_line import flag_value, has_switch, load_run_config, run_main
+from colar_jax.command_line import RUN, flag, require_text, run_main
 from colar_jax.config import Config, nearest, parse_speeds
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.errors import UserError
@@ -28,30 +23,47 @@ from colar_jax.run import Run, prepare
 from colar_jax.starts import finished_parameters
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
-FLAGS = ("workdir", "question", "stage", "speed", "temperature", "seed")
-SWITCHES = ("show", "json")
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What `generate` takes besides --workdir and the settings."""
+
+    question: str = flag("", "what to ask; without it questions are read from standard input, one a line")
+    stage: str = flag("", "default: the last stage of the run that thinks in latents, else the last")
+    speed: str = flag("", "tokens a latent stands for, or auto; default: the first speed that the stage was trained at")
+    temperature: float = flag(0.0, "of latents, decisions and words; 0: greedy")
+    seed: int = flag(0, "of what is sampled")
+    show: bool = flag(
+        False, "cosines, what the language head would have said, standard deviation and P(stop) of each latent"
+    )
+    json: bool = flag(False, "one JSON object a question, and nothing else, on standard output")
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"--temperature={self.temperature} is no number of at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed={self.seed} is no whole number from 0 to {2**32 - 1}")
 
 
-def generate(config: Config) -> None:
+def generate(config: Config, flags: Flags) -> None:
     """Answer the questions of `--question` or of standard input."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    temperature, seed = _number("temperature", 0.0), int(_number("seed", 0))
     run = prepare(config, with_problems=False)
-    stage = _stage(run)
-    speed, folder = _speed(run, stage), run.workdir / stage
+    stage = _stage(run, flags.stage)
+    speed, folder = _speed(run, stage, flags.speed), run.workdir / stage
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise UserError(f"--stage={stage}: {folder} has no checkpoint yet: train it first, or name another stage")
     parameters = finished_parameters(run, folder)
-    asker = run.asker(stage, temperature=temperature)
-    for number, question in enumerate(_questions()):
-        key = jax.random.fold_in(jax.random.key(seed), number)
+    asker = run.asker(stage, temperature=flags.temperature)
+    for number, question in enumerate([flags.question] if flags.question else _questions()):
+        key = jax.random.fold_in(jax.random.key(flags.seed), number)
         events = asker.ask(parameters, question, speed, key)
-        if has_switch("json"):
+        if flags.json:
             reply = next(event for event in events if isinstance(event, Reply))
             facts = {"question": question, "stage": stage, "speed": speed_text(speed)}
             print(json.dumps(facts | as_json(reply), ensure_ascii=False), flush=True)
         else:
-            show(events, in_detail=has_switch("show"))
+            show(events, in_detail=flags.show)
 
 
 def as_json(reply: Reply) -> dict:
@@ -90,21 +102,19 @@ def _latent_line(latent: Latent, in_detail: bool) -> str:
 
 
 def _questions() -> Iterator[str]:
-    if flag_value("question"):
-        yield flag_value("question")
-        return
-    while True:
+    """The lines of standard input. UserError for one that is not UTF-8."""
+    for number in itertools.count(1):
         try:
             line = input("question> ") if sys.stdin.isatty() else input()
         except EOFError:
             return
         if line.strip():
-            yield line.strip()
+            yield require_text(line.strip(), f"line {number} of standard input")
 
 
-def _stage(run: Run) -> str:
+def _stage(run: Run, named: str) -> str:
     """The stage that `--stage` names, or the last one that thinks in latents."""
-    named, stages = flag_value("stage"), run.config.stage_names
+    stages = run.config.stage_names
     if named:
         if named not in run.config.stages:
             raise UserError(f"--stage={named} is no stage of this run: {', '.join(stages)}.{nearest(named, stages)}")
@@ -113,31 +123,20 @@ def _stage(run: Run) -> str:
     return (in_latents or stages)[-1]
 
 
-def _speed(run: Run, stage: str) -> Speed:
+def _speed(run: Run, stage: str, asked: str) -> Speed:
     trained = run.trained_speeds(stage)
-    given = parse_speeds(flag_value("speed"))
+    given = parse_speeds(asked)
     if not given:
         return trained[0]
     if len(given) > 1:
-        raise UserError(f"--speed={flag_value('speed')}: one speed at a time, such as --speed={speed_text(given[0])}")
+        raise UserError(f"--speed={asked}: one speed at a time, such as --speed={speed_text(given[0])}")
     known = ", ".join(map(speed_text, trained))
     if not run.method(stage).has_speed:
-        raise UserError(f"--speed={flag_value('speed')}: stage {stage} has none to choose; leave the flag out")
+        raise UserError(f"--speed={asked}: stage {stage} has none to choose; leave the flag out")
     if given[0] not in trained:
-        logging.warning("stage %s was trained at speed %s, not at %s: expect little", stage, known, flag_value("speed"))
+        logging.warning("stage %s was trained at speed %s, not at %s: expect little", stage, known, asked)
     return given[0]
 
 
-def _number(name: str, default: float) -> float:
-    text = flag_value(name)
-    try:
-        value = float(text) if text else default
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e9:
-        raise UserError(f"--{name}={text} is no number of at least 0")
-    return value
-
-
 if __name__ == "__main__":
-    run_main(generate, load_run_config, own_flags=FLAGS, own_switches=SWITCHES)
+    run_main(generate, Flags, RUN)

@@ -4,28 +4,40 @@
     python -m colar_jax.evaluate --workdir=runs/gsm8k_colar                         # what it scores
     python -m colar_jax.train --config=configs/gsm8k_colar.py --config.run=colar    # train on
 
-    --stage=colar (default: the run's last)     --embed_std=0.018 (default: measured on the base model)
-
 Needs PyTorch, to read the file (weights only: no code in it is run).
 """
 
+import dataclasses
+import math
 from pathlib import Path
 
-from colar_jax.command_line import flag_value, run_main
+from colar_jax.command_line import flag, run_main
 from colar_jax.config import Config
 from colar_jax.errors import UserError
 from colar_jax.exchange.published import import_published
 from colar_jax.run import prepare
 
 
-def take_over(config: Config) -> None:
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What `import_published` takes besides --config."""
+
+    checkpoint: str = flag("", "a .ckpt file of the published code")
+    stage: str = flag("", "which stage it becomes; default: the run's last")
+    embed_std: float = flag(0.0, "standard deviation of the base's embeddings; default: measured on the base model")
+
+    def __post_init__(self):
+        if not self.checkpoint:
+            raise UserError("--checkpoint is missing: name a .ckpt file of the published code")
+        if not 0 <= self.embed_std < math.inf:
+            raise UserError(f"--embed_std={self.embed_std} is no number above 0")
+
+
+def take_over(config: Config, flags: Flags) -> None:
     """Import the checkpoint that the flags name."""
-    checkpoint, embed_std = flag_value("checkpoint"), flag_value("embed_std")
-    if not checkpoint:
-        raise UserError("--checkpoint is missing: name a .ckpt file of the published code")
-    stage = flag_value("stage") or config.stage_names[-1]
-    import_published(prepare(config), stage, Path(checkpoint).expanduser(), float(embed_std) if embed_std else None)
+    stage = flags.stage or config.stage_names[-1]
+    import_published(prepare(config), stage, Path(flags.checkpoint).expanduser(), flags.embed_std or None)
 
 
 if __name__ == "__main__":
-    run_main(take_over, own_flags=("checkpoint", "stage", "embed_std"))
+    run_main(take_over, Flags)

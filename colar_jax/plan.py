@@ -2,60 +2,73 @@
 
 Compiles the stages' real programs for chips that are not here, and prints memory, FLOPs, bytes and collectives of one
 chip, and how long they take at best (docs/plan.md).
-
-    --topology=v5e:4x4     the slice: v5e, v5p or v6e, and its chips along each axis
-    --stage=colar          one stage (default: all of the run)
-    --compiler=auto        tpu (needs the `tpu` extra), host (as many CPU devices), auto: tpu where it is installed
-    --rows_per_chip=4      instead of each stage's rows; of a stage trained by rewards, questions
-    --examples=385620      in the training set, where the data here is a sample of it
-    --rollout=no           leave the decode of the validation set out
-    --json                 as one JSON object a stage
-    --scaling=v5e          no compiling: a table of 8 to 1,024 chips from closed forms (docs/scaling.md)
 """
 
 import dataclasses
-import functools
 import json
 import logging
-import sys
 
-from colar_jax.command_line import flag_value, run_main
+from colar_jax.command_line import flag, run_main
 from colar_jax.config import Config, nearest
 from colar_jax.errors import UserError
 from colar_jax.planning.chips import parse_topology
-from colar_jax.planning.devices import open_target
+from colar_jax.planning.devices import COMPILERS, open_target
 from colar_jax.planning.plan import StagePlan, plan_stage
 from colar_jax.planning.scaling import scaling_table
 from colar_jax.planning.table import text
 
-FLAGS = ("topology", "stage", "compiler", "rows_per_chip", "examples", "rollout", "scaling")
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What `plan` takes besides --config."""
+
+    topology: str = flag("", "the slice: v5e, v5p or v6e, and its chips along each axis, as in v5e:4x4")
+    stage: str = flag("", "one stage; default: all of the run")
+    compiler: str = flag(
+        "auto", "tpu (needs the `tpu` extra), host (as many CPU devices), auto: tpu where installed", COMPILERS
+    )
+    rows_per_chip: int = flag(0, "instead of each stage's rows; of a stage trained by rewards, questions; 0: its own")
+    examples: int = flag(0, "in the training set, where the data here is a sample of it; 0: as many as there are")
+    rollout: str = flag("yes", "whether the decode of the validation set is planned", ("yes", "no"))
+    json: bool = flag(False, "print one JSON object a stage")
+    scaling: str = flag(
+        "", "a chip, such as v5e: compile nothing, print a table of 8 to 1,024 from closed forms (docs/scaling.md)"
+    )
+
+    def __post_init__(self):
+        for name in ("rows_per_chip", "examples"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name}={getattr(self, name)} is negative: 0 means the config's own")
+        if not self.topology and not self.scaling:
+            raise UserError("--topology is missing: name a slice, such as --topology=v5e:4x4")
+        for name in ("topology", "compiler", "examples", "rollout", "json"):
+            if self.scaling and getattr(self, name) != getattr(Flags, name):
+                raise UserError(f"--{name} says nothing to --scaling, which compiles nothing: leave one of them out")
 
 
-def plan(config: Config, *, as_json: bool) -> None:
+def plan(config: Config, flags: Flags) -> None:
     """Print the plan of the stages that the flags name."""
-    if flag_value("scaling"):
-        name = _last_that_learns_from_data(config)
-        print(scaling_table(config, name, flag_value("scaling"), _number("rows_per_chip")))
+    stages = _stages(config, flags.stage)
+    if flags.scaling:
+        name = _last_that_learns_from_data(config, stages)
+        print(scaling_table(config, name, flags.scaling, flags.rows_per_chip))
         return
-    if not flag_value("topology"):
-        raise UserError("--topology is missing: name a slice, such as --topology=v5e:4x4")
-    if as_json:  # what is printed is for a program
+    if flags.json:  # what is printed is for a program
         logging.disable(logging.WARNING)
-    target = open_target(parse_topology(flag_value("topology")), flag_value("compiler") or "auto")
-    for place, name in enumerate(_stages(config)):
+    target = open_target(parse_topology(flags.topology), flags.compiler)
+    for place, name in enumerate(stages):
         planned = plan_stage(
             config,
             name,
             target,
-            num_examples=_number("examples"),
-            rows_per_chip=_number("rows_per_chip"),
-            with_rollout=flag_value("rollout") != "no",
+            num_examples=flags.examples,
+            rows_per_chip=flags.rows_per_chip,
+            with_rollout=flags.rollout == "yes",
         )
-        print(json.dumps(_plain(planned)) if as_json else "\n" * (place > 0) + text(planned), flush=True)
+        print(json.dumps(_plain(planned)) if flags.json else "\n" * (place > 0) + text(planned), flush=True)
 
 
-def _stages(config: Config) -> tuple[str, ...]:
-    name = flag_value("stage")
+def _stages(config: Config, name: str) -> tuple[str, ...]:
     if not name:
         return config.stage_names
     if name not in config.stages:
@@ -63,21 +76,14 @@ def _stages(config: Config) -> tuple[str, ...]:
     return (name,)
 
 
-def _last_that_learns_from_data(config: Config) -> str:
-    names = [name for name in _stages(config) if config.stages[name].trainer == "sft"]
+def _last_that_learns_from_data(config: Config, stages: tuple[str, ...]) -> str:
+    names = [name for name in stages if config.stages[name].trainer == "sft"]
     if not names:
         raise UserError(
-            f"--scaling has closed forms of supervised fine-tuning only, and {', '.join(_stages(config))} learns from "
+            f"--scaling has closed forms of supervised fine-tuning only, and {', '.join(stages)} learns from "
             "rewards: compile it for a slice, --topology=v5e:2x4"
         )
     return names[-1]
-
-
-def _number(flag: str) -> int:
-    value = flag_value(flag) or "0"
-    if not value.isdigit():
-        raise UserError(f"--{flag}={value}: expected a whole number")
-    return int(value)
 
 
 def _plain(planned: StagePlan) -> dict:
@@ -92,6 +98,4 @@ def _plain(planned: StagePlan) -> dict:
 
 
 if __name__ == "__main__":
-    wants_json = "--json" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--json"]
-    run_main(functools.partial(plan, as_json=wants_json), own_flags=FLAGS)
+    run_main(plan, Flags)

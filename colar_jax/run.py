@@ -21,6 +21,7 @@ from colar_jax.config import (
     parse_speeds,
     parse_targets,
     resolve,
+    resolve_plain,
 )
 from colar_jax.data.answers import VERIFIERS, check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
@@ -35,11 +36,12 @@ from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.program import Programs
+from colar_jax.json_object import read_json_object
 from colar_jax.methods import Method, find_method
 from colar_jax.model.base_model import base_folder, base_identity
 from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
-from colar_jax.parallel.hosts import is_first
+from colar_jax.parallel.hosts import is_first, require_devices
 from colar_jax.rl.rewards import reward_terms
 from colar_jax.run_model import make_model, model_name
 from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, place_state
@@ -156,7 +158,10 @@ def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
     if not path.is_file():
         raise UserError(f"{workdir} is no folder of a run: {path} does not exist")
     # Resolved, so that settings which are younger than the run are there, at their defaults.
-    resolved = resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
+    try:
+        resolved = resolve_plain(read_json_object(path))
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
     config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
     config.workdir = str(workdir)
     return config
@@ -171,6 +176,9 @@ def prepare(config: Config, *, with_problems: bool = True) -> Run:
         UserError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
     """
     _check_names(config)
+    require_devices()
+    if config.model.dtype == "bfloat16" and jax.default_backend() == "cpu":
+        logger.warning("bfloat16 is many times slower than float32 on a CPU: set --config.model.dtype=float32")
     folder = base_folder(config.model.base) if config.model.base else None
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
     splits = load_splits(config.data) if with_problems else Splits([], [], {})

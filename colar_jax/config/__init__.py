@@ -4,7 +4,7 @@ A config file (`configs/*.py`) fills a `ConfigDict` made by `defaults()`, flags 
 dataclasses of it. All that is wrong in it is one `UserError` that names the field, the value and the fix.
 """
 
-from colar_jax.config.resolve import defaults, resolve, stage_defaults
+from colar_jax.config.resolve import defaults, resolve, resolve_plain, stage_defaults
 from colar_jax.config.rl import RlConfig
 from colar_jax.config.run import Config
 from colar_jax.config.stage import LatentConfig, OptimizerConfig, StageConfig
@@ -55,6 +55,7 @@ __all__ = [
     "parse_speeds",
     "parse_targets",
     "resolve",
+    "resolve_plain",
     "split_names",
     "stage_defaults",
     "unknown_name",

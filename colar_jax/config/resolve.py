@@ -36,7 +36,12 @@ def stage_defaults(**settings) -> ml_collections.ConfigDict:
 
 def resolve(config: ml_collections.ConfigDict) -> Config:
     """The checked, frozen form of a `ConfigDict`; UserError for any wrong key, type, range or combination."""
-    return _build(Config, config.to_dict(), "config")
+    return resolve_plain(config.to_dict())
+
+
+def resolve_plain(settings: dict[str, Any]) -> Config:
+    """As `resolve`, of nested dicts, such as a run's config.json holds."""
+    return _build(Config, settings, "config")
 
 
 def _build(kind: Any, value: Any, path: str) -> Any:
@@ -49,10 +54,14 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         return kind(**{key: _build(hints[key], item, f"{path}.{key}") for key, item in value.items()})
     if isinstance(kind, types.GenericAlias):  # dict[str, StageConfig]
         _, item_kind = typing.get_args(kind)
+        require(isinstance(value, dict), f"{path}={value!r}: expected groups of settings by name")
         return {key: _build_named(item_kind, item, f"{path}.{key}") for key, item in value.items()}
     if kind is float and type(value) is int:
+        require(abs(value) < 2**1000, f"{path} is a number without end")
         return float(value)
     require(type(value) is kind, f"{path}={value!r} is of type {type(value).__name__}: expected {kind.__name__}")
+    if kind is int:  # what a device counts in; a seed may use the sign's bit as well
+        require(-(2**31) <= value < 2 ** (32 if path == "config.seed" else 31), f"{path}={value} has more than 32 bits")
     if kind is float:
         require(math.isfinite(value), f"{path}={value!r} is not a finite number")
     return value

@@ -1,6 +1,7 @@
 """All settings of a run, and what must hold between them."""
 
 import dataclasses
+import re
 
 from colar_jax.config.stage import StageConfig
 from colar_jax.settings.checks import one_of, require, split_names
@@ -27,6 +28,16 @@ class Config:
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
     def __post_init__(self):
+        require(self.seed >= 0, f"seed={self.seed} is negative")
+        require(
+            bool(self.workdir.strip()) and "\0" not in self.workdir,
+            f"workdir={self.workdir!r} names no folder: name the one that the run is to be in",
+        )
+        for name in self.stages:
+            require(
+                re.fullmatch(r"[\w-]+", name) is not None,
+                f"a stage is called {name!r}: its name is a folder's, of letters, digits, _ and -",
+            )
         require(self.keep_checkpoints > 0, f"keep_checkpoints={self.keep_checkpoints}: keep at least one")
         require(
             bool(self.data.tokenizer or self.model.base),

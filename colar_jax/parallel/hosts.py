@@ -66,6 +66,19 @@ def _is_cluster() -> bool:
     return uses_tpu and any(any(Path("/dev").glob(chips)) for chips in ("accel[0-9]*", "vfio/[0-9]*"))
 
 
+def require_devices() -> None:
+    """UserError where jax finds no device to compute on."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).split())[:300] or "no such device was found"
+        raise UserError(
+            f"jax has no devices to compute on, with JAX_PLATFORMS={asked!r}: {reason}. Unset JAX_PLATFORMS or set it "
+            "to cpu, or install jax for the accelerator: pip install -e '.[cuda]' (or tpu)"
+        ) from None
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes what a run writes once."""
     return jax.process_index() == 0

@@ -2,13 +2,14 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
 from pipeline.tiny import tiny_config
 
 from colar_jax import generate
-from colar_jax.command_line import load_run_config
+from colar_jax.command_line import RUN, run_main
 from colar_jax.data.answers import extract_answer
 from colar_jax.data.example_questions import EXAMPLE
 from colar_jax.run import prepare
@@ -25,7 +26,7 @@ def ask(monkeypatch, capsys, finished):
     def ask(*flags, stdin: str = "", workdir=finished) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["generate", f"--workdir={workdir}", *flags])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        generate.generate(tiny_config(workdir))
+        run_main(lambda config, flags: generate.generate(tiny_config(workdir), flags), generate.Flags, RUN)
         return capsys.readouterr().out.splitlines()
 
     return ask
@@ -76,20 +77,32 @@ def test_a_line_for_each_latent_and_then_the_answer(ask):
         ("--stage=rl", "--stage=rl: .*rl has no checkpoint yet: train it first, or name another stage"),
         ("--speed=0.5", "'0.5' is no thinking speed"),
         ("--speed=2,5", "--speed=2,5: one speed at a time, such as --speed=2"),
-        ("--temperature=hot", "--temperature=hot is no number of at least 0"),
+        ("--temperature=hot", "flag --temperature=hot: could not convert string to float: 'hot'"),
+        ("--temperature=-1", "--temperature=-1.0 is no number of at least 0"),
+        ("--seed=-1", "--seed=-1 is no whole number from 0"),
     ],
 )
-def test_what_cannot_be_asked_is_said_with_the_fix(ask, flag, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_asked_is_said_with_the_fix(ask, capsys, flag, message):
+    with pytest.raises(SystemExit):
         ask(flag)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"error: {message}", line)
 
 
-def test_a_method_without_a_speed_is_asked_without_one(ask):
-    with pytest.raises(ValueError, match="stage cot has none to choose; leave the flag out"):
+def test_a_method_without_a_speed_is_asked_without_one(ask, capsys):
+    with pytest.raises(SystemExit):
         ask("--stage=cot", "--speed=2")
+    assert "stage cot has none to choose; leave the flag out" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_run(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["generate", f"--workdir={tmp_path}"])
-    with pytest.raises(ValueError, match="name the folder of a run; .*config.json does not exist"):
-        load_run_config()
+def test_a_question_that_is_not_utf8(ask, capsys):
+    with pytest.raises(SystemExit):
+        ask(stdin="\nTom has \udcff shells.")
+    assert "error: line 2 of standard input is not UTF-8: 'Tom has" in capsys.readouterr().err
+
+
+def test_both_forms_of_a_flag_are_read(ask, finished):
+    question = "Tom has 8 shells. They grow 3 times. How many shells now?"
+    apart = ask("--question", question, "--stage", "cot", "--json")
+    assert apart == ask(f"--question={question}", "--stage=cot", "--json")
+    assert json.loads(apart[0])["stage"] == "cot"

@@ -1,0 +1,10 @@
+"""From the words of a command line to a checked config and the command's own flags.
+
+`python -m colar_jax.train --config=file.py:argument --config.some.setting=value --own_flag=value`
+"""
+
+from colar_jax.command_line.environment import require_text
+from colar_jax.command_line.flags import flag
+from colar_jax.command_line.program import CONFIG, RUN, RUNS, run_main
+
+__all__ = ["CONFIG", "RUN", "RUNS", "flag", "require_text", "run_main"]

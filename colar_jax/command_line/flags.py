@@ -1,0 +1,151 @@
+"""The flags of a command: declared once, as the fields of a frozen dataclass, and parsed by absl.
+
+`--name=value` and `--name value` mean the same; of a flag that is given twice the last counts. What begins with a dash
+is a flag, so a value that does is written `--name=-value` (numbers need not).
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+from absl import flags as absl_flags
+
+from colar_jax.config.names import what_is_meant
+from colar_jax.errors import UserError
+from colar_jax.settings.checks import nearest
+
+_DEFINE = {
+    bool: absl_flags.DEFINE_boolean,
+    int: absl_flags.DEFINE_integer,
+    float: absl_flags.DEFINE_float,
+    str: absl_flags.DEFINE_string,
+}
+# absl reads these whether they are declared or not; each can hide a flag.
+_OF_ABSL = ("flagfile", "undefok")
+
+
+def flag(default: bool | int | float | str, help: str, choices: tuple[str, ...] = ()) -> Any:
+    """A field of a command's flags; its default says of which type its values are."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def parse_own(arguments: list[str], declared: list[dataclasses.Field]) -> tuple[dict[str, Any], list[str]]:
+    """The values of a command's own flags by name, and the arguments that are not theirs.
+
+    Args:
+        arguments: the words after the program's name.
+        declared: the flags, made by `flag`.
+
+    Raises:
+        UserError: a flag without its value, or with a value of another type.
+    """
+    values = absl_flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may stand after what belongs to the config
+    for field in declared:
+        _define(values, field.name, field.default, field.metadata["choices"])
+    rest = _parse(values, arguments, known_only=True)
+    return {field.name: values[field.name].value for field in declared}, rest
+
+
+def override(config: ml_collections.ConfigDict, arguments: list[str], own_names: list[str]) -> None:
+    """Set what `--config.some.setting=value` says; every argument must be of that kind.
+
+    Args:
+        config: changed in place.
+        arguments: what `parse_own` left.
+        own_names: the command's own flags, for messages.
+
+    Raises:
+        UserError: anything else, with the nearest flag or setting that exists.
+    """
+    values, places = absl_flags.FlagValues(), {}
+    for path, node, key in _settings(config, "config"):
+        if " " not in path:  # no flag can be called so, and no stage (`config.run`)
+            places[path] = (node, key)
+            _define(values, path, node[key])
+    try:
+        stray = _parse(values, arguments)
+    except absl_flags.UnrecognizedFlagError as error:
+        raise UserError(_what_is_unknown(error.flagname, config, own_names)) from None
+    if stray:
+        raise UserError(f"{stray[0]!r} is no flag: settings are given as --config.some.setting=value")
+    for path, (node, key) in places.items():
+        if not values[path].using_default_value:
+            node[key] = values[path].value
+
+
+def _define(values: absl_flags.FlagValues, name: str, default: Any, choices: tuple[str, ...] = ()) -> None:
+    if choices:
+        absl_flags.DEFINE_enum(name, default, list(choices), "", flag_values=values)
+        return
+    define = _DEFINE.get(type(default), absl_flags.DEFINE_string)  # a setting that is None is text, until it is checked
+    define(name, default if type(default) in _DEFINE else None, "", flag_values=values)
+
+
+def _parse(values: absl_flags.FlagValues, arguments: list[str], *, known_only: bool = False) -> list[str]:
+    for argument, following in itertools.pairwise([*arguments, None]):
+        name = _name(argument)
+        if name in _OF_ABSL:
+            raise UserError(f"--{name} is no flag of this program: write its flags on the command line")
+        if following is None or name not in values or "=" in argument:
+            continue
+        if values[name].boolean and _name(following) is None:
+            raise UserError(f"{following!r} is no flag: a switch takes its value as in --{name}={following}")
+        if not values[name].boolean and _name(following) is not None:
+            raise UserError(f"--{name} has no value: a value that begins with a dash is written --{name}={following}")
+    try:
+        return values(["", *arguments], known_only=known_only)[1:]
+    except ValueError as error:  # --noswitch=value
+        raise UserError(str(error)) from None
+    except absl_flags.UnrecognizedFlagError:
+        raise
+    except absl_flags.Error as error:
+        text = re.sub(r"\('Non-boolean argument to boolean flag', (.*)\)", r"true or false, not \1", str(error))
+        raise UserError(text) from None
+
+
+def _name(argument: str) -> str | None:
+    """What flag an argument names; None where it is a value."""
+    if not argument.startswith("-") or argument == "-":
+        return None
+    try:
+        float(argument)
+    except ValueError:
+        return argument.removeprefix("-").removeprefix("-").partition("=")[0]
+    return None
+
+
+def _settings(node: ml_collections.ConfigDict, path: str) -> Iterator[tuple[str, ml_collections.ConfigDict, str]]:
+    """Every setting of a tree: its path, the group that it is in, its name there."""
+    for key, value in node.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _settings(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}", node, key
+
+
+def _what_is_unknown(name: str, config: ml_collections.ConfigDict, own_names: list[str]) -> str:
+    if name == "config":
+        return (
+            "--config is no flag of this program, which takes the config of the run in --workdir: change its settings "
+            "by --config.some.setting=value"
+        )
+    path = name.removeprefix("no") if name.startswith("noconfig.") else name
+    if not path.startswith("config."):
+        meant = what_is_meant(name, config.to_dict(), [f"--{own}" for own in own_names])
+        return f"--{name} is no flag of this program.{meant}"
+    node, group = config, "config"
+    parts = path.split(".")[1:]
+    for part in parts:
+        names = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
+        if part not in names:
+            is_last = part is parts[-1] or not names
+            meant = what_is_meant(path, config.to_dict(), names) if is_last else nearest(part, names)
+            return f"--{name}: {group} has no setting {part!r}.{meant}"
+        node, group = node[part], f"{group}.{part}"
+    if isinstance(node, ml_collections.ConfigDict):
+        return f"--{name}: {group} is a group of settings ({', '.join(node)}): set one of them, --{group}.name=value"
+    return f"--{name}: {group} is no switch; give it a value, --{group}=value"

@@ -1,0 +1,125 @@
+"""What every command does around its own work: read flags, load the config, and say a user's mistake in one line."""
+
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags as absl_flags
+
+from colar_jax.command_line.config_file import load_config_file
+from colar_jax.command_line.environment import arguments_as_utf8, prepare_streams, require_32_bits
+from colar_jax.command_line.flags import flag, override, parse_own
+from colar_jax.command_line.help import help_text
+from colar_jax.config import Config, resolve
+from colar_jax.errors import UserError
+from colar_jax.parallel import hosts
+from colar_jax.run import CONFIG_FILE, saved_config
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where a command's config comes from."""
+
+    name: str  # of the flag
+    help: str
+    load: Callable[[str], list[ml_collections.ConfigDict]]
+    is_many: bool = False
+
+
+def run_main(
+    main: Callable, flags: type | None = None, source: _Source | None = None, about: str | None = None
+) -> None:
+    """Read the command line, then call `main`; a user's mistake is one line on standard error and exit status 2.
+
+    Args:
+        main: called with the resolved config (the list of them, from `RUNS`) and, if there are any, with `flags`.
+        flags: a frozen dataclass of the command's own flags, whose fields `flag` makes.
+        source: where the config comes from: `CONFIG` (a config file; the default), `RUN` or `RUNS` (folders of runs).
+    """
+    with _mistakes_in_one_line():
+        source = source or CONFIG
+        own = list(dataclasses.fields(flags)) if flags else []
+        common = [_field(source.name, flag("", source.help)), _field("help", flag(False, "print this"))]
+        given, rest = parse_own(arguments_as_utf8(sys.argv[1:]), [*own, *common])
+        if given.pop("help"):
+            with contextlib.suppress(BrokenPipeError):  # a reader of the first lines only
+                print(help_text(sys.modules["__main__"].__doc__ or "", [*common[:1], *own]), flush=True)
+            return
+        configs = _configs(source, given.pop(source.name), rest, [field.name for field in (*own, *common)])
+        options = [flags(**given)] if flags else []
+        with _with_its_peers(configs[0]):
+            main(configs if source.is_many else configs[0], *options)
+
+
+def _field(name: str, field: dataclasses.Field) -> dataclasses.Field:
+    field.name = name
+    return field
+
+
+def _configs(source: _Source, value: str, rest: list[str], own_names: list[str]) -> list[Config]:
+    """The resolved configs, each with the flags of the command line on top."""
+    configs = []
+    for config in source.load(value):
+        try:
+            override(config, rest, own_names)
+            configs.append(resolve(config))
+        except UserError as error:  # what is right for one run may be wrong for another
+            raise UserError(f"{config.workdir}: {error}" if source.is_many else str(error)) from None
+    return configs
+
+
+def _run(workdir: str) -> list[ml_collections.ConfigDict]:
+    path = Path(workdir).expanduser() / CONFIG_FILE
+    if not workdir or not path.is_file():
+        raise UserError(f"--workdir={workdir}: name the folder of a run; {path} does not exist")
+    return [saved_config(workdir)]
+
+
+def _runs(workdirs: str) -> list[ml_collections.ConfigDict]:
+    return [config for workdir in _split_workdirs(workdirs) or [""] for config in _run(workdir)]
+
+
+def _split_workdirs(text: str) -> list[str]:
+    """The folders that a text lists. A comma in a name is no comma between names: the longest name of a run counts."""
+    parts, workdirs = text.split(","), []
+    while parts:
+        names = [",".join(parts[:count]).strip() for count in range(len(parts), 0, -1)]
+        is_run = [bool(name) and (Path(name).expanduser() / CONFIG_FILE).is_file() for name in names]
+        place = is_run.index(True) if any(is_run) else len(names) - 1
+        if names[place]:
+            workdirs.append(names[place])
+        parts = parts[len(parts) - place :]
+    return workdirs
+
+
+CONFIG = _Source("config", "a config file, or file.py:argument", lambda value: [load_config_file(value)])
+RUN = _Source("workdir", "the folder of a run", _run)
+RUNS = _Source("workdir", "folders of runs, with commas between them", _runs, is_many=True)
+
+
+@contextlib.contextmanager
+def _mistakes_in_one_line():
+    prepare_streams()
+    # By force: importing Orbax has already made a handler, for warnings to standard error.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    for chatty in ("absl", "httpx", "jax"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        yield
+    except (UserError, absl_flags.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextlib.contextmanager
+def _with_its_peers(config: Config) -> Any:
+    """As one of several processes, where there are several; when one ends before its time, all do."""
+    hosts.initialize(config.parallel)
+    require_32_bits()
+    with hosts.ends_with_its_peers():
+        yield

@@ -1,0 +1,62 @@
+"""The settings as a list, from the dataclasses that declare them: for `--help`, and for docs/settings.md.
+
+python -m colar_jax.config.reference > docs/settings.md
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import io
+import textwrap
+import tokenize
+import types
+import typing
+
+from colar_jax.config.run import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting of a run."""
+
+    path: str  # such as stages.<stage>.optimizer.learning_rate
+    type: str
+    default: object
+    comment: str  # what the source says beside it
+
+
+def settings(kind: type = Config, path: str = "") -> list[Setting]:
+    """All settings of a dataclass and of the groups in it, in the order of the source."""
+    hints, comments = typing.get_type_hints(kind), field_comments(kind)
+    found = []
+    for field in dataclasses.fields(kind):
+        of, name = hints[field.name], f"{path}{field.name}"
+        if dataclasses.is_dataclass(of):
+            found += settings(of, f"{name}.")
+        elif isinstance(of, types.GenericAlias):  # dict[str, StageConfig]
+            found += settings(typing.get_args(of)[1], f"{name}.<{field.name.removesuffix('s')}>.")
+        else:
+            found.append(Setting(name, of.__name__, field.default, comments.get(field.name, "")))
+    return found
+
+
+@functools.cache
+def field_comments(kind: type) -> dict[str, str]:
+    """What the comments of a dataclass say of its fields: those on the lines before a field, and those behind it."""
+    source = textwrap.dedent(inspect.getsource(kind))
+    comments, alone = {}, set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments[token.start[0]] = token.string.lstrip("# ")
+            if not token.line[: token.start[1]].strip():
+                alone.add(token.start[0])
+    of_fields = {}
+    for node in ast.parse(source).body[0].body:
+        if isinstance(node, ast.AnnAssign):
+            first = node.lineno
+            while first - 1 in alone:
+                first -= 1
+            lines = [comments[line] for line in range(first, node.end_lineno + 1) if line in comments]
+            of_fields[node.target.id] = " ".join(lines)
+    return of_fields
