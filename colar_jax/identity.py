@@ -1,49 +1,118 @@
-"""What a checkpoint belongs to: the settings that it depends on, and the base model that its adapters stand beside."""
+"""What a checkpoint belongs to: the settings that it depends on, its training problems, and the base of its adapters.
+
+Each setting says beside itself whether a checkpoint depends on it (`config.resuming`).
+"""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from colar_jax.config import parse_targets
+from colar_jax.config import (
+    Config,
+    DataConfig,
+    DecodeConfig,
+    ModelConfig,
+    OnResume,
+    StageConfig,
+    parse_targets,
+    walk,
+)
 from colar_jax.errors import UserError
 from colar_jax.run import Run
 
-# Settings that say when to look, not what to compute: they may change between a run and its resumption.
-_OBSERVING = ("log_every", "eval_every", "save_every")
-# In reinforcement learning: what a collapse does, and how many questions are decoded at a time (draws are their own).
-_OBSERVING_RL = ("stop_on_collapse", "rollout_questions")
-# Settings of the data that training depends on; what is tested may change.
-_TRAINING_DATA = ("train", "train_limit", "tokenizer", "held_out")
+# What a checkpoint remembers besides, for the steps after it.
+MEMORY = ("unlogged", "trainer")
+PROBLEMS = "data.problems"  # a hash of what is learned from, in its order
 # Groups of a stage that only the method of their name reads.
 _OF_METHODS = ("icot", "coconut", "codi")
+# How checkpoints of earlier versions call a setting.
+_OLD_NAMES = {"verifier": "data.verifier"}
+# By what they know their training problems.
+_OLD_DATA = ("data.train", "data.train_limit", "data.held_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A setting that is not what it was when a checkpoint was saved."""
+
+    name: str  # as in the checkpoint: `stage.rows`
+    was: Any
+    value: Any
+    on_resume: OnResume
 
 
 def identity_of(run: Run, name: str) -> dict:
-    """The settings that a stage's checkpoints depend on, flat, so that a message can name what changed."""
-    config = run.config
-    data = {field: getattr(config.data, field) for field in _TRAINING_DATA}
-    settings = dataclasses.asdict(config.stages[name])
-    is_sft = config.stages[name].trainer == "sft"
-    unused = (*_OBSERVING, "trainer", "rl") if is_sft else _OBSERVING
-    unused += tuple(group for group in _OF_METHODS if group != config.stages[name].method)
-    stage = {field: value for field, value in settings.items() if field not in unused}
-    if not is_sft:
-        stage["rl"] = {field: value for field, value in stage["rl"].items() if field not in _OBSERVING_RL}
-    model = dataclasses.asdict(config.model)
-    if config.model.lora.rank:
-        model["lora"]["targets"] = ",".join(parse_targets(config.model.lora.targets))
-    else:  # settings of adapters that are not there
-        del model["lora"], model["base_dtype"]
+    """What a stage's checkpoints depend on, flat, so that a message can name what changed."""
+    return _identity_without_problems(run, name) | {PROBLEMS: run.train_problems_hash}
+
+
+def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
+    """How a stage of a run differs from what the identity of one of its checkpoints says.
+
+    What only one of the two knows counts as its default in the other: a setting may be younger than the checkpoint.
+    """
+    saved = {_OLD_NAMES.get(setting, setting): value for setting, value in saved.items() if setting not in MEMORY}
+    ours, known, settings = identity_of(run, name), _defaults(), _settings_of(run.config, name)
+    if PROBLEMS not in saved:
+        del ours[PROBLEMS]
+        is_file = Path(run.config.data.train).expanduser().is_file()
+        ours |= {setting: settings[setting][0] for setting in (_OLD_DATA if is_file else _OLD_DATA[:2])}
+    changes = []
+    for setting in dict.fromkeys([*ours, *saved]):
+        default, on_resume = known.get(setting, (None, OnResume.BINDS))
+        if on_resume is OnResume.OBSERVING:
+            if setting not in ours:
+                continue
+            on_resume = OnResume.BINDS
+        was, value = saved.get(setting, default), ours.get(setting, default)
+        if was != value:
+            changes.append(Change(setting, was, value, on_resume))
+    return changes
+
+
+def _identity_without_problems(run: Run, name: str) -> dict:
+    identity = {
+        setting: value
+        for setting, (value, on_resume) in _settings_of(run.config, name).items()
+        if on_resume is not OnResume.OBSERVING and not _is_unread(run, name, setting)
+    }
+    if run.config.model.lora.rank:
+        identity["model.lora.targets"] = ",".join(parse_targets(run.config.model.lora.targets))
+    return identity | {f"base.{fact}": value for fact, value in run.base_identity.items() if fact != "name"}
+
+
+def _settings_of(config: Config, name: str) -> dict[str, tuple[Any, OnResume]]:
+    """Every setting that a stage's checkpoints may depend on, and whether it may change."""
+    return _settings(config.seed, config.stages[name], config.model, config.data, config.decode)
+
+
+def _defaults() -> dict[str, tuple[Any, OnResume]]:
+    return _settings(Config.seed, StageConfig(), ModelConfig(), DataConfig(), DecodeConfig())
+
+
+def _settings(
+    seed: int, stage: StageConfig, model: ModelConfig, data: DataConfig, decode: DecodeConfig
+) -> dict[str, tuple[Any, OnResume]]:
+    settings = {"seed": (seed, OnResume.BINDS)}
+    for prefix, group in {"stage.": stage, "model.": model, "data.": data, "decode.": decode}.items():
+        settings |= {setting: (value, on_resume) for setting, value, on_resume in walk(group, prefix)}
+    return settings
+
+
+def _is_unread(run: Run, name: str, setting: str) -> bool:
+    """Whether a stage does not read a setting: another value of it changes nothing."""
+    config, stage = run.config, run.config.stages[name]
+    unread = [f"stage.{group}" for group in _OF_METHODS if group != stage.method]
+    unread.append("model.base")  # a base model is known by its content: it may move
+    if run.base_identity:
+        unread.append("model.preset")
+    if stage.trainer == "sft":  # rollouts are sampled, and judged, in reinforcement learning only
+        unread += ["stage.rl", "stage.trainer", "decode", "data.verifier"]
+    if not config.model.lora.rank:  # settings of adapters that are not there
+        unread += ["model.lora", "model.base_dtype"]
     if not run.method(name).trains_projection:  # then it is not in the checkpoint either
-        del model["projection"]
-    # A base model is known by its content: it may move, and then `model.base` says another folder.
-    unread = ("base", "preset") if run.base_identity else ("base",)
-    model = {field: value for field, value in model.items() if field not in unread}
-    base = {name: value for name, value in run.base_identity.items() if name != "name"}
-    groups = {"seed": config.seed, "stage": stage, "model": model, "base": base, "data": data}
-    if not is_sft:  # how rollouts are sampled, and what they are worth
-        groups |= {"decode": dataclasses.asdict(config.decode), "verifier": config.data.verifier}
-    return dict(_flatten(groups))
+        unread.append("model.projection")
+    return f"{setting}.".startswith(tuple(f"{group}." for group in unread))
 
 
 def _adapter_identity(identity: dict) -> dict:
@@ -59,7 +128,7 @@ def _adapter_identity(identity: dict) -> dict:
 def refuse_other_adapters(run: Run, folder: Path, saved_identity: dict) -> None:
     """UserError where the adapters of a stage folder are not for this run's base, or only one of the two has any."""
     saved = _adapter_identity(saved_identity)
-    ours = _adapter_identity(identity_of(run, run.config.stage_names[0]))
+    ours = _adapter_identity(_identity_without_problems(run, run.config.stage_names[0]))
     if bool(saved) != bool(ours):
         was, fix = (
             ("with adapters", "set model.lora as it was there, and the same base")
@@ -74,11 +143,3 @@ def refuse_other_adapters(run: Run, folder: Path, saved_identity: dict) -> None:
             f"the adapters of {folder} belong to another base, or are others: "
             + "; ".join(f"{name} was {saved.get(name)!r}, is {ours.get(name)!r}" for name in changed)
         )
-
-
-def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

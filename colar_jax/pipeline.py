@@ -2,24 +2,27 @@
 
 import logging
 import math
+from pathlib import Path
 
 import jax
 
-from colar_jax.config import Config
+from colar_jax.config import Config, StageConfig
+from colar_jax.data.loader import Batches
 from colar_jax.data.prompts import speed_text
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.samples import samples_of, write_samples
+from colar_jax.folder_lock import TRAINING, locked
 from colar_jax.identity import identity_of
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.report.results import Result
+from colar_jax.resuming import latest_step, note_changes, refuse_another_run
 from colar_jax.run import Run, prepare, write_config
 from colar_jax.starts import start_parameters
 from colar_jax.sweep.sweep import SAMPLES_FILE, sweep_run
-from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
-from colar_jax.training.stage import CHECKPOINTS_FOLDER, StageRun, refuse_another_run, run_stage
+from colar_jax.training.stage import StageRun, run_stage
 from colar_jax.training.state import TrainState, Tree, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 from colar_jax.training.trainer import SftTrainer, Trainer
@@ -27,14 +30,27 @@ from colar_jax.training.trainer import SftTrainer, Trainer
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config) -> list[Result]:
-    """Run every stage of `config`, each from where it stopped, then evaluate: the whole of `colar_jax.train`."""
+def train(config: Config, *, accept_changes: bool = False) -> list[Result]:
+    """Run every stage of `config`, each from where it stopped, then evaluate: the whole of `colar_jax.train`.
+
+    Args:
+        accept_changes: whether a stage may go on with another learning rate, batch or length than it was started with.
+
+    Raises:
+        UserError: a stage was started with other settings than it may go on with, or another process trains there.
+    """
+    with locked(Path(config.workdir).expanduser(), TRAINING, "train"):
+        return _train(config, accept_changes=accept_changes)
+
+
+def _train(config: Config, *, accept_changes: bool) -> list[Result]:
     run = prepare(config)
-    for name in config.stage_names:  # before anything is written, or trained for nothing
-        _refuse_another_run(run, name)
+    # Before anything is written, or trained for nothing.
+    changes = {name: refuse_another_run(run, name, accept_changes=accept_changes) for name in config.stage_names}
     wait_for_all("looked at the folder")  # before one of them makes what another would look at
     write_config(run)
     for name in config.stage_names:
+        note_changes(run, name, changes[name])
         train_stage(run, name)
         wait_for_all(f"finished {name}")  # what the first has written is there for all
     return sweep_run(run)
@@ -44,6 +60,9 @@ def train_stage(run: Run, name: str) -> None:
     """Run one stage to its end; what it leaves is in `<workdir>/<name>`."""
     stage, seed = run.config.stages[name], run.seed_of(name)
     folder, speeds = run.workdir / name, run.trained_speeds(name)
+    step = latest_step(folder)
+    if step is not None and step >= _num_steps(run, name):
+        return  # what it has learned is read where it is needed
     evaluator = run.evaluator(name, [run.val], speeds)
     make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
     trainer, state, frozen, num_steps = make_trainer(run, name)
@@ -70,6 +89,20 @@ def train_stage(run: Run, name: str) -> None:
     run_stage(stage_run, state, frozen, replicate(jax.random.key(seed), run.mesh))
 
 
+def _num_steps(run: Run, name: str) -> int:
+    """How long a stage is."""
+    stage, method = run.config.stages[name], run.method(name)
+    if stage.steps:
+        return stage.steps
+    if stage.trainer == "grpo":
+        return iterations(stage, len(run.train))
+    return _steps_of_epochs(stage, method.make_loader(method, run.train, stage, run.seed_of(name)))
+
+
+def _steps_of_epochs(stage: StageConfig, loader: Batches) -> int:
+    return math.ceil(stage.epochs * loader.steps_per_epoch)
+
+
 def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
     """A stage's trainer, its first state, what it leaves alone, and its number of steps."""
     stage, method = run.config.stages[name], run.method(name)
@@ -84,7 +117,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             "stage %s: %d of %d examples exceed a row of %d positions at one of their speeds, and are left out then",
             name, loader.num_left_out, len(run.train), stage.row_positions,
         )  # fmt: skip
-    num_steps = stage.steps or math.ceil(stage.epochs * loader.steps_per_epoch)
+    num_steps = stage.steps or _steps_of_epochs(stage, loader)
     if loader.first_final_step >= num_steps:
         raise UserError(
             f"stages.{name}: the schedule of {stage.method} ends at step {loader.first_final_step}, the stage at "
@@ -119,11 +152,3 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
     )
     trainable, frozen = partition(parameters, trains_latent_head=True)
     return trainer, run.first_state(trainable, frozen, optimizer), frozen, num_steps
-
-
-def _refuse_another_run(run: Run, name: str) -> None:
-    folder = run.workdir / name / CHECKPOINTS_FOLDER
-    if folder.is_dir():
-        with Checkpoints(folder) as checkpoints:
-            if (step := checkpoints.latest_step()) is not None:
-                refuse_another_run(checkpoints, step, identity_of(run, name))

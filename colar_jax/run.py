@@ -25,6 +25,7 @@ from colar_jax.config import (
 )
 from colar_jax.data.answers import VERIFIERS, check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
+from colar_jax.data.fingerprint import problems_hash
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.splits import Splits, load_splits
@@ -72,6 +73,11 @@ class Run:
     def train(self) -> EncodedProblems:
         """The training set, encoded when it is first asked for: evaluation does without."""
         return encode(self.train_problems, self.tokenizer, self.speeds)
+
+    @functools.cached_property
+    def train_problems_hash(self) -> str:
+        """What the training problems are, in their order: a checkpoint belongs to them."""
+        return problems_hash(self.train_problems)
 
     @functools.cached_property
     def engine(self) -> Engine:

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from colar_jax.errors import UserError
+from colar_jax.folder_lock import TRAINING, locked
 from colar_jax.identity import identity_of, refuse_other_adapters
 from colar_jax.methods import find_method
 from colar_jax.model.lora import split_base
@@ -25,7 +26,7 @@ def adopt(run: Run, name: str, parameters: Tree) -> None:
         parameters, trains_latent_head=method.trains_latent_head, trains_projection=method.trains_projection
     )
     state = run.first_state(trainable, frozen, make_optimizer(stage.optimizer, num_steps=1))
-    with Checkpoints(folder) as checkpoints:
+    with locked(run.workdir, TRAINING, "import"), Checkpoints(folder) as checkpoints:
         if checkpoints.steps():
             raise UserError(f"{folder} has checkpoints already: choose another workdir or stage")
         write_config(run)

@@ -3,8 +3,26 @@
 The same command again goes on from where it stopped.
 """
 
+import dataclasses
+
 from colar_jax import pipeline
-from colar_jax.command_line import run_main
+from colar_jax.command_line import flag, run_main
+from colar_jax.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What `train` takes besides --config."""
+
+    accept_changes: bool = flag(
+        False, "go on with another learning rate, batch or length than a stage was started with (docs/resume.md)"
+    )
+
+
+def train(config: Config, flags: Flags) -> None:
+    """Train as the config says."""
+    pipeline.train(config, accept_changes=flags.accept_changes)
+
 
 if __name__ == "__main__":
-    run_main(pipeline.train)
+    run_main(train, Flags)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -19,6 +20,12 @@ from colar_jax.config import Config, resolve
 from colar_jax.errors import UserError
 from colar_jax.parallel import hosts
 from colar_jax.run import CONFIG_FILE, saved_config
+
+# What a disk, or whoever owns a folder, refuses: no fault of the program, and nothing that a traceback explains.
+_OF_THE_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTEMPTY),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +120,12 @@ def _mistakes_in_one_line():
         yield
     except (UserError, absl_flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -24,6 +24,7 @@ from colar_jax.settings.model import (
     parse_targets,
 )
 from colar_jax.settings.parallel import AUTOMATIC, ParallelConfig, parse_mesh
+from colar_jax.settings.resuming import OnResume, on_resume, walk
 
 __all__ = [
     "AUTOMATIC",
@@ -41,6 +42,7 @@ __all__ = [
     "LatentHeadSettings",
     "LoraSettings",
     "ModelConfig",
+    "OnResume",
     "OptimizerConfig",
     "ParallelConfig",
     "ProjectionSettings",
@@ -50,6 +52,7 @@ __all__ = [
     "import_object",
     "is_import_path",
     "nearest",
+    "on_resume",
     "parse_mesh",
     "parse_positive",
     "parse_speeds",
@@ -59,4 +62,5 @@ __all__ = [
     "split_names",
     "stage_defaults",
     "unknown_name",
+    "walk",
 ]

@@ -8,6 +8,7 @@ from colar_jax.config import Config
 from colar_jax.data.splits import parse_tests
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.samples import write_samples
+from colar_jax.folder_lock import REPORT, locked
 from colar_jax.parallel.hosts import is_first
 from colar_jax.progress import Progress
 from colar_jax.report.files import PAGE_FILE, Report, write_report
@@ -46,12 +47,14 @@ def sweep(configs: Sequence[Config], folder: Path | None = None, *, reference: s
         first = _workdir(configs[0])
         folder = first if len(configs) == 1 else first.parent / FOLDER_OF_SEVERAL
     one_by_one = ((name, prepare(config)) for name, config in zip(run_names(configs), configs, strict=True))
-    return _sweep(one_by_one, configs, folder, reference)
+    with locked(folder, REPORT, "evaluate (--out)"):
+        return _sweep(one_by_one, configs, folder, reference)
 
 
 def sweep_run(run: Run) -> list[Result]:
     """As `sweep`, for a run that is prepared already, into its own folder."""
-    return _sweep([("", run)], [run.config], run.workdir, "")
+    with locked(run.workdir, REPORT, "evaluate (--out)"):
+        return _sweep([("", run)], [run.config], run.workdir, "")
 
 
 def run_names(configs: Sequence[Config]) -> list[str]:

@@ -3,12 +3,10 @@
 The only file that imports Orbax, whose names still move between releases (import-linter holds us to it, see setup.cfg).
 """
 
-import dataclasses
+import contextlib
 import json
-import logging
-import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,29 +14,21 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from colar_jax.errors import UserError
+from colar_jax.training import orbax_output
+from colar_jax.training.checksums import digest_of, sums_of
+from colar_jax.training.preservation import BestAndLatest
+from colar_jax.training.saved_leaves import differences_of, leaf_of_path
 
 PyTree = Any
 
-
-class _WithoutOrbaxChatter(logging.Filter):
-    """Drops what Orbax says below WARNING, dozens of lines a save, through the logger that programs on absl share."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or "orbax" not in pathlib.PurePath(record.pathname).parts
-
-
-logging.getLogger("absl").addFilter(_WithoutOrbaxChatter())
-
-
-# The metrics that say which checkpoint is best, the higher the better: the first that any of a stage's checkpoints has.
-# A stage that learns from rewards is after their mean, which may be worth a little accuracy.
-BEST_BY = ("reward", "accuracy")
+orbax_output.drop_chatter()
 
 
 class Checkpoints:
-    """The checkpoints of one stage, a folder each, named by its step; the best few by `BEST_BY` and the latest stay.
+    """The checkpoints of one stage, a folder each, named by its step; the best few and the latest stay.
 
-    A checkpoint without that metric (one saved on SIGTERM), or with one that is not finite, is never among the best.
+    A checkpoint without the metric that decides (`preservation.BEST_BY`), as one saved on SIGTERM, or with one that is
+    not finite, is never among the best.
 
     A context manager: leaving it waits for the save in progress. A checkpoint is written beside its final place and
     renamed when complete, and older ones are removed only after that, so a kill at any moment leaves every finished
@@ -48,21 +38,30 @@ class Checkpoints:
     finished checkpoint can be evaluated while the run that wrote it goes on. The steps are those found on opening, and
     those saved since.
 
+    What is read is compared with checksums that were saved with it (checkpoints of earlier versions have none).
+
     Args:
       folder: where the checkpoints lie; made if it is not there.
       keep_best: how many to keep for their metric. The latest step is kept besides, whatever its metric.
 
     Raises:
       ValueError: `keep_best` is less than 1.
+      UserError: a checkpoint is damaged; here, or in whatever method first meets the damage.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep_best: int = 3):
         if keep_best < 1:
             raise ValueError(f"keep_best = {keep_best}: keep at least 1 checkpoint for its metric")
         self.folder = pathlib.Path(folder).absolute()
-        self._policy = _BestAndLatest(keep_best)
+        self._policy = BestAndLatest(keep_best)
         self._has_saved = False
-        self._checkpointer = self._open(remove_unfinished=False)
+        try:
+            with orbax_output.silenced():  # what is damaged is said when it is read
+                self._checkpointer = self._open(remove_unfinished=False)
+        except (ValueError, TypeError, KeyError, AttributeError):  # of a file that is JSON, without a word on which
+            if (step := _step_without_json(self.folder)) is None:
+                raise
+            raise self._damaged(step) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -82,6 +81,8 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the highest metric, the latest of equals; None where no checkpoint has the metric."""
+        for step in self.steps():
+            self.read(step)  # a metric that was damaged must not decide
         return next(iter(self._policy.ranked(self._checkpointer.checkpoints)), None)
 
     def save(self, step: int, tree: PyTree, *, metrics: dict[str, float] | None, identity: dict[str, Any]) -> None:
@@ -102,12 +103,16 @@ class Checkpoints:
             self._checkpointer.close()
             self._checkpointer = self._open(remove_unfinished=True)
             self._has_saved = True
+        leaves = leaf_of_path(tree)
+        metrics = {name: float(value) for name, value in (metrics or {}).items()}
+        # What is not JSON fails here, not later.
+        facts = {"identity": json.loads(json.dumps(identity)), "sums": sums_of(leaves)}
         self._checkpointer.save_async(
             step,
-            _leaf_of_path(tree),
+            leaves,
             force=True,  # when to save is the training loop's decision
-            metrics={name: float(value) for name, value in (metrics or {}).items()},
-            custom_metadata={"identity": json.loads(json.dumps(identity))},  # what is not JSON fails here, not later
+            metrics=metrics,
+            custom_metadata=facts | {"digest": _digest(facts, metrics)},
         )
 
     def restore(self, step: int, abstract_tree: PyTree) -> PyTree:
@@ -122,24 +127,26 @@ class Checkpoints:
         Raises:
           UserError: there is no such step, or its paths, shapes or dtypes are not the expected ones; lists them all.
         """
-        return self._restore(step, abstract_tree, self._metadata(step).metadata)
+        return self._restore(step, abstract_tree, self._metadata(step), wants_all=True)
 
     def restore_part(self, step: int, abstract_tree: dict[str, PyTree]) -> dict[str, PyTree]:
         """As `restore`, for some of the saved tree's top-level entries: what else was saved is not read."""
-        saved = self._metadata(step).metadata
-        part = {path: leaf for path, leaf in saved.items() if path.split("/")[0] in abstract_tree}
-        return self._restore(step, abstract_tree, part)
+        return self._restore(step, abstract_tree, self._metadata(step), wants_all=False)
 
-    def _restore(self, step: int, abstract_tree: PyTree, saved: dict[str, Any]) -> PyTree:
-        wanted = _leaf_of_path(abstract_tree)
-        differences = list(_differences(saved, wanted))
+    def _restore(self, step: int, abstract_tree: PyTree, metadata: Any, *, wants_all: bool) -> PyTree:
+        wanted, saved = leaf_of_path(abstract_tree), metadata.metadata
+        if not wants_all:
+            saved = {path: leaf for path, leaf in saved.items() if path.split("/")[0] in abstract_tree}
+        differences = list(differences_of(saved, wanted))
         if differences:
             raise UserError(
                 f"checkpoint {step} in {self.folder} is not of this model and optimizer:\n"
                 + "\n".join(differences)
                 + "\nresume with the config that wrote it, or start in another workdir"
             )
-        restored = self._checkpointer.load(step, {path: _with_sharding(leaf) for path, leaf in wanted.items()})
+        with self._reading(step):
+            restored = self._checkpointer.load(step, {path: _with_sharding(leaf) for path, leaf in wanted.items()})
+        self._compare(step, restored, metadata.custom_metadata.get("sums"))
         leaves, treedef = jax.tree.flatten(abstract_tree)
         values = [restored[path] for path in wanted]  # Orbax gives them back sorted by path
         return treedef.unflatten(
@@ -183,67 +190,53 @@ class Checkpoints:
         self.wait()
         if step not in self.steps():
             raise UserError(f"no checkpoint of step {step} in {self.folder}; there are {self.steps()}")
-        metadata = self._checkpointer.metadata(step)
-        if metadata.metadata is None:  # Orbax warns, and goes on, where it cannot read what it wrote
-            raise UserError(f"{metadata.path} is damaged; remove that folder, and the run goes on from the one before")
+        with self._reading(step):
+            metadata = self._checkpointer.metadata(step)
+            facts = metadata.custom_metadata
+            # Orbax goes on, with None, where it cannot read what it wrote.
+            if not isinstance(metadata.metadata, dict) or not isinstance(facts["identity"], dict):
+                raise ValueError("no metadata")
+            if "digest" in facts and facts["digest"] != _digest(facts, dict(metadata.metrics or {})):
+                raise ValueError("other facts than those that were saved")
         return metadata
 
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Whatever Orbax cannot read is a damaged checkpoint; instead of what it says of that, one line."""
+        try:
+            with orbax_output.silenced(only_on_error=True):
+                yield
+        except (PermissionError, jax.errors.JaxRuntimeError):  # may not read; no memory left on a device
+            raise
+        except Exception as error:
+            raise self._damaged(step) from error
 
-@dataclasses.dataclass(frozen=True)
-class _BestAndLatest:
-    """Orbax's preservation policy for "best n and latest".
+    def _compare(self, step: int, restored: dict[str, Any], sums: dict[str, int] | None) -> None:
+        """UserError unless all that was read is what was saved; `sums` is None in checkpoints of earlier versions."""
+        if sums is not None and any(sums.get(path) != value for path, value in sums_of(restored).items()):
+            raise self._damaged(step)
 
-    Its own `BestN` keeps checkpoints without a metric for ever, or counts them among the n while there are few.
-    """
-
-    keep_best: int
-
-    def should_preserve(self, checkpoints: Sequence[ocp.training.CheckpointMetadata], *, context: Any) -> list[bool]:
-        kept = self.kept(checkpoints)
-        return [checkpoint.step in kept for checkpoint in checkpoints]
-
-    def kept(self, checkpoints: Iterable[ocp.training.CheckpointMetadata]) -> set[int]:
-        checkpoints = list(checkpoints)
-        latest = sorted(checkpoint.step for checkpoint in checkpoints)[-1:]
-        return {*self.ranked(checkpoints)[: self.keep_best], *latest}
-
-    def ranked(self, checkpoints: Iterable[ocp.training.CheckpointMetadata]) -> list[int]:
-        """The steps that have the metric, best first; of equals the latest first."""
-        values = {checkpoint.step: checkpoint.metrics or {} for checkpoint in checkpoints}
-        metric = next((name for name in BEST_BY if any(name in of_step for of_step in values.values())), None)
-        value_of_step = {step: of_step[metric] for step, of_step in values.items() if metric in of_step}
-        measured = [step for step, value in value_of_step.items() if math.isfinite(value)]
-        return sorted(measured, key=lambda step: (value_of_step[step], step), reverse=True)
+    def _damaged(self, step: int) -> UserError:
+        others = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.name != str(step)]
+        then = f"training goes on from step {max(others)}" if others else "the stage starts anew"
+        return UserError(f"{self.folder / str(step)} is damaged; remove that folder, and {then}")
 
 
-def _leaf_of_path(tree: PyTree) -> dict[str, Any]:
-    """The leaves by path, in their order; Python numbers as NumPy scalars.
-
-    Flat, because Orbax's own view of containers (NamedTuples, empty optimizer states) changes with its release.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    leaf_of_path = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf if hasattr(leaf, "sharding") else np.asarray(leaf)
-        for path, leaf in leaves
-    }
-    if len(leaf_of_path) < len(leaves):
-        raise ValueError("two leaves of the tree have one path: no key of a dict may contain '/'")
-    return leaf_of_path
+def _digest(facts: dict[str, Any], metrics: dict[str, float]) -> int:
+    """Of all that is saved beside the arrays."""
+    return digest_of([facts["identity"], facts.get("sums"), {name: repr(value) for name, value in metrics.items()}])
 
 
-def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> Iterable[str]:
-    """One line for each path that is in one of the two only, or of another kind in each."""
-    for path in sorted(saved.keys() | wanted.keys()):
-        if path not in saved:
-            yield f"  missing: {path} {_kind(wanted[path])}"
-        elif path not in wanted:
-            yield f"  unexpected: {path} {_kind(saved[path])}"
-        elif _kind(saved[path]) != _kind(wanted[path]):
-            yield f"  {path}: saved {_kind(saved[path])}, expected {_kind(wanted[path])}"
-
-
-def _kind(leaf: Any) -> str:
-    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+def _step_without_json(folder: pathlib.Path) -> int | None:
+    """The first step whose metrics or metadata are no JSON object; None where there is none such."""
+    for path in sorted([*folder.glob("[0-9]*/metrics/metrics"), *folder.glob("[0-9]*/_CHECKPOINT_METADATA")]):
+        try:
+            is_object = isinstance(json.loads(path.read_bytes()), dict)
+        except ValueError:
+            is_object = False
+        if not is_object:
+            return int(path.relative_to(folder).parts[0])
+    return None
 
 
 def _with_sharding(leaf: Any) -> Any:

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from colar_jax.config import StageConfig
-from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metric_writer import MetricWriter, NoWriter
 from colar_jax.metrics import Metric, divide, merge
@@ -62,7 +61,7 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
         latest = checkpoints.latest_step()
         start, unlogged = latest or 0, []
         if latest is not None:  # 0 where a stage was given to begin with (`starts.adopt`)
-            state = restore_state(checkpoints, start, state, frozen, stage.identity)
+            state = restore_state(checkpoints, start, state, frozen)
             saved = checkpoints.read(start)[1]
             unlogged = saved.get("unlogged", [])
             stage.trainer.recall(saved.get("trainer", {}))
@@ -144,26 +143,11 @@ def saved_tree(state: TrainState, frozen: Tree) -> Tree:
     return {"parameters": own, "optimizer": state.optimizer, "step": state.step}
 
 
-def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree, identity: dict) -> TrainState:
-    """The state of a checkpoint, placed as `state` is. UserError where the checkpoint belongs to something else."""
-    refuse_another_run(checkpoints, step, identity)
+def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree) -> TrainState:
+    """The state of a checkpoint, placed as `state` is. UserError where the checkpoint is of another model."""
     saved = checkpoints.restore(step, jax.tree.map(_abstract, saved_tree(state, frozen)))
     trainable = _subtree(saved["parameters"], state.trainable)
     return TrainState(saved["step"], trainable, saved["optimizer"])
-
-
-def refuse_another_run(checkpoints: Checkpoints, step: int, identity: dict) -> None:
-    """UserError, with every setting that changed, where a checkpoint does not belong to `identity`."""
-    _, saved_identity = checkpoints.read(step)
-    own = ("unlogged", "trainer")  # what a checkpoint remembers besides
-    names = dict.fromkeys([*identity, *(name for name in saved_identity if name not in own)])
-    changed = [name for name in names if saved_identity.get(name) != identity.get(name)]
-    if changed:
-        raise UserError(
-            f"{checkpoints.folder} holds another run: "
-            + "; ".join(f"{name} was {saved_identity.get(name)!r}, is {identity.get(name)!r}" for name in changed)
-            + ". Choose another workdir, or remove the folder"
-        )
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:

@@ -83,7 +83,9 @@ def test_a_moved_base_is_the_same_and_another_is_not(finished, tmp_path, monkeyp
     moved = Path(shutil.copytree(base, tmp_path / "moved"))
     pipeline.train(config_of(workdir, moved))  # nothing is left to do, and nothing is refused
     other = make_base(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match=r"holds another run: base\.weights was '\w+', is '\w+'\. Choose"):
+    with pytest.raises(
+        ValueError, match=r"base model's weights \(its hash\) was '\w+', is '\w+'\.\n.*bring back the base"
+    ):
         pipeline.train(config_of(workdir, other))
 
 

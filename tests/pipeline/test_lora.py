@@ -136,7 +136,7 @@ def test_other_adapters_are_refused(tmp_path, finished):
         with pytest.raises(ValueError, match=message):
             start_parameters(run, "colar")
     # In its own folder, before anything is trained or written.
-    with pytest.raises(ValueError, match=r"holds another run.*model.lora.rank was 4, is None"):
+    with pytest.raises(ValueError, match=r"other settings.*model.lora.rank was 4, is 0"):
         pipeline.train(lora_config(finished, **{"model.lora.rank": 0, "model.base_dtype": "float32"}))
 
 

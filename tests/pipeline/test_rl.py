@@ -14,8 +14,8 @@ from pico_rewards import fewer_latents_and_longer_answers
 from pipeline.tiny import CONFIG_FILE, ROOT, smoke_config_dict, without_times
 
 from colar_jax import pipeline
-from colar_jax.config import resolve, stage_defaults
-from colar_jax.identity import identity_of
+from colar_jax.config import OnResume, resolve, stage_defaults
+from colar_jax.identity import changes_since, identity_of
 from colar_jax.metric_writer import read_metrics
 from colar_jax.report.files import read_report
 from colar_jax.rl.health import Collapsed
@@ -115,11 +115,15 @@ def test_the_best_checkpoint_is_the_one_of_most_reward(finished):
 
 
 def test_what_a_collapse_does_may_change_in_a_folder(tmp_path):
-    def identity(**changes):
-        changes = {f"stages.rl.rl.{name}": value for name, value in changes.items()}
-        return identity_of(prepare(tiny_config(tmp_path, **changes)), "rl")
+    before = identity_of(prepare(tiny_config(tmp_path)), "rl")
 
-    assert identity(stop_on_collapse=False, rollout_questions=1) == identity() != identity(min_std=0.3)
+    def changed(**settings):
+        settings = {f"stages.rl.rl.{name}": value for name, value in settings.items()}
+        changes = changes_since(before, prepare(tiny_config(tmp_path, **settings)), "rl")
+        return {change.name for change in changes if change.on_resume is not OnResume.EXECUTION}
+
+    assert changed(stop_on_collapse=False, rollout_questions=1) == set()
+    assert changed(min_std=0.3) == {"stage.rl.min_std"}
 
 
 # python -c DRIVER <moment> <n> <arguments of colar_jax.train>: killed at the n-th such moment.
@@ -176,7 +180,7 @@ def test_a_run_killed_in_a_rollout_an_update_and_a_save_goes_on_to_the_same_end(
 
 def test_another_way_to_sample_is_refused(finished):
     for setting in ({"decode.top_p": 0.5}, {"stages.rl.rl.epsilon": 0.3}):
-        with pytest.raises(ValueError, match="holds another run: (decode|stage.rl)"):
+        with pytest.raises(ValueError, match="other settings: (decode|stages.rl.rl)"):
             pipeline.train(tiny_config(finished, **setting))
 
 

@@ -1,0 +1,110 @@
+"""Going on with a stage after its settings have changed: what is taken silently, what when accepted, what never."""
+
+import json
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from colar_jax.config import OnResume
+from colar_jax.errors import UserError
+from colar_jax.identity import PROBLEMS, Change, changes_since
+from colar_jax.parallel.hosts import is_first
+from colar_jax.run import Run
+from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.stage import CHECKPOINTS_FOLDER
+
+logger = logging.getLogger(__name__)
+
+CHANGES_FILE = "changes.jsonl"  # in a stage's folder
+
+
+def latest_step(folder: Path) -> int | None:
+    """The step of a stage folder's latest checkpoint; None where it has none."""
+    if not (folder / CHECKPOINTS_FOLDER).is_dir():
+        return None
+    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+        return checkpoints.latest_step()
+
+
+def refuse_another_run(run: Run, name: str, *, accept_changes: bool) -> list[Change]:
+    """What has changed since the latest checkpoint of a stage was saved, where the stage may go on all the same.
+
+    Args:
+        accept_changes: whether the learning rate, the batch and the length may be others.
+
+    Raises:
+        UserError: it may not; with all that changed, and the ways out.
+    """
+    folder = run.workdir / name
+    step = latest_step(folder)
+    if step is None:
+        return []
+    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+        changes = changes_since(checkpoints.read(step)[1], run, name)
+    allowed = {OnResume.EXECUTION} | ({OnResume.ADJUSTABLE} if accept_changes else set())
+    if any(change.on_resume not in allowed for change in changes):
+        raise UserError(_refusal(run, name, [c for c in changes if c.on_resume is not OnResume.EXECUTION]))
+    return changes
+
+
+def note_changes(run: Run, name: str, changes: Sequence[Change]) -> None:
+    """Say what a stage goes on with, and keep in its `changes.jsonl` what was accepted; every step once."""
+    if not changes:
+        return
+    folder = run.workdir / name
+    step = latest_step(folder)
+    what = ", ".join(f"{_setting(change, name)} {change.was!r} -> {change.value!r}" for change in changes)
+    logger.info("stage %s goes on from step %s with %s", name, step, what)
+    accepted = {_setting(c, name): [c.was, c.value] for c in changes if c.on_resume is OnResume.ADJUSTABLE}
+    path = folder / CHANGES_FILE
+    line = json.dumps({"step": step, "changes": accepted}) + "\n"
+    if accepted and is_first() and not (path.is_file() and line in path.read_text(encoding="utf-8")):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def _refusal(run: Run, name: str, changes: Sequence[Change]) -> str:
+    folder = run.workdir / name
+    what = "; ".join(f"{_setting(change, name)} was {change.was!r}, is {change.value!r}" for change in changes)
+    ways = [f"  as it was:      {_old_settings(name, changes)}"]
+    if all(change.on_resume is OnResume.ADJUSTABLE for change in changes):
+        ways.insert(0, "  go on with it:  the same command with --accept_changes")
+    if not any(_changes_the_model(change) for change in changes):
+        after = run.config.stage_names[run.config.stage_names.index(name) :]
+        flags = {"workdir": "NEW_FOLDER", "run": ",".join(after), f"stages.{name}.init_from": str(folder)}
+        ways.append("  another run, which starts from it:  the same command with " + _as_flags(flags))
+    return f"{folder} was trained with other settings: {what}.\n" + "\n".join(ways)
+
+
+def _setting(change: Change, name: str) -> str:
+    """A changed setting as users know it."""
+    if change.name == PROBLEMS:
+        return "the training problems (their hash)"
+    if change.name.startswith("base."):
+        return f"the base model's {change.name.removeprefix('base.')} (its hash)"
+    return f"stages.{name}.{change.name.removeprefix('stage.')}" if change.name.startswith("stage.") else change.name
+
+
+def _old_settings(name: str, changes: Sequence[Change]) -> str:
+    told, flags = [], {}
+    for change in changes:
+        if change.name == PROBLEMS:
+            told.append("bring back the training data (its file was changed, or data.train or data.train_limit)")
+        elif change.name.startswith("base."):
+            told.append("bring back the base model (model.base)")
+        else:
+            flags[_setting(change, name)] = change.was
+    if flags:
+        told.append("the same command with " + _as_flags(flags))
+    return "; ".join(dict.fromkeys(told))
+
+
+def _as_flags(settings: dict[str, object]) -> str:
+    return " ".join(shlex.quote(f"--config.{setting}={value}") for setting, value in settings.items())
+
+
+def _changes_the_model(change: Change) -> bool:
+    """Whether parameters of one run cannot be those of the other."""
+    is_of_model = change.name.startswith(("model.", "base.")) or change.name == "data.tokenizer"
+    return is_of_model and change.on_resume is OnResume.BINDS

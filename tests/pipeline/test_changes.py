@@ -1,0 +1,165 @@
+"""What may change between a stop and a resume, and what is said where it may not."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+from pipeline.tiny import NUM_STEPS, copy_of, count_steps, tiny_config
+
+from colar_jax import pipeline
+from colar_jax.config import Config, ModelConfig, OnResume, StageConfig, walk
+from colar_jax.errors import UserError
+from colar_jax.identity import PROBLEMS, changes_since, identity_of
+from colar_jax.metric_writer import read_metrics
+from colar_jax.resuming import CHANGES_FILE, refuse_another_run
+from colar_jax.run import prepare
+
+
+def run_with(workdir, **settings):
+    return prepare(tiny_config(workdir, **settings))
+
+
+def refusal(workdir, accept_changes=False, stage="cot", **settings) -> str:
+    with pytest.raises(UserError) as error:
+        refuse_another_run(run_with(workdir, **settings), stage, accept_changes=accept_changes)
+    return str(error.value)
+
+
+EXECUTION = {
+    "model.remat": "full",
+    "model.logits_chunk": 7,
+    "model.scan_layers": True,
+    "stages.cot.accumulation": 2,
+}
+ADJUSTABLE = {
+    "model.dtype": "bfloat16",
+    "stages.cot.optimizer.learning_rate": 0.5,
+    "stages.cot.optimizer.warmup_steps": 1,
+    "stages.cot.optimizer.schedule": "constant",
+    "stages.cot.rows": 4,
+    "stages.cot.row_positions": 200,
+    "stages.cot.steps": NUM_STEPS + 2,
+}
+BINDING = {"seed": 1, "model.preset": "micro", "model.latent_head.min_log_std": -5.0, "stages.cot.method": "no_cot"}
+
+
+def test_what_only_changes_execution_may_change(finished):
+    changes = refuse_another_run(run_with(finished, **EXECUTION), "cot", accept_changes=False)
+    assert {change.on_resume for change in changes} == {OnResume.EXECUTION} and len(changes) == len(EXECUTION)
+
+
+def test_learning_rate_batch_and_length_may_change_when_accepted(finished):
+    for setting, value in ADJUSTABLE.items():
+        message = refusal(finished, **{setting: value})
+        assert re.search(rf"{setting} was .*, is {value!r}\.\n", message), message
+        assert "the same command with --accept_changes" in message
+        old = dict(walk_values(tiny_config(finished)))[setting]
+        assert f"the same command with --config.{setting}={old}" in message
+        assert f"--config.stages.cot.init_from={finished}/cot" in message and "--config.workdir=NEW_FOLDER" in message
+    changes = refuse_another_run(run_with(finished, **ADJUSTABLE, **EXECUTION), "cot", accept_changes=True)
+    assert len(changes) == len(ADJUSTABLE) + len(EXECUTION)
+
+
+def test_what_binds_is_refused_with_the_ways_out(finished):
+    for setting, value in BINDING.items():
+        message = refusal(finished, accept_changes=True, **{setting: value})
+        assert f"{setting} was" in message and "--accept_changes" not in message, message
+        assert ("init_from" in message) == (not setting.startswith("model.")), message
+
+
+def walk_values(config: Config):
+    """Every setting of a run by its dotted name."""
+    yield from ((name, value) for name, value, _ in walk(config) if name != "stages")
+    for stage, settings in config.stages.items():
+        yield from ((name, value) for name, value, _ in walk(settings, f"stages.{stage}."))
+
+
+def test_a_setting_that_is_younger_than_a_checkpoint_counts_as_its_default(finished):
+    run = run_with(finished)
+    saved = identity_of(run, "colar")
+    assert changes_since(saved, run, "colar") == []
+    young = [name for name in saved if name.startswith(("stage.latent.", "model.latent_head.", "stage.accumulation"))]
+    groups = {"stage.": StageConfig(), "model.": ModelConfig()}
+    defaults = {name: value for prefix, group in groups.items() for name, value, _ in walk(group, prefix)}
+    for name in young:
+        older = {setting: value for setting, value in saved.items() if setting != name}
+        expected = [] if saved[name] == defaults[name] else [name]
+        assert [change.name for change in changes_since(older, run, "colar")] == expected, name
+    # And a setting that this run does not read, which the checkpoint has at its default.
+    assert changes_since(saved | {"stage.codi.num_latents": 6, "model.lora.rank": 0}, run, "colar") == []
+    (change,) = changes_since(saved | {"model.lora.rank": 4}, run, "colar")
+    assert (change.name, change.was, change.value, change.on_resume) == ("model.lora.rank", 4, 0, OnResume.BINDS)
+
+
+def test_a_checkpoint_of_before_knows_its_problems_by_name(finished, tmp_path):
+    run = run_with(finished)
+    older = {name: value for name, value in identity_of(run, "cot").items() if name != PROBLEMS}
+    older |= {"data.train": run.config.data.train, "data.train_limit": 60, "data.held_out": 500}
+    assert changes_since(older, run, "cot") == []
+    (change,) = changes_since(older, run_with(finished, **{"data.train_limit": 50}), "cot")
+    assert (change.name, change.was, change.value) == ("data.train_limit", 60, 50)
+
+
+def test_every_setting_of_a_stage_says_whether_it_may_change():
+    """Those that may, by name: whoever adds a setting decides, and shows it here."""
+    settings = {name: on_resume for name, _, on_resume in walk(StageConfig())}
+    assert {name for name, on_resume in settings.items() if on_resume is OnResume.EXECUTION} == {
+        "accumulation",
+        "rl.rollout_questions",
+    }
+    assert {name for name, on_resume in settings.items() if on_resume is OnResume.OBSERVING} == {
+        "log_every",
+        "eval_every",
+        "save_every",
+        "rl.stop_on_collapse",
+    }
+
+
+def write_problems(path, numbers):
+    lines = [{"question": f"{n} + 1?", "steps": [f"{n}+1={n + 1}"], "answer": str(n + 1)} for n in numbers]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_an_edited_training_file_is_refused_by_content(tmp_path):
+    train, val, test = (tmp_path / f"{name}.jsonl" for name in ("train", "val", "test"))
+    write_problems(train, range(20))
+    write_problems(val, range(30, 34))
+    write_problems(test, range(40, 44))
+    data = {"data.train": str(train), "data.val": str(val), "data.test": f"t={test}", "data.train_limit": 0}
+
+    def problems_of(**settings):
+        return identity_of(run_with(tmp_path / "run", **data | settings), "cot")[PROBLEMS]
+
+    before = problems_of()
+    saved = identity_of(run_with(tmp_path / "run", **data), "cot")
+    for edit in (range(1, 20), [1, 0, *range(2, 20)], [25, *range(1, 20)], [25, *range(20)]):  # cut, order, ...
+        write_problems(train, edit)
+        assert problems_of() != before, list(edit)
+        (change,) = changes_since(saved, run_with(tmp_path / "run", **data), "cot")
+        assert change.name == PROBLEMS and change.on_resume is OnResume.BINDS
+    write_problems(train, range(20))
+    moved = train.rename(tmp_path / "moved.jsonl")
+    assert problems_of(**{"data.train": str(moved)}) == before, "the same problems in another place"
+    write_problems(tmp_path / "test2.jsonl", range(50, 54))
+    assert problems_of(**{"data.train": str(moved), "data.test": f"t={tmp_path}/test2.jsonl"}) == before
+
+
+def test_a_finished_stage_is_made_longer(tmp_path, monkeypatch, finished):
+    workdir = copy_of(finished, tmp_path)
+    longer = {"run": "cot", "stages.cot.steps": NUM_STEPS + 2, "stages.cot.optimizer.learning_rate": 0.001}
+    config = dataclasses.replace(tiny_config(workdir, **longer))
+    monkeypatch.setattr(pipeline, "sweep_run", lambda run: [])
+    with pytest.raises(UserError, match="the same command with --accept_changes"):
+        pipeline.train(config)
+    taken = count_steps(monkeypatch)
+    pipeline.train(config, accept_changes=True)
+    assert taken == [NUM_STEPS, NUM_STEPS + 1]
+    (line,) = map(json.loads, (workdir / "cot" / CHANGES_FILE).read_text().splitlines())
+    assert line == {
+        "step": NUM_STEPS,
+        "changes": {"stages.cot.steps": [7, 9], "stages.cot.optimizer.learning_rate": [0.002, 0.001]},
+    }
+    assert read_metrics(workdir / "cot")[-1]["step"] == NUM_STEPS + 2
+    pipeline.train(config)  # accepted once and for all: it is what its checkpoints say now
+    assert len(taken) == 2

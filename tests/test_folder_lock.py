@@ -1,0 +1,77 @@
+"""One job at a time writes into a folder."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from colar_jax.errors import UserError
+from colar_jax.folder_lock import REPORT, TRAINING, locked
+
+HOLD = """
+import pathlib, sys, time
+from colar_jax.folder_lock import TRAINING, locked
+with locked(pathlib.Path(sys.argv[1]), TRAINING, "train"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(folder):
+    with locked(folder, TRAINING, "train"):
+        pass
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process, which holds the lock."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_another_process_is_refused_until_it_ends(tmp_path, holder, caplog):
+    with pytest.raises(UserError, match=rf"in use: process {holder.pid} on {socket.gethostname()} is at work"):
+        hold(tmp_path)
+    with locked(tmp_path, REPORT, "evaluate"):  # what only reads checkpoints has a lock of its own
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with caplog.at_level("INFO"), locked(tmp_path, TRAINING, "train"):
+        assert json.loads((tmp_path / TRAINING).read_text())["process"] == os.getpid()
+    assert f"process {holder.pid} ended before its time; this one takes over" in caplog.text
+    assert (tmp_path / TRAINING).read_text() == ""
+
+
+def test_what_another_host_left_is_refused_with_the_way_out(tmp_path):
+    path = tmp_path / TRAINING
+    path.write_text(json.dumps({"host": "elsewhere", "process": 7}))
+    with pytest.raises(UserError, match=rf"process 7 on elsewhere was killed: .* remove {path}"):
+        hold(tmp_path)
+    path.unlink()
+    with locked(tmp_path, TRAINING, "train"):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"host": "x"'])
+def test_a_line_that_a_kill_cut_short_holds_nothing(tmp_path, content):
+    (tmp_path / TRAINING).write_text(content)
+    with locked(tmp_path, TRAINING, "train"):
+        pass
+
+
+def test_a_lock_is_let_go_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "new" / "folder", TRAINING, "train"):
+        raise ZeroDivisionError
+    with locked(tmp_path / "new" / "folder", TRAINING, "train"):
+        pass
