@@ -105,7 +105,7 @@ def _complete_lines(path: Path) -> Iterator[tuple[str, dict]]:
             values = json.loads(line)
             if not isinstance(values, dict) or not isinstance(values.get("step"), int):
                 raise UserError('no object with an integer "step"')
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return
             raise UserError(

@@ -220,7 +220,7 @@ def write_config(run: Run) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     # Which devices there are is a matter of each start, not of the run.
     config = dataclasses.replace(run.config, parallel=AUTOMATIC)
-    unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
     run.tokenizer.save(run.workdir / TOKENIZER_FOLDER)
 

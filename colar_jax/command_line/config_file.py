@@ -1,6 +1,8 @@
 """A config file: Python with a function `get_config(argument)`. Whatever is wrong in it is one line that says where."""
 
+import importlib.util
 import inspect
+import os
 import traceback
 from pathlib import Path
 
@@ -46,29 +48,29 @@ def _split(value: str) -> tuple[Path, str]:
     name, colon, argument = value.partition(".py:")
     if colon:
         return Path(name + ".py").expanduser(), argument
-    if Path(value).expanduser().exists():
+    if os.path.exists(Path(value).expanduser()):  # unlike Path's, never an error itself
         return Path(value).expanduser(), ""
     name, _, argument = value.partition(":")
     return Path(name).expanduser(), argument
 
 
 def _require_file(path: Path, value: str) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"--config={value}: {path} is a folder; name a file in it")
-    if not path.is_file():
-        beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    if not os.path.isfile(path):
+        beside = [str(p) for p in path.parent.glob("*.py")] if os.path.isdir(path.parent) else []
         raise UserError(f"--config={value}: there is no file {path}.{nearest(str(path), beside)}")
 
 
 def _compiled(path: Path):
     try:
-        return compile(path.read_bytes(), str(path), "exec")
+        return compile(importlib.util.decode_source(path.read_bytes()), str(path), "exec")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except SyntaxError as error:
         where = f"{path}, line {error.lineno}" if error.lineno else f"{path}"
         raise UserError(f"{where}: {error.msg}") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # a zero byte; brackets without end
+    except (ValueError, RecursionError, MemoryError) as error:  # not UTF-8; a zero byte; brackets without end
         raise UserError(f"{path} is no Python: {error}") from None
 
 
@@ -90,7 +92,7 @@ def _located(error: BaseException, path: Path) -> BaseException:
     frames = traceback.extract_tb(error.__traceback__)
     if _PACKAGE in Path(frames[-1].filename).parents and frames[-1].filename != __file__:
         return error
-    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())[:300]
     if isinstance(error, ValueError) and _is_raised_by(frames[-1], path):
         return UserError(text)  # what the file's author refuses, such as an argument
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]

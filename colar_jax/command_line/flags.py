@@ -15,7 +15,7 @@ from absl import flags as absl_flags
 
 from colar_jax.config.names import what_is_meant
 from colar_jax.errors import UserError
-from colar_jax.settings.checks import nearest
+from colar_jax.settings.checks import nearest, split_names
 
 _DEFINE = {
     bool: absl_flags.DEFINE_boolean,
@@ -135,7 +135,7 @@ def _what_is_unknown(name: str, config: ml_collections.ConfigDict, own_names: li
         )
     path = name.removeprefix("no") if name.startswith("noconfig.") else name
     if not path.startswith("config."):
-        meant = what_is_meant(name, config.to_dict(), [f"--{own}" for own in own_names])
+        meant = what_is_meant(name, [f"--{own}" for own in own_names], _stages(config))
         return f"--{name} is no flag of this program.{meant}"
     node, group = config, "config"
     parts = path.split(".")[1:]
@@ -143,9 +143,15 @@ def _what_is_unknown(name: str, config: ml_collections.ConfigDict, own_names: li
         names = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
         if part not in names:
             is_last = part is parts[-1] or not names
-            meant = what_is_meant(path, config.to_dict(), names) if is_last else nearest(part, names)
+            meant = what_is_meant(path, names, _stages(config)) if is_last else nearest(part, names)
             return f"--{name}: {group} has no setting {part!r}.{meant}"
         node, group = node[part], f"{group}.{part}"
     if isinstance(node, ml_collections.ConfigDict):
         return f"--{name}: {group} is a group of settings ({', '.join(node)}): set one of them, --{group}.name=value"
     return f"--{name}: {group} is no switch; give it a value, --{group}=value"
+
+
+def _stages(config: ml_collections.ConfigDict) -> list[str]:
+    """The run's stages in order, then those that are only defined."""
+    defined = list(config.get("stages", {}))
+    return list(dict.fromkeys([*(name for name in split_names(str(config.get("run"))) if name in defined), *defined]))

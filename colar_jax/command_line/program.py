@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def _configs(source: _Source, value: str, rest: list[str], own_names: list[str])
 
 def _run(workdir: str) -> list[ml_collections.ConfigDict]:
     path = Path(workdir).expanduser() / CONFIG_FILE
-    if not workdir or not path.is_file():
+    if not workdir or not os.path.isfile(path):
         raise UserError(f"--workdir={workdir}: name the folder of a run; {path} does not exist")
     return [saved_config(workdir)]
 
@@ -96,7 +97,7 @@ def _split_workdirs(text: str) -> list[str]:
     parts, workdirs = text.split(","), []
     while parts:
         names = [",".join(parts[:count]).strip() for count in range(len(parts), 0, -1)]
-        is_run = [bool(name) and (Path(name).expanduser() / CONFIG_FILE).is_file() for name in names]
+        is_run = [bool(name) and os.path.isfile(Path(name).expanduser() / CONFIG_FILE) for name in names]
         place = is_run.index(True) if any(is_run) else len(names) - 1
         if names[place]:
             workdirs.append(names[place])

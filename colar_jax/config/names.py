@@ -1,9 +1,10 @@
 """Where a setting is that somebody looks for: under its own name elsewhere in the tree, or under another program's."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
-from colar_jax.settings.checks import nearest, split_names
+from colar_jax.config.reference import settings
+from colar_jax.settings.checks import nearest
 
 _OPTIMIZER = "stages.*.optimizer."
 
@@ -88,50 +89,35 @@ OTHER_NAMES = {
 }
 
 
-def what_is_meant(path: str, tree: Mapping, beside: Iterable[str] = ()) -> str:
+def what_is_meant(path: str, beside: Iterable[str] = (), stages: Sequence[str] = ()) -> str:
     """` Did you mean ...?` or ` The setting is ...`, for a setting that does not exist; or nothing.
 
     Args:
         path: what was asked for, such as `config.stages.cot.learning_rate`, or a word alone.
-        tree: the settings of a run as nested mappings, with its stages; without any they are called <stage>.
         beside: the names that its group has.
+        stages: the names of the run's stages, in order, where they are known.
     """
     *groups, name = path.split(".")
     wanted = name.replace("-", "_").lower()
     by_name: dict[str, list[str]] = {}
-    for place in _places(tree):
-        by_name.setdefault(place.rpartition(".")[2], []).append(place)
-    meant = OTHER_NAMES.get(wanted) or _highest(by_name.get(wanted))
-    if meant is None:
+    for setting in settings():
+        by_name.setdefault(setting.path.rpartition(".")[2], []).append(setting.path)
+    meant = OTHER_NAMES.get(wanted, "").replace("*", "<stage>") or _highest(by_name.get(wanted, []))
+    if not meant:
+        if hint := nearest(name, beside):
+            return hint
         close = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.75)
-        return nearest(name, beside) or _said(_highest(by_name[close[0]]) if close else None, groups, tree)
-    return _said(meant, groups, tree)
+        meant = _highest(by_name[close[0]]) if close else ""
+    return _said(meant, groups, stages) if meant else ""
 
 
-def _highest(places: list[str] | None) -> str | None:
+def _highest(places: list[str]) -> str:
     """The place nearest to the root."""
-    return min(places, key=lambda place: (place.count("."), place)) if places else None
+    return min(places, key=lambda place: (place.count("."), place), default="")
 
 
-def _said(place: str | None, groups: list[str], tree: Mapping) -> str:
-    if place is None:
-        return ""
-    defined = list(tree.get("stages", {}))
-    in_order = [name for name in split_names(tree.get("run", "")) if name in defined]
-    stages = list(dict.fromkeys([*in_order, *defined]))
-    stage = next((stage for stage in stages if stage in groups), stages[0] if stages else "<stage>")
-    others = [other for other in stages if other != stage] if "*" in place and stage not in groups else []
-    text = f" The setting is config.{place.replace('*', stage)}"
-    return text + (f" (or of another stage: {', '.join(others)})." if others else ".")
-
-
-def _places(tree: Mapping, path: str = "") -> list[str]:
-    """The paths of all settings, with `*` for any stage."""
-    places = []
-    for key, value in tree.items():
-        name = "*" if path == "stages." else key
-        if isinstance(value, Mapping):
-            places += _places(value, f"{path}{name}.")
-        else:
-            places.append(f"{path}{name}")
-    return list(dict.fromkeys(places))
+def _said(place: str, groups: list[str], stages: Sequence[str]) -> str:
+    asked = groups[2:3] if groups[1:2] == ["stages"] else []
+    stage, *others = asked or stages or ["<stage>"]
+    text = f" The setting is config.{place.replace('<stage>', stage)}"
+    return text + (f" (or of another stage: {', '.join(others)})." if others and "<stage>" in place else ".")

@@ -8,10 +8,11 @@ from typing import Any
 
 import ml_collections
 
+from colar_jax.config.names import what_is_meant
 from colar_jax.config.run import Config
 from colar_jax.config.stage import StageConfig
 from colar_jax.errors import UserError
-from colar_jax.settings.checks import nearest, require
+from colar_jax.settings.checks import require
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -49,7 +50,8 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         fields = {field.name: field for field in dataclasses.fields(kind)}
         require(isinstance(value, dict), f"{path}={value!r}: expected a group of settings ({', '.join(fields)})")
         for key in value:
-            require(key in fields, f"{path}.{key} is no setting.{nearest(key, fields)}")
+            if key not in fields:
+                raise UserError(f"{path}.{key} is no setting.{what_is_meant(f'{path}.{key}', fields)}")
         hints = typing.get_type_hints(kind)
         return kind(**{key: _build(hints[key], item, f"{path}.{key}") for key, item in value.items()})
     if isinstance(kind, types.GenericAlias):  # dict[str, StageConfig]
@@ -62,6 +64,9 @@ def _build(kind: Any, value: Any, path: str) -> Any:
     require(type(value) is kind, f"{path}={value!r} is of type {type(value).__name__}: expected {kind.__name__}")
     if kind is int:  # what a device counts in; a seed may use the sign's bit as well
         require(-(2**31) <= value < 2 ** (32 if path == "config.seed" else 31), f"{path}={value} has more than 32 bits")
+    if kind is str:
+        is_whole = value.encode("utf-8", "replace").decode() == value
+        require(is_whole, f"{path}={value!r} is no text: half of a character stands in it")
     if kind is float:
         require(math.isfinite(value), f"{path}={value!r} is not a finite number")
     return value

@@ -35,7 +35,7 @@ class Config:
         )
         for name in self.stages:
             require(
-                re.fullmatch(r"[\w-]+", name) is not None,
+                re.fullmatch(r"\w[\w-]*", name) is not None,
                 f"a stage is called {name!r}: its name is a folder's, of letters, digits, _ and -",
             )
         require(self.keep_checkpoints > 0, f"keep_checkpoints={self.keep_checkpoints}: keep at least one")

@@ -57,7 +57,7 @@ class _Worker:
     def __init__(self):
         # -P: the folder of the file has modules whose names other packages use.
         command = [sys.executable, "-P", str(_WORKER_FILE)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
         if self._process.stdout.readline() != "ready\n":
             self.end()
             raise RuntimeError(f"{' '.join(command)} did not start")

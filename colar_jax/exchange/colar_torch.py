@@ -67,7 +67,7 @@ class LatentReasoner:
     def load(cls, folder: str | pathlib.Path, dtype=torch.float32) -> "LatentReasoner":
         """Load an exported folder; with an adapter in it, its base model is found by `adapter_config.json` (peft)."""
         folder = pathlib.Path(folder)
-        settings = json.loads((folder / "latent_head.json").read_text())
+        settings = json.loads((folder / "latent_head.json").read_text(encoding="utf-8"))
         if (folder / "adapter_config.json").is_file():
             from peft import PeftModel
 

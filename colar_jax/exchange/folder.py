@@ -82,7 +82,7 @@ def _write_beside(run: Run, stage: str, parameters, model, folder: Path, *, is_a
         base=config.model.base,
         speeds=speeds,
         is_adapter=is_adapter,
-        report=report.read_text() if report.is_file() else "",
+        report=report.read_text(encoding="utf-8") if report.is_file() else "",
         config=dataclasses.asdict(config),
     )
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, encoding="utf-8")

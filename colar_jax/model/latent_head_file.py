@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.safetensors_io import write_arrays
 
@@ -81,7 +82,7 @@ def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path, 
     """Write `latent_head.safetensors` and `latent_head.json` (sizes, bounds, `embed_std`, `facts`) into `folder`."""
     write_arrays(to_published(latent_head), folder / WEIGHTS_FILE)
     settings = dataclasses.asdict(config) | {"embed_std": float(latent_head["embed_std"])} | facts
-    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def load_latent_head(folder: Path) -> tuple[Tree, LatentHeadConfig]:
@@ -89,7 +90,10 @@ def load_latent_head(folder: Path) -> tuple[Tree, LatentHeadConfig]:
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: it is no exported latent reasoner")
-    settings = json.loads((folder / CONFIG_FILE).read_text())
+    settings = read_json_object(folder / CONFIG_FILE)
+    wanted = [*(field.name for field in dataclasses.fields(LatentHeadConfig)), "embed_std"]
+    if missing := [name for name in wanted if name not in settings]:
+        raise UserError(f"{folder / CONFIG_FILE} has no {missing[0]!r}: it is no exported latent reasoner")
     config = LatentHeadConfig(**{field.name: settings[field.name] for field in dataclasses.fields(LatentHeadConfig)})
     return from_published(load_file(folder / WEIGHTS_FILE), settings["embed_std"], source=str(folder)), config
 

@@ -105,7 +105,8 @@ def write_adapter(folder: Path, parameters: Tree, config: LoraConfig, *, base_na
         "inference_mode": True,
     }
     _replace(folder / WEIGHTS_FILE, lambda path: write_arrays(tensors, path))
-    _replace(folder / CONFIG_FILE, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+    text = json.dumps(description, indent=2) + "\n"
+    _replace(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _replace(path: Path, write) -> None:

@@ -193,7 +193,7 @@ def write_tensors(tensors: Sequence[TensorToWrite], folder: Path, max_shard_byte
         weight_map |= {tensor.name: name for tensor in shard}
     total = sum(tensor.num_bytes for tensor in tensors)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def write_file(tensors: Iterable[TensorToWrite], path: Path) -> None:

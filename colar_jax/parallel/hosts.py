@@ -53,7 +53,7 @@ def initialize(settings: ParallelConfig) -> None:
             "processes, and a number each"
         ) from error
     if not is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
         logging.getLogger().setLevel(logging.WARNING)
     logger.info("process %d of %d, %d devices here", jax.process_index(), num_processes, jax.local_device_count())
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
 from colar_jax.report.differences import Difference, differences
 from colar_jax.report.markdown import causal_table, cost_table, differences_table, markdown_table
 from colar_jax.report.numbers import csv_text, report_numbers
@@ -97,10 +97,9 @@ def read_report(folder: str | os.PathLike) -> dict:
         UserError: its `report.json` is not JSON; the message names the file and the place.
     """
     path = Path(folder) / JSON_FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): write the report again") from error
+    if not path.exists():
+        raise FileNotFoundError(path)
+    return read_json_object(path)
 
 
 def _replace(path: Path, data: bytes) -> None:

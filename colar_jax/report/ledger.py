@@ -5,10 +5,10 @@ python -m colar_jax.report.ledger > docs/ledger.md                  the page of 
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
 from colar_jax.report.files import JSON_FILE
 from colar_jax.report.published_results import MEAN, PUBLISHED, USUAL, Published
 
@@ -80,7 +80,7 @@ def compare_run(workdir: Path) -> str:
     """The table of a run's folder. UserError where it has no report, or nothing that is published."""
     if not (workdir / JSON_FILE).is_file():
         raise UserError(f"{workdir} has no {JSON_FILE}: evaluate the run first")
-    config, report = (json.loads((workdir / name).read_text()) for name in ("config.json", JSON_FILE))
+    config, report = (read_json_object(workdir / name) for name in ("config.json", JSON_FILE))
     return comparison_table(compare(config, report))
 
 

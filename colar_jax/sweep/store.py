@@ -75,7 +75,7 @@ class Store:
             try:
                 record = json.loads(line)
                 self._outcomes[record["cell"]] = record["outcome"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(f"{path}, line {number} is no decoded cell ({error!r}): remove the file") from None
         if rest and is_first():
             with path.open("r+b") as file:

@@ -162,7 +162,7 @@ def _write_evidence(folder: Path, step: int, batch: dict[str, np.ndarray], value
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / f"batch_{step}.npz", **batch)
     shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-    (folder / f"metrics_{step}.json").write_text(json.dumps(shown, indent=2))
+    (folder / f"metrics_{step}.json").write_text(json.dumps(shown, indent=2), encoding="utf-8")
 
 
 class _LateLog:

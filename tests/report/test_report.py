@@ -184,7 +184,7 @@ def test_a_write_that_is_cut_short_leaves_the_old_report(tmp_path, monkeypatch):
 
 def test_a_damaged_report_is_named(tmp_path):
     (tmp_path / "report.json").write_text('{"title": ')
-    with pytest.raises(ValueError, match=r"report\.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"report\.json is not JSON"):
         read_report(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"report\.json"):
         read_report(tmp_path / "nowhere")

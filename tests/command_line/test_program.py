@@ -1,55 +1,20 @@
 import dataclasses
+import importlib
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_line.program import Ran
 
-from colar_jax.command_line import RUN, RUNS, flag, run_main
+from colar_jax.command_line import RUN, RUNS, flag
 from colar_jax.config import Config, StageConfig
 from colar_jax.errors import UserError
 
-PROJECT = Path(__file__).parents[1]
-
-CONFIG_FILE = """
-from colar_jax.config import defaults, stage_defaults
-
-def get_config(argument=""):
-    config = defaults()
-    config.title = argument or "whole"
-    config.stages.cot = stage_defaults(method="cot", steps=10)
-    config.stages.colar = stage_defaults(method="colar", steps=20)
-    return config
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ran:
-    config: Config | None  # what the program was called with
-    flags: object  # and its own flags, if it has any
-    status: int
-    errors: list[str]  # the lines on stderr
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """`run(*arguments)` of a program that takes a config, in a folder with one config file, tiny.py."""
-    (tmp_path / "tiny.py").write_text(CONFIG_FILE)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, main=None, flags=None, source=None):
-        monkeypatch.setattr(sys, "argv", ["program", *arguments])
-        called, status = [], 0
-        try:
-            run_main(main or (lambda *given: called.extend(given)), flags, source)
-        except SystemExit as stop:
-            status = stop.code
-        config, own = (*called, None, None)[:2]
-        return Ran(config, own, status, capsys.readouterr().err.splitlines())
-
-    return run
+PROJECT = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,31 +244,6 @@ def test_no_config(run, arguments):
     assert_refused(run(*arguments), expected)
 
 
-def test_a_config_file_that_is_not_there(run):
-    assert_refused(
-        run("--config=tinny.py:smoke"), "--config=tinny.py:smoke: there is no file tinny.py. Did you mean 'tiny.py'?"
-    )
-    assert_refused(run("--config=none/such.py"), "--config=none/such.py: there is no file none/such.py.")
-
-
-def test_a_config_file_without_get_config(run, tmp_path):
-    (tmp_path / "empty.py").write_text("x = 1\n")
-    assert_refused(run("--config=empty.py"), "empty.py has no function get_config(argument)")
-
-
-def test_a_mistake_in_the_config_file(run, tmp_path):
-    wrong = CONFIG_FILE.replace("steps=10", "stepz=10")
-    (tmp_path / "wrong.py").write_text(wrong)
-    assert_refused(run("--config=wrong.py"), "config.stages.cot.stepz is no setting. Did you mean 'steps'?")
-
-
-def test_a_wrong_type_in_the_config_file(run, tmp_path):
-    (tmp_path / "wrong.py").write_text(CONFIG_FILE.replace('config.title = argument or "whole"', "config.seed = 1.5"))
-    ran = run("--config=wrong.py")
-    assert ran.status == 2
-    assert ran.errors[0].startswith("error: wrong.py, line 6: ") and "seed" in ran.errors[0]
-
-
 def test_a_mistake_that_the_program_finds(run):
     def main(config):
         raise UserError("no such data")
@@ -334,3 +274,21 @@ def test_training_itself():
         "--config.stages.colar.latent.speed: config.stages.colar.latent has no setting 'speed'. Did you mean 'speeds'?"
     )
     assert (ended.returncode, ended.stderr.splitlines(), ended.stdout) == (2, [f"error: {line}"], "")
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "generate", "export", "import_published", "plan"])
+def test_help_of_every_program(program, capsys):
+    """Its docstring, its own flags, and the settings with what the source says of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [program, "--help", "--config=not_read.py"][: 2 + (program in TAKE_A_CONFIG)])
+        runpy.run_module(f"colar_jax.{program}", run_name="__main__", alter_sys=True)
+    module = importlib.import_module(f"colar_jax.{program}")
+    printed = capsys.readouterr().out
+    assert printed.startswith(module.__doc__)
+    own = [field.name for field in dataclasses.fields(module.Flags)] if hasattr(module, "Flags") else []
+    for name in ("config" if program in TAKE_A_CONFIG else "workdir", *own):
+        assert f"\n  --{name}=" in printed
+    assert "\n  --config.stages.<stage>.rows=16\n      packed rows in one optimizer step\n" in printed
+
+
+TAKE_A_CONFIG = ("train", "import_published", "plan")
