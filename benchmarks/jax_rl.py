@@ -19,10 +19,10 @@ from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import METHODS
 from colar_jax.metrics import divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
+from colar_jax.rl.grpo import make_policy_step
 from colar_jax.rl.learner import Learner
 from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.rollout import Sampler, ways_to_sample
-from colar_jax.training.grpo import make_policy_step
 from colar_jax.training.state import initial_state, join, make_optimizer, partition
 
 NEVER = -1  # no token ends an answer: the work is the same for everyone
@@ -56,14 +56,14 @@ def reinforcement(
         config=rl, sampling=sampling, encoded=_encode(questions), judge=judge,
         recipe=Recipe(speeds=(5.0,)), sampler=sampler, stream=QuestionStream(len(questions), 0),
         reward=lambda problems, answers, lengths: [float(number % 2) for number in range(len(answers))],
-        seed=0, num_rows=minibatch_size // num_generations, hidden_size=384,
+        seed=0, num_rows=minibatch_size // num_generations,
     )  # fmt: skip
     prompts = [np.array([*question, jax_side.SEPARATOR], np.int32) for question in questions]
     key, count = jax.random.key(0), 0
 
     def rollout() -> int:
         parts = sampler.run(join(state.trainable, frozen), prompts, jax.random.key(1))
-        return sum(part.num_latents_BG.size for _, part in parts)
+        return sum(len(part.num_thoughts_B) for _, part in parts)
 
     def update(state, batch):
         return step(state, frozen, put_rows(batch, mesh), key)

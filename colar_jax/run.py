@@ -43,7 +43,7 @@ from colar_jax.model.base_model import base_folder, base_identity
 from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import is_first, require_devices
-from colar_jax.rl.rewards import reward_terms
+from colar_jax.rl.reward_list import check_credit
 from colar_jax.run_model import make_model, model_name
 from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, place_state
 
@@ -230,7 +230,7 @@ def _check_names(config: Config) -> None:
     for name, stage in config.stages.items():
         find_method(stage.method, f"stages.{name}.method")
         if stage.trainer == "grpo":
-            reward_terms(stage.rl.reward)
+            check_credit(stage.rl)
     if not config.model.base and config.model.preset not in PRESETS:
         preset = config.model.preset
         raise UserError(f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")

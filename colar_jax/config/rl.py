@@ -17,11 +17,11 @@ class RlConfig:
     rollout_questions: int = execution(0)  # decoded at a time, while the host judges those before; 0: all at once
     minibatch_size: int = adjustable(8)  # rollouts in one optimizer step, in whole groups
     num_iterations: int = 1  # how often an iteration's rollouts are gone through
-    advantage: str = "group"  # (reward - mean) / std of the group, or dr_grpo: no division
+    advantage: str = "group"  # (reward - mean) / std of the group; dr_grpo: no division; or a name of `rl.credit`
     advantage_eps: float = 1e-8  # added to the std
     epsilon: float = 0.2  # ratios are clipped at 1 - epsilon
     epsilon_high: float = 0.2  # and at 1 + epsilon_high: larger than epsilon is DAPO's clip-higher
-    loss_aggregation: str = "chain_mean"  # each chain its mean (the paper); configured_length; token
+    loss_aggregation: str = "chain_mean"  # each chain its mean (the paper); configured_length; token (`rl.credit`)
     configured_length: int = 32  # what a chain's sum is divided by in "configured_length"
     # What each kind of action counts. A latent's mean over dimensions is a small number beside an answer's tokens.
     latent_weight: float = 1.0
@@ -32,7 +32,7 @@ class RlConfig:
     log_prob_reduction: str = "mean"  # over a latent's dimensions: mean (the paper) or sum
     min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
     stop_odds_temperature: float = 1.0  # of the odds of ending thinking; above 1 rollouts try other lengths
-    # Names of `rl.rewards.REWARDS` or package.module:function, with commas and weights: "correctness,0.1*brevity".
+    # Names of `rl.credit.REWARDS` or package.module:function, with commas and weights: "correctness,0.1*brevity".
     reward: str = "correctness"
     length_penalty: float = 0.0  # what of a right answer's reward is lost at decode.max_latents
     skip_solved: bool = False  # whether a question that a whole group got right is not asked again
@@ -53,8 +53,6 @@ class RlConfig:
         )
         require(0 < self.epsilon < 1, f"rl.epsilon={self.epsilon} is not between 0 and 1")
         require(self.epsilon_high > 0, f"rl.epsilon_high={self.epsilon_high} must be positive")
-        one_of("rl.advantage", self.advantage, ("group", "dr_grpo"))
-        one_of("rl.loss_aggregation", self.loss_aggregation, ("chain_mean", "configured_length", "token"))
         one_of("rl.log_prob_reduction", self.log_prob_reduction, ("mean", "sum"))
         require(
             self.speeds_per_group >= 1 and self.num_generations % self.speeds_per_group == 0,

@@ -4,11 +4,10 @@ import jax
 import numpy as np
 
 from colar_jax.config import StageConfig
+from colar_jax.decoding.decoder import Decoded
 from colar_jax.planning.lowering import Lowered, Schedule, Setting
 from colar_jax.planning.model_flops import forward_flops, step_flops, tree_rows
-from colar_jax.rl.rollout import Sampler
-from colar_jax.rl.tree_batch import Rollouts, TreeBatch, assemble
-from colar_jax.training.grpo import (
+from colar_jax.rl.grpo import (
     REFERENCE,
     iterations,
     make_policy_step,
@@ -17,6 +16,8 @@ from colar_jax.training.grpo import (
     rows_of_minibatch,
     sampling_of,
 )
+from colar_jax.rl.rollout import Sampler
+from colar_jax.rl.tree_batch import TreeBatch, assemble
 from colar_jax.training.state import make_optimizer
 
 
@@ -79,32 +80,30 @@ def _longest_row(stage: StageConfig, decode, sampler: Sampler, hidden_size: int)
     """A tree row whose chains think to the limit."""
     rl = stage.rl
     branches, latents, answer = rl.num_generations // rl.speeds_per_group, decode.max_latents, decode.max_answer_tokens
-    rollouts = Rollouts(
-        prompts=[np.zeros(1, np.int32)],
-        latents_BGLD=np.zeros((1, branches, latents, hidden_size), np.float32),
-        latent_log_probs_BGL=np.zeros((1, branches, latents), np.float32),
-        stop_log_probs_BGL1=np.zeros((1, branches, latents + 1), np.float32),
-        num_latents_BG=np.full((1, branches), latents, np.int32),
-        forced_stop_BG=np.zeros((1, branches), bool),
-        answer_ids_BGA=np.zeros((1, branches, answer), np.int32),
-        answer_log_probs_BGA=np.zeros((1, branches, answer), np.float32),
-        num_answer_tokens_BG=np.full((1, branches), answer, np.int32),
+    decoded = Decoded(
+        thoughts=np.zeros((branches, latents, hidden_size), np.float32),
+        thought_log_probs_BL=np.zeros((branches, latents), np.float32),
+        stop_log_probs_BL=np.zeros((branches, latents + 1), np.float32),
+        num_thoughts_B=np.full(branches, latents, np.int32),
+        forced_stop_B=np.zeros(branches, bool),
+        answer_ids_BA=np.zeros((branches, answer), np.int32),
+        answer_log_probs_BA=np.zeros((branches, answer), np.float32),
+        num_answer_tokens_B=np.full(branches, answer, np.int32),
     )
     return assemble(
-        rollouts,
+        [np.zeros(1, np.int32)],
+        decoded,
         np.zeros((1, branches), np.float32),
+        rl,
         num_rows=1,
         prompt_room=sampler.prompt_room,
-        min_latents=decode.min_latents,
-        aggregation=rl.loss_aggregation,
-        configured_length=rl.configured_length,
-        log_prob_scale=1.0,
+        min_thoughts=decode.min_latents,
     )
 
 
 def _useful_flops(setting: Setting, row: TreeBatch) -> float:
     """Of the rows that a minibatch fills; rows that only make it divide by the chips are no work."""
-    rl, (_, branches, latents, _) = setting.stage.rl, row.latents_BGLD.shape
+    rl, (_, branches, latents, _) = setting.stage.rl, row.thoughts_BGLD.shape
     filled = rl.minibatch_size // rl.num_generations * rl.speeds_per_group
     shape = tree_rows(filled, row.prompt_ids_BP.shape[1], branches, latents, row.answer_ids_BGA.shape[2])
     of_reference = sum(forward_flops(setting.llama, setting.config.model, shape).values()) if rl.beta else 0.0

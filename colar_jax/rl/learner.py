@@ -11,14 +11,14 @@ import numpy as np
 from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Recipe
+from colar_jax.decoding.decoder import Decoded
 from colar_jax.evaluation.judge import Judge
 from colar_jax.metrics import Metric, merge
-from colar_jax.rl.advantages import group_advantages, has_variance
-from colar_jax.rl.objective import KINDS
+from colar_jax.rl.credit import Reward, advantages_of, has_variance
 from colar_jax.rl.questions import QuestionStream
-from colar_jax.rl.rewards import Reward, rewards_of
+from colar_jax.rl.reward_list import rewards_of
 from colar_jax.rl.rollout import Sampler
-from colar_jax.rl.tree_batch import Rollouts, TreeBatch, assemble
+from colar_jax.rl.tree_batch import KINDS, TreeBatch, assemble
 
 # (state, batch) -> (state, metrics): one optimizer step, with everything else bound
 Update = Callable[[Any, TreeBatch], tuple[Any, dict[str, Metric]]]
@@ -26,9 +26,10 @@ Update = Callable[[Any, TreeBatch], tuple[Any, dict[str, Metric]]]
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """An iteration's rollouts with what they are worth. `K` prompts a group: row `q * K + k` is of question `q`."""
+    """An iteration's rollouts with what they are worth. `K` prompts a group: prompt `q * K + k` is of question `q`."""
 
-    rollouts: Rollouts
+    prompts: list[np.ndarray]  # with the separator at their end
+    decoded: Decoded  # on the host
     rewards_QG: np.ndarray
     right_QG: np.ndarray
     host_seconds: float
@@ -48,7 +49,6 @@ class Learner:
     reward: Reward
     seed: int
     num_rows: int  # of a minibatch, a multiple of the devices
-    hidden_size: int
     last_batch: TreeBatch | None = None
 
     def iterate(self, state, parameters_of: Callable, update: Update, iteration: int):
@@ -66,7 +66,7 @@ class Learner:
         metrics = _of_updates(jax.device_get(of_updates)) | self._of_rollouts(judged)
         end = time.perf_counter()
         num_chains = judged.rewards_QG.size
-        num_positions = judged.rollouts.num_latents_BG.sum() + judged.rollouts.num_answer_tokens_BG.sum()
+        num_positions = judged.decoded.num_thoughts_B.sum() + judged.decoded.num_answer_tokens_B.sum()
         metrics |= {
             "time/chains_per_second": Metric(num_chains, end - begin),
             "time/positions_per_second": Metric(num_positions, end - begin),
@@ -89,22 +89,23 @@ class Learner:
         parts, rewards, right, host_seconds = [], [], [], 0.0
         for place, part in self.sampler.run(parameters, prompts, key):
             begin = time.perf_counter()
-            of_chains = [problem for problem in problems[place] for _ in range(part.num_latents_BG.shape[1])]
-            _, answers = self.judge.read(
-                part.answer_ids_BGA.reshape(-1, part.answer_ids_BGA.shape[-1]), part.num_answer_tokens_BG.reshape(-1)
-            )
-            rewards.append(rewards_of(self.reward, of_chains, answers, part.num_latents_BG.reshape(-1).tolist()))
+            per_prompt = len(part.num_thoughts_B) // len(problems[place])
+            of_chains = [problem for problem in problems[place] for _ in range(per_prompt)]
+            _, answers = self.judge.read(part.answer_ids_BA, part.num_answer_tokens_B)
+            rewards.append(rewards_of(self.reward, of_chains, answers, part.num_thoughts_B.tolist()))
             right.append(self.judge.judge(of_chains, answers))
             parts.append(part)
             host_seconds += time.perf_counter() - begin
         by_group = (len(questions), self.config.num_generations)
         rewards_QG, right_QG = (np.concatenate(of_parts).reshape(by_group) for of_parts in (rewards, right))
-        return Judged(_concatenate(parts), rewards_QG, right_QG, host_seconds)
+        decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return Judged(prompts, decoded, rewards_QG, right_QG, host_seconds)
 
     def _minibatches(self, judged: Judged, iteration: int) -> Iterator[TreeBatch]:
         """Whole groups in a new order each time round, those without variance left out; the last may be smaller."""
         config, per_group = self.config, self.config.speeds_per_group
-        advantages_QG = group_advantages(judged.rewards_QG, kind=config.advantage, eps=config.advantage_eps)
+        advantages_QG = advantages_of(judged.rewards_QG, config)
+        by_prompt = np.arange(judged.rewards_QG.size).reshape(len(judged.prompts), -1)
         kept = np.flatnonzero(has_variance(judged.rewards_QG))
         size = config.minibatch_size // config.num_generations
         for epoch in range(config.num_iterations):
@@ -112,21 +113,21 @@ class Learner:
             for start in range(0, len(order), size):
                 groups = order[start : start + size]
                 rows = (groups[:, None] * per_group + np.arange(per_group)).reshape(-1)
+                chains = by_prompt[rows].reshape(-1)
                 yield assemble(
-                    judged.rollouts.take(rows),
+                    [judged.prompts[row] for row in rows],
+                    jax.tree.map(lambda leaf, chains=chains: leaf[chains], judged.decoded),
                     advantages_QG[groups].reshape(len(rows), -1),
+                    config,
                     num_rows=self.num_rows,
                     prompt_room=self.sampler.prompt_room,
-                    min_latents=self.sampling.min_latents,
-                    aggregation=config.loss_aggregation,
-                    configured_length=config.configured_length,
-                    log_prob_scale=self.hidden_size if config.log_prob_reduction == "sum" else 1,
+                    min_thoughts=self.sampling.min_latents,
                 )
 
     def _of_rollouts(self, judged: Judged) -> dict[str, Metric]:
-        rollouts, right_QG, rewards_QG = judged.rollouts, judged.right_QG, judged.rewards_QG
-        lengths_QG = rollouts.num_latents_BG.reshape(right_QG.shape)
-        last_ids = np.take_along_axis(rollouts.answer_ids_BGA, rollouts.num_answer_tokens_BG[..., None] - 1, axis=2)
+        decoded, right_QG, rewards_QG = judged.decoded, judged.right_QG, judged.rewards_QG
+        lengths_QG = decoded.num_thoughts_B.reshape(right_QG.shape)
+        last_ids = np.take_along_axis(decoded.answer_ids_BA, decoded.num_answer_tokens_B[:, None] - 1, axis=1)
         return {
             "reward": _mean(rewards_QG),
             "accuracy": _mean(right_QG),
@@ -134,8 +135,8 @@ class Learner:
             "length/right": _mean(lengths_QG[right_QG]),
             "reward_spread": _mean(rewards_QG.std(axis=1, ddof=1)),
             "zero_variance": _mean(~has_variance(rewards_QG)),
-            "forced_stops": _mean(rollouts.forced_stop_BG),
-            "answer_tokens": _mean(rollouts.num_answer_tokens_BG),
+            "forced_stops": _mean(decoded.forced_stop_B),
+            "answer_tokens": _mean(decoded.num_answer_tokens_B),
             "unfinished_answers": _mean(last_ids != self.encoded.eos_id),
             "solved_questions": Metric(self.stream.num_solved, 1),
         }
@@ -153,11 +154,3 @@ def _of_updates(metrics: list[dict[str, Metric]]) -> dict[str, Metric]:
     gaps = {name: metric for name, metric in metrics[0].items() if name.startswith("gap/")}
     ends = {name: metrics[-1][name] for name in last}
     return merge(*metrics) | gaps | ends | {"updates": Metric(len(metrics), 1)}
-
-
-def _concatenate(parts: list[Rollouts]) -> Rollouts:
-    if len(parts) == 1:
-        return parts[0]
-    names = [field.name for field in dataclasses.fields(Rollouts) if field.name != "prompts"]
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Rollouts(prompts=[prompt for part in parts for prompt in part.prompts], **arrays)

@@ -18,18 +18,6 @@ from colar_jax.decoding.thinking import Think
 from colar_jax.engine import Engine
 from colar_jax.methods.method import Method, decode_limits
 from colar_jax.parallel.hosts import fetch
-from colar_jax.rl.tree_batch import Rollouts
-
-_ARRAYS = {  # of `Rollouts`, from `Decoded`
-    "latents_BGLD": "thoughts",
-    "latent_log_probs_BGL": "thought_log_probs_BL",
-    "stop_log_probs_BGL1": "stop_log_probs_BL",
-    "num_latents_BG": "num_thoughts_B",
-    "forced_stop_BG": "forced_stop_B",
-    "answer_ids_BGA": "answer_ids_BA",
-    "answer_log_probs_BGA": "answer_log_probs_BA",
-    "num_answer_tokens_BG": "num_answer_tokens_B",
-}
 
 
 class ControlTokens(Protocol):
@@ -89,8 +77,8 @@ class Sampler:
         keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num_rollouts))
         return self._program.lower(parameters, *self._engine.shapes_of_rows((prompts, keys_B)))
 
-    def run(self, parameters, prompts: list[np.ndarray], key: jax.Array) -> Iterator[tuple[slice, Rollouts]]:
-        """The rollouts of these prompts (separator included), in parts, each with the prompts it is of.
+    def run(self, parameters, prompts: list[np.ndarray], key: jax.Array) -> Iterator[tuple[slice, Decoded]]:
+        """The rollouts of these prompts (separator included) on the host, in parts, each with the prompts it is of.
 
         All parts are under way when the first is handed out: the caller judges one while the devices decode the next.
         """
@@ -104,7 +92,8 @@ class Sampler:
             filled = np.arange(start, start + batch_size).clip(max=len(prompts) - 1)
             pending.append((part, self._start(parameters, [prompts[i] for i in filled], keys[filled].reshape(-1))))
         for part, decoded in pending:
-            yield part, self._on_host(prompts[part], fetch(decoded))
+            num_rollouts = (part.stop - part.start) * self._num_generations
+            yield part, jax.tree.map(lambda leaf, num=num_rollouts: leaf[:num], fetch(decoded))
 
     def _start(self, parameters, prompts: list[np.ndarray], keys_B) -> Decoded:
         shards = [prompts[i : i + self._shard_size] for i in range(0, len(prompts), self._shard_size)]
@@ -114,9 +103,3 @@ class Sampler:
         packed = [pack_prompts(shard, shape) for shard in shards]
         packed = jax.tree.map(lambda *parts: np.concatenate(parts), *packed)
         return self._program(parameters, *self._engine.put_rows((packed, keys_B)))
-
-    def _on_host(self, prompts: list[np.ndarray], decoded: Decoded) -> Rollouts:
-        def by_prompt(array: np.ndarray) -> np.ndarray:
-            return array.reshape(-1, self._num_generations, *array.shape[1:])[: len(prompts)]
-
-        return Rollouts(prompts, **{name: by_prompt(getattr(decoded, source)) for name, source in _ARRAYS.items()})

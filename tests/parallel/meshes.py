@@ -148,7 +148,7 @@ def numbers_of_an_update(method: str, adapted: str, mesh_name: str) -> dict[str,
     from colar_jax.metrics import divide
     from colar_jax.parallel.mesh import put, put_rows
     from colar_jax.parallel.sharding import shardings_of, specs_for
-    from colar_jax.training.grpo import make_policy_step
+    from colar_jax.rl.grpo import make_policy_step
     from colar_jax.training.state import initial_state, model_specs, partition, place_state
 
     mesh, (graph, parameters) = mesh_of(mesh_name), policy()

@@ -7,16 +7,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from colar_jax.config import Compute, DecodeConfig
+from colar_jax.config import Compute, DecodeConfig, RlConfig
+from colar_jax.decoding.decoder import Decoded
 from colar_jax.engine import Engine
 from colar_jax.methods import METHODS
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build, calibrate
 from colar_jax.parallel.mesh import make_mesh
-from colar_jax.rl.rescoring import rescore
 from colar_jax.rl.rollout import Sampler, ways_to_sample
-from colar_jax.rl.tree_batch import Rollouts, TreeBatch, assemble
+from colar_jax.rl.tree_batch import TreeBatch, assemble
+from colar_jax.rl.update import rescore
 
 SEPARATOR_ID, EOS_ID, VOCABULARY = 60, 61, 64
 SAMPLING = DecodeConfig(
@@ -35,7 +36,7 @@ class Ends:
     separator_id, eos_id = SEPARATOR_ID, EOS_ID
 
 
-ASSEMBLY = dict(prompt_room=32, aggregation="chain_mean", configured_length=32, log_prob_scale=1.0)
+RL = RlConfig()
 
 
 @functools.cache
@@ -77,7 +78,7 @@ def sampler(sampling=SAMPLING, *, engine=None, batch_size=4, num_generations=G, 
 
 
 @functools.cache
-def rollouts(sampling=SAMPLING, dtype="float32") -> Rollouts:
+def rollouts(sampling=SAMPLING, dtype="float32") -> Decoded:
     """One batch of rollouts."""
     ((place, sampled),) = sampler(sampling, engine=engine_of(Compute(dtype=dtype))).run(
         policy()[1], PROMPTS, jax.random.key(5)
@@ -86,22 +87,17 @@ def rollouts(sampling=SAMPLING, dtype="float32") -> Rollouts:
     return sampled
 
 
-def batch_of(sampled: Rollouts, advantages=None, *, sampling=SAMPLING, num_rows=None, **settings) -> TreeBatch:
+def batch_of(sampled: Decoded, advantages=None, *, sampling=SAMPLING, rl=RL, num_rows=None) -> TreeBatch:
     """The minibatch of all of them; advantages are random unless given."""
-    shape = sampled.num_latents_BG.shape
+    shape = len(PROMPTS), len(sampled.num_thoughts_B) // len(PROMPTS)
     if advantages is None:
         advantages = np.random.default_rng(3).normal(size=shape)
-    options = ASSEMBLY | dict(num_rows=num_rows or shape[0], min_latents=sampling.min_latents) | settings
-    return assemble(sampled, advantages, **options)
+    rows = dict(num_rows=num_rows or len(PROMPTS), prompt_room=32, min_thoughts=sampling.min_latents)
+    return assemble(PROMPTS, sampled, advantages, rl, **rows)
 
 
 @functools.partial(jax.jit, static_argnames=("sampling", "compute"))
 def rescored(parameters, batch: TreeBatch, sampling=SAMPLING, compute=COMPUTE):
-    """(latents, decisions, answers): log-probabilities under these parameters."""
+    """Log-probabilities under these parameters, by kind."""
     now = rescore(nnx.merge(policy()[0], parameters), batch, SEPARATOR_ID, sampling, compute)
-    return now.latents_BGL, now.decisions_BGL1, now.answers_BGA
-
-
-def terms_of(batch: TreeBatch):
-    """The three kinds of terms."""
-    return batch.latents, batch.decisions, batch.answers
+    return now.log_probs

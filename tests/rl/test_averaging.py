@@ -7,7 +7,8 @@ often a chain of each length is right.
 import numpy as np
 import pytest
 
-from colar_jax.rl.policy_loss import term_weights
+from colar_jax.config import RlConfig
+from colar_jax.rl.credit import term_weights
 
 LIMIT = 16
 LENGTHS = np.arange(1, LIMIT + 1)
@@ -22,7 +23,8 @@ def expected_gradient(logits_L, right_L, aggregation: str):
     mask_LL = LENGTHS[None] <= LENGTHS[:, None]
     mask_LL[-1, -1] = False  # a forced stop was not chosen
     # A chain at a time: the weights of one chain among many, up to the number of chains.
-    weights_LL = np.concatenate([term_weights(mask_L[None], aggregation, LIMIT) for mask_L in mask_LL])
+    rl = RlConfig(loss_aggregation=aggregation, configured_length=LIMIT)
+    weights_LL = np.concatenate([term_weights(mask_L[None], rl) for mask_L in mask_LL])
     score_LL = np.eye(LIMIT) - stop_L  # of going on -p, of stopping 1 - p
     gradient_L = ((probability_L * advantage_L)[:, None] * weights_LL * score_LL * mask_LL).sum(axis=0)
     return gradient_L, probability_L @ LENGTHS

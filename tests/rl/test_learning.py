@@ -7,7 +7,7 @@ import unittest.mock
 import jax
 import numpy as np
 import pytest
-from rl.pico_policy import EOS_ID, PROMPTS, SAMPLING, SEPARATOR_ID, batch_of, policy, sampler
+from rl.pico_policy import EOS_ID, PROMPTS, SAMPLING, SEPARATOR_ID, G, batch_of, policy, sampler
 
 from colar_jax.config import OptimizerConfig, RlConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
@@ -17,11 +17,11 @@ from colar_jax.engine import Engine
 from colar_jax.evaluation.judge import Judge
 from colar_jax.metrics import Metric, divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
-from colar_jax.rl.advantages import group_advantages
+from colar_jax.rl.credit import advantages_of
+from colar_jax.rl.grpo import make_policy_step
 from colar_jax.rl.learner import Learner
-from colar_jax.rl.objective import KINDS
 from colar_jax.rl.questions import QuestionStream
-from colar_jax.training.grpo import make_policy_step
+from colar_jax.rl.tree_batch import KINDS
 from colar_jax.training.state import initial_state, join, make_optimizer, partition
 
 GENERATIONS = 16
@@ -50,12 +50,12 @@ def bandit(sign: int, iterations: int):
     run = sampler(num_generations=GENERATIONS)
     for iteration in range(iterations):
         ((_, sampled),) = run.run(join(state.trainable, frozen), PROMPTS, jax.random.key(iteration))
-        is_fed = np.arange(SAMPLING.max_latents) < sampled.num_latents_BG[..., None]
-        first = np.where(is_fed, sampled.latents_BGLD[..., 0], 0).sum(axis=-1) / sampled.num_latents_BG
-        reward = np.tanh(first) - 0.2 * sampled.num_latents_BG
+        is_fed = np.arange(SAMPLING.max_latents)[None] < sampled.num_thoughts_B[:, None]
+        first = np.where(is_fed, sampled.thoughts[..., 0], 0).sum(axis=-1) / sampled.num_thoughts_B
+        reward = np.tanh(first) - 0.2 * sampled.num_thoughts_B
         rewards.append(reward.mean())
-        lengths.append(sampled.num_latents_BG.mean())
-        batch = batch_of(sampled, sign * group_advantages(reward), aggregation="chain_mean")
+        lengths.append(sampled.num_thoughts_B.mean())
+        batch = batch_of(sampled, sign * advantages_of(reward.reshape(-1, GENERATIONS), RlConfig()))
         state, _ = step(state, frozen, put_rows(batch, mesh), jax.random.key(0))
     return np.array(rewards), np.array(lengths)
 
@@ -91,7 +91,7 @@ def learner(reward, right, recipe=TWO_SPEEDS, **rl) -> Learner:
         config=config, sampling=SAMPLING, encoded=encoded, judge=Judge(Words(), right), recipe=recipe,
         sampler=sampler(num_generations=config.num_generations // config.speeds_per_group),
         stream=QuestionStream(len(PROMPTS), 0, skip_solved=config.skip_solved), reward=reward, seed=3,
-        num_rows=2 * config.speeds_per_group, hidden_size=32,
+        num_rows=2 * config.speeds_per_group,
     )  # fmt: skip
 
 
@@ -129,9 +129,9 @@ def test_groups_without_variance_are_left_out_and_counted():
 def test_rollouts_do_not_depend_on_how_many_are_decoded_at_a_time():
     whole = next(part for _, part in sampler().run(policy()[1], PROMPTS, jax.random.key(1)))
     parts = [part for _, part in sampler(batch_size=3).run(policy()[1], PROMPTS, jax.random.key(1))]
-    assert [len(part.prompts) for part in parts] == [3, 1]
-    np.testing.assert_array_equal(np.concatenate([part.num_latents_BG for part in parts]), whole.num_latents_BG)
-    np.testing.assert_array_equal(np.concatenate([part.answer_ids_BGA for part in parts]), whole.answer_ids_BGA)
+    assert [len(part.num_thoughts_B) for part in parts] == [3 * G, G]
+    np.testing.assert_array_equal(np.concatenate([part.num_thoughts_B for part in parts]), whole.num_thoughts_B)
+    np.testing.assert_array_equal(np.concatenate([part.answer_ids_BA for part in parts]), whole.answer_ids_BA)
 
 
 def by_question_and_length(problems, answers, num_latents):
@@ -144,13 +144,13 @@ def test_a_rollout_has_its_own_reward_as_advantage(per_group):
     """In whatever order groups are gone through: prompt and length say what it has to be."""
     one = learner(by_question_and_length, never, advantage="dr_grpo", speeds_per_group=per_group)
     judged = one._judge(policy()[1], np.arange(4), 0)
-    lengths_QG = judged.rollouts.num_latents_BG.reshape(4, 4)
+    lengths_QG = judged.decoded.num_thoughts_B.reshape(4, 4)
     question_of = {tuple(prompt[:-1]): question for question, prompt in enumerate(PROMPTS)}  # without the separator
     num_seen = 0
     for batch in one._minibatches(judged, 0):
         for row in np.flatnonzero(batch.prompt_lengths_B > 1):  # the others are empty
             question = question_of[tuple(batch.prompt_ids_BP[row, : batch.prompt_lengths_B[row] - 2])]
-            expected_G = 100.0**question * (batch.num_latents_BG[row] - lengths_QG[question].mean())
+            expected_G = 100.0**question * (batch.num_thoughts_BG[row] - lengths_QG[question].mean())
             np.testing.assert_allclose(batch.advantages_BG[row], expected_G, rtol=1e-5)
             num_seen += 1
     assert num_seen == 4 * per_group
@@ -173,9 +173,9 @@ def test_prompts_say_speeds_as_often_as_the_recipe_does():
 def test_several_speeds_in_a_group():
     one = learner(by_turns, never, speeds_per_group=4)
     judged = one._judge(policy()[1], np.arange(4), 0)
-    endings = np.array([prompt[-2] for prompt in judged.rollouts.prompts]).reshape(4, 4)
+    endings = np.array([prompt[-2] for prompt in judged.prompts]).reshape(4, 4)
     assert set(endings.ravel()) == {2, 5} and any(len(set(of_group)) == 2 for of_group in endings)
-    assert judged.rollouts.num_latents_BG.shape == (16, 1) and judged.rewards_QG.shape == (4, 4)
+    assert len(judged.prompts) == len(judged.decoded.num_thoughts_B) == 16 and judged.rewards_QG.shape == (4, 4)
     (batch,) = one._minibatches(judged, 0)
     assert batch.prompt_ids_BP.shape[0] == 8
     np.testing.assert_allclose(batch.advantages_BG.reshape(2, 4).sum(axis=1), 0, atol=1e-5)

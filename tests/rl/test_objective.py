@@ -9,20 +9,20 @@ from flax import nnx
 from rl.pico_policy import COMPUTE, SAMPLING, SEPARATOR_ID, batch_of, policy, rollouts
 
 from colar_jax.config import RlConfig
-from colar_jax.rl.objective import KINDS, objective
+from colar_jax.rl.tree_batch import KINDS
+from colar_jax.rl.update import policy_loss
 
 
 @functools.cache
 def of(**rl):
     """Loss and metrics of the rollouts' minibatch, their advantages random; with other parameters than sampled."""
     rl = RlConfig(min_std=SAMPLING.min_latent_std, loss_aggregation="token", **rl)
-    dimensions = rollouts().latents_BGLD.shape[-1] if rl.log_prob_reduction == "sum" else 1
-    batch = batch_of(rollouts(), aggregation="token", log_prob_scale=dimensions)
+    batch = batch_of(rollouts(), rl=rl)
     parameters = jax.tree.map(lambda leaf: leaf * np.float32(1.01), policy()[1])
 
     @jax.jit
     def program(parameters, batch):
-        return objective(nnx.merge(policy()[0], parameters), None, batch, SEPARATOR_ID, rl, SAMPLING, COMPUTE)
+        return policy_loss(nnx.merge(policy()[0], parameters), None, batch, SEPARATOR_ID, rl, SAMPLING, COMPUTE)
 
     loss, metrics = program(parameters, batch)
     return float(loss), {name: float(metric.sum / metric.count) for name, metric in metrics.items()}

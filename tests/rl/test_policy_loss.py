@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colar_jax.rl.advantages import group_advantages, has_variance
-from colar_jax.rl.policy_loss import clipped_loss, k3_divergence, term_weights
+from colar_jax.config import RlConfig
+from colar_jax.rl.credit import advantages_of, has_variance, term_weights
+from colar_jax.rl.update import clipped_loss, k3_divergence
 
 RNG = np.random.default_rng(0)
 NEW, OLD, ADVANTAGES = (RNG.normal(size=(6, 5)).astype(np.float32) * 0.5 for _ in range(3))
@@ -49,17 +50,23 @@ def test_k3_is_not_negative_and_its_gradient_is_that_of_the_divergence_at_hand()
 def test_weights_of_the_aggregations():
     values = RNG.normal(size=MASK.shape)
     per_chain = np.array([np.mean(row[mask]) if mask.any() else 0.0 for row, mask in zip(values, MASK, strict=True)])
-    total = lambda aggregation: np.sum(values * term_weights(MASK, aggregation, 7))  # noqa: E731
+
+    def weights(aggregation, mask=MASK):
+        return term_weights(mask, RlConfig(loss_aggregation=aggregation, configured_length=7))
+
+    def total(aggregation):
+        return np.sum(values * weights(aggregation))
+
     assert total("chain_mean") == pytest.approx(per_chain.mean(), rel=1e-6)
     assert total("configured_length") == pytest.approx(np.sum(values * MASK) / 7 / len(MASK), rel=1e-6)
     assert total("token") == pytest.approx(values[MASK].mean(), rel=1e-6)
-    assert not term_weights(np.zeros((2, 3), bool), "token", 7).any()
+    assert not weights("token", np.zeros((2, 3), bool)).any()
 
 
 def test_advantages():
     rewards = np.array([[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0.5]])
     np.testing.assert_array_equal(has_variance(rewards), [True, False, True])
-    grpo, plain = group_advantages(rewards), group_advantages(rewards, kind="dr_grpo")
+    grpo, plain = (advantages_of(rewards, RlConfig(advantage=name)) for name in ("group", "dr_grpo"))
     np.testing.assert_allclose(plain, rewards - rewards.mean(axis=1, keepdims=True), rtol=1e-6)
     np.testing.assert_allclose(grpo[0], np.array([1, -1, -1, 1]) * 0.5 / np.std(rewards[0], ddof=1), rtol=1e-6)
     assert not grpo[1].any()
@@ -73,8 +80,8 @@ def test_the_policy_gradient_is_that_of_the_expected_reward(sign):
     exact = jax.grad(lambda logits: jnp.sum(jax.nn.softmax(logits) * rewards))(logits)
     groups, size = 4000, 8
     actions = jax.random.categorical(jax.random.key(0), logits, shape=(groups, size))
-    advantages = sign * group_advantages(np.asarray(rewards[actions]), kind="dr_grpo")
-    weights = term_weights(np.ones((groups, size, 1), bool), "chain_mean", 1)[..., 0]
+    advantages = sign * advantages_of(np.asarray(rewards[actions]), RlConfig(advantage="dr_grpo"))
+    weights = term_weights(np.ones((groups, size, 1), bool), RlConfig())[..., 0]
     old = jax.nn.log_softmax(logits)[actions]
 
     def loss(logits):

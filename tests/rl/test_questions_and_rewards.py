@@ -11,7 +11,7 @@ from colar_jax.data.answers import is_right
 from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
 from colar_jax.rl.questions import QuestionStream
-from colar_jax.rl.rewards import make_reward, rewards_of
+from colar_jax.rl.reward_list import make_reward, rewards_of
 
 PROBLEMS = [Problem("a", (), "18"), Problem("b", (), "4"), Problem("c", (), "7")]
 

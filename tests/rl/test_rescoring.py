@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rl.pico_policy import (
+    PROMPTS,
     SAMPLING,
     SEPARATOR_ID,
     G,
@@ -15,17 +16,16 @@ from rl.pico_policy import (
     policy,
     rescored,
     rollouts,
-    terms_of,
 )
 
 from colar_jax.config import Compute
-from colar_jax.rl.rescoring import rescore
+from colar_jax.rl.tree_batch import KINDS
+from colar_jax.rl.update import rescore
 
 
 def gaps(batch, log_probs):
-    return [
-        np.abs(now - terms.old_log_probs)[terms.mask] for now, terms in zip(log_probs, terms_of(batch), strict=True)
-    ]
+    terms = batch.terms
+    return [np.abs(log_probs[kind] - terms[kind].old_log_probs)[terms[kind].mask] for kind in KINDS]
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def gaps(batch, log_probs):
 def test_rescored_log_probabilities_are_those_of_the_decoder(changes):
     sampling = dataclasses.replace(SAMPLING, **changes)
     sampled = rollouts(sampling)
-    lengths = sampled.num_latents_BG
-    assert len(np.unique(lengths)) > 2 and 0 < sampled.forced_stop_BG.mean() < 1  # mixed, some of them cut
+    lengths = sampled.num_thoughts_B
+    assert len(np.unique(lengths)) > 2 and 0 < sampled.forced_stop_B.mean() < 1  # mixed, some of them cut
     assert lengths.min() >= sampling.min_latents
     for kind in gaps(batch := batch_of(sampled, sampling=sampling), rescored(policy()[1], batch, sampling)):
         assert kind.size > 20 and kind.max() < 1e-4, kind.max()
@@ -62,8 +62,9 @@ def test_in_bfloat16_both_are_near():
 @pytest.mark.parametrize("other", [Compute(scan_layers=False), Compute(remat="full"), Compute(logits_chunk=7)])
 def test_ways_to_compute_agree(other):
     batch = batch_of(rollouts())
-    for expected, actual in zip(rescored(policy()[1], batch), rescored(policy()[1], batch, compute=other), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    expected, actual = rescored(policy()[1], batch), rescored(policy()[1], batch, compute=other)
+    for kind in KINDS:
+        np.testing.assert_allclose(actual[kind], expected[kind], rtol=1e-4, atol=1e-4)
 
 
 def test_a_chain_in_a_tree_is_that_chain_alone():
@@ -71,41 +72,35 @@ def test_a_chain_in_a_tree_is_that_chain_alone():
     sampled = rollouts()
     together = rescored(policy()[1], batch_of(sampled, num_rows=6))
     for chain in range(G):
-        alone = {
-            field.name: getattr(sampled, field.name)[:, chain : chain + 1]
-            for field in dataclasses.fields(sampled)
-            if field.name != "prompts"
-        }
-        batch = batch_of(dataclasses.replace(sampled, **alone))
-        for all_chains, one, terms in zip(together, rescored(policy()[1], batch), terms_of(batch), strict=True):
-            size = one.shape[-1]
-            expected = np.asarray(all_chains)[: len(sampled.prompts), chain, :size]
-            mask = terms.mask[:, 0]
-            np.testing.assert_allclose(np.asarray(one)[:, 0][mask], expected[mask], rtol=1e-5, atol=1e-5)
+        batch = batch_of(jax.tree.map(lambda leaf, chain=chain: leaf[chain::G], sampled))
+        alone = rescored(policy()[1], batch)
+        for kind in KINDS:
+            size = alone[kind].shape[-1]
+            expected = np.asarray(together[kind])[: len(PROMPTS), chain, :size]
+            mask = batch.terms[kind].mask[:, 0]
+            np.testing.assert_allclose(np.asarray(alone[kind])[:, 0][mask], expected[mask], rtol=1e-5, atol=1e-5)
 
 
 def test_chains_of_a_row_do_not_see_each_other_and_see_what_is_before_them():
     """By gradients with respect to what is fed: latent `i` of a chain moves what comes after it in that chain only."""
     batch = batch_of(rollouts())
     chain, step = 1, 1
-    row = int(np.flatnonzero(batch.num_latents_BG[:, chain] > step + 1)[0])
+    row = int(np.flatnonzero(batch.num_thoughts_BG[:, chain] > step + 1)[0])
     graph, parameters = policy()
     model = nnx.merge(graph, jax.tree.map(jnp.asarray, parameters))
 
     def fed(embed_shift_D, kind):
-        latents = jnp.asarray(batch.latents_BGLD)
-        shifted = dataclasses.replace(batch, latents_BGLD=latents.at[row, chain, step].add(embed_shift_D))
+        latents = jnp.asarray(batch.thoughts_BGLD)
+        shifted = dataclasses.replace(batch, thoughts_BGLD=latents.at[row, chain, step].add(embed_shift_D))
         now = rescore(model, shifted, SEPARATOR_ID, SAMPLING, Compute())
         # Its own density depends on the latent itself, as the value that is scored.
-        return {"latents": now.sampled.mean.sum(axis=-1), "decisions": now.decisions_BGL1, "answers": now.answers_BGA}[
-            kind
-        ]
+        return now.sampled.mean.sum(axis=-1) if kind == "latent" else now.log_probs[kind]
 
-    zero = jnp.zeros(batch.latents_BGLD.shape[-1])
-    for kind, terms in zip(("latents", "decisions", "answers"), terms_of(batch), strict=True):
+    zero = jnp.zeros(batch.thoughts_BGLD.shape[-1])
+    for kind, terms in batch.terms.items():
         moved = np.abs(jax.jit(jax.jacobian(lambda shift, kind=kind: fed(shift, kind)))(zero)).sum(axis=-1) > 0
         expected = np.zeros_like(terms.mask)
-        expected[row, chain] = True if kind == "answers" else np.arange(terms.mask.shape[2]) > step
+        expected[row, chain] = True if kind == "answer" else np.arange(terms.mask.shape[2]) > step
         assert not (moved & ~expected).any()
         assert moved[terms.mask & expected].all() and (terms.mask & expected).any()
 
@@ -116,8 +111,7 @@ def test_no_gradient_flows_through_what_was_fed_and_all_parameters_but_the_scale
 
     def total(parameters):
         now = rescore(nnx.merge(graph, parameters), batch, SEPARATOR_ID, SAMPLING, Compute())
-        kinds = (now.latents_BGL, now.decisions_BGL1, now.answers_BGA)
-        return sum(jnp.sum(jnp.where(terms.mask, kind, 0)) for kind, terms in zip(kinds, terms_of(batch), strict=True))
+        return sum(jnp.sum(jnp.where(batch.terms[kind].mask, now.log_probs[kind], 0)) for kind in KINDS)
 
     gradients = jax.grad(total)(parameters)
     assert float(gradients["latent_head"].pop("embed_std")) == 0
@@ -133,9 +127,9 @@ def test_a_token_that_left_the_nucleus_keeps_a_log_probability_and_a_gradient():
 
     def answers(parameters):
         now = rescore(nnx.merge(graph, parameters), batch, SEPARATOR_ID, SAMPLING, Compute())
-        return now.answers_BGA
+        return now.log_probs["answer"]
 
-    log_probs = np.asarray(answers(other))[batch.answers.mask]
+    log_probs = np.asarray(answers(other))[batch.terms["answer"].mask]
     assert np.isfinite(log_probs).all() and log_probs.min() < -3
     gradients = jax.grad(lambda parameters: jnp.sum(answers(parameters)))(other)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

@@ -25,8 +25,6 @@ def config_with(setting, value):
         ("stages.rl.rl.latent_weight", -1.0, "rl.latent_weight=-1.0 is negative"),
         ("stages.rl.rl.stop_odds_temperature", 0.0, "rl.stop_odds_temperature=0.0 must be positive"),
         ("stages.rl.rl.length_penalty", 1.5, "rl.length_penalty=1.5 is above 1"),
-        ("stages.rl.rl.advantage", "drgrpo", r"none of group, dr_grpo. Did you mean 'dr_grpo'\?"),
-        ("stages.rl.rl.loss_aggregation", "mean", "none of chain_mean, configured_length, token"),
         ("stages.rl.rl.log_prob_reduction", "max", "none of mean, sum"),
         ("stages.rl.accumulation", 16, "stage.accumulation=16 does not divide the 1 rows of a minibatch"),
         ("decode.min_latent_std", -1.0, "decode.min_latent_std=-1.0 is negative"),

@@ -24,11 +24,10 @@ from golden.published import (
 )
 
 from colar_jax.config import Compute, DecodeConfig, OptimizerConfig, RlConfig
-from colar_jax.rl.advantages import group_advantages
-from colar_jax.rl.objective import objective
-from colar_jax.rl.policy_loss import term_weights
-from colar_jax.rl.rescoring import rescore
-from colar_jax.rl.tree_batch import Rollouts, Terms, TreeBatch, assemble
+from colar_jax.decoding.decoder import Decoded
+from colar_jax.rl.credit import advantages_of, term_weights
+from colar_jax.rl.tree_batch import KINDS, Terms, TreeBatch, assemble
+from colar_jax.rl.update import policy_loss, rescore
 from colar_jax.training.state import join, make_optimizer, partition
 
 # The published log-probabilities ignore temperatures and top-p.
@@ -54,34 +53,27 @@ def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
     old = of_minibatch("answer_logprobs")
     old_decisions = np.zeros((8, 13), np.float32)
     old_decisions[np.arange(8), num_latents] = old[:, 0]
-    rollouts = Rollouts(
-        prompts=[ids[mask == 1] for ids, mask in zip(questions, is_real, strict=True)],
-        latents_BGLD=(of_minibatch("latent_inputs_embeds") / np.float32(EMBED_STD["llama"]))[:, None],
-        latent_log_probs_BGL=of_minibatch("latent_logprobs")[:, None],
-        stop_log_probs_BGL1=old_decisions[:, None],
-        num_latents_BG=num_latents[:, None],
-        forced_stop_BG=np.zeros((8, 1), bool),
-        answer_ids_BGA=of_minibatch("answer_input_ids")[:, None, 1:],
-        answer_log_probs_BGA=old[:, None, 1:],
-        num_answer_tokens_BG=answer_mask[:, None, 1:].sum(axis=-1),
+    decoded = Decoded(
+        thoughts=of_minibatch("latent_inputs_embeds") / np.float32(EMBED_STD["llama"]),
+        thought_log_probs_BL=of_minibatch("latent_logprobs"),
+        stop_log_probs_BL=old_decisions,
+        num_thoughts_B=num_latents,
+        forced_stop_B=np.zeros(8, bool),
+        answer_ids_BA=of_minibatch("answer_input_ids")[:, 1:],
+        answer_log_probs_BA=old[:, 1:],
+        num_answer_tokens_B=answer_mask[:, 1:].sum(axis=-1),
     )
-    batch = assemble(
-        rollouts,
-        of_minibatch("advantages"),
-        num_rows=8,
-        prompt_room=80,
-        min_latents=0,
-        aggregation=aggregation,
-        configured_length=32,
-        log_prob_scale=1.0,
-    )
+    prompts = [ids[mask == 1] for ids, mask in zip(questions, is_real, strict=True)]
+    rl = RlConfig(loss_aggregation=aggregation, configured_length=32)
+    batch = assemble(prompts, decoded, of_minibatch("advantages"), rl, num_rows=8, prompt_room=80, min_thoughts=0)
     # One mean over `###` and the answer, and no decision to go on.
-    weights = term_weights(answer_mask[:, None], aggregation, 32)
-    is_stop = np.arange(batch.decisions.mask.shape[2]) == num_latents[:, None, None]
-    decisions = Terms(is_stop, batch.decisions.old_log_probs * is_stop, (is_stop * weights[..., :1]).astype(np.float32))
-    answers = dataclasses.replace(batch.answers, weights=weights[..., 1:])
+    weights = term_weights(answer_mask[:, None], rl)
+    decisions = batch.terms["decision"]
+    is_stop = np.arange(decisions.mask.shape[2]) == num_latents[:, None, None]
+    decisions = Terms(is_stop, decisions.old_log_probs * is_stop, (is_stop * weights[..., :1]).astype(np.float32))
+    answers = dataclasses.replace(batch.terms["answer"], weights=weights[..., 1:])
     np.testing.assert_array_equal(answers.mask, answer_mask[:, None, 1:])
-    return dataclasses.replace(batch, decisions=decisions, answers=answers)
+    return dataclasses.replace(batch, terms=batch.terms | {"decision": decisions, "answer": answers})
 
 
 @functools.cache
@@ -100,7 +92,7 @@ def evaluated(aggregation: str, variant: str):
 
     def loss(trainable):
         model = nnx.merge(graph, join(trainable, frozen))
-        return objective(model, None, batch, SEPARATOR_ID, rl, SAMPLING, COMPUTE)
+        return policy_loss(model, None, batch, SEPARATOR_ID, rl, SAMPLING, COMPUTE)
 
     (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
     return float(value), metrics, gradients
@@ -110,28 +102,26 @@ def evaluated(aggregation: str, variant: str):
 def test_log_probabilities(variant):
     graph, parameters = published_model(adapter=variant == "lora")
     batch = batch_of()
-    now = jax.jit(
-        lambda p: dataclasses.astuple(rescore(nnx.merge(graph, p), batch, SEPARATOR_ID, SAMPLING, COMPUTE))[:3]
-    )
-    latents, decisions, answers = (np.asarray(values)[:, 0] for values in now(parameters))
+    now = jax.jit(lambda p: rescore(nnx.merge(graph, p), batch, SEPARATOR_ID, SAMPLING, COMPUTE).log_probs)(parameters)
+    latents, decisions, answers = (np.asarray(now[kind])[:, 0] for kind in KINDS)
     latent_mask = of_minibatch("latent_attention_mask").astype(bool)[:, : latents.shape[1]]
     expected = of_minibatch(f"{variant}_new_latent_logprobs")[:, : latents.shape[1]]
     assert largest_difference(latents[latent_mask], expected[latent_mask]) < 1e-5
-    expected, mask = of_minibatch(f"{variant}_new_answer_logprobs"), batch.answers.mask[:, 0]
+    expected, mask = of_minibatch(f"{variant}_new_answer_logprobs"), batch.terms["answer"].mask[:, 0]
     assert largest_difference(answers[mask], expected[:, 1:][mask]) < 1e-5
-    assert largest_difference(decisions[batch.decisions.mask[:, 0]], expected[:, 0]) < 1e-5
+    assert largest_difference(decisions[batch.terms["decision"].mask[:, 0]], expected[:, 0]) < 1e-5
 
 
 @pytest.mark.parametrize("case", range(len(numbers()["group_advantages"])))
 def test_group_advantages(case):
     recorded_case = numbers()["group_advantages"][case]
-    advantages = group_advantages(np.array([recorded_case["rewards"]]))[0]
+    advantages = advantages_of(np.array([recorded_case["rewards"]]), RlConfig())[0]
     np.testing.assert_allclose(advantages, recorded_case["advantages"], rtol=1e-6, atol=1e-6)
 
 
 def test_advantages_of_the_rollout():
     rewards, expected = (recorded("rl")[f"rollout/{name}"].reshape(4, 4) for name in ("rewards", "advantages"))
-    np.testing.assert_allclose(group_advantages(rewards), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(advantages_of(rewards, RlConfig()), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

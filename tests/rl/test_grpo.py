@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from colar_jax.config import OptimizerConfig, RlConfig
-from colar_jax.training.grpo import GrpoTrainer, most_updates
+from colar_jax.rl.grpo import GrpoTrainer, most_updates
 from colar_jax.training.state import at_update, initial_state, learning_rate_schedule, make_optimizer
 
 CONFIG = OptimizerConfig(learning_rate=0.1, weight_decay=0.0, clip_norm=1e9, warmup_steps=2, schedule="cosine")
@@ -39,7 +39,7 @@ def test_the_learning_rate_goes_by_iterations():
 
     remembers = types.SimpleNamespace(memory=dict, look=lambda iteration, values: None)
     learner = types.SimpleNamespace(config=RL, iterate=iterate, stream=remembers)
-    trainer = GrpoTrainer(learner, remembers, step=None, mesh=None)
+    trainer = GrpoTrainer(None, learner, remembers, step=None)
     state = initial_state(PARAMETERS, make_optimizer(CONFIG, num_steps=4 * most_updates(RL)))
     list(trainer.steps(state, {}, jax.random.key(0), start=1, stop=4))
     assert most_updates(RL) == 6 and seen == [6, 12, 18]

@@ -20,11 +20,11 @@ from colar_jax.methods import Method
 from colar_jax.metrics import divide
 from colar_jax.rl.health import Health
 from colar_jax.rl.learner import Learner
-from colar_jax.rl.objective import objective
 from colar_jax.rl.questions import QuestionStream
-from colar_jax.rl.rewards import make_reward, rewards_of
+from colar_jax.rl.reward_list import make_reward, rewards_of
 from colar_jax.rl.rollout import ControlTokens, Sampler, ways_to_sample
 from colar_jax.rl.tree_batch import TreeBatch
+from colar_jax.rl.update import policy_loss
 from colar_jax.training.state import TrainState, Tree, at_update, join
 from colar_jax.training.step import Merge, TrainStep, compile_step
 from colar_jax.training.trainer import Step
@@ -46,7 +46,7 @@ def make_policy_step(
         reference = frozen.pop(REFERENCE, None)
         model = merge(join(trainable, frozen))
         reference = None if reference is None else merge(reference)
-        return objective(model, reference, batch, separator_id, stage.rl, sampling, engine.compute)
+        return policy_loss(model, reference, batch, separator_id, stage.rl, sampling, engine.compute)
 
     # The batch brings its own weights: there is nothing to count.
     return compile_step(engine, loss, optimizer, count=lambda batch: (), accumulation=stage.accumulation)
@@ -149,7 +149,6 @@ def make_grpo_trainer(
         reward=make_reward(rl, judge.is_right, stage.decode.max_latents),
         seed=stage.seed,
         num_rows=rows_of_minibatch(stage.config, engine.num_shards),
-        hidden_size=first["llama"]["embedding"].shape[1],
     )
     health = Health(stage.name, rl, stage.decode.min_latents, engine.compute.dtype)
     step = make_policy_step(engine, stage.config, sampling, tokenizer.separator_id, optimizer)

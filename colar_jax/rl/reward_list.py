@@ -1,53 +1,26 @@
-"""Rewards: plain Python functions of what rollouts did, called while the device goes on.
+"""The list of weighted rewards that `rl.reward` is: plain Python functions, called while the device goes on.
 
     reward(problems, answers, num_latents) -> one number for each rollout
 
 with a `Problem`, the extracted answer (text) and #L for each rollout. `rl.reward` is a list of them, with commas and
-weights: `correctness,0.1*brevity,0.5*package.module:function`. Each is one of `REWARDS`, or a function of the user's
-own by its import path.
+weights: `correctness,0.1*brevity,0.5*package.module:function`. Each is one of `credit.REWARDS`, or a function of the
+user's own by its import path.
 """
 
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from colar_jax.config import RlConfig, import_object, is_import_path, split_names, unknown_name
+from colar_jax.config import RlConfig, is_import_path, split_names
 from colar_jax.data.answers import Verifier
-from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
-
-Reward = Callable[[Sequence[Problem], Sequence[str], Sequence[int]], Sequence[float]]
-MakeReward = Callable[[RlConfig, Verifier, int], Reward]  # (settings, is_right, decode.max_latents)
-
-
-def correctness(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
-    """1 for a right answer, less `length_penalty * #L / max_latents`; 0 for a wrong one.
-
-    Only right answers lose something by their length: a wrong one is worth nothing, however short.
-    """
-
-    def reward(problems, answers, num_latents):
-        return [
-            (1.0 - config.length_penalty * length / max_latents) if is_right(answer, problem.answer) else 0.0
-            for problem, answer, length in zip(problems, answers, num_latents, strict=True)
-        ]
-
-    return reward
-
-
-def brevity(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
-    """`1 - #L / max_latents`, right or wrong: give it a small weight beside correctness, or nothing is thought."""
-    return lambda problems, answers, num_latents: [1.0 - length / max_latents for length in num_latents]
-
-
-REWARDS: dict[str, MakeReward] = {"correctness": correctness, "brevity": brevity}
+from colar_jax.rl.credit import ADVANTAGES, AGGREGATIONS, REWARDS, MakeReward, Reward, find
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
+class WeightedReward:
     """One reward of the list, before it knows the run's settings."""
 
     text: str  # as the user wrote it
@@ -55,7 +28,7 @@ class Term:
     make: MakeReward
 
 
-def reward_terms(text: str) -> list[Term]:
+def reward_terms(text: str) -> list[WeightedReward]:
     """The terms of `rl.reward`, looked up and imported, so that a wrong one is found before anything is trained.
 
     Raises:
@@ -70,6 +43,13 @@ def reward_terms(text: str) -> list[Term]:
         if names.count(name) > 1:
             raise UserError(f"rl.reward={text!r} has {name!r} twice: give it one weight")
     return terms
+
+
+def check_credit(rl: RlConfig) -> None:
+    """UserError where `rl.reward`, `rl.advantage` or `rl.loss_aggregation` names nothing."""
+    reward_terms(rl.reward)
+    find("rl.advantage", rl.advantage, ADVANTAGES)
+    find("rl.loss_aggregation", rl.loss_aggregation, AGGREGATIONS)
 
 
 def make_reward(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
@@ -88,7 +68,7 @@ def rewards_of(reward: Reward, problems, answers, num_latents) -> np.ndarray:
     return _finite("", reward(problems, answers, num_latents), len(answers))
 
 
-def _term(text: str) -> Term:
+def _term(text: str) -> WeightedReward:
     weight_text, star, name = (part.strip() for part in text.rpartition("*"))
     weight = 1.0
     if star:
@@ -100,17 +80,13 @@ def _term(text: str) -> Term:
             raise UserError(
                 f"rl.reward: {text!r} has {weight_text!r} as weight: write a number before the star, as in 0.5*{name}"
             )
-    return Term(text, weight, _find(name))
+    return WeightedReward(text, weight, _find(name))
 
 
 def _find(name: str) -> MakeReward:
-    if name in REWARDS:
-        return REWARDS[name]
+    reward = find("rl.reward", name, REWARDS)
     if not is_import_path(name):
-        raise unknown_name("rl.reward", name, REWARDS, "A function")
-    reward = import_object("rl.reward", name)
-    if not callable(reward):
-        raise UserError(f"rl.reward={name!r} is of type {type(reward).__name__}: it is no function")
+        return reward
     try:
         inspect.signature(reward).bind(None, None, None)
     except TypeError as error:
