@@ -4,11 +4,13 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import zlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -24,10 +26,11 @@ from colar_jax.config import (
     resolve_plain,
 )
 from colar_jax.data.answers import VERIFIERS, check_verifier
-from colar_jax.data.encoding import EncodedProblems, encode
+from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.fingerprint import problems_hash
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
+from colar_jax.data.readable import Room, encode_readable
 from colar_jax.data.splits import Splits, load_splits
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.engine import Engine
@@ -72,7 +75,8 @@ class Run:
     @functools.cached_property
     def train(self) -> EncodedProblems:
         """The training set, encoded when it is first asked for: evaluation does without."""
-        return encode(self.train_problems, self.tokenizer, self.speeds)
+        room = _room(self.config)
+        return encode_readable("train", self.train_problems, self.tokenizer, self.speeds, self.config.data, room)
 
     @functools.cached_property
     def train_problems_hash(self) -> str:
@@ -188,7 +192,7 @@ def prepare(config: Config, *, with_problems: bool = True) -> Run:
     folder = base_folder(config.model.base) if config.model.base else None
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
     splits = load_splits(config.data) if with_problems else Splits([], [], {})
-    speeds = _all_speeds(config)
+    speeds, room = _all_speeds(config), _room(config)
     mesh, graph, initial = make_model(config, folder, tokenizer)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
     logger.info("model: %s, %.2fM parameters, %d devices", model_name(config), num_parameters / 1e6, jax.device_count())
@@ -206,8 +210,11 @@ def prepare(config: Config, *, with_problems: bool = True) -> Run:
         base_identity=base_identity(folder) if folder else {},
         speeds=speeds,
         train_problems=splits.train,
-        val=encode(splits.val, tokenizer, speeds),
-        tests={name: encode(problems, tokenizer, speeds) for name, problems in splits.tests.items()},
+        val=encode_readable("val", splits.val, tokenizer, speeds, config.data, room),
+        tests={
+            name: encode_readable(name, problems, tokenizer, speeds, config.data, room)
+            for name, problems in splits.tests.items()
+        },
     )
 
 
@@ -253,3 +260,18 @@ def _all_speeds(config: Config) -> tuple[Speed, ...]:
         speeds |= dict.fromkeys(find_method(stage.method).recipe(stage).prompt_speeds)
         speeds |= dict.fromkeys(decode_speeds(config, name))
     return tuple(sorted(speeds, key=lambda speed: (speed == AUTO_SPEED, speed if speed != AUTO_SPEED else 0)))
+
+
+def _room(config: Config) -> Room:
+    """What decodes of the run have room for: words where a method thinks in words, latents where it chooses a speed."""
+    words = latents = 0
+    slowest = math.inf
+    for name in config.stage_names:
+        method = find_method(config.stages[name].method)
+        thinking = method.thinking(config.decode, 0, jnp.dtype(jnp.float32), True)
+        if thinking.in_words:
+            words = max(words, thinking.max_thoughts)
+        elif method.has_speed:
+            latents = max(latents, thinking.max_thoughts)
+            slowest = min(slowest, *(speed for speed in decode_speeds(config, name) if speed != AUTO_SPEED), math.inf)
+    return Room(config.decode.max_answer_tokens, words, latents, 1.0 if slowest == math.inf else slowest)

@@ -52,11 +52,16 @@ def is_same_mathematics(prediction: str, answer: str) -> bool:
     What `is_right` accepts is right, and two plain numbers are compared by it alone, so that nothing else has to be
     asked about most answers.
     """
-    if is_right(prediction, answer) or math_equivalence.is_same_but_for_layout(prediction, answer):
+    if is_plainly_right(prediction, answer):
         return True
     if all(_parse_number(text.strip()) is not None for text in (prediction, answer)):
         return False
     return math_equivalence.is_equivalent(prediction, answer)
+
+
+def is_plainly_right(prediction: str, answer: str) -> bool:
+    """What `is_same_mathematics` says without asking math-verify: right at a glance, or not known to be."""
+    return is_right(prediction, answer) or math_equivalence.is_same_but_for_layout(prediction, answer)
 
 
 def check_verifier(name: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Iterable, Iterator
 
@@ -19,6 +20,8 @@ from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.program import Programs, ProgramSpec, lower, variation
 from colar_jax.methods import Method
 
+logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
@@ -30,6 +33,7 @@ class Outcome:
     lengths_N: np.ndarray  # int, #L
     forced_stop_N: np.ndarray  # bool
     answer_tokens_N: np.ndarray  # int, eos included
+    cut_answer_N: np.ndarray  # bool: no eos came within decode.max_answer_tokens
     prompt_tokens_N: np.ndarray  # int, the separator that opens the reasoning included
     seconds: float  # from handing each batch to the device to having its result, added up
 
@@ -181,7 +185,13 @@ class Evaluator:
         """Judge a batch; with the last of a request, all of it is given back."""
         judged.append(self._outcome(decoded, batch, seconds))
         if batch.is_last:
-            yield batch.request, _joined(judged)
+            outcome = _joined(judged)
+            if num_cut := int(outcome.cut_answer_N.sum()):
+                limit = decoded.answer_ids_BA.shape[1]
+                logger.info(
+                    "%d of %d answers were cut at decode.max_answer_tokens=%d", num_cut, len(outcome.texts), limit
+                )
+            yield batch.request, outcome
             judged.clear()
 
     def _outcome(self, decoded: Decoded, batch: _Batch, seconds: float) -> Outcome:
@@ -195,6 +205,7 @@ class Evaluator:
             lengths_N=decoded.num_thoughts_B[new],
             forced_stop_N=decoded.forced_stop_B[new],
             answer_tokens_N=num_answer_tokens_B,
+            cut_answer_N=self._judge.were_cut(decoded.answer_ids_BA[new], num_answer_tokens_B),
             prompt_tokens_N=encoded.prompt_lengths(batch.request.speed)[questions] + 1,
             seconds=seconds,
         )

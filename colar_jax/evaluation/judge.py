@@ -28,6 +28,10 @@ class Judge:
         texts = self.tokenizer.answer_texts(ids_NA, num_tokens_N)
         return texts, [extract_answer(text) for text in texts]
 
+    def were_cut(self, ids_NA: np.ndarray, num_tokens_N: np.ndarray) -> np.ndarray:
+        """Which answers fill all `A` tokens and end on no eos: bool `[N]`."""
+        return (num_tokens_N == ids_NA.shape[1]) & (ids_NA[:, -1] != self.tokenizer.eos_id)
+
     def judge(self, problems: Sequence[Problem], predictions: Sequence[str]) -> np.ndarray:
         """Which of the predictions, one for each problem, are right: bool `[N]`."""
         pairs = zip(predictions, problems, strict=True)

@@ -21,6 +21,8 @@ class DataConfig:
     # `val` and `test` name. -1: a tenth of it, at most 500; 0: none, for a file that is all for training.
     held_out: int = observing(-1)
     allow_overlap: bool = observing(False)  # whether a question may stand in two splits
+    # Problems of a set that would be judged wrong if a model said them perfectly: so many may be, below 1 such a share.
+    max_unreadable: float = observing(0.0)
     verifier: str = "numeric"  # how an answer is compared: `data.answers.VERIFIERS`
 
     def __post_init__(self):
@@ -32,3 +34,4 @@ class DataConfig:
             self.held_out >= -1,
             f"data.held_out={self.held_out}: a number of problems, 0 for none, or -1 for a tenth of the file",
         )
+        require(self.max_unreadable >= 0, f"data.max_unreadable={self.max_unreadable} is negative: 0 means none")
