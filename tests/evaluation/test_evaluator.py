@@ -141,8 +141,9 @@ def test_every_question_is_judged_once_in_its_place(by_hand, encoded, batches_of
 
 
 def test_an_answer_that_is_cut_loses_no_token_and_answers_compare_as_the_verifier_says(
-    by_hand, tokenizer, encoded, batches_of_two
+    by_hand, tokenizer, encoded, batches_of_two, caplog
 ):
+    caplog.set_level("INFO")
     with_decimals = encode([dataclasses.replace(p, answer=f"{p.answer}.0") for p in PROBLEMS], tokenizer, SPEEDS)
     exact = evaluator(
         by_hand, method_by_hand([]), tokenizer, encoded, batch_size=2, verifier="exact", max_answer_tokens=2
@@ -153,6 +154,9 @@ def test_an_answer_that_is_cut_loses_no_token_and_answers_compare_as_the_verifie
             outcome = judge.run(by_hand[1], problems, 2.0, seed=None)
             assert outcome.texts[:3] == ["Answer:7", "Answer:9", "Answer:8"]
             assert outcome.right_N.tolist() == expected
+            assert outcome.cut_answer_N.tolist() == [judge is exact] * 5
+            said = "5 of 5 answers were cut at decode.max_answer_tokens=2" in caplog.text
+            assert said is (judge is exact)
 
 
 def test_a_prompt_that_does_not_fit_is_an_error_with_both_lengths(by_hand, tokenizer, encoded):
