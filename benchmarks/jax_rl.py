@@ -39,9 +39,9 @@ def reinforcement(
     rl = RlConfig(
         num_questions=len(questions), num_generations=num_generations, minibatch_size=minibatch_size, min_std=0.2
     )
-    stage, method, mesh = StageConfig(method="colar", trainer="grpo", rl=rl), METHODS["colar"], make_mesh()
+    stage, method, mesh = StageConfig(method="colar", trainer="grpo", rl=rl), METHODS["colar"](), make_mesh()
     graph, parameters = jax_side.build(latent_intermediate)
-    trainable, frozen = partition(parameters, trains_latent_head=True)
+    trainable, frozen = partition(parameters, ("llama", "latent_head"))
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-6, schedule="constant"), 1)
     engine, judge = Engine(graph, mesh, jax_side.COMPUTE), Judge(_tokenizer(vocab))
     step = make_policy_step(engine, stage, sampling, jax_side.SEPARATOR, optimizer)

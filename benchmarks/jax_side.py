@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colar_jax.config import Compute, LatentConfig, OptimizerConfig, StageConfig
+from colar_jax.config import Compute, OptimizerConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Loader
 from colar_jax.data.prompts import speed_text
@@ -16,7 +16,7 @@ from colar_jax.decoding.decoder import DecodeLimits, decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import latent_thinker
 from colar_jax.engine import Engine
-from colar_jax.methods import METHODS
+from colar_jax.methods.colar import Colar
 from colar_jax.model import presets, reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
@@ -50,12 +50,12 @@ def training(
         method="colar",
         rows=rows,
         row_positions=row_positions,
-        latent=LatentConfig(speeds=",".join(speed_text(speed) for speed in speeds)),
+        latent=Colar(speeds=",".join(speed_text(speed) for speed in speeds)),
     )
-    method = METHODS["colar"]
-    loader = Loader(encode(problems, speeds), method.recipe(stage), seed=0, rows=rows, row_positions=row_positions)
+    method = stage.bound_method
+    loader = Loader(encode(problems, speeds), method.recipe, seed=0, rows=rows, row_positions=row_positions)
     graph, parameters = build(latent_intermediate)
-    trainable, frozen = partition(parameters, trains_latent_head=True)
+    trainable, frozen = partition(parameters, ("llama", "latent_head"))
     mesh = make_mesh()
     optimizer = make_optimizer(OptimizerConfig(schedule="constant"), 1)
     step = make_train_step(Engine(graph, mesh, COMPUTE), method, stage, optimizer)

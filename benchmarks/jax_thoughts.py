@@ -7,10 +7,11 @@ import jax
 import jax_side
 import numpy as np
 
-from colar_jax.config import CoconutConfig, CodiConfig, OptimizerConfig, StageConfig
+from colar_jax.config import OptimizerConfig, StageConfig
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.engine import Engine
-from colar_jax.methods import METHODS
+from colar_jax.methods.coconut import Coconut
+from colar_jax.methods.codi import Codi
 from colar_jax.model import presets, reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.projection import ProjectionConfig
@@ -32,14 +33,15 @@ def training(
         method=name,
         rows=rows,
         row_positions=row_positions,
-        coconut=CoconutConfig(epochs_per_stage=1e-6),
-        codi=CodiConfig(num_latents=6),
+        coconut=Coconut(epochs_per_stage=1e-6),
+        codi=Codi(num_latents=6),
     )
-    method, mesh = METHODS[name], make_mesh()
-    projection = ProjectionConfig(HIDDEN) if method.trains_projection else None
+    method, mesh = stage.bound_method, make_mesh()
+    projection = ProjectionConfig(HIDDEN) if "projection" in method.trains else None
     graph, parameters = reasoner.build(presets.PRESETS["micro"], LatentHeadConfig(8), 0, projection=projection)
-    loader = method.make_loader(method, jax_side.encode(problems, (AUTO_SPEED,)), stage, 0)
-    trainable, frozen = partition(parameters, trains_latent_head=False, trains_projection=method.trains_projection)
+    encoded = jax_side.encode(problems, (AUTO_SPEED,))
+    loader = method.make_loader(encoded, seed=0, rows=rows, row_positions=row_positions)
+    trainable, frozen = partition(parameters, method.trains)
     optimizer = make_optimizer(OptimizerConfig(schedule="constant"), 1)
     compute = dataclasses.replace(jax_side.COMPUTE, remat=remat, scan_layers=scan)
     step = make_train_step(Engine(graph, mesh, compute), method, stage, optimizer)

@@ -93,9 +93,9 @@ def main() -> None:
 
         stage, method = run.config.stages[STAGE], run.method(STAGE)
         optimizer = make_optimizer(stage.optimizer, 1)
-        trainable, frozen = partition(run.initial, trains_latent_head=True)
+        trainable, frozen = partition(run.initial, ("llama", "latent_head"))
         state = replicate(initial_state(trainable, optimizer), run.mesh)
-        loader = Loader(run.train, method.recipe(stage), seed=0, rows=1, row_positions=stage.row_positions)
+        loader = Loader(run.train, method.recipe, seed=0, rows=1, row_positions=stage.row_positions)
         step = make_train_step(run.engine, method, stage, optimizer)
         for what in ("first training step (compiling)", "second training step"):
             state, metrics = step(state, frozen, put_rows(loader.batch(0), run.mesh), jax.random.key(0))

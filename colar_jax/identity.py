@@ -110,7 +110,7 @@ def _is_unread(run: Run, name: str, setting: str) -> bool:
         unread += ["stage.rl", "stage.trainer", "decode", "data.verifier"]
     if not config.model.lora.rank:  # settings of adapters that are not there
         unread += ["model.lora", "model.base_dtype"]
-    if not run.method(name).trains_projection:  # then it is not in the checkpoint either
+    if "projection" not in run.method(name).trains:  # then it is not in the checkpoint either
         unread.append("model.projection")
     return f"{setting}.".startswith(tuple(f"{group}." for group in unread))
 

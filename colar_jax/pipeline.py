@@ -111,7 +111,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
             f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
         )
-    loader = method.make_loader(method, run.train, stage, run.seed_of(name))
+    loader = method.make_loader(run.train, seed=run.seed_of(name), rows=stage.rows, row_positions=stage.row_positions)
     if loader.num_left_out:
         logger.warning(
             "stage %s: %d of %d examples exceed a row of %d positions at one of their speeds, and are left out then",
@@ -128,8 +128,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
     step = make_train_step(run.engine, method, stage, optimizer)
     trainable, frozen = partition(
         start_parameters(run, name),
-        trains_latent_head=method.trains_latent_head,
-        trains_projection=method.trains_projection,
+        method.trains,
     )
     return SftTrainer(loader, step, run.mesh), run.first_state(trainable, frozen, optimizer), frozen, num_steps
 
@@ -150,5 +149,5 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
         optimizer,
         parameters,
     )
-    trainable, frozen = partition(parameters, trains_latent_head=True)
+    trainable, frozen = partition(parameters, method.trains)
     return trainer, run.first_state(trainable, frozen, optimizer), frozen, num_steps

@@ -94,13 +94,12 @@ class Run:
         return Judge(self.tokenizer, VERIFIERS[self.config.data.verifier])
 
     def method(self, stage_name: str) -> Method:
-        """The method of a stage, thinking as it is trained there."""
-        stage = self.config.stages[stage_name]
-        return find_method(stage.method).at(stage)
+        """The method of a stage, with its settings there."""
+        return self.config.stages[stage_name].bound_method
 
     def trained_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds that a stage's prompts say in training: what it is validated at."""
-        return self.method(stage_name).recipe(self.config.stages[stage_name]).prompt_speeds
+        return self.method(stage_name).recipe.prompt_speeds
 
     def decode_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds to decode a stage at: those it was trained with, unless the config asks for others."""
@@ -245,9 +244,8 @@ def _check_names(config: Config) -> None:
 
 def decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:
     """`Run.decode_speeds`, which a config alone says."""
-    stage = config.stages[stage_name]
-    method = find_method(stage.method)
-    recipe = method.recipe(stage)
+    method = config.stages[stage_name].bound_method
+    recipe = method.recipe
     if not method.has_speed:
         return recipe.prompt_speeds[:1]
     return parse_speeds(config.eval.speeds) or recipe.prompt_speeds
@@ -257,7 +255,7 @@ def _all_speeds(config: Config) -> tuple[Speed, ...]:
     """Every speed that any prompt of the run may say, in a fixed order."""
     speeds: dict[Speed, None] = {}
     for name, stage in config.stages.items():
-        speeds |= dict.fromkeys(find_method(stage.method).recipe(stage).prompt_speeds)
+        speeds |= dict.fromkeys(stage.bound_method.recipe.prompt_speeds)
         speeds |= dict.fromkeys(decode_speeds(config, name))
     return tuple(sorted(speeds, key=lambda speed: (speed == AUTO_SPEED, speed if speed != AUTO_SPEED else 0)))
 

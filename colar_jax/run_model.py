@@ -10,7 +10,6 @@ import numpy as np
 
 from colar_jax.config import Config, parse_mesh
 from colar_jax.data.tokenizers import Tokenizer
-from colar_jax.methods import find_method
 from colar_jax.model import peft, reasoner
 from colar_jax.model.base_model import BaseModel, open_base
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -43,12 +42,8 @@ def state_bytes(config: Config, parameters: Tree) -> int:
     def num_bytes(tree: Tree) -> int:
         return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
-    methods = [find_method(config.stages[name].method) for name in config.stage_names]
-    trainable, _ = partition(
-        parameters,
-        trains_latent_head=any(method.trains_latent_head for method in methods),
-        trains_projection=any(method.trains_projection for method in methods),
-    )
+    trained = {part for name in config.stage_names for part in config.stages[name].bound_method.trains}
+    trainable, _ = partition(parameters, trained)
     return num_bytes(parameters) + 3 * num_bytes(trainable)
 
 

@@ -21,10 +21,7 @@ from colar_jax.training.state import Tree, join, make_optimizer, partition
 def adopt(run: Run, name: str, parameters: Tree) -> None:
     """Make `parameters` step 0 of a stage that has no checkpoint: what is evaluated, and what training goes on from."""
     stage, folder = run.config.stages[name], run.workdir / name / CHECKPOINTS_FOLDER
-    method = run.method(name)
-    trainable, frozen = partition(
-        parameters, trains_latent_head=method.trains_latent_head, trains_projection=method.trains_projection
-    )
+    trainable, frozen = partition(parameters, run.method(name).trains)
     state = run.first_state(trainable, frozen, make_optimizer(stage.optimizer, num_steps=1))
     with locked(run.workdir, TRAINING, "import"), Checkpoints(folder) as checkpoints:
         if checkpoints.steps():

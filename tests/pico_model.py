@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 
-from colar_jax.config import Compute, LatentConfig, StageConfig
+from colar_jax.config import Compute
 from colar_jax.data.layout import Layout, Sizes, lay_out
 from colar_jax.data.packing import Batch, RowShape, fill, pack
 from colar_jax.methods import METHODS
-from colar_jax.methods.colar import objective_with_noise
+from colar_jax.methods.colar import Colar, objective_with_noise
 from colar_jax.methods.method import count
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import LoraConfig
@@ -28,9 +28,9 @@ EMBED_STD = np.float32(0.3)  # far from what an embedding has: a forgotten scale
 SHAPE, ROWS = RowShape(positions=60, tokens=80, supervised=40), 8
 SPEEDS = (1, 2, 1.5, 5)
 
-PLAIN = LatentConfig()
-ALL_TERMS = LatentConfig(weight=0.7, entropy_weight=-0.05, predicted_pass_weight=0.5)
-NLL = LatentConfig(loss="nll", weight=0.7)
+PLAIN = Colar()
+ALL_TERMS = Colar(weight=0.7, entropy_weight=-0.05, predicted_pass_weight=0.5)
+NLL = Colar(loss="nll", weight=0.7)
 COMPUTE = Compute()
 count_of = jax.jit(count)
 
@@ -58,7 +58,7 @@ def model(*, deterministic: bool = False, lora: LoraConfig | None = None):
 
 def parts(method="colar"):
     """The parameters as (trainable, frozen)."""
-    return partition(model()[1], trains_latent_head=METHODS[method].trains_latent_head)
+    return partition(model()[1], METHODS[method].trains)
 
 
 def example(number: int, *, speed=None, **switches) -> Layout:
@@ -111,11 +111,12 @@ def objective(latent=PLAIN, compute=COMPUTE):
 def loss_of(latent, compute, deterministic=False):
     """(trainable, batch, noise, counts) -> (loss, metrics)."""
     graph, parameters = model(deterministic=deterministic)
-    _, frozen = partition(parameters, trains_latent_head=True)
-    stage = StageConfig(method="colar", latent=latent)
+    _, frozen = partition(parameters, ("llama", "latent_head"))
 
     def loss(trainable, batch, noise_BMD, counts):
-        return objective_with_noise(nnx.merge(graph, join(trainable, frozen)), batch, noise_BMD, counts, stage, compute)
+        return objective_with_noise(
+            nnx.merge(graph, join(trainable, frozen)), batch, noise_BMD, counts, latent, compute
+        )
 
     return loss
 

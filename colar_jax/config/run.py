@@ -48,11 +48,8 @@ class Config:
             for name in names:
                 one_of(f"a stage of {field}", name, tuple(self.stages))
         for name, stage in self.stages.items():
-            require(
-                stage.latent.loss == "soft_mse" or not self.model.latent_head.deterministic,
-                f"stages.{name}.latent.loss={stage.latent.loss!r} with model.latent_head.deterministic=True: a head "
-                "without a standard deviation has no likelihood; use latent.loss='soft_mse'",
-            )
+            objection = stage.bound_method.objection(self.model)
+            require(not objection, f"stages.{name}.{objection}")
             require(
                 stage.trainer == "sft" or not self.model.latent_head.deterministic or stage.rl.min_std > 0,
                 f"stages.{name}.rl.min_std=0 with model.latent_head.deterministic=True: nothing is sampled, so nothing "

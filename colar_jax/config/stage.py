@@ -3,8 +3,12 @@
 import dataclasses
 
 from colar_jax.config.rl import RlConfig
-from colar_jax.settings.baselines import CoconutConfig, CodiConfig, IcotConfig
-from colar_jax.settings.checks import one_of, parse_speeds, require
+from colar_jax.methods import Method, find_method
+from colar_jax.methods.coconut import Coconut
+from colar_jax.methods.codi import Codi
+from colar_jax.methods.colar import Colar
+from colar_jax.methods.icot import Icot
+from colar_jax.settings.checks import one_of, require
 from colar_jax.settings.resuming import adjustable, execution, observing
 
 
@@ -32,33 +36,6 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentConfig:
-    """How the CoLaR objective treats compressed steps (METHOD.md section 1)."""
-
-    # One is drawn for each example (one listed twice, twice as often); fractions are group lengths that alternate.
-    speeds: str = "1,2,3,4,5"
-    auto_probability: float = 0.0  # how often the prompt says "auto" instead of the drawn speed
-    loss: str = "soft_mse"  # soft_mse, or nll (for MATH, and before RL)
-    weight: float = 1.0  # of the latent loss beside the cross-entropy
-    entropy_weight: float = 0.0  # added as weight * entropy: negative rewards entropy
-    predicted_pass_weight: float = 0.0  # of the answer's cross-entropy when predictions are fed instead of embeddings
-    supervise_steps: bool = True  # ablation OC: False
-    pooling: str = "sqrt"  # ablation MP: mean
-
-    def __post_init__(self):
-        speeds = parse_speeds(self.speeds)
-        require(
-            bool(speeds) and "auto" not in speeds,
-            f"latent.speeds={self.speeds!r}: list the numbers to train, as in 1,2,3 (auto has latent.auto_probability)",
-        )
-        require(0 <= self.auto_probability <= 1, f"latent.auto_probability={self.auto_probability} is not in [0, 1]")
-        one_of("latent.loss", self.loss, ("soft_mse", "nll"))
-        one_of("latent.pooling", self.pooling, ("sqrt", "mean"))
-        require(self.weight >= 0, f"latent.weight={self.weight} is negative")
-        require(self.predicted_pass_weight >= 0, f"latent.predicted_pass_weight={self.predicted_pass_weight} < 0")
-
-
-@dataclasses.dataclass(frozen=True)
 class StageConfig:
     """One stage of a run: a method, its data order, its optimizer, and where it starts."""
 
@@ -75,10 +52,10 @@ class StageConfig:
     eval_every: int = observing(0)  # steps between validations, each with a checkpoint; 0: at the end only
     save_every: int = observing(0)  # steps between checkpoints without validation; 0: none
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
-    icot: IcotConfig = dataclasses.field(default_factory=IcotConfig)
-    coconut: CoconutConfig = dataclasses.field(default_factory=CoconutConfig)
-    codi: CodiConfig = dataclasses.field(default_factory=CodiConfig)
+    latent: Colar = dataclasses.field(default_factory=Colar)
+    icot: Icot = dataclasses.field(default_factory=Icot)
+    coconut: Coconut = dataclasses.field(default_factory=Coconut)
+    codi: Codi = dataclasses.field(default_factory=Codi)
     rl: RlConfig = dataclasses.field(default_factory=RlConfig)
 
     def __post_init__(self):
@@ -99,3 +76,9 @@ class StageConfig:
                 f"stage.accumulation={self.accumulation} does not divide the {rows} rows of a minibatch "
                 "(rl.minibatch_size / rl.num_generations, times rl.speeds_per_group)",
             )
+
+    @property
+    def bound_method(self) -> Method:
+        """The stage's method with the settings that it has here."""
+        kind = find_method(self.method)
+        return getattr(self, kind.group) if kind.group else kind()

@@ -1,27 +1,29 @@
 """The methods by name. A new one is one file beside these, and one line here; or it is named by its import path."""
 
+import inspect
+
 from colar_jax.errors import UserError
-from colar_jax.methods.coconut import COCONUT
-from colar_jax.methods.codi import CODI
-from colar_jax.methods.colar import COLAR
-from colar_jax.methods.cot import COT
-from colar_jax.methods.icot import ICOT
+from colar_jax.methods.coconut import Coconut
+from colar_jax.methods.codi import Codi
+from colar_jax.methods.colar import Colar
+from colar_jax.methods.cot import Cot
+from colar_jax.methods.icot import Icot
 from colar_jax.methods.method import Method
-from colar_jax.methods.no_cot import NO_COT
+from colar_jax.methods.no_cot import NoCot
 from colar_jax.settings import import_object, is_import_path, unknown_name
 
-METHODS: dict[str, Method] = {
-    "no_cot": NO_COT,
-    "cot": COT,
-    "colar": COLAR,
-    "icot": ICOT,
-    "coconut": COCONUT,
-    "codi": CODI,
+METHODS: dict[str, type[Method]] = {
+    "no_cot": NoCot,
+    "cot": Cot,
+    "colar": Colar,
+    "icot": Icot,
+    "coconut": Coconut,
+    "codi": Codi,
 }
 
 
-def find_method(name: str, setting: str = "method") -> Method:
-    """The method of a stage: one of `METHODS`, or a `Method` of the user's by its import path, `package.module:NAME`.
+def find_method(name: str, setting: str = "method") -> type[Method]:
+    """The method of this name: one of `METHODS`, or a `Method` of the user's by its import path, `package.module:Name`.
 
     Args:
         setting: what the name was given as, for messages: "stages.colar.method".
@@ -34,6 +36,11 @@ def find_method(name: str, setting: str = "method") -> Method:
     if not is_import_path(name):
         raise unknown_name(setting, name, METHODS, "A method")
     method = import_object(setting, name)
-    if not isinstance(method, Method):
-        raise UserError(f"{setting}={name!r} is of type {type(method).__name__}: a methods.method.Method is wanted")
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        kind = "is the class" if isinstance(method, type) else "is of type"
+        shown = method.__name__ if isinstance(method, type) else type(method).__name__
+        raise UserError(f"{setting}={name!r} {kind} {shown}: a subclass of methods.method.Method is wanted")
+    if inspect.isabstract(method):
+        missing = ", ".join(sorted(method.__abstractmethods__))
+        raise UserError(f"{setting}={name!r} does not say all that a method has to: {missing}")
     return method

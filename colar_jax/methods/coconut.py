@@ -5,22 +5,24 @@
 Decoded as in its last stage: all latents, then `###` and the answer.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
-from colar_jax.methods.method import Method, ThinkingOf
+from colar_jax.methods.method import Method, Thinking
 from colar_jax.methods.thinking import thought_chain, thought_rows
 from colar_jax.methods.thinking.schedule import LatentStages, Phase
 from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.methods.thinking.thought_chain import identity
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
-from colar_jax.settings import Compute
+from colar_jax.settings import Compute, DecodeConfig
+from colar_jax.settings.checks import require
 
 
 class _Rows:
@@ -53,12 +55,12 @@ def count(batch: ThoughtBatch):
     return jnp.sum(batch.first_labels_BE >= 0) + jnp.sum(batch.tail_labels_BT >= 0)
 
 
-def objective(model, batch: ThoughtBatch, keys_B, num_labels, stage: StageConfig, compute: Compute):
+def objective(model, batch: ThoughtBatch, keys_B, num_labels, max_latents: int, compute: Compute):
     """The part's share of the mean cross-entropy, with gradients through all latents and their question."""
     with jax.named_scope("question"):
         trunk = thought_chain.run_trunk(model, batch, compute, keys_B)
     with jax.named_scope("latents"):
-        latents = thought_chain.run_latents(model, trunk, batch, stage.coconut.max_latents, identity, compute, keys_B)
+        latents = thought_chain.run_latents(model, trunk, batch, max_latents, identity, compute, keys_B)
     with jax.named_scope("tail"):
         hidden_BTD, _ = thought_chain.run_tail(model, trunk, latents, batch, compute, keys_B)
     loss_sum, right = thought_chain.tail_loss(model, latents, hidden_BTD, batch, compute)
@@ -71,21 +73,42 @@ def objective(model, batch: ThoughtBatch, keys_B, num_labels, stage: StageConfig
     return loss_sum / num_labels, metrics
 
 
-def _make_loader(method: Method, encoded: EncodedProblems, stage: StageConfig, seed: int) -> StagedLoader:
-    schedule = LatentStages(stage.coconut)
-    return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+@dataclasses.dataclass(frozen=True)
+class Coconut(Method):
+    """The curriculum of continuous thoughts (arXiv 2412.06769, section 3): stage s has s steps replaced by latents."""
 
+    group = "coconut"
 
-def _thinking_of(stage: StageConfig) -> ThinkingOf:
-    return lambda decode, separator_id, dtype, greedy: thought_chain.thinking(stage.coconut.max_latents, identity)
+    num_stages: int = 3
+    latents_per_stage: int = 2
+    epochs_per_stage: float = 3.0
+    final_stage: bool = True  # one more stage, without any step left; False: the last stage is that, as CoLaR's authors
+    reset_optimizer: bool = True  # forget the moments when a stage begins
 
+    def __post_init__(self):
+        for field in ("num_stages", "latents_per_stage", "epochs_per_stage"):
+            require(getattr(self, field) > 0, f"coconut.{field}={getattr(self, field)} must be positive")
 
-COCONUT = Method(
-    recipe=lambda stage: Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED),
-    objective=objective,
-    thinking=_thinking_of(StageConfig()),
-    trains_latent_head=False,
-    make_loader=_make_loader,
-    count=count,
-    thinking_of_stage=_thinking_of,
-)
+    @property
+    def max_latents(self) -> int:
+        """How many latents a trained model thinks."""
+        return self.num_stages * self.latents_per_stage
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED)
+
+    def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> StagedLoader:
+        schedule = LatentStages(
+            self.num_stages, self.latents_per_stage, self.epochs_per_stage, self.final_stage, self.reset_optimizer
+        )
+        return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=rows, row_positions=row_positions)
+
+    def count(self, batch: ThoughtBatch):
+        return count(batch)
+
+    def objective(self, model, batch: ThoughtBatch, keys_B, counts, compute: Compute):
+        return objective(model, batch, keys_B, counts, self.max_latents, compute)
+
+    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+        return thought_chain.thinking(self.max_latents, identity)

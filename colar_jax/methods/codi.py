@@ -13,19 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.losses import gather_positions, masked_sum
-from colar_jax.methods.method import Method, ThinkingOf, language_loss
+from colar_jax.methods.method import Method, Thinking, language_loss
 from colar_jax.methods.thinking import thought_chain, thought_rows
 from colar_jax.methods.thinking.schedule import Constant, Phase
 from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.settings import CodiConfig, Compute
+from colar_jax.settings import Compute, DecodeConfig
+from colar_jax.settings.checks import require
 
 
 @jax.tree_util.register_dataclass
@@ -77,9 +77,9 @@ def count(batch: ThoughtBatch) -> CodiCounts:
     )
 
 
-def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, stage: StageConfig, compute: Compute):
+def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Codi", compute: Compute):
     """The part's share of the three losses; the chain of thought is one packed pass, as CoT's own."""
-    codi, own = stage.codi, count(batch)
+    own = count(batch)
     with jax.named_scope("teacher"):
         trunk = thought_chain.run_trunk(model, batch, compute, keys_B, probes=True)
         teacher_loss, _ = language_loss(model, trunk.supervised_hidden_BMD, batch.trunk_labels_BM, compute)
@@ -91,7 +91,7 @@ def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, stage: Sta
         )  # fmt: skip
         student_loss, right = thought_chain.tail_loss(model, latents, hidden_BTD, batch, compute)
     teacher_LBED, student_LBED = (_states(model, layers) for layers in (trunk.probed, probed))
-    distill_BE = distance(student_LBED, teacher_LBED, codi)
+    distill_BE = distance(student_LBED, teacher_LBED, normalise=codi.normalise)
     distill = masked_sum(distill_BE, batch.question_lengths_BE > 0)
     loss = (
         codi.teacher_weight * teacher_loss / counts.teacher
@@ -113,7 +113,7 @@ def _states(model: Reasoner, layers: tuple):
     return states.astype(jnp.float32)
 
 
-def distance(student_LBED, teacher_LBED, codi: CodiConfig):
+def distance(student_LBED, teacher_LBED, *, normalise: bool):
     """Smooth L1 between the states of each example, averaged over dimensions and layers: `[B, E]`.
 
     The paper divides by the teacher's standard deviation over a batch; here it is the example's own, over dimensions,
@@ -123,28 +123,43 @@ def distance(student_LBED, teacher_LBED, codi: CodiConfig):
     error_LBED = jnp.abs(student_LBED - teacher_LBED)
     smooth_LBED = jnp.where(error_LBED < 1, 0.5 * jnp.square(error_LBED), error_LBED - 0.5)
     distance_LBE = jnp.mean(smooth_LBED, axis=-1)
-    if codi.normalise:
+    if normalise:
         # Padding has the same state everywhere, and so no spread; the floor keeps it finite.
         distance_LBE = distance_LBE / jnp.maximum(jnp.std(teacher_LBED, axis=-1, ddof=1), 1e-6)
     return jnp.mean(distance_LBE, axis=0)
 
 
-def _make_loader(method: Method, encoded: EncodedProblems, stage: StageConfig, seed: int) -> StagedLoader:
-    schedule = Constant(Phase(removed=0, num_latents=stage.codi.num_latents))
-    return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+@dataclasses.dataclass(frozen=True)
+class Codi(Method):
+    """Self-distillation of a chain of thought into latents (arXiv 2502.21074)."""
 
+    group = "codi"
+    trains = ("llama", "projection")
 
-def _thinking_of(stage: StageConfig) -> ThinkingOf:
-    return lambda decode, separator_id, dtype, greedy: thought_chain.thinking(stage.codi.num_latents, project)
+    num_latents: int = 6
+    teacher_weight: float = 1.0  # alpha, of the chain of thought's cross-entropy
+    student_weight: float = 1.0  # beta, of the answer's after the latents
+    distill_weight: float = 20.0  # gamma
+    normalise: bool = True  # each layer's distance in units of the teacher's standard deviation there
 
+    def __post_init__(self):
+        require(self.num_latents > 0, f"codi.num_latents={self.num_latents} must be positive")
+        for field in ("teacher_weight", "student_weight", "distill_weight"):
+            require(getattr(self, field) >= 0, f"codi.{field}={getattr(self, field)} is negative")
 
-CODI = Method(
-    recipe=lambda stage: Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED),
-    objective=objective,
-    thinking=_thinking_of(StageConfig()),
-    trains_latent_head=False,
-    trains_projection=True,
-    make_loader=_make_loader,
-    count=count,
-    thinking_of_stage=_thinking_of,
-)
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED)
+
+    def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> StagedLoader:
+        schedule = Constant(Phase(removed=0, num_latents=self.num_latents))
+        return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=rows, row_positions=row_positions)
+
+    def count(self, batch: ThoughtBatch) -> CodiCounts:
+        return count(batch)
+
+    def objective(self, model, batch: ThoughtBatch, keys_B, counts: CodiCounts, compute: Compute):
+        return objective(model, batch, keys_B, counts, self, compute)
+
+    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+        return thought_chain.thinking(self.num_latents, project)

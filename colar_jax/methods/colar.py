@@ -1,9 +1,11 @@
-"""CoLaR: reason in compressed latent steps (METHOD.md section 1; arXiv 2505.16552, section 3).
+"""CoLaR: reason in compressed latent steps (docs/method.md; arXiv 2505.16552, section 3).
 
     total = cross-entropy + weight * latent + entropy_weight * entropy + predicted_pass_weight * predicted-pass
 
 Each term is a mean over what it supervises: labels, latent positions, answers of the second pass.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -14,29 +16,20 @@ from colar_jax.losses import gather_positions, gaussian_nll, masked_sum, soft_ms
 from colar_jax.methods import method
 from colar_jax.methods.method import Counts, Method, Thinking
 from colar_jax.metrics import Metric
-from colar_jax.settings import parse_speeds
+from colar_jax.settings import Compute, DecodeConfig, ModelConfig, parse_speeds
+from colar_jax.settings.checks import one_of, require
 
 
-def _recipe(stage):
-    return Recipe(
-        speeds=tuple(float(speed) for speed in parse_speeds(stage.latent.speeds)),
-        auto_probability=stage.latent.auto_probability,
-        supervise_latents=True,
-        supervise_steps=stage.latent.supervise_steps,
-        pooling=stage.latent.pooling,
-    )
-
-
-def objective(model, batch, keys_B, counts: Counts, stage, compute):
+def objective(model, batch, keys_B, counts: Counts, latent: "Colar", compute):
     """The CoLaR loss with fresh noise for every row."""
     num_supervised, hidden_size = batch.supervised_BM.shape[1], model.llama.config.hidden_size
     noise_BMD = jax.vmap(lambda key: jax.random.normal(key, (num_supervised, hidden_size)))(keys_B)
-    return objective_with_noise(model, batch, noise_BMD, counts, stage, compute, dropout_keys_B=keys_B)
+    return objective_with_noise(model, batch, noise_BMD, counts, latent, compute, dropout_keys_B=keys_B)
 
 
-def objective_with_noise(model, batch, noise_BMD, counts: Counts, stage, compute, dropout_keys_B=None):
+def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar", compute, dropout_keys_B=None):
     """The CoLaR loss for a given standard normal draw at each supervised position; no keys: no dropout."""
-    latent, own = stage.latent, method.count(batch)
+    own = method.count(batch)
     embeds_BSD = method.embed(model, batch, compute)
     hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute, dropout_keys_B)
     cross_entropy, right = method.language_loss(model, hidden_BMD, batch.label_ids_BM, compute)
@@ -88,16 +81,68 @@ def _feed_predictions(embeds_BSD, fed_BMD, batch):
     return jax.vmap(lambda embeds, at, fed: embeds.at[at].set(fed, mode="drop"))(embeds_BSD, target_BM, fed_BMD)
 
 
-def _thinking(decode, separator_id, dtype, greedy):
-    think = latent_thinker(
-        separator_id,
-        greedy=greedy,
-        latent_temperature=decode.latent_temperature,
-        stop_temperature=decode.stop_temperature,
-        stop_odds_temperature=decode.stop_odds_temperature,
-        min_std=decode.min_latent_std,
-    )
-    return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents)
+@dataclasses.dataclass(frozen=True)
+class Colar(Method):
+    """How compressed steps are learned (docs/method.md)."""
 
+    group = "latent"
+    trains = ("llama", "latent_head")
+    has_speed = True
 
-COLAR = Method(recipe=_recipe, objective=objective, thinking=_thinking, trains_latent_head=True, has_speed=True)
+    # One is drawn for each example (one listed twice, twice as often); fractions are group lengths that alternate.
+    speeds: str = "1,2,3,4,5"
+    auto_probability: float = 0.0  # how often the prompt says "auto" instead of the drawn speed
+    loss: str = "soft_mse"  # soft_mse, or nll (for MATH, and before RL)
+    weight: float = 1.0  # of the latent loss beside the cross-entropy
+    entropy_weight: float = 0.0  # added as weight * entropy: negative rewards entropy
+    predicted_pass_weight: float = 0.0  # of the answer's cross-entropy when predictions are fed instead of embeddings
+    supervise_steps: bool = True  # ablation OC: False
+    pooling: str = "sqrt"  # ablation MP: mean
+
+    def __post_init__(self):
+        speeds = parse_speeds(self.speeds)
+        require(
+            bool(speeds) and "auto" not in speeds,
+            f"latent.speeds={self.speeds!r}: list the numbers to train, as in 1,2,3 (auto has latent.auto_probability)",
+        )
+        require(0 <= self.auto_probability <= 1, f"latent.auto_probability={self.auto_probability} is not in [0, 1]")
+        one_of("latent.loss", self.loss, ("soft_mse", "nll"))
+        one_of("latent.pooling", self.pooling, ("sqrt", "mean"))
+        require(self.weight >= 0, f"latent.weight={self.weight} is negative")
+        require(self.predicted_pass_weight >= 0, f"latent.predicted_pass_weight={self.predicted_pass_weight} < 0")
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(
+            speeds=tuple(float(speed) for speed in parse_speeds(self.speeds)),
+            auto_probability=self.auto_probability,
+            supervise_latents=True,
+            supervise_steps=self.supervise_steps,
+            pooling=self.pooling,
+        )
+
+    @property
+    def num_passes(self) -> int:
+        return 2 if self.predicted_pass_weight else 1
+
+    def objection(self, model: ModelConfig) -> str:
+        if self.loss == "soft_mse" or not model.latent_head.deterministic:
+            return ""
+        return (
+            f"latent.loss={self.loss!r} with model.latent_head.deterministic=True: a head without a standard deviation "
+            "has no likelihood; use latent.loss='soft_mse'"
+        )
+
+    def objective(self, model, batch, keys_B, counts: Counts, compute: Compute):
+        return objective(model, batch, keys_B, counts, self, compute)
+
+    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+        think = latent_thinker(
+            separator_id,
+            greedy=greedy,
+            latent_temperature=decode.latent_temperature,
+            stop_temperature=decode.stop_temperature,
+            stop_odds_temperature=decode.stop_odds_temperature,
+            min_std=decode.min_latent_std,
+        )
+        return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents)

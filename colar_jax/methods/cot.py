@@ -1,19 +1,26 @@
 """Chain of thought: the steps as words, one token a position. Every other method starts from its checkpoint."""
 
+import dataclasses
+
+import jax.numpy as jnp
+
 from colar_jax.data.loader import Recipe
 from colar_jax.decoding.thinking import word_thinker
-from colar_jax.methods.method import Method, Thinking, language_objective
+from colar_jax.methods.method import Method, Thinking
+from colar_jax.settings import DecodeConfig
 
 
-def _thinking(decode, separator_id, dtype, greedy):
-    think = word_thinker(separator_id, dtype, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p)
-    return Thinking(think, max_thoughts=decode.max_step_tokens, in_words=True)
+@dataclasses.dataclass(frozen=True)
+class Cot(Method):
+    """The steps are thought as words, until `###` or the limit."""
 
+    @property
+    def recipe(self) -> Recipe:
+        """The prompt of words says speed 1, as published: it is CoLaR's c = 1 without the latents."""
+        return Recipe(speeds=(1.0,))
 
-COT = Method(
-    # The prompt of words says speed 1, as published: it is CoLaR's c = 1 without the latents.
-    recipe=lambda stage: Recipe(speeds=(1.0,)),
-    objective=language_objective,
-    thinking=_thinking,
-    trains_latent_head=False,
-)
+    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+        think = word_thinker(
+            separator_id, dtype, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p
+        )
+        return Thinking(think, max_thoughts=decode.max_step_tokens, in_words=True)

@@ -5,10 +5,11 @@
 Decoded as in the end of its training: `###` twice, and the answer.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import StageConfig
 from colar_jax.data import packing
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.layout import lay_out
@@ -16,10 +17,11 @@ from colar_jax.data.loader import Recipe
 from colar_jax.data.packing import Batch, RowShape
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.thinking import word_thinker
-from colar_jax.methods.method import Method, Thinking, language_objective
+from colar_jax.methods.method import Method, Thinking
 from colar_jax.methods.thinking.schedule import Phase, TokenRemoval
 from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.settings import DecodeConfig
+from colar_jax.settings.checks import one_of, require
 
 
 class _Rows:
@@ -42,24 +44,46 @@ def _lay_out(encoded: EncodedProblems, example: int, removed: int):
     return lay_out(prompt_ids, step_ids, answer_ids, encoded.separator_id, 1.0, no_draw, supervise_latents=False)
 
 
-def _make_loader(method: Method, encoded: EncodedProblems, stage: StageConfig, seed: int) -> StagedLoader:
-    if stage.icot.unit == "token":
-        longest = int(encoded.step_lengths.max())
-    else:
-        longest = max(len(problem.steps) for problem in encoded.problems)
-    schedule = TokenRemoval(stage.icot, longest)
-    return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+@dataclasses.dataclass(frozen=True)
+class Icot(Method):
+    """How the steps disappear (arXiv 2405.14838, section 3)."""
 
+    group = "icot"
 
-def _thinking(decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-    think = word_thinker(separator_id, dtype, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p)
-    return Thinking(think, max_thoughts=0)
+    unit: str = "token"  # what is removed one by one, from the front: token, or step
+    removed_per_epoch: float = 8.0
+    removed_at_start: int = 0  # 1 with unit="step" is how CoLaR's authors train it
+    all_beyond: int = 0  # when so many are to be removed, all are; 0: the longest chain
+    smoothing: float = 4.0  # lambda: an example has n more removed with probability ~ exp(-lambda n); 0: never
+    reset_optimizer: bool = True  # forget the moments whenever one more is removed
 
+    def __post_init__(self):
+        one_of("icot.unit", self.unit, ("token", "step"))
+        require(self.removed_per_epoch > 0, f"icot.removed_per_epoch={self.removed_per_epoch} must be positive")
+        for field in ("removed_at_start", "all_beyond", "smoothing"):
+            require(getattr(self, field) >= 0, f"icot.{field}={getattr(self, field)} is negative")
 
-ICOT = Method(
-    recipe=lambda stage: Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED),
-    objective=language_objective,
-    thinking=_thinking,
-    trains_latent_head=False,
-    make_loader=_make_loader,
-)
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED)
+
+    def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> StagedLoader:
+        if self.unit == "token":
+            longest = int(encoded.step_lengths.max())
+        else:
+            longest = max(len(problem.steps) for problem in encoded.problems)
+        schedule = TokenRemoval(
+            self.unit,
+            self.removed_per_epoch,
+            self.removed_at_start,
+            last=self.all_beyond or longest,
+            smoothing=self.smoothing,
+            resets_optimizer=self.reset_optimizer,
+        )
+        return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=rows, row_positions=row_positions)
+
+    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+        think = word_thinker(
+            separator_id, dtype, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p
+        )
+        return Thinking(think, max_thoughts=0)

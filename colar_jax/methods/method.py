@@ -1,13 +1,12 @@
 """What a method is: how its examples are made, what it minimises, and how it thinks when decoding."""
 
+import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from colar_jax.config import StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Batches, Loader, Recipe
 from colar_jax.data.packing import Batch
@@ -16,7 +15,7 @@ from colar_jax.decoding.thinking import Think
 from colar_jax.losses import cross_entropy_sum, gather_positions
 from colar_jax.metrics import Metric
 from colar_jax.model.reasoner import Reasoner, embed_positions
-from colar_jax.settings import Compute, DecodeConfig
+from colar_jax.settings import Compute, DecodeConfig, ModelConfig
 
 
 @jax.tree_util.register_dataclass
@@ -61,10 +60,6 @@ def decode_limits(
     )
 
 
-# objective(model, batch, keys_B, counts, stage, compute) -> (this part's share of the loss, metrics)
-Objective = Callable[[Reasoner, Batch, jax.Array, Counts, StageConfig, Compute], tuple[jax.Array, dict[str, Metric]]]
-
-
 def answer_mask(batch: Batch):
     """Which supervised positions `[B, M]` predict the answer: those after the reasoning.
 
@@ -83,34 +78,55 @@ def count(batch: Batch) -> Counts:
     )
 
 
-def packed_loader(method: "Method", encoded: EncodedProblems, stage: StageConfig, seed: int) -> Loader:
-    """Rows of as many examples as fit, as the method's recipe makes them: for all that needs no schedule."""
-    return Loader(encoded, method.recipe(stage), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
-
-
-# (limits, separator_id, dtype, greedy) -> how to think
-ThinkingOf = Callable[[DecodeConfig, int, jnp.dtype, bool], Thinking]
-
-
 @dataclasses.dataclass(frozen=True)
-class Method:
-    """One way to train and to reason. `make_loader` and `count` need to be said where batches are of another kind."""
+class Method(abc.ABC):
+    """One way to train and to reason, bound to its settings.
 
-    recipe: Callable[[StageConfig], Recipe]
-    objective: Objective
-    thinking: ThinkingOf
-    trains_latent_head: bool
-    has_speed: bool = False  # whether the prompt's thinking speed is something to choose when decoding
-    trains_projection: bool = False
-    make_loader: Callable[["Method", EncodedProblems, StageConfig, int], Batches] = packed_loader
-    count: Callable[[Any], Any] = count  # what a batch supervises, as sums; the objective is told those of a whole step
-    thinking_of_stage: Callable[[StageConfig], ThinkingOf] | None = None  # where a stage's settings matter to it
+    A method is a frozen dataclass and its fields are its settings: a stage shows them under `group`, and methods with
+    equal settings are equal, so that they share compiled programs. `recipe` and `thinking` have to be said; the rest
+    is for those that think in words, or not at all, and need no schedule.
+    """
 
-    def at(self, stage: StageConfig) -> "Method":
-        """The method as a stage has it: thinking as it was trained there."""
-        if self.thinking_of_stage is None:
-            return self
-        return dataclasses.replace(self, thinking=self.thinking_of_stage(stage))
+    group: ClassVar[str] = ""  # what its settings are called in a stage; needed where it has any
+    trains: ClassVar[tuple[str, ...]] = ("llama",)  # the parts of the model that it changes
+    has_speed: ClassVar[bool] = False  # whether the prompt's thinking speed is something to choose when decoding
+
+    @property
+    @abc.abstractmethod
+    def recipe(self) -> Recipe:
+        """What prompts say, and which part of an example is learned."""
+
+    @abc.abstractmethod
+    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+        """How to think when decoding, within the limits of `decode`."""
+
+    @property
+    def trains_latent_head(self) -> bool:
+        """Whether its latents are drawn from the latent head."""
+        return "latent_head" in self.trains
+
+    @property
+    def num_passes(self) -> int:
+        """How often a training step runs the whole model over its rows."""
+        return 1
+
+    def objection(self, model: ModelConfig) -> str:
+        """What speaks against these settings with that model, the setting first; empty where nothing does."""
+        return ""
+
+    def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> Batches:
+        """The batches of a stage: rows of as many examples as fit, as the recipe makes them."""
+        return Loader(encoded, self.recipe, seed=seed, rows=rows, row_positions=row_positions)
+
+    def count(self, batch: Any) -> Any:
+        """What a batch supervises, as sums; the objective is told those of a whole step."""
+        return count(batch)
+
+    def objective(
+        self, model: Reasoner, batch: Any, keys_B: jax.Array, counts: Any, compute: Compute
+    ) -> tuple[jax.Array, dict[str, Metric]]:
+        """This part's share of the loss, and metrics: the cross-entropy of the supervised tokens."""
+        return language_objective(model, batch, keys_B, counts, compute)
 
 
 def embed(model: Reasoner, batch: Batch, compute: Compute):
@@ -143,7 +159,7 @@ def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: Compute):
     )
 
 
-def language_objective(model, batch, keys_B, counts, stage, compute):
+def language_objective(model: Reasoner, batch: Batch, keys_B, counts: Counts, compute: Compute):
     """Cross-entropy over the supervised tokens: the whole objective of methods that think in words, or not at all."""
     hidden_BMD = supervised_hidden(model, embed(model, batch, compute), batch, compute, keys_B)
     loss_sum, right = language_loss(model, hidden_BMD, batch.label_ids_BM, compute)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from colar_jax.config import Config, StageConfig
 from colar_jax.engine import Engine
-from colar_jax.methods import Method, find_method
+from colar_jax.methods import Method
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.mesh import REPLICATED
 from colar_jax.parallel.sharding import shardings_of, specs_for
@@ -36,7 +36,7 @@ class Setting:
 
     @property
     def method(self) -> Method:
-        return find_method(self.stage.method).at(self.stage)
+        return self.stage.bound_method
 
     def placed_parameters(self):
         """All parameters, as decoding is given them."""
@@ -44,10 +44,7 @@ class Setting:
 
     def partitioned(self):
         """Parameters as (trained, frozen)."""
-        method = self.method
-        return partition(
-            self.parameters, trains_latent_head=method.trains_latent_head, trains_projection=method.trains_projection
-        )
+        return partition(self.parameters, self.method.trains)
 
     def placed_state(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
         """What a training step is given first: the state, and what is frozen."""

@@ -8,7 +8,6 @@ import numpy as np
 
 from colar_jax.config import Config, StageConfig, parse_mesh
 from colar_jax.engine import Engine
-from colar_jax.methods import find_method
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.choice import choose_mesh
 from colar_jax.parallel.mesh import make_mesh
@@ -89,7 +88,7 @@ def plan_stage(
         stage = _with_rows(stage, rows_per_chip * topology.num_chips)
         config = dataclasses.replace(config, stages=config.stages | {name: stage})
     vocabulary = 0 if config.model.base else PRESETS[config.model.preset].vocab_size
-    data = planned_data(config, find_method(stage.method).recipe(stage).prompt_speeds, vocabulary, num_examples)
+    data = planned_data(config, stage.bound_method.recipe.prompt_speeds, vocabulary, num_examples)
     llama = llama_shape(config, data.vocabulary.num_tokens)
     graph, parameters = abstract_model(config, llama)
     engine = _engine(config, graph, parameters, target)

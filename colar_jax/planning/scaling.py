@@ -19,7 +19,6 @@ import jax
 from colar_jax.config import Config, ModelConfig, nearest, parse_mesh
 from colar_jax.data.loader import Loader
 from colar_jax.errors import UserError
-from colar_jax.methods import find_method
 from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.parallel.choice import choose_mesh
 from colar_jax.parallel.mesh import AXES
@@ -73,12 +72,13 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
     if chip not in CHIPS:
         raise UserError(f"--scaling={chip!r} is none of {', '.join(CHIPS)}.{nearest(chip, CHIPS)}")
     stage = config.stages[name]
-    recipe = find_method(stage.method).recipe(stage)
+    method = stage.bound_method
+    recipe = method.recipe
     vocabulary = 0 if config.model.base else PRESETS[config.model.preset].vocab_size
     data = planned_data(config, recipe.prompt_speeds, vocabulary)
     llama = llama_shape(config, data.vocabulary.num_tokens)
     graph, parameters = abstract_model(config, llama)
-    trainable, _ = partition(parameters, trains_latent_head=find_method(stage.method).trains_latent_head)
+    trainable, _ = partition(parameters, method.trains)
     loader = Loader(data.train, recipe, seed=0, rows=stage.rows, row_positions=stage.row_positions)
     rows = []
     for num_chips in CHIP_COUNTS:

@@ -25,7 +25,7 @@ def lower_training_step(setting: Setting) -> tuple[Lowered, Schedule]:
             f"stages.{setting.name}.rows={stage.rows} cannot be split over {engine.num_shards} chips and "
             f"accumulation={stage.accumulation}: make it a multiple of {split}, or give --rows_per_chip"
         )
-    loader = method.make_loader(method, data.train, stage, 0)
+    loader = method.make_loader(data.train, seed=0, rows=stage.rows, row_positions=stage.row_positions)
     batch = loader.batch(0)  # where a schedule removes steps, the largest
     num_examples = _examples_per_step(loader, batch, len(data.train))
     num_steps = stage.steps or math.ceil(stage.epochs * data.num_examples / num_examples)
@@ -55,7 +55,7 @@ def lower_validation(setting: Setting) -> Lowered:
         setting.method,
         Judge(setting.data.vocabulary),
         config.decode,
-        Workload([val], setting.method.recipe(setting.stage).prompt_speeds, batch_size),
+        Workload([val], setting.method.recipe.prompt_speeds, batch_size),
     )
     parameters = setting.placed_parameters()
     return Lowered(
@@ -90,8 +90,7 @@ def _useful_flops(setting: Setting, batch) -> float:
     """0 for methods whose latents are computed one after the other in training: their step has no closed form here."""
     if not isinstance(batch, Batch):
         return 0.0
-    method, stage = setting.method, setting.stage
+    method = setting.method
     (rows, positions), supervised = batch.segment_ids_BS.shape, batch.supervised_BM.shape[1]
     shape = packed_rows(rows, positions, supervised, has_latents=method.trains_latent_head)
-    passes = 2 if method.trains_latent_head and stage.latent.predicted_pass_weight else 1
-    return step_flops(setting.llama, setting.config.model, shape, passes=passes)
+    return step_flops(setting.llama, setting.config.model, shape, passes=method.num_passes)

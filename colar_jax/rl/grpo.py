@@ -143,7 +143,7 @@ def make_grpo_trainer(
         sampling=sampling,
         encoded=encoded,
         judge=judge,
-        recipe=method.recipe(stage.config),
+        recipe=method.recipe,
         sampler=make_sampler(engine, method, stage.config, stage.decode, encoded, tokenizer),
         stream=QuestionStream(len(encoded), stage.seed, skip_solved=rl.skip_solved),
         reward=make_reward(rl, judge.is_right, stage.decode.max_latents),
@@ -166,7 +166,7 @@ def make_sampler(
     vocabulary: ControlTokens,
 ) -> Sampler:
     """What samples a stage's rollouts."""
-    rl, speeds, sampling = stage.rl, method.recipe(stage).prompt_speeds, sampling_of(decode, stage)
+    rl, speeds, sampling = stage.rl, method.recipe.prompt_speeds, sampling_of(decode, stage)
     per_prompt = rl.num_generations // rl.speeds_per_group
     return Sampler(
         engine,

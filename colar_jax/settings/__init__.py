@@ -3,7 +3,6 @@
 Every floor may read its group here. What a run is made of, stages and all, is `colar_jax.config`.
 """
 
-from colar_jax.settings.baselines import CoconutConfig, CodiConfig, IcotConfig
 from colar_jax.settings.checks import nearest, parse_positive, parse_speeds, split_names
 from colar_jax.settings.data import DataConfig
 from colar_jax.settings.decode import DecodeConfig, EvalConfig
@@ -24,13 +23,10 @@ __all__ = [
     "AUTOMATIC",
     "PLAINLY",
     "PROJECTIONS",
-    "CoconutConfig",
-    "CodiConfig",
     "Compute",
     "DataConfig",
     "DecodeConfig",
     "EvalConfig",
-    "IcotConfig",
     "LatentHeadSettings",
     "LoraSettings",
     "ModelConfig",

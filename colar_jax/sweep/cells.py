@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from colar_jax.config import Config, DecodeConfig, parse_positive, split_names
 from colar_jax.data.prompts import Speed
-from colar_jax.methods import find_method
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.run import decode_speeds
 
@@ -62,7 +61,7 @@ def room_for(config: Config) -> DecodeConfig:
 
 def _latent_limits(config: Config, stage: str) -> dict[str, DecodeConfig]:
     """The settings of each limit by its text; none where the stage's method does not read `max_latents`."""
-    method = find_method(config.stages[stage].method)
+    method = config.stages[stage].bound_method
 
     def with_limit(limit: int) -> DecodeConfig:
         return dataclasses.replace(config.decode, max_latents=limit)

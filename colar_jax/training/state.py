@@ -1,6 +1,7 @@
 """What training changes, and what it leaves alone."""
 
 import dataclasses
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +27,18 @@ class TrainState:
     optimizer: optax.OptState
 
 
-def partition(parameters: Tree, *, trains_latent_head: bool, trains_projection: bool = False) -> tuple[Tree, Tree]:
+def partition(parameters: Tree, trains: Collection[str]) -> tuple[Tree, Tree]:
     """Parameters as (trainable, frozen); `join` is the inverse.
 
     What adapters stand beside is never trained, nor is the embedding scale.
+
+    Args:
+        trains: the parts of the model that are trained, as `Method.trains` names them.
     """
     own, base = split_base(parameters)
-    is_trained = {"llama": True, "latent_head": trains_latent_head, "projection": trains_projection}
 
     def is_trainable(path: tuple[str, ...]) -> bool:
-        return is_trained[path[0]] and path[-1] != "embed_std"
+        return path[0] in trains and path[-1] != "embed_std"
 
     flat = traverse_util.flatten_dict(own)
     parts = ({p: v for p, v in flat.items() if is_trainable(p) is wanted} for wanted in (True, False))

@@ -44,7 +44,7 @@ def make_train_step(
 
     def loss(merge: Merge, trainable, frozen, batch: Rows, key, counts):
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
-        return method.objective(merge(join(trainable, frozen)), batch, keys_B, counts, stage, engine.compute)
+        return method.objective(merge(join(trainable, frozen)), batch, keys_B, counts, engine.compute)
 
     return compile_step(engine, loss, optimizer, count=method.count, accumulation=stage.accumulation)
 

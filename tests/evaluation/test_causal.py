@@ -1,7 +1,5 @@
 """Causal tests on two models by hand: the answer of one depends on its latents alone, that of the other not at all."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +15,7 @@ from colar_jax.evaluation.causal import INTERVENTIONS, are_used, causal_tests, j
 from colar_jax.evaluation.inspector import FedThoughts, Inspector
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import METHODS
+from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import Thinking
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import LlamaConfig
@@ -80,8 +79,13 @@ def thinks_of_what_was_asked(decode, separator_id, dtype, greedy) -> Thinking:
     return Thinking(think, max_thoughts=4, min_thoughts=2)
 
 
+class ThinksOfWhatWasAsked(Colar):
+    def thinking(self, *how):
+        return thinks_of_what_was_asked(*how)
+
+
 def inspector(model, tokenizer, method=None) -> Inspector:
-    method = method or dataclasses.replace(METHODS["colar"], thinking=thinks_of_what_was_asked)
+    method = method or ThinksOfWhatWasAsked()
     mesh = make_mesh(jax.devices()[:1])
     config = DecodeConfig(max_answer_tokens=4)
     return Inspector(Engine(model[0], mesh), method, Judge(tokenizer), config, batch_size=16)
@@ -168,4 +172,4 @@ def test_words_and_no_thoughts_are_refused(tokenizer, encoded):
     model = model_that_reads(ASKED, tokenizer)
     for method in ("cot", "no_cot"):
         with pytest.raises(ValueError, match="this method has none: choose a stage that thinks in them"):
-            causal_tests(inspector(model, tokenizer, METHODS[method]), model[1], encoded, 2.0)
+            causal_tests(inspector(model, tokenizer, METHODS[method]()), model[1], encoded, 2.0)

@@ -17,7 +17,7 @@ from colar_jax.engine import Engine
 from colar_jax.evaluation.evaluator import Evaluator, Request, Workload
 from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.program import Programs
-from colar_jax.methods import METHODS
+from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import Method, Thinking
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS, LlamaConfig
@@ -80,6 +80,16 @@ def by_hand(tokenizer):
     return graph, parameters | {"llama": llama | {"embedding": jnp.array(embedding), "head": jnp.array(head)}}
 
 
+def thinking_as(thinking) -> Method:
+    """CoLaR, but for how it thinks."""
+
+    class ByHand(Colar):
+        def thinking(self, *how):
+            return thinking(*how)
+
+    return ByHand()
+
+
 def method_by_hand(traced: list[bool]) -> Method:
     """Thinks not at all about apples, once about pens, and without an end about books."""
 
@@ -95,7 +105,7 @@ def method_by_hand(traced: list[bool]) -> Method:
 
         return Thinking(think, max_thoughts=MAX_THOUGHTS)
 
-    return dataclasses.replace(METHODS["colar"], thinking=thinking)
+    return thinking_as(thinking)
 
 
 def evaluator(
@@ -178,7 +188,7 @@ def test_what_a_question_draws_does_not_depend_on_the_batch_size(tokenizer, enco
 
     config = dataclasses.replace(PRESETS["pico"], vocab_size=tokenizer.num_tokens)
     model = build(config, LatentHeadConfig(config.hidden_size), seed=0)
-    method = dataclasses.replace(METHODS["colar"], thinking=thinking)
+    method = thinking_as(thinking)
     of_size = {size: evaluator(model, method, tokenizer, encoded, batch_size=size) for size in (2, 5)}
     outcome = of_size[2].run(model[1], encoded, 2.0, seed=3)
     assert len(set(outcome.lengths_N.tolist())) >= 3 and len(set(outcome.texts)) == len(PROBLEMS)
@@ -201,8 +211,8 @@ def test_a_limit_and_temperatures_of_a_request_are_those_of_a_program_made_for_t
     asked = DecodeConfig(
         max_latents=2, max_answer_tokens=3, latent_temperature=0.5, stop_temperature=2.0, answer_temperature=1.5
     )
-    with_room = evaluator(model, METHODS["colar"], tokenizer, encoded, batch_size=5, programs=programs, **wide)
-    made_for_it = evaluator(model, METHODS["colar"], tokenizer, encoded, batch_size=5, **vars(asked))
+    with_room = evaluator(model, Colar(), tokenizer, encoded, batch_size=5, programs=programs, **wide)
+    made_for_it = evaluator(model, Colar(), tokenizer, encoded, batch_size=5, **vars(asked))
     requests = [Request(encoded, 2.0, 3, decode) for decode in (None, asked)]
     (_, as_made), (_, outcome) = with_room.run_all(model[1], requests)
     expected = made_for_it.run(model[1], encoded, 2.0, seed=3)
@@ -222,9 +232,7 @@ def test_evaluators_of_equal_models_share_programs_and_the_host_works_while_the_
     model, programs = random_model(tokenizer), Programs()
     decode = dict(max_latents=2, max_answer_tokens=2)
     first, second = (
-        evaluator(
-            random_model(tokenizer), METHODS["colar"], tokenizer, encoded, batch_size=2, programs=programs, **decode
-        )
+        evaluator(random_model(tokenizer), Colar(), tokenizer, encoded, batch_size=2, programs=programs, **decode)
         for _ in range(2)
     )
     events = []

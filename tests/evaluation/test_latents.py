@@ -74,7 +74,7 @@ def by_hand(tokenizer):
 
 def inspector(model, tokenizer, method="colar") -> Inspector:
     mesh = make_mesh(jax.devices()[:1])
-    return Inspector(Engine(model[0], mesh), METHODS[method], Judge(tokenizer), DECODE, batch_size=2)
+    return Inspector(Engine(model[0], mesh), METHODS[method](), Judge(tokenizer), DECODE, batch_size=2)
 
 
 def test_a_latent_is_read_as_the_tokens_it_is_made_of(by_hand, tokenizer, encoded):
@@ -100,7 +100,7 @@ def test_samples_say_what_was_thought(by_hand, tokenizer, encoded):
     for method, speed in (("colar", 2.0), ("cot", 1.0)):
         evaluator = Evaluator(
             Engine(by_hand[0], mesh),
-            METHODS[method],
+            METHODS[method](),
             Judge(tokenizer),
             DECODE,
             Workload([encoded], (1.0, 2.0), batch_size=2),

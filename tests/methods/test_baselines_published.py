@@ -16,11 +16,12 @@ from flax import nnx
 from golden.published import SEPARATOR_ID, largest_difference, llama_config, published_model, recorded
 from golden.published import under_published_names as named
 
-from colar_jax.config import CodiConfig, Compute, StageConfig
+from colar_jax.config import Compute
 from colar_jax.data.layout import Layout
 from colar_jax.data.packing import RowShape
 from colar_jax.data.packing import fill as fill_rows
 from colar_jax.methods import METHODS
+from colar_jax.methods.codi import Codi
 from colar_jax.methods.thinking import thought_rows
 from colar_jax.methods.thinking.thought_rows import ThoughtExample, ThoughtShape
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -31,7 +32,7 @@ COMPUTE = Compute()
 PROBLEMS, STAGES = range(8), (1, 2, 3)
 ROWS = RowShape(positions=140, tokens=140, supervised=64)
 SHAPE = ThoughtShape(trunk=140, supervised=48, tail=48, examples=1)
-STAGE = StageConfig(codi=CodiConfig(normalise=False))
+CODI = Codi(normalise=False)
 TOLERANCE = 1e-4
 
 
@@ -57,13 +58,11 @@ def model_with_projection():
 def objective(name: str):
     """(parameters, batch) -> ((loss, metrics), gradients), compiled for all problems and stages."""
     graph, _ = model_with_projection()
-    method = METHODS[name]
+    method = CODI if name == "codi" else METHODS[name]()
 
     def loss(llama, others, batch):
         model = nnx.merge(graph, others | {"llama": llama})
-        return method.objective(
-            model, batch, jax.random.split(jax.random.key(0), 1), method.count(batch), STAGE, COMPUTE
-        )
+        return method.objective(model, batch, jax.random.split(jax.random.key(0), 1), method.count(batch), COMPUTE)
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -148,7 +147,7 @@ def test_codi():
     for problem in PROBLEMS:
         teacher, student = (arrays[f"p{problem}/distill/{part}_ids"] for part in ("teacher", "student"))
         batch = thought_batch(
-            arrays[f"p{problem}/question_ids"], teacher, student, STAGE.codi.num_latents, num_answer=len(student) - 1
+            arrays[f"p{problem}/question_ids"], teacher, student, CODI.num_latents, num_answer=len(student) - 1
         )
         loss, metrics, gradients = evaluated("codi", batch)
         expected = arrays[f"p{problem}/distill/losses"]

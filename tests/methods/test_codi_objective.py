@@ -10,13 +10,11 @@ import pytest
 from flax import nnx
 from pico_thoughts import COMPUTE, model, problems
 
-from colar_jax.config import CodiConfig, StageConfig
-from colar_jax.methods import METHODS
-from colar_jax.methods.codi import distance
+from colar_jax.methods.codi import Codi, distance
 from colar_jax.training.state import partition
 
-CODI = METHODS["codi"]
-LOADER = CODI.make_loader(CODI, problems(12), StageConfig(method="codi", rows=2, row_positions=90), 0)
+CODI = Codi()
+LOADER = CODI.make_loader(problems(12), seed=0, rows=2, row_positions=90)
 BATCH = jax.tree.map(jnp.asarray, LOADER.batch(0))
 
 
@@ -26,11 +24,11 @@ def test_distance_is_smooth_l1_in_units_of_the_teachers_spread():
     error = np.abs(student - teacher)
     smooth = np.where(error < 1, error**2 / 2, error - 0.5).mean(-1)
     assert (error < 1).any() and (error > 1).any()
-    plain = distance(student, teacher, CodiConfig(normalise=False))
+    plain = distance(student, teacher, normalise=False)
     np.testing.assert_allclose(plain, smooth.mean(0), rtol=1e-5)
-    normalised = distance(student, teacher, CodiConfig())
+    normalised = distance(student, teacher, normalise=True)
     np.testing.assert_allclose(normalised, (smooth / teacher.std(-1, ddof=1)).mean(0), rtol=1e-5)
-    gradient = jax.grad(lambda t: jnp.sum(distance(student, t, CodiConfig())))(teacher)
+    gradient = jax.grad(lambda t: jnp.sum(distance(student, t, normalise=True)))(teacher)
     np.testing.assert_array_equal(gradient, 0)  # the teacher is not drawn to the student
 
 
@@ -38,14 +36,14 @@ def test_distance_is_smooth_l1_in_units_of_the_teachers_spread():
 def gradients_of(part: str):
     """The gradient of one of the three losses alone."""
     weights = {f"{name}_weight": float(name == part) for name in ("teacher", "student", "distill")}
-    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=6, **weights))
+    method = Codi(**weights)
     graph, parameters = model()
 
     @jax.jit
     def program(parameters):
         def loss(parameters):
             keys = jax.random.split(jax.random.key(0), 2)
-            return CODI.objective(nnx.merge(graph, parameters), BATCH, keys, CODI.count(BATCH), stage, COMPUTE)[0]
+            return method.objective(nnx.merge(graph, parameters), BATCH, keys, method.count(BATCH), COMPUTE)[0]
 
         return jax.grad(loss)(parameters)
 
@@ -61,22 +59,21 @@ def test_what_reaches_the_projection(part, reaches):
 
 def test_the_partition_trains_the_projection():
     parameters = model()[1]
-    trainable, frozen = partition(parameters, trains_latent_head=False, trains_projection=CODI.trains_projection)
+    trainable, frozen = partition(parameters, CODI.trains)
     assert trainable.keys() == {"llama", "projection"} and frozen.keys() == {"latent_head"}
-    trainable, frozen = partition(parameters, trains_latent_head=False)
+    trainable, frozen = partition(parameters, ("llama",))
     assert trainable.keys() == {"llama"} and frozen.keys() == {"latent_head", "projection"}
 
 
 def test_rows_do_not_know_each_other():
     """The mean over a batch is that over its rows, weighted by what they supervise: nothing leaks between examples."""
-    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=6))
     graph, parameters = model()
 
     @jax.jit
     def metrics_of(part):
         keys = jax.random.split(jax.random.key(0), len(part.row_ids_B))
         own = nnx.merge(graph, jax.tree.map(jnp.asarray, parameters))
-        return CODI.objective(own, part, keys, CODI.count(part), stage, COMPUTE)[1]
+        return CODI.objective(own, part, keys, CODI.count(part), COMPUTE)[1]
 
     whole = metrics_of(BATCH)
     rows = [jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], BATCH) for row in range(2)]
@@ -92,7 +89,6 @@ SETTINGS = [{"remat": "full"}, {"scan_layers": False}, {"remat": "dots", "scan_l
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_how_it_is_computed_does_not_matter(settings):
-    stage = StageConfig(method="codi", codi=CodiConfig(num_latents=6))
     graph, parameters = model()
 
     def gradients(compute):
@@ -100,7 +96,7 @@ def test_how_it_is_computed_does_not_matter(settings):
         def program(parameters):
             def loss(parameters):
                 own, keys = nnx.merge(graph, parameters), jax.random.split(jax.random.key(0), 2)
-                return CODI.objective(own, BATCH, keys, CODI.count(BATCH), stage, compute)[0]
+                return CODI.objective(own, BATCH, keys, CODI.count(BATCH), compute)[0]
 
             return jax.value_and_grad(loss)(parameters)
 

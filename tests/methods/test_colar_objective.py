@@ -31,9 +31,8 @@ from pico_model import (
     parts,
 )
 
-from colar_jax.config import LatentConfig, StageConfig
 from colar_jax.data.loader import Recipe
-from colar_jax.methods import METHODS
+from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import embed
 from colar_jax.metrics import divide
 
@@ -75,8 +74,8 @@ def test_ablation_dl_has_no_standard_deviation():
 
 
 def test_switches_of_a_stage_reach_its_recipe():
-    latent = LatentConfig(speeds="2,1.5", auto_probability=0.1, supervise_steps=False, pooling="mean")
-    recipe = METHODS["colar"].recipe(StageConfig(latent=latent))
+    latent = Colar(speeds="2,1.5", auto_probability=0.1, supervise_steps=False, pooling="mean")
+    recipe = latent.recipe
     expected = Recipe((2.0, 1.5), 0.1, supervise_latents=True, supervise_steps=False, pooling="mean")
     assert recipe == expected
 

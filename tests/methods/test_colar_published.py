@@ -21,10 +21,10 @@ from golden.published import (
     under_published_names,
 )
 
-from colar_jax.config import Compute, LatentConfig, StageConfig
+from colar_jax.config import Compute
 from colar_jax.data.layout import Layout, Sizes, lay_out
 from colar_jax.data.packing import Batch, RowShape, fill, pack
-from colar_jax.methods.colar import objective_with_noise
+from colar_jax.methods.colar import Colar, objective_with_noise
 from colar_jax.methods.method import count
 from colar_jax.training.state import join, partition
 
@@ -32,10 +32,10 @@ TOLERANCE = 1e-4
 RISE = 0.02  # of a loss of 10: 2,000 times its float32 resolution, and small enough to be linear
 PROBLEMS, SPEEDS = range(8), (1, 2, 3, 5)
 VARIANTS = {
-    "mse": LatentConfig(),
-    "mse_det": LatentConfig(),
-    "mse_mean": LatentConfig(pooling="mean"),
-    "nll_ent": LatentConfig(loss="nll", entropy_weight=0.01),
+    "mse": Colar(),
+    "mse_det": Colar(),
+    "mse_mean": Colar(pooling="mean"),
+    "nll_ent": Colar(loss="nll", entropy_weight=0.01),
 }
 # The recorded models: (family, whether only an adapter and the latent head are trained), and their variants.
 SETUPS = {
@@ -86,16 +86,16 @@ def compiled(variant: str, *, gradients: bool, setup: str = "single_problem"):
 
 
 @functools.cache
-def _compiled(latent: LatentConfig, deterministic: bool, gradients: bool, setup: str):
-    stage, compute = StageConfig(method="colar", latent=latent), Compute()
+def _compiled(latent: Colar, deterministic: bool, gradients: bool, setup: str):
+    compute = Compute()
     family, adapter, _ = SETUPS[setup]
     graph, parameters = published_model(deterministic=deterministic, family=family, adapter=adapter)
-    _, frozen = partition(parameters, trains_latent_head=True)
+    _, frozen = partition(parameters, ("llama", "latent_head"))
     frozen = jax.tree.map(jnp.asarray, frozen)  # a frozen embedding matrix is indexed by traced ids
 
     def loss(trainable, batch, noise_BMD):
         model = nnx.merge(graph, join(trainable, frozen))
-        return objective_with_noise(model, batch, noise_BMD, count(batch), stage, compute)
+        return objective_with_noise(model, batch, noise_BMD, count(batch), latent, compute)
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True) if gradients else loss)
 
@@ -103,7 +103,7 @@ def _compiled(latent: LatentConfig, deterministic: bool, gradients: bool, setup:
 def trainable_parameters(variant: str, setup: str = "single_problem"):
     family, adapter, _ = SETUPS[setup]
     _, parameters = published_model(deterministic=variant == "mse_det", family=family, adapter=adapter)
-    return partition(parameters, trains_latent_head=True)[0]
+    return partition(parameters, ("llama", "latent_head"))[0]
 
 
 def single_losses(variant: str, setup: str = "single_problem") -> dict[str, np.ndarray]:

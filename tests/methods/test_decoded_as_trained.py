@@ -15,24 +15,23 @@ import pytest
 from golden.published import largest_difference
 from pico_thoughts import COMPUTE, EOS, SEPARATOR, merged, problems, with_answers
 
-from colar_jax.config import CoconutConfig, CodiConfig, DecodeConfig, IcotConfig, StageConfig
+from colar_jax.config import DecodeConfig
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.methods import METHODS
-from colar_jax.methods.codi import project
+from colar_jax.methods.coconut import Coconut
+from colar_jax.methods.codi import Codi, project
+from colar_jax.methods.icot import Icot
 from colar_jax.methods.method import decode_limits
 from colar_jax.methods.thinking import thought_chain
 from colar_jax.methods.thinking.thought_chain import identity
 from colar_jax.model.llama import Llama
 
 NUM_LATENTS = 4
-STAGES = {
-    "icot": StageConfig(method="icot", rows=2, icot=IcotConfig(removed_per_epoch=1e6)),
-    "coconut": StageConfig(
-        method="coconut", rows=2, coconut=CoconutConfig(num_stages=2, latents_per_stage=2, epochs_per_stage=0.1)
-    ),
-    "codi": StageConfig(method="codi", rows=2, codi=CodiConfig(num_latents=NUM_LATENTS)),
+METHODS = {
+    "icot": Icot(removed_per_epoch=1e6),
+    "coconut": Coconut(num_stages=2, latents_per_stage=2, epochs_per_stage=0.1),
+    "codi": Codi(num_latents=NUM_LATENTS),
 }
 PROJECTIONS = {"coconut": identity, "codi": project}
 DECODE = DecodeConfig(max_answer_tokens=6)
@@ -43,7 +42,7 @@ LATE = 10**4  # a step after every schedule
 def decoded(name: str):
     """The problems, and what the method does with them, greedily."""
     encoded = problems(6)
-    thinking = METHODS[name].at(STAGES[name]).thinking(DECODE, SEPARATOR, jnp.float32, True)
+    thinking = METHODS[name].thinking(DECODE, SEPARATOR, jnp.float32, True)
     limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=EOS, greedy=True)
     prompts = [np.append(encoded.prompt(i, AUTO_SPEED), np.int32(SEPARATOR)) for i in range(len(encoded))]
     packed = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
@@ -54,9 +53,7 @@ def decoded(name: str):
 
 def batch_and_order(name: str, encoded):
     """A late training batch of all problems, and which problem is where in it."""
-    stage = dataclasses.replace(STAGES[name], rows=1, row_positions=1024)
-    method = METHODS[name]
-    loader = method.make_loader(method, encoded, stage, 0)
+    loader = METHODS[name].make_loader(encoded, seed=0, rows=1, row_positions=1024)
     assert loader.examples_per_step == len(encoded) and loader.num_left_out == 0
     (order,) = loader._plan(LATE // loader.steps_per_epoch)[LATE % loader.steps_per_epoch]
     return loader.batch(LATE), order[order >= 0]
@@ -108,7 +105,7 @@ def test_latents_see_the_question_in_the_cache(name, monkeypatch):
         assert all(largest_difference(those[:, step], seen[:, step]) > 0.01 for step in range(1, NUM_LATENTS))
 
 
-@pytest.mark.parametrize("name", list(STAGES))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_the_loss_of_a_decoded_answer_is_its_log_probability(name):
     """Prompt, positions and masks of the answer's part: the whole of the training objective, on what was decoded."""
     encoded, outcome = decoded(name)
@@ -118,7 +115,7 @@ def test_the_loss_of_a_decoded_answer_is_its_log_probability(name):
         log_probs[: len(ids)].sum() for ids, log_probs in zip(answers, outcome.answer_log_probs_BA, strict=True)
     )
 
-    method, stage = METHODS[name], STAGES[name]
+    method = METHODS[name]
     if name == "icot":  # the last `###` before the answer is fed, not decided
         labels = batch.label_ids_BM.copy()
         labels[labels == SEPARATOR] = -1
@@ -129,7 +126,7 @@ def test_the_loss_of_a_decoded_answer_is_its_log_probability(name):
     @jax.jit
     def program(batch):
         keys = jax.random.split(jax.random.key(0), 1)
-        return method.objective(merged(), batch, keys, method.count(batch), stage, COMPUTE)[1]["cross_entropy"]
+        return method.objective(merged(), batch, keys, method.count(batch), COMPUTE)[1]["cross_entropy"]
 
     metric = program(batch)
     assert metric.count == sum(map(len, answers))

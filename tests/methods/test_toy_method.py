@@ -15,53 +15,50 @@ import pytest
 from pipeline.tiny import tiny_config_dict
 
 from colar_jax import pipeline
-from colar_jax.config import StageConfig, resolve, stage_defaults
+from colar_jax.config import resolve, stage_defaults
 from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.thinking import Thought
 from colar_jax.errors import UserError
 from colar_jax.methods import METHODS, find_method
-from colar_jax.methods.method import Method, Thinking, language_objective, packed_loader
+from colar_jax.methods.method import Method, Thinking
 from colar_jax.metric_writer import read_metrics
 from colar_jax.run import prepare
 
 NUM_ECHOES = 2
 
 
-def _thinking(decode, separator_id, dtype, greedy):
-    def think(model, hidden_BD, keys_B):
-        rows = hidden_BD.shape[0]
-        ids_B = jnp.full(rows, separator_id, jnp.int32)
-        zeros_B = jnp.zeros(rows, jnp.float32)
-        embed_BD = model.llama.embedding[...][ids_B].astype(dtype)
-        return Thought(embed_BD, ids_B, zeros_B, jnp.ones(rows, bool), zeros_B)
+@dataclasses.dataclass(frozen=True)
+class Echo(Method):
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED)
 
-    return Thinking(think, max_thoughts=NUM_ECHOES, min_thoughts=NUM_ECHOES)
+    def make_loader(self, encoded, *, seed, rows, row_positions):
+        echoes = (np.full(NUM_ECHOES, encoded.separator_id, np.int32),) * len(encoded)
+        encoded = dataclasses.replace(encoded, steps=echoes)
+        return super().make_loader(encoded, seed=seed, rows=rows, row_positions=row_positions)
 
+    def thinking(self, decode, separator_id, dtype, greedy):
+        def think(model, hidden_BD, keys_B):
+            rows = hidden_BD.shape[0]
+            ids_B = jnp.full(rows, separator_id, jnp.int32)
+            zeros_B = jnp.zeros(rows, jnp.float32)
+            embed_BD = model.llama.embedding[...][ids_B].astype(dtype)
+            return Thought(embed_BD, ids_B, zeros_B, jnp.ones(rows, bool), zeros_B)
 
-def _make_loader(method, encoded, stage, seed):
-    echoes = (np.full(NUM_ECHOES, encoded.separator_id, np.int32),) * len(encoded)
-    return packed_loader(method, dataclasses.replace(encoded, steps=echoes), stage, seed)
-
-
-ECHO = Method(
-    recipe=lambda stage: Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED),
-    objective=language_objective,
-    thinking=_thinking,
-    trains_latent_head=False,
-    make_loader=_make_loader,
-)
+        return Thinking(think, max_thoughts=NUM_ECHOES, min_thoughts=NUM_ECHOES)
 
 
 def test_a_method_from_outside_trains_and_decodes(tmp_path, monkeypatch):
-    monkeypatch.setitem(METHODS, "echo", ECHO)
+    monkeypatch.setitem(METHODS, "echo", Echo)
     config = tiny_config_dict(tmp_path / "run", run="echo")
     config.stages.echo = stage_defaults(method="echo", steps=2, rows=2, row_positions=160, log_every=1)
     (greedy, sampled) = pipeline.train(resolve(config))
     assert (greedy.stage, greedy.speed, sampled.sampling) == ("echo", "-", "sampled")
     assert (greedy.lengths_SN == NUM_ECHOES).all() and not greedy.forced_stops_SN.any()
     run = prepare(resolve(config))
-    read = ECHO.make_loader(ECHO, run.train, run.config.stages["echo"], 0).batch(0).token_ids_BT[0].tolist()
+    read = Echo().make_loader(run.train, seed=0, rows=2, row_positions=160).batch(0).token_ids_BT[0].tolist()
     assert "".join(" #"[id == run.train.separator_id] for id in read).split()[0] == "####", (
         "it opens, echoes, and closes"
     )
@@ -78,15 +75,15 @@ def test_without_its_line_it_is_not_there(tmp_path):
 
 
 def test_a_method_by_its_import_path_trains_and_decodes(tmp_path, monkeypatch):
-    (tmp_path / "toy_from_elsewhere.py").write_text(f"from {__name__} import ECHO as MINE")
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[ECHO.recipe.__module__])
+    (tmp_path / "toy_from_elsewhere.py").write_text(f"from {__name__} import Echo as Mine")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Echo.__module__])
     monkeypatch.syspath_prepend(tmp_path)
     config = tiny_config_dict(tmp_path / "run", run="mine")
     config.stages.mine = stage_defaults(
-        method="toy_from_elsewhere:MINE", steps=1, rows=2, row_positions=160, log_every=1
+        method="toy_from_elsewhere:Mine", steps=1, rows=2, row_positions=160, log_every=1
     )
     (greedy, _) = pipeline.train(resolve(config))
-    assert (greedy.method, greedy.stage) == ("toy_from_elsewhere:MINE", "mine")
+    assert (greedy.method, greedy.stage) == ("toy_from_elsewhere:Mine", "mine")
     assert (greedy.lengths_SN == NUM_ECHOES).all()
 
 
@@ -95,8 +92,8 @@ def test_the_example_of_the_docs_is_a_method(tmp_path, monkeypatch):
     (example,) = re.findall(r"```python\n(# my_methods\.py.*?)```", page, re.DOTALL)
     (tmp_path / "my_methods_of_docs.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
-    method = find_method("my_methods_of_docs:ANSWER")
-    assert method.recipe(StageConfig()).prompt_speeds == (1.0,)
+    method = find_method("my_methods_of_docs:Answer")
+    assert method().recipe.prompt_speeds == (1.0,)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +102,12 @@ def test_the_example_of_the_docs_is_a_method(tmp_path, monkeypatch):
         ("color", "stages.a.method='color' is none of .*Did you mean 'colar'.*package.module:NAME"),
         ("nowhere.at_all:X", "stages.a.method='nowhere.at_all:X' cannot be imported: ModuleNotFoundError"),
         ("math:nothing", "cannot be imported: AttributeError: module 'math' has no attribute 'nothing'"),
-        ("math:pi", "is of type float: a methods.method.Method is wanted"),
-        ("colar_jax.methods.method:Method", "is of type type: a methods.method.Method is wanted"),
+        ("math:pi", "is of type float: a subclass of methods.method.Method is wanted"),
+        ("colar_jax.methods.method:Method", "does not say all that a method has to: recipe, thinking"),
+        ("colar_jax.methods.method:Counts", "is the class Counts: a subclass of methods.method.Method is wanted"),
         (":", "names nothing: write package.module:NAME"),
         ("math:", "names nothing"),
-        (":COLAR", "names nothing"),
+        (":Colar", "names nothing"),
         ("a b:c", "cannot be imported"),
         ("math:pi:e", "cannot be imported"),
         ("..math:pi", "cannot be imported"),

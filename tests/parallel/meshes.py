@@ -70,19 +70,20 @@ def step_and_arguments(method: str, adapted: str, mesh_name: str, **compute):
     import jax
     from pico_model import ROWS, UNEVEN, batch_of
 
-    from colar_jax.config import Compute, LatentConfig, StageConfig
+    from colar_jax.config import Compute, StageConfig
     from colar_jax.engine import Engine
     from colar_jax.methods import METHODS
+    from colar_jax.methods.colar import Colar
     from colar_jax.parallel.mesh import put, put_rows
     from colar_jax.parallel.sharding import shardings_of, specs_for
     from colar_jax.training.state import initial_state, model_specs, partition, place_state
     from colar_jax.training.step import make_train_step
 
     mesh, (graph, parameters) = mesh_of(mesh_name), model(adapted == "lora")
-    trainable, frozen = partition(parameters, trains_latent_head=METHODS[method].trains_latent_head)
-    stage = StageConfig(method=method, rows=ROWS, latent=LatentConfig(weight=0.7, entropy_weight=-0.05))
+    trainable, frozen = partition(parameters, METHODS[method].trains)
+    stage = StageConfig(method=method, rows=ROWS, latent=Colar(weight=0.7, entropy_weight=-0.05))
     optimizer = keeps_gradients()
-    step = make_train_step(Engine(graph, mesh, Compute(**compute)), METHODS[method], stage, optimizer)
+    step = make_train_step(Engine(graph, mesh, Compute(**compute)), stage.bound_method, stage, optimizer)
     specs = model_specs(graph, trainable, frozen, mesh)
     state = place_state(initial_state(trainable, optimizer), optimizer, specs, mesh)
     frozen = put(frozen, shardings_of(specs_for(frozen, specs), mesh))
@@ -117,7 +118,7 @@ def numbers_of_a_decode(method: str, gather: str, mesh_name: str) -> dict[str, n
     from colar_jax.parallel.sharding import parameter_specs, shardings_of
 
     mesh, (graph, parameters) = mesh_of(mesh_name), policy()
-    thinking = METHODS[method].thinking(SAMPLING, SEPARATOR_ID, "float32", True)
+    thinking = METHODS[method]().thinking(SAMPLING, SEPARATOR_ID, "float32", True)
     limits = decode_limits(thinking, SAMPLING, separator_id=SEPARATOR_ID, eos_id=EOS_ID, greedy=True)
     engine = Engine(graph, mesh, COMPUTE, ParallelConfig(decode_gather=gather))
     program = engine.compile_decode(lambda _: (thinking.think, limits), keeps_thoughts=True)
@@ -152,7 +153,7 @@ def numbers_of_an_update(method: str, adapted: str, mesh_name: str) -> dict[str,
     from colar_jax.training.state import initial_state, model_specs, partition, place_state
 
     mesh, (graph, parameters) = mesh_of(mesh_name), policy()
-    trainable, frozen = partition(parameters, trains_latent_head=True)
+    trainable, frozen = partition(parameters, ("llama", "latent_head"))
     frozen = frozen | {"reference": jax.tree.map(lambda leaf: 1.2 * leaf, parameters)}
     stage = StageConfig(method="colar", trainer="grpo", rl=RlConfig(beta=0.1, entropy_weight=0.1, minibatch_size=32))
     optimizer = keeps_gradients()

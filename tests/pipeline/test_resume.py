@@ -32,7 +32,7 @@ from colar_jax.training.state import initial_state, make_optimizer, partition
 def final_state(run, name: str, workdir: Path):
     """Everything in a stage's last checkpoint."""
     stage = run.config.stages[name]
-    trainable, frozen = partition(run.initial, trains_latent_head=run.method(name).trains_latent_head)
+    trainable, frozen = partition(run.initial, run.method(name).trains)
     state = initial_state(trainable, make_optimizer(stage.optimizer, stage.steps))
     with Checkpoints(workdir / name / "checkpoints") as checkpoints:
         return jax.device_get(checkpoints.restore(stage.steps, saved_tree(state, frozen)))

@@ -91,7 +91,7 @@ def test_the_ladder_of_starts(tmp_path, monkeypatch):
 
     # Its own latest checkpoint goes before everything, the best one included.
     stage = capture_stage(monkeypatch, run, "no_cot")
-    trainable, frozen = partition(parameters_of(run, 5.0, 0.5), trains_latent_head=False)
+    trainable, frozen = partition(parameters_of(run, 5.0, 0.5), ("llama",))
     state = initial_state(trainable, make_optimizer(stage.config.optimizer, stage.num_steps))
     with Checkpoints(stage.folder / "checkpoints") as checkpoints:
         zeros = jax.tree.map(jnp.zeros_like, saved_tree(state, frozen))

@@ -71,7 +71,7 @@ def sampler(sampling=SAMPLING, *, engine=None, batch_size=4, num_generations=G, 
     engine = engine or engine_of()
     return Sampler(
         engine,
-        ways_to_sample(engine, METHODS["colar"], sampling, Ends(), num_generations=num_generations),
+        ways_to_sample(engine, METHODS["colar"](), sampling, Ends(), num_generations=num_generations),
         batch_size=batch_size,
         prompt_lengths=np.array([len(prompt) for prompt in prompts]),
     )

@@ -30,7 +30,7 @@ def write_numbers(path: str, accumulation: int) -> None:
     graph, parameters = policy()
     engine = Engine(graph, mesh)
     run = sampler(engine=engine)
-    trainable, frozen = partition(parameters, trains_latent_head=True)
+    trainable, frozen = partition(parameters, ("llama", "latent_head"))
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, schedule="constant"), 1)
     state = replicate(initial_state(trainable, optimizer), mesh)
     ((_, sampled),) = run.run(replicate(parameters, mesh), PROMPTS, jax.random.key(4))

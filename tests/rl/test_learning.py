@@ -34,7 +34,7 @@ def step_and_state(learning_rate: float, **rl):
     optimizer = make_optimizer(OptimizerConfig(learning_rate=learning_rate, schedule="constant", weight_decay=0.0), 1)
     mesh = make_mesh(jax.devices()[:1])
     graph, parameters = policy()
-    trainable, frozen = partition(parameters, trains_latent_head=True)
+    trainable, frozen = partition(parameters, ("llama", "latent_head"))
     step = make_policy_step(Engine(graph, mesh), stage, SAMPLING, SEPARATOR_ID, optimizer)
 
     def start():

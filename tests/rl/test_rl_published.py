@@ -80,7 +80,7 @@ def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
 def trained_and_frozen(variant: str):
     """The graph, the parameters that train, and those that do not."""
     graph, parameters = published_model(adapter=variant == "lora")
-    return graph, *partition(jax.tree.map(jnp.asarray, parameters), trains_latent_head=True)
+    return graph, *partition(jax.tree.map(jnp.asarray, parameters), ("llama", "latent_head"))
 
 
 @functools.cache

@@ -28,13 +28,13 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-3, schedule="constant")
 def step_of(method: str, lora: LoraConfig, accumulation: int = 1):
     stage = StageConfig(method=method, rows=ROWS, accumulation=accumulation)
     engine = Engine(model(lora=lora)[0], make_mesh())
-    return make_train_step(engine, METHODS[method], stage, make_optimizer(OPTIMIZER, 10))
+    return make_train_step(engine, METHODS[method](), stage, make_optimizer(OPTIMIZER, 10))
 
 
 def take_step(method="colar", lora=LORA, *, base_dtype="float32", accumulation=1, key=5):
     """The parameters as (trainable, frozen) before and after one step, and the step's metrics."""
     parameters = cast_base(jax.tree.map(jax.numpy.asarray, model(lora=lora)[1]), base_dtype)
-    trainable, frozen = partition(parameters, trains_latent_head=METHODS[method].trains_latent_head)
+    trainable, frozen = partition(parameters, METHODS[method].trains)
     before = jax.device_get((trainable, frozen))
     state = replicate(initial_state(trainable, make_optimizer(OPTIMIZER, 10)), make_mesh())
     frozen = replicate(frozen, make_mesh())
@@ -86,11 +86,11 @@ def test_no_gradient_of_a_frozen_weight_is_computed():
 
     def cost(lora):
         graph, parameters = model(lora=lora)
-        trainable, frozen = partition(parameters, trains_latent_head=False)
+        trainable, frozen = partition(parameters, ("llama",))
 
         def loss(trainable, frozen, batch):
             built = nnx.merge(graph, join(trainable, frozen))
-            return METHODS["cot"].objective(built, batch, keys_B, count(batch), StageConfig(), compute)[0]
+            return METHODS["cot"]().objective(built, batch, keys_B, count(batch), compute)[0]
 
         return flops(jax.grad(loss), trainable, frozen, batch)
 

@@ -5,8 +5,6 @@ import math
 
 import numpy as np
 
-from colar_jax.settings import CoconutConfig, IcotConfig
-
 EVERYTHING = int(np.iinfo(np.int32).max)  # more than any chain has
 
 
@@ -22,59 +20,46 @@ class Phase:
 class TokenRemoval:
     """iCoT: one more token (or step) is gone every `1 / removed_per_epoch` epochs, until all are."""
 
-    config: IcotConfig
-    longest: int  # tokens (or steps) of the longest chain
-
-    @property
-    def unit(self) -> str:
-        return self.config.unit
-
-    @property
-    def smoothing(self) -> float:
-        return self.config.smoothing
-
-    @property
-    def resets_optimizer(self) -> bool:
-        return self.config.reset_optimizer
+    unit: str  # token, or step
+    removed_per_epoch: float
+    removed_at_start: int
+    last: int  # when so many are to be removed, all are
+    smoothing: float = 0.0
+    resets_optimizer: bool = False
 
     @property
     def num_epochs(self) -> float:
         """The epoch from which on nothing changes."""
-        return max(self._last - self.config.removed_at_start, 0) / self.config.removed_per_epoch
-
-    @property
-    def _last(self) -> int:
-        return self.config.all_beyond or self.longest
+        return max(self.last - self.removed_at_start, 0) / self.removed_per_epoch
 
     def phase(self, epoch: float) -> Phase:
         """What holds at `epoch`."""
-        removed = self.config.removed_at_start + math.floor(epoch * self.config.removed_per_epoch + 1e-9)
-        return Phase(EVERYTHING if removed >= self._last else removed, 0)
+        removed = self.removed_at_start + math.floor(epoch * self.removed_per_epoch + 1e-9)
+        return Phase(EVERYTHING if removed >= self.last else removed, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentStages:
     """Coconut: in stage s (from 1) the first s steps are gone and `s * latents_per_stage` latents are there."""
 
-    config: CoconutConfig
+    num_stages: int
+    latents_per_stage: int
+    epochs_per_stage: float
+    final_stage: bool  # whether one more stage, without any step, comes after them
+    resets_optimizer: bool = False
     unit: str = "step"
     smoothing: float = 0.0
 
     @property
-    def resets_optimizer(self) -> bool:
-        return self.config.reset_optimizer
-
-    @property
     def num_epochs(self) -> float:
         """The epoch from which on nothing changes."""
-        return (self.config.num_stages - 1 + self.config.final_stage) * self.config.epochs_per_stage
+        return (self.num_stages - 1 + self.final_stage) * self.epochs_per_stage
 
     def phase(self, epoch: float) -> Phase:
         """What holds at `epoch`; n epochs a stage are n epochs."""
-        config = self.config
-        stage = 1 + math.floor(epoch / config.epochs_per_stage + 1e-9)
-        is_last = stage >= config.num_stages + config.final_stage
-        return Phase(EVERYTHING if is_last else stage, min(stage, config.num_stages) * config.latents_per_stage)
+        stage = 1 + math.floor(epoch / self.epochs_per_stage + 1e-9)
+        is_last = stage >= self.num_stages + self.final_stage
+        return Phase(EVERYTHING if is_last else stage, min(stage, self.num_stages) * self.latents_per_stage)
 
 
 @dataclasses.dataclass(frozen=True)

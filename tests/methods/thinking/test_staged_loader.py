@@ -7,33 +7,34 @@ import numpy as np
 import pytest
 from pico_thoughts import PREFIX, SEPARATOR, problems
 
-from colar_jax.config import CoconutConfig, IcotConfig, StageConfig
-from colar_jax.methods import METHODS
+from colar_jax.methods.coconut import Coconut
+from colar_jax.methods.codi import Codi
+from colar_jax.methods.icot import Icot
 from colar_jax.methods.thinking.schedule import EVERYTHING
 
 SETTINGS = dict(rows=3, row_positions=60)
-STAGES = {
-    "icot": StageConfig(method="icot", **SETTINGS, icot=IcotConfig(removed_per_epoch=4, smoothing=1.0)),
-    "coconut": StageConfig(method="coconut", **SETTINGS, coconut=CoconutConfig(num_stages=2, epochs_per_stage=0.5)),
-    "codi": StageConfig(method="codi", **SETTINGS),
+METHODS = {
+    "icot": Icot(removed_per_epoch=4, smoothing=1.0),
+    "coconut": Coconut(num_stages=2, epochs_per_stage=0.5),
+    "codi": Codi(),
 }
 ENCODED = problems(100)
 
 
 @functools.cache
 def loader_of(name: str, **settings):
-    method = METHODS[name]
-    return method.make_loader(method, ENCODED, dataclasses.replace(STAGES[name], **settings), 3)
+    of_rows = {key: settings.pop(key, value) for key, value in SETTINGS.items()}
+    return dataclasses.replace(METHODS[name], **settings).make_loader(ENCODED, seed=3, **of_rows)
 
 
 def arrays(batch):
     return {name: np.asarray(value) for name, value in vars(batch).items()}
 
 
-@pytest.mark.parametrize("name", list(STAGES))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_a_batch_is_a_function_of_the_step(name):
     method, loader = METHODS[name], loader_of(name)
-    other = method.make_loader(method, ENCODED, STAGES[name], 3)
+    other = method.make_loader(ENCODED, seed=3, **SETTINGS)
     for step in (loader.steps_per_epoch + 2, 0, 5):  # in another order than the first loader, which has a past
         loader.batch(step)
     for step in (5, 0, loader.steps_per_epoch + 2):
@@ -41,7 +42,7 @@ def test_a_batch_is_a_function_of_the_step(name):
             np.testing.assert_array_equal(array, arrays(loader.batch(step))[field], err_msg=field)
 
 
-@pytest.mark.parametrize("name", list(STAGES))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_an_epoch_has_every_example_once(name):
     loader = loader_of(name)
     assert loader.num_left_out == 0 and loader.examples_per_step > 3
@@ -52,7 +53,7 @@ def test_an_epoch_has_every_example_once(name):
     assert num_examples == {loader.examples_per_step}  # as many in every step: an epoch is a number of steps
 
 
-@pytest.mark.parametrize("name", list(STAGES))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_few_shapes(name):
     loader = loader_of(name)
     shapes = [
@@ -138,7 +139,5 @@ def test_the_optimizer_forgets_where_a_phase_begins():
 
 
 def test_rows_too_short_for_any_example():
-    method = METHODS["coconut"]
-    stage = StageConfig(method="coconut", rows=1, row_positions=5)
     with pytest.raises(ValueError, match=r"no example fits into a row: the shortest has \d+ positions, .* is 5"):
-        method.make_loader(method, ENCODED, stage, 0)
+        Coconut().make_loader(ENCODED, seed=0, rows=1, row_positions=5)
