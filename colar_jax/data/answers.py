@@ -13,9 +13,24 @@ from colar_jax.settings import nearest
 # (prediction, answer) -> is the prediction right?
 Verifier = Callable[[str, str], bool]
 
-# A comma (or 1_000's underscore) is part of a number only where it separates thousands: 1,200 and 12,345.6, but not
-# 1,2,3 or (1,2), and not 12_8, which is in base 8.
-_NUMBER_WITH_THOUSANDS = re.compile(r"[+-]?\d{1,3}((,\d{3})+|(_\d{3})+)(\.\d*)?")
+# A comma (or 1_000's underscore, 1 000's space, 1'000's apostrophe) is part of a number only where it separates
+# thousands: 1,200 and 12,345.6, but not 1,2,3 or (1,2), and not 12_8, which is in base 8.
+_SPACE = r"[ \u00a0\u2009\u202f]"
+_NUMBER_WITH_THOUSANDS = re.compile(
+    rf"[+-]?\d{{1,3}}((,\d{{3}})+|(_\d{{3}})+|({_SPACE}\d{{3}})+|(['’]\d{{3}})+)(\.\d*)?"
+)
+_PLAIN_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+# What people put around a number. Words are not in it: "12 and 3" is no number, so neither is "12 apples".
+_WRAPPED = re.compile(
+    r"\*{1,3}([^*]+)\*{1,3}|`([^`]+)`|\${1,2}([^$]+)\${1,2}|\\\((.+)\\\)|\\\[(.+)\\\]|\\boxed\{(.+)\}|\"([^\"]+)\"|“([^”]+)”"
+)
+_MOST_WRAPPINGS = 4
+_LONGEST_WRAPPED = 1000
+# The sign of subtraction, the en dash in its place, and full-width signs.
+_SIGNS = str.maketrans("−–－＋．，％＄￥", "---+.,%$¥")
+_CURRENCY_BEFORE = re.compile(r"^([+-]?)\\?[$€£¥₹]\s?")
+_UNIT_AFTER = re.compile(r"\s?(\\?%|[€£¥₹]|\\?\$)$")
 
 
 def extract_answer(text: str) -> str:
@@ -30,11 +45,12 @@ def extract_answer(text: str) -> str:
 def is_right(prediction: str, answer: str) -> bool:
     """Whether two answers are the same number (10.0 = 10, 1,000 = 1e3) or, where one is no number, the same text.
 
-    White space around and full stops at the end do not count. Numbers are compared exactly, not as floats: 2**53 and
-    2**53 + 1 differ. Not a number (`nan`) is never right.
+    A number may be written as people do: $29.00, 50 % (which is 50), **73**, \\boxed{73}, −5, 1 000. White space around
+    and full stops at the end do not count. Numbers are compared exactly, not as floats: 2**53 and 2**53 + 1 differ. Not
+    a number (`nan`) is never right.
     """
     prediction, answer = (text.strip().rstrip(string.whitespace + ".") for text in (prediction, answer))
-    numbers = _parse_number(prediction), _parse_number(answer)
+    numbers = tuple(_parse_number(text, as_people_write=True) for text in (prediction, answer))
     if None in numbers:
         return prediction == answer
     # A signalling NaN raises when it is compared, so no NaN may reach the comparison.
@@ -72,16 +88,29 @@ def check_verifier(name: str) -> None:
         math_equivalence.require_library()
 
 
-def _parse_number(text: str) -> Decimal | None:
-    """The exact value of a plain decimal number, or None. Takes no time or memory for `1e999999999`."""
+def _parse_number(text: str, *, as_people_write: bool = False) -> Decimal | None:
+    """The exact value of a decimal number, or None. Takes no time or memory for `1e999999999`."""
     if _NUMBER_WITH_THOUSANDS.fullmatch(text):
-        text = text.replace(",", "").replace("_", "")
+        text = re.sub(r"[^\d.+-]", "", text)
     if "_" in text:  # Python reads it as nothing, wherever it stands
         return None
     try:
         return Decimal(text)
     except InvalidOperation:
-        return None
+        return _parse_number(_bare(text)) if as_people_write else None
+
+
+def _bare(text: str) -> str:
+    """A number without what people write around it; "" for what then still is no number."""
+    if len(text) > _LONGEST_WRAPPED:
+        return ""
+    for _ in range(_MOST_WRAPPINGS):
+        if (wrapped := _WRAPPED.fullmatch(text)) is None:
+            break
+        text = wrapped[wrapped.lastindex].strip().rstrip(string.whitespace + ".")
+    text = text.replace("{,}", ",").replace("\\,", " ").translate(_SIGNS)
+    text = _UNIT_AFTER.sub("", _CURRENCY_BEFORE.sub(r"\1", text, count=1), count=1)
+    return text if _PLAIN_NUMBER.fullmatch(text) or _NUMBER_WITH_THOUSANDS.fullmatch(text) else ""
 
 
 VERIFIERS: dict[str, Verifier] = {

@@ -15,6 +15,8 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "answers.json").read
 # Where we differ: (text, answer) -> (published verdict, ours, why).
 DIFFERENCES = {
     ("Answer:123", "1,2,3"): (True, False, "the published code drops every comma; here one only separates thousands"),
+    ("Answer:$18", "18"): (False, True, "a number as people write it is that number"),
+    ("Answer:18%", "18"): (False, True, "and a percent sign says no more than the question does"),
 }
 
 
@@ -71,6 +73,131 @@ def test_extracts_what_the_answer_template_wrote(answer):
 def test_compares_numbers_by_value_and_the_rest_by_text(prediction, answer, right):
     assert is_right(prediction, answer) is right
     assert is_right(answer, prediction) is right
+
+
+SAME = [  # as people write it, and the number
+    *[
+        ("$29.00", "29"),
+        ("$ 29", "29"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("\\$1,200.50", "1200.5"),
+        ("€5", "5"),
+        ("5 €", "5"),
+    ],
+    *[("£3.20", "3.2"), ("¥500", "500"), ("₹ 12", "12"), ("5$", "5")],
+    *[("50%", "50"), ("50 %", "50%"), ("50\\%", "50"), ("-2.5%", "-2.5")],
+    *[("**73**", "73"), ("*73*", "73"), ("***73***", "73"), ("**73.**", "73"), ("**$73**", "73"), ("`73`", "73")],
+    *[
+        ("\\boxed{73}", "73"),
+        ("$\\boxed{73}$", "73"),
+        ("$73$", "73"),
+        ("$$73$$", "73"),
+        ("\\(73\\)", "73"),
+        ('"73"', "73"),
+    ],
+    *[("**\\boxed{\\$1{,}200}**.", "1200"), ("\\[ 73 \\]", "73"), ("“73”", "73")],
+    *[("−5", "-5"), ("–5", "-5"), ("－５", "-5"), ("$−5.0", "-5"), ("+5", "5"), ("-0", "0"), ("$-0.00", "0")],
+    *[
+        ("72.", "72"),
+        ("72.00.", "72"),
+        (".5", "0.5"),
+        ("007", "7"),
+        ("７３", "73"),
+        ("７３．５", "73.5"),
+        ("１，２００", "1200"),
+    ],
+    *[
+        ("1 000", "1000"),
+        ("12\u202f345.6", "12345.6"),
+        ("1\u00a0000 000", "1000000"),
+        ("1'000", "1000"),
+        ("1\\,000", "1000"),
+    ],
+    *[("$1,000", "1000"), ("1,000%", "1000"), ("1e3", "$1000")],
+]
+OTHER = [  # two answers that must not be taken for one
+    *[("$(1,2)$", "12"), ("**1,2**", "12"), ("$1,2", "12"), ("\\boxed{1,2}", "12"), ("(1,2)", "12"), ("1 2", "12")],
+    *[
+        ("1 00", "100"),
+        ("1 0000", "10000"),
+        ("10 000 00", "1000000"),
+        ("1'00", "100"),
+        ("1{,}2", "12"),
+        ("1,000 000", "1000000"),
+    ],
+    *[
+        ("50%", "0.5"),
+        ("50 %", "0.5"),
+        ("5‰", "5"),
+        ("5²", "52"),
+        ("5²", "5"),
+        ("½", "0.5"),
+        ("1/2", "0.5"),
+        ("5!", "5"),
+    ],
+    *[
+        ("73 apples", "73"),
+        ("12 and 3", "12"),
+        ("x = 5", "5"),
+        ("(73)", "73"),
+        ("$5-$7", "5"),
+        ("- 5", "5"),
+        ("- 5", "-5"),
+    ],
+    *[
+        ("--5", "5"),
+        ("-$-5", "-5"),
+        ("-−5", "5"),
+        ("$$", "0"),
+        ("%", "0"),
+        ("**", "0"),
+        ("1.000,50", "1000.5"),
+    ],
+    *[
+        ("$inf", "inf"),
+        ("**nan**", "nan"),
+        ("5*", "5"),
+        ("**5", "5"),
+        ("$5€x", "5"),
+        ("5'", "5"),
+        ('5"', "5"),
+        ("12_8%", "128"),
+    ],
+    *[("\\boxed{5}+1", "5"), ("\\boxed{5}\\boxed{6}", "5"), ("**5** or **6**", "5"), ("$5$ or $6$", "5")],
+]
+
+
+@pytest.mark.parametrize(("written", "number"), SAME)
+def test_a_number_as_people_write_it(written, number):
+    assert is_right(written, number) and is_right(number, written)
+    assert is_same_mathematics(written, number)
+    assert not is_right(written, number + "1")
+
+
+@pytest.mark.parametrize(("one", "other"), OTHER)
+def test_what_is_not_that_number(one, other):
+    assert not is_right(one, other)
+    assert not is_right(other, one)
+
+
+@given(
+    st.integers(-(10**9), 10**9),
+    st.sampled_from(["${}", "{}%", "**{}**", "\\boxed{{{}}}", "€{}", "`{}`", "{}.", "${}$"]),
+)
+def test_what_is_around_a_number_changes_none(number, around):
+    assert is_right(around.format(f"{number:,}"), str(number))
+    assert is_right(around.format(str(number).replace("-", "−")), str(number))
+    assert not is_right(around.format(number), str(number + 1))
+
+
+@pytest.mark.parametrize(
+    "hostile", ["*" * 10**5, "$" * 10**5, "`" * 9 + "9" * 10**5, "\\boxed{" * 10**4, "1 " * 10**5, "$1e" + "9" * 50]
+)
+def test_hostile_wrappings_do_not_hang(hostile):
+    start = time.monotonic()
+    is_right(hostile, "18"), is_right(hostile, hostile)
+    assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize("huge", ["1e999999999", "-1e-999999999", "1e" + "9" * 50, "9" * 100_000])
