@@ -265,7 +265,7 @@ def _room(config: Config) -> Room:
     words = latents = 0
     slowest = math.inf
     for name in config.stage_names:
-        method = find_method(config.stages[name].method)
+        method = config.stages[name].bound_method
         thinking = method.thinking(config.decode, 0, jnp.dtype(jnp.float32), True)
         if thinking.in_words:
             words = max(words, thinking.max_thoughts)
