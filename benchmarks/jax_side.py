@@ -18,6 +18,7 @@ from colar_jax.decoding.thinking import latent_thinker
 from colar_jax.engine import Engine
 from colar_jax.methods.colar import Colar
 from colar_jax.model import presets, reasoner
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.training.state import initial_state, make_optimizer, partition
@@ -93,7 +94,7 @@ def generation(
 
     @jax.jit
     def program(parameters, packed, keys_B):
-        return decode(nnx.merge(graph, parameters), packed, keys_B, think, limits, dtype=jnp.float32)
+        return decode(nnx.merge(graph, parameters), packed, keys_B, think, limits, Execution())
 
     count = 0
 

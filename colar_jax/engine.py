@@ -20,6 +20,7 @@ from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.thinking import Think
 from colar_jax.model import sharded
+from colar_jax.model.execution import Execution
 from colar_jax.model.flash_attention import choose_attention
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.parallel import mesh as devices
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 # How to decode, from data of the program that is the same on all devices (None: there is none).
 Ways = Callable[[Any], tuple[Think, DecodeLimits]]
-# (model, rows..., what) -> a pytree of rows
+# (model, how to compute, rows..., what) -> a pytree of rows
 OfRows = Callable[..., Any]
 
 
@@ -79,12 +80,20 @@ class Engine:
         """How all parameters of the model lie on the mesh."""
         return parameter_specs(self.graph, parameters, self.mesh)
 
-    def merge(self, shards: Tree, specs: Tree, *, gathers_each_step: bool = False) -> Reasoner:
+    def merge(self, shards: Tree, specs: Tree) -> Reasoner:
         """The model from one device's part of all its parameters, inside `shard_map` (`model.sharded.merge`)."""
-        return sharded.merge(
-            self.graph, shards, specs, mesh=self.mesh, dtype=self.compute.dtype, attention=self.attention,
-            gathers_each_step=gathers_each_step,
-        )  # fmt: skip
+        return sharded.merge(self.graph, shards, specs)
+
+    def execution(self, specs: Tree, *, gathers_each_step: bool = False) -> Execution:
+        """How a device computes with a model whose parameters lie as `specs` say."""
+        gather_layer = sharded.layer_gatherer(specs, self.dtype)
+        return Execution.of(
+            self.compute,
+            gather_layer=gather_layer,
+            gathers_each_step=gathers_each_step and gather_layer is not None,
+            attention=self.attention,
+            splits_heads=self.mesh.shape["tensor"] > 1,
+        )
 
     def compile_decode(self, ways: Ways, *, keeps_thoughts: bool):
         """A jitted function (parameters, prompts, keys_B, what=None) -> `Decoded`; prompts and keys are split by rows.
@@ -94,16 +103,15 @@ class Engine:
             keeps_thoughts: False for a caller that does not read them: they are large.
         """
 
-        def of_rows(model, prompts: PackedPrompts, keys_B, what) -> Decoded:
-            think, limits = ways(what)
-            decoded = decode(model, prompts, keys_B, think, limits, dtype=self.dtype)
+        def of_rows(model, compute: Execution, prompts: PackedPrompts, keys_B, what) -> Decoded:
+            decoded = decode(model, prompts, keys_B, *ways(what), compute)
             return decoded if keeps_thoughts else dataclasses.replace(decoded, thoughts=None)
 
         program = self.compile_rows(of_rows)
         return jax.jit(lambda parameters, prompts, keys_B, what=None: program(parameters, (prompts, keys_B), what))
 
     def compile_rows(self, of_rows: OfRows):
-        """A jitted function (parameters, rows, what=None): `of_rows(model, *rows, what)`, rows split over the devices.
+        """A jitted function (parameters, rows, what=None): `of_rows(model, compute, *rows, what)`, split by rows.
 
         Where `fsdp` splits weights they are gathered once, before the loops; or, where they do not fit, layer by layer
         at every step, and then the devices that share them leave their loops together.
@@ -113,9 +121,10 @@ class Engine:
         def program(parameters, rows: tuple, what=None):
             specs = self.parameter_specs(parameters)
             gathers_each_step = mesh.shape["fsdp"] > 1 and self._gathers_each_step(parameters)
+            compute = self.execution(specs, gathers_each_step=gathers_each_step)
 
             def of_this_device(shards, rows, what):
-                return of_rows(self.merge(shards, specs, gathers_each_step=gathers_each_step), *rows, what)
+                return of_rows(self.merge(shards, specs), compute, *rows, what)
 
             # Each shard leaves its loops by itself, so what it holds varies from device to device by construction;
             # check_vma would want every loop's zeros to be told so.

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 
-from colar_jax.config import Compute
 from colar_jax.data.layout import Layout, Sizes, lay_out
 from colar_jax.data.packing import Batch, RowShape, fill, pack
 from colar_jax.methods import METHODS
 from colar_jax.methods.colar import Colar, objective_with_noise
 from colar_jax.methods.method import count
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import LoraConfig
 from colar_jax.model.presets import PRESETS
@@ -31,7 +31,7 @@ SPEEDS = (1, 2, 1.5, 5)
 PLAIN = Colar()
 ALL_TERMS = Colar(weight=0.7, entropy_weight=-0.05, predicted_pass_weight=0.5)
 NLL = Colar(loss="nll", weight=0.7)
-COMPUTE = Compute()
+COMPUTE = Execution()
 count_of = jax.jit(count)
 
 

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 
-from colar_jax.config import Compute
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.problems import Problem
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.projection import ProjectionConfig
@@ -17,7 +17,7 @@ from colar_jax.model.reasoner import build
 
 VOCABULARY, SEPARATOR, EOS = 101, 9, 8
 PREFIX = np.array([5, 6], np.int32)  # of every answer
-COMPUTE = Compute()
+COMPUTE = Execution()
 
 
 @functools.cache

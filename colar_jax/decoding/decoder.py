@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colar_jax.decoding.prefill import Feed, feeder, prefill
+from colar_jax.decoding.prefill import Feeder, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.sampling import greedy_token, sampled_token
 from colar_jax.decoding.thinking import Think, Thought
 from colar_jax.model.cache import Suffix
+from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
 
 
@@ -95,21 +96,22 @@ class AnsweringState:
     log_probs_BA: jax.Array
 
 
-def decode(model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits: DecodeLimits, *, dtype) -> Decoded:
+def decode(
+    model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits: DecodeLimits, compute: Execution
+) -> Decoded:
     """Answer `C` questions with `G` rollouts each; `keys_B` has a typed key for every rollout, `B = C * G`.
 
-    Pure and jit-compatible; `think` and `limits` are static.
+    Pure and jit-compatible; `think`, `limits` and `compute` are static.
     """
     num_rollouts = prompts.lengths_C.shape[0] * limits.num_rollouts
     assert keys_B.shape == (num_rollouts,), (keys_B.shape, num_rollouts)
-    prefilled = prefill(model, prompts, limits.num_rollouts, dtype)
-    feed = feeder(model, prefilled)
+    prefilled = prefill(model, prompts, limits.num_rollouts, compute)
+    feeder = Feeder.of(model, prefilled, compute)
     with jax.named_scope("think"):
-        suffix = Suffix.empty(prefilled.prefix, num_rollouts, limits.max_thoughts + limits.max_answer_tokens)
-        thinking = thinking_loop(model, prefilled.hidden_BD, suffix, keys_B, think, feed, limits)
+        thinking = thinking_loop(feeder, keys_B, think, limits)
         thinking = thinking.run() if limits.max_thoughts else thinking.start
     with jax.named_scope("answer"):
-        answering = answering_loop(model, thinking.suffix, thinking.num_thoughts_B, keys_B, feed, limits, dtype).run()
+        answering = answering_loop(feeder, thinking.suffix, thinking.num_thoughts_B, keys_B, limits).run()
     return Decoded(
         thoughts=thinking.records,
         thought_log_probs_BL=thinking.log_probs_BL,
@@ -122,14 +124,15 @@ def decode(model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits
     )
 
 
-def thinking_loop(model, hidden_BD, suffix, keys_B, think: Think, feed: Feed, limits: DecodeLimits) -> Loop:
+def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) -> Loop:
     """The loop over `ThinkingState`, from the questions' last hidden states and an empty suffix."""
+    model, hidden_BD = feeder.model, feeder.prefilled.hidden_BD
     num_rollouts, limit = hidden_BD.shape[0], limits.max_thoughts
     cut_at = limit if limits.cut_at is None else limits.cut_at
     keys_B = _fold_in(keys_B, 0)
 
     def goes_on(state: ThinkingState):
-        return model.llama.execution.anyone((state.step < cut_at) & ~jnp.all(state.done_B))
+        return feeder.compute.anyone((state.step < cut_at) & ~jnp.all(state.done_B))
 
     def next_thought(hidden_BD, step):
         thought = think(model, hidden_BD, _fold_in(keys_B, step))
@@ -145,7 +148,7 @@ def thinking_loop(model, hidden_BD, suffix, keys_B, think: Think, feed: Feed, li
 
     def body(state: ThinkingState) -> ThinkingState:
         thought, active_B = state.next, ~state.done_B
-        hidden_BD, suffix = feed(thought.embed_BD, state.num_thoughts_B, active_B, state.suffix)
+        hidden_BD, suffix = feeder.feed(thought.embed_BD, state.num_thoughts_B, active_B, state.suffix)
         following = next_thought(hidden_BD, state.step + 1)
         return ThinkingState(
             step=state.step + 1,
@@ -162,7 +165,7 @@ def thinking_loop(model, hidden_BD, suffix, keys_B, think: Think, feed: Feed, li
     stop_log_probs_BL = jnp.zeros((num_rollouts, limit + 1), jnp.float32)
     start = ThinkingState(
         step=jnp.int32(0),
-        suffix=suffix,
+        suffix=feeder.empty_suffix(limits.max_thoughts + limits.max_answer_tokens),
         next=first,
         done_B=first.stop_B,
         num_thoughts_B=jnp.zeros(num_rollouts, jnp.int32),
@@ -177,19 +180,20 @@ def thinking_loop(model, hidden_BD, suffix, keys_B, think: Think, feed: Feed, li
     return Loop(start, goes_on, body)
 
 
-def answering_loop(model, suffix, num_thoughts_B, keys_B, feed: Feed, limits: DecodeLimits, dtype) -> Loop:
+def answering_loop(feeder: Feeder, suffix: Suffix, num_thoughts_B, keys_B, limits: DecodeLimits) -> Loop:
     """The loop over `AnsweringState`, after the `num_thoughts_B` thoughts that `suffix` holds."""
+    model, dtype = feeder.model, jnp.dtype(feeder.compute.dtype)
     num_rollouts, limit = num_thoughts_B.shape[0], limits.max_answer_tokens
     keys_B = _fold_in(keys_B, 1)
     embedding_VD = model.llama.embedding[...]
     everyone_B = jnp.ones(num_rollouts, bool)
 
     def goes_on(state: AnsweringState):
-        return model.llama.execution.anyone((state.step < limit) & ~jnp.all(state.done_B))
+        return feeder.compute.anyone((state.step < limit) & ~jnp.all(state.done_B))
 
     def next_token(ids_B, step, suffix):
         """Feed a token to everyone and draw the one after it; a rollout that has ended draws what nobody reads."""
-        hidden_BD, suffix = feed(embedding_VD[ids_B].astype(dtype), num_thoughts_B + step, everyone_B, suffix)
+        hidden_BD, suffix = feeder.feed(embedding_VD[ids_B].astype(dtype), num_thoughts_B + step, everyone_B, suffix)
         logits_BV = model.llama.logits(hidden_BD)
         if limits.greedy:
             return *greedy_token(logits_BV), suffix

@@ -1,14 +1,16 @@
 """Read questions, and go on from them a position at a time."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.model.cache import Prefix, Suffix
+from colar_jax.model.execution import Execution
+from colar_jax.model.llama import Llama
 from colar_jax.model.reasoner import Reasoner, embed_positions
+from colar_jax.model.visibility import cascade, packed
 
 
 @jax.tree_util.register_dataclass
@@ -21,29 +23,53 @@ class Prefilled:
     lengths_B: jax.Array  # of the questions, the separator included
 
 
-# (embeds_BD, positions fed before, which rollouts take part, suffix) -> hidden_BD, suffix
-Feed = Callable[[jax.Array, jax.Array, jax.Array, Suffix], tuple[jax.Array, Suffix]]
-
-
-def prefill(model: Reasoner, prompts: PackedPrompts, num_rollouts: int, dtype) -> Prefilled:
+def prefill(model: Reasoner, prompts: PackedPrompts, num_rollouts: int, compute: Execution) -> Prefilled:
     """Read each question once, for `num_rollouts` rollouts."""
     with jax.named_scope("prefill"):
         positions_RS = jnp.broadcast_to(jnp.arange(prompts.token_ids_RS.shape[1]), prompts.token_ids_RS.shape)
         ones_RS = jnp.ones(prompts.token_ids_RS.shape, jnp.float32)
+        dtype = jnp.dtype(compute.dtype)
         embeds_RSD = embed_positions(model.llama.embedding[...], prompts.token_ids_RS, positions_RS, ones_RS, dtype)
-        hidden_CD, prefix = model.llama.prefill(
-            embeds_RSD, prompts.position_ids_RS, prompts.segment_ids_RS, prompts.slots_CP, prompts.lengths_C
-        )
+        hidden_CD, prefix = read_questions(model.llama, embeds_RSD, prompts, compute)
     hidden_BD = jnp.repeat(hidden_CD, num_rollouts, axis=0)
     return Prefilled(prefix, hidden_BD, jnp.repeat(prompts.lengths_C, num_rollouts))
 
 
-def feeder(model: Reasoner, prefilled: Prefilled) -> Feed:
-    """The function that feeds one more position to every rollout; the layers are sliced out of their stack here."""
-    layers = model.llama.unstacked_blocks()
+def read_questions(llama: Llama, embeds_RSD, prompts: PackedPrompts, compute: Execution):
+    """Read `C` questions packed into rows: each one's last hidden state `[C, D]`, and their cache."""
+    sees = packed(prompts.segment_ids_RS, compute, keeps=True)
+    hidden_RSD, layers = llama.run(embeds_RSD, prompts.position_ids_RS, sees, compute.for_prefill())
+    slots_CP, lengths_C = prompts.slots_CP, prompts.lengths_C
+    last_C = jnp.take_along_axis(slots_CP, (lengths_C - 1)[:, None], axis=1)[:, 0]
+    return hidden_RSD.reshape(-1, hidden_RSD.shape[-1])[last_C], Prefix.of_rows(layers, slots_CP, lengths_C)
 
-    def feed(embeds_BD, num_fed_B, is_real_B, suffix):
-        position_ids_B = prefilled.lengths_B + num_fed_B
-        return model.llama.decode(layers, embeds_BD, position_ids_B, is_real_B, prefilled.prefix, suffix)
 
-    return feed
+@dataclasses.dataclass(frozen=True)
+class Feeder:
+    """Feeds the rollouts of prefilled questions, a position at a time."""
+
+    model: Reasoner
+    prefilled: Prefilled
+    compute: Execution
+    layers: list  # the blocks' weights one by one, sliced out of their stack before any loop
+
+    @classmethod
+    def of(cls, model: Reasoner, prefilled: Prefilled, compute: Execution) -> "Feeder":
+        """The layers are sliced here."""
+        return cls(model, prefilled, compute, model.llama.unstacked_blocks(compute))
+
+    def empty_suffix(self, num_slots: int) -> Suffix:
+        """Of rollouts that fed nothing yet."""
+        return Suffix.empty(self.prefilled.prefix, len(self.prefilled.lengths_B), num_slots)
+
+    def feed(self, embeds_BD, num_fed_B, is_real_B, suffix: Suffix) -> tuple[jax.Array, Suffix]:
+        """The hidden states `[B, D]` of one more position, fed after `num_fed_B` others, and the suffix with it in it.
+
+        Rollouts with `is_real_B` False sit the step out: nobody ever sees what they feed.
+        """
+        sees, is_real_BS = cascade(self.prefilled.prefix, suffix, is_real_B)
+        position_ids_B1 = (self.prefilled.lengths_B + num_fed_B)[:, None]
+        hidden_B1D, written = self.model.llama.run(
+            embeds_BD[:, None], position_ids_B1, sees, self.compute.for_steps(), layers=self.layers
+        )
+        return hidden_B1D[:, 0], Suffix(written, is_real_BS, suffix.num_written + 1)

@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 from colar_jax.decoding.decoder import AnsweringState, DecodeLimits, ThinkingState, answering_loop, thinking_loop
-from colar_jax.decoding.prefill import Prefilled, feeder, prefill
+from colar_jax.decoding.prefill import Feeder, Prefilled, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.thinking import Think
-from colar_jax.model.cache import Suffix
+from colar_jax.model.execution import Execution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,25 +32,22 @@ class Streamer:
 
     Args:
         graph: the model's graph, from `reasoner.build`.
-        think, limits: as for `decode`.
+        think, limits, compute: as for `decode`.
     """
 
-    def __init__(self, graph, think: Think, limits: DecodeLimits, dtype):
+    def __init__(self, graph, think: Think, limits: DecodeLimits, compute: Execution):
+        def feeder(parameters, prefilled: Prefilled) -> Feeder:
+            return Feeder.of(nnx.merge(graph, parameters), prefilled, compute)
+
         def thinking(parameters, prefilled: Prefilled, keys_B):
-            model = nnx.merge(graph, parameters)
-            num_slots = limits.max_thoughts + limits.max_answer_tokens
-            suffix = Suffix.empty(prefilled.prefix, len(prefilled.lengths_B), num_slots)
-            feed = feeder(model, prefilled)
-            return thinking_loop(model, prefilled.hidden_BD, suffix, keys_B, think, feed, limits)
+            return thinking_loop(feeder(parameters, prefilled), keys_B, think, limits)
 
         def answering(parameters, prefilled: Prefilled, keys_B, suffix, num_thoughts_B):
-            model = nnx.merge(graph, parameters)
-            feed = feeder(model, prefilled)
-            return answering_loop(model, suffix, num_thoughts_B, keys_B, feed, limits, dtype)
+            return answering_loop(feeder(parameters, prefilled), suffix, num_thoughts_B, keys_B, limits)
 
         # A loop's start is not computed where only its step is returned.
         self._limits = limits
-        self._prefill = jax.jit(lambda parameters, prompts: prefill(nnx.merge(graph, parameters), prompts, 1, dtype))
+        self._prefill = jax.jit(lambda parameters, prompts: prefill(nnx.merge(graph, parameters), prompts, 1, compute))
         self._first_thought = jax.jit(lambda *given: thinking(*given).start)
         self._next_thought = jax.jit(lambda state, *given: thinking(*given).step(state), donate_argnums=0)
         self._first_token = jax.jit(lambda *given: answering(*given).start)

@@ -16,6 +16,7 @@ from colar_jax.engine import Engine
 from colar_jax.evaluation.latents import Latent, inspecting, read_latent
 from colar_jax.methods import Method
 from colar_jax.methods.method import decode_limits
+from colar_jax.model.execution import Execution
 
 # Prompts are filled up to a multiple of this, so that questions of about one length share a compiled prefill.
 _ROOM = 128
@@ -74,7 +75,7 @@ class Asker:
             eos_id=tokenizer.eos_id,
             greedy=greedy,
         )
-        self._streamer = Streamer(engine.graph, think, limits, engine.dtype)
+        self._streamer = Streamer(engine.graph, think, limits, Execution.of(engine.compute))
 
     def ask(self, parameters, question: str, speed: Speed, key: jax.Array) -> Iterator[Latent | Words | Reply]:
         """Latents or words, each as it comes, and at the end the whole reply."""

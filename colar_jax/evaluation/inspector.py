@@ -70,10 +70,8 @@ class Inspector:
             decode = engine.compile_decode(lambda _: ways, keeps_thoughts=True)
             return lambda parameters, rows: decode(parameters, *rows)
 
-        def replay(model, prompts, keys_B, embeds_BLD, num_thoughts_B, _):
-            answering = answer_after(
-                model, prompts, embeds_BLD, num_thoughts_B, keys_B, self._limits, dtype=engine.dtype
-            )
+        def replay(model, compute, prompts, keys_B, embeds_BLD, num_thoughts_B, _):
+            answering = answer_after(model, prompts, embeds_BLD, num_thoughts_B, keys_B, self._limits, compute)
             return answering.ids_BA, answering.num_tokens_B
 
         self._decoding = functools.cache(decoding)

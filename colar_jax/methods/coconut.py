@@ -21,7 +21,8 @@ from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.methods.thinking.thought_chain import identity
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
-from colar_jax.settings import Compute, DecodeConfig
+from colar_jax.model.execution import Execution
+from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import require
 
 
@@ -55,7 +56,7 @@ def count(batch: ThoughtBatch):
     return jnp.sum(batch.first_labels_BE >= 0) + jnp.sum(batch.tail_labels_BT >= 0)
 
 
-def objective(model, batch: ThoughtBatch, keys_B, num_labels, max_latents: int, compute: Compute):
+def objective(model, batch: ThoughtBatch, keys_B, num_labels, max_latents: int, compute: Execution):
     """The part's share of the mean cross-entropy, with gradients through all latents and their question."""
     with jax.named_scope("question"):
         trunk = thought_chain.run_trunk(model, batch, compute, keys_B)
@@ -107,7 +108,7 @@ class Coconut(Method):
     def count(self, batch: ThoughtBatch):
         return count(batch)
 
-    def objective(self, model, batch: ThoughtBatch, keys_B, counts, compute: Compute):
+    def objective(self, model, batch: ThoughtBatch, keys_B, counts, compute: Execution):
         return objective(model, batch, keys_B, counts, self.max_latents, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:

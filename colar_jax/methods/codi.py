@@ -23,8 +23,9 @@ from colar_jax.methods.thinking.schedule import Constant, Phase
 from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
+from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.settings import Compute, DecodeConfig
+from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import require
 
 
@@ -77,7 +78,7 @@ def count(batch: ThoughtBatch) -> CodiCounts:
     )
 
 
-def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Codi", compute: Compute):
+def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Codi", compute: Execution):
     """The part's share of the three losses; the chain of thought is one packed pass, as CoT's own."""
     own = count(batch)
     with jax.named_scope("teacher"):
@@ -158,7 +159,7 @@ class Codi(Method):
     def count(self, batch: ThoughtBatch) -> CodiCounts:
         return count(batch)
 
-    def objective(self, model, batch: ThoughtBatch, keys_B, counts: CodiCounts, compute: Compute):
+    def objective(self, model, batch: ThoughtBatch, keys_B, counts: CodiCounts, compute: Execution):
         return objective(model, batch, keys_B, counts, self, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:

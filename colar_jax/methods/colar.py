@@ -16,7 +16,8 @@ from colar_jax.losses import gather_positions, gaussian_nll, masked_sum, soft_ms
 from colar_jax.methods import method
 from colar_jax.methods.method import Counts, Method, Thinking
 from colar_jax.metrics import Metric
-from colar_jax.settings import Compute, DecodeConfig, ModelConfig, parse_speeds
+from colar_jax.model.execution import Execution
+from colar_jax.settings import DecodeConfig, ModelConfig, parse_speeds
 from colar_jax.settings.checks import one_of, require
 
 
@@ -133,7 +134,7 @@ class Colar(Method):
             "has no likelihood; use latent.loss='soft_mse'"
         )
 
-    def objective(self, model, batch, keys_B, counts: Counts, compute: Compute):
+    def objective(self, model, batch, keys_B, counts: Counts, compute: Execution):
         return objective(model, batch, keys_B, counts, self, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:

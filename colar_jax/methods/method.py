@@ -14,8 +14,10 @@ from colar_jax.decoding.decoder import DecodeLimits
 from colar_jax.decoding.thinking import Think
 from colar_jax.losses import cross_entropy_sum, gather_positions
 from colar_jax.metrics import Metric
+from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner, embed_positions
-from colar_jax.settings import Compute, DecodeConfig, ModelConfig
+from colar_jax.model.visibility import packed
+from colar_jax.settings import DecodeConfig, ModelConfig
 
 
 @jax.tree_util.register_dataclass
@@ -123,33 +125,27 @@ class Method(abc.ABC):
         return count(batch)
 
     def objective(
-        self, model: Reasoner, batch: Any, keys_B: jax.Array, counts: Any, compute: Compute
+        self, model: Reasoner, batch: Any, keys_B: jax.Array, counts: Any, compute: Execution
     ) -> tuple[jax.Array, dict[str, Metric]]:
         """This part's share of the loss, and metrics: the cross-entropy of the supervised tokens."""
         return language_objective(model, batch, keys_B, counts, compute)
 
 
-def embed(model: Reasoner, batch: Batch, compute: Compute):
+def embed(model: Reasoner, batch: Batch, compute: Execution):
     """The batch's input embeddings `[B, S, D]`."""
     return embed_positions(
         model.llama.embedding[...], batch.token_ids_BT, batch.token_positions_BT, batch.scale_BS, compute.dtype
     )
 
 
-def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: Compute, dropout_keys_B=None):
+def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: Execution, dropout_keys_B=None):
     """The hidden states `[B, M, D]` that the heads read; with `dropout_keys_B`, adapters drop out what they say."""
-    hidden_BSD = model.llama.forward(
-        embeds_BSD,
-        batch.position_ids_BS,
-        batch.segment_ids_BS,
-        remat=compute.remat,
-        scan=compute.scan_layers,
-        dropout_keys_B=dropout_keys_B,
-    )
+    sees = packed(batch.segment_ids_BS, compute)
+    hidden_BSD, _ = model.llama.run(embeds_BSD, batch.position_ids_BS, sees, compute, dropout_keys_B=dropout_keys_B)
     return gather_positions(hidden_BSD, batch.supervised_BM)
 
 
-def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: Compute):
+def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: Execution):
     """Summed cross-entropy of the labels that are not -1, and how many of them are right."""
     return cross_entropy_sum(
         hidden_BMD.reshape(-1, hidden_BMD.shape[-1]),
@@ -159,7 +155,7 @@ def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: Compute):
     )
 
 
-def language_objective(model: Reasoner, batch: Batch, keys_B, counts: Counts, compute: Compute):
+def language_objective(model: Reasoner, batch: Batch, keys_B, counts: Counts, compute: Execution):
     """Cross-entropy over the supervised tokens: the whole objective of methods that think in words, or not at all."""
     hidden_BMD = supervised_hidden(model, embed(model, batch, compute), batch, compute, keys_B)
     loss_sum, right = language_loss(model, hidden_BMD, batch.label_ids_BM, compute)

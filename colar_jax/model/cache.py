@@ -22,6 +22,17 @@ class Prefix:
     layers: tuple[LayerCache, ...]  # per layer, [C, K, P, H] twice
     is_real_CP: jax.Array  # False at padding
 
+    @classmethod
+    def of_rows(cls, layers: tuple[LayerCache, ...], slots_CP, lengths_C) -> "Prefix":
+        """From caches of packed rows, `[R, K, S, H]`: `slots_CP` says where a question lies in the flattened rows."""
+
+        def own_part(cache_RKSH):
+            flat = cache_RKSH.transpose(0, 2, 1, 3).reshape(-1, *cache_RKSH.shape[1::2])  # [R * S, K, H]
+            return flat[slots_CP].transpose(0, 2, 1, 3)
+
+        is_real_CP = jnp.arange(slots_CP.shape[1])[None] < lengths_C[:, None]
+        return cls(tuple((own_part(k), own_part(v)) for k, v in layers), is_real_CP)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 
 from colar_jax.parallel import fsdp
 from colar_jax.parallel.mesh import BATCH_AXES
+from colar_jax.settings import Compute
 
 Tree = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Execution:
-    """Set on a `Llama` by `model.sharded.merge`; as it stands, for whole weights and XLA's attention.
+class Execution(Compute):
+    """How a pass is computed on one device: the settings, and what the mesh makes of them.
+
+    As it stands, for whole weights and XLA's attention; `Engine` makes those of a mesh.
 
     Attributes:
         gather_layer: a layer's whole weights from this device's shards of them; None where they are whole.
@@ -29,6 +32,11 @@ class Execution:
     attention: str = "xla"
     splits_heads: bool = False
 
+    @classmethod
+    def of(cls, compute: Compute, **of_mesh) -> "Execution":
+        """That of these settings."""
+        return cls(**{field.name: getattr(compute, field.name) for field in dataclasses.fields(Compute)}, **of_mesh)
+
     def whole(self, layer: Tree) -> Tree:
         """A layer's weights to compute with."""
         return layer if self.gather_layer is None else self.gather_layer(layer)
@@ -37,9 +45,14 @@ class Execution:
         """A layer's weights as the loops of a decode hold them."""
         return layer if self.gathers_each_step else self.whole(layer)
 
-    def at_step(self, layer: Tree) -> Tree:
-        """A layer's weights to compute a step of a decode with, from `before_decode`'s."""
-        return self.whole(layer) if self.gathers_each_step else layer
+    def for_prefill(self) -> "Execution":
+        """How a pass without a backward pass is computed."""
+        return dataclasses.replace(self, remat="none", scan_layers=True)
+
+    def for_steps(self) -> "Execution":
+        """How the steps of a decode are computed: on layers from `before_decode`, without a backward pass."""
+        gather_layer = self.gather_layer if self.gathers_each_step else None
+        return dataclasses.replace(self, remat="none", scan_layers=False, gather_layer=gather_layer)
 
     def anyone(self, goes_on):
         """Whether a decode loop goes on here: devices that meet in its steps leave it together.

@@ -18,6 +18,7 @@ from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import Method
 from colar_jax.metrics import divide
+from colar_jax.model.execution import Execution
 from colar_jax.rl.health import Health
 from colar_jax.rl.learner import Learner
 from colar_jax.rl.questions import QuestionStream
@@ -41,12 +42,12 @@ def make_policy_step(
 ) -> TrainStep:
     """The compiled update on a `TreeBatch`; with `rl.beta`, `frozen` has the first policy under "reference"."""
 
-    def loss(merge: Merge, trainable, frozen, batch: TreeBatch, key, counts):
+    def loss(merge: Merge, compute: Execution, trainable, frozen, batch: TreeBatch, key, counts):
         frozen = dict(frozen)
         reference = frozen.pop(REFERENCE, None)
         model = merge(join(trainable, frozen))
         reference = None if reference is None else merge(reference)
-        return policy_loss(model, reference, batch, separator_id, stage.rl, sampling, engine.compute)
+        return policy_loss(model, reference, batch, separator_id, stage.rl, sampling, compute)
 
     # The batch brings its own weights: there is nothing to count.
     return compile_step(engine, loss, optimizer, count=lambda batch: (), accumulation=stage.accumulation)

@@ -18,12 +18,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from colar_jax.config import Compute, DecodeConfig, RlConfig
+from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.decoding.sampling import log_prob_of, nucleus
 from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob, temper_odds
 from colar_jax.metrics import Metric
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import Gaussian
 from colar_jax.model.reasoner import Reasoner
+from colar_jax.model.visibility import tree, tree_positions
 from colar_jax.rl.tree_batch import KINDS, TreeBatch
 
 # A head's standard deviation this near to its bound (relative) is at it.
@@ -44,14 +46,15 @@ class Rescored:
         return self.log_probs[kind] * scale if kind == "latent" else self.log_probs[kind]
 
 
-def rescore(model: Reasoner, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: Compute) -> Rescored:
+def rescore(
+    model: Reasoner, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: Execution
+) -> Rescored:
     """One forward pass over tree rows, and both heads where something was decided. Nothing flows into what was fed."""
     B, G, L, _ = batch.thoughts_BGLD.shape
     A, P = batch.answer_ids_BGA.shape[2], batch.prompt_ids_BP.shape[1]
     embeds_BSD = _embed(model, batch, separator_id, jnp.dtype(compute.dtype))
-    hidden_BSD = model.llama.forward_tree(
-        embeds_BSD, batch.prompt_lengths_B, P, G, remat=compute.remat, scan=compute.scan_layers
-    )
+    shape = batch.prompt_lengths_B, P, G, L + A
+    hidden_BSD, _ = model.llama.run(embeds_BSD, tree_positions(*shape), tree(*shape), compute)
     D = hidden_BSD.shape[-1]
     last_BD = jnp.take_along_axis(hidden_BSD, (batch.prompt_lengths_B - 1)[:, None, None], axis=1)
     branches_BGTD = hidden_BSD[:, P:].reshape(B, G, L + A, D)
@@ -145,7 +148,7 @@ def policy_loss(
     separator_id: int,
     rl: RlConfig,
     sampling: DecodeConfig,
-    compute: Compute,
+    compute: Execution,
 ):
     """This part's share of the loss, and its metrics. `reference` is the first policy; needed where `rl.beta` is not 0.
 

@@ -6,6 +6,7 @@ are split over `fsdp` are gathered where they are used (`model.sharded`), which 
 rest is added up at the end. The update is elementwise, but for the norm: XLA runs it on the shards as they lie.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from colar_jax.config import StageConfig
 from colar_jax.engine import Engine
 from colar_jax.methods import Method
 from colar_jax.metrics import Metric
+from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import only, shardings_of, specs_for
@@ -30,8 +32,8 @@ Rows = Any
 TrainStep = Callable[[TrainState, Tree, Rows, jax.Array], tuple[TrainState, dict[str, Metric]]]
 # From this device's part of all parameters to the model.
 Merge = Callable[[Tree], Reasoner]
-# (merge, trainable, frozen, batch, key, counts) -> (this part's share of the loss, metrics)
-PartLoss = Callable[[Merge, Tree, Tree, Rows, jax.Array, Any], tuple[jax.Array, dict[str, Metric]]]
+# (merge, how to compute, trainable, frozen, batch, key, counts) -> (this part's share of the loss, metrics)
+PartLoss = Callable[[Merge, Execution, Tree, Tree, Rows, jax.Array, Any], tuple[jax.Array, dict[str, Metric]]]
 
 
 def make_train_step(
@@ -42,9 +44,9 @@ def make_train_step(
     It takes arrays placed as `training.state.state_specs` says. `.lower` takes their shapes, with shardings, as well.
     """
 
-    def loss(merge: Merge, trainable, frozen, batch: Rows, key, counts):
+    def loss(merge: Merge, compute: Execution, trainable, frozen, batch: Rows, key, counts):
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
-        return method.objective(merge(join(trainable, frozen)), batch, keys_B, counts, engine.compute)
+        return method.objective(merge(join(trainable, frozen)), batch, keys_B, counts, compute)
 
     return compile_step(engine, loss, optimizer, count=method.count, accumulation=stage.accumulation)
 
@@ -69,13 +71,9 @@ def compile_step(
             only(manual_axes(mesh), specs_for(tree, specs)) for tree in (state.trainable, frozen)
         )
 
+        loss = functools.partial(part_loss, lambda shards: engine.merge(shards, specs), engine.execution(specs))
+
         def of_this_device(trainable, frozen, batch: Rows, key):
-            def merge(shards: Tree) -> Reasoner:
-                return engine.merge(shards, specs)
-
-            def loss(*arguments):
-                return part_loss(merge, *arguments)
-
             trainable, frozen = _as_own(trainable, own_specs), _as_own(frozen, frozen_specs)
             return _sum(_gradients(loss, count, accumulation)(trainable, frozen, batch, key), own_specs)
 

@@ -14,7 +14,6 @@ from flax import nnx
 from jax.experimental import io_callback
 from scipy import special, stats
 
-from colar_jax.config import Compute
 from colar_jax.data import layout, packing
 from colar_jax.decoding import decoder
 from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
@@ -22,9 +21,11 @@ from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts
 from colar_jax.decoding.sampling import nucleus
 from colar_jax.decoding.thinking import Thought, latent_thinker
 from colar_jax.methods import method
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build, calibrate
+from colar_jax.model.visibility import packed as packed_rows
 
 SEPARATOR_ID, EOS_ID, VOCABULARY = 60, 61, 64
 LATENT_TEMPERATURE, STOP_TEMPERATURE, ANSWER_TEMPERATURE, TOP_P = 0.8, 1.5, 1.2, 0.9
@@ -82,7 +83,9 @@ def packed(prompts: list[np.ndarray], width: int = WIDTH):
 
 @functools.partial(jax.jit, static_argnames=("think", "limits", "dtype"))
 def _decode(parameters, prompts, keys, think, limits, dtype):
-    return decode(nnx.merge(random_model()[0], parameters), prompts, keys, think, limits, dtype=dtype)
+    return decode(
+        nnx.merge(random_model()[0], parameters), prompts, keys, think, limits, Execution(dtype=jnp.dtype(dtype).name)
+    )
 
 
 def run(prompts=PROMPTS, keys=KEYS, *, greedy=True, width=WIDTH, think=None, dtype="float32", **limits) -> Decoded:
@@ -98,7 +101,8 @@ def forward(parameters, embeds_BSD, lengths_B, dtype):
     model = nnx.merge(random_model()[0], parameters)
     positions = jnp.broadcast_to(jnp.arange(embeds_BSD.shape[1]), embeds_BSD.shape[:2])
     segments = (positions < lengths_B[:, None]).astype(jnp.int32)
-    hidden = model.llama.forward(embeds_BSD.astype(dtype), positions, segments)
+    compute = Execution()
+    hidden, _ = model.llama.run(embeds_BSD.astype(dtype), positions, packed_rows(segments, compute), compute)
     return model.llama.logits(hidden), model.latent_head(hidden)
 
 
@@ -323,7 +327,7 @@ def test_decisions_come_as_often_as_their_probabilities_say():
 def test_hidden_states_in_training_are_those_of_decoding():
     """Packed rows of compressed steps, against a decode in which the same compressed steps are the thoughts."""
     graph, parameters = random_model()
-    model, compute = nnx.merge(graph, parameters), Compute()
+    model, compute = nnx.merge(graph, parameters), Execution()
     rng = np.random.default_rng(0)
     prompts, speeds, num_steps = PROMPTS[:5], (1.0, 2.0, 3.5, 5.0, 2.0), (6, 11, 7, 3, 1)
     steps = [rng.integers(0, SEPARATOR_ID, count) for count in num_steps]

@@ -18,6 +18,7 @@ from jax.experimental import io_callback
 from colar_jax.decoding.decoder import DecodeLimits, decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import Thought, latent_thinker, word_thinker
+from colar_jax.model.execution import Execution
 
 LATENT_TOLERANCE = 1e-3  # of the largest value: each latent is fed back, and its rounding with it
 GREEDY = DecodeLimits(
@@ -44,7 +45,7 @@ def run(prompts: list[np.ndarray], think, limits: DecodeLimits):
 @functools.partial(jax.jit, static_argnames=("think", "limits"))
 def _run(parameters, prompts, keys, think, limits):
     model = nnx.merge(published_model()[0], parameters)
-    return decode(model, prompts, keys, think, limits, dtype="float32")
+    return decode(model, prompts, keys, think, limits, Execution())
 
 
 def recorded_prompts(name: str) -> list[np.ndarray]:

@@ -11,13 +11,14 @@ from flax import nnx
 
 from colar_jax.decoding.replay import answer_after
 from colar_jax.decoding.streaming import StreamedThought, Streamer
+from colar_jax.model.execution import Execution
 
 
 @pytest.mark.parametrize("greedy", [True, False])
 def test_a_stream_says_what_the_decoder_says(greedy):
     graph, parameters = random_model()
     limits = dataclasses.replace(LIMITS, greedy=greedy)
-    streamer = Streamer(graph, THINK[greedy], limits, "float32")
+    streamer = Streamer(graph, THINK[greedy], limits, Execution())
     decoded = run(greedy=greedy)
     assert len(set(decoded.num_thoughts_B.tolist())) >= 3 and decoded.forced_stop_B.any()
     for row, prompt in enumerate(PROMPTS):
@@ -38,7 +39,7 @@ def test_a_stream_says_what_the_decoder_says(greedy):
 def test_thoughts_come_before_they_are_all_there():
     graph, parameters = random_model()
     row = int(np.argmax(run().num_thoughts_B))
-    stream = Streamer(graph, THINK[True], LIMITS, "float32").run(parameters, packed([PROMPTS[row]]), KEYS[row])
+    stream = Streamer(graph, THINK[True], LIMITS, Execution()).run(parameters, packed([PROMPTS[row]]), KEYS[row])
     assert isinstance(next(stream), StreamedThought)
     stream.close()  # a user who has seen enough
 
@@ -46,7 +47,7 @@ def test_thoughts_come_before_they_are_all_there():
 @functools.partial(jax.jit, static_argnames="limits")
 def replayed(parameters, prompts, embeds_BLD, num_thoughts_B, limits=LIMITS):
     model = nnx.merge(random_model()[0], parameters)
-    return answer_after(model, prompts, embeds_BLD, num_thoughts_B, KEYS, limits, dtype="float32")
+    return answer_after(model, prompts, embeds_BLD, num_thoughts_B, KEYS, limits, Execution())
 
 
 def test_after_its_own_thoughts_a_rollout_answers_as_it_did():

@@ -7,9 +7,11 @@ import pytest
 from flax import nnx
 
 from colar_jax.evaluation.cost import CostModel, cost_of
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.model.reasoner import build
+from colar_jax.model.visibility import packed
 
 SIZES = dict(vocab_size=50, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=4, intermediate_size=24)
 ONE_LAYER = LlamaConfig(num_layers=1, **SIZES)
@@ -21,7 +23,8 @@ def flops_of_xla(positions: int) -> float:
 
     def forward(parameters, embeds_BTD, ids_BT):
         llama = nnx.merge(graph, parameters).llama
-        return llama.logits(llama.forward(embeds_BTD, ids_BT, jnp.ones_like(ids_BT), scan=False))
+        compute = Execution(scan_layers=False)
+        return llama.logits(llama.run(embeds_BTD, ids_BT, packed(jnp.ones_like(ids_BT), compute), compute)[0])
 
     arguments = parameters, jnp.ones((1, positions, 16)), jnp.arange(positions)[None]
     return jax.jit(forward).lower(*arguments).compile().cost_analysis()["flops"]

@@ -4,7 +4,6 @@ import importlib.util
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from exchange.tiny_run import MAX_ANSWER_TOKENS, MAX_LATENTS, given_run
@@ -15,9 +14,11 @@ from colar_jax.decoding.decoder import DecodeLimits, decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import latent_thinker
 from colar_jax.exchange.folder import export_stage
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head_file import load_latent_head
 from colar_jax.model.lora import LoraConfig
 from colar_jax.model.peft import read_adapter
+from colar_jax.model.visibility import packed as packed_rows
 
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
 FORMS = {"all weights": {}, "adapters": {"lora": LORA}}
@@ -48,7 +49,7 @@ def our_decode(run, parameters, question, speed):
         eos_id=tokenizer.eos_id,
     )
     model = nnx.merge(run.graph, parameters)
-    decoded = decode(model, packed, jax.random.split(jax.random.key(0), 1), think, limits, dtype=jnp.float32)
+    decoded = decode(model, packed, jax.random.split(jax.random.key(0), 1), think, limits, Execution())
     count, num_tokens = int(decoded.num_thoughts_B[0]), int(decoded.num_answer_tokens_B[0])
     ids = decoded.answer_ids_BA[0, :num_tokens].tolist()
     return np.asarray(decoded.thoughts[0, :count]), ids[:-1] if ids[-1] == tokenizer.eos_id else ids
@@ -81,7 +82,8 @@ def test_transformers_loads_it(exported):
         theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(torch.tensor([ids])).logits.numpy()
     model = nnx.merge(run.graph, parameters)
     embeds = model.llama.embedding[...][np.array([ids])]
-    hidden = model.llama.forward(embeds, np.arange(len(ids))[None], np.ones((1, len(ids)), np.int32))
+    sees = packed_rows(np.ones((1, len(ids)), np.int32), Execution())
+    hidden, _ = model.llama.run(embeds, np.arange(len(ids))[None], sees, Execution())
     np.testing.assert_allclose(np.asarray(model.llama.logits(hidden)), theirs, atol=1e-4 * np.abs(theirs).max())
 
 

@@ -16,7 +16,6 @@ from flax import nnx
 from golden.published import SEPARATOR_ID, largest_difference, llama_config, published_model, recorded
 from golden.published import under_published_names as named
 
-from colar_jax.config import Compute
 from colar_jax.data.layout import Layout
 from colar_jax.data.packing import RowShape
 from colar_jax.data.packing import fill as fill_rows
@@ -24,11 +23,12 @@ from colar_jax.methods import METHODS
 from colar_jax.methods.codi import Codi
 from colar_jax.methods.thinking import thought_rows
 from colar_jax.methods.thinking.thought_rows import ThoughtExample, ThoughtShape
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.projection import ProjectionConfig
 from colar_jax.model.reasoner import build
 
-COMPUTE = Compute()
+COMPUTE = Execution()
 PROBLEMS, STAGES = range(8), (1, 2, 3)
 ROWS = RowShape(positions=140, tokens=140, supervised=64)
 SHAPE = ThoughtShape(trunk=140, supervised=48, tail=48, examples=1)

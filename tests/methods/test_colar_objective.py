@@ -35,6 +35,8 @@ from colar_jax.data.loader import Recipe
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import embed
 from colar_jax.metrics import divide
+from colar_jax.model.execution import Execution
+from colar_jax.model.visibility import packed
 
 
 def test_ablation_oc_takes_the_steps_out_of_the_cross_entropy_alone():
@@ -95,7 +97,8 @@ def run_heads(embeds_SD, segments_S):
     """Both heads at every position of one row."""
     graph, parameters = model()
     reasoner = nnx.merge(graph, parameters)
-    hidden_SD = reasoner.llama.forward(embeds_SD[None], np.arange(len(embeds_SD))[None], segments_S[None])[0]
+    sees = packed(segments_S[None], Execution())
+    hidden_SD = reasoner.llama.run(embeds_SD[None], np.arange(len(embeds_SD))[None], sees, Execution())[0][0]
     return reasoner.latent_head(hidden_SD), jax.nn.log_softmax(hidden_SD @ parameters["llama"]["embedding"].T)
 
 

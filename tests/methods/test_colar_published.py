@@ -21,11 +21,11 @@ from golden.published import (
     under_published_names,
 )
 
-from colar_jax.config import Compute
 from colar_jax.data.layout import Layout, Sizes, lay_out
 from colar_jax.data.packing import Batch, RowShape, fill, pack
 from colar_jax.methods.colar import Colar, objective_with_noise
 from colar_jax.methods.method import count
+from colar_jax.model.execution import Execution
 from colar_jax.training.state import join, partition
 
 TOLERANCE = 1e-4
@@ -87,7 +87,7 @@ def compiled(variant: str, *, gradients: bool, setup: str = "single_problem"):
 
 @functools.cache
 def _compiled(latent: Colar, deterministic: bool, gradients: bool, setup: str):
-    compute = Compute()
+    compute = Execution()
     family, adapter, _ = SETUPS[setup]
     graph, parameters = published_model(deterministic=deterministic, family=family, adapter=adapter)
     _, frozen = partition(parameters, ("llama", "latent_head"))

@@ -25,7 +25,8 @@ from colar_jax.methods.icot import Icot
 from colar_jax.methods.method import decode_limits
 from colar_jax.methods.thinking import thought_chain
 from colar_jax.methods.thinking.thought_chain import identity
-from colar_jax.model.llama import Llama
+from colar_jax.model.cache import Prefix
+from colar_jax.model.execution import Execution
 
 NUM_LATENTS = 4
 METHODS = {
@@ -47,7 +48,7 @@ def decoded(name: str):
     prompts = [np.append(encoded.prompt(i, AUTO_SPEED), np.int32(SEPARATOR)) for i in range(len(encoded))]
     packed = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
     keys = jax.random.split(jax.random.key(0), len(encoded))
-    program = jax.jit(lambda: decode(merged(), packed, keys, thinking.think, limits, dtype=jnp.float32))
+    program = jax.jit(lambda: decode(merged(), packed, keys, thinking.think, limits, Execution()))
     return encoded, jax.device_get(program())
 
 
@@ -91,14 +92,14 @@ def test_latents_see_the_question_in_the_cache(name, monkeypatch):
     encoded, outcome = decoded(name)
     batch, order = batch_and_order(name, encoded)
     blind = latents_of(batch, PROJECTIONS[name], scale_of_cache=0.0)
-    prefill = Llama.prefill
+    of_rows = Prefix.of_rows
 
-    def forgetful(self, *arguments, **options):
-        hidden_CD, prefix = prefill(self, *arguments, **options)
-        return hidden_CD, dataclasses.replace(prefix, layers=jax.tree.map(jnp.zeros_like, prefix.layers))
+    def forgetful(*arguments):
+        prefix = of_rows(*arguments)
+        return dataclasses.replace(prefix, layers=jax.tree.map(jnp.zeros_like, prefix.layers))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Llama, "prefill", forgetful)
+        patch.setattr(Prefix, "of_rows", forgetful)
         _, blind_outcome = decoded.__wrapped__(name)
     for those, seen in ((blind, outcome.thoughts[order]), (blind_outcome.thoughts, outcome.thoughts)):
         assert largest_difference(those[:, 0], seen[:, 0]) < 1e-5

@@ -9,9 +9,11 @@ import pytest
 from flax import nnx
 from golden.published import largest_difference, llama_config, published_model, recorded
 
+from colar_jax.decoding.prefill import Feeder, Prefilled, read_questions
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.model import rope
-from colar_jax.model.cache import Suffix
+from colar_jax.model.execution import Execution
+from colar_jax.model.visibility import packed
 
 TOLERANCE = 1e-5
 NUM_CACHED = 4  # the last tokens, which were recorded one at a time on a cache
@@ -33,7 +35,8 @@ def right_padded(rows, length):
 def run(parameters, ids_BT, position_ids_BT, segment_ids_BT, *, scan=True):
     """Final hidden states and logits of rows of tokens."""
     llama = nnx.merge(published_model(pad_row=False)[0], parameters).llama
-    hidden_BTD = llama.forward(llama.embedding[...][ids_BT], position_ids_BT, segment_ids_BT, scan=scan)
+    compute = Execution(scan_layers=scan)
+    hidden_BTD, _ = llama.run(llama.embedding[...][ids_BT], position_ids_BT, packed(segment_ids_BT, compute), compute)
     return hidden_BTD, llama.logits(hidden_BTD)
 
 
@@ -89,25 +92,19 @@ def test_rotation_tables():
 @jax.jit
 def run_cached(parameters, prompts, following_ids_CT):
     """Logits `[T, C, V]` of tokens fed one at a time after a prefilled prompt."""
-    llama = nnx.merge(published_model(pad_row=False)[0], parameters).llama
-    embedding_VD, layers = llama.embedding[...], llama.unstacked_blocks()
-    lengths_C = prompts.lengths_C
-    _, prefix = llama.prefill(
-        embedding_VD[prompts.token_ids_RS],
-        prompts.position_ids_RS,
-        prompts.segment_ids_RS,
-        prompts.slots_CP,
-        lengths_C,
-    )
+    model = nnx.merge(published_model(pad_row=False)[0], parameters)
+    llama = model.llama
+    embedding_VD, lengths_C, compute = llama.embedding[...], prompts.lengths_C, Execution()
+    hidden_CD, prefix = read_questions(llama, embedding_VD[prompts.token_ids_RS], prompts, compute)
+    feeder = Feeder.of(model, Prefilled(prefix, hidden_CD, lengths_C), compute)
     num_rows, num_fed = following_ids_CT.shape
 
     def feed(suffix, ids_C):
-        position_ids_C = lengths_C + suffix.num_written
         is_real_C = jnp.ones(num_rows, bool)
-        hidden_CD, suffix = llama.decode(layers, embedding_VD[ids_C], position_ids_C, is_real_C, prefix, suffix)
+        hidden_CD, suffix = feeder.feed(embedding_VD[ids_C], suffix.num_written, is_real_C, suffix)
         return suffix, llama.logits(hidden_CD)
 
-    return jax.lax.scan(feed, Suffix.empty(prefix, num_rows, num_fed), following_ids_CT.T)[1]
+    return jax.lax.scan(feed, feeder.empty_suffix(num_fed), following_ids_CT.T)[1]
 
 
 def test_one_token_at_a_time_on_the_cache():

@@ -15,11 +15,13 @@ from colar_jax.decoding.decoder import DecodeLimits, decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import latent_thinker
 from colar_jax.model import lora
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.linear import Linear
 from colar_jax.model.lora import LoraConfig, LowRank, cast_base, lora_config, merge, random_streams, split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build, initial_adapters
+from colar_jax.model.visibility import packed as packed_rows
 
 LORA = LoraConfig(rank=4, alpha=8.0, targets=("query", "value", "down"), dropout=0.25)
 PICO, HEAD = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY), LatentHeadConfig(24)
@@ -34,9 +36,9 @@ def forward(graph, parameters, keys_B=None, ids=IDS, dtype="float32", scan=True,
     """Final hidden states of rows of tokens."""
     llama = nnx.merge(graph, parameters).llama
     embeds = llama.embedding[...][ids].astype(dtype)
-    return llama.forward(
-        embeds, POSITIONS[: len(ids)], SEGMENTS[: len(ids)], dropout_keys_B=keys_B, scan=scan, remat=remat
-    )
+    compute = Execution(scan_layers=scan, remat=remat)
+    sees = packed_rows(SEGMENTS[: len(ids)], compute)
+    return llama.run(embeds, POSITIONS[: len(ids)], sees, compute, dropout_keys_B=keys_B)[0]
 
 
 def difference(one, other) -> float:
@@ -212,7 +214,7 @@ def decoded(graph, parameters, prompts, keys):
         separator_id=SEPARATOR, eos_id=VOCABULARY - 1,
     )  # fmt: skip
     think = latent_thinker(SEPARATOR, greedy=True, latent_temperature=1.0, stop_temperature=1.0)
-    return decode(nnx.merge(graph, parameters), prompts, keys, think, limits, dtype=jnp.float32)
+    return decode(nnx.merge(graph, parameters), prompts, keys, think, limits, Execution())
 
 
 @pytest.mark.parametrize("base_dtype", ["float32", "bfloat16"])

@@ -7,7 +7,9 @@ import pytest
 from flax import nnx
 from golden.published import largest_difference, lora_config, published_model, recorded, under_published_names
 
+from colar_jax.model.execution import Execution
 from colar_jax.model.lora import merge
+from colar_jax.model.visibility import packed
 
 TOLERANCE = 1e-5
 FAMILIES = ("llama", "qwen2")
@@ -17,7 +19,8 @@ FAMILIES = ("llama", "qwen2")
 def run(parameters, ids_BT, position_ids_BT, segment_ids_BT, *, family, adapter, scan=True):
     """Final hidden states and logits of rows of tokens."""
     llama = nnx.merge(published_model(pad_row=False, family=family, adapter=adapter)[0], parameters).llama
-    hidden_BTD = llama.forward(llama.embedding[...][ids_BT], position_ids_BT, segment_ids_BT, scan=scan)
+    compute = Execution(scan_layers=scan)
+    hidden_BTD, _ = llama.run(llama.embedding[...][ids_BT], position_ids_BT, packed(segment_ids_BT, compute), compute)
     return hidden_BTD, llama.logits(hidden_BTD)
 
 

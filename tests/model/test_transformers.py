@@ -10,9 +10,11 @@ from flax import nnx
 from golden.published import largest_difference
 
 from colar_jax.model import hf_config
+from colar_jax.model.execution import Execution
 from colar_jax.model.hf_folder import save_llama
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.reasoner import build_on
+from colar_jax.model.visibility import packed
 from colar_jax.model.weights import load_llama
 
 NUM_MODELS = 20
@@ -120,7 +122,8 @@ def our_logits(config, parameters, ids_BT):
     def run(parameters):
         llama = nnx.merge(graph, parameters).llama
         positions_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
-        hidden_BTD = llama.forward(llama.embedding[...][ids_BT], positions_BT, jnp.ones(ids_BT.shape, jnp.int32))
+        sees = packed(jnp.ones(ids_BT.shape, jnp.int32), Execution())
+        hidden_BTD, _ = llama.run(llama.embedding[...][ids_BT], positions_BT, sees, Execution())
         return llama.logits(hidden_BTD)
 
     return run(parameters)

@@ -13,12 +13,14 @@ from golden.base_folders import LAYOUTS, ROW, base_folder, forward_of
 from golden.published import largest_difference
 
 from colar_jax.decoding.decoder import DecodeLimits, decode
+from colar_jax.decoding.prefill import Feeder, Prefilled, read_questions
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import word_thinker
-from colar_jax.model.cache import Suffix
+from colar_jax.model.execution import Execution
 from colar_jax.model.hf_config import read_config
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.reasoner import build_on
+from colar_jax.model.visibility import packed as packed_rows
 from colar_jax.model.weights import load_llama
 
 TOLERANCE = 1e-5
@@ -35,7 +37,8 @@ def loaded(folder: Path):
 def run(graph, parameters, ids_BT, position_ids_BT, segment_ids_BT):
     """Final hidden states and logits."""
     llama = nnx.merge(graph, parameters).llama
-    hidden_BTD = llama.forward(llama.embedding[...][ids_BT], position_ids_BT, segment_ids_BT)
+    sees = packed_rows(segment_ids_BT, Execution())
+    hidden_BTD, _ = llama.run(llama.embedding[...][ids_BT], position_ids_BT, sees, Execution())
     return hidden_BTD, llama.logits(hidden_BTD)
 
 
@@ -64,15 +67,14 @@ def test_one_token_at_a_time_on_the_cache(model, tmp_path):
 
     @jax.jit
     def last_logits(parameters):
-        llama = nnx.merge(graph, parameters).llama
-        embedding_VD = llama.embedding[...]
-        rows = embedding_VD[packed.token_ids_RS], packed.position_ids_RS, packed.segment_ids_RS
-        _, prefix = llama.prefill(*rows, packed.slots_CP, packed.lengths_C)
-        suffix, logits = Suffix.empty(prefix, 1, 4), []
+        model, compute = nnx.merge(graph, parameters), Execution()
+        llama, embedding_VD = model.llama, model.llama.embedding[...]
+        hidden_CD, prefix = read_questions(llama, embedding_VD[packed.token_ids_RS], packed, compute)
+        feeder = Feeder.of(model, Prefilled(prefix, hidden_CD, packed.lengths_C), compute)
+        suffix, logits = feeder.empty_suffix(4), []
         for token_id in ids[-4:]:
-            position, is_real = packed.lengths_C + suffix.num_written, jnp.ones(1, bool)
-            fed = embedding_VD[token_id][None], position, is_real, prefix, suffix
-            hidden_BD, suffix = llama.decode(llama.unstacked_blocks(), *fed)
+            fed = embedding_VD[token_id][None], suffix.num_written, jnp.ones(1, bool), suffix
+            hidden_BD, suffix = feeder.feed(*fed)
             logits.append(llama.logits(hidden_BD)[0])
         return jnp.stack(logits)
 
@@ -104,7 +106,7 @@ def test_a_trained_llama_tells_its_story():
 
     @jax.jit
     def tell(parameters):
-        return decode(nnx.merge(graph, parameters), prompts, keys_B, think, limits, dtype=jnp.float32)
+        return decode(nnx.merge(graph, parameters), prompts, keys_B, think, limits, Execution())
 
     told = tell(parameters).thoughts[0]
     np.testing.assert_array_equal(told, story[1:])

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from colar_jax.config import Compute, DecodeConfig, RlConfig
+from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.engine import Engine
 from colar_jax.methods import METHODS
+from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build, calibrate
@@ -29,7 +30,7 @@ PROMPTS = [
     for length in (3, 9, 5, 17)
 ]
 G = 4
-COMPUTE = Compute()
+COMPUTE = Execution()
 
 
 class Ends:
@@ -80,7 +81,7 @@ def sampler(sampling=SAMPLING, *, engine=None, batch_size=4, num_generations=G, 
 @functools.cache
 def rollouts(sampling=SAMPLING, dtype="float32") -> Decoded:
     """One batch of rollouts."""
-    ((place, sampled),) = sampler(sampling, engine=engine_of(Compute(dtype=dtype))).run(
+    ((place, sampled),) = sampler(sampling, engine=engine_of(Execution(dtype=dtype))).run(
         policy()[1], PROMPTS, jax.random.key(5)
     )
     assert place == slice(0, len(PROMPTS))

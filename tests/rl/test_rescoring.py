@@ -18,7 +18,7 @@ from rl.pico_policy import (
     rollouts,
 )
 
-from colar_jax.config import Compute
+from colar_jax.model.execution import Execution
 from colar_jax.rl.tree_batch import KINDS
 from colar_jax.rl.update import rescore
 
@@ -53,13 +53,13 @@ def test_rescored_log_probabilities_are_those_of_the_decoder(changes):
 def test_in_bfloat16_both_are_near():
     sampled = rollouts(dtype="bfloat16")
     batch = batch_of(sampled)
-    latents, decisions, answers = gaps(batch, rescored(policy()[1], batch, compute=Compute(dtype="bfloat16")))
+    latents, decisions, answers = gaps(batch, rescored(policy()[1], batch, compute=Execution(dtype="bfloat16")))
     print("largest gaps in bfloat16:", latents.max(), decisions.max(), answers.max())
     # An answer token at the edge of the nucleus may be inside for one of the two only.
     assert latents.max() < 0.05 and decisions.max() < 0.2 and np.median(answers) < 0.1 and answers.max() < 1
 
 
-@pytest.mark.parametrize("other", [Compute(scan_layers=False), Compute(remat="full"), Compute(logits_chunk=7)])
+@pytest.mark.parametrize("other", [Execution(scan_layers=False), Execution(remat="full"), Execution(logits_chunk=7)])
 def test_ways_to_compute_agree(other):
     batch = batch_of(rollouts())
     expected, actual = rescored(policy()[1], batch), rescored(policy()[1], batch, compute=other)
@@ -92,7 +92,7 @@ def test_chains_of_a_row_do_not_see_each_other_and_see_what_is_before_them():
     def fed(embed_shift_D, kind):
         latents = jnp.asarray(batch.thoughts_BGLD)
         shifted = dataclasses.replace(batch, thoughts_BGLD=latents.at[row, chain, step].add(embed_shift_D))
-        now = rescore(model, shifted, SEPARATOR_ID, SAMPLING, Compute())
+        now = rescore(model, shifted, SEPARATOR_ID, SAMPLING, Execution())
         # Its own density depends on the latent itself, as the value that is scored.
         return now.sampled.mean.sum(axis=-1) if kind == "latent" else now.log_probs[kind]
 
@@ -110,7 +110,7 @@ def test_no_gradient_flows_through_what_was_fed_and_all_parameters_but_the_scale
     graph, parameters = policy()
 
     def total(parameters):
-        now = rescore(nnx.merge(graph, parameters), batch, SEPARATOR_ID, SAMPLING, Compute())
+        now = rescore(nnx.merge(graph, parameters), batch, SEPARATOR_ID, SAMPLING, Execution())
         return sum(jnp.sum(jnp.where(batch.terms[kind].mask, now.log_probs[kind], 0)) for kind in KINDS)
 
     gradients = jax.grad(total)(parameters)
@@ -126,7 +126,7 @@ def test_a_token_that_left_the_nucleus_keeps_a_log_probability_and_a_gradient():
     graph = policy()[0]
 
     def answers(parameters):
-        now = rescore(nnx.merge(graph, parameters), batch, SEPARATOR_ID, SAMPLING, Compute())
+        now = rescore(nnx.merge(graph, parameters), batch, SEPARATOR_ID, SAMPLING, Execution())
         return now.log_probs["answer"]
 
     log_probs = np.asarray(answers(other))[batch.terms["answer"].mask]

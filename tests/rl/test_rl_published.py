@@ -23,8 +23,9 @@ from golden.published import (
     under_published_names,
 )
 
-from colar_jax.config import Compute, DecodeConfig, OptimizerConfig, RlConfig
+from colar_jax.config import DecodeConfig, OptimizerConfig, RlConfig
 from colar_jax.decoding.decoder import Decoded
+from colar_jax.model.execution import Execution
 from colar_jax.rl.credit import advantages_of, term_weights
 from colar_jax.rl.tree_batch import KINDS, Terms, TreeBatch, assemble
 from colar_jax.rl.update import policy_loss, rescore
@@ -32,7 +33,7 @@ from colar_jax.training.state import join, make_optimizer, partition
 
 # The published log-probabilities ignore temperatures and top-p.
 SAMPLING = DecodeConfig(max_latents=12, min_latents=0, max_answer_tokens=8, top_p=1.0)
-COMPUTE = Compute()
+COMPUTE = Execution()
 AGGREGATIONS = {"chain_mean": "True", "configured_length": "False"}
 VARIANTS = ("full", "lora")  # all parameters train, or an adapter and the latent head
 

@@ -9,11 +9,12 @@ import pytest
 from flax import nnx, traverse_util
 from pico_model import ALONE, ROWS, UNEVEN, VOCABULARY, assert_close, batch_of, model
 
-from colar_jax.config import Compute, OptimizerConfig, StageConfig
+from colar_jax.config import OptimizerConfig, StageConfig
 from colar_jax.engine import Engine
 from colar_jax.methods import METHODS
 from colar_jax.methods.method import count
 from colar_jax.metrics import divide
+from colar_jax.model.execution import Execution
 from colar_jax.model.lora import LoraConfig, cast_base, split_base
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.training.state import initial_state, join, make_optimizer, partition
@@ -82,7 +83,7 @@ def flops(function, *arguments) -> float:
 def test_no_gradient_of_a_frozen_weight_is_computed():
     """What a backward pass costs less than one of everything: at least each weight's gradient, 2 * size * positions."""
     batch, _ = batch_of(ALONE)
-    keys_B, compute = jax.random.split(jax.random.key(0), ROWS), Compute(scan_layers=False)
+    keys_B, compute = jax.random.split(jax.random.key(0), ROWS), Execution(scan_layers=False)
 
     def cost(lora):
         graph, parameters = model(lora=lora)

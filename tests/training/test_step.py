@@ -41,11 +41,13 @@ from pico_model import (
     parts,
 )
 
-from colar_jax.config import Compute, OptimizerConfig, StageConfig
+from colar_jax.config import OptimizerConfig, StageConfig
 from colar_jax.data.packing import fill
 from colar_jax.engine import Engine
 from colar_jax.methods.colar import Colar
 from colar_jax.metrics import divide
+from colar_jax.model.execution import Execution
+from colar_jax.model.visibility import packed
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.training.state import initial_state, make_optimizer
 from colar_jax.training.step import make_train_step
@@ -95,10 +97,10 @@ def test_a_mix_of_speeds_is_each_alone_weighted_by_counts():
 @pytest.mark.parametrize(
     "compute",
     [
-        Compute(scan_layers=False),
-        Compute(remat="dots"),
-        Compute(remat="full"),
-        Compute(logits_chunk=48),
+        Execution(scan_layers=False),
+        Execution(remat="dots"),
+        Execution(remat="full"),
+        Execution(logits_chunk=48),
     ],
     ids=["loop", "dots", "full", "chunked"],
 )
@@ -123,7 +125,7 @@ def inner_jaxprs(jaxpr):
 @pytest.mark.parametrize("chunk", [48, 8192])
 def test_logits_exist_a_chunk_at_a_time(chunk):
     batch, noise_BMD = batch_of(packed_rows())
-    step = jax.value_and_grad(loss_of(ALL_TERMS, Compute(logits_chunk=chunk)), has_aux=True)
+    step = jax.value_and_grad(loss_of(ALL_TERMS, Execution(logits_chunk=chunk)), has_aux=True)
     jaxpr = jax.make_jaxpr(step)(parts()[0], batch, noise_BMD, count_of(batch)).jaxpr
     shapes = {v.aval.shape for inner in inner_jaxprs(jaxpr) for equation in inner.eqns for v in equation.outvars}
     logits = {
@@ -146,7 +148,8 @@ def test_nothing_leaks_backwards_or_between_segments():
 
     def read_out(embeds_BSD):
         llama = nnx.merge(graph, parameters).llama
-        return llama.forward(embeds_BSD, batch.position_ids_BS[row], batch.segment_ids_BS[row])[0] @ weights_D
+        sees = packed(batch.segment_ids_BS[row], Execution())
+        return llama.run(embeds_BSD, batch.position_ids_BS[row], sees, Execution())[0][0] @ weights_D
 
     gradient_SSD = jax.jit(jax.jacrev(read_out))(embeds_BSD)[:, 0]
     segments_S = batch.segment_ids_BS[0]

@@ -16,10 +16,11 @@ from colar_jax.losses import gather_positions
 from colar_jax.methods.method import Thinking, language_loss
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch
 from colar_jax.model.attention import attend, attend_causally, packed_mask_bias
-from colar_jax.model.context import Seen, attend_blocks, bias_of, heads_first
-from colar_jax.model.llama import Reading
+from colar_jax.model.context import Seen, bias_of, heads_first
+from colar_jax.model.execution import Execution
+from colar_jax.model.llama import LastLayer, Reading
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.settings import Compute
+from colar_jax.model.visibility import Visibility, blocks
 
 
 @jax.tree_util.register_dataclass
@@ -49,7 +50,7 @@ def identity(model: Reasoner, hidden):
     return hidden
 
 
-def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: Compute, keys_B=None, probes: bool = False) -> Trunk:
+def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: Execution, keys_B=None, probes: bool = False) -> Trunk:
     """The first pass over the rows; `probes` keeps the residual stream before the answer after each layer."""
     bias_BPP = packed_mask_bias(batch.trunk_segments_BP)
     matched = [batch.matched_trunk_BE] if probes else []
@@ -73,13 +74,14 @@ def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: Compute, keys_B=Non
         else (None, None)
     )
     embeds_BPD, layers = _embed(model, batch.trunk_ids_BP, compute), model.llama.layer_parameters()
-    hidden_BMD, kept = model.llama.run_rows(
+    hidden_BMD, kept = model.llama.run(
         embeds_BPD,
         batch.trunk_positions_BP,
-        attending(attend_causally, bias_BPP),
-        probe=probe,
-        reading=Reading(pick, attending(attend, bias_BMP), probe_read),
-        **_options(layers, compute, keys_B, 0),
+        Visibility(attending(attend_causally, bias_BPP)),
+        compute,
+        dropout_keys_B=_keys_of(keys_B, 0),
+        reading=Reading(probe, LastLayer(pick, attending(attend, bias_BMP), probe_read)),
+        layers=layers,
     )
     caches = tuple(cache for cache, _ in kept) if probes else kept
     probed = tuple(probed for _, probed in kept) if probes else ()
@@ -87,7 +89,7 @@ def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: Compute, keys_B=Non
 
 
 def run_latents(
-    model: Reasoner, trunk: Trunk, batch: ThoughtBatch, num_latents: int, project, compute: Compute, keys_B=None
+    model: Reasoner, trunk: Trunk, batch: ThoughtBatch, num_latents: int, project, compute: Execution, keys_B=None
 ) -> Latents:
     """Think `num_latents` times after every question, at most; an example's own number is in the batch."""
     B, E = batch.last_BE.shape
@@ -103,20 +105,22 @@ def run_latents(
         is_seen = (slot_examples[None] == example_E[:, None]) & (slot_steps <= step)[None]
         own_bias_BES = jnp.broadcast_to(bias_of(is_seen)[None], (B, *is_seen.shape))
 
-        def attend_and_write(q, k, v, context):
+        def seen(k, v, context):
             trunk_cache, own_cache = context
             written = tuple(
                 jax.lax.dynamic_update_slice(cache, heads_first(new), (0, 0, step * E, 0))
                 for cache, new in zip(own_cache, (k, v), strict=True)
             )
-            blocks = (Seen(trunk_cache, trunk_bias_BEP), Seen(written, own_bias_BES))
-            return attend_blocks(q, blocks), written
+            return (Seen(trunk_cache, trunk_bias_BEP), Seen(written, own_bias_BES)), written
 
         fed_BED = project(model, hidden_BED)
-        contexts = tuple(zip(trunk.caches, caches, strict=True))
-        options = _options(trunk.layers, compute, keys_B, 2 + step)
-        next_BED, caches = model.llama.run_rows(
-            fed_BED, batch.question_lengths_BE + step, attend_and_write, contexts, **options
+        next_BED, caches = model.llama.run(
+            fed_BED,
+            batch.question_lengths_BE + step,
+            blocks(seen, tuple(zip(trunk.caches, caches, strict=True))),
+            compute,
+            dropout_keys_B=_keys_of(keys_B, 2 + step),
+            layers=trunk.layers,
         )
         is_real_BE1 = (step < batch.num_latents_BE)[..., None]
         return (jnp.where(is_real_BE1, next_BED, hidden_BED), caches), fed_BED
@@ -132,7 +136,7 @@ def run_latents(
 
 
 def run_tail(
-    model: Reasoner, trunk: Trunk, latents: Latents, batch: ThoughtBatch, compute: Compute, keys_B=None, probe=None
+    model: Reasoner, trunk: Trunk, latents: Latents, batch: ThoughtBatch, compute: Execution, keys_B=None, probe=None
 ):
     """Hidden states `[B, T, D]` of what follows the latents, and what was probed of each layer."""
     E = batch.last_BE.shape[1]
@@ -144,23 +148,24 @@ def run_tail(
     latent_bias_BTS = bias_of((tail_segments_BT1 == slot_examples[None, None] + 1) & is_real_BS[:, None])
     own_bias_BTT = packed_mask_bias(batch.tail_segments_BT)
 
-    def attend_all(q, k, v, context):
+    def seen(k, v, context):
         trunk_cache, latent_cache = context
         own = Seen((heads_first(k), heads_first(v)), own_bias_BTT)
-        return attend_blocks(q, (Seen(trunk_cache, trunk_bias_BTP), Seen(latent_cache, latent_bias_BTS), own)), None
+        return (Seen(trunk_cache, trunk_bias_BTP), Seen(latent_cache, latent_bias_BTS), own), None
 
-    hidden_BTD, kept = model.llama.run_rows(
+    hidden_BTD, kept = model.llama.run(
         _embed(model, batch.tail_ids_BT, compute),
         batch.tail_positions_BT,
-        attend_all,
-        tuple(zip(trunk.caches, latents.caches, strict=True)),
-        probe,
-        **_options(trunk.layers, compute, keys_B, 1),
+        blocks(seen, tuple(zip(trunk.caches, latents.caches, strict=True))),
+        compute,
+        dropout_keys_B=_keys_of(keys_B, 1),
+        reading=Reading(probe),
+        layers=trunk.layers,
     )
     return hidden_BTD, tuple(probed for _, probed in kept) if probe else ()
 
 
-def tail_loss(model: Reasoner, latents: Latents, hidden_BTD, batch: ThoughtBatch, compute: Compute):
+def tail_loss(model: Reasoner, latents: Latents, hidden_BTD, batch: ThoughtBatch, compute: Execution):
     """Summed cross-entropy of what follows the latents, from its first token on, and how much of it is right."""
     hidden = jnp.concatenate([latents.last_hidden_BED, hidden_BTD], axis=1)
     labels = jnp.concatenate([batch.first_labels_BE, batch.tail_labels_BT], axis=1)
@@ -179,12 +184,10 @@ def thinking(num_latents: int, project) -> Thinking:
     return Thinking(think, max_thoughts=num_latents, min_thoughts=num_latents)
 
 
-def _embed(model: Reasoner, ids_BT, compute: Compute):
+def _embed(model: Reasoner, ids_BT, compute: Execution):
     return model.llama.embedding[...][ids_BT].astype(compute.dtype)
 
 
-def _options(layers: list, compute: Compute, keys_B, part) -> dict:
-    """How to run the layers; each part of the chain drops out what its own keys say."""
-    if keys_B is not None:
-        keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, part)
-    return dict(layers=layers, remat=compute.remat, scan=compute.scan_layers, dropout_keys_B=keys_B)
+def _keys_of(keys_B, part):
+    """The keys of a part of the chain: each drops out what its own keys say."""
+    return None if keys_B is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, part)

@@ -1,0 +1,85 @@
+"""Who sees whom in a pass through the layers, as a value: packed rows, tree rows, a decode step, blocks of keys."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from colar_jax.model import attention
+from colar_jax.model.block import Attend
+from colar_jax.model.cache import Prefix, Suffix, write_slot
+from colar_jax.model.context import Seen, attend_blocks, heads_first
+from colar_jax.model.execution import Execution
+from colar_jax.model.flash_attention import packed_attention
+
+
+@dataclasses.dataclass(frozen=True)
+class Visibility:
+    """What `Llama.run` attends with.
+
+    Attributes:
+        attend: queries, keys and values of a layer to its output, and whatever is to be kept of the layer.
+        contexts: empty, or a pytree for each layer, which `attend` then gets as `context=`: what is seen besides the
+            row itself.
+    """
+
+    attend: Attend
+    contexts: tuple = ()
+
+
+def packed(segment_ids_BT, compute: Execution, *, keeps: bool = False) -> Visibility:
+    """Packed rows: causal within a segment (0 is padding); `keeps` keys and values, as a cache holds them."""
+    kernel = packed_attention(segment_ids_BT, compute.attention, splits_heads=compute.splits_heads)
+
+    def attend(q, k, v):
+        return kernel(q, k, v), (heads_first(k), heads_first(v)) if keeps else None
+
+    return Visibility(attend)
+
+
+def tree(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int) -> Visibility:
+    """Tree rows: a trunk of at most `P` positions, then its `G` branches of `T`.
+
+    Every branch sees the trunk and itself, and no other branch: as if each were a row of its own with the trunk before
+    it, which is computed once instead.
+    """
+    biases = attention.tree_mask_bias(trunk_lengths_B, trunk_size, num_branches, branch_size)
+    return Visibility(lambda q, k, v: (attention.attend_tree(q, k, v, *biases), None))
+
+
+def tree_positions(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int):
+    """Position ids `[B, P + G * T]` of tree rows: every branch continues its trunk's."""
+    in_branch_T = jnp.tile(jnp.arange(branch_size), num_branches)
+    trunk_BP = jnp.broadcast_to(jnp.arange(trunk_size)[None], (trunk_lengths_B.shape[0], trunk_size))
+    return jnp.concatenate([trunk_BP, trunk_lengths_B[:, None] + in_branch_T[None]], axis=1)
+
+
+def cascade(prefix: Prefix, suffix: Suffix, is_real_B) -> tuple[Visibility, jax.Array]:
+    """A decode step: each rollout's new position sees its question's prefix, and its own suffix with itself in it.
+
+    What is kept of a layer is its suffix with the new position written; second, which slots are real after that.
+    """
+    is_real_BS = jax.lax.dynamic_update_slice(suffix.is_real_BS, is_real_B[:, None], (0, suffix.num_written))
+
+    def attend(q, k, v, context):
+        prefix_layer, suffix_layer = context
+        new_layer = write_slot(suffix_layer, k, v, suffix.num_written)
+        return attention.attend_cascade(q, *prefix_layer, prefix.is_real_CP, *new_layer, is_real_BS), new_layer
+
+    return Visibility(attend, tuple(zip(prefix.layers, suffix.layers, strict=True))), is_real_BS
+
+
+# (keys, values and context of a layer) -> (the blocks of keys that are seen, whatever is to be kept)
+BlocksOf = Callable[[jax.Array, jax.Array, Any], tuple[tuple[Seen, ...], Any]]
+
+
+def blocks(blocks_of: BlocksOf, contexts: tuple) -> Visibility:
+    """Several blocks of keys at once, under one softmax."""
+
+    def attend(q, k, v, context):
+        seen, kept = blocks_of(k, v, context)
+        return attend_blocks(q, seen), kept
+
+    return Visibility(attend, contexts)
