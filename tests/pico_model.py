@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 
-from colar_jax.data.layout import Layout, Sizes, lay_out
+from colar_jax.data.layout import Layout, Sizes, Supervision, lay_out
 from colar_jax.data.packing import Batch, RowShape, fill, pack
 from colar_jax.methods import METHODS
 from colar_jax.methods.colar import Colar, objective_with_noise
@@ -67,8 +67,8 @@ def example(number: int, *, speed=None, **switches) -> Layout:
     lengths = rng.integers((3, 2, 2), (8, 13, 5))
     prompt, steps, answer = (rng.integers(10, VOCABULARY, n).astype(np.int32) for n in lengths)
     speed = SPEEDS[number % len(SPEEDS)] if speed is None else speed
-    switches = {"supervise_latents": True} | switches
-    return lay_out(prompt, steps, answer, SEPARATOR, speed, rng.random(len(steps)), **switches)
+    supervision = Supervision(**{"latents": True} | switches)
+    return lay_out(prompt, steps, answer, SEPARATOR, speed, rng.random(len(steps)), supervision)
 
 
 def noise_of(number: int, layout: Layout) -> np.ndarray:

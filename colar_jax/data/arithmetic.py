@@ -8,6 +8,7 @@ drawn anew each time; what a problem *is* is its chain, and the chain alone deci
 chain of the test set was ever trained on, in any wording.
 """
 
+import dataclasses
 import hashlib
 import random
 
@@ -41,17 +42,30 @@ MAX_FAILURES = 10_000
 Chain = tuple[int, tuple[tuple[str, int], ...]]
 
 
-def generate_problems(
-    split: str,
-    count: int,
-    *,
-    seed: int = 0,
-    min_steps: int = 3,
-    max_steps: int = 5,
-    max_number: int = 99,
-    max_change: int = 20,
-    max_repeats: int = 0,
-) -> list[Problem]:
+@dataclasses.dataclass(frozen=True)
+class ChainKind:
+    """What chains of operations are drawn from.
+
+    Attributes:
+        min_steps, max_steps: a problem has a number of operations between the two, all equally likely.
+        max_number: every number in a problem is between 1 and this.
+        max_change: the largest number that is added or subtracted. It sets how many sums there are to learn by heart:
+            about 4,000 at 20, about 10,000 at 99.
+        max_repeats: how often, at most, the steps of a problem end on its last one said again; each number up to it is
+            equally likely. Chains of thought that people write are redundant; here by as much as one likes.
+    """
+
+    min_steps: int = 3
+    max_steps: int = 5
+    max_number: int = 99
+    max_change: int = 20
+    max_repeats: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self).items())
+
+
+def generate_problems(split: str, count: int, *, seed: int = 0, **kind: int) -> list[Problem]:
     """The first `count` problems of a split, no chain twice; the same ones on every machine.
 
     A longer list begins with the shorter one.
@@ -60,37 +74,31 @@ def generate_problems(
         split: "train", "val" or "test". No chain is in two of them, whatever the other arguments are.
         count: how many.
         seed: another seed gives another list from the same split: train's lists may share chains with each other.
-        min_steps, max_steps: a problem has a number of operations between the two, all equally likely.
-        max_number: every number in a problem is between 1 and this.
-        max_change: the largest number that is added or subtracted. It sets how many sums there are to learn by heart:
-            about 4,000 at 20, about 10,000 at 99.
-        max_repeats: how often, at most, the steps of a problem end on its last one said again; each number up to it is
-            equally likely. Chains of thought that people write are redundant; here by as much as one likes.
+        kind: fields of `ChainKind`.
 
     Raises:
         UserError: an argument is out of range, or the split has fewer than `count` different chains.
     """
-    settings = (
-        f"min_steps={min_steps}, max_steps={max_steps}, max_number={max_number}, max_change={max_change}, "
-        f"max_repeats={max_repeats}"
-    )
+    settings = ChainKind(**kind)
     if split not in SPLIT_OF_BUCKET.values():
         raise UserError(f"arithmetic has no split {split!r}: name 'train', 'val' or 'test'")
     if count < 1:
         raise UserError(f"arithmetic cannot make count={count} problems: ask for at least 1")
-    if not 1 <= min_steps <= max_steps or max_number < 2 or max_change < 1 or max_repeats < 0:
+    steps = settings.min_steps, settings.max_steps
+    is_possible = 1 <= steps[0] <= steps[1] and settings.max_number >= 2 and settings.max_change >= 1
+    if not is_possible or settings.max_repeats < 0:
         raise UserError(
             f"arithmetic with {settings}: 1 <= min_steps <= max_steps, max_number >= 2, max_change >= 1 and "
             "max_repeats >= 0 are needed"
         )
-    order = f"{split}/{seed}/{min_steps}/{max_steps}/{max_number}/{max_change}"
+    order = f"{split}/{seed}/{steps[0]}/{steps[1]}/{settings.max_number}/{settings.max_change}"
     # Repeats have draws of their own: the problems are the same ones with and without.
     rng, repeats = random.Random(order), random.Random(f"{order}/repeats")
     seen: set[Chain] = set()
     problems: list[Problem] = []
     failures = 0
     while len(problems) < count:
-        chain = _draw_chain(rng, rng.randint(min_steps, max_steps), max_number, max_change)
+        chain = _draw_chain(rng, rng.randint(*steps), settings.max_number, settings.max_change)
         if chain in seen or split_of(chain) != split:
             failures += 1
             if failures == MAX_FAILURES:
@@ -101,7 +109,7 @@ def generate_problems(
             continue
         failures = 0
         seen.add(chain)
-        problems.append(_tell(rng, chain, repeats.randint(0, max_repeats)))
+        problems.append(_tell(rng, chain, repeats.randint(0, settings.max_repeats)))
     return problems
 
 

@@ -8,6 +8,7 @@ Everything from the last question position on is supervised; there is no slot wi
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,6 +39,13 @@ class Sizes:
         return Sizes(self.positions[examples], self.tokens[examples], self.supervised[examples])
 
 
+class Supervision(NamedTuple):
+    """What of the reasoning is learned; the answer always is."""
+
+    latents: bool  # whether latents have targets
+    steps: bool = True  # False (ablation OC): the tokens inside the reasoning are no labels, but its end still is
+
+
 def lay_out(
     prompt_ids: np.ndarray,
     step_ids: np.ndarray,
@@ -45,20 +53,17 @@ def lay_out(
     separator_id: int,
     speed: float,
     draw_T: np.ndarray,
-    *,
-    supervise_latents: bool,
-    supervise_steps: bool = True,
+    supervision: Supervision,
 ) -> Layout:
     """Lay out question, reasoning (in groups of `speed` tokens) and answer.
 
     `draw_T` has a uniform number in [0, 1) for each step token; a group's label is the token picked by its first one.
-    Without `supervise_steps` (ablation OC) the tokens inside the reasoning are no labels, but its end still is.
     """
     group_T = group_of_token(len(step_ids), speed)
     sizes_G = np.bincount(group_T)
     starts_G = np.cumsum(sizes_G) - sizes_G
     drawn_G = step_ids[starts_G + (draw_T[starts_G] * sizes_G).astype(np.int64)]
-    if not supervise_steps:
+    if not supervision.steps:
         drawn_G = np.full_like(drawn_G, -1)
 
     separator = np.array([separator_id], np.int32)
@@ -71,7 +76,7 @@ def lay_out(
     # The last question position, the opening separator and the groups; then the closing separator and the answer.
     label_ids_M = np.concatenate([separator, drawn_G, separator, answer_ids])
     latent_mask_M = np.zeros(len(label_ids_M), bool)
-    latent_mask_M[1 : 2 + num_groups] = supervise_latents
+    latent_mask_M[1 : 2 + num_groups] = supervision.latents
     return Layout(
         token_ids_T=np.concatenate([prompt_ids, separator, step_ids, separator, fed_answer_ids]),
         token_positions_T=token_positions_T,

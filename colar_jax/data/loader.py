@@ -177,8 +177,7 @@ class Loader:
             encoded.separator_id,
             speed,
             self._rng(epoch, 2, example).random(len(step_ids)),
-            supervise_latents=recipe.supervise_latents,
-            supervise_steps=recipe.supervise_steps,
+            layout.Supervision(recipe.supervise_latents, recipe.supervise_steps),
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from colar_jax.data import packing
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.layout import lay_out
+from colar_jax.data.layout import Supervision, lay_out
 from colar_jax.data.loader import Recipe
 from colar_jax.data.packing import Batch, RowShape
 from colar_jax.data.prompts import AUTO_SPEED
@@ -41,7 +41,7 @@ def _lay_out(encoded: EncodedProblems, example: int, removed: int):
     step_ids = encoded.steps[example][removed:]
     prompt_ids, answer_ids = encoded.prompt(example, AUTO_SPEED), encoded.answers[example]
     no_draw = np.zeros(len(step_ids))
-    return lay_out(prompt_ids, step_ids, answer_ids, encoded.separator_id, 1.0, no_draw, supervise_latents=False)
+    return lay_out(prompt_ids, step_ids, answer_ids, encoded.separator_id, 1.0, no_draw, Supervision(latents=False))
 
 
 @dataclasses.dataclass(frozen=True)

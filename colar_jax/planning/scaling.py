@@ -67,6 +67,15 @@ class Scaled:
         return max(self.compute, self.ici + self.network)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a chip computes in a step."""
+
+    per_chip: float
+    positions: int  # in a row
+    supervised: int
+
+
 def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) -> str:
     """A stage's step on 8 to 1,024 chips, as Markdown; with so many rows a chip, or else the stage's rows in all."""
     if chip not in CHIPS:
@@ -93,13 +102,17 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
         of_trained = bytes_per_device(trainable, specs_for(trainable, specs), mesh)
         rows.append(
             scale(
-                llama, config.model, chip, num_chips,
+                llama,
+                config.model,
+                chip,
+                num_chips,
                 fsdp=fsdp,
                 state=bytes_per_device(parameters, specs, mesh) + 3 * of_trained,
-                rows_per_chip=rows_per_chip or stage.rows / num_chips,
-                positions=loader.row_shape.positions, supervised=loader.row_shape.supervised,
+                rows=Rows(
+                    rows_per_chip or stage.rows / num_chips, loader.row_shape.positions, loader.row_shape.supervised
+                ),
             )
-        )  # fmt: skip
+        )
     return _markdown(rows)
 
 
@@ -119,23 +132,21 @@ def scale(
     *,
     fsdp: int,
     state: float,
-    rows_per_chip: float,
-    positions: int,
-    supervised: int,
+    rows: Rows,
 ) -> Scaled:
     """A CoLaR step on `num_chips`, `fsdp` of them side by side sharing each weight."""
     chip = CHIPS[chip_name]
     in_slice = min(num_chips, _LARGEST_SLICE[chip_name])
     topology, slices = slice_of(chip, in_slice), num_chips // in_slice
-    shape = packed_rows(1, positions, supervised, has_latents=True)
+    shape = packed_rows(1, rows.positions, rows.supervised, has_latents=True)
     flops = useful = step_flops(llama, model, shape)
     if model.remat == "full":
         forward = forward_flops(llama, model, shape)
         flops += forward["base"] + forward["adapters"] + forward["attention"]
     ici, held = _ici_seconds(llama, model, fsdp, topology)
     between = 2 * (slices - 1) / slices * held / (in_slice / fsdp) / chip.network_bandwidth
-    compute, useful = (rows_per_chip * of_a_row / chip.peak_flops for of_a_row in (flops, useful))
-    return Scaled(num_chips, slices, topology.name, fsdp, state, rows_per_chip, useful, compute, ici, between)
+    compute, useful = (rows.per_chip * of_a_row / chip.peak_flops for of_a_row in (flops, useful))
+    return Scaled(num_chips, slices, topology.name, fsdp, state, rows.per_chip, useful, compute, ici, between)
 
 
 def _ici_seconds(llama: LlamaConfig, model: ModelConfig, fsdp: int, topology: Topology) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from golden.published import EOS_ID, SEPARATOR_ID, largest_difference, published_model, recorded
 
-from colar_jax.data.layout import Layout, lay_out
+from colar_jax.data.layout import Layout, Supervision, lay_out
 from colar_jax.data.packing import RowShape, fill
 from colar_jax.model.reasoner import embed_positions
 
@@ -31,7 +31,7 @@ def step_ids() -> list[np.ndarray]:
 
 def laid_out(ids_T: np.ndarray, speed: int, draw_T: np.ndarray) -> Layout:
     answer_ids = np.array([EOS_ID], np.int32)
-    return lay_out(PROMPT_IDS, ids_T, answer_ids, SEPARATOR_ID, speed, draw_T, supervise_latents=True)
+    return lay_out(PROMPT_IDS, ids_T, answer_ids, SEPARATOR_ID, speed, draw_T, Supervision(True))
 
 
 def slots(layout: Layout) -> slice:

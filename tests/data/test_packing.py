@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colar_jax.data.layout import Layout, Sizes, lay_out, sizes
+from colar_jax.data.layout import Layout, Sizes, Supervision, lay_out, sizes
 from colar_jax.data.packing import RowShape, fill, fits, pack, pooling_scale
 
 GSM8K_LENGTHS = Path(__file__).parents[2] / "benchmarks" / "gsm8k_lengths.json"
@@ -27,7 +27,7 @@ def examples(draw) -> list[Layout]:
         ids = np.arange(next_id, next_id + num_prompt + num_steps + num_answer, dtype=np.int32)
         next_id += len(ids)
         parts = np.split(ids, [num_prompt, num_prompt + num_steps])
-        layouts.append(lay_out(*parts, SEPARATOR, speed, np.zeros(num_steps), supervise_latents=True))
+        layouts.append(lay_out(*parts, SEPARATOR, speed, np.zeros(num_steps), Supervision(True)))
     return layouts
 
 
@@ -87,8 +87,8 @@ def test_a_batch_says_what_its_layouts_say(layouts, shape, pooling):
 
 def test_two_examples_in_a_row_by_hand():
     ids = [np.array(part, np.int32) for part in ([11, 12], [21, 22, 23], [31, 32])]
-    first = lay_out(*ids, SEPARATOR, 2, np.zeros(3), supervise_latents=True)
-    second = lay_out(ids[0], ids[1][:0], ids[2], SEPARATOR, 2, np.zeros(0), supervise_latents=True)
+    first = lay_out(*ids, SEPARATOR, 2, np.zeros(3), Supervision(True))
+    second = lay_out(ids[0], ids[1][:0], ids[2], SEPARATOR, 2, np.zeros(0), Supervision(True))
     batch = fill([[first, second]], RowShape(positions=13, tokens=15, supervised=11))
     # fmt: off
     assert batch.token_ids_BT[0].tolist() ==       [11, 12, 9, 21, 22, 23, 9, 31, 11, 12, 9, 9, 31,  0,  0]

@@ -334,8 +334,9 @@ def test_hidden_states_in_training_are_those_of_decoding():
     rows, shape = [[0, 1, 2], [3, 4]], packing.RowShape(positions=64, tokens=72, supervised=48)
 
     def batch_with(answers):
+        learned = layout.Supervision(latents=True)
         layouts = [
-            layout.lay_out(prompt[:-1], ids, answer, SEPARATOR_ID, speed, rng.random(len(ids)), supervise_latents=True)
+            layout.lay_out(prompt[:-1], ids, answer, SEPARATOR_ID, speed, rng.random(len(ids)), learned)
             for prompt, ids, answer, speed in zip(prompts, steps, answers, speeds, strict=True)
         ]
         return layouts, packing.fill([[layouts[i] for i in row] for row in rows], shape)

@@ -40,7 +40,7 @@ from colar_jax.model.visibility import packed
 
 
 def test_ablation_oc_takes_the_steps_out_of_the_cross_entropy_alone():
-    oc = tuple(example(number, supervise_steps=False) for number in range(ROWS))
+    oc = tuple(example(number, steps=False) for number in range(ROWS))
     _, plain, _ = evaluated(ALONE, latent=ALL_TERMS)
     _, without, _ = evaluated(ALONE, latent=ALL_TERMS, layouts=oc)
     num_drawn = sum(int(layout.latent_mask_M.sum()) - 1 for layout in EXAMPLES)

@@ -21,7 +21,7 @@ from golden.published import (
     under_published_names,
 )
 
-from colar_jax.data.layout import Layout, Sizes, lay_out
+from colar_jax.data.layout import Layout, Sizes, Supervision, lay_out
 from colar_jax.data.packing import Batch, RowShape, fill, pack
 from colar_jax.methods.colar import Colar, objective_with_noise
 from colar_jax.methods.method import count
@@ -65,7 +65,7 @@ def example(problem: int, speed: int, family: str = "llama") -> tuple[Layout, np
         SEPARATOR_ID,
         speed,
         draw_T,
-        supervise_latents=True,
+        Supervision(latents=True),
     )
     np.testing.assert_array_equal(layout.label_ids_M[: len(slot_labels)], slot_labels)
     return layout, single[f"{prefix}/noise"]

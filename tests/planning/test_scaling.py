@@ -7,7 +7,7 @@ import pytest
 from colar_jax.config import LoraSettings, ModelConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.planning.chips import CHIPS
-from colar_jax.planning.scaling import scale, sent_bytes, slice_of
+from colar_jax.planning.scaling import Rows, scale, sent_bytes, slice_of
 
 LLAMA = PRESETS["llama-3.2-1b"]
 ADAPTERS = ModelConfig(dtype="bfloat16", base_dtype="bfloat16", remat="full", lora=LoraSettings(rank=128))
@@ -15,8 +15,8 @@ FULL = ModelConfig(dtype="bfloat16", remat="full")
 
 
 def scaled(num_chips: int, model=FULL, **others):
-    settings = dict(fsdp=4, state=0.0, rows_per_chip=4.0, positions=512, supervised=100) | others
-    return scale(LLAMA, model, "v5e", num_chips, **settings)
+    rows = Rows(**dict(per_chip=4.0, positions=512, supervised=100) | others)
+    return scale(LLAMA, model, "v5e", num_chips, fsdp=4, state=0.0, rows=rows)
 
 
 def test_adapters_on_whole_models_send_their_own_gradients_alone():
@@ -45,8 +45,8 @@ def test_more_than_a_pod_is_several_slices_on_a_slower_network():
 
 
 def test_the_same_work_takes_the_same_compute_and_fewer_rows_less():
-    assert scaled(8).compute == scaled(1024).compute == 2 * scaled(8, rows_per_chip=2.0).compute
-    assert scaled(8).ici == scaled(8, rows_per_chip=2.0).ici
+    assert scaled(8).compute == scaled(1024).compute == 2 * scaled(8, per_chip=2.0).compute
+    assert scaled(8).ici == scaled(8, per_chip=2.0).ici
 
 
 def test_recomputation_is_work_but_no_use():

@@ -94,12 +94,13 @@ def fill(rows: list[list[ThoughtExample]], shape: ThoughtShape, num_latents: int
     for row, examples in enumerate(rows):
         start = (0, 0, 0)
         for slot, example in enumerate(examples):
-            start = _place(batch, row, slot, example, num_latents, *start)
+            start = _place(batch, row, slot, example, num_latents, start)
     return batch
 
 
-def _place(batch, row: int, slot: int, example: ThoughtExample, num_latents: int, trunk: int, label: int, tail: int):
+def _place(batch, row: int, slot: int, example: ThoughtExample, num_latents: int, start: tuple[int, int, int]):
     """Write one example into its row, from these places of trunk, trunk labels and tail on; the places after it."""
+    trunk, label, tail = start
     question, teacher_ids, tail_ids = len(example.prompt_ids), example.teacher_ids, example.tail_ids
     trunk_stop, tail_stop = trunk + question + max(len(teacher_ids) - 1, 0), tail + len(tail_ids) - 1
     in_trunk, in_tail, last = slice(trunk, trunk_stop), slice(tail, tail_stop), trunk + question - 1
