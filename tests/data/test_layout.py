@@ -13,10 +13,13 @@ PROMPT, STEPS, ANSWER = [11, 12, 13], [21, 22, 23, 24, 25], [31, 32, 33]  # 33 i
 FIRST = np.zeros(len(STEPS))  # every draw picks the first token of its group
 
 
-def laid_out(speed, *, prompt=PROMPT, steps=STEPS, answer=ANSWER, draw=None, **switches) -> Layout:
+LEARNED = Supervision(latents=True)
+
+
+def laid_out(speed, *, prompt=PROMPT, steps=STEPS, answer=ANSWER, draw=None, supervision=LEARNED) -> Layout:
     arrays = (np.array(ids, np.int32) for ids in (prompt, steps, answer))
     draw_T = np.zeros(len(steps)) if draw is None else np.array(draw)
-    return lay_out(*arrays, SEPARATOR, speed, draw_T, Supervision(**{"latents": True} | switches))
+    return lay_out(*arrays, SEPARATOR, speed, draw_T, supervision)
 
 
 def drawn(layout: Layout) -> list[tuple]:
@@ -82,7 +85,7 @@ def test_without_steps():
 
 
 def test_ablation_oc_keeps_the_end_of_the_reasoning():
-    assert drawn(laid_out(2, steps=False)) == [
+    assert drawn(laid_out(2, supervision=Supervision(latents=True, steps=False))) == [
         *QUESTION,
         ([13], 9, False),
         ([9], NONE, True),
@@ -94,7 +97,7 @@ def test_ablation_oc_keeps_the_end_of_the_reasoning():
 
 
 def test_a_chain_of_words_has_no_latents():
-    with_latents, without = laid_out(1), laid_out(1, latents=False)
+    with_latents, without = laid_out(1), laid_out(1, supervision=Supervision(latents=False))
     assert without.label_ids_M.tolist() == with_latents.label_ids_M.tolist()
     assert not without.latent_mask_M.any()
 

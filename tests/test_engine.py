@@ -1,0 +1,42 @@
+"""An engine is a value: what is equal is compiled once, and how a model is computed is no part of what it is."""
+
+import dataclasses
+
+import jax
+import pytest
+from rl.pico_policy import policy
+
+from colar_jax.config import Compute, ModelConfig, ParallelConfig
+from colar_jax.engine import Engine
+from colar_jax.errors import UserError
+from colar_jax.model.execution import Execution
+from colar_jax.parallel.mesh import make_mesh
+
+
+def engine(compute=None, parallel=None) -> Engine:
+    given = {"compute": compute, "parallel": parallel}
+    mesh = make_mesh(jax.devices()[:1])
+    return Engine(policy()[0], mesh, **{name: value for name, value in given.items() if value is not None})
+
+
+def test_engines_made_of_the_same_are_one():
+    """Whatever made them: so a program that one compiled is the other's."""
+    same = [engine(), engine(Compute()), engine(ModelConfig(base="somewhere", preset="micro").compute)]
+    assert len(dict.fromkeys(same)) == 1
+    other = [engine(Compute(remat="full")), engine(parallel=ParallelConfig(attention="xla"))]
+    assert len(dict.fromkeys((*same, *other))) == 3
+
+
+def test_how_a_model_is_computed_is_what_the_settings_say_and_nothing_else():
+    changes = dict(dtype="bfloat16", remat="dots", scan_layers=False, logits_chunk=7)
+    assert dataclasses.asdict(ModelConfig(**changes).compute) == changes
+    assert {field.name for field in dataclasses.fields(Compute)} == changes.keys()
+    execution = engine(Compute(**changes)).execution(specs={})
+    assert {name: getattr(execution, name) for name in changes} == changes
+    assert execution == Execution.of(Compute(**changes)), "one device gathers nothing, and splits nothing"
+
+
+@pytest.mark.parametrize("attention", ["cudnn", "splash"])
+def test_what_does_not_run_on_the_devices_is_said(attention):
+    with pytest.raises(UserError, match=f"parallel.attention={attention!r} runs on"):
+        engine(parallel=ParallelConfig(attention=attention)).attention  # noqa: B018
