@@ -23,22 +23,23 @@ class Difference:
 
 
 def differences(rows: Sequence[Row], reference: str = "") -> list[Difference]:
-    """Accuracy minus that of the reference, with its paired bootstrap interval, for every row and data set.
+    """Accuracy minus that of a reference row, with its paired bootstrap interval, for every row and data set.
 
     A row is compared with the reference's row of the same sampling, and of the same temperature and limit where there
     is one. Data sets whose questions are not the same ones are left out.
 
     Args:
-        reference: which stage at which speed, as `[run:]stage[@speed]`; empty: the first CoLaR stage at the lowest
-            speed that it was trained at, and no differences where there is none.
+        reference: which stage at which speed, as `[run:]stage[@speed]`. Empty: of one run, the first CoLaR stage at the
+            lowest speed that it was trained at, and no differences where there is none; of several runs, every row of
+            a later run is compared with the first run's row of the same stage and speed. `run:stage` without a speed,
+            of several runs: the rows of other runs with that stage at their own speed, where it has it.
 
     Raises:
         UserError: no row is the `reference`; names those that there are.
     """
-    candidates = _named(rows, reference) if reference else _default(rows)
     found = []
     for row in rows:
-        beside = _counterpart(row.way, candidates)
+        beside = _reference_of(row, rows, reference)
         if beside is None or beside.way == row.way:
             continue
         for dataset, result in row.results.items():
@@ -47,6 +48,39 @@ def differences(rows: Sequence[Row], reference: str = "") -> list[Difference]:
                 interval = paired_difference(result.right_share_N, other.right_share_N)
                 found.append(Difference(row.way, beside.way, dataset, interval))
     return found
+
+
+def not_compared(rows: Sequence[Row], reference: str = "") -> list[str]:
+    """A sentence for each run whose stages and speeds the first run lacks, or the other way round; [] for one run."""
+    runs = list(dict.fromkeys(row.way.run for row in rows))
+    if reference or len(runs) < 2:
+        return []
+    first, *others = runs
+    sentences = []
+    for run in others:
+        for there, here in ((run, first), (first, run)):
+            lacking = [row.way for row in rows if row.way.run == there and not _same_place(row.way, here, rows)]
+            names = list(dict.fromkeys(_reference_name(way).removeprefix(f"{there}:") for way in lacking))
+            if names:
+                sentences.append(f"Not compared: {', '.join(names)} of {there}, which {here} does not have.")
+    return sentences
+
+
+def _reference_of(row: Row, rows: Sequence[Row], reference: str) -> Row | None:
+    """What a row is compared with."""
+    first_run = rows[0].way.run
+    if reference:
+        named = _named(rows, reference)
+        same_speed = [other for other in named if other.way.run != row.way.run and other.way.speed == row.way.speed]
+        return _counterpart(row.way, same_speed) or _counterpart(row.way, _one_place(named))
+    if all(other.way.run == first_run for other in rows):
+        return _counterpart(row.way, _default(rows))
+    return None if row.way.run == first_run else _counterpart(row.way, _same_place(row.way, first_run, rows))
+
+
+def _same_place(way: Way, run: str, rows: Sequence[Row]) -> list[Row]:
+    """The rows of a run that have the stage and speed of `way`."""
+    return [row for row in rows if _place(row.way) == (run, way.stage, way.speed)]
 
 
 def _named(rows: Sequence[Row], reference: str) -> list[Row]:
@@ -60,7 +94,7 @@ def _named(rows: Sequence[Row], reference: str) -> list[Row]:
     if not found:
         known = ", ".join(dict.fromkeys(_reference_name(row.way) for row in rows))
         raise UserError(f"--reference={reference}: no row of the table is that; name one of {known}")
-    return _one_place(found)
+    return [row for row in found if row.way.run == found[0].way.run]
 
 
 def _default(rows: Sequence[Row]) -> list[Row]:
@@ -70,7 +104,7 @@ def _default(rows: Sequence[Row]) -> list[Row]:
     return _one_place([row for row in rows if all(trained(result) for result in row.results.values())])
 
 
-def _one_place(rows: list[Row]) -> list[Row]:
+def _one_place(rows: Sequence[Row]) -> list[Row]:
     """The rows of the run, stage and speed that come first."""
     return [row for row in rows if _place(row.way) == _place(rows[0].way)]
 

@@ -1,36 +1,56 @@
 """The report as one page that needs nothing else: no server, no network, no other file."""
 
+import dataclasses
 import html
 import json
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
+from colar_jax.report.results import THOUGHTS
+from colar_jax.report.table_text import csv_text, latex_text
+from colar_jax.report.tables import Table
+
 # Of each row and data set; `samples.jsonl` has all of them.
 MAX_SAMPLES = 200
 
 _ASSETS = resources.files("colar_jax.report") / "page_assets"
-_SCRIPTS = ("plot.js", "samples.js", "page.js")
+_SCRIPTS = ("plot.js", "tables.js", "samples.js", "page.js")
 
 
-def page(numbers: dict, samples: Sequence[dict]) -> str:
-    """The page's HTML: the numbers of `report.json` and some samples, drawn by its own script.
+def page(numbers: dict, tables: Sequence[Table], samples: Sequence[dict]) -> str:
+    """The page's HTML: the numbers of `report.json`, tables and some samples, drawn by its own script.
+
+    Samples of stages that think in latents come before those of chains of thought.
 
     Everything that was written by others (questions, answers, names) is in one block of JSON in which no `<` stands, so
     that no text can end it, and the script makes text nodes of it, never markup.
     """
-    shown, num_left_out = _some(samples)
-    data = {"report": numbers, "samples": shown, "samplesLeftOut": num_left_out}
+    thinks_in = {(result["run"], result["stage"]): result["thinks_in"] for result in numbers["results"]}
+
+    def kind(sample: dict) -> int:
+        return THOUGHTS.index(thinks_in.get((sample.get("run", ""), sample["stage"]), ""))
+
+    shown, num_left_out = _some(sorted(samples, key=kind))
+    data = {
+        "report": numbers,
+        "tables": [_table_data(table) for table in tables],
+        "samples": shown,
+        "samplesLeftOut": num_left_out,
+    }
     parts = {
         "TITLE": html.escape(numbers["title"]),
         "STYLE": (_ASSETS / "page.css").read_text(encoding="utf-8"),
         "DATA": _inert_json(data),
-        "SCRIPT": "\n".join(
-            (_ASSETS / name).read_text(encoding="utf-8") for name in ("plot.js", "samples.js", "page.js")
-        ),
+        "SCRIPT": "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS),
     }
     # Split at the places first: what is put in one of them may well say the name of another.
     pieces = (_ASSETS / "page.html").read_text(encoding="utf-8").split("@@")
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def _table_data(table: Table) -> dict:
+    """A table for the script, with the texts that its buttons copy."""
+    return dataclasses.asdict(table) | {"latex": latex_text(table), "csv": csv_text([table.header, *table.rows])}
 
 
 def _inert_json(data: dict) -> str:

@@ -19,33 +19,45 @@ class Point:
     length: float  # #L
     accuracy: Interval  # over questions; of the mean of data sets over seeds
     is_dominated: bool  # another of the same data set and sampling is no longer and no worse, and one of the two better
+    is_on_line: bool  # not dominated, and not worse than a mix of its neighbours by more than its interval
+    was_trained: bool  # at this speed
 
 
 def pareto_points(rows: Sequence[Row], datasets: Sequence[str]) -> list[Point]:
     """The points of every data set's plot, in the table's order, the mean of several data sets first."""
     measured = [
-        *((row.way, MEAN, row.mean_length, row.mean_accuracy) for row in complete_rows(rows, datasets)),
+        *((row, MEAN, row.mean_length, row.mean_accuracy) for row in complete_rows(rows, datasets)),
         *(
-            (row.way, dataset, row.results[dataset].mean_length, row.results[dataset].accuracy_over_questions)
+            (row, dataset, row.results[dataset].mean_length, row.results[dataset].accuracy_over_questions)
             for dataset in datasets
             for row in rows
             if dataset in row.results
         ),
     ]
-    return [
-        Point(
-            way,
-            dataset,
-            length,
-            accuracy,
-            is_dominated=any(
-                _dominates((other_length, other.center), (length, accuracy.center))
-                for other_way, other_dataset, other_length, other in measured
-                if (other_dataset, other_way.sampling) == (dataset, way.sampling)
-            ),
-        )
-        for way, dataset, length, accuracy in measured
-    ]
+    places: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row, dataset, length, accuracy in measured:
+        places.setdefault((dataset, row.way.sampling), []).append((length, accuracy.center))
+    points = []
+    for row, dataset, length, accuracy in measured:
+        beside = places[dataset, row.way.sampling]
+        is_dominated = any(_dominates(other, (length, accuracy.center)) for other in beside)
+        high = accuracy.center if accuracy.high is None else accuracy.high
+        is_on_line = not is_dominated and high >= _of_a_mix(beside, length) - 1e-12
+        points.append(Point(row.way, dataset, length, accuracy, is_dominated, is_on_line, row.was_trained))
+    return points
+
+
+def _of_a_mix(places: Sequence[tuple[float, float]], length: float) -> float:
+    """The best accuracy to be had at a mean length by answering some questions in one way, the others in another.
+
+    One of the ways is to say nothing, at #L 0. So a point is not on the line if a hardly longer one is far better.
+    """
+    best = max((accuracy for at, accuracy in places if at <= length), default=0.0)
+    for short, low in (*places, (0.0, 0.0)):
+        for long, high in places:
+            if short <= length < long:
+                best = max(best, low + (high - low) * (length - short) / (long - short))
+    return best
 
 
 def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:

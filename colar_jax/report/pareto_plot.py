@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from colar_jax.report.label_places import Label, place_labels
 from colar_jax.report.pareto import Point
 from colar_jax.report.results import NO_SPEED, SAMPLINGS, Way
 
@@ -19,7 +20,8 @@ _GREY = "#8a8a8a"
 def pareto_figure(points: Sequence[Point]) -> Figure:
     """A panel for each way of sampling (down) and data set (across): accuracy in % against #L, with its interval.
 
-    Stages have colours, points are labelled with their speed. Dominated points are hollow; a line joins the others.
+    Stages have colours, points are labelled with their speed (an asterisk: never trained). Dominated points are hollow;
+    a line joins the others but for those that are worse than a mix of their neighbours by more than their interval.
     """
     samplings = [name for name in SAMPLINGS if any(point.way.sampling == name for point in points)]
     datasets = list(dict.fromkeys(point.dataset for point in points))
@@ -37,22 +39,31 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
         axes.set_xlabel("#L, positions of reasoning")
     for of_sampling in panels:
         of_sampling[0].set_ylabel("accuracy in %")
-    figure.legend(
-        handles=_legend(colour_of), loc="outside lower center", ncols=min(4, len(stages) + 1), frameon=False, fontsize=8
-    )
+    handles = _legend(colour_of, any(not point.was_trained for point in points))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=8)
+    figure.draw_without_rendering()  # lays the panels out, so that labels are placed where their points will be
+    figure.set_layout_engine("none")
+    for sampling, of_sampling in zip(samplings, panels, strict=True):
+        for dataset, axes in zip(datasets, of_sampling, strict=True):
+            chosen = [point for point in points if (point.way.sampling, point.dataset) == (sampling, dataset)]
+            place_labels(axes, [_label(point, colour_of) for point in chosen])
     return figure
 
 
 def picture(figure: Figure, kind: str) -> bytes:
-    """The figure as a file's bytes, `kind` "png" or "svg"; the same figure gives the same bytes."""
+    """The figure as a file's bytes, `kind` "png", "svg" or "pdf"; the same figure gives the same bytes."""
     data = io.BytesIO()
-    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
+    metadata = {
+        "svg": {"Date": None, "Creator": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }[kind]
     figure.savefig(data, format=kind, dpi=160, metadata=metadata)
     return data.getvalue()
 
 
 def _draw(axes: Axes, points: Sequence[Point], colour_of: dict[str, str]) -> None:
-    front = sorted((point.length, 100 * point.accuracy.center) for point in points if not point.is_dominated)
+    front = sorted((point.length, 100 * point.accuracy.center) for point in points if point.is_on_line)
     if front:
         axes.plot(*zip(*front, strict=True), color=_GREY, linewidth=1, zorder=1)
     for point in points:
@@ -63,14 +74,6 @@ def _draw(axes: Axes, points: Sequence[Point], colour_of: dict[str, str]) -> Non
             axes.errorbar(point.length, height, [[below], [above]], color=colour, linewidth=1, capsize=2, zorder=2)
         face = "white" if point.is_dominated else colour
         axes.plot(point.length, height, "o", markersize=6, color=colour, markerfacecolor=face, zorder=3)
-        axes.annotate(
-            point_label(point.way),
-            (point.length, height),
-            (7, -9),
-            textcoords="offset points",
-            fontsize=8,
-            color=colour,
-        )
     longest = max((point.length for point in points), default=1)
     axes.set_xlim(-0.03 * longest - 0.3, 1.18 * longest + 0.3)  # a point at 0 clear of the axis, labels inside
     axes.margins(y=0.12)
@@ -78,21 +81,30 @@ def _draw(axes: Axes, points: Sequence[Point], colour_of: dict[str, str]) -> Non
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def point_label(way: Way) -> str:
+def point_label(point: Point) -> str:
     """What is written beside a point: its speed, and the limit and temperature that a sweep gave it."""
+    way, asterisk = point.way, "" if point.was_trained else "*"
     parts = [
-        "" if way.speed == NO_SPEED else f"c = {way.speed}" if way.speed != "auto" else way.speed,
+        "" if way.speed == NO_SPEED else f"c = {way.speed}{asterisk}" if way.speed != "auto" else f"auto{asterisk}",
         "" if way.latent_limit == "-" else f"≤ {way.latent_limit}",
         "" if way.temperature == "-" else f"T = {way.temperature}",
     ]
     return ", ".join(filter(None, parts)) or way.stage
 
 
+def _label(point: Point, colour_of: dict[str, str]) -> Label:
+    accuracy = point.accuracy
+    low, high = (accuracy.center, accuracy.center) if accuracy.low is None else (accuracy.low, accuracy.high)
+    place = point.length, 100 * accuracy.center
+    return Label(point_label(point), place, (100 * low, 100 * high), colour_of[_stage(point.way)])
+
+
 def _stage(way: Way) -> str:
     return f"{way.run}: {way.stage}" if way.run else way.stage
 
 
-def _legend(colour_of: dict[str, str]) -> list[Line2D]:
+def _legend(colour_of: dict[str, str], has_untrained: bool) -> list[Line2D]:
     stages = [Line2D([], [], color=colour, marker="o", linestyle="", label=name) for name, colour in colour_of.items()]
     hollow = Line2D([], [], color=_GREY, marker="o", markerfacecolor="white", linestyle="", label="dominated")
-    return [*stages, hollow]
+    untrained = Line2D([], [], linestyle="", marker="$*$", color=_GREY, label="speed never trained")
+    return [*stages, hollow, *([untrained] if has_untrained else [])]

@@ -14,6 +14,7 @@ from colar_jax.statistics.repeated import majority_at_k, pass_at_k
 NO_SPEED = "-"
 AS_CONFIGURED = "-"
 SAMPLINGS = ("greedy", "sampled")
+THOUGHTS = ("latents", "words", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Result:
     questions: str = ""  # a digest of the questions: results with the same one can be compared question by question
     votes_SN: np.ndarray | None = None  # equal where two seeds gave a question the same answer (`repeated.votes_of`)
     cost: Cost | None = None  # of an answer
+    cut_answers_SN: np.ndarray | None = None  # bool: the answer was cut at its limit; None: not recorded
+    thinks_in: str = ""  # "latents", "words", or "" for neither
 
     def __post_init__(self):
         if self.speed not in (NO_SPEED, AUTO_SPEED) and not _is_positive_number(self.speed):
@@ -77,7 +80,11 @@ class Result:
                 raise UserError(f"{name} must be a positive number as text, or {AS_CONFIGURED!r}, got {text!r}")
         if self.sampling not in SAMPLINGS:
             raise UserError(f"sampling must be one of {SAMPLINGS}, got {self.sampling!r}")
-        for name, kind in (("right_SN", np.bool_), ("lengths_SN", np.integer), ("forced_stops_SN", np.bool_)):
+        if self.thinks_in not in THOUGHTS:
+            raise UserError(f"thinks_in must be one of {THOUGHTS}, got {self.thinks_in!r}")
+        kinds = {"right_SN": np.bool_, "lengths_SN": np.integer, "forced_stops_SN": np.bool_}
+        kinds |= {} if self.cut_answers_SN is None else {"cut_answers_SN": np.bool_}
+        for name, kind in kinds.items():
             array = getattr(self, name)
             if not np.issubdtype(array.dtype, kind):
                 raise UserError(f"{name} must be of {kind.__name__} dtype, got {array.dtype}")
@@ -146,6 +153,11 @@ class Result:
     def forced_stop_share(self) -> float:
         """The share of examples, 0 to 1, whose reasoning was cut at its limit: their #L says little."""
         return int(self.forced_stops_SN.sum()) / self.forced_stops_SN.size
+
+    @property
+    def cut_answer_share(self) -> float | None:
+        """The share of examples, 0 to 1, whose answer was cut at its limit: they are judged as they were cut."""
+        return None if self.cut_answers_SN is None else int(self.cut_answers_SN.sum()) / self.cut_answers_SN.size
 
 
 def _sample_sizes(num_seeds: int) -> list[int]:

@@ -19,6 +19,11 @@ class Row:
     results: dict[str, Result]  # by data set
 
     @property
+    def was_trained(self) -> bool:
+        """Whether the stage's training had this speed."""
+        return all(result.was_trained for result in self.results.values())
+
+    @property
     def mean_accuracy(self) -> Interval:
         """Plain mean over data sets, each weighing the same as in the paper, and its t-interval over seeds.
 

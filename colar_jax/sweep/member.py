@@ -142,6 +142,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
         decoded = Decoded.from_json(store[key_of(identity)])
         together.setdefault((*place, identity["questions"]), []).append(decoded)
     model, is_same = _cost_model(part), functools.lru_cache(maxsize=2**16)(VERIFIERS[run.config.data.verifier])
+    thinks_in = _thinks_in(part)
     for (dataset, speed, sampling, limit, temperature, was_trained, questions), seeds in together.items():
         yield Result(
             run=part.name,
@@ -157,6 +158,8 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
             right_SN=np.stack([seed.right_N for seed in seeds]),
             lengths_SN=np.stack([seed.lengths_N for seed in seeds]),
             forced_stops_SN=np.stack([seed.forced_stop_N for seed in seeds]),
+            cut_answers_SN=_stacked([seed.cut_answer_N for seed in seeds]),
+            thinks_in=thinks_in,
             votes_SN=votes_of([seed.predictions for seed in seeds], is_same) if len(seeds) > 1 else None,
             cost=cost_of(model, seeds),
         )
@@ -169,6 +172,20 @@ def shown_samples(part: StageCells, store: Store) -> Iterator[dict]:
         if cell.seed == (None if is_greedy else 0):
             for sample in store[key_of(identity)]["samples"]:
                 yield {"run": part.name} | sample if part.name else sample
+
+
+def _thinks_in(part: StageCells) -> str:
+    """What the stage's thoughts are, as `Result` has it."""
+    config = part.run.config
+    thinking = part.run.method(part.stage).thinking(config.decode, 0, jnp.dtype(config.model.dtype), True)
+    if not thinking.max_thoughts:
+        return ""
+    return "words" if thinking.in_words else "latents"
+
+
+def _stacked(of_seeds: list[np.ndarray | None]) -> np.ndarray | None:
+    """`[S, N]`; None where it is not known of every seed."""
+    return None if any(of_seed is None for of_seed in of_seeds) else np.stack(of_seeds)
 
 
 def _facts(cell: Cell) -> dict:

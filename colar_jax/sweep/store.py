@@ -28,6 +28,7 @@ class Decoded:
     prompt_tokens_N: np.ndarray
     seconds: float
     samples: list[dict]  # rows of samples.jsonl; empty for cells that keep none
+    cut_answer_N: np.ndarray | None = None  # bool; None in a file of before this was recorded
 
     @classmethod
     def of(cls, outcome: Outcome, samples: list[dict]) -> "Decoded":
@@ -38,7 +39,8 @@ class Decoded:
     @classmethod
     def from_json(cls, values: dict) -> "Decoded":
         """The inverse of `as_json`."""
-        return cls(**{name: np.array(value) if name.endswith("_N") else value for name, value in values.items()})
+        arrays = {name: np.array(value) for name, value in values.items() if name.endswith("_N") and value is not None}
+        return cls(**values | arrays)
 
     def as_json(self) -> dict:
         """Plain numbers and lists."""

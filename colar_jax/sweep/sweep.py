@@ -11,9 +11,10 @@ from colar_jax.evaluation.samples import write_samples
 from colar_jax.folder_lock import REPORT, locked
 from colar_jax.parallel.hosts import is_first
 from colar_jax.progress import Progress
-from colar_jax.report.files import PAGE_FILE, Report, write_report
-from colar_jax.report.markdown import differences_table, markdown_table
+from colar_jax.report.files import PAGE_FILE, Report, tables_of, write_report
+from colar_jax.report.provenance import provenance
 from colar_jax.report.results import Result
+from colar_jax.report.table_text import markdown_text
 from colar_jax.run import Run, prepare
 from colar_jax.run_model import model_name
 from colar_jax.starts import finished_identity
@@ -84,6 +85,7 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
                 causal.extend(causal_rows(part, of_causes))
             notes.append(_notes(name, run))
             del run, part  # its model, before the next one is loaded
+    num_seeds = max(config.eval.seeds for config in configs)
     report = Report(
         title=configs[0].title if len(configs) == 1 else f"{', '.join(run_names(configs))} side by side",
         notes=" ".join(notes),
@@ -92,11 +94,13 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
         causal=causal,
         timing=clock.numbers(),
         samples=samples,
+        made=provenance(dict(zip(run_names(configs), (config.seed for config in configs), strict=True)), num_seeds),
     )
     if is_first():
         write_report(folder, report)
         write_samples(folder / SAMPLES_FILE, iter(samples))
-    print("\n".join(filter(None, (markdown_table(results), differences_table(report.differences())))), flush=True)
+    shown = [table for table in tables_of(report) if table.name in ("accuracy", "differences")]
+    print("\n".join(markdown_text(table) for table in shown), flush=True)
     logger.info("report: %s", folder / PAGE_FILE)
     return results
 

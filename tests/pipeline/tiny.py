@@ -116,4 +116,4 @@ def without_times(report: dict) -> dict:
     """All of a report that says nothing of the machine."""
     costs = [{n: v for n, v in result["cost"].items() if n != "seconds_per_question"} for result in report["results"]]
     results = [result | {"cost": cost} for result, cost in zip(report["results"], costs, strict=True)]
-    return {name: value for name, value in report.items() if name != "timing"} | {"results": results}
+    return {name: value for name, value in report.items() if name not in ("timing", "made")} | {"results": results}

@@ -3,11 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from colar_jax.report.differences import differences
-from colar_jax.report.markdown import causal_table, differences_table
+from colar_jax.report.differences import differences, not_compared
+from colar_jax.report.files import Report, markdown_of
 from colar_jax.report.pareto import pareto_points
 from colar_jax.report.results import Result
 from colar_jax.report.rows import table_rows
+from colar_jax.report.table_text import markdown_text
+from colar_jax.report.tables import causal_table, differences_table
 
 
 def result(stage, speed, num_right, *, length=5, dataset="a", method="", **fields):
@@ -76,18 +78,47 @@ def test_a_row_without_a_limit_is_compared_at_its_own_temperature():
     )
 
 
-def test_runs_are_told_apart_and_other_questions_are_not_compared():
-    first, second = ([dataclasses.replace(r, run=run) for r in RESULTS] for run in ("A", "B"))
-    second = [dataclasses.replace(r, questions="others") for r in second]
-    found = differences(table_rows([*first, *second]))
-    assert {difference.way.run for difference in found} == {"A"}
-    assert {difference.reference.run for difference in differences(table_rows([*first, *second]), "B:cot")} == {"B"}
+def of_runs(*names, without=()):
+    return [dataclasses.replace(r, run=run) for run in names for r in RESULTS if (run, r.stage, r.speed) not in without]
+
+
+def test_of_several_runs_the_same_stage_at_the_same_speed_is_compared_with_the_first_run():
+    found = of(differences(table_rows(of_runs("A", "B", "C"))))
+    assert found["B: colar, speed 5, greedy"] == ("A: colar, speed 5, greedy", 0.0)
+    assert found["C: cot, greedy"] == ("A: cot, greedy", 0.0)
+    assert len(found) == 2 * len(RESULTS) and not any(name.startswith("A:") for name in found)
+
+
+def test_what_one_run_lacks_is_skipped_with_a_line():
+    results = of_runs("A", "B", without=[("A", "cot", "-"), ("B", "colar", "5"), ("B", "no_cot", "-")])
+    lines = [
+        "Not compared: cot of B, which A does not have.",
+        "Not compared: colar@5, no_cot of A, which B does not have.",
+    ]
+    rows = table_rows(results)
+    assert not_compared(rows) == lines and not_compared(rows, "colar@2") == []
+    assert set(of(differences(rows))) == {"B: colar, speed 1, greedy", "B: colar, speed 2, greedy"}
+    assert all(line in markdown_of(Report("", "", results)) for line in lines)
+    nothing_in_common = [dataclasses.replace(RESULTS[0], run="A"), dataclasses.replace(RESULTS[1], run="B")]
+    assert "Not compared: colar@1 of B" in markdown_of(Report("", "", nothing_in_common))
+    assert not_compared(table_rows(RESULTS)) == []
+
+
+def test_other_questions_are_not_compared_and_a_reference_may_name_its_run():
+    others = [dataclasses.replace(r, questions="others") if r.run == "B" else r for r in of_runs("A", "B")]
+    assert differences(table_rows(others)) == []
+    rows = table_rows(of_runs("A", "B"))
+    assert {difference.reference.run for difference in differences(rows, "B:cot")} == {"B"}
+    by_speed = of(differences(rows, "A:colar"))
+    assert by_speed["B: colar, speed 5, greedy"][0] == "A: colar, speed 5, greedy"
+    assert by_speed["B: cot, greedy"][0] == by_speed["A: cot, greedy"][0] == "A: colar, speed 1, greedy"
+    assert of(differences(rows, "colar@2"))["B: colar, speed 5, greedy"][0] == "A: colar, speed 2, greedy"
 
 
 def test_as_a_table():
-    table = differences_table(differences(table_rows(RESULTS)))
+    table = markdown_text(differences_table(differences(table_rows(RESULTS))))
     assert "| minus colar, speed 2, greedy | a |" in table and "| no_cot, greedy | -60.0 [-90.0, -30.0] |" in table
-    assert differences_table([]) == ""
+    assert differences_table([]) is None
 
 
 def test_dominated_points():
@@ -111,10 +142,34 @@ def test_greedy_and_sampled_points_and_data_sets_do_not_compete():
     assert points[0].accuracy.center == 0.7
 
 
+def causal_text(causal):
+    return markdown_text(causal_table(causal))
+
+
 def test_causal_tests_as_a_table():
     test = {"stage": "colar", "speed": "2", "accuracy": 0.9, "difference": -0.5, "interval": [-0.6, -0.4], "used": True}
-    table = causal_table([test | {"intervention": "zero"}, test | {"intervention": "swap", "used": False}])
+    table = causal_text([test | {"intervention": "zero"}, test | {"intervention": "swap", "used": False}])
     assert "| colar | 2 | zero | 90.0 | -50.0 [-60.0, -40.0] | yes |" in table and "| no |" in table
-    several = causal_table([test | {"intervention": "zero", "run": "A", "dataset": name} for name in ("a", "b")])
+    several = causal_text([test | {"intervention": "zero", "run": "A", "dataset": name} for name in ("a", "b")])
     assert "| run | data set | stage |" in several and "| A | b | colar | 2 | zero |" in several
-    assert causal_table([]) == ""
+    assert causal_table([]) is None
+
+
+def points_at(*places, questions=100):
+    """Rows of one stage and sampling, right so many times in a hundred at some #L."""
+    right = np.arange(questions)
+    results = [
+        Result("colar", "a", str(i + 1), "greedy", (right < questions * share / 100)[None],
+               np.full((1, questions), length), np.zeros((1, questions), bool))
+        for i, (length, share) in enumerate(places)
+    ]  # fmt: skip
+    return {point.length: point.is_on_line for point in pareto_points(table_rows(results), ["a"])}
+
+
+def test_the_line_leaves_out_what_is_worse_than_its_neighbours_by_more_than_its_interval():
+    # 6 is hardly shorter than 7 and far worse; 10 lies a little below the line from 7 to 14, within its interval.
+    assert points_at((6, 47), (7, 83), (10, 88), (14, 99)) == {6: False, 7: True, 10: True, 14: True}
+    assert points_at((0, 36), (6, 47), (7, 83)) == {0: True, 6: False, 7: True}
+    assert points_at((7, 83), (10, 84), (12, 99)) == {7: True, 10: False, 12: True}
+    assert points_at((5, 80), (12, 60)) == {5: True, 12: False}, "dominated"
+    assert points_at((0, 50)) == {0: True} and points_at((3, 0), (9, 0)) == {3: True, 9: False}

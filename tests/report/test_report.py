@@ -1,15 +1,21 @@
+import csv
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from colar_jax.evaluation.cost import Cost
+from colar_jax.report import columns
 from colar_jax.report import files as report_module
-from colar_jax.report.files import Report, numbers_of, read_report, write_report
-from colar_jax.report.markdown import markdown_table
+from colar_jax.report.files import Report, latex_of, markdown_of, numbers_of, read_report, write_report
 from colar_jax.report.number_text import length_text
 from colar_jax.report.results import Result
 from colar_jax.report.rows import table_rows
+from colar_jax.report.table_text import markdown_text
+from colar_jax.report.tables import accuracy_table
 
 
 def result(stage, dataset, speed, sampling, rights, lengths, num_questions=100, num_forced=0):
@@ -45,8 +51,12 @@ Reasoning cut at its limit: colar, speed 5, sampled, on gsmhard 4.0 %.
 """
 
 
+def table_of(results):
+    return markdown_text(accuracy_table(results))
+
+
 def test_markdown_of_a_small_case():
-    assert markdown_table(RESULTS) == TABLE
+    assert table_of(RESULTS) == TABLE
 
 
 def test_the_pinned_intervals_are_those_of_scipy():
@@ -57,7 +67,7 @@ def test_the_pinned_intervals_are_those_of_scipy():
 
 
 def test_one_seed_and_one_data_set_need_no_mean_and_no_plus_minus():
-    table = markdown_table(RESULTS[:1])
+    table = table_of(RESULTS[:1])
     assert "±" not in table and "mean:" not in table and "cut" not in table
     assert table.splitlines()[0] == "| stage | speed | sampling | arithmetic |"
 
@@ -103,6 +113,48 @@ def test_asking_the_same_questions_again_does_not_narrow_the_interval_over_quest
     four_times = result("colar", "arithmetic", "2", "sampled", [70] * 4, [5] * 4)
     assert four_times.accuracy_over_questions == once.accuracy_over_questions
     assert once.accuracy_over_seeds.half_width is None and four_times.accuracy_over_seeds.half_width == 0
+
+
+def test_a_column_is_one_entry_that_all_outputs_read(tmp_path, monkeypatch):
+    fake = columns.Column("oddness", lambda result: 0.125, "how odd", lambda value: f"{value:.3f} odd", "Odd rows")
+    monkeypatch.setattr(columns, "COLUMNS", (*columns.COLUMNS, fake))
+    cost = Cost(forward_passes=5.0, flops=1e9, kv_bytes=1e6, seconds_per_question=0.01)
+    write_report(tmp_path, Report("t", "", [dataclasses.replace(r, cost=cost) for r in RESULTS]))
+    for name in ("report.md", "results.tex", "report.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "how odd" in text and "0.125 odd" in text and "Odd rows: " in text, name
+    assert all(record["oddness"] == 0.125 for record in read_report(tmp_path)["results"])
+    with (tmp_path / "results.csv").open() as file:
+        assert [line["oddness"] for line in csv.DictReader(file)] == ["0.125"] * len(RESULTS)
+
+
+def test_answers_that_were_cut_are_counted_and_said():
+    cut_SN = np.arange(100)[None] < 7
+    with_cut = [dataclasses.replace(RESULTS[0], cut_answers_SN=cut_SN), RESULTS[4]]
+    assert "\n\nAnswers cut at decode.max_answer_tokens: cot, greedy, on arithmetic 7.0 %.\n" in table_of(with_cut)
+    shares = [record["cut_answer_share"] for record in numbers_of(Report("", "", with_cut))["results"]]
+    assert shares == [0.07, None], "of the second nothing was recorded"
+    assert "Answers cut" not in table_of([dataclasses.replace(RESULTS[0], cut_answers_SN=cut_SN & False)])
+    with pytest.raises(ValueError, match="cut_answers_SN must be of bool"):
+        dataclasses.replace(RESULTS[0], cut_answers_SN=cut_SN.astype(int))
+
+
+def test_latex_is_whole_tables_in_which_no_sign_is_a_command():
+    hostile = [dataclasses.replace(r, dataset=r.dataset + "_50%&{x}#$~^\\") for r in RESULTS]
+    text = latex_of(Report("t", "", hostile))
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1 and r"\toprule" in text
+    body = text.split(r"\toprule")[1].split(r"\bottomrule")[0].splitlines()
+    rows = [line for line in body if line and line != r"\midrule"]
+    assert len(rows) == 1 + 3 and all(line.endswith(r" \\") for line in rows)
+    assert {len(re.split(r"(?<!\\)&", line)) for line in rows} == {6}
+    assert r"arithmetic\_50\%\&\{x\}\#\$\textasciitilde{}\textasciicircum{}\textbackslash{}" in rows[0]
+    assert r"82.0 $\pm$ 25.4 {[}73.3, 88.3{]} / 4.50" in text
+
+
+def test_an_untrained_speed_has_an_asterisk_in_every_table():
+    results = [*RESULTS[:4], dataclasses.replace(RESULTS[4], was_trained=False)]
+    assert "| colar | 1.5 * | greedy |" in table_of(results) and "| colar | 5 | sampled |" in table_of(results)
+    assert "Speeds never trained (*): colar at 1.5." in markdown_of(Report("", "", results))
 
 
 def test_json_holds_every_number(tmp_path):
@@ -151,7 +203,8 @@ def test_report_files_are_whole_strict_and_replaced(tmp_path):
     write_report(tmp_path, Report("Old", "", RESULTS))
     write_report(tmp_path, Report("A run", "Two stages.\n", RESULTS))
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == f"# A run\n\nTwo stages.\n\n{TABLE}"
-    names = ["pareto.png", "pareto.svg", "report.html", "report.json", "report.md", "results.csv"]
+    names = ["pareto.pdf", "pareto.png", "pareto.svg", "report.html", "report.json", "report.md", "results.csv"]
+    names.append("results.tex")
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
     def refuse(constant):

@@ -14,6 +14,7 @@ def decoded(number: int) -> Decoded:
         prompt_tokens_N=np.array([9, 8]),
         seconds=0.1 + number,
         samples=[{"question": "How many?", "right": True}],
+        cut_answer_N=np.array([True, False]),
     )
 
 
@@ -31,6 +32,13 @@ def test_cells_come_back_and_a_line_cut_short_is_dropped(tmp_path):
     assert Decoded.from_json(again["cell 1"]).right_N.dtype == bool
     again.add("cell 2", {"seed": 2}, decoded(2).as_json())
     assert path.read_bytes() == whole
+
+
+def test_a_line_of_before_cut_answers_were_recorded_does_not_say_that_there_were_none():
+    older = decoded(1).as_json()
+    del older["cut_answer_N"]
+    assert Decoded.from_json(older).cut_answer_N is None
+    assert Decoded.from_json(Decoded.from_json(older).as_json()).cut_answer_N is None
 
 
 def test_a_file_of_something_else_is_named(tmp_path):

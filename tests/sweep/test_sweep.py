@@ -18,12 +18,14 @@ NUM_QUESTIONS = 6
 NUM_CELLS = 5 + 3 * 2 * 5
 FILES = {
     "cells.jsonl",
+    "pareto.pdf",
     "pareto.png",
     "pareto.svg",
     "report.html",
     "report.json",
     "report.md",
     "results.csv",
+    "results.tex",
     "samples.jsonl",
 }
 
@@ -51,7 +53,7 @@ def whole(configs, folder):
 
 def without_times(report: dict) -> dict:
     report = dict(report)
-    del report["timing"]
+    del report["timing"], report["made"]
     report["results"] = [
         result | {"cost": {n: v for n, v in result["cost"].items() if n != "seconds_per_question"}}
         for result in report["results"]
@@ -78,10 +80,14 @@ def test_everything_that_was_asked_is_there_and_every_program_was_compiled_once(
     assert 0 < timing["host_share"] < 1 and timing["examples_per_second"] > 0
 
     assert {r["speed"] for r in report["results"] if not r["was_trained"]} == {"1", "auto"}
-    assert {d["reference"] for d in report["differences"]} == {
-        f"first: colar, speed 2, at most {limit} latents, {way}"
-        for limit in ("2", "4") for way in ("greedy", "temperature 0.5, sampled", "temperature 1, sampled")
-    }  # fmt: skip
+    assert {d["name"].replace("second:", "first:") for d in report["differences"]} == {
+        d["reference"] for d in report["differences"]
+    }
+    assert {d["run"] for d in report["differences"]} == {"second"}
+    assert "Not compared: cot of first, which second does not have." in (whole / "report.md").read_text()
+    assert report["made"]["seeds"] == {"training": {"first": 0, "second": 1}, "decoding": [0, 1]}
+    assert {r["stage"]: r["thinks_in"] for r in report["results"]} == {"cot": "words", "colar": "latents"}
+    assert all(0 <= r["cut_answer_share"] <= 1 for r in report["results"])
 
 
 def test_limits_cut_and_temperatures_matter(whole):

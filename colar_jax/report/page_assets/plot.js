@@ -20,8 +20,8 @@ function ticks(low, high, count) {
 }
 
 function pointLabel(point) {
-  const parts = [];
-  if (point.speed !== "-") parts.push(point.speed === "auto" ? "auto" : `c = ${point.speed}`);
+  const parts = [], asterisk = point.was_trained ? "" : "*";
+  if (point.speed !== "-") parts.push((point.speed === "auto" ? "auto" : `c = ${point.speed}`) + asterisk);
   if (point.latent_limit !== "-") parts.push(`≤ ${point.latent_limit}`);
   if (point.temperature !== "-") parts.push(`T = ${point.temperature}`);
   return parts.join(", ") || point.stage;
@@ -51,7 +51,7 @@ function drawPlot(container, points, colourOf) {
   svg.append(svgElement("text", { x: 0, y: 12 }, "accuracy in %"));
   svg.append(svgElement("text", { x: width - edge.right, y: height - 6, "text-anchor": "end" }, "#L, positions of reasoning"));
 
-  const front = points.filter((point) => !point.dominated).sort((a, b) => a.length - b.length);
+  const front = points.filter((point) => point.on_line).sort((a, b) => a.length - b.length);
   const path = front.map((point) => `${x(point.length)},${y(100 * point.accuracy.center)}`).join(" ");
   svg.append(svgElement("polyline", { class: "front", points: path }));
   for (const point of points) {

@@ -1,0 +1,54 @@
+"""Two sentences that are right whatever a report has."""
+
+import dataclasses
+import re
+
+import pytest
+from report.test_differences import result
+
+from colar_jax.report.summary import summary
+
+COT = result("cot", "-", 9, length=20, thinks_in="words")
+FAST = result("colar", "5", 6, length=4, thinks_in="latents")
+SLOW = result("colar", "2", 8, length=10, thinks_in="latents")
+UNTRAINED = result("colar", "1", 10, length=9, thinks_in="latents", was_trained=False)
+PLAIN = result("no_cot", "-", 2, length=0)
+OTHER_SET = [dataclasses.replace(r, dataset="b", questions="b") for r in (COT, FAST, SLOW)]
+SAMPLED = [dataclasses.replace(r, sampling="sampled") for r in (COT, SLOW)]
+
+
+def test_latents_beside_a_chain_of_thought():
+    assert summary([COT, FAST, SLOW, UNTRAINED, PLAIN]) == (
+        "In latents, colar (speed 2) answers 80.0 % of 10 questions of a right (95 % interval 49.0 to 94.3), after "
+        "10.0 positions of reasoning. In words, as a chain of thought, cot answers 90.0 % right after 20.0 positions: "
+        "the difference of 10.0 points is within its 95 % interval, at 50 % of the length."
+    )
+
+
+def test_a_difference_beyond_chance_is_called_so():
+    worse = result("colar", "2", 2, length=10, thinks_in="latents")
+    assert "the first is 70.0 points worse, beyond the 95 % interval, at 50 %" in summary([COT, worse])
+
+
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [
+        ([SLOW], "In latents, colar .speed 2. answers 80.0 % .*Nothing else was measured beside it."),
+        ([COT], "In words, as a chain of thought, cot answers 90.0 % .*Nothing else was measured beside it."),
+        ([PLAIN], "no_cot answers 20.0 % .*, without any reasoning. Nothing else was measured beside it."),
+        ([COT, PLAIN], "In words, .*cot answers 90.0 .* no_cot answers 20.0 % right without any reasoning: "),
+        ([FAST, SLOW], "colar .speed 2. answers 80.* colar .speed 5. answers 60.0 % right after 4.00 positions: "),
+        ([UNTRAINED], "In latents, colar \\(speed 1\\) answers 100.0 %"),
+        ([COT, FAST, SLOW, *OTHER_SET], "80.0 % of the questions .mean of 2 data sets. right, .* 10.0 points worse"),
+        ([COT, FAST, *OTHER_SET[1:2]], "In latents, colar \\(speed 5\\) answers 60.0 % of the questions \\(mean of 2"),
+        ([COT, *OTHER_SET[1:2]], "cot answers 90.0 % of 10 questions of a right .*Nothing else"),
+        (SAMPLED, "In latents, colar \\(speed 2\\) answers 80.0 %"),
+        ([dataclasses.replace(SLOW, run="A: b"), dataclasses.replace(COT, run="B")], "A: b: colar .speed 2. .* B: cot"),
+        ([SLOW, dataclasses.replace(COT, questions="others")], "the first is 10.0 points worse"),
+    ],
+)  # fmt: skip
+def test_every_shape_of_a_report_has_two_sentences(results, expected):
+    text = summary(results)
+    assert re.search(expected, text), text
+    assert len(re.findall(r"[.](?: |$)", text)) == 2, text
+    assert "#L" not in text and "nan" not in text
