@@ -121,6 +121,17 @@ def evaluator(
     )
 
 
+def test_an_answer_without_an_end_is_counted_as_cut(by_hand, tokenizer, encoded):
+    """`Answer:` and a number are two tokens: a limit of two leaves no room for eos, one of three does."""
+    short, enough = (
+        evaluator(by_hand, method_by_hand([]), tokenizer, encoded, batch_size=5, max_answer_tokens=limit)
+        for limit in (2, 3)
+    )
+    cut = short.run(by_hand[1], encoded, 2.0, seed=None)
+    assert cut.cut_answer_N.tolist() == [True] * 5 and cut.predictions == ["7", "9", "8", "7", "9"]
+    assert not enough.run(by_hand[1], encoded, 2.0, seed=None).cut_answer_N.any()
+
+
 @pytest.fixture(scope="module")
 def traced():
     """Whether it was for greedy decoding, each time that the method's thinking was traced."""
