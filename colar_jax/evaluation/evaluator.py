@@ -32,7 +32,6 @@ class Outcome:
     right_N: np.ndarray  # bool
     lengths_N: np.ndarray  # int, #L
     forced_stop_N: np.ndarray  # bool
-    cut_answer_N: np.ndarray  # bool: no eos within the limit
     answer_tokens_N: np.ndarray  # int, eos included
     cut_answer_N: np.ndarray  # bool: no eos came within decode.max_answer_tokens
     prompt_tokens_N: np.ndarray  # int, the separator that opens the reasoning included
@@ -205,17 +204,11 @@ class Evaluator:
             right_N=self._judge.judge([encoded.problems[i] for i in questions], predictions),
             lengths_N=decoded.num_thoughts_B[new],
             forced_stop_N=decoded.forced_stop_B[new],
-            cut_answer_N=_is_cut(decoded.answer_ids_BA[new], num_answer_tokens_B, self._judge.tokenizer.eos_id),
             answer_tokens_N=num_answer_tokens_B,
             cut_answer_N=self._judge.were_cut(decoded.answer_ids_BA[new], num_answer_tokens_B),
             prompt_tokens_N=encoded.prompt_lengths(batch.request.speed)[questions] + 1,
             seconds=seconds,
         )
-
-
-def _is_cut(answer_ids_BA: np.ndarray, num_tokens_B: np.ndarray, eos_id: int) -> np.ndarray:
-    """Whether each answer reached the limit without eos."""
-    return (num_tokens_B == answer_ids_BA.shape[1]) & (answer_ids_BA[:, -1] != eos_id)
 
 
 def _prompt(encoded: EncodedProblems, index: int, speed: Speed) -> np.ndarray:
