@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
 from colar_jax.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
@@ -41,6 +39,9 @@ class MetricWriter:
         if path.exists():
             _drop_lines_after(path, math.inf if resume_step is None else resume_step)
         self._lines = path.open("a", encoding="utf-8", buffering=1)
+        # Here, not above: it imports PyTorch where that is installed, which takes seconds, and only training writes.
+        from tensorboardX import SummaryWriter
+
         self._tensorboard = SummaryWriter(
             str(folder / TENSORBOARD_FOLDER), purge_step=None if resume_step is None else resume_step + 1
         )
