@@ -1,6 +1,8 @@
 """Ask a trained stage something, and watch it think: `python -m colar_jax.generate --workdir=runs/arithmetic`.
 
-Each latent is a line, the words nearest to it, as it comes; then the answer.
+Each latent is a line, the words nearest to it, as it comes; then the answer. A list of questions on standard input is
+read in batches of --config.eval.batch_size, and a batch is decoded together; with a batch size of 1 each question is
+answered as it comes.
 """
 
 import dataclasses
@@ -9,12 +11,14 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
+import numpy as np
 
 from colar_jax.command_line import RUN, flag, require_text, run_main
 from colar_jax.config import Config, nearest, parse_speeds
+from colar_jax.data.encoding import unreadable_words
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.errors import UserError
 from colar_jax.evaluation.asking import Reply, Words
@@ -22,6 +26,8 @@ from colar_jax.evaluation.latents import Latent
 from colar_jax.run import Run, prepare
 from colar_jax.starts import finished_parameters
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
+
+PROMPT = "question> "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,33 +43,87 @@ class Flags:
         False, "cosines, what the language head would have said, standard deviation and P(stop) of each latent"
     )
     json: bool = flag(False, "one JSON object a question, and nothing else, on standard output")
+    quiet: bool = flag(False, "one line a question on standard output: the answer")
 
     def __post_init__(self):
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"--temperature={self.temperature} is no number of at least 0")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed={self.seed} is no whole number from 0 to {2**32 - 1}")
+        if self.show + self.json + self.quiet > 1:
+            raise UserError("--show, --json and --quiet are three ways to print a reply: take one")
 
 
 def generate(config: Config, flags: Flags) -> None:
     """Answer the questions of `--question` or of standard input."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("colar_jax.data.tokenizers").setLevel(logging.ERROR)  # `_Conversation` says it with the words
+    if flags.stage and flags.stage not in config.stages:  # before anything is loaded
+        stages = config.stage_names
+        raise UserError(
+            f"--stage={flags.stage} is no stage of this run: {_listed(stages)}.{nearest(flags.stage, stages)}"
+        )
     run = prepare(config, with_problems=False)
-    stage = _stage(run, flags.stage)
+    stage = flags.stage or _last_stage_in_latents(run)
     speed, folder = _speed(run, stage, flags.speed), run.workdir / stage
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise UserError(f"--stage={stage}: {folder} has no checkpoint yet: train it first, or name another stage")
-    parameters = finished_parameters(run, folder)
-    asker = run.asker(stage, temperature=flags.temperature)
-    for number, question in enumerate([flags.question] if flags.question else _questions()):
-        key = jax.random.fold_in(jax.random.key(flags.seed), number)
-        events = asker.ask(parameters, question, speed, key)
-        if flags.json:
-            reply = next(event for event in events if isinstance(event, Reply))
-            facts = {"question": question, "stage": stage, "speed": speed_text(speed)}
-            print(json.dumps(facts | as_json(reply), ensure_ascii=False), flush=True)
+    conversation = _Conversation(run, stage, speed, finished_parameters(run, folder), flags)
+    if flags.question:
+        conversation.answer([flags.question])
+    elif sys.stdin.isatty():
+        for question in _questions():
+            conversation.answer([question])
+    else:
+        questions = _questions()
+        while batch := list(itertools.islice(questions, config.eval.batch_size)):
+            conversation.answer(batch, echoes=not (flags.json or flags.quiet))
+
+
+class _Conversation:
+    """Questions and what is printed of the replies; the draws of a question depend on how many came before it."""
+
+    def __init__(self, run: Run, stage: str, speed: Speed, parameters, flags: Flags):
+        self._asker = run.asker(stage, temperature=flags.temperature)
+        self._facts = {"stage": stage, "speed": speed_text(speed)}
+        self._tokenizer, self._parameters, self._speed, self._flags = run.tokenizer, parameters, speed, flags
+        self._num_asked = 0
+
+    def answer(self, questions: list[str], *, echoes: bool = False) -> None:
+        """Print the replies to these questions, one by one as it is thought, several when all are there."""
+        numbers = np.arange(self._num_asked, self._num_asked + len(questions))
+        self._num_asked += len(questions)
+        for question in questions:
+            self._warn(question)
+        keys_N = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self._flags.seed), numbers)
+        if len(questions) == 1 and not (self._flags.json or self._flags.quiet):
+            streams = [self._asker.ask(self._parameters, questions[0], self._speed, keys_N[0])]
+        else:  # one program to compile, where the stream has five
+            replies = self._asker.answer(self._parameters, questions, self._speed, keys_N)
+            streams = [reply.events() for reply in replies]
+        for question, events in zip(questions, streams, strict=True):
+            if echoes:
+                print(f"{PROMPT}{question}")
+            self._print(question, events)
+
+    def _print(self, question: str, events: Iterator[Latent | Words | Reply]) -> None:
+        if not (self._flags.json or self._flags.quiet):
+            show(events, in_detail=self._flags.show)
+            return
+        *_, reply = events
+        if self._flags.json:
+            print(json.dumps({"question": question} | self._facts | as_json(reply), ensure_ascii=False), flush=True)
         else:
-            show(events, in_detail=flags.show)
+            print(f"{' '.join(reply.answer.split())}{_what_was_cut(reply)}", flush=True)
+
+    def _warn(self, question: str) -> None:
+        words = unreadable_words(question, self._tokenizer)
+        if words:
+            logging.warning(
+                "%s: the tokenizer has no token for %s, so the model does not read what you wrote",
+                question if len(question) <= 80 else f"{question[:77]}...",
+                _listed(map(repr, words)),
+            )
 
 
 def as_json(reply: Reply) -> dict:
@@ -74,6 +134,8 @@ def as_json(reply: Reply) -> dict:
         "length": reply.num_thoughts,
         "text": reply.text,
         "prediction": reply.answer,
+        "forced_stop": reply.forced_stop,
+        "cut_answer": reply.cut_answer,
     }
 
 
@@ -89,7 +151,13 @@ def show(events: Iterator[Latent | Words | Reply], *, in_detail: bool) -> None:
                 print()
             is_reasoning = not event.is_answer
             print(event.text, end="", flush=True)
-    print(flush=True)
+        else:
+            print(_what_was_cut(event), flush=True)
+
+
+def _what_was_cut(reply: Reply) -> str:
+    cut = [name for name, is_cut in (("thinking", reply.forced_stop), ("answer", reply.cut_answer)) if is_cut]
+    return f"  ({' and '.join(cut)} cut at the limit)" if cut else ""
 
 
 def _latent_line(latent: Latent, in_detail: bool) -> str:
@@ -105,22 +173,22 @@ def _questions() -> Iterator[str]:
     """The lines of standard input. UserError for one that is not UTF-8."""
     for number in itertools.count(1):
         try:
-            line = input("question> ") if sys.stdin.isatty() else input()
+            line = input(PROMPT) if sys.stdin.isatty() else input()
         except EOFError:
             return
         if line.strip():
             yield require_text(line.strip(), f"line {number} of standard input")
 
 
-def _stage(run: Run, named: str) -> str:
-    """The stage that `--stage` names, or the last one that thinks in latents."""
+def _last_stage_in_latents(run: Run) -> str:
+    """The last stage that thinks in latents, or the last one."""
     stages = run.config.stage_names
-    if named:
-        if named not in run.config.stages:
-            raise UserError(f"--stage={named} is no stage of this run: {', '.join(stages)}.{nearest(named, stages)}")
-        return named
     in_latents = [name for name in stages if run.inspector(name).thinks_in_latents]
     return (in_latents or stages)[-1]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def _speed(run: Run, stage: str, asked: str) -> Speed:

@@ -48,6 +48,15 @@ class Reply:
         """What the text gives as the answer."""
         return extract_answer(self.text).strip()
 
+    def events(self) -> "Iterator[Latent | Words | Reply]":
+        """The reply as `Asker.ask` hands it out, all of it at once."""
+        yield from self.latents
+        if self.reasoning:
+            yield Words(self.reasoning, is_answer=False)
+        if self.text:
+            yield Words(self.text, is_answer=True)
+        yield self
+
 
 class Asker:
     """Answers questions, greedily or sampled.

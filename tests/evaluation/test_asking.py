@@ -1,6 +1,7 @@
 """Many questions decoded together get the replies that each gets alone, and every reply says what was cut."""
 
 import functools
+import itertools
 import subprocess
 import sys
 
@@ -38,11 +39,10 @@ def asker_of(asked):
     return functools.cache(lambda stage, temperature: asked[0].asker(stage, temperature=temperature))
 
 
-def with_only(parameters, embeddings):
-    """The model with these embeddings, by token, and zeros for all others: its logits are as simple."""
-    embedding_VD = jnp.zeros_like(jnp.asarray(parameters["llama"]["embedding"]))
-    for token, embedding_D in embeddings.items():
-        embedding_VD = embedding_VD.at[token].set(embedding_D)
+def with_loud(parameters, token, factor):
+    """The model, whose language head says this token, or (with the other sign of `factor`) never does."""
+    embedding_VD = jnp.asarray(parameters["llama"]["embedding"]) * 1e-3
+    embedding_VD = embedding_VD.at[token].multiply(1e3 * factor)
     return parameters | {"llama": parameters["llama"] | {"embedding": embedding_VD}}
 
 
@@ -83,19 +83,16 @@ def test_together_as_alone(asked, asker_of, stage, speed, temperature):
 def test_a_reply_says_what_was_cut(asked, asker_of, stage, limit):
     run, parameters = asked
     asker, tokenizer, key = asker_of(stage, 0.0), run.tokenizer, jax.random.key(0)
-    direction_D = jnp.asarray(parameters["llama"]["embedding"])[tokenizer.separator_id]
     replies = []
-    for sign in (1, -1):  # whatever the hidden state, one of the two says ### and the other eos
-        ends = {tokenizer.separator_id: sign * direction_D, tokenizer.eos_id: -sign * direction_D}
-        of_ends = with_only(parameters, ends)
-        together = asker.answer(of_ends, [QUESTIONS[0]] * len(QUESTIONS), 2.0, jax.random.split(key, len(QUESTIONS)))
-        *_, alone = asker.ask(of_ends, QUESTIONS[0], 2.0, key)
-        replies += [together[0], alone]
-    for reply in replies:
-        assert reply.forced_stop <= (reply.num_thoughts == limit > 0)
+    for token, sign in itertools.product((tokenizer.separator_id, tokenizer.eos_id), (1, -1)):
+        changed = with_loud(parameters, token, sign)
+        together = asker.answer(changed, [QUESTIONS[0]] * len(QUESTIONS), 2.0, jax.random.split(key, len(QUESTIONS)))
+        *_, alone = asker.ask(changed, QUESTIONS[0], 2.0, key)
+        assert (together[0].forced_stop, together[0].cut_answer) == (alone.forced_stop, alone.cut_answer)
+        assert alone.forced_stop <= (alone.num_thoughts == limit)
+        replies.append(alone)
     assert {reply.cut_answer for reply in replies} == {True, False}
     assert {reply.forced_stop for reply in replies} == ({True, False} if limit else {False})
-    assert replies[0].forced_stop == replies[1].forced_stop and replies[2].cut_answer == replies[3].cut_answer
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pipeline.tiny import tiny_config
 from colar_jax import generate
 from colar_jax.command_line import RUN, run_main
 from colar_jax.data.answers import extract_answer
-from colar_jax.data.example_questions import EXAMPLE
+from colar_jax.data.example_questions import EXAMPLE, EXAMPLES
 from colar_jax.run import prepare
 from colar_jax.starts import finished_parameters
 
@@ -46,6 +46,7 @@ def test_replies_are_those_of_the_evaluation(ask, finished, stage, speed):
     assert [reply["text"] for reply in replies] == outcome.texts == [chain.text for chain in chains]
     assert [reply["prediction"] for reply in replies] == [extract_answer(text).strip() for text in outcome.texts]
     assert [reply["length"] for reply in replies] == outcome.lengths_N.tolist()
+    assert [reply["forced_stop"] for reply in replies] == outcome.forced_stop_N.tolist()
     assert [reply["reasoning"] for reply in replies] == [chain.reasoning for chain in chains]
     for reply, chain in zip(replies, chains, strict=True):
         assert (reply["stage"], len(reply["latents"])) == (stage, len(chain.latents))
@@ -57,13 +58,42 @@ def test_replies_are_those_of_the_evaluation(ask, finished, stage, speed):
         assert all(reply["latents"] for reply in replies)
 
 
+def cut_of(reply: dict) -> str:
+    """What is said of a reply that was cut."""
+    cut = [name for name, key in (("thinking", "forced_stop"), ("answer", "cut_answer")) if reply[key]]
+    return f"  ({' and '.join(cut)} cut at the limit)" if cut else ""
+
+
+@pytest.mark.parametrize("stage", ["cot", "colar", "no_cot"])
+def test_a_list_of_questions(ask, stage):
+    """Each question before its reply; the same replies in batches of any size, one a line with --quiet."""
+    questions = [example.question for example in EXAMPLES]
+    asked, flags = "\n".join(questions), (f"--stage={stage}", "--temperature=1", "--seed=3")
+    replies = [json.loads(line) for line in ask(*flags, "--json", stdin=asked)]
+    assert any(cut_of(reply) for reply in replies), "a model that has learned nothing does not know where to end"
+    quiet = ask(*flags, "--quiet", stdin=asked)
+    assert quiet == [" ".join(reply["prediction"].split()) + cut_of(reply) for reply in replies]
+    lines = ask(*flags, stdin=asked)
+    assert [line for line in lines if line.startswith("question> ")] == [f"question> {text}" for text in questions]
+    assert "\n".join(lines).count(" cut at the limit)") == sum(bool(cut_of(reply)) for reply in replies)
+    one_by_one = ask(*flags, "--config.eval.batch_size=1", stdin=asked)
+    assert one_by_one == lines
+
+
+def test_what_the_tokenizer_cannot_read_is_named_once_a_question(ask, capsys):
+    ask("--stage=no_cot", "--quiet", stdin="Bob has 150 apples. Bob has 7.\nHow many apples now?\nEva has 1000 nuts.")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("Bob has 150 apples. Bob has 7.: the tokenizer has no token for 'Bob', '150',")
+    assert second.startswith("Eva has 1000 nuts.: the tokenizer has no token for '1000',")
+
+
 def test_a_line_for_each_latent_and_then_the_answer(ask):
     question = EXAMPLE.question
     (reply,) = (json.loads(line) for line in ask(f"--question={question}", "--json"))
     assert reply["stage"] == "colar" and reply["speed"] == "2", "the last that thinks in latents, at its first speed"
     lines = ask(f"--question={question}")
     assert [line.split()[0] for line in lines[:-1]] == [str(n + 1) for n in range(reply["length"])]
-    assert lines[-1] == reply["text"].replace("\n", "")
+    assert lines[-1].removesuffix(cut_of(reply)) == reply["text"].replace("\n", "")
     in_detail = ask(f"--question={question}", "--show")
     for line, latent in zip(in_detail, reply["latents"], strict=False):
         assert f"P(stop) {latent['p_stop']:.2f}" in line and f"{latent['words'][0][1]:.2f}" in line
@@ -80,11 +110,12 @@ def test_a_line_for_each_latent_and_then_the_answer(ask):
         ("--temperature=hot", "flag --temperature=hot: could not convert string to float: 'hot'"),
         ("--temperature=-1", "--temperature=-1.0 is no number of at least 0"),
         ("--seed=-1", "--seed=-1 is no whole number from 0"),
+        (("--quiet", "--json"), "--show, --json and --quiet are three ways to print a reply: take one"),
     ],
 )
 def test_what_cannot_be_asked_is_said_with_the_fix(ask, capsys, flag, message):
     with pytest.raises(SystemExit):
-        ask(flag)
+        ask(*((flag,) if isinstance(flag, str) else flag))
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(f"error: {message}", line)
 
@@ -102,7 +133,7 @@ def test_a_question_that_is_not_utf8(ask, capsys):
 
 
 def test_both_forms_of_a_flag_are_read(ask, finished):
-    question = "Tom has 8 shells. They grow 3 times. How many shells now?"
+    question = EXAMPLE.question
     apart = ask("--question", question, "--stage", "cot", "--json")
     assert apart == ask(f"--question={question}", "--stage=cot", "--json")
     assert json.loads(apart[0])["stage"] == "cot"
