@@ -53,13 +53,15 @@ def run_main(
         source = source or CONFIG
         own = list(dataclasses.fields(flags)) if flags else []
         common = [_field(source.name, flag("", source.help)), _field("help", flag(False, "print this"))]
-        given, rest = parse_own(arguments_as_utf8(sys.argv[1:]), [*own, *common])
+        with _quoting_line_ends():
+            given, rest = parse_own(arguments_as_utf8(sys.argv[1:]), [*own, *common])
         if given.pop("help"):
             with contextlib.suppress(BrokenPipeError):  # a reader of the first lines only
                 print(help_text(sys.modules["__main__"].__doc__ or "", [*common[:1], *own]), flush=True)
             return
-        configs = _configs(source, given.pop(source.name), rest, [field.name for field in (*own, *common)])
-        options = [flags(**given)] if flags else []
+        with _quoting_line_ends():
+            configs = _configs(source, given.pop(source.name), rest, [field.name for field in (*own, *common)])
+            options = [flags(**given)] if flags else []
         with _with_its_peers(configs[0]):
             main(configs if source.is_many else configs[0], *options)
 
@@ -120,7 +122,7 @@ def _mistakes_in_one_line():
     try:
         yield
     except (UserError, absl_flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + "".join(map(_visible, str(error))), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
@@ -128,6 +130,20 @@ def _mistakes_in_one_line():
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _quoting_line_ends():
+    """For messages that quote what the user wrote, which may have line ends in it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("\n", "\\n")) from None
+
+
+def _visible(letter: str) -> str:
+    """A letter as it is printed; control characters as Python writes them."""
+    return letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1]
 
 
 @contextlib.contextmanager

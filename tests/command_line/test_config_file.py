@@ -52,7 +52,7 @@ def test_what_is_no_config_file(run, tmp_path, text, pattern):
 def test_a_file_that_is_not_utf8_and_says_so_or_not(run, tmp_path):
     (tmp_path / "wrong.py").write_bytes(b"# \xe9\n" + CONFIG_FILE.encode())
     assert_refused(run("--config=wrong.py"), "wrong.py: invalid or missing encoding declaration")
-    (tmp_path / "latin.py").write_bytes(b"# coding: latin-1 \xe9\n" + CONFIG_FILE.encode())
+    (tmp_path / "latin.py").write_bytes(b"# coding: latin-1\n# \xe9\n" + CONFIG_FILE.encode())
     assert run("--config=latin.py").status == 0
 
 

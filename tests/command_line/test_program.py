@@ -281,7 +281,7 @@ def test_help_of_every_program(program, capsys):
     """Its docstring, its own flags, and the settings with what the source says of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [program, "--help", "--config=not_read.py"][: 2 + (program in TAKE_A_CONFIG)])
-        runpy.run_module(f"colar_jax.{program}", run_name="__main__", alter_sys=True)
+        runpy.run_path(str(PROJECT / "colar_jax" / f"{program}.py"), run_name="__main__")
     module = importlib.import_module(f"colar_jax.{program}")
     printed = capsys.readouterr().out
     assert printed.startswith(module.__doc__)
