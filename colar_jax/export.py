@@ -18,7 +18,7 @@ class Flags:
     """What `export` takes besides --workdir and the settings."""
 
     out: str = flag("", "the folder to write; it must not exist, or be empty")
-    stage: str = flag("", "the stage to export; default: the run's last")
+    stage: str = flag("", "default: the last stage of the run that thinks in latents, else the last")
     form: str = flag("merged", "a whole model, or a PEFT adapter for the base model", FORMS)
     dtype: str = flag("float32", "of the merged model's weights", ("float32", "bfloat16"))
 
@@ -31,8 +31,7 @@ class Flags:
 
 def export(config: Config, flags: Flags) -> None:
     """Export the stage that the flags name."""
-    stage = flags.stage or config.stage_names[-1]
-    export_stage(prepare(config), stage, Path(flags.out).expanduser(), form=flags.form, dtype=flags.dtype)
+    export_stage(prepare(config), flags.stage, Path(flags.out).expanduser(), form=flags.form, dtype=flags.dtype)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from colar_jax.errors import UserError
 from colar_jax.evaluation.asking import Reply, Words
 from colar_jax.evaluation.latents import Latent
 from colar_jax.run import Run, prepare
-from colar_jax.starts import finished_parameters
+from colar_jax.starts import default_stage, finished_parameters
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
 PROMPT = "question> "
@@ -64,7 +64,7 @@ def generate(config: Config, flags: Flags) -> None:
             f"--stage={flags.stage} is no stage of this run: {_listed(stages)}.{nearest(flags.stage, stages)}"
         )
     run = prepare(config, with_problems=False)
-    stage = flags.stage or _last_stage_in_latents(run)
+    stage = flags.stage or default_stage(run)
     speed, folder = _speed(run, stage, flags.speed), run.workdir / stage
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise UserError(f"--stage={stage}: {folder} has no checkpoint yet: train it first, or name another stage")
@@ -178,13 +178,6 @@ def _questions() -> Iterator[str]:
             return
         if line.strip():
             yield require_text(line.strip(), f"line {number} of standard input")
-
-
-def _last_stage_in_latents(run: Run) -> str:
-    """The last stage that thinks in latents, or the last one."""
-    stages = run.config.stage_names
-    in_latents = [name for name in stages if run.inspector(name).thinks_in_latents]
-    return (in_latents or stages)[-1]
 
 
 def _listed(names: Iterable[str]) -> str:

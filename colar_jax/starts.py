@@ -1,4 +1,4 @@
-"""What a stage starts from, and what a finished one leaves to the next."""
+"""Which stage is meant, what one starts from, and what a finished one leaves to the next."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from colar_jax.config import nearest
 from colar_jax.errors import UserError
 from colar_jax.folder_lock import TRAINING, locked
 from colar_jax.identity import identity_of, refuse_other_adapters
@@ -16,6 +17,20 @@ from colar_jax.run import Run, write_config
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
 from colar_jax.training.state import Tree, join, make_optimizer, partition
+
+
+def default_stage(run: Run) -> str:
+    """What to ask and what to export where nobody says: the last stage that thinks in latents, else the last."""
+    stages = run.config.stage_names
+    return [*stages, *(name for name in stages if run.inspector(name).thinks_in_latents)][-1]
+
+
+def stage_named(run: Run, name: str) -> str:
+    """The stage that `--stage` names, or the default one where it is empty. UserError where there is none."""
+    if name and name not in run.config.stages:
+        stages = run.config.stage_names
+        raise UserError(f"--stage={name} is no stage of this run: {', '.join(stages)}.{nearest(name, stages)}")
+    return name or default_stage(run)
 
 
 def adopt(run: Run, name: str, parameters: Tree) -> None:

@@ -86,11 +86,11 @@ class Tokenizer:
         return [self.decode(ids[:-1] if ids and ids[-1] == self.eos_id else ids) for ids in kept]
 
 
-def load_tokenizer(name: str) -> Tokenizer:
+def load_tokenizer(name: str, *, adds_padding: bool = True) -> Tokenizer:
     """The embedded tokenizer (`embedded:arithmetic`), or that of a folder or hub id.
 
     Where there is no padding token apart from eos, `[PAD]` is added, which makes the vocabulary one larger (METHOD.md
-    section 3).
+    section 3). Without `adds_padding` such a tokenizer pads with eos instead, and keeps its size.
 
     Raises:
         UserError: there is no such tokenizer, it has no end-of-sequence token, or `###` is not one token of it.
@@ -99,7 +99,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     if hf.eos_token_id is None:
         raise UserError(f"the tokenizer {name!r} has no end-of-sequence token: set eos_token in its config")
     if hf.pad_token_id is None or hf.pad_token_id == hf.eos_token_id:
-        hf.add_special_tokens({"pad_token": PAD})
+        hf.add_special_tokens({"pad_token": PAD if adds_padding else hf.eos_token})
     num_tokens = max(hf.get_vocab().values()) + 1  # not len(hf), which is less where ids have gaps
     return Tokenizer(hf, _separator_id(hf, name), hf.eos_token_id, hf.pad_token_id, num_tokens)
 

@@ -10,16 +10,19 @@ or, from Python:
     print(result.text, result.num_latents)
 
 The folder is what `python -m colar_jax.export` wrote: a Hugging Face model (merged, or base and adapter), its
-tokenizer, and the latent head (`latent_head.safetensors`, `latent_head.json`). This file never imports the package it
-came from.
+tokenizer, how it thinks (`thinking.json`), and what makes its latents: the latent head (`latent_head.safetensors`,
+`latent_head.json`) or the projection (`projection.safetensors`, `projection.json`), where it has one. This file never
+imports the package it came from.
 
-Method: "Think Silently, Think Fast", arXiv 2505.16552. Prompt and `###` are read once; then the latent head predicts
-the next compressed embedding, which is fed back, until the language head says `###`; then the answer is decoded as
-text.
+The prompt and `###` are read once. Then the model thinks, in its way: CoLaR ("Think Silently, Think Fast", arXiv
+2505.16552) predicts the next compressed embedding with the latent head, and stops where the language head says `###`;
+CODI and Coconut feed the last hidden state, a fixed number of times; a chain of thought is in words. Then the answer is
+decoded as text.
 """
 
 import argparse
 import dataclasses
+import inspect
 import json
 import pathlib
 
@@ -47,55 +50,98 @@ class LatentHead(torch.nn.Module):
         return self.mean(features), self.log_std(features)
 
 
+def projection(hidden_size: int, inner_size: int, has_norm: bool) -> torch.nn.Sequential:
+    """CODI's network from a hidden state to an input, under the names of its own code."""
+    layers = torch.nn.Sequential(
+        torch.nn.Identity(),  # there a dropout
+        torch.nn.Linear(hidden_size, inner_size),
+        torch.nn.GELU(),
+        torch.nn.Linear(inner_size, hidden_size),
+    )
+    if has_norm:
+        layers.add_module("ln", torch.nn.LayerNorm(hidden_size))
+    return layers
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What a question led to."""
 
     text: str  # after "Answer:"
-    num_latents: int  # #L
-    latents: torch.Tensor  # [num_latents, hidden size], in units of `embed_std`
+    num_latents: int  # #L; of a chain of thought in words, its tokens
+    latents: torch.Tensor  # [num_latents, hidden size], those of the latent head in units of `embed_std`; none of words
     answer_ids: list[int]
+    reasoning: str = ""  # a chain of thought in words
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to choose where there is a choice."""
+
+    greedy: bool
+    temperature: float
+    top_p: float
+    generator: torch.Generator | None
+
+    def pick(self, logits) -> int:
+        """The next token: the most probable one, or a draw from the smallest set of tokens that holds `top_p`."""
+        if self.greedy:
+            return int(logits.argmax())
+        probabilities, order = (logits / self.temperature).softmax(-1).sort(descending=True)
+        probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
+        return int(order[torch.multinomial(probabilities, 1, generator=self.generator)])
 
 
 class LatentReasoner:
-    """A model that thinks in latents."""
+    """A model that thinks before it answers. `maker` makes its latents: a latent head, a projection, or None."""
 
-    def __init__(self, model, tokenizer, head: LatentHead, settings: dict):
-        self.model, self.tokenizer, self.head, self.settings = model.eval(), tokenizer, head.eval(), settings
+    def __init__(self, model, tokenizer, maker: torch.nn.Module | None, settings: dict):
+        self.model, self.tokenizer, self.settings = model.eval(), tokenizer, settings
+        self.maker = None if maker is None else maker.eval()
+        self._embedding = model.get_input_embeddings()
+        self._language_model = model.get_base_model() if hasattr(model, "peft_config") else model
+        # transformers calls it `cache` since 5.24, and takes only that from 5.40 on.
+        parameters = inspect.signature(self._language_model.forward).parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
 
     @classmethod
     def load(cls, folder: str | pathlib.Path, dtype=torch.float32) -> "LatentReasoner":
-        """Load an exported folder; with an adapter in it, its base model is found by `adapter_config.json` (peft)."""
+        """Load an exported folder; with an adapter in it, its base model is found by `thinking.json` (peft)."""
         folder = pathlib.Path(folder)
-        settings = json.loads((folder / "latent_head.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / "thinking.json").read_text(encoding="utf-8"))
         if (folder / "adapter_config.json").is_file():
             from peft import PeftModel
 
-            base_name = settings["base"]
-            base = AutoModelForCausalLM.from_pretrained(base_name, dtype=dtype)
-            if settings["vocab_size"] > base.get_input_embeddings().num_embeddings:
-                base.resize_token_embeddings(settings["vocab_size"])
+            base = AutoModelForCausalLM.from_pretrained(settings["base"], dtype=dtype)
             model = PeftModel.from_pretrained(base, folder)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        weights = load_file(folder / "latent_head.safetensors")
-        inner_size, hidden_size = weights["fc.0.weight"].shape
-        head = LatentHead(hidden_size, inner_size)
-        head.load_state_dict(weights)
-        return cls(model, AutoTokenizer.from_pretrained(folder), head.to(dtype), settings)
+        maker = None
+        if settings["way"] in ("latent_head", "projection"):
+            settings |= json.loads((folder / f"{settings['way']}.json").read_text(encoding="utf-8"))
+            weights = load_file(folder / f"{settings['way']}.safetensors")
+            if settings["way"] == "latent_head":
+                maker = LatentHead(weights["mean.bias"].shape[0], settings["intermediate_size"])
+            else:
+                maker = projection(
+                    weights["3.bias"].shape[0], settings["intermediate_size"], has_norm=settings["layer_norm"]
+                )
+            maker.load_state_dict(weights)
+            maker = maker.to(dtype)
+        return cls(model, AutoTokenizer.from_pretrained(folder), maker, settings)
 
     @torch.inference_mode()
     def answer(
         self,
         question: str,
         *,
-        speed: float | str = 2,
+        speed: float | str | None = None,
         greedy: bool = True,
         temperature: float = 1.0,
         top_p: float = 0.9,
-        max_latents: int = 64,
-        min_latents: int = 1,
-        max_answer_tokens: int = 16,
+        max_latents: int | None = None,
+        min_latents: int | None = None,
+        max_answer_tokens: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Answer:
         """Think about one question and answer it.
@@ -103,61 +149,77 @@ class LatentReasoner:
         Args:
             speed: tokens per latent, as said in the prompt (one that was trained), or "auto".
             greedy: the mean of each latent and the most probable tokens; otherwise sampled.
-            temperature, top_p: of what is sampled (the latents' standard deviation, the stop, the answer's tokens).
-            max_latents, min_latents, max_answer_tokens: limits.
+            temperature, top_p: of what is sampled (the latents' standard deviation, the stop, the tokens).
+            max_latents, min_latents, max_answer_tokens: limits, by default those of the run; latents that are fed as
+                hidden states are as many as were trained.
             generator: the source of random numbers when sampling.
         """
-        said = speed if isinstance(speed, str) else f"{speed:g}"
-        prompt = self.settings["prompt"].format(question=question, speed=said)
-        separator, eos = self.settings["separator_id"], self.settings["eos_id"]
+        settings, sampling = self.settings, Sampling(greedy, temperature, top_p, generator)
+        speed = settings["speeds"][0] if speed is None else speed
+        prompt = settings["prompt"].format(question=question, speed=speed if isinstance(speed, str) else f"{speed:g}")
+        separator = settings["separator_id"]
         prompt_ids = [*self.tokenizer(prompt, add_special_tokens=False)["input_ids"], separator]
-        embedding = self.model.get_input_embeddings()
-        hidden, logits, cache = self._step(embedding(torch.tensor([prompt_ids])), None)
-        latents: list[torch.Tensor] = []
-        while len(latents) < max_latents:
-            if len(latents) >= min_latents and self._stops(logits, separator, greedy, temperature, generator):
+        state = self._step(self._embedding(torch.tensor([prompt_ids])), None)
+        most = settings["max_thoughts"] if max_latents is None else max_latents
+        least = settings["min_thoughts"] if min_latents is None else min_latents
+        if settings["way"] in ("hidden_states", "projection"):
+            most = least = settings["max_thoughts"]
+        thoughts: list = []
+        while len(thoughts) < most:
+            thought, embed, stops = self._think(state, sampling)
+            if stops and len(thoughts) >= least:
                 break
-            latent = self._latent(hidden, greedy, temperature, generator)
-            latents.append(latent)
-            fed = (latent * self.settings["embed_std"]).to(embedding.weight.dtype)
-            hidden, logits, cache = self._step(fed[None, None], cache)
+            thoughts.append(thought)
+            state = self._step(embed.to(self._embedding.weight.dtype)[None, None], state[2])
+        limit = settings["max_answer_tokens"] if max_answer_tokens is None else max_answer_tokens
         ids: list[int] = []
         token = separator
-        while len(ids) < max_answer_tokens:
-            _, logits, cache = self._step(embedding(torch.tensor([[token]])), cache)
-            token = _pick(logits, greedy, temperature, top_p, generator)
-            if token == eos:
+        while len(ids) < limit:
+            state = self._step(self._embedding(torch.tensor([[token]])), state[2])
+            token = sampling.pick(state[1])
+            if token == settings["eos_id"]:
                 break
             ids.append(token)
+        return self._answer(thoughts, ids)
+
+    def _answer(self, thoughts: list, ids: list[int]) -> Answer:
         text = self.tokenizer.decode(ids, skip_special_tokens=True).removeprefix(self.settings["answer_prefix"])
-        stacked = torch.stack(latents) if latents else torch.zeros(0, embedding.weight.shape[1])
-        return Answer(text.strip(), len(latents), stacked, ids)
+        in_words = self.settings["way"] == "words"
+        reasoning = self.tokenizer.decode(thoughts, skip_special_tokens=True) if in_words else ""
+        latents = [] if in_words else thoughts
+        stacked = torch.stack(latents) if latents else torch.zeros(0, self._embedding.weight.shape[1])
+        return Answer(text.strip(), len(thoughts), stacked, ids, reasoning)
 
     def _step(self, embeds, cache):
-        out = self.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, output_hidden_states=True)
-        return out.hidden_states[-1][0, -1], out.logits[0, -1].float(), out.past_key_values
+        """The last hidden state, the logits after it, and the cache."""
+        past = {self._cache_name: cache}
+        out = self._language_model(inputs_embeds=embeds, use_cache=True, output_hidden_states=True, **past)
+        return out.hidden_states[-1][0, -1], out.logits[0, -1].float(), getattr(out, self._cache_name)
 
-    def _latent(self, hidden, greedy, temperature, generator):
-        mean, log_std = (part.float() for part in self.head(hidden))
-        if greedy or self.settings["deterministic"]:
+    def _think(self, state, sampling: Sampling):
+        """The next thought, what is fed of it, and whether thinking is over instead."""
+        hidden, logits, _ = state
+        way, separator = self.settings["way"], self.settings["separator_id"]
+        if way == "words":
+            token = sampling.pick(logits)
+            return token, self._embedding.weight[token], token == separator
+        if way != "latent_head":
+            fed = hidden if self.maker is None else self.maker(hidden)
+            return fed.float(), fed, True
+        latent = self._latent(hidden, sampling)
+        if sampling.greedy:
+            stops = int(logits.argmax()) == separator
+        else:
+            probability = (logits / sampling.temperature).softmax(-1)[separator]
+            stops = bool(torch.rand((), generator=sampling.generator) < probability)
+        return latent, latent * self.settings["embed_std"], stops
+
+    def _latent(self, hidden, sampling: Sampling):
+        mean, log_std = (part.float() for part in self.maker(hidden))
+        if sampling.greedy or self.settings["deterministic"]:
             return mean
         std = log_std.clamp(self.settings["min_log_std"], self.settings["max_log_std"]).exp()
-        return mean + temperature * std * torch.randn(mean.shape, generator=generator)
-
-    def _stops(self, logits, separator, greedy, temperature, generator) -> bool:
-        if greedy:
-            return int(logits.argmax()) == separator
-        probability = (logits / temperature).softmax(-1)[separator]
-        return bool(torch.rand((), generator=generator) < probability)
-
-
-def _pick(logits, greedy, temperature, top_p, generator) -> int:
-    """The next token: the most probable one, or a draw from the smallest set of tokens that holds `top_p`."""
-    if greedy:
-        return int(logits.argmax())
-    probabilities, order = (logits / temperature).softmax(-1).sort(descending=True)
-    probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
-    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+        return mean + sampling.temperature * std * torch.randn(mean.shape, generator=sampling.generator)
 
 
 def main() -> None:
@@ -165,14 +227,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Answer a question by latent reasoning.")
     parser.add_argument("question")
     parser.add_argument("--folder", default=str(pathlib.Path(__file__).parent), help="what colar_jax.export wrote")
-    parser.add_argument("--speed", default="2", help="tokens per latent, or auto")
+    parser.add_argument("--speed", default=None, help="tokens per latent, or auto; default: the first that was trained")
     parser.add_argument("--seed", type=int, default=None, help="sample with this seed; greedy without")
     arguments = parser.parse_args()
-    speed = arguments.speed if arguments.speed == "auto" else float(arguments.speed)
     generator = None if arguments.seed is None else torch.Generator().manual_seed(arguments.seed)
     reasoner = LatentReasoner.load(arguments.folder)
-    result = reasoner.answer(arguments.question, speed=speed, greedy=generator is None, generator=generator)
-    print(f"{result.text}    ({result.num_latents} latents)")
+    result = reasoner.answer(arguments.question, speed=arguments.speed, greedy=generator is None, generator=generator)
+    if result.reasoning:
+        print(result.reasoning)
+    thoughts = "tokens of reasoning" if result.reasoning else "latents"
+    print(f"{result.text}    ({result.num_latents} {thoughts})")
 
 
 if __name__ == "__main__":

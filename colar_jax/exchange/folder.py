@@ -1,27 +1,35 @@
-"""A finished stage as a folder that runs anywhere: model, tokenizer, latent head, a PyTorch file, a card."""
+"""A finished stage as a folder that runs anywhere: model, tokenizer, how it thinks, a PyTorch file, a card."""
 
 import dataclasses
+import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
 from colar_jax.data.prompts import ANSWER_PREFIX, question_prompt, speed_text
+from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.errors import UserError
+from colar_jax.exchange import ways
 from colar_jax.exchange.model_card import model_card
+from colar_jax.methods.method import Thinking
+from colar_jax.model import hf_config
+from colar_jax.model.base_model import base_folder
 from colar_jax.model.hf_folder import new_folder, write_llama
 from colar_jax.model.latent_head_file import save_latent_head
 from colar_jax.model.lora import merge
 from colar_jax.model.peft import write_adapter
+from colar_jax.model.projection_file import save_projection
 from colar_jax.report.files import MARKDOWN_FILE
 from colar_jax.run import Run
-from colar_jax.starts import finished_parameters
+from colar_jax.starts import finished_parameters, stage_named
 
 logger = logging.getLogger(__name__)
 
-TORCH_FILE = "colar_torch.py"
+TORCH_FILE, THINKING_FILE = "colar_torch.py", "thinking.json"
 FORMS = ("merged", "adapter")
 
 
@@ -29,60 +37,93 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
     """Write a stage's best checkpoint as a Hugging Face folder; it appears whole or not at all.
 
     Args:
-        run: a prepared run; `stage` one of its stages that has a checkpoint.
+        run: a prepared run; `stage` one of its stages that has a checkpoint, or empty: `starts.default_stage`.
         out: the folder to make; must not exist, or be empty.
         form: "merged", a whole model that `transformers.AutoModelForCausalLM` loads, adapters added to its weights; or
             "adapter", a PEFT adapter for the run's base model.
-        dtype: of the model's weights, "float32" or "bfloat16"; the latent head is float32.
+        dtype: of the model's weights, "float32" or "bfloat16"; what makes the latents is float32.
 
     Raises:
-        UserError: there is no such stage or checkpoint, `out` is not empty, or an option is unknown.
+        UserError: there is no such stage or checkpoint, no folder thinks as its method does, `out` is not empty, or an
+            option is unknown.
     """
     if form not in FORMS:
         raise UserError(f"--form={form} is none of {', '.join(FORMS)}")
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype={dtype} is none of float32, bfloat16")
-    if stage not in run.config.stages:
-        raise UserError(f"--stage={stage} is no stage of this run: {', '.join(run.config.stages)}")
+    stage = stage_named(run, stage)
     model = nnx.merge(run.graph, run.initial)
     lora = model.llama.lora
     if form == "adapter" and (lora is None or not run.config.model.base):
         raise UserError("--form=adapter: this run trained no adapters (model.lora.rank) on a base model (model.base)")
+    thinking = run.method(stage).thinking(run.config.decode, run.tokenizer.separator_id, jnp.dtype("float32"), True)
+    way = ways.way_of(thinking, stage, has_projection=model.projection is not None)
     parameters = finished_parameters(run, run.workdir / stage)
     with new_folder(out) as folder:
         if form == "adapter":
             write_adapter(folder, parameters, lora, base_name=run.config.model.base)
+            _tokenizer_of_base(run).save(folder)
         else:
             whole = parameters if lora is None else merge(parameters, lora)
-            write_llama(whole["llama"], model.llama.config, folder, dtype=jnp.dtype(dtype))
-        _write_beside(run, stage, parameters, model, folder, is_adapter=form == "adapter")
+            carried = _carried(run)
+            write_llama(whole["llama"], model.llama.config, folder, dtype=jnp.dtype(dtype), carried=carried)
+            run.tokenizer.save(folder)
+        if way == ways.LATENT_HEAD:
+            save_latent_head(parameters["latent_head"], model.latent_head.config, folder)
+        if way == ways.PROJECTION:
+            save_projection(parameters["projection"], model.projection.config, folder)
+        facts = _thinking_facts(run, stage, thinking) | {"way": way}
+        (folder / THINKING_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(Path(__file__).with_name(TORCH_FILE), folder / TORCH_FILE)
+        (folder / "README.md").write_text(_card(run, stage, facts, is_adapter=form == "adapter"), encoding="utf-8")
     logger.info("exported stage %s to %s", stage, out)
     return out
 
 
-def _write_beside(run: Run, stage: str, parameters, model, folder: Path, *, is_adapter: bool) -> None:
-    """Everything but the language model's weights."""
-    config, method = run.config, run.method(stage)
-    run.tokenizer.save(folder)
-    facts = {
+def _tokenizer_of_base(run: Run) -> Tokenizer:
+    """The run's tokenizer, without a `[PAD]` that the base has no row for: an adapter adds none."""
+    config = run.config
+    folder = base_folder(config.model.base)
+    if run.tokenizer.pad_id < hf_config.read_config(folder).vocab_size:
+        return run.tokenizer
+    return load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer, adds_padding=False)
+
+
+def _carried(run: Run) -> dict[str, Any]:
+    """What `config.json` says besides the model's shape: the tokenizer's special tokens, the base's context length."""
+    carried = (
+        hf_config.carried_over(hf_config.read_raw(base_folder(run.config.model.base))) if run.config.model.base else {}
+    )
+    tokenizer = run.tokenizer
+    of_tokenizer = {"bos_token_id": tokenizer.hf.bos_token_id, "eos_token_id": tokenizer.eos_id}
+    return carried | of_tokenizer | {"pad_token_id": tokenizer.pad_id}
+
+
+def _thinking_facts(run: Run, stage: str, thinking: Thinking) -> dict[str, Any]:
+    """What `colar_torch.py` needs to know besides weights."""
+    return {
+        "method": run.config.stages[stage].method,
         "prompt": question_prompt("{question}", "{speed}"),
+        "speeds": [speed_text(speed) for speed in run.trained_speeds(stage)],
         "answer_prefix": ANSWER_PREFIX,
         "separator_id": run.tokenizer.separator_id,
         "eos_id": run.tokenizer.eos_id,
-        "vocab_size": model.llama.config.vocab_size,
-        "base": config.model.base,
+        "max_thoughts": thinking.max_thoughts,
+        "min_thoughts": thinking.min_thoughts,
+        "max_answer_tokens": run.config.decode.max_answer_tokens,
+        "base": run.config.model.base,
     }
-    save_latent_head(parameters["latent_head"], model.latent_head.config, folder, facts)
-    shutil.copy(Path(__file__).with_name(TORCH_FILE), folder / TORCH_FILE)
+
+
+def _card(run: Run, stage: str, facts: dict[str, Any], *, is_adapter: bool) -> str:
     report = run.workdir / MARKDOWN_FILE
-    speeds = tuple(speed_text(speed) for speed in run.trained_speeds(stage)) if method.has_speed else ()
-    card = model_card(
-        title=config.title,
+    return model_card(
+        title=run.config.title,
         stage=stage,
-        base=config.model.base,
-        speeds=speeds,
+        base=run.config.model.base,
+        thinks=ways.WAYS[facts["way"]].format(num_thoughts=facts["max_thoughts"]),
+        speeds=tuple(facts["speeds"]) if run.method(stage).has_speed else (),
         is_adapter=is_adapter,
         report=report.read_text(encoding="utf-8") if report.is_file() else "",
-        config=dataclasses.asdict(config),
+        config=dataclasses.asdict(run.config),
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")

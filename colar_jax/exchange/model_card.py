@@ -14,28 +14,24 @@ tags:
 
 # {title}: stage `{stage}`
 
-A language model that reasons in compressed latent steps (CoLaR, "Think Silently, Think Fast", arXiv 2505.16552),
-trained with colar_jax. {contents}
-
-`latent_head.safetensors` and `latent_head.json` hold the Gaussian latent head; without them this is an ordinary
-language model, which loads with `transformers`.
+A language model trained with colar_jax. {contents} {thinks}
 
 ## Use
 
 With PyTorch and transformers, without JAX, from this folder:
 
 ```
-python colar_torch.py "{question}" --speed {speed}
+python colar_torch.py "{question}"{speed_flag}
 ```
 
 ```python
 from colar_torch import LatentReasoner
 
 reasoner = LatentReasoner.load(".")
-print(reasoner.answer("{question}", speed={speed}).text)
+print(reasoner.answer("{question}"{speed_argument}).text)
 ```
 
-Trained thinking speeds: {speeds}. A speed that was not trained loses accuracy.
+{speeds}
 
 ## Results
 
@@ -50,14 +46,23 @@ Trained thinking speeds: {speeds}. A speed that was not trained loses accuracy.
 
 
 def model_card(
-    *, title: str, stage: str, base: str, speeds: tuple[str, ...], is_adapter: bool, report: str, config: dict
+    *,
+    title: str,
+    stage: str,
+    base: str,
+    thinks: str,
+    speeds: tuple[str, ...],
+    is_adapter: bool,
+    report: str,
+    config: dict,
 ) -> str:
     """The card as Markdown.
 
     Args:
         title, stage: of the run, and which of its stages was exported.
         base: the base model's name, "" for a model trained from random weights.
-        speeds: the trained thinking speeds, as prompts say them.
+        thinks: how the method thinks, and which files hold what it needs for that.
+        speeds: the trained thinking speeds, as prompts say them; none where there is no speed to choose.
         is_adapter: whether the folder holds a PEFT adapter for `base` (else a whole model).
         report: the run's table in Markdown, "" where it was not evaluated.
         config: the resolved config.
@@ -68,8 +73,17 @@ def model_card(
         stage=stage,
         contents=f"This folder is a PEFT adapter for `{base}`." if is_adapter else "This folder is a whole model.",
         question=EXAMPLE.question,
-        speed=speeds[0] if speeds else "auto",
-        speeds=", ".join(speeds) or "none (this stage thinks in words)",
+        thinks=thinks,
+        speed_flag=f" --speed {speeds[0]}" if speeds else "",
+        speed_argument=f", speed={_python(speeds[0])}" if speeds else "",
+        speeds=f"Trained thinking speeds: {', '.join(speeds)}. A speed that was not trained loses accuracy."
+        if speeds
+        else "There is no thinking speed to choose.",
         results=report.strip() or "Not evaluated.",
         config=json.dumps(config, indent=2),
     )
+
+
+def _python(speed: str) -> str:
+    """A speed as Python writes it: 2, 1.5, or "auto" in quotes."""
+    return speed if speed.replace(".", "", 1).isdigit() else f'"{speed}"'

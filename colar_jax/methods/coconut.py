@@ -112,4 +112,4 @@ class Coconut(Method):
         return objective(model, batch, keys_B, counts, self.max_latents, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        return thought_chain.thinking(self.max_latents, identity)
+        return thought_chain.thinking(self.max_latents, identity, way="hidden_states")

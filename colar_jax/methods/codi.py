@@ -163,4 +163,4 @@ class Codi(Method):
         return objective(model, batch, keys_B, counts, self, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        return thought_chain.thinking(self.num_latents, project)
+        return thought_chain.thinking(self.num_latents, project, way="projection")

@@ -146,4 +146,4 @@ class Colar(Method):
             stop_odds_temperature=decode.stop_odds_temperature,
             min_std=decode.min_latent_std,
         )
-        return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents)
+        return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents, way="latent_head")

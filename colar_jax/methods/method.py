@@ -38,6 +38,7 @@ class Thinking:
     max_thoughts: int
     min_thoughts: int = 0
     in_words: bool = False  # whether a thought is a token, and its record the token's id
+    way: str = ""  # how an exported folder thinks in latents like this (`exchange.ways`); empty: none can
 
     @property
     def in_latents(self) -> bool:

@@ -78,10 +78,10 @@ def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: s
     return head | {"embed_std": np.float32(embed_std)}
 
 
-def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path, facts: dict[str, Any]) -> None:
-    """Write `latent_head.safetensors` and `latent_head.json` (sizes, bounds, `embed_std`, `facts`) into `folder`."""
+def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path) -> None:
+    """Write `latent_head.safetensors` and `latent_head.json` (sizes, bounds, `embed_std`) into `folder`."""
     write_arrays(to_published(latent_head), folder / WEIGHTS_FILE)
-    settings = dataclasses.asdict(config) | {"embed_std": float(latent_head["embed_std"])} | facts
+    settings = dataclasses.asdict(config) | {"embed_std": float(latent_head["embed_std"])}
     (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,24 +1,32 @@
 """An exported stage, loaded by transformers and by its own PyTorch file, against our model and our decoder."""
 
+import dataclasses
 import importlib.util
 import json
+import os
+import types
+import warnings
 
 import jax
 import numpy as np
 import pytest
-from exchange.tiny_run import MAX_ANSWER_TOKENS, MAX_LATENTS, given_run
+from exchange.tiny_run import given_run, tiny_config
 from flax import nnx
 
 from colar_jax.data.prompts import question_prompt
-from colar_jax.decoding.decoder import DecodeLimits, decode
+from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.decoding.thinking import latent_thinker
+from colar_jax.errors import UserError
+from colar_jax.exchange import ways
 from colar_jax.exchange.folder import export_stage
+from colar_jax.methods.method import Thinking, decode_limits
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head_file import load_latent_head
 from colar_jax.model.lora import LoraConfig
 from colar_jax.model.peft import read_adapter
 from colar_jax.model.visibility import packed as packed_rows
+from colar_jax.run import prepare
+from colar_jax.starts import default_stage, stage_named
 
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
 FORMS = {"all weights": {}, "adapters": {"lora": LORA}}
@@ -32,43 +40,160 @@ def exported(request, tmp_path_factory):
     return run, parameters, export_stage(run, "colar", workdir / "exported")
 
 
-def our_decode(run, parameters, question, speed):
-    """Latents, their number, and the answer's ids, greedily."""
-    tokenizer = run.tokenizer
-    prompt = np.array([*tokenizer.encode(question_prompt(question, speed)), tokenizer.separator_id], np.int32)
-    packed = pack_prompts([prompt], shape_for([np.array([len(prompt)])]))
-    think = latent_thinker(tokenizer.separator_id, greedy=True, latent_temperature=1.0, stop_temperature=1.0)
-    limits = DecodeLimits(
-        max_thoughts=MAX_LATENTS,
-        min_thoughts=1,
-        max_answer_tokens=MAX_ANSWER_TOKENS,
-        greedy=True,
-        answer_temperature=1.0,
-        answer_top_p=0.9,
-        separator_id=tokenizer.separator_id,
-        eos_id=tokenizer.eos_id,
-    )
+def our_decode(run, parameters, stage):
+    """Of every test problem what is thought, and the answer's ids, greedily."""
+    tokenizer, [speed] = run.tokenizer, run.trained_speeds(stage)[:1]
+    questions = [question_prompt(problem.question, speed) for problem in run.tests["arithmetic"].problems]
+    prompts = [np.array([*tokenizer.encode(text), tokenizer.separator_id], np.int32) for text in questions]
+    packed = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
+    ids = {"separator_id": tokenizer.separator_id, "eos_id": tokenizer.eos_id}
+    thinking = run.method(stage).thinking(run.config.decode, tokenizer.separator_id, np.dtype("float32"), True)
+    limits = decode_limits(thinking, run.config.decode, **ids, greedy=True)
+    keys_B = jax.random.split(jax.random.key(0), len(prompts))
     model = nnx.merge(run.graph, parameters)
-    decoded = decode(model, packed, jax.random.split(jax.random.key(0), 1), think, limits, Execution())
-    count, num_tokens = int(decoded.num_thoughts_B[0]), int(decoded.num_answer_tokens_B[0])
-    ids = decoded.answer_ids_BA[0, :num_tokens].tolist()
-    return np.asarray(decoded.thoughts[0, :count]), ids[:-1] if ids[-1] == tokenizer.eos_id else ids
+    decoded = decode(model, packed, keys_B, thinking.think, limits, Execution())
+    for row in range(len(prompts)):
+        count, num_tokens = int(decoded.num_thoughts_B[row]), int(decoded.num_answer_tokens_B[row])
+        ids = decoded.answer_ids_BA[row, :num_tokens].tolist()
+        yield np.asarray(decoded.thoughts[row, :count]), ids[:-1] if ids[-1] == tokenizer.eos_id else ids
+
+
+def torch_file_of(folder):
+    """The PyTorch file that is in a folder, as a module."""
+    spec = importlib.util.spec_from_file_location("colar_torch", folder / "colar_torch.py")
+    colar_torch = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(colar_torch)
+    return colar_torch
+
+
+def assert_thinks_alike(run, parameters, stage, folder):
+    reasoner = torch_file_of(folder).LatentReasoner.load(folder)
+    ours = our_decode(run, parameters, stage)
+    for problem, (thoughts, ids) in zip(run.tests["arithmetic"].problems, ours, strict=True):
+        theirs = reasoner.answer(problem.question)
+        assert theirs.num_latents == len(thoughts)
+        assert theirs.answer_ids == ids
+        if thoughts.ndim == 2:
+            largest = np.abs(thoughts).max(initial=1e-9)
+            # Each latent is fed to the next: with these random weights rounding grows some tenfold in three.
+            np.testing.assert_allclose(theirs.latents[:3].numpy(), thoughts[:3], atol=1e-4 * largest)
+            np.testing.assert_allclose(theirs.latents.numpy(), thoughts, atol=5e-3 * largest)
+        else:
+            assert theirs.reasoning == run.tokenizer.decode(thoughts.tolist())
 
 
 def test_the_torch_file_thinks_what_we_think(exported):
     pytest.importorskip("torch")
-    run, parameters, folder = exported
-    spec = importlib.util.spec_from_file_location("colar_torch", folder / "colar_torch.py")
-    colar_torch = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(colar_torch)
-    reasoner = colar_torch.LatentReasoner.load(folder)
-    for problem in run.tests["arithmetic"].problems:
-        latents, ids = our_decode(run, parameters, problem.question, 2)
-        limits = {"max_latents": MAX_LATENTS, "max_answer_tokens": MAX_ANSWER_TOKENS}
-        theirs = reasoner.answer(problem.question, speed=2, **limits)
-        assert theirs.num_latents == len(latents)
-        assert theirs.answer_ids == ids
-        np.testing.assert_allclose(theirs.latents.numpy(), latents, atol=1e-3 * np.abs(latents).max())
+    assert_thinks_alike(*exported[:2], "colar", exported[2])
+
+
+OTHER_METHODS = {
+    "coconut": {"way": "hidden_states"},
+    "codi": {"way": "projection", "projection": 20},
+    "codi without a projection": {"way": "hidden_states"},
+    "cot": {"way": "words"},
+    "no_cot": {"way": "nothing"},
+    "icot": {"way": "nothing"},
+}
+
+
+@pytest.mark.parametrize("case", list(OTHER_METHODS))
+def test_other_methods_think_there_as_here(case, tmp_path):
+    pytest.importorskip("torch")
+    stage, options = case.split()[0], dict(OTHER_METHODS[case])
+    way = options.pop("way")
+    run, parameters = given_run(tmp_path / "run", stages=(stage,), **options)
+    folder = export_stage(run, "", tmp_path / "out")
+    assert_thinks_alike(run, parameters, stage, folder)
+    facts = json.loads((folder / "thinking.json").read_text())
+    assert (facts["way"], facts["method"]) == (way, stage)
+    files = {path.name for path in folder.glob("*.safetensors")}
+    assert files == {"model.safetensors"} | ({"projection.safetensors"} if way == "projection" else set())
+    card = (folder / "README.md").read_text()
+    assert ways.WAYS[way].format(num_thoughts=facts["max_thoughts"]) in card
+    assert "There is no thinking speed to choose." in card and "--speed" not in card
+
+
+def test_the_command_of_an_exported_chain_of_thought(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    run, _ = given_run(tmp_path / "run", stages=("cot",))
+    folder = export_stage(run, "cot", tmp_path / "out")
+    question = run.tests["arithmetic"].problems[0].question
+    monkeypatch.setattr("sys.argv", ["colar_torch.py", question, "--folder", str(folder)])
+    torch_file_of(folder).main()
+    assert "tokens of reasoning)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stages", "default"),
+    [
+        (("cot", "colar", "no_cot"), "colar"),
+        (("colar", "coconut", "cot"), "coconut"),
+        (("cot", "no_cot"), "no_cot"),
+        (("cot", "icot"), "icot"),
+    ],
+)
+def test_the_default_is_the_last_stage_that_thinks_in_latents(stages, default, tmp_path):
+    run = prepare(tiny_config(tmp_path, stages=stages), with_problems=False)
+    assert default_stage(run) == stage_named(run, "") == default
+    assert stage_named(run, stages[0]) == stages[0]
+
+
+def test_latents_that_no_folder_can_make_are_refused():
+    own = Thinking(think=None, max_thoughts=3)
+    with pytest.raises(UserError, match="--stage=toy: its method makes its latents in a way of its own"):
+        ways.way_of(own, "toy", has_projection=True)
+    with pytest.raises(UserError, match="--stage=toy"):
+        ways.way_of(dataclasses.replace(own, way="telepathy"), "toy", has_projection=True)
+    assert ways.way_of(dataclasses.replace(own, max_thoughts=0), "toy", has_projection=True) == "nothing"
+
+
+def test_every_file_has_the_mode_that_the_umask_leaves(tmp_path):
+    run, _ = given_run(tmp_path / "run", stages=("codi", "colar"), projection=20)
+    before = os.umask(0o027)
+    try:
+        folders = [export_stage(run, stage, tmp_path / stage) for stage in run.config.stage_names]
+    finally:
+        os.umask(before)
+    files = {path.name: oct(path.stat().st_mode & 0o777) for folder in folders for path in folder.iterdir()}
+    assert {"model.safetensors", "latent_head.safetensors", "projection.safetensors", "tokenizer.json"} <= files.keys()
+    assert set(files.values()) == {"0o640"}
+    assert {oct(folder.stat().st_mode & 0o777) for folder in folders} == {"0o750"}
+
+
+@pytest.mark.parametrize("cache_name", ["cache", "past_key_values"])
+def test_the_torch_file_knows_both_names_of_the_cache(cache_name, exported):
+    """transformers calls it `past_key_values` up to 5.23, both up to 5.39, and `cache` from then on."""
+    torch = pytest.importorskip("torch")
+    run, _, folder = exported
+    reasoner = torch_file_of(folder).LatentReasoner.load(folder)
+    model, question = reasoner.model, run.tests["arithmetic"].problems[0].question
+    real = model.forward
+    installed = reasoner._cache_name
+
+    class Renamed(torch.nn.Module):
+        get_input_embeddings = staticmethod(model.get_input_embeddings)
+
+        if cache_name == "cache":
+
+            def forward(self, inputs_embeds, cache, use_cache, output_hidden_states):
+                return self.of(cache, inputs_embeds, use_cache, output_hidden_states)
+        else:
+
+            def forward(self, inputs_embeds, past_key_values, use_cache, output_hidden_states):
+                return self.of(past_key_values, inputs_embeds, use_cache, output_hidden_states)
+
+        def of(self, cache, *others):
+            names = ("inputs_embeds", "use_cache", "output_hidden_states")
+            out = real(**{installed: cache}, **dict(zip(names, others, strict=True)))
+            renamed = {cache_name: getattr(out, installed)}
+            return types.SimpleNamespace(hidden_states=out.hidden_states, logits=out.logits, **renamed)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        plain = reasoner.answer(question)
+        renamed = type(reasoner)(Renamed(), reasoner.tokenizer, reasoner.maker, reasoner.settings).answer(question)
+    assert plain.answer_ids == renamed.answer_ids
 
 
 def test_transformers_loads_it(exported):
@@ -114,7 +239,7 @@ def test_nothing_is_left_of_an_export_that_fails(exported, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
-        ("cola", {}, "--stage=cola is no stage of this run: colar$"),
+        ("cola", {}, "--stage=cola is no stage of this run: colar. Did you mean 'colar'"),
         ("colar", {"form": "whole"}, "--form=whole is none of merged, adapter$"),
         ("colar", {"dtype": "int8"}, "--dtype=int8 is none of"),
         ("colar", {"form": "adapter"}, "this run trained no adapters .* on a base model"),
@@ -139,3 +264,35 @@ def test_adapters_of_a_base_model(tmp_path):
     for target, leaves in adapters["llama"]["blocks"].items():
         ours = parameters["llama"]["blocks"][target]["adapter"]
         jax.tree.map(np.testing.assert_array_equal, leaves["adapter"], dict(ours))
+
+
+def without_padding_token(folder):
+    """Take `[PAD]` out of a folder's tokenizer, which then pads with eos, as many published ones do."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / name).read_text().replace('"pad_token": "[PAD]"', '"pad_token": "<eos>"')
+        (folder / name).write_text(text.replace("[PAD]", "[OTHER]"))
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_the_exported_tokenizer_fits_the_exported_model(form, tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    first, _ = given_run(tmp_path / "first")
+    base = export_stage(first, "colar", tmp_path / "base")
+    without_padding_token(base)
+    num_rows = json.loads((base / "config.json").read_text())["vocab_size"]
+    run, parameters = given_run(tmp_path / "second", base=str(base), lora=LORA)
+    assert run.tokenizer.pad_id == num_rows  # its row is added for training
+    folder = export_stage(run, "colar", tmp_path / "out", form=form)
+    model = AutoModelForCausalLM.from_pretrained(base if form == "adapter" else folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(["Tom has 24 apples.", "Tom"], padding=True, return_tensors="pt")
+    assert int(batch["input_ids"].max()) < model.get_input_embeddings().num_embeddings
+    model(**batch)
+    assert tokenizer.eos_token_id == run.tokenizer.eos_id
+    assert (tokenizer.pad_token_id == tokenizer.eos_token_id) is (form == "adapter")
+    if form == "merged":
+        assert (model.config.eos_token_id, model.config.pad_token_id) == (run.tokenizer.eos_id, run.tokenizer.pad_id)
+    if form == "merged" or importlib.util.find_spec("peft"):
+        assert_thinks_alike(run, parameters, "colar", folder)

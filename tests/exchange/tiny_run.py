@@ -12,17 +12,20 @@ from colar_jax.starts import adopt
 HIDDEN, MAX_LATENTS, MAX_ANSWER_TOKENS = 32, 6, 5
 
 
-def tiny_config(workdir, **model) -> Config:
-    """One stage, `colar`, of two steps."""
+def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
+    """One stage, `colar`, of two steps; or these, each named after its method."""
     config = defaults()
-    config.update(workdir=str(workdir), run="colar")
+    config.update(workdir=str(workdir), run=",".join(stages))
     config.data.update(train_limit=40, num_val=4, num_test=4)
-    lora = model.pop("lora", {})
+    lora, model_projection = model.pop("lora", {}), model.pop("projection", 0)
     config.model.update(preset="pico", **model)
     config.model.lora.update(lora)
+    config.model.projection.size = model_projection
     config.model.latent_head.intermediate_size = 24
-    config.stages.colar = stage_defaults(method="colar", steps=2, rows=2, row_positions=128)
-    config.stages.colar.latent.speeds = "2"
+    for name in stages:
+        config.stages[name] = stage_defaults(method=name, steps=2, rows=2, row_positions=128)
+    if "colar" in stages:
+        config.stages.colar.latent.speeds = "2"
     config.decode.update(max_latents=MAX_LATENTS, max_answer_tokens=MAX_ANSWER_TOKENS)
     config.eval.seeds = 0
     return resolve(config)
@@ -42,14 +45,15 @@ def larger(parameters):
     return traverse_util.unflatten_dict({path: leaf(path, value) for path, value in sorted(flat.items())})
 
 
-def given_run(workdir, **model) -> tuple[Run, dict]:
-    """The run, and the weights that are step 0 of its stage."""
-    run = prepare(tiny_config(workdir, **model))
+def given_run(workdir, *, stages=("colar",), **model) -> tuple[Run, dict]:
+    """The run, and the weights that are step 0 of each of its stages."""
+    run = prepare(tiny_config(workdir, stages=stages, **model))
     parameters = larger(jax.device_get(run.initial))
     if run.config.model.lora.rank:  # the base is frozen: it stays as it was
         own = {"adapter"}
         flat, initial = traverse_util.flatten_dict(parameters), traverse_util.flatten_dict(run.initial)
         kept = {p: v if own & set(p) or p[0] == "latent_head" else initial[p] for p, v in flat.items()}
         parameters = traverse_util.unflatten_dict(kept)
-    adopt(run, "colar", parameters)
+    for name in stages:
+        adopt(run, name, parameters)
     return run, parameters

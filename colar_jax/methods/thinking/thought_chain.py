@@ -172,8 +172,11 @@ def tail_loss(model: Reasoner, latents: Latents, hidden_BTD, batch: ThoughtBatch
     return language_loss(model, hidden, labels, compute)
 
 
-def thinking(num_latents: int, project) -> Thinking:
-    """The way to think when decoding: feed the (projected) last hidden state, always `num_latents` times."""
+def thinking(num_latents: int, project, *, way: str) -> Thinking:
+    """The way to think when decoding: feed the (projected) last hidden state, always `num_latents` times.
+
+    `way` is how an exported folder thinks so (`exchange.ways`).
+    """
 
     def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
         embed_BD = project(model, hidden_BD)
@@ -181,7 +184,7 @@ def thinking(num_latents: int, project) -> Thinking:
         # Always for stopping; the decoder asks only after `min_thoughts`.
         return Thought(embed_BD, embed_BD, zeros_B, jnp.ones(hidden_BD.shape[0], bool), zeros_B)
 
-    return Thinking(think, max_thoughts=num_latents, min_thoughts=num_latents)
+    return Thinking(think, max_thoughts=num_latents, min_thoughts=num_latents, way=way)
 
 
 def _embed(model: Reasoner, ids_BT, compute: Execution):

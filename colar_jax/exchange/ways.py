@@ -1,0 +1,53 @@
+"""The ways to think that an exported folder has: what each feeds, and which files it needs.
+
+A method says its way in `Thinking.way`; methods that think in words, or not at all, need not. A method whose thoughts
+no exported file can make is refused.
+"""
+
+from colar_jax.errors import UserError
+from colar_jax.methods.method import Thinking
+
+LATENT_HEAD, PROJECTION, HIDDEN_STATES, WORDS, NOTHING = (
+    "latent_head",
+    "projection",
+    "hidden_states",
+    "words",
+    "nothing",
+)
+
+# Way -> how the model card says it.
+WAYS = {
+    LATENT_HEAD: (
+        "It reasons in compressed latent steps (CoLaR): a latent head predicts the next input embedding from the last "
+        "hidden state, until the language head says `###`. `latent_head.safetensors` and `latent_head.json` hold that "
+        "head; without them this is an ordinary language model, which loads with `transformers`."
+    ),
+    PROJECTION: (
+        "It reasons in {num_thoughts} latents (CODI): each is the last hidden state, sent through a small network, and "
+        "is fed as the next input. `projection.safetensors` and `projection.json` hold that network; without them this "
+        "is an ordinary language model, which loads with `transformers`."
+    ),
+    HIDDEN_STATES: (
+        "It reasons in {num_thoughts} latents: each is the last hidden state, fed as the next input as it is. There is "
+        "no other weight than the language model's, which loads with `transformers`."
+    ),
+    WORDS: "It reasons in words: the steps as text, then `###`, then the answer.",
+    NOTHING: "It does not reason: the answer follows the question at once.",
+}
+
+
+def way_of(thinking: Thinking, stage: str, *, has_projection: bool) -> str:
+    """The way of a stage's method, one of `WAYS`.
+
+    Raises:
+        UserError: no exported folder thinks like this.
+    """
+    if thinking.way == PROJECTION and not has_projection:
+        return HIDDEN_STATES  # what CODI does without `model.projection`
+    way = thinking.way or (NOTHING if thinking.max_thoughts == 0 else WORDS if thinking.in_words else "")
+    if way not in WAYS:
+        raise UserError(
+            f"--stage={stage}: its method makes its latents in a way of its own, which an exported folder cannot; what "
+            f"can be exported feeds one of: {', '.join(WAYS)}"
+        )
+    return way
