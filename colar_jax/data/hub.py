@@ -133,7 +133,7 @@ def cut_box(solution: str) -> tuple[str, str] | None:
     """Split a solution into (the text around its box, what the box holds), or None without exactly one closed box.
 
     The box ends at the brace that closes it. The published code took the last brace of the solution, which reads the
-    answer wrong in one row of ten: `8}`, a line break and `\\end{align*` instead of `8` (METHOD.md section 3).
+    answer wrong in one row of ten: `8}`, a line break and `\\end{align*` instead of `8` (docs/method.md, departures).
     """
     before, box, rest = solution.partition(BOX)
     if not box or BOX in rest:

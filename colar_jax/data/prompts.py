@@ -1,4 +1,4 @@
-"""The texts around a problem, exactly as published (METHOD.md section 1).
+"""The texts around a problem, exactly as published (docs/method.md).
 
     Question: {q} Let's think step by step:(Thinking speed: {c})###{steps}###Answer:{a}<eos>
 

@@ -89,8 +89,8 @@ class Tokenizer:
 def load_tokenizer(name: str, *, adds_padding: bool = True) -> Tokenizer:
     """The embedded tokenizer (`embedded:arithmetic`), or that of a folder or hub id.
 
-    Where there is no padding token apart from eos, `[PAD]` is added, which makes the vocabulary one larger (METHOD.md
-    section 3). Without `adds_padding` such a tokenizer pads with eos instead, and keeps its size.
+    Where there is no padding token apart from eos, `[PAD]` is added, which makes the vocabulary one larger. Without
+    `adds_padding` such a tokenizer pads with eos instead, and keeps its size.
 
     Raises:
         UserError: there is no such tokenizer, it has no end-of-sequence token, or `###` is not one token of it.

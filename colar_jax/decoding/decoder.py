@@ -22,7 +22,7 @@ from colar_jax.model.reasoner import Reasoner
 
 @dataclasses.dataclass(frozen=True)
 class DecodeLimits:
-    """Everything static about a decode besides its shapes; except what a compiled program is to have as data."""
+    """Settings of a decode; `cut_at` and the temperature may be traced, so that one program serves many values."""
 
     max_thoughts: int  # 0: answer at once; sizes the buffers
     min_thoughts: int

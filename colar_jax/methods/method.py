@@ -140,7 +140,7 @@ def embed(model: Reasoner, batch: Batch, compute: Execution):
 
 
 def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: Execution, dropout_keys_B=None):
-    """The hidden states `[B, M, D]` that the heads read; with `dropout_keys_B`, adapters drop out what they say."""
+    """The hidden states `[B, M, D]` that the heads read; `dropout_keys_B`: LoRA dropout uses these per-row keys."""
     sees = packed(batch.segment_ids_BS, compute)
     hidden_BSD, _ = model.llama.run(embeds_BSD, batch.position_ids_BS, sees, compute, dropout_keys_B=dropout_keys_B)
     return gather_positions(hidden_BSD, batch.supervised_BM)

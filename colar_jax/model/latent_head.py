@@ -1,4 +1,4 @@
-"""The latent head: from a hidden state to a Gaussian over the next compressed embedding (METHOD.md section 1).
+"""The latent head: from a hidden state to a Gaussian over the next compressed embedding (docs/method.md).
 
     Linear(D, I)  GELU(erf)  Linear(I, I)  LayerNorm(1e-5)  ->  Linear(I, D) mean,  Linear(I, D) log std
 

@@ -103,7 +103,7 @@ def calibrate(parameters: dict) -> dict:
     """The parameters with the latent head's `embed_std` measured on their own embedding matrix.
 
     The published code looks it up in a table of five model names; the standard deviation over all entries of the matrix
-    is what that table holds (METHOD.md section 3).
+    is what that table holds (docs/method.md, departures).
     """
     embed_std = _std_of_all(parameters["llama"]["embedding"])
     return parameters | {"latent_head": parameters["latent_head"] | {"embed_std": embed_std}}

@@ -1,4 +1,4 @@
-"""The paper's numbers (METHOD.md section 2; arXiv 2505.16552, tables 1 to 3), each with the run that should give it.
+"""The paper's numbers (arXiv 2505.16552, tables 1 to 3), each with the run that should give it.
 
 Accuracy in %, and #L; sampled answers, mean of 5 seeds.
 """

@@ -37,7 +37,7 @@ class Judged:
 
 @dataclasses.dataclass
 class Learner:
-    """Everything that an iteration needs and that does not change, but for the stream's position."""
+    """Runs iterations. Two of its fields change: the stream's position, and `last_batch`, kept for diagnosis."""
 
     config: RlConfig
     sampling: DecodeConfig

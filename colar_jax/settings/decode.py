@@ -7,7 +7,7 @@ from colar_jax.settings.checks import parse_positive, parse_speeds, require
 
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
-    """How a model thinks and answers (METHOD.md section 1, latent decoding)."""
+    """How a model thinks and answers (docs/method.md, decoding)."""
 
     max_latents: int = 64  # L_max: 64 for grade school, 128 for MATH
     min_latents: int = 1  # as published: the stop decision is read after the first latent

@@ -95,7 +95,7 @@ class Checkpoints:
           step: the number of optimizer steps that the tree has seen.
           tree: arrays and Python numbers in any containers; a leaf is known by its path alone ("trainable/lora/a").
           metrics: what the evaluation at this step measured, or None.
-          identity: a small JSON object that says what the tree belongs to (frozen base, method, hash of the config).
+          identity: a small JSON object that says what the tree belongs to (settings, training problems, frozen base).
         """
         if step in self.steps():
             return

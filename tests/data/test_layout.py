@@ -137,7 +137,7 @@ def test_sizes_of_some_examples():
 @settings(deadline=None)
 @given(lengths, st.integers(0, 40), lengths, speeds)
 def test_no_position_is_without_a_token(prompt, steps, answer, speed):
-    """The published batches have empty slots between the last latent and `###` (METHOD.md section 3, first row)."""
+    """The published batches have empty slots between the last latent and `###` (docs/method.md, departures)."""
     layout = laid_out(speed, prompt=[1] * prompt, steps=[2] * steps, answer=[3] * answer)
     assert layout.tokens_in_position_S.min() == 1
     np.testing.assert_array_equal(

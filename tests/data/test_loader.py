@@ -154,7 +154,7 @@ def test_what_is_fed_is_the_problem():
 
 
 def test_each_example_has_a_speed_of_its_own():
-    """The published code has one speed for a whole batch (METHOD.md section 3)."""
+    """The published code has one speed for a whole batch (docs/method.md, departures)."""
     loader = loader_of(rows=8)
     batch = examples_of(loader.batch(0), loader.encoded.separator_id)
     assert {speed_of(example) for example in batch} == set(SPEEDS)

@@ -51,7 +51,7 @@ def test_ablation_oc_takes_the_steps_out_of_the_cross_entropy_alone():
 
 
 def test_ablation_mp_feeds_the_mean_of_a_group():
-    """Instead of the sum over sqrt(n), which keeps the variance of an embedding (METHOD.md section 1)."""
+    """Instead of the sum over sqrt(n), which keeps the variance of an embedding (docs/method.md)."""
     graph, parameters = model()
     ids, groups = EXAMPLES[3].token_ids_T, EXAMPLES[3].token_positions_T
     for pooling, power in (("sqrt", 0.5), ("mean", 1.0)):
@@ -125,7 +125,7 @@ def predicted_pass_by_hand(number: int) -> float:
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3], ids=lambda number: f"speed {SPEEDS[number]}")
 def test_the_predicted_pass_by_hand(number):
-    """Scaled by embed_std, not shifted, the first latent too, the answer alone (METHOD.md section 3)."""
+    """Scaled by embed_std, not shifted, the first latent too, the answer alone (docs/method.md, departures)."""
     _, metrics, _ = evaluated([[number]], latent=ALL_TERMS)
     assert (
         metrics["predicted_pass"].count == len(EXAMPLES[number].label_ids_M) - EXAMPLES[number].latent_mask_M.sum() - 1

@@ -27,7 +27,9 @@ def ask(monkeypatch, capsys, finished):
         monkeypatch.setattr(sys, "argv", ["generate", f"--workdir={workdir}", *flags])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         run_main(lambda config, flags: generate.generate(tiny_config(workdir), flags), generate.Flags, RUN)
-        return capsys.readouterr().out.splitlines()
+        captured = capsys.readouterr()
+        ask.errors = captured.err.splitlines()
+        return captured.out.splitlines()
 
     return ask
 
@@ -80,9 +82,9 @@ def test_a_list_of_questions(ask, stage):
     assert one_by_one == lines
 
 
-def test_what_the_tokenizer_cannot_read_is_named_once_a_question(ask, capsys):
+def test_what_the_tokenizer_cannot_read_is_named_once_a_question(ask):
     ask("--stage=no_cot", "--quiet", stdin="Bob has 150 apples. Bob has 7.\nHow many apples now?\nEva has 1000 nuts.")
-    first, second = capsys.readouterr().err.splitlines()
+    first, second = ask.errors
     assert first.startswith("Bob has 150 apples. Bob has 7.: the tokenizer has no token for 'Bob', '150',")
     assert second.startswith("Eva has 1000 nuts.: the tokenizer has no token for '1000',")
 

@@ -80,7 +80,7 @@ def test_a_runs_folder(tmp_path):
 
 
 def test_every_published_number_is_there():
-    """As many as METHOD.md section 2 has: 6 rows of 4 sets and their mean, 8 ablations of 2, MATH 5 rows of 2 bases."""
+    """As many as the paper has: 6 rows of 4 sets and their mean, 8 ablations of 2, MATH 5 rows of 2 bases."""
     assert sum(len(row.cells) for row in PUBLISHED) == 6 * 5 + 8 * 2 + 5 * 2
     for row in PUBLISHED:
         whole = {dataset for dataset in row.cells if dataset != MEAN}

@@ -1,6 +1,6 @@
 """Dealing examples to the rows of an epoch's steps, so that rows are equally full of each kind of positions.
 
-A row has room for the fullest of all, kind by kind: what a question takes does not make up for what steps do not.
+Every row is allocated the largest need of any row, per kind; spare room of one kind cannot serve another.
 Within a window of shuffled examples, sorted by length, each step takes one from every stretch, and within a step the
 longest go first, each to the row that has least. Then examples are exchanged, between steps and between rows.
 """
