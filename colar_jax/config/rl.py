@@ -28,7 +28,8 @@ class RlConfig:
     decision_weight: float = 1.0  # to stop or to go on
     answer_weight: float = 1.0
     beta: float = 0.0  # of the KL divergence to the stage's first policy; the paper has none
-    entropy_weight: float = 0.0  # of the latents' entropy, as a bonus
+    # Of the latents' entropy, as a bonus. No gradient where `min_std` binds: there the standard deviation is the floor.
+    entropy_weight: float = 0.0
     log_prob_reduction: str = "mean"  # over a latent's dimensions: mean (the paper) or sum
     min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
     stop_odds_temperature: float = 1.0  # of the odds of ending thinking; above 1 rollouts try other lengths

@@ -22,6 +22,8 @@ class OptimizerConfig:
     b2: float = adjustable(0.999)
     clip_norm: float = adjustable(1.0)  # the published code clips nothing in SFT
     schedule: str = adjustable("cosine")  # after the warm-up: cosine (to `final_fraction`) or constant
+    # The rate rises linearly from 0: update k of k = 0, 1, ... has k / warmup_steps of it. So the first update of a
+    # warm-up changes no parameter; it only starts AdamW's averages.
     warmup_steps: int = adjustable(0)
     final_fraction: float = adjustable(0.0)
 
