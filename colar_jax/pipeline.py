@@ -126,17 +126,14 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
         )
     optimizer = make_optimizer(stage.optimizer, num_steps)
     step = make_train_step(run.engine, method, stage, optimizer)
-    trainable, frozen = partition(
-        start_parameters(run, name),
-        method.trains,
-    )
+    trainable, frozen = partition(start_parameters(run, name), method.trains)
     return SftTrainer(loader, step, run.mesh), run.first_state(trainable, frozen, optimizer), frozen, num_steps
 
 
 def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
     """As `_learn_from_data`, for a stage that is trained by its rollouts' rewards; a step is an iteration."""
     config, stage, method = run.config, run.config.stages[name], run.method(name)
-    if not method.trains_latent_head:
+    if "latent_head" not in method.trains:
         raise UserError(
             f"stages.{name}: trainer='grpo' improves latent chains, and method={stage.method!r} has none: use colar"
         )

@@ -80,7 +80,7 @@ class Asker:
         self._thinking = method.thinking(decode_config, tokenizer.separator_id, engine.dtype, greedy)
         think = self._thinking.think
         if self._thinking.in_latents:
-            think = inspecting(think, num_words, is_gaussian=method.trains_latent_head)
+            think = inspecting(think, num_words, is_gaussian="latent_head" in method.trains)
         self._limits = decode_limits(
             self._thinking,
             decode_config,

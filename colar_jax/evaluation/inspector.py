@@ -127,7 +127,7 @@ class Inspector:
         if num_words is None:
             return _keeping_embeddings(think)
         if self._thinking.in_latents:
-            return inspecting(think, num_words, is_gaussian=self._method.trains_latent_head)
+            return inspecting(think, num_words, is_gaussian="latent_head" in self._method.trains)
         return think
 
     def _read(self, decoded: Decoded, encoded: EncodedProblems, index: int) -> Chain:

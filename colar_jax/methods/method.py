@@ -91,7 +91,8 @@ class Method(abc.ABC):
     """
 
     group: ClassVar[str] = ""  # what its settings are called in a stage; needed where it has any
-    trains: ClassVar[tuple[str, ...]] = ("llama",)  # the parts of the model that it changes
+    # The parts of the model that it changes; with "latent_head", its latents are drawn from the latent head.
+    trains: ClassVar[tuple[str, ...]] = ("llama",)
     has_speed: ClassVar[bool] = False  # whether the prompt's thinking speed is something to choose when decoding
 
     @property
@@ -102,11 +103,6 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
         """How to think when decoding, within the limits of `decode`."""
-
-    @property
-    def trains_latent_head(self) -> bool:
-        """Whether its latents are drawn from the latent head."""
-        return "latent_head" in self.trains
 
     @property
     def num_passes(self) -> int:

@@ -92,5 +92,5 @@ def _useful_flops(setting: Setting, batch) -> float:
         return 0.0
     method = setting.method
     (rows, positions), supervised = batch.segment_ids_BS.shape, batch.supervised_BM.shape[1]
-    shape = packed_rows(rows, positions, supervised, has_latents=method.trains_latent_head)
+    shape = packed_rows(rows, positions, supervised, has_latents="latent_head" in method.trains)
     return step_flops(setting.llama, setting.config.model, shape, passes=method.num_passes)

@@ -199,6 +199,6 @@ def _cost_model(part: StageCells) -> CostModel:
     model, method = nnx.merge(part.run.graph, part.run.initial), part.run.method(part.stage)
     return CostModel(
         llama=model.llama.config,
-        latent_head_size=model.latent_head.config.intermediate_size if method.trains_latent_head else 0,
+        latent_head_size=model.latent_head.config.intermediate_size if "latent_head" in method.trains else 0,
         bytes_per_value=jnp.dtype(part.run.config.model.dtype).itemsize,
     )
