@@ -114,8 +114,9 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
     loader = method.make_loader(run.train, seed=run.seed_of(name), rows=stage.rows, row_positions=stage.row_positions)
     if loader.num_left_out:
         logger.warning(
-            "stage %s: %d of %d examples exceed a row of %d positions at one of their speeds, and are left out then",
-            name, loader.num_left_out, len(run.train), stage.row_positions,
+            "stage %s: %d of %d examples exceed a row of %d positions at the slowest of their speeds, and are left "
+            "out at all of them: raise stages.%s.row_positions to train on them",
+            name, loader.num_left_out, len(run.train), stage.row_positions, name,
         )  # fmt: skip
     num_steps = stage.steps or _steps_of_epochs(stage, loader)
     if loader.first_final_step >= num_steps:

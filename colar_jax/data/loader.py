@@ -106,7 +106,14 @@ class Loader:
             )
         self.row_shape = _row_shape(self._sizes(*self._draw(0)), possible, row_positions)
         fits = np.stack([packing.fits(sizes, self.row_shape) for sizes in possible])
-        self.num_left_out = int(np.sum(~fits.all(axis=0)))  # at one or more of their speeds
+        # What fits at some of its speeds only is left out at all: else long problems are trained at high speeds alone.
+        self._is_used = fits.all(axis=0)
+        if not self._is_used.any():
+            raise UserError(
+                f"no example fits into a row at all its speeds: stage.row_positions is {row_positions}, and the "
+                f"shortest has {np.max([sizes.positions for sizes in possible], axis=0).min()} positions at its slowest"
+            )
+        self.num_left_out = int(np.sum(~self._is_used))
         self.steps_per_epoch = max(1, len(self._pack(0)) // rows)
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
@@ -159,6 +166,7 @@ class Loader:
         sizes = self._sizes(*self._draw(epoch))
         rng = self._rng(epoch, 1)
         order = rng.permutation(len(self.encoded))
+        order = order[self._is_used[order]]
         rows = []
         for start in range(0, len(order), PACKING_WINDOW):
             window = order[start : start + PACKING_WINDOW]

@@ -92,7 +92,9 @@ class Colar(Method):
 
     # One is drawn for each example (one listed twice, twice as often); fractions are group lengths that alternate.
     speeds: str = "1,2,3,4,5"
-    auto_probability: float = 0.0  # how often the prompt says "auto" instead of the drawn speed
+    # How often the prompt says "auto" instead of the drawn speed. Nothing says then how long the first group is, and
+    # soft_mse learns the mean over all speeds: that latent is none of theirs. From the next one on the input tells.
+    auto_probability: float = 0.0
     loss: str = "soft_mse"  # soft_mse, or nll (for MATH, and before RL)
     weight: float = 1.0  # of the latent loss beside the cross-entropy
     entropy_weight: float = 0.0  # added as weight * entropy: negative rewards entropy

@@ -17,6 +17,7 @@ from colar_jax.data.loader import Loader, Recipe, prefetch
 from colar_jax.data.packing import Batch
 from colar_jax.data.prompts import speed_text
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+from colar_jax.errors import UserError
 
 GSM8K_LENGTHS = Path(__file__).parents[2] / "benchmarks" / "gsm8k_lengths.json"
 SPEEDS = (1.0, 1.5, 2.0, 5.0)
@@ -233,14 +234,30 @@ def test_left_out_examples_are_counted():
     assert sorted(epoch_of(loader)) == list(range(13))
 
 
-def test_examples_that_are_left_out_only_at_their_slowest_are_counted():
+def test_examples_too_long_at_their_slowest_are_left_out_at_every_speed():
+    """Else speed would stand for length: the longest problems would be seen at the highest speeds alone."""
     lengths = [(10, 4 + i, 3) for i in range(20)]
     encoded = made_up(lengths, (1, 4))
     for seed in range(3):  # whatever the first epoch draws
         loader = loader_of(Recipe(speeds=(1.0, 4.0)), encoded=encoded, rows=1, row_positions=30, seed=seed)
         assert loader.num_left_out == 7
-    drawn = {example for epoch in range(8) for example in epoch_of(loader, epoch)}
-    assert drawn == set(range(20))
+        assert all(sorted(epoch_of(loader, epoch)) == list(range(13)) for epoch in range(8))
+
+
+def test_a_prompt_that_is_longer_as_auto_counts_too():
+    encoded = arithmetic()
+    recipe = dataclasses.replace(MIXED, auto_probability=0.5)
+    positions = max(sizes.positions.max() for sizes in loader_of(recipe)._possible_sizes())
+    loader = loader_of(recipe, row_positions=int(positions) - 1)
+    assert 0 < loader.num_left_out < len(encoded)
+    drawn = {example for epoch in range(4) for example in epoch_of(loader, epoch)}
+    assert len(drawn) == len(encoded) - loader.num_left_out
+
+
+def test_nothing_fits_at_every_speed():
+    encoded = made_up([(10, 11, 3), (10, 12, 3)], (1, 4))
+    with pytest.raises(UserError, match=r"^no example fits into a row at all its speeds: .* is 20, .* 25 positions at"):
+        loader_of(Recipe(speeds=(1.0, 4.0)), encoded=encoded, row_positions=20)
 
 
 def test_nothing_fits():
