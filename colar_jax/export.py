@@ -31,7 +31,8 @@ class Flags:
 
 def export(config: Config, flags: Flags) -> None:
     """Export the stage that the flags name."""
-    export_stage(prepare(config), flags.stage, Path(flags.out).expanduser(), form=flags.form, dtype=flags.dtype)
+    run = prepare(config, sets="none")
+    export_stage(run, flags.stage, Path(flags.out).expanduser(), form=flags.form, dtype=flags.dtype)
 
 
 if __name__ == "__main__":

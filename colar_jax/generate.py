@@ -63,7 +63,7 @@ def generate(config: Config, flags: Flags) -> None:
         raise UserError(
             f"--stage={flags.stage} is no stage of this run: {_listed(stages)}.{nearest(flags.stage, stages)}"
         )
-    run = prepare(config, with_problems=False)
+    run = prepare(config, sets="none")
     stage = flags.stage or default_stage(run)
     speed, folder = _speed(run, stage, flags.speed), run.workdir / stage
     if not (folder / CHECKPOINTS_FOLDER).is_dir():

@@ -22,6 +22,7 @@ from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most
 from colar_jax.run import Run, prepare, write_config
 from colar_jax.starts import start_parameters
 from colar_jax.sweep.sweep import SAMPLES_FILE, sweep_run
+from colar_jax.trained_questions import note_trained_questions
 from colar_jax.training.stage import StageRun, run_stage
 from colar_jax.training.state import TrainState, Tree, make_optimizer, partition
 from colar_jax.training.step import make_train_step
@@ -51,6 +52,7 @@ def _train(config: Config, *, accept_changes: bool) -> list[Result]:
     write_config(run)
     for name in config.stage_names:
         note_changes(run, name, changes[name])
+        note_trained_questions(run, name)
         train_stage(run, name)
         wait_for_all(f"finished {name}")  # what the first has written is there for all
     return sweep_run(run)

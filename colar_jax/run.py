@@ -8,6 +8,7 @@ import math
 import os
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from colar_jax.data.fingerprint import problems_hash
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.readable import Room, encode_readable
-from colar_jax.data.splits import Splits, load_splits
+from colar_jax.data.splits import Splits, load_splits, load_tests
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.engine import Engine
 from colar_jax.errors import UserError
@@ -176,10 +177,11 @@ def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
     return config
 
 
-def prepare(config: Config, *, with_problems: bool = True) -> Run:
+def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all") -> Run:
     """Load data, tokenizer and model: the base model's weights, or random ones.
 
-    Without `with_problems` the sets are empty, for those who bring their own questions.
+    Args:
+        sets: which problems are loaded; the others are empty. Evaluating needs the tests, exporting and asking none.
 
     Raises:
         UserError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
@@ -190,7 +192,7 @@ def prepare(config: Config, *, with_problems: bool = True) -> Run:
         logger.warning("bfloat16 is many times slower than float32 on a CPU: set --config.model.dtype=float32")
     folder = base_folder(config.model.base) if config.model.base else None
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
-    splits = load_splits(config.data) if with_problems else Splits([], [], {})
+    splits = _LOAD[sets](config.data)
     speeds, room = _all_speeds(config), _room(config)
     mesh, graph, initial = make_model(config, folder, tokenizer)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
@@ -215,6 +217,13 @@ def prepare(config: Config, *, with_problems: bool = True) -> Run:
             for name, problems in splits.tests.items()
         },
     )
+
+
+_LOAD = {
+    "all": load_splits,
+    "tests": lambda data: Splits([], [], load_tests(data)),
+    "none": lambda data: Splits([], [], {}),
+}
 
 
 def write_config(run: Run) -> None:

@@ -50,14 +50,11 @@ def start_parameters(run: Run, name: str) -> Tree:
 
     The ladder: `init_from` if it is given, else the stage before it in the run, else the model's initial weights.
     """
-    stage, stages = run.config.stages[name], run.config.stage_names
-    index = stages.index(name)
-    source = stage.init_from or (stages[index - 1] if index else "")
-    if not source:
+    stage, folder = run.config.stages[name], source_of(run, name)
+    if folder is None:
         if stage.trainer == "grpo":
             raise UserError(f"stages.{name}: trainer='grpo' improves a trained model: name one with init_from=")
         return run.initial
-    folder = run.workdir / source if source in run.config.stages else Path(source).expanduser()
     parameters = finished_parameters(run, folder)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         source_method = find_method(checkpoints.read(checkpoints.latest_step())[1]["stage.method"])
@@ -65,6 +62,16 @@ def start_parameters(run: Run, name: str) -> Tree:
     if stage.trainer == "grpo" and starts_latents:
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     return calibrate(parameters) if starts_latents else parameters
+
+
+def source_of(run: Run, name: str) -> Path | None:
+    """The folder of the stage that a stage starts from, in this run or another; None: from the initial weights."""
+    stages = run.config.stage_names
+    index = stages.index(name)
+    source = run.config.stages[name].init_from or (stages[index - 1] if index else "")
+    if not source:
+        return None
+    return run.workdir / source if source in run.config.stages else Path(source).expanduser()
 
 
 def finished_parameters(run: Run, folder: Path) -> Tree:

@@ -38,16 +38,7 @@ def load_splits(config: DataConfig) -> Splits:
     as `data.held_out` says), whatever the config names besides, so that they are never trained on.
     """
     train, own = _training_source(config)
-    if config.test:
-        tests = {
-            name: load_problems(source, "test", limit=config.num_test or None)
-            for name, source in parse_tests(config.test).items()
-        }
-    else:
-        name = "test" if "test" in own else _short_name(config.train)
-        tests = {
-            name: own["test"] if "test" in own else load_problems(config.train, "test", limit=config.num_test or None)
-        }
+    tests = _tests(config, own)
     if config.val:
         val = load_problems(config.val, "val", limit=config.num_val)
     else:
@@ -61,6 +52,25 @@ def load_splits(config: DataConfig) -> Splits:
     return Splits(train, val, tests)
 
 
+def load_tests(config: DataConfig) -> dict[str, list[Problem]]:
+    """The test sets alone: the training problems are read only where these are a part of their file."""
+    return _tests(config, _training_source(config)[1] if not config.test and _is_file(config.train) else {})
+
+
+def _tests(config: DataConfig, own: dict[str, list[Problem]]) -> dict[str, list[Problem]]:
+    """The sets that the config names, or the training source's own."""
+    limit = config.num_test or None
+    if config.test:
+        return {name: load_problems(source, "test", limit=limit) for name, source in parse_tests(config.test).items()}
+    if "test" in own:
+        return {"test": own["test"]}
+    return {_short_name(config.train): load_problems(config.train, "test", limit=limit)}
+
+
+def _is_file(source: str) -> bool:
+    return os.path.isfile(os.path.expanduser(source))
+
+
 def num_held_out(held_out: int, num_problems: int) -> int:
     """How many problems of a file are its test set, and how many its validation set (`data.held_out`)."""
     return min(num_problems // _SHARE_HELD_OUT, _MOST_HELD_OUT) if held_out < 0 else held_out
@@ -68,7 +78,7 @@ def num_held_out(held_out: int, num_problems: int) -> int:
 
 def _training_source(config: DataConfig) -> tuple[list[Problem], dict[str, list[Problem]]]:
     """The training problems; of a single file, also its own "val" and "test"."""
-    if not os.path.isfile(os.path.expanduser(config.train)):
+    if not _is_file(config.train):
         return load_problems(config.train, "train", limit=config.train_limit or None), {}
     problems = load_problems(config.train, "train")
     count = num_held_out(config.held_out, len(problems))

@@ -22,6 +22,7 @@ from colar_jax.sweep.cells import Cell, cells_of, stages_of
 from colar_jax.sweep.clock import Clock
 from colar_jax.sweep.member import StageCells, causal_rows, decode_missing, results_of, shown_samples, stage_cells
 from colar_jax.sweep.store import CAUSAL_FILE, CELLS_FILE, Store
+from colar_jax.trained_questions import refuse_trained_questions
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ def sweep(configs: Sequence[Config], folder: Path | None = None, *, reference: s
     if folder is None:
         first = _workdir(configs[0])
         folder = first if len(configs) == 1 else first.parent / FOLDER_OF_SEVERAL
-    one_by_one = ((name, prepare(config)) for name, config in zip(run_names(configs), configs, strict=True))
+    one_by_one = (
+        (name, prepare(config, sets="tests")) for name, config in zip(run_names(configs), configs, strict=True)
+    )
     with locked(folder, REPORT, "evaluate (--out)"):
         return _sweep(one_by_one, configs, folder, reference)
 
@@ -76,6 +79,7 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
         done = 0
         for name, run in named_runs:  # one at a time: each holds a model
             for stage in stages_of(run.config):
+                refuse_trained_questions(run, stage)
                 part = stage_cells(name, run, stage)
                 num_known = len(part.identities) - len(part.missing(store))
                 progress.skip(num_known)

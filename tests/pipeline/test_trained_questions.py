@@ -1,0 +1,103 @@
+"""No evaluation on what was trained on, whatever the config says by then; and none needs the training data."""
+
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pytest
+from pipeline.tiny import copy_of, tiny_config
+
+from colar_jax.data.fingerprint import question_hashes
+from colar_jax.errors import UserError
+from colar_jax.run import open_run, prepare
+from colar_jax.sweep.sweep import sweep
+from colar_jax.trained_questions import (
+    QUESTIONS_FILE,
+    note_trained_questions,
+    read_trained_questions,
+    refuse_trained_questions,
+)
+
+
+def write_problems(path, questions):
+    lines = [{"question": question, "steps": ["1+1=2"], "answer": "2"} for question in questions]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def files_config(tmp_path, **settings):
+    for name, numbers in {"train": range(20), "val": range(30, 34), "test": range(40, 44)}.items():
+        write_problems(tmp_path / f"{name}.jsonl", [f"{number} + 1 = ?" for number in numbers])
+    data = {"data.train": f"{tmp_path}/train.jsonl", "data.val": f"{tmp_path}/val.jsonl", "data.train_limit": 0}
+    data |= {"data.test": f"t={tmp_path}/test.jsonl", "data.held_out": 0}
+    return tiny_config(settings.pop("workdir", tmp_path / "run"), **data | settings)
+
+
+def test_every_stage_keeps_what_it_was_trained_on(finished):
+    run = prepare(tiny_config(finished))
+    expected = question_hashes(run.train_problems)
+    for stage in run.config.stage_names:
+        np.testing.assert_array_equal(read_trained_questions(finished / stage), expected)
+        refuse_trained_questions(run, stage)
+
+
+def test_an_evaluation_on_trained_questions_is_refused(tmp_path, finished, caplog):
+    workdir = copy_of(finished, tmp_path)
+    question = prepare(tiny_config(workdir)).train_problems[5].question
+    # The third as another person writes it; one that repeats; and one of another set.
+    files = {
+        "same": [question, "What is 1 + 1?"],
+        "written": ["What is 1 + 1?", question.replace(" ", "  ") + " "],
+        "repeats": [question, question],
+    }
+    for name, questions in files.items():
+        test = write_problems(tmp_path / f"{name}.jsonl", questions)
+        config = tiny_config(workdir, **{"data.test": f"t={test}"})
+        with pytest.raises(UserError, match=r"1 of the \d questions of test set 't' are among those .*/cot is trained"):
+            sweep([config])
+        allowed = dataclasses.replace(config, data=dataclasses.replace(config.data, allow_overlap=True))
+        with caplog.at_level(logging.WARNING):
+            refuse_trained_questions(prepare(allowed, sets="tests"), "cot")
+        assert "allowed by data.allow_overlap" in caplog.text
+
+
+def test_a_stage_inherits_what_its_start_was_trained_on(tmp_path, finished):
+    run = prepare(files_config(tmp_path, run="colar", **{"stages.colar.init_from": str(finished / "cot")}))
+    note_trained_questions(run, "colar")
+    inherited = read_trained_questions(finished / "cot")
+    expected = np.union1d(question_hashes(run.train_problems), inherited)
+    np.testing.assert_array_equal(read_trained_questions(run.workdir / "colar"), expected)
+    # And a test set of this run that the start was trained on is refused before the first step.
+    question = open_run(finished).train_problems[0].question
+    test = write_problems(tmp_path / "trained.jsonl", [question])
+    settings = {"stages.colar.init_from": str(finished / "cot"), "data.test": f"t={test}"}
+    other = prepare(files_config(tmp_path, run="colar", workdir=str(tmp_path / "other"), **settings))
+    with pytest.raises(UserError, match="1 of the 1 questions of test set 't'"):
+        note_trained_questions(other, "colar")
+
+
+def test_a_run_of_before_is_a_warning(tmp_path, finished, caplog):
+    workdir = copy_of(finished, tmp_path)
+    for path in workdir.glob(f"*/{QUESTIONS_FILE}"):
+        path.unlink()
+    run = prepare(tiny_config(workdir), sets="tests")
+    with caplog.at_level(logging.WARNING):
+        refuse_trained_questions(run, "colar")
+        note_trained_questions(prepare(tiny_config(workdir)), "colar")  # has checkpoints: what it had is not known
+    assert "cannot be checked" in caplog.text and read_trained_questions(workdir / "colar") is None
+    (workdir / "colar" / QUESTIONS_FILE).write_bytes(b"")
+    with pytest.raises(UserError, match=f"{QUESTIONS_FILE} is damaged"):
+        refuse_trained_questions(run, "colar")
+
+
+def test_tests_alone_need_no_training_data(tmp_path):
+    config = files_config(tmp_path)
+    expected = prepare(config).tests["t"].problems
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "val.jsonl").unlink()
+    run = prepare(config, sets="tests")
+    assert run.tests["t"].problems == expected and not run.train_problems
+    assert not prepare(config, sets="none").tests
+    with pytest.raises(UserError, match="train.jsonl"):
+        prepare(config)
