@@ -92,6 +92,8 @@ def _plain(planned: StagePlan) -> dict:
     for program, of in zip(plain["programs"], planned.programs, strict=True):
         program["mfu_bound"] = of.mfu_bound
         program["compiled"]["memory"]["fits"] = of.compiled.memory.fits
+        if of.roofline is None and of.compiled.costs is not None:  # of host devices, whose bytes mean nothing
+            del program["compiled"]["costs"]["hbm_bytes"]
         if of.roofline is not None:
             program["roofline"] |= {"bound": of.roofline.bound, "overlapped": of.roofline.overlapped}
     return plain

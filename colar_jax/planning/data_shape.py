@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 # Tokens of an average problem of GSM8K-Aug's kind: prompt, steps, answer.
 ASSUMED_LENGTHS = (70, 26, 5)
+ASSUMED_STEP = 8  # tokens of one step, such as <<24*2=48>> and its line break
 _NUM_ASSUMED = 4096
 _SEPARATOR, _EOS = 0, 1
 
@@ -73,12 +74,14 @@ def _assumed(speeds: tuple[Speed, ...]) -> EncodedProblems:
         tuple(np.zeros(length, np.int32) for length in rng.integers(mean // 2, mean + mean // 2 + 1, _NUM_ASSUMED))
         for mean in ASSUMED_LENGTHS
     )
+    starts = tuple(np.arange(0, len(step), ASSUMED_STEP) for step in steps)
     return EncodedProblems(
-        problems=(Problem("", (), ""),) * _NUM_ASSUMED,
+        problems=tuple(Problem("", ("",) * len(of_problem), "") for of_problem in starts),
         heads=prompts,
         tails={speed_text(speed): np.zeros(1, np.int32) for speed in speeds},
         steps=steps,
         answers=answers,
         separator_id=_SEPARATOR,
         eos_id=_EOS,
+        step_starts=starts,
     )

@@ -24,13 +24,15 @@ from colar_jax.run_model import abstract_model, state_bytes
 
 logger = logging.getLogger(__name__)
 
+HOST = "host devices: a TPU's compiler fuses more, takes less memory and moves fewer bytes, so no times are given"
+
 
 @dataclasses.dataclass(frozen=True)
 class ProgramPlan:
     """A program on one chip."""
 
     compiled: Compiled
-    roofline: Roofline | None
+    roofline: Roofline | None  # None where it does not fit, and of host devices: their bytes are another compiler's
     number: float  # of `unit`s that go through it at a time, on all chips
     unit: str
     times: int  # in a step of the stage; 0: at validations only
@@ -60,7 +62,7 @@ class StagePlan:
     num_parameters: int
     num_trained: int
     schedule: Schedule
-    schedule_seconds: tuple[float, float] | None  # with perfect overlap, with none; None where it does not fit
+    schedule_seconds: tuple[float, float] | None  # with perfect overlap, with none; None where a roofline is
     programs: list[ProgramPlan]
 
 
@@ -102,7 +104,7 @@ def plan_stage(
         topology=topology.name,
         num_chips=topology.num_chips,
         mesh=dict(engine.mesh.shape),
-        compiler="TPU" if target.is_tpu else "host devices: a TPU's compiler fuses more, and takes less memory",
+        compiler="TPU" if target.is_tpu else HOST,
         model=config.model.base or config.model.preset,
         vocabulary=llama.vocab_size,
         num_parameters=_count(parameters),
@@ -133,7 +135,7 @@ def _lower_grpo(setting: Setting, **_) -> tuple[list[Lowered], Schedule]:
 
 
 def _schedule_seconds(schedule: Schedule, programs: list[ProgramPlan]) -> tuple[float, float] | None:
-    """Of all steps, with perfect overlap and with none; None where something does not fit."""
+    """Of all steps, with perfect overlap and with none; None where a program has no roofline."""
     in_step = [program for program in programs if program.times]
     if any(program.roofline is None for program in in_step):
         return None
@@ -164,7 +166,7 @@ def _planned(setting: Setting, lowered: Lowered, target: Target) -> ProgramPlan:
     how = dict(is_training=lowered.is_training, smaller_batch=lowered.smaller_batch)
     return ProgramPlan(
         compiled=compiled,
-        roofline=None if compiled.costs is None else roofline(compiled.costs, target),
+        roofline=roofline(compiled.costs, target) if compiled.costs is not None and target.is_tpu else None,
         number=lowered.number,
         unit=lowered.unit,
         times=lowered.times,

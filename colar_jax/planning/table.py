@@ -15,16 +15,22 @@ def text(plan: StagePlan) -> str:
     ]
     for program in plan.programs:
         lines += ["", *_program(program)]
-    if plan.schedule_seconds is not None:
-        schedule, (least, most) = plan.schedule, plan.schedule_seconds
-        rate = [schedule.per_step * schedule.num_steps / seconds for seconds in (most, least)]
-        step = "steps" if schedule.unit == "examples" else "iterations"
-        lines += [
-            "",
-            f"{schedule.num_steps:,} {step} of {schedule.per_step:.0f} {schedule.unit}: {_hours(least)} to "
-            f"{_hours(most)} h at the roofline ({rate[0]:,.0f} to {rate[1]:,.0f} {schedule.unit}/s)",
-        ]
+    lines += ["", *_schedule(plan)]
     return "\n".join(lines)
+
+
+def _schedule(plan: StagePlan) -> list[str]:
+    schedule = plan.schedule
+    step = "steps" if schedule.unit == "examples" else "iterations"
+    line = f"{schedule.num_steps:,} {step} of {schedule.per_step:.0f} {schedule.unit}"
+    if plan.schedule_seconds is None:
+        return [line]
+    least, most = plan.schedule_seconds
+    rate = [schedule.per_step * schedule.num_steps / seconds for seconds in (most, least)]
+    return [
+        f"{line}: {_hours(least)} to {_hours(most)} h at the roofline "
+        f"({rate[0]:,.0f} to {rate[1]:,.0f} {schedule.unit}/s)"
+    ]
 
 
 def _hours(seconds: float) -> str:
@@ -37,13 +43,17 @@ def _program(program: ProgramPlan) -> list[str]:
     what = f"{compiled.name} of {program.number:.0f} {program.unit}{often}"
     lines = [f"{what}, a chip's share (compiled in {compiled.seconds:.0f} s)", _memory(compiled.memory)]
     lines += [f"             change: {advice}" for advice in program.advice]
-    if roofline is None:
+    if compiled.costs is None:
         return lines
     useful = f", {program.useful_flops / 1e12:.2f} of them useful" if program.useful_flops else ""
+    computed = f"  compute    {compiled.costs.flops / 1e12:9.2f} TFLOP{useful:<24}"
+    sent = f"  ICI        {_sent(compiled.costs) / 1e9:9.3f} GB sent"
+    if roofline is None:
+        return [*lines, computed.rstrip(), sent, *_collectives(compiled)]
     lines += [
-        f"  compute    {compiled.costs.flops / 1e12:9.2f} TFLOP{useful:<24} {1e3 * roofline.compute:9.2f} ms",
+        f"{computed} {1e3 * roofline.compute:9.2f} ms",
         f"  HBM        {compiled.costs.hbm_bytes / 1e9:9.2f} GB{'':<27} {1e3 * roofline.hbm:9.2f} ms",
-        f"  ICI        {_sent(compiled.costs) / 1e9:9.3f} GB sent{'':<22} {1e3 * roofline.ici:9.2f} ms",
+        f"{sent}{'':<22} {1e3 * roofline.ici:9.2f} ms",
         *_collectives(compiled),
         f"  bound      {roofline.bound}: {1e3 * roofline.overlapped:.2f} ms with perfect overlap, "
         f"{1e3 * roofline.serial:.2f} ms with none",

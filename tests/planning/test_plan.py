@@ -107,24 +107,15 @@ def test_closed_forms_send_what_the_compiled_step_sends(on_data, on_fsdp):
         assert sum(sent_bytes(llama, model, fsdp, 8).values()) == pytest.approx(compiled, rel=0.05)  # norms, biases
 
 
-def test_the_roofline_follows_from_the_counts(on_data):
+def test_host_devices_give_no_times(on_data):
     step = step_of(on_data)
-    measured, line = step["compiled"]["costs"], step["roofline"]
-    assert line["compute"] == pytest.approx(measured["flops"] / 197e12)
-    assert line["hbm"] == pytest.approx(measured["hbm_bytes"] / 819e9)
-    # An open axis of 2 and one of 4: a link of each carries a chip's traffic.
-    assert line["ici"] == pytest.approx(measured["collectives"][0]["sent"] / (2 * 50e9))
-    times = {"compute": line["compute"], "HBM": line["hbm"], "ICI": line["ici"]}
-    assert line["bound"] == max(times, key=times.get)
-    assert step["mfu_bound"] == pytest.approx(step["useful_flops"] / (197e12 * max(times.values())))
+    assert step["roofline"] is None and step["mfu_bound"] is None and on_data["schedule_seconds"] is None
+    assert "hbm_bytes" not in step["compiled"]["costs"] and step["useful_flops"] > 0
 
 
 def test_the_schedule_is_the_stage_s(on_data):
     assert on_data["schedule"]["num_steps"] == 100
     assert on_data["schedule"]["per_step"] >= 8 * ROWS_PER_CHIP  # examples, at least one a row
-    least, most = on_data["schedule_seconds"]
-    assert 0 < least < most
-    assert least == pytest.approx(100 * step_of(on_data)["roofline"]["overlapped"])
 
 
 def test_a_rollout_is_counted_to_its_limits(on_data):

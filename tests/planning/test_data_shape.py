@@ -1,0 +1,30 @@
+"""Where the data cannot be read here, every method is planned from problems of assumed lengths."""
+
+import pytest
+
+from colar_jax.config import defaults, resolve, stage_defaults
+from colar_jax.methods import METHODS
+from colar_jax.planning.data_shape import ASSUMED_LENGTHS, planned_data
+
+# Methods, and settings of theirs under which they read more of an example than its length.
+CASES = [*((name, {}) for name in METHODS), ("icot", {"unit": "step"}), ("icot", {"unit": "token"})]
+
+
+@pytest.mark.parametrize("source", ["/nowhere/train.jsonl", "somebody/nothing-at-all"])
+@pytest.mark.parametrize(("method", "settings"), CASES)
+def test_every_method_makes_batches_of_assumed_problems(method, settings, source, caplog, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = defaults()
+    config.update(workdir="unused", run=method)
+    config.data.train = source
+    config.stages[method] = stage_defaults(method=method, rows=4, row_positions=256)
+    config.stages[method].update({method: settings} if settings else {})
+    config = resolve(config)
+    stage = config.stages[method]
+    data = planned_data(config, stage.bound_method.recipe.prompt_speeds, 256)
+    assert data.is_assumed and "the data cannot be read here" in caplog.text
+    assert abs(data.train.step_lengths.mean() - ASSUMED_LENGTHS[1]) < 1
+    loader = stage.bound_method.make_loader(data.train, seed=0, rows=stage.rows, row_positions=stage.row_positions)
+    assert loader.steps_per_epoch > 0
+    for step in (0, loader.steps_per_epoch, 5 * loader.steps_per_epoch):
+        loader.batch(step)
