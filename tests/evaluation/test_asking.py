@@ -29,7 +29,7 @@ def asked(tmp_path_factory):
     config.decode.update(max_latents=MAX_LATENTS, max_step_tokens=MAX_STEP_TOKENS, max_answer_tokens=MAX_ANSWER_TOKENS)
     for name in ("cot", "colar", "no_cot"):
         config.stages[name] = stage_defaults(method=name, steps=1, rows=1, row_positions=128)
-    run = prepare(resolve(config), with_problems=False)
+    run = prepare(resolve(config), sets="none")
     return run, larger(jax.device_get(run.initial))
 
 

@@ -134,7 +134,7 @@ def test_the_command_of_an_exported_chain_of_thought(tmp_path, monkeypatch, caps
     ],
 )
 def test_the_default_is_the_last_stage_that_thinks_in_latents(stages, default, tmp_path):
-    run = prepare(tiny_config(tmp_path, stages=stages), with_problems=False)
+    run = prepare(tiny_config(tmp_path, stages=stages), sets="none")
     assert default_stage(run) == stage_named(run, "") == default
     assert stage_named(run, stages[0]) == stages[0]
 
