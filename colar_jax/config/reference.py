@@ -1,7 +1,4 @@
-"""The settings as a list, from the dataclasses that declare them: for `--help`, and for docs/settings.md.
-
-python -m colar_jax.config.reference > docs/settings.md
-"""
+"""The settings as a list, made from the dataclasses that declare them: for `--help`, docs/settings.md and messages."""
 
 import ast
 import dataclasses
@@ -14,6 +11,7 @@ import types
 import typing
 
 from colar_jax.config.run import Config
+from colar_jax.settings.resuming import OnResume, on_resume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +22,8 @@ class Setting:
     type: str
     default: object
     comment: str  # what the source says beside it
+    on_resume: OnResume  # whether it may change between a stop and a resume
+    group: type  # the dataclass that declares it
 
 
 def settings(kind: type = Config, path: str = "") -> list[Setting]:
@@ -37,7 +37,8 @@ def settings(kind: type = Config, path: str = "") -> list[Setting]:
         elif isinstance(of, types.GenericAlias):  # dict[str, StageConfig]
             found += settings(typing.get_args(of)[1], f"{name}.<{field.name.removesuffix('s')}>.")
         else:
-            found.append(Setting(name, of.__name__, field.default, comments.get(field.name, "")))
+            comment = comments.get(field.name, "")
+            found.append(Setting(name, of.__name__, field.default, comment, on_resume(field), kind))
     return found
 
 

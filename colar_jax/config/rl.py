@@ -26,7 +26,7 @@ class RlConfig:
     # What each kind of action counts. A latent's mean over dimensions is a small number beside an answer's tokens.
     latent_weight: float = 1.0
     decision_weight: float = 1.0  # to stop or to go on
-    answer_weight: float = 1.0
+    answer_weight: float = 1.0  # of each of the answer's tokens
     beta: float = 0.0  # of the KL divergence to the stage's first policy; the paper has none
     # Of the latents' entropy, as a bonus. No gradient where `min_std` binds: there the standard deviation is the floor.
     entropy_weight: float = 0.0

@@ -15,9 +15,9 @@ from colar_jax.settings.parallel import ParallelConfig
 class Config:
     """A whole run."""
 
-    title: str = "run"
-    seed: int = 0
-    workdir: str = "runs/run"
+    title: str = "run"  # of reports
+    seed: int = 0  # of initial weights, of the order of data and of all that is drawn
+    workdir: str = "runs/run"  # the folder of the run; the same command again goes on from what is in it
     run: str = "cot,colar"  # the stages to run, in order
     keep_checkpoints: int = 3  # best ones by accuracy (by reward in reinforcement learning), besides the latest
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

@@ -16,16 +16,16 @@ from colar_jax.settings.resuming import adjustable, execution, observing
 class OptimizerConfig:
     """AdamW with clipping, a linear warm-up and a schedule."""
 
-    learning_rate: float = adjustable(1e-4)
-    weight_decay: float = adjustable(0.01)
-    b1: float = adjustable(0.9)
-    b2: float = adjustable(0.999)
+    learning_rate: float = adjustable(1e-4)  # the highest, reached after the warm-up
+    weight_decay: float = adjustable(0.01)  # decoupled, of all that is trained
+    b1: float = adjustable(0.9)  # of the moments' averages
+    b2: float = adjustable(0.999)  # of the squares' averages
     clip_norm: float = adjustable(1.0)  # the published code clips nothing in SFT
     schedule: str = adjustable("cosine")  # after the warm-up: cosine (to `final_fraction`) or constant
     # The rate rises linearly from 0: update k of k = 0, 1, ... has k / warmup_steps of it. So the first update of a
     # warm-up changes no parameter; it only starts AdamW's averages.
     warmup_steps: int = adjustable(0)
-    final_fraction: float = adjustable(0.0)
+    final_fraction: float = adjustable(0.0)  # of the learning rate that the cosine ends at
 
     def __post_init__(self):
         require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
@@ -45,12 +45,12 @@ class StageConfig:
     trainer: str = "sft"  # sft: learn from the data's reasoning; grpo: from rewards, as the group `rl` says
     init_from: str = ""  # a stage of this run or a stage folder of another; empty: the stage before, else random
     steps: int = adjustable(0)  # optimizer steps; 0: use `epochs`
-    epochs: float = adjustable(1.0)
+    epochs: float = adjustable(1.0)  # passes over the training set (of RL: rl.questions_per_epoch)
     rows: int = adjustable(16)  # packed rows in one optimizer step
     # Positions in a row (of icot, coconut and codi: about); longer examples are left out, and counted.
     row_positions: int = adjustable(256)
     accumulation: int = execution(1)  # parts that a batch is computed in, to save memory
-    log_every: int = observing(20)
+    log_every: int = observing(20)  # steps between lines of metrics
     eval_every: int = observing(0)  # steps between validations, each with a checkpoint; 0: at the end only
     save_every: int = observing(0)  # steps between checkpoints without validation; 0: none
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)

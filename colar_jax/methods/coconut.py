@@ -80,9 +80,9 @@ class Coconut(Method):
 
     group = "coconut"
 
-    num_stages: int = 3
-    latents_per_stage: int = 2
-    epochs_per_stage: float = 3.0
+    num_stages: int = 3  # of the curriculum, before the final one
+    latents_per_stage: int = 2  # latents that replace a step
+    epochs_per_stage: float = 3.0  # of the first stages; the final one has the rest
     final_stage: bool = True  # one more stage, without any step left; False: the last stage is that, as CoLaR's authors
     reset_optimizer: bool = True  # forget the moments when a stage begins
 

@@ -137,7 +137,7 @@ class Codi(Method):
     group = "codi"
     trains = ("llama", "projection")
 
-    num_latents: int = 6
+    num_latents: int = 6  # thought before the answer
     teacher_weight: float = 1.0  # alpha, of the chain of thought's cross-entropy
     student_weight: float = 1.0  # beta, of the answer's after the latents
     distill_weight: float = 20.0  # gamma

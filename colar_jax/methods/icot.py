@@ -51,7 +51,7 @@ class Icot(Method):
     group = "icot"
 
     unit: str = "token"  # what is removed one by one, from the front: token, or step
-    removed_per_epoch: float = 8.0
+    removed_per_epoch: float = 8.0  # how many more units each epoch removes
     removed_at_start: int = 0  # 1 with unit="step" is how CoLaR's authors train it
     all_beyond: int = 0  # when so many are to be removed, all are; 0: the longest chain
     smoothing: float = 4.0  # lambda: an example has n more removed with probability ~ exp(-lambda n); 0: never

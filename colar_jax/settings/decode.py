@@ -12,12 +12,12 @@ class DecodeConfig:
     max_latents: int = 64  # L_max: 64 for grade school, 128 for MATH
     min_latents: int = 1  # as published: the stop decision is read after the first latent
     max_step_tokens: int = 128  # the limit of a chain of thought in words
-    max_answer_tokens: int = 16
+    max_answer_tokens: int = 16  # the limit of an answer
     latent_temperature: float = 1.0  # scales the latent standard deviation of a sampled decode
     min_latent_std: float = 0.0  # floor of that standard deviation, in embedding scales, as rl.min_std is in rollouts
     stop_temperature: float = 1.0  # of the decision to end thinking, and of words in a chain of thought
     stop_odds_temperature: float = 1.0  # flattens the odds of ending latent thinking: above 1 other lengths are tried
-    answer_temperature: float = 1.0
+    answer_temperature: float = 1.0  # of the answer's tokens
     top_p: float = 0.9  # of the answer's tokens, and of words in a chain of thought
 
     def __post_init__(self):
@@ -41,9 +41,9 @@ class EvalConfig:
     """What the final evaluation, and `colar_jax.evaluate`, decodes."""
 
     speeds: str = ""  # of methods that have one; empty: the trained ones
-    greedy: bool = True
+    greedy: bool = True  # whether every question is decoded greedily, once
     seeds: int = 5  # sampled decodes of every question; 0: none
-    batch_size: int = 256
+    batch_size: int = 256  # questions that are decoded at a time
     stages: str = ""  # which stages to evaluate; empty: all of the run
     temperatures: str = ""  # each of all that is sampled (latents, stops, answers); empty: those of `decode`
     latent_limits: str = ""  # values of decode.max_latents, for methods that read it; empty: that one

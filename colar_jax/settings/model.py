@@ -12,8 +12,8 @@ class LatentHeadSettings:
 
     intermediate_size: int = 0  # 0: the model's hidden size
     deterministic: bool = False  # ablation DL: no standard deviation; needs latent_loss="soft_mse"
-    min_log_std: float = -6.0
-    max_log_std: float = 2.0
+    min_log_std: float = -6.0  # bounds of the log standard deviation, in embedding scales
+    max_log_std: float = 2.0  # the upper one
 
     def __post_init__(self):
         require(self.intermediate_size >= 0, f"model.latent_head.intermediate_size={self.intermediate_size} < 0")
