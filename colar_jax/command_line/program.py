@@ -21,6 +21,9 @@ from colar_jax.config import Config, resolve
 from colar_jax.errors import UserError
 from colar_jax.parallel import hosts
 from colar_jax.run import CONFIG_FILE, saved_config
+from colar_jax.settings import split_names
+
+logger = logging.getLogger(__name__)
 
 # What a disk, or whoever owns a folder, refuses: no fault of the program, and nothing that a traceback explains.
 _OF_THE_DISK = (
@@ -73,14 +76,32 @@ def _field(name: str, field: dataclasses.Field) -> dataclasses.Field:
 
 def _configs(source: _Source, value: str, rest: list[str], own_names: list[str]) -> list[Config]:
     """The resolved configs, each with the flags of the command line on top."""
-    configs = []
-    for config in source.load(value):
+    given, configs = source.load(value), []
+
+    def prepared(config: ml_collections.ConfigDict, prepare: Callable) -> Any:
         try:
-            override(config, rest, own_names)
-            configs.append(resolve(config))
+            return prepare(config)
         except UserError as error:  # what is right for one run may be wrong for another
             raise UserError(f"{config.workdir}: {error}" if source.is_many else str(error)) from None
+
+    for config in given:
+        prepared(config, lambda config: override(config, rest, own_names))
+    _skip_stages_of_others(given)
+    for config in given:
+        configs.append(prepared(config, resolve))
     return configs
+
+
+def _skip_stages_of_others(configs: list[ml_collections.ConfigDict]) -> None:
+    """Of the stages that are asked for, a run leaves out those that only another run has."""
+    known = {name for config in configs for name in config.stages}
+    for config in configs:
+        asked = split_names(config.eval.stages)
+        lacking = [name for name in asked if name not in config.stages and name in known]
+        kept = [name for name in asked if name not in lacking]
+        if lacking and kept:
+            logger.info("%s has no stage %s: skipped", config.workdir, ", ".join(lacking))
+            config.eval.stages = ",".join(kept)
 
 
 def _run(workdir: str) -> list[ml_collections.ConfigDict]:

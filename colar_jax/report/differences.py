@@ -60,7 +60,7 @@ def not_compared(rows: Sequence[Row], reference: str = "") -> list[str]:
     for run in others:
         for there, here in ((run, first), (first, run)):
             lacking = [row.way for row in rows if row.way.run == there and not _same_place(row.way, here, rows)]
-            names = list(dict.fromkeys(_reference_name(way).removeprefix(f"{there}:") for way in lacking))
+            names = list(dict.fromkeys(_reference_name(_place(way)).removeprefix(f"{there}:") for way in lacking))
             if names:
                 sentences.append(f"Not compared: {', '.join(names)} of {there}, which {here} does not have.")
     return sentences
@@ -83,18 +83,22 @@ def _same_place(way: Way, run: str, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if _place(row.way) == (run, way.stage, way.speed)]
 
 
-def _named(rows: Sequence[Row], reference: str) -> list[Row]:
+def check_reference(reference: str, places: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Which of the places, (run, stage, speed) of each row, a reference names, all of one run; UserError for none."""
+    if not reference:
+        return []
     stage, _, speed = reference.partition("@")
     run, _, stage = stage.rpartition(":")
-    found = [
-        row
-        for row in rows
-        if (row.way.stage, run or row.way.run, speed or row.way.speed) == (stage, row.way.run, row.way.speed)
-    ]
+    found = [place for place in places if place == (run or place[0], stage, speed or place[2])]
     if not found:
-        known = ", ".join(dict.fromkeys(_reference_name(row.way) for row in rows))
+        known = ", ".join(dict.fromkeys(map(_reference_name, places)))
         raise UserError(f"--reference={reference}: no row of the table is that; name one of {known}")
-    return [row for row in found if row.way.run == found[0].way.run]
+    return [place for place in found if place[0] == found[0][0]]
+
+
+def _named(rows: Sequence[Row], reference: str) -> list[Row]:
+    places = check_reference(reference, [_place(row.way) for row in rows])
+    return [row for row in rows if _place(row.way) in places]
 
 
 def _default(rows: Sequence[Row]) -> list[Row]:
@@ -113,9 +117,10 @@ def _place(way: Way) -> tuple[str, str, str]:
     return way.run, way.stage, way.speed
 
 
-def _reference_name(way: Way) -> str:
-    speed = "" if way.speed == NO_SPEED else f"@{way.speed}"
-    return f"{way.run}:{way.stage}{speed}" if way.run else f"{way.stage}{speed}"
+def _reference_name(place: tuple[str, str, str]) -> str:
+    run, stage, speed = place
+    speed = "" if speed == NO_SPEED else f"@{speed}"
+    return f"{run}:{stage}{speed}" if run else f"{stage}{speed}"
 
 
 def _counterpart(way: Way, candidates: list[Row]) -> Row | None:

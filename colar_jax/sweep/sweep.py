@@ -1,21 +1,25 @@
 """Decode any number of runs in every way that is asked for, and write one report."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from colar_jax.config import Config
+from colar_jax.data.prompts import speed_text
 from colar_jax.data.splits import parse_tests
+from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.samples import write_samples
 from colar_jax.folder_lock import REPORT, locked
 from colar_jax.parallel.hosts import is_first
 from colar_jax.progress import Progress
+from colar_jax.report.differences import check_reference
 from colar_jax.report.files import PAGE_FILE, Report, tables_of, write_report
 from colar_jax.report.provenance import provenance
-from colar_jax.report.results import Result
+from colar_jax.report.results import NO_SPEED, Result
 from colar_jax.report.table_text import markdown_text
-from colar_jax.run import Run, prepare
+from colar_jax.run import Run, decode_speeds, prepare
 from colar_jax.run_model import model_name
 from colar_jax.starts import finished_identity
 from colar_jax.sweep.cells import Cell, cells_of, stages_of
@@ -40,17 +44,20 @@ def sweep(configs: Sequence[Config], folder: Path | None = None, *, reference: s
         reference: the row that others are compared with, as `differences.differences` takes it.
 
     Raises:
-        UserError: a stage has no finished checkpoint, found before anything is decoded; or no row is the reference.
+        UserError: a stage has no finished checkpoint (of several runs, in none that has the stage), no row will be the
+            reference, or the folder cannot be one; all found before anything is decoded.
     """
-    for config in configs:
-        for stage in stages_of(config):
-            finished_identity(_workdir(config) / stage)
+    configs = _with_finished_stages(configs)
+    check_reference(reference, _places(configs))
     if folder is None:
         first = _workdir(configs[0])
         folder = first if len(configs) == 1 else first.parent / FOLDER_OF_SEVERAL
     one_by_one = (
         (name, prepare(config, sets="tests")) for name, config in zip(run_names(configs), configs, strict=True)
     )
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out={folder}: {path} is a file, and a report is a folder of files: name another")
     with locked(folder, REPORT, "evaluate (--out)"):
         return _sweep(one_by_one, configs, folder, reference)
 
@@ -67,6 +74,40 @@ def run_names(configs: Sequence[Config]) -> list[str]:
         return [""]
     names = [_workdir(config).resolve().name for config in configs]
     return names if len(set(names)) == len(names) else [str(_workdir(config)) for config in configs]
+
+
+def _with_finished_stages(configs: Sequence[Config]) -> list[Config]:
+    """The configs, each without the stages that are finished in another run alone; UserError for what none finished."""
+    faults: dict[tuple[int, str], UserError] = {}
+    finished = set()
+    for number, config in enumerate(configs):
+        for stage in stages_of(config):
+            try:
+                finished_identity(_workdir(config) / stage)
+                finished.add(stage)
+            except UserError as fault:
+                faults[number, stage] = fault
+    kept = []
+    for number, config in enumerate(configs):
+        stages = [stage for stage in stages_of(config) if (number, stage) not in faults]
+        for stage in stages_of(config):
+            if fault := faults.get((number, stage)):
+                if stage not in finished or not stages:
+                    raise fault
+                logger.info("skipped: %s", fault)
+        kept.append(dataclasses.replace(config, eval=dataclasses.replace(config.eval, stages=",".join(stages))))
+    return kept
+
+
+def _places(configs: Sequence[Config]) -> list[tuple[str, str, str]]:
+    """Run, stage and speed of every row that there will be, before any model is loaded."""
+    places = []
+    for name, config in zip(run_names(configs), configs, strict=True):
+        for stage in stages_of(config):
+            has_speed = config.stages[stage].bound_method.has_speed
+            speeds = [speed_text(speed) if has_speed else NO_SPEED for speed in decode_speeds(config, stage)]
+            places += [(name, stage, speed) for speed in speeds]
+    return places
 
 
 def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) -> list[Result]:

@@ -162,6 +162,18 @@ def test_several_runs_each_with_its_own_config_and_the_flags_on_top(run, tmp_pat
     assert {(config.eval.temperatures, config.eval.seeds) for config in configs} == {("0.5,1", 3)}
 
 
+def test_a_stage_that_one_run_lacks_is_left_out_of_that_run(run, tmp_path):
+    save_run(tmp_path / "a")
+    save_run(tmp_path / "b")
+    settings = json.loads((tmp_path / "b" / "config.json").read_text())
+    settings["stages"]["mine"] = settings["stages"]["cot"]
+    (tmp_path / "b" / "config.json").write_text(json.dumps(settings))
+    configs = run("--workdir=a,b", "--config.eval.stages=mine,cot", source=RUNS).config
+    assert [config.eval.stages for config in configs] == ["cot", "mine,cot"]
+    for flags in (["--workdir=a,b", "--config.eval.stages=mine"], ["--workdir=a,b", "--config.eval.stages=mine,cto"]):
+        assert run(*flags, source=RUNS).status == 2, "a run would have nothing to do; a stage that is nobody's"
+
+
 def test_what_is_wrong_for_a_run_names_it(run, tmp_path):
     save_run(tmp_path / "a")
     wrong = run("--workdir=a", "--config.eval.stages=colar", source=RUNS)

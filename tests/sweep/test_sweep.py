@@ -2,13 +2,16 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
 from sweep.tiny_runs import config_of, make_run
 
+from colar_jax.errors import UserError
 from colar_jax.report.files import read_report
 from colar_jax.sweep import store as store_module
+from colar_jax.sweep import sweep as sweep_module
 from colar_jax.sweep.store import Store
 from colar_jax.sweep.sweep import run_names, sweep
 
@@ -175,3 +178,31 @@ def test_runs_are_named_after_their_folders(tmp_path):
 
     assert names("a") == [""] and names("x/a", "x/b") == ["a", "b"]
     assert names("x/a", "y/a") == [str(tmp_path / "x/a"), str(tmp_path / "y/a")]
+
+
+def test_a_stage_that_is_finished_in_another_run_alone_is_skipped_with_a_line(configs, folder, caplog):
+    caplog.set_level("INFO")
+    both = config_of(folder / "second", **VARIED | {"run": "cot,colar", "seed": 1})
+    kept = sweep_module._with_finished_stages([configs[0], both])
+    assert [config.eval.stages for config in kept] == ["cot,colar", "colar"]
+    assert re.search("skipped: .*cot has no checkpoints", caplog.text)
+    for alone in ([both], [both, configs[1]]):
+        with pytest.raises(UserError, match="cot has no checkpoints"):
+            sweep_module._with_finished_stages(alone)
+
+
+def test_a_wrong_reference_or_folder_is_found_before_anything_is_decoded(configs, tmp_path):
+    for reference in ("colr", "colar@7", "third:colar", "@2", "cot@2", ":"):
+        with pytest.raises(UserError, match=r"--reference=.*name one of first:cot, first:colar@1, first:colar@2"):
+            sweep(configs, tmp_path / "new", reference=reference)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
+        with pytest.raises(UserError, match=r"--out=.*file is a file, and a report is a folder of files"):
+            sweep(configs, out)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_unregistered_method_is_one_line(configs):
+    with pytest.raises(UserError, match=r"method='colr' is none of no_cot, cot, colar.*Did you mean 'colar'"):
+        config_of(configs[0].workdir, **{"stages.colar.method": "colr"})
