@@ -12,20 +12,40 @@ from colar_jax.data.problems import Problem
 # Long enough that no two sets of this world meet, short enough to be read.
 _HASH_BYTES = 8
 
-# What a sign must stand beside to mean something: 5! and n! are factorials, 3.5 and 3:5 no sentences, f'(2) a slope.
-_FACTORIAL = r"(?:(?<=[\d)\]}])|(?<=\b[^\W\d_])|(?<=[\d)\]}]!)|(?<=\b[^\W\d_]!))!"
-_IN_A_NUMBER = r"(?<=\d)[.,:](?=\d)"
-_PRIME = r"(?<=\w)['’](?=\()"
 # What sentences are punctuated with. Operators are not in it: "3 + 4" and "3 * 4" are two questions.
-_BETWEEN_WORDS = re.compile(rf"(?:(?!{_FACTORIAL}|{_IN_A_NUMBER}|{_PRIME})[\s.,;:!?'\"‘’“”])+")
+_PUNCTUATION = re.compile(r"[.,;:!?'\"‘’“”]")
+_BRACKETS = frozenset(")]}")
 
 
 def comparable_question(question: str) -> str:
     """A question without case, white space and the punctuation of sentences.
 
-    "Hello!" is "hello", but "5!" stays a factorial, and "3.5" is not "3 5".
+    "Hello!" is "hello", but "5!" and "n!" stay factorials, "3.5" is not "3 5", and "f'(2)" not "f(2)".
     """
-    return _BETWEEN_WORDS.sub(" ", question.casefold()).strip()
+    return " ".join(_PUNCTUATION.sub(_kept, question.casefold()).split())
+
+
+def _kept(sign: re.Match) -> str:
+    """A sign where it means something between numbers or after a variable, or else a space."""
+    text, start, end = sign.string, sign.start(), sign.end()
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if sign[0] == "!":
+        return "!" if _is_factorial(text, start) else " "
+    if sign[0] in ".,:":
+        return sign[0] if before.isdecimal() and after.isdecimal() else " "
+    if sign[0] in "'’":
+        return sign[0] if after == "(" and (before.isalnum() or before == "_") else " "
+    return " "
+
+
+def _is_factorial(text: str, start: int) -> bool:
+    """Whether the `!` at `start` follows a number, a bracket, a variable of one letter, or one `!` that does."""
+    if text[start - 1 : start] == "!" and start > 1:
+        start -= 1
+    before = text[start - 1 : start]
+    two_before = text[start - 2 : start - 1] if start > 1 else ""
+    is_variable = before.isalpha() and not (two_before.isalnum() or two_before == "_")
+    return before.isdecimal() or before in _BRACKETS or is_variable
 
 
 def problems_hash(problems: Iterable[Problem]) -> str:

@@ -7,6 +7,8 @@ import runpy
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from colar_jax.config import DataConfig, resolve
 from colar_jax.data.arithmetic import generate_problems
@@ -237,3 +239,24 @@ def test_paths_with_a_comma_between_get_advice(tmp_path):
 def test_a_name_given_twice(text):
     with pytest.raises(ValueError, match=rf"^data\.test='{re.escape(text)}' names 'a' twice"):
         parse_tests(text)
+
+
+PIECES = st.sampled_from(
+    ["a", "b=", "=", ",", ";", " ", "hub:", "arithmetic", ":", "seed=1", "max_steps=4", "/x.jsonl", "é"]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=30))
+def test_any_text_is_sets_or_one_line(text):
+    """Nothing of a text is lost: names, sources and separators are all there is."""
+    tests, refusal = {}, ""
+    try:
+        tests = parse_tests(text)
+    except UserError as error:
+        refusal = str(error)
+    if refusal:
+        assert refusal.startswith("data.test=") and refusal.isprintable()
+    else:
+        left = [part for part in re.split(r"[\s,;=]", text) if part]
+        found = [part for pair in tests.items() for part in re.split(r"[\s,;=]", "=".join(pair)) if part]
+        assert set(left) <= set(found) and all(tests.values())
