@@ -8,6 +8,26 @@ die() {
     exit 2
 }
 
+# help_if_asked SCRIPT WORDS: prints the comment at the head of a script, if one of its words (before --) asks for it.
+help_if_asked() {
+    local script=$1 word line
+    shift
+    for word in "$@"; do
+        case $word in
+            --) return ;;
+            --help | -h | help)
+                while read -r line; do
+                    case $line in
+                        '#!'*) ;;
+                        '#'*) line=${line#\#}; printf '%s\n' "${line# }" ;;
+                        *) exit 0 ;;
+                    esac
+                done <"$script"
+                ;;
+        esac
+    done
+}
+
 # The words of a command as they would be typed: what is printed can be pasted.
 quoted() {
     local words=""

@@ -9,12 +9,14 @@
 # --nodes          machines (default: 1)
 # --bucket         a bucket to mount at /bucket; runs go to /bucket/<name>, unless --config.workdir says otherwise
 # --spot           as a managed job on spot machines: SkyPilot starts it again where it is preempted
+# --help           print this
 # --dry_run        print the command, launch nothing
 # After --, the flags of colar_jax.train.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$here/common.sh"
+help_if_asked "${BASH_SOURCE[0]}" "$@"
 
 NAME="" ACCELERATORS="" INFRA="" NODES=1 BUCKET="" SPOT=""
 while [ $# -gt 0 ]; do
@@ -27,7 +29,7 @@ while [ $# -gt 0 ]; do
         --spot) SPOT=1 ;;
         --dry_run) DRY_RUN=1 ;;
         --) shift; break ;;
-        *) die "$1 is no flag of launch/sky.sh: the flags of the training come after --" ;;
+        *) die "$1 is no flag of launch/sky.sh, whose flags are --name=value: see --help (those of the training come after --)" ;;
     esac
     shift
 done

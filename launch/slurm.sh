@@ -7,12 +7,14 @@
 # --nodes --gpus_per_node --time --partition --account --job_name    as sbatch has them
 # --python     what runs on the nodes, such as 'apptainer exec --nv colar.sif python' (default: .venv/bin/python)
 # --logs       folder of the log (default: runs)
+# --help       print this
 # --dry_run    print the command, submit nothing
 # After --, the flags of colar_jax.train.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$here/common.sh"
+help_if_asked "${BASH_SOURCE[0]}" "$@"
 
 NODES=1 GPUS=1 TIME="" PARTITION="" ACCOUNT="" JOB_NAME=colar PYTHON=.venv/bin/python LOGS=runs
 while [ $# -gt 0 ]; do
@@ -27,7 +29,7 @@ while [ $# -gt 0 ]; do
         --logs=*) LOGS=${1#*=} ;;
         --dry_run) DRY_RUN=1 ;;
         --) shift; break ;;
-        *) die "$1 is no flag of launch/slurm.sh: the flags of the training come after --" ;;
+        *) die "$1 is no flag of launch/slurm.sh, whose flags are --name=value: see --help (those of the training come after --)" ;;
     esac
     shift
 done

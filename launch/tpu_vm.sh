@@ -6,7 +6,7 @@
 #
 # run       up, install, start, then watch until the training has ended; a slice that is taken away is made again
 # up        create the slice, or reuse the one of this name
-# install   copy this checkout's HEAD to all workers and install it there
+# install   copy this checkout's HEAD to all workers and install it there; says what is here and not in HEAD
 # start     start training in the background on all workers (again: nothing, if it still runs)
 # status    the slice's state, and the training's exit status once it has one
 # logs      stream the first worker's log
@@ -17,12 +17,14 @@
 # --queued                  as a queued resource: waits for its turn
 # --version                 the runtime (default: the one for --type)
 # --bucket                  a Cloud Storage bucket to mount at ~/bucket on all workers: what outlives the slice
+# --help                    print this
 # --dry_run                 print the commands, do nothing
 # After --, the flags of colar_jax.train.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$here/common.sh"
+help_if_asked "${BASH_SOURCE[0]}" "$@"
 
 NAME="" ZONE="" TYPE="" VERSION="" PROJECT="" BUCKET="" SPOT="" QUEUED=""
 POLL_SECONDS=${COLAR_POLL_SECONDS:-60}
@@ -41,7 +43,7 @@ parse() {
             --queued) QUEUED=1 ;;
             --dry_run) DRY_RUN=1 ;;
             --) shift; TRAIN_FLAGS=("$@"); return ;;
-            *) die "$1 is no flag of launch/tpu_vm.sh: the flags of the training come after --" ;;
+            *) die "$1 is no flag of launch/tpu_vm.sh, whose flags are --name=value: see --help (those of the training come after --)" ;;
         esac
         shift
     done
@@ -115,7 +117,27 @@ up() {
     done
 }
 
+# What is shipped is HEAD: say what of this checkout is not in it.
+warn_of_what_stays_here() {
+    local found word config
+    found=$(in_git status --porcelain 2>/dev/null) || return 0
+    [ -z "$found" ] || printf 'warning: HEAD (%s) is shipped, without what is not committed here:\n%.2000s\n' \
+        "$(in_git rev-parse --short HEAD)" "$found" >&2
+    for word in ${TRAIN_FLAGS[@]+"${TRAIN_FLAGS[@]}"}; do # also where git ignores it
+        case $word in --config=*.py*) ;; *) continue ;; esac
+        config=${word#--config=}
+        config=${config%%.py*}.py
+        in_git cat-file -e "HEAD:$config" 2>/dev/null ||
+            printf 'warning: %s is not in HEAD: training will not find it\n' "$config" >&2
+    done
+}
+
+in_git() {
+    git -C "$(dirname "$here")" "$@"
+}
+
 install() {
+    warn_of_what_stays_here
     local archive=${TMPDIR:-/tmp}/colar_jax-$NAME.tar.gz
     run git -C "$(dirname "$here")" archive --format=tar.gz --output="$archive" HEAD &&
         tpus tpu-vm scp "$archive" "$NAME:colar_jax.tar.gz" --worker=all &&

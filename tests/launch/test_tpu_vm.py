@@ -1,7 +1,10 @@
 """launch/tpu_vm.sh against a cloud whose slice is a folder here."""
 
 import os
+import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from launch.fakes import AWKWARD, LAUNCH, Cluster
@@ -55,6 +58,75 @@ def test_install_copies_and_installs_on_all_workers(cluster, tmp_path):
     assert copy == ["compute", "tpus", "tpu-vm", "scp", str(archive), "colar:colar_jax.tar.gz", "--worker=all", WHERE]
     assert archive.stat().st_size > 0
     assert install[2:6] == ["tpu-vm", "ssh", "colar", "--worker=all"] and "'.[tpu]'" in install[6]
+
+
+@pytest.fixture
+def checkout(tmp_path, cluster) -> Path:
+    """A repository of its own with the launch scripts in it, everything committed; `cluster.run` uses it."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(LAUNCH, folder / "launch")
+    (folder / ".gitignore").write_text("ignored.py\n")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder
+
+
+def install(cluster, checkout: Path, *training: str) -> list[str]:
+    """What `install` says on standard error."""
+    command = [checkout / "launch" / "tpu_vm.sh", "install", *SLICE, "--dry_run", *training]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "archive" in done.stdout
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("change", ["changed", "staged", "new", "deleted", "renamed"])
+def test_what_is_here_and_not_shipped_is_said(cluster, checkout, change):
+    assert install(cluster, checkout) == []
+    file = checkout / "launch" / "sky.yaml"
+    if change in ("changed", "staged"):
+        file.write_text("other")
+    if change == "staged":
+        subprocess.run(["git", "add", "."], cwd=checkout, check=True)
+    if change == "new":
+        (checkout / "mine.py").write_text("x = 1")
+    if change == "deleted":
+        file.unlink()
+    if change == "renamed":
+        subprocess.run(["git", "mv", "launch/sky.yaml", "launch/cloud.yaml"], cwd=checkout, check=True)
+    warning, named = install(cluster, checkout)
+    assert warning.startswith("warning: HEAD (") and "is shipped, without what is not committed here" in warning
+    assert ("mine.py" if change == "new" else "sky.yaml") in named
+
+
+def test_a_config_that_is_not_shipped_is_said_even_if_git_ignores_it(cluster, checkout):
+    (checkout / "ignored.py").write_text("x = 1")
+    (line,) = install(cluster, checkout, "--", "--config=ignored.py:smoke", "--config.title=a.py")
+    assert line == "warning: ignored.py is not in HEAD: training will not find it"
+    assert install(cluster, checkout, "--", "--config=launch/sky.yaml") == []
+
+
+def test_a_tree_without_git_is_not_warned_about(cluster, checkout):
+    shutil.rmtree(checkout / ".git")
+    command = [checkout / "launch" / "tpu_vm.sh", "install", *SLICE, "--dry_run"]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True)
+    assert "warning" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "slurm.sh", "sky.sh"])
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["--nme=x", "--help"]])
+def test_help_is_the_head_of_the_script(cluster, script, words):
+    done = cluster.run(script, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Train on") and lines[-1] == "After --, the flags of colar_jax.train."
+    source = (LAUNCH / script).read_text()
+    for flag in re.findall(r"^ +(--\w+)=?\*?\)", source, re.MULTILINE):
+        assert flag in done.stdout, f"{script} --help says nothing of {flag}"
+
+
+def test_help_after_the_dashes_is_for_training(cluster):
+    cluster.add("sbatch")
+    assert cluster.run("slurm.sh", "--logs=../none", "--dry_run", "--", "--help").stdout.rstrip().endswith("--help")
 
 
 def test_training_gets_the_flags_that_were_given(cluster):
