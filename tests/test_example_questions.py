@@ -148,7 +148,9 @@ def test_the_pages_that_show_an_example_are_looked_at(name):
 def test_the_model_card_asks_an_example():
     from colar_jax.exchange.model_card import model_card
 
-    card = model_card(title="t", stage="colar", base="", speeds=("2",), is_adapter=False, report="", config={})
+    card = model_card(
+        title="t", stage="colar", base="", thinks="", speeds=("2",), is_adapter=False, report="", config={}
+    )
     assert questions_in(card) and set(questions_in(card)) == {EXAMPLE.question}
 
 
