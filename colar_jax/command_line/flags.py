@@ -17,12 +17,7 @@ from colar_jax.config.names import what_is_meant
 from colar_jax.errors import UserError
 from colar_jax.settings.checks import nearest, split_names
 
-_DEFINE = {
-    bool: absl_flags.DEFINE_boolean,
-    int: absl_flags.DEFINE_integer,
-    float: absl_flags.DEFINE_float,
-    str: absl_flags.DEFINE_string,
-}
+_PARSERS = {int: absl_flags.IntegerParser(), float: absl_flags.FloatParser(), str: absl_flags.ArgumentParser()}
 # absl reads these whether they are declared or not; each can hide a flag.
 _OF_ABSL = ("flagfile", "undefok")
 
@@ -78,11 +73,13 @@ def override(config: ml_collections.ConfigDict, arguments: list[str], own_names:
 
 
 def _define(values: absl_flags.FlagValues, name: str, default: Any, choices: tuple[str, ...] = ()) -> None:
-    if choices:
-        absl_flags.DEFINE_enum(name, default, list(choices), "", flag_values=values)
+    # Not by absl's DEFINE_*, each of which looks through all modules for the one that it is called from.
+    if isinstance(default, bool):
+        values[name] = absl_flags.BooleanFlag(name, default, "")
         return
-    define = _DEFINE.get(type(default), absl_flags.DEFINE_string)  # a setting that is None is text, until it is checked
-    define(name, default if type(default) in _DEFINE else None, "", flag_values=values)
+    kind = type(default) if type(default) in _PARSERS else str  # a setting that is None is text, until it is checked
+    parser = absl_flags.EnumParser(list(choices)) if choices else _PARSERS[kind]
+    values[name] = absl_flags.Flag(parser, None, name, None if default is None else parser.parse(default), "")
 
 
 def _parse(values: absl_flags.FlagValues, arguments: list[str], *, known_only: bool = False) -> list[str]:

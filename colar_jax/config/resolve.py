@@ -1,6 +1,7 @@
 """From the mutable `ConfigDict` that config files fill in to the checked, frozen dataclasses, and back."""
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -13,6 +14,8 @@ from colar_jax.config.run import Config
 from colar_jax.config.stage import StageConfig
 from colar_jax.errors import UserError
 from colar_jax.settings.checks import require
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -52,7 +55,7 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         for key in value:
             if key not in fields:
                 raise UserError(f"{path}.{key} is no setting.{what_is_meant(f'{path}.{key}', fields)}")
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         return kind(**{key: _build(hints[key], item, f"{path}.{key}") for key, item in value.items()})
     if isinstance(kind, types.GenericAlias):  # dict[str, StageConfig]
         _, item_kind = typing.get_args(kind)
