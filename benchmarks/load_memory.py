@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from colar_jax.model import hf_config
 from colar_jax.model.presets import PRESETS, LlamaConfig
-from colar_jax.model.safetensors_io import TensorToWrite, write_tensors
-from colar_jax.model.weights import llama_weights
+from colar_jax.weights import hf_config
+from colar_jax.weights.safetensors_io import TensorToWrite, write_tensors
+from colar_jax.weights.table import llama_weights
 
 DTYPES = ("float32", "bfloat16")
 CONFIGS = PRESETS | {
@@ -62,7 +62,7 @@ def load(folder: Path, dtype: str) -> None:
     import jax
     import jax.numpy as jnp
 
-    from colar_jax.model.weights import load_llama
+    from colar_jax.weights.loading import load_llama
 
     jax.block_until_ready(jax.jit(jnp.zeros, static_argnums=0)(8))  # the backend is part of the baseline
     config = hf_config.read_config(folder)

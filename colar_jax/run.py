@@ -43,13 +43,13 @@ from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.program import Programs
 from colar_jax.json_object import read_json_object
 from colar_jax.methods import Method, find_method
-from colar_jax.model.base_model import base_folder, base_identity
 from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import is_first, require_devices
 from colar_jax.rl.reward_list import check_credit
 from colar_jax.run_model import make_model, model_name
 from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, place_state
+from colar_jax.weights.base_model import base_folder, base_identity
 
 logger = logging.getLogger(__name__)
 

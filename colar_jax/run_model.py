@@ -10,8 +10,7 @@ import numpy as np
 
 from colar_jax.config import Config, parse_mesh
 from colar_jax.data.tokenizers import Tokenizer
-from colar_jax.model import peft, reasoner
-from colar_jax.model.base_model import BaseModel, open_base
+from colar_jax.model import reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import cast_base, joined, lora_config
 from colar_jax.model.presets import PRESETS, LlamaConfig
@@ -20,6 +19,8 @@ from colar_jax.parallel.choice import choose_mesh, device_bytes
 from colar_jax.parallel.mesh import make_mesh, put
 from colar_jax.parallel.sharding import parameter_specs, shardings_of
 from colar_jax.training.state import Tree, partition
+from colar_jax.weights import peft
+from colar_jax.weights.base_model import BaseModel, open_base
 
 logger = logging.getLogger(__name__)
 

@@ -16,16 +16,16 @@ from colar_jax.errors import UserError
 from colar_jax.exchange import ways
 from colar_jax.exchange.model_card import model_card
 from colar_jax.methods.method import Thinking
-from colar_jax.model import hf_config
-from colar_jax.model.base_model import base_folder
-from colar_jax.model.hf_folder import new_folder, write_llama
-from colar_jax.model.latent_head_file import save_latent_head
 from colar_jax.model.lora import merge
-from colar_jax.model.peft import write_adapter
-from colar_jax.model.projection_file import save_projection
 from colar_jax.report.files import MARKDOWN_FILE
 from colar_jax.run import Run
 from colar_jax.starts import finished_parameters, stage_named
+from colar_jax.weights import hf_config
+from colar_jax.weights.base_model import base_folder
+from colar_jax.weights.hf_folder import new_folder, write_llama
+from colar_jax.weights.latent_head_file import save_latent_head
+from colar_jax.weights.peft import write_adapter
+from colar_jax.weights.projection_file import save_projection
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from flax import nnx
 
 from colar_jax.errors import UserError
 from colar_jax.exchange.lightning import read_lightning_checkpoint
-from colar_jax.model.latent_head_file import from_published
 from colar_jax.model.lora import joined
-from colar_jax.model.peft import adapter_tree
 from colar_jax.parallel.mesh import replicate
 from colar_jax.run import Run
 from colar_jax.starts import adopt
 from colar_jax.training.state import Tree
+from colar_jax.weights.latent_head_file import from_published
+from colar_jax.weights.peft import adapter_tree
 
 logger = logging.getLogger(__name__)
 

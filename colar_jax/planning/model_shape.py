@@ -6,8 +6,8 @@ from pathlib import Path
 from colar_jax.config import Config
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
-from colar_jax.model import hf_config
 from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.weights import hf_config
 
 
 def llama_shape(config: Config, num_tokens: int) -> LlamaConfig:

@@ -16,7 +16,7 @@ from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.prompts import SEPARATOR, answer_text, question_prompt, steps_text
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.errors import UserError
-from colar_jax.model.base_model import open_base
+from colar_jax.weights.base_model import open_base
 
 SHARED = Path(__file__).parents[3] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real tokenizers are not part of the project")

@@ -21,12 +21,12 @@ from colar_jax.exchange import ways
 from colar_jax.exchange.folder import export_stage
 from colar_jax.methods.method import Thinking, decode_limits
 from colar_jax.model.execution import Execution
-from colar_jax.model.latent_head_file import load_latent_head
 from colar_jax.model.lora import LoraConfig
-from colar_jax.model.peft import read_adapter
 from colar_jax.model.visibility import packed as packed_rows
 from colar_jax.run import prepare
 from colar_jax.starts import default_stage, stage_named
+from colar_jax.weights.latent_head_file import load_latent_head
+from colar_jax.weights.peft import read_adapter
 
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
 FORMS = {"all weights": {}, "adapters": {"lora": LORA}}

@@ -8,10 +8,10 @@ from flax import traverse_util
 
 from colar_jax import pipeline
 from colar_jax.exchange.published import import_published, published_parameters
-from colar_jax.model.latent_head_file import to_published
 from colar_jax.run import prepare
 from colar_jax.starts import finished_parameters
 from colar_jax.sweep.sweep import sweep_run
+from colar_jax.weights.latent_head_file import to_published
 
 torch = pytest.importorskip("torch")
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value"}

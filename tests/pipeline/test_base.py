@@ -14,13 +14,13 @@ from pipeline.tiny import tiny_config_dict
 from colar_jax import pipeline
 from colar_jax.config import resolve
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
-from colar_jax.model.hf_folder import save_llama
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
-from colar_jax.model.weights import load_llama
 from colar_jax.run import prepare
 from colar_jax.starts import finished_parameters
+from colar_jax.weights.hf_folder import save_llama
+from colar_jax.weights.loading import load_llama
 
 # One stage, one speed, greedy: few programs to compile.
 TWO_STEPS = {"run": "colar", "stages.colar.steps": 2, "stages.colar.latent.speeds": "2"}

@@ -10,8 +10,8 @@ from typing import Any
 
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
-from colar_jax.model.hf_fields import field_faults, is_positive, is_whole, warn_of_unknown
 from colar_jax.model.presets import LlamaConfig, RopeScaling
+from colar_jax.weights.hf_fields import field_faults, is_positive, is_whole, warn_of_unknown
 
 CONFIG_FILE = "config.json"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}  # model_type -> class of transformers

@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 from golden.published import largest_difference
 
-from colar_jax.model import hf_config
 from colar_jax.model.execution import Execution
-from colar_jax.model.hf_folder import save_llama
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.reasoner import build_on
 from colar_jax.model.visibility import packed
-from colar_jax.model.weights import load_llama
+from colar_jax.weights import hf_config
+from colar_jax.weights.hf_folder import save_llama
+from colar_jax.weights.loading import load_llama
 
 NUM_MODELS = 20
 TOLERANCE = 1e-4  # of the largest logit

@@ -14,8 +14,8 @@ from safetensors.flax import save_file as save_jax
 from safetensors.numpy import load_file, save_file
 
 from colar_jax.errors import UserError
-from colar_jax.model import peft
 from colar_jax.model.lora import LoraConfig
+from colar_jax.weights import peft
 
 LLAMA = llama_config(640)
 

@@ -12,9 +12,9 @@ from golden.base_folders import QWEN2
 from golden.published import llama_config, recorded
 
 from colar_jax.errors import UserError
-from colar_jax.model.hf_config import carried_over, from_hf, read_config, to_hf
-from colar_jax.model.hf_fields import _OPTIONAL, _REQUIRED, unknown_fields
 from colar_jax.model.presets import PRESETS, LlamaConfig, RopeScaling
+from colar_jax.weights.hf_config import carried_over, from_hf, read_config, to_hf
+from colar_jax.weights.hf_fields import _OPTIONAL, _REQUIRED, unknown_fields
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

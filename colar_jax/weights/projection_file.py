@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from colar_jax.model.projection import ProjectionConfig
-from colar_jax.model.safetensors_io import write_arrays
+from colar_jax.weights.safetensors_io import write_arrays
 
 WEIGHTS_FILE = "projection.safetensors"
 CONFIG_FILE = "projection.json"

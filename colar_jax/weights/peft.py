@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
-from colar_jax.model.hf_fields import is_number, is_positive, is_whole
 from colar_jax.model.lora import ADAPTER, LoraConfig
 from colar_jax.model.presets import LlamaConfig
-from colar_jax.model.safetensors_io import write_arrays
 from colar_jax.settings import PROJECTIONS, parse_targets
+from colar_jax.weights.hf_fields import is_number, is_positive, is_whole
+from colar_jax.weights.safetensors_io import write_arrays
 
 Tree = dict[str, Any]
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.safetensors_io import write_arrays
+from colar_jax.weights.safetensors_io import write_arrays
 
 WEIGHTS_FILE = "latent_head.safetensors"
 CONFIG_FILE = "latent_head.json"

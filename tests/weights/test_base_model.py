@@ -9,10 +9,10 @@ import pytest
 from golden.base_folders import QWEN2, base_folder
 from golden.published import recorded
 
-from colar_jax.model import base_model
-from colar_jax.model.base_model import base_identity, open_base
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.reasoner import build_on, calibrate
+from colar_jax.weights import base_model
+from colar_jax.weights.base_model import base_identity, open_base
 
 
 def test_a_folder_wins(tmp_path, monkeypatch):

@@ -14,10 +14,11 @@ import numpy as np
 from flax import traverse_util
 
 from colar_jax.errors import UserError
-from colar_jax.model import hf_config
 from colar_jax.model.presets import LlamaConfig
-from colar_jax.model.safetensors_io import TensorToWrite, write_tensors
-from colar_jax.model.weights import Tree, llama_weights
+from colar_jax.weights import hf_config
+from colar_jax.weights.loading import Tree
+from colar_jax.weights.safetensors_io import TensorToWrite, write_tensors
+from colar_jax.weights.table import llama_weights
 
 MAX_SHARD_BYTES = 5 * 10**9  # as transformers
 

@@ -17,12 +17,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from colar_jax.model import weights as weights_module
-from colar_jax.model.hf_config import to_hf
-from colar_jax.model.hf_folder import save_llama
 from colar_jax.model.llama import Llama
 from colar_jax.model.presets import PRESETS
-from colar_jax.model.weights import llama_weights, load_llama, stored_config
+from colar_jax.weights import loading as weights_module
+from colar_jax.weights.hf_config import to_hf
+from colar_jax.weights.hf_folder import save_llama
+from colar_jax.weights.loading import load_llama, stored_config
+from colar_jax.weights.table import llama_weights
 
 TIED = dataclasses.replace(PRESETS["pico"], vocab_size=37)
 UNTIED = dataclasses.replace(TIED, tied_head=False, qkv_bias=True)

@@ -1,7 +1,6 @@
 """The weights of a Hugging Face Llama or Qwen2 folder into our parameter tree.
 
-torch keeps a linear layer as `[out, in]` and every layer by itself; ours are `[in, out]`, stacked over the layers. What
-is in a file is compared with what the model needs before anything is read, and all differences are one error.
+What is in a file is compared with what the model needs before anything is read, and all differences are one error.
 """
 
 import dataclasses
@@ -18,9 +17,10 @@ from flax import traverse_util
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from colar_jax.errors import UserError
-from colar_jax.model.hf_config import read_config
 from colar_jax.model.presets import LlamaConfig
-from colar_jax.model.safetensors_io import DTYPES, StoredTensor, find_tensors
+from colar_jax.weights.hf_config import read_config
+from colar_jax.weights.safetensors_io import DTYPES, StoredTensor, find_tensors
+from colar_jax.weights.table import EMBEDDING_NAME, HEAD_NAME, Weight, llama_weights
 
 logger = logging.getLogger(__name__)
 
@@ -30,61 +30,6 @@ Tree = dict[str, Any]
 PIECE_BYTES = 64 << 20
 # Stored by old Llama-2 folders; they follow from the config.
 _COMPUTED_SUFFIX = ".self_attn.rotary_emb.inv_freq"
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-@dataclasses.dataclass(frozen=True)
-class Weight:
-    """One leaf of our tree, and where Hugging Face has it: a name for each layer if it is stacked, else one."""
-
-    path: tuple[str, ...]  # in the tree of the Llama
-    names: tuple[str, ...]
-    shape: tuple[int, ...]  # of each tensor in the file
-    is_stacked: bool
-
-    @property
-    def is_kernel(self) -> bool:
-        """Whether it is transposed on the way."""
-        return self.path[-1] == "kernel"
-
-    @property
-    def leaf_shape(self) -> tuple[int, ...]:
-        """The shape in our tree."""
-        shape = self.shape[::-1] if self.is_kernel else self.shape
-        return (len(self.names), *shape) if self.is_stacked else shape
-
-
-def llama_weights(config: LlamaConfig) -> list[Weight]:
-    """Every weight of a model of this shape."""
-    V, D, F = config.vocab_size, config.hidden_size, config.intermediate_size
-    query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    projections = {
-        "query": ("self_attn.q_proj", query_size, D),
-        "key": ("self_attn.k_proj", kv_size, D),
-        "value": ("self_attn.v_proj", kv_size, D),
-        "out": ("self_attn.o_proj", D, query_size),
-        "gate": ("mlp.gate_proj", F, D),
-        "up": ("mlp.up_proj", F, D),
-        "down": ("mlp.down_proj", D, F),
-    }
-    of_layer = {(ours, "kernel"): (f"{name}.weight", (out, in_)) for ours, (name, out, in_) in projections.items()}
-    if config.qkv_bias:
-        for ours in ("query", "key", "value"):
-            name, out, _ = projections[ours]
-            of_layer[ours, "bias"] = f"{name}.bias", (out,)
-    of_layer["attention_norm", "scale"] = "input_layernorm.weight", (D,)
-    of_layer["mlp_norm", "scale"] = "post_attention_layernorm.weight", (D,)
-
-    weights = [
-        Weight(("embedding",), (_EMBEDDING,), (V, D), False),
-        Weight(("final_norm", "scale"), ("model.norm.weight",), (D,), False),
-    ]
-    if not config.tied_head:
-        weights.append(Weight(("head",), (_HEAD,), (V, D), False))
-    for path, (name, shape) in of_layer.items():
-        names = tuple(f"model.layers.{layer}.{name}" for layer in range(config.num_layers))
-        weights.append(Weight(("blocks", *path), names, shape, True))
-    return weights
 
 
 def stored_config(folder: Path) -> LlamaConfig:
@@ -99,7 +44,9 @@ def stored_config(folder: Path) -> LlamaConfig:
     config, (stored, _) = read_config(folder), find_tensors(folder)
     if config.tied_head and _has_own_head(stored):
         logger.warning(
-            "%s ties the head to the embedding, and its %s is another matrix: taken as a head of its own", folder, _HEAD
+            "%s ties the head to the embedding, and its %s is another matrix: taken as a head of its own",
+            folder,
+            HEAD_NAME,
         )
         return dataclasses.replace(config, tied_head=False)
     return config
@@ -107,7 +54,7 @@ def stored_config(folder: Path) -> LlamaConfig:
 
 def _has_own_head(stored: dict[str, StoredTensor]) -> bool:
     """Whether there are both a head and an embedding, with other values."""
-    head, embedding = stored.get(_HEAD), stored.get(_EMBEDDING)
+    head, embedding = stored.get(HEAD_NAME), stored.get(EMBEDDING_NAME)
     if head is None or embedding is None:
         return False
     if head.shape != embedding.shape or len(head.shape) != 2 or not {head.dtype, embedding.dtype} <= DTYPES.keys():
@@ -141,8 +88,8 @@ def load_llama(
         UserError: the files are damaged, or do not hold exactly the weights of `config`; lists all that is wrong.
     """
     stored, faults = find_tensors(folder)
-    if config.tied_head and _EMBEDDING not in stored and _HEAD in stored:
-        stored[_EMBEDDING] = stored.pop(_HEAD)  # either may be stored for both
+    if config.tied_head and EMBEDDING_NAME not in stored and HEAD_NAME in stored:
+        stored[EMBEDDING_NAME] = stored.pop(HEAD_NAME)  # either may be stored for both
     weights = llama_weights(config)
     faults += _differences(weights, stored, config)
     if faults:
@@ -175,8 +122,8 @@ def _differences(weights: list[Weight], stored: dict[str, StoredTensor], config:
         if found.dtype not in DTYPES:
             faults.append(f"wrong dtype: {name} is {found.dtype}, which is none of {', '.join(DTYPES)}")
     if config.tied_head and _has_own_head(stored):
-        faults.append(f"not tied: {_HEAD} is another matrix than {_EMBEDDING} (see `stored_config`)")
-    for name in sorted(stored.keys() - wanted.keys() - ({_HEAD} if config.tied_head else set())):
+        faults.append(f"not tied: {HEAD_NAME} is another matrix than {EMBEDDING_NAME} (see `stored_config`)")
+    for name in sorted(stored.keys() - wanted.keys() - ({HEAD_NAME} if config.tied_head else set())):
         if not name.endswith(_COMPUTED_SUFFIX):
             faults.append(f"unexpected: {name} {list(stored[name].shape)}")
     return faults

@@ -12,10 +12,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from colar_jax.errors import UserError
-from colar_jax.model import hf_config
 from colar_jax.model.presets import LlamaConfig
-from colar_jax.model.safetensors_io import find_tensors
-from colar_jax.model.weights import Tree, load_llama, stored_config
+from colar_jax.weights import hf_config
+from colar_jax.weights.loading import Tree, load_llama, stored_config
+from colar_jax.weights.safetensors_io import find_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from colar_jax.decoding.prefill import Feeder, Prefilled, read_questions
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import word_thinker
 from colar_jax.model.execution import Execution
-from colar_jax.model.hf_config import read_config
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.reasoner import build_on
 from colar_jax.model.visibility import packed as packed_rows
-from colar_jax.model.weights import load_llama
+from colar_jax.weights.hf_config import read_config
+from colar_jax.weights.loading import load_llama
 
 TOLERANCE = 1e-5
 STORIES = Path(__file__).parents[3] / "shared" / "weights" / "stories260K"
