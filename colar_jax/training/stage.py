@@ -5,8 +5,9 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from colar_jax.progress import Progress
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted, InterruptionGuard
 from colar_jax.training.state import TrainState, Tree, join
-from colar_jax.training.trainer import Trainer
+from colar_jax.training.trainer import Step, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -74,38 +75,46 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
             Progress(f"stage {stage.name}", stage.num_steps, done=start) as progress,
             InterruptionGuard() as guard,
         ):
-            _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progress, guard)
+            outlets = _Outlets(checkpoints, writer, progress, guard)
+            with contextlib.closing(stage.trainer.steps(state, frozen, key, start, stage.num_steps)) as steps:
+                _loop(stage, enumerate(steps, start=start + 1), frozen, _LateLog(stage, unlogged), outlets)
 
 
-def _loop(stage, state, frozen, key, start, unlogged, checkpoints, writer, progress, guard) -> None:
-    config = stage.config
-    log, agreement = _LateLog(stage, unlogged), Agreement(stage.mesh)
-    with contextlib.closing(stage.trainer.steps(state, frozen, key, start, stage.num_steps)) as steps:
-        for step, (state, metrics, num_examples) in enumerate(steps, start=start + 1):
-            log.add(step, metrics, num_examples)
-            progress.advance(step)
-            signal_number = agreement.late(guard.signal_number)
-            is_last = step == stage.num_steps
-            is_validation = is_last or _is_multiple(step, config.eval_every)
-            if step % config.log_every == 0 or is_validation:
-                # All steps but the newest, which is still under way; at a validation there is nothing to overlap.
-                values, num_examples = log.read(everything=is_validation)
-                if values:
-                    writer.write(step, values)
-                    progress.log(step, _shown(values), num_examples)
-            # Decided once: a signal that comes later in this step ends a step that is saved, or the next one.
-            is_saved = is_validation or signal_number is not None or _is_multiple(step, config.save_every)
-            if is_saved:
-                log.check()
-                metrics = (
-                    _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
-                )
-                identity = stage.identity | {"unlogged": log.unlogged(), "trainer": stage.trainer.memory()}
-                checkpoints.save(step, saved_tree(state, frozen), metrics=metrics, identity=identity)
-            if is_saved and (signal_number := agreement.now(signal_number or guard.signal_number)):
-                checkpoints.wait()
-                logger.warning("stage %s: signal %d, saved step %d", stage.name, signal_number, step)
-                raise Interrupted(signal_number)
+class _Outlets(NamedTuple):
+    """Where what happens in a stage goes, and where a signal comes from."""
+
+    checkpoints: Checkpoints
+    writer: MetricWriter | NoWriter
+    progress: Progress
+    guard: InterruptionGuard
+
+
+def _loop(stage: StageRun, steps: Iterator[tuple[int, Step]], frozen: Tree, log: "_LateLog", outlets: _Outlets) -> None:
+    config, agreement = stage.config, Agreement(stage.mesh)
+    checkpoints, writer, progress, guard = outlets
+    for step, (state, metrics, num_examples) in steps:
+        log.add(step, metrics, num_examples)
+        progress.advance(step)
+        signal_number = agreement.late(guard.signal_number)
+        is_last = step == stage.num_steps
+        is_validation = is_last or _is_multiple(step, config.eval_every)
+        if step % config.log_every == 0 or is_validation:
+            # All steps but the newest, which is still under way; at a validation there is nothing to overlap.
+            values, num_examples = log.read(everything=is_validation)
+            if values:
+                writer.write(step, values)
+                progress.log(step, _shown(values), num_examples)
+        # Decided once: a signal that comes later in this step ends a step that is saved, or the next one.
+        is_saved = is_validation or signal_number is not None or _is_multiple(step, config.save_every)
+        if is_saved:
+            log.check()
+            metrics = _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
+            identity = stage.identity | {"unlogged": log.unlogged(), "trainer": stage.trainer.memory()}
+            checkpoints.save(step, saved_tree(state, frozen), metrics=metrics, identity=identity)
+        if is_saved and (signal_number := agreement.now(signal_number or guard.signal_number)):
+            checkpoints.wait()
+            logger.warning("stage %s: signal %d, saved step %d", stage.name, signal_number, step)
+            raise Interrupted(signal_number)
 
 
 def _is_multiple(step: int, interval: int) -> bool:

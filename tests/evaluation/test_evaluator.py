@@ -17,6 +17,8 @@ from colar_jax.engine import Engine
 from colar_jax.evaluation.evaluator import Evaluator, Request, Workload
 from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.program import Programs
+from colar_jax.methods.coconut import Coconut
+from colar_jax.methods.codi import Codi
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import Method, Thinking
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -262,3 +264,15 @@ def test_evaluators_of_equal_models_share_programs_and_the_host_works_while_the_
     ]  # fmt: skip
     second.run(model[1], encoded, 2.0, seed=None)
     assert programs.num_compiled == 1 and programs.compile_seconds > 0 and programs.device_seconds > 0
+
+
+@pytest.mark.parametrize("method", [Coconut(num_stages=1), Codi(num_latents=2)], ids=["coconut", "codi"])
+def test_stages_with_equal_settings_share_a_program_whatever_made_them(method, tokenizer, encoded):
+    model, programs = random_model(tokenizer), Programs()
+
+    def texts(method):
+        one = evaluator(model, method, tokenizer, encoded, batch_size=5, programs=programs, max_answer_tokens=2)
+        return one.run(model[1], encoded, "auto", seed=None).texts
+
+    again = type(method)(**vars(method))
+    assert again is not method and texts(again) == texts(method) and programs.num_compiled == 1
