@@ -149,7 +149,12 @@ def test_the_model_card_asks_an_example():
     from colar_jax.exchange.model_card import model_card
 
     card = model_card(
-        title="t", stage="colar", base="", thinks="", speeds=("2",), is_adapter=False, report="", config={}
+        stage="colar",
+        thinks="It thinks.",
+        speeds=("2",),
+        is_adapter=False,
+        report="",
+        config={"title": "t", "model": {"base": ""}},
     )
     assert questions_in(card) and set(questions_in(card)) == {EXAMPLE.question}
 

@@ -76,12 +76,12 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to choose where there is a choice."""
+    """How to choose where there is a choice: the mean of each latent and the most probable tokens, or draws."""
 
-    greedy: bool
-    temperature: float
-    top_p: float
-    generator: torch.Generator | None
+    greedy: bool = True
+    temperature: float = 1.0  # of what is drawn: the latents' standard deviation, the stop, the tokens
+    top_p: float = 0.9  # of the tokens
+    generator: torch.Generator | None = None  # the source of random numbers
 
     def pick(self, logits) -> int:
         """The next token: the most probable one, or a draw from the smallest set of tokens that holds `top_p`."""
@@ -90,6 +90,9 @@ class Sampling:
         probabilities, order = (logits / self.temperature).softmax(-1).sort(descending=True)
         probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
         return int(order[torch.multinomial(probabilities, 1, generator=self.generator)])
+
+
+GREEDY = Sampling()
 
 
 class LatentReasoner:
@@ -136,25 +139,20 @@ class LatentReasoner:
         question: str,
         *,
         speed: float | str | None = None,
-        greedy: bool = True,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
+        sampling: Sampling = GREEDY,
         max_latents: int | None = None,
         min_latents: int | None = None,
         max_answer_tokens: int | None = None,
-        generator: torch.Generator | None = None,
     ) -> Answer:
         """Think about one question and answer it.
 
         Args:
             speed: tokens per latent, as said in the prompt (one that was trained), or "auto".
-            greedy: the mean of each latent and the most probable tokens; otherwise sampled.
-            temperature, top_p: of what is sampled (the latents' standard deviation, the stop, the tokens).
+            sampling: greedy, or `Sampling(greedy=False, ...)`.
             max_latents, min_latents, max_answer_tokens: limits, by default those of the run; latents that are fed as
                 hidden states are as many as were trained.
-            generator: the source of random numbers when sampling.
         """
-        settings, sampling = self.settings, Sampling(greedy, temperature, top_p, generator)
+        settings = self.settings
         speed = settings["speeds"][0] if speed is None else speed
         prompt = settings["prompt"].format(question=question, speed=speed if isinstance(speed, str) else f"{speed:g}")
         separator = settings["separator_id"]
@@ -230,9 +228,9 @@ def main() -> None:
     parser.add_argument("--speed", default=None, help="tokens per latent, or auto; default: the first that was trained")
     parser.add_argument("--seed", type=int, default=None, help="sample with this seed; greedy without")
     arguments = parser.parse_args()
-    generator = None if arguments.seed is None else torch.Generator().manual_seed(arguments.seed)
-    reasoner = LatentReasoner.load(arguments.folder)
-    result = reasoner.answer(arguments.question, speed=arguments.speed, greedy=generator is None, generator=generator)
+    seed = arguments.seed
+    sampling = GREEDY if seed is None else Sampling(greedy=False, generator=torch.Generator().manual_seed(seed))
+    result = LatentReasoner.load(arguments.folder).answer(arguments.question, speed=arguments.speed, sampling=sampling)
     if result.reasoning:
         print(result.reasoning)
     thoughts = "tokens of reasoning" if result.reasoning else "latents"

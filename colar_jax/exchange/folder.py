@@ -118,9 +118,7 @@ def _thinking_facts(run: Run, stage: str, thinking: Thinking) -> dict[str, Any]:
 def _card(run: Run, stage: str, facts: dict[str, Any], *, is_adapter: bool) -> str:
     report = run.workdir / MARKDOWN_FILE
     return model_card(
-        title=run.config.title,
         stage=stage,
-        base=run.config.model.base,
         thinks=ways.WAYS[facts["way"]].format(num_thoughts=facts["max_thoughts"]),
         speeds=tuple(facts["speeds"]) if run.method(stage).has_speed else (),
         is_adapter=is_adapter,

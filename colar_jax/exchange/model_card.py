@@ -47,9 +47,7 @@ print(reasoner.answer("{question}"{speed_argument}).text)
 
 def model_card(
     *,
-    title: str,
     stage: str,
-    base: str,
     thinks: str,
     speeds: tuple[str, ...],
     is_adapter: bool,
@@ -59,17 +57,17 @@ def model_card(
     """The card as Markdown.
 
     Args:
-        title, stage: of the run, and which of its stages was exported.
-        base: the base model's name, "" for a model trained from random weights.
+        stage: which of the run's was exported.
         thinks: how the method thinks, and which files hold what it needs for that.
         speeds: the trained thinking speeds, as prompts say them; none where there is no speed to choose.
-        is_adapter: whether the folder holds a PEFT adapter for `base` (else a whole model).
+        is_adapter: whether the folder holds a PEFT adapter for the run's base (else a whole model).
         report: the run's table in Markdown, "" where it was not evaluated.
-        config: the resolved config.
+        config: the run's, resolved.
     """
+    base = config["model"]["base"]
     return CARD.format(
         base_line=f"base_model: {base}\n" if base else "",
-        title=title,
+        title=config["title"],
         stage=stage,
         contents=f"This folder is a PEFT adapter for `{base}`." if is_adapter else "This folder is a whole model.",
         question=EXAMPLE.question,
