@@ -84,7 +84,7 @@ def then_signal(function, when):
 
 make = pipeline.make_train_step
 pipeline.make_train_step = lambda *arguments: then_signal(make(*arguments), "step")
-Evaluator._judge = then_signal(Evaluator._judge, "validation")  # decoded, and not yet written
+Evaluator._outcome = then_signal(Evaluator._outcome, "validation")  # decoded, and not yet written
 Checkpoints.save = then_signal(Checkpoints.save, "save")  # it goes on in the background
 run_main(pipeline.train)
 """
