@@ -107,7 +107,9 @@ def compare_run(workdir: Path) -> str:
     config, report = (read_json_object(workdir / name) for name in ("config.json", JSON_FILE))
     try:
         return comparison_table(compare(config, report))
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError as error:
+        raise UserError(f"{workdir}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"{workdir}: config.json and {JSON_FILE} are not those of a run ({error!r}): evaluate the run again"
         ) from error

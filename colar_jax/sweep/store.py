@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,46 @@ class Decoded:
         arrays = {name: np.array(value) for name, value in values.items() if name.endswith("_N") and value is not None}
         return cls(**values | arrays)
 
+    @classmethod
+    def is_json(cls, values: Any) -> bool:
+        """Whether it is what `as_json` gives: all fields, and in each an entry for each of the same questions."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or not names - {"cut_answer_N"} <= values.keys() <= names:
+            return False
+        predictions, seconds = values["predictions"], values["seconds"]
+        return (
+            _is_list_of(predictions, str)
+            and len(predictions) > 0
+            and _is_list_of(values["samples"], dict)
+            and type(seconds) in (int, float)
+            and 0 <= seconds < math.inf
+            and all(_is_array(name, values.get(name), len(predictions)) for name in names if name.endswith("_N"))
+        )
+
     def as_json(self) -> dict:
         """Plain numbers and lists."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def are_causal_rows(values: Any) -> bool:
+    """Whether it is what `causal_tests` gives."""
+    return _is_list_of(values, dict) and all(
+        {"speed", "intervention", "accuracy", "difference", "interval", "p", "used"} <= row.keys() for row in values
+    )
+
+
+def _is_list_of(values: Any, kind: type) -> bool:
+    return type(values) is list and all(type(value) is kind for value in values)
+
+
+def _is_array(name: str, values: Any, length: int) -> bool:
+    """Whether it is a value a question: flags or counts, as the name has it."""
+    if name == "cut_answer_N" and values is None:
+        return True
+    if name in ("right_N", "forced_stop_N", "cut_answer_N"):
+        return _is_list_of(values, bool) and len(values) == length
+    return _is_list_of(values, int) and len(values) == length and all(0 <= value < 2**31 for value in values)
 
 
 def key_of(identity: dict) -> str:
@@ -63,12 +101,13 @@ class Store:
 
     Args:
         path: the file; it and its folder are made with the first outcome.
+        is_outcome: whether plain JSON is an outcome as this file has them.
 
     Raises:
         UserError: a line before the last is none of ours.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, is_outcome: Callable[[Any], bool] = Decoded.is_json):
         self._path = path
         self._outcomes: dict[str, Any] = {}
         lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
@@ -77,6 +116,8 @@ class Store:
             try:
                 record = json.loads(line)
                 self._outcomes[record["cell"]] = record["outcome"]
+                if not is_outcome(record["outcome"]):
+                    raise ValueError("its outcome is not what an evaluation writes")
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(f"{path}, line {number} is no decoded cell ({error!r}): remove the file") from None
         if rest and is_first():

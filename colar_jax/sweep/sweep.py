@@ -25,7 +25,7 @@ from colar_jax.starts import finished_identity
 from colar_jax.sweep.cells import Cell, cells_of, stages_of
 from colar_jax.sweep.clock import Clock
 from colar_jax.sweep.member import StageCells, causal_rows, decode_missing, results_of, shown_samples, stage_cells
-from colar_jax.sweep.store import CAUSAL_FILE, CELLS_FILE, Store
+from colar_jax.sweep.store import CAUSAL_FILE, CELLS_FILE, Store, are_causal_rows
 from colar_jax.trained_questions import refuse_trained_questions
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def _places(configs: Sequence[Config]) -> list[tuple[str, str, str]]:
 
 def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) -> list[Result]:
     store, clock = Store(folder / CELLS_FILE), Clock()
-    of_causes = Store(folder / CAUSAL_FILE)
+    of_causes = Store(folder / CAUSAL_FILE, are_causal_rows)
     results, samples, causal, notes = [], [], [], []
     # How many cells there are follows from the configs, before any model is loaded.
     total = sum(_num_cells(config) for config in configs)
