@@ -85,6 +85,8 @@ def _define(values: absl_flags.FlagValues, name: str, default: Any, choices: tup
 def _parse(values: absl_flags.FlagValues, arguments: list[str], *, known_only: bool = False) -> list[str]:
     for argument, following in itertools.pairwise([*arguments, None]):
         name = _name(argument)
+        if name == "":
+            raise UserError(f"{argument!r} is no flag: settings are given as --config.some.setting=value")
         if name in _OF_ABSL:
             raise UserError(f"--{name} is no flag of this program: write its flags on the command line")
         if following is None or name not in values or "=" in argument:

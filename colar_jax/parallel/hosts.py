@@ -80,7 +80,8 @@ def require_devices() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what a run writes once."""
+    """Whether this process is the one that writes what a run writes once. UserError where jax has no devices."""
+    require_devices()  # this is the first that a program asks of jax
     return jax.process_index() == 0
 
 
