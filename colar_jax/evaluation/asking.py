@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from colar_jax.config import DecodeConfig
 from colar_jax.data.answers import extract_answer
 from colar_jax.data.prompts import Speed, question_prompt
 from colar_jax.data.tokenizers import Tokenizer
@@ -19,6 +18,7 @@ from colar_jax.evaluation.latents import Latent, inspecting, read_latent
 from colar_jax.methods import Method
 from colar_jax.methods.method import decode_limits
 from colar_jax.model.execution import Execution
+from colar_jax.settings import DecodeConfig
 
 # Prompts are filled up to a multiple of this, so that questions of about one length share a compiled prefill.
 _ROOM = 128

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import DecodeConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed
 from colar_jax.decoding.decoder import Decoded
@@ -19,6 +18,7 @@ from colar_jax.engine import Engine
 from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.program import Programs, ProgramSpec, lower, variation
 from colar_jax.methods import Method
+from colar_jax.settings import DecodeConfig
 
 logger = logging.getLogger(__name__)
 

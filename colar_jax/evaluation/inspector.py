@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import DecodeConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed
 from colar_jax.decoding.decoder import Decoded
@@ -25,6 +24,7 @@ from colar_jax.evaluation.latents import Latent, inspecting, read_latent
 from colar_jax.methods import Method
 from colar_jax.methods.method import decode_limits
 from colar_jax.parallel.hosts import fetch
+from colar_jax.settings import DecodeConfig
 
 # (parameters, (prompts, keys_B, more arrays of rows...)) -> what became of the rows
 Program = Callable[..., object]

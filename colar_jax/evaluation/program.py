@@ -11,7 +11,6 @@ import time
 import jax
 import numpy as np
 
-from colar_jax.config import DecodeConfig
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.engine import Engine, Ways
@@ -19,6 +18,7 @@ from colar_jax.errors import UserError
 from colar_jax.methods import Method
 from colar_jax.methods.method import decode_limits
 from colar_jax.parallel.hosts import fetch
+from colar_jax.settings import DecodeConfig
 
 TEMPERATURES = ("latent_temperature", "stop_temperature", "answer_temperature")
 
