@@ -1,5 +1,6 @@
 """The files for people: links lead somewhere, and the citation is what its format asks for and of this version."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -50,3 +51,25 @@ def test_the_changelog_has_this_version_and_a_place_for_the_next():
     headings = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert headings[0] == "Unreleased" and colar_jax.__version__ in headings
     assert len(headings) == len(set(headings))
+
+
+PATH = re.compile(r"`((?:\w+/)+\w+\.(?:py|sh|ipynb|npz|json|md))(?::\w+)?`")
+# Written by a run, or made by a reader.
+NOT_IN_THE_PROJECT = re.compile(r"runs/|exported/|methods/mine")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_are_there(page):
+    """From the root of the project, from the package, or from beside the page."""
+    for name in PATH.findall(page.read_text(encoding="utf-8")):
+        places = (ROOT, ROOT / "colar_jax", page.parent)
+        if not NOT_IN_THE_PROJECT.match(name):
+            assert any((place / name).is_file() for place in places), f"{page.name} names {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_imports_in_examples_work(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        for module, names in re.findall(r"^from (colar_jax[\w.]*) import ([\w, ]+)$", block, flags=re.MULTILINE):
+            for name in names.split(","):
+                assert hasattr(importlib.import_module(module), name.strip()), f"{page.name}: {module} has no {name}"
