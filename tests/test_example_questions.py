@@ -97,6 +97,14 @@ def test_they_are_of_all_lengths_and_no_two_are_the_same():
     assert len({example.question for example in EXAMPLES}) == len(EXAMPLES)
 
 
+def text_of(path: Path) -> str:
+    """What is written in a file; of a notebook its cells, without what they printed."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    return "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+
+
 def questions_in(text: str) -> list[str]:
     """What a text asks: stories of the embedded kind, and what it gives to a command or a function as a question."""
     # One line: strings of a notebook (JSON) and of Python may go on on the next one.
@@ -112,7 +120,7 @@ def test_every_question_in_the_docs_is_in_the_list():
     others = {
         str(path.relative_to(ROOT)): unknown
         for path in READ_BY_STRANGERS
-        if (unknown := [question for question in questions_in(path.read_text()) if question not in known])
+        if (unknown := [question for question in questions_in(text_of(path)) if question not in known])
     }
     assert not others, "no test answers these: take one of colar_jax/data/example_questions.py"
 
@@ -142,7 +150,7 @@ def test_a_new_question_is_found_however_it_is_written(text):
     ],
 )
 def test_the_pages_that_show_an_example_are_looked_at(name):
-    assert ROOT / name in READ_BY_STRANGERS and questions_in((ROOT / name).read_text())
+    assert ROOT / name in READ_BY_STRANGERS and questions_in(text_of(ROOT / name))
 
 
 def test_the_model_card_asks_an_example():
