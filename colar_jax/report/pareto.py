@@ -37,12 +37,17 @@ def pareto_points(rows: Sequence[Row], datasets: Sequence[str]) -> list[Point]:
     places: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row, dataset, length, accuracy in measured:
         places.setdefault((dataset, row.way.sampling), []).append((length, accuracy.center))
+    # Only what is not dominated is ever worth mixing.
+    fronts = {
+        panel: {place for place in of_panel if not any(_dominates(other, place) for other in of_panel)}
+        for panel, of_panel in places.items()
+    }
     points = []
     for row, dataset, length, accuracy in measured:
-        beside = places[dataset, row.way.sampling]
-        is_dominated = any(_dominates(other, (length, accuracy.center)) for other in beside)
+        front = fronts[dataset, row.way.sampling]
+        is_dominated = (length, accuracy.center) not in front
         high = accuracy.center if accuracy.high is None else accuracy.high
-        is_on_line = not is_dominated and high >= _of_a_mix(beside, length) - 1e-12
+        is_on_line = not is_dominated and high >= _of_a_mix(sorted(front), length) - 1e-12
         points.append(Point(row.way, dataset, length, accuracy, is_dominated, is_on_line, row.was_trained))
     return points
 
