@@ -31,16 +31,27 @@ def cross_entropy_sum(hidden_ND, head_VD, label_ids_N, *, chunk: int):
         right_N = picked_N >= jnp.max(logits_NV, axis=1)
         return jnp.sum(jnp.where(is_label, losses_N, 0.0)), jnp.sum(is_label & right_N)
 
+    return in_chunks(part, hidden_ND, label_ids_N, chunk=chunk, padding_id=-1, join=_sums)
+
+
+def _sums(of_chunks):
+    return jax.tree.map(jnp.sum, of_chunks)
+
+
+def in_chunks(part, hidden_ND, ids_N, *, chunk: int, padding_id: int, join):
+    """`part(hidden_ND, ids_N)` of at most `chunk` rows at a time, so that no more of them have logits.
+
+    What a chunk computes is computed again in the backward pass; `N <= chunk` is one plain call. `join` makes one
+    result of those of the chunks, which are stacked; the last chunk is filled up with `padding_id`.
+    """
     num_rows, size = hidden_ND.shape
     if num_rows <= chunk:
-        return part(hidden_ND, label_ids_N)
-
+        return part(hidden_ND, ids_N)
     num_chunks = -(-num_rows // chunk)
     padding = num_chunks * chunk - num_rows
     hidden = jnp.pad(hidden_ND, ((0, padding), (0, 0))).reshape(num_chunks, chunk, size)
-    labels = jnp.pad(label_ids_N, (0, padding), constant_values=-1).reshape(num_chunks, chunk)
-    losses, right = jax.lax.map(jax.checkpoint(lambda chunk_of: part(*chunk_of)), (hidden, labels))
-    return jnp.sum(losses), jnp.sum(right)
+    ids = jnp.pad(ids_N, (0, padding), constant_values=padding_id).reshape(num_chunks, chunk)
+    return join(jax.lax.map(jax.checkpoint(lambda chunk_of: part(*chunk_of)), (hidden, ids)))
 
 
 def gaussian_nll(predicted: Gaussian, target):

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from colar_jax.model.linear import Linear, along_last, parameter
-
-LAYER_NORM_EPS = 1e-5
+from colar_jax.model.linear import Linear, parameter
+from colar_jax.model.norm import layer_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +79,8 @@ class LatentHead(nnx.Module):
 
     def __call__(self, hidden) -> Gaussian:
         """The distribution of the next compressed embedding, for hidden states `[..., D]`."""
-        x = self.second(jax.nn.gelu(self.first(hidden), approximate=False)).astype(jnp.float32)
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + LAYER_NORM_EPS)
-        x = x * along_last(self.norm_scale[...], x) + along_last(self.norm_bias[...], x)
-        x = x.astype(hidden.dtype)
+        x = self.second(jax.nn.gelu(self.first(hidden), approximate=False))
+        x = layer_norm(x, self.norm_scale[...], self.norm_bias[...])
         mean = self.mean(x).astype(jnp.float32)
         if self.config.deterministic:
             return Gaussian(mean, jnp.zeros_like(mean))

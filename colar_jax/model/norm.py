@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation, with a backward pass that a CPU is fast at."""
+"""Normalisation: by the root mean square, with a backward pass that a CPU is fast at, and LayerNorm."""
 
 import functools
 
@@ -18,6 +18,17 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x):
         return _normalise(x, self.scale[...], self.eps)
+
+
+LAYER_NORM_EPS = 1e-5
+
+
+def layer_norm(x, scale_D, bias_D):
+    """LayerNorm over the last axis, in float32; the result has the dtype of `x`."""
+    wide = x.astype(jnp.float32)
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + LAYER_NORM_EPS)
+    return (wide * along_last(scale_D, wide) + along_last(bias_D, wide)).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -3,11 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from colar_jax.model.latent_head import LAYER_NORM_EPS
-from colar_jax.model.linear import Linear, along_last, parameter
+from colar_jax.model.linear import Linear, parameter
+from colar_jax.model.norm import layer_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +32,4 @@ class Projection(nnx.Module):
         x = self.second(jax.nn.gelu(self.first(hidden), approximate=False))
         if not self.config.layer_norm:
             return x
-        wide = x.astype(jnp.float32)
-        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + LAYER_NORM_EPS)
-        wide = wide * along_last(self.norm_scale[...], wide) + along_last(self.norm_bias[...], wide)
-        return wide.astype(x.dtype)
+        return layer_norm(x, self.norm_scale[...], self.norm_bias[...])

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.decoding.sampling import log_prob_of, nucleus
 from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob, temper_odds
+from colar_jax.losses import in_chunks
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import Gaussian
@@ -99,7 +100,6 @@ def _embed(model: Reasoner, batch: TreeBatch, separator_id: int, dtype):
 
 def _token_log_probs(model: Reasoner, hidden, ids, temperature: float, top_p: float, chunk: int):
     """Of each `ids` `[...]` at hidden states `[..., D]`; at most `chunk` positions have logits at a time."""
-    shape = ids.shape
 
     def part(hidden_ND, ids_N):
         logits_NV = model.llama.logits(hidden_ND) / temperature
@@ -110,15 +110,10 @@ def _token_log_probs(model: Reasoner, hidden, ids, temperature: float, top_p: fl
         return log_prob_of(logits_NV, ids_N)
 
     hidden_ND, ids_N = hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1)
-    num_rows = len(ids_N)
-    if num_rows <= chunk:
-        return part(hidden_ND, ids_N).reshape(shape)
-    num_chunks = -(-num_rows // chunk)
-    padding = num_chunks * chunk - num_rows
-    hidden = jnp.pad(hidden_ND, ((0, padding), (0, 0))).reshape(num_chunks, chunk, -1)
-    ids = jnp.pad(ids_N, (0, padding)).reshape(num_chunks, chunk)
-    log_probs = jax.lax.map(jax.checkpoint(lambda chunk_of: part(*chunk_of)), (hidden, ids))
-    return log_probs.reshape(-1)[:num_rows].reshape(shape)
+    log_probs = in_chunks(
+        part, hidden_ND, ids_N, chunk=chunk, padding_id=0, join=lambda of_chunks: of_chunks.reshape(-1)[: len(ids_N)]
+    )
+    return log_probs.reshape(ids.shape)
 
 
 def clipped_loss(log_probs, old_log_probs, advantages, *, epsilon: float, epsilon_high: float):
