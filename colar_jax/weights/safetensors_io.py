@@ -76,8 +76,10 @@ def _find_sharded(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
     try:
         index, repeated = _parse((folder / INDEX_FILE).read_bytes())
         file_of_name = index["weight_map"]
-        shards = sorted({str(file) for file in file_of_name.values()})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if not all(isinstance(file, str) for file in file_of_name.values()):
+            raise TypeError("a shard's name must be a text")
+        shards = sorted(set(file_of_name.values()))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder / INDEX_FILE} is no index of shards ({error!r})") from None
     faults = [f"set twice: {name} in {INDEX_FILE}" for name in repeated]
     missing = [name for name in shards if Path(name).name != name or not (folder / name).is_file()]
@@ -131,16 +133,31 @@ def _read_header(file: Path) -> tuple[dict[str, StoredTensor], list[str]]:
                 for name, entry in entries.items()
             }
             end = max((tensor.start + tensor.num_bytes for tensor in tensors.values()), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"damaged: {file.name} has no safetensors header ({error!r})") from None
     if end > size:
         raise UserError(f"truncated: {file.name} has {size} bytes of {end}; fetch it again")
+    _check_places(file, tensors, 8 + length, size)
     return tensors, repeated
+
+
+def _check_places(file: Path, tensors: dict[str, StoredTensor], first: int, size: int) -> None:
+    """UserError unless the tensors fill the file from byte `first` on, without a gap and without sharing any byte."""
+    end = first
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].num_bytes)):
+        if tensor.start != end:
+            raise UserError(f"damaged: {file.name} has {name} at byte {tensor.start}, and should have it at {end}")
+        end += tensor.num_bytes
+    if end != size:
+        raise UserError(f"damaged: {file.name} has {size - end} bytes that belong to no tensor")
 
 
 def _stored(file: Path, data_start: int, dtype: str, shape: list[int], first: int, last: int) -> StoredTensor:
     known = DTYPES.get(dtype)
-    if first < 0 or (known is not None and last - first != math.prod(shape) * known.itemsize):
+    are_counts = isinstance(shape, list) and all(type(count) is int and count >= 0 for count in (*shape, first, last))
+    if not are_counts or last < first:
+        raise UserError(f"{shape} at bytes {first} to {last} is no tensor")
+    if known is not None and last - first != math.prod(shape) * known.itemsize:
         raise UserError(f"bytes {first} to {last} are not {dtype} {shape}")
     return StoredTensor(file, dtype, tuple(shape), data_start + first, last - first)
 

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -23,6 +26,7 @@ from colar_jax.weights import loading as weights_module
 from colar_jax.weights.hf_config import to_hf
 from colar_jax.weights.hf_folder import save_llama
 from colar_jax.weights.loading import load_llama, stored_config
+from colar_jax.weights.safetensors_io import find_tensors
 from colar_jax.weights.table import llama_weights
 
 TIED = dataclasses.replace(PRESETS["pico"], vocab_size=37)
@@ -361,3 +365,82 @@ def test_a_folder_with_something_in_it_is_not_written_over(tmp_path):
 if __name__ == "__main__":
     assert jax.device_count() == 8
     check_shards(Path(sys.argv[1]))
+
+
+# Any damage to a folder's files is refused by the folder's name, or lies in the numbers themselves.
+
+FUZZ = hypothesis.settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+NAME = "model.norm.weight"
+ENTRIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "F16", "BF16", "I8", "", 3, None]),
+        "shape": st.one_of(
+            st.lists(st.integers(-2, 64), max_size=3), st.sampled_from([[32], [4, 8], "32", None, [32.0]])
+        ),
+        "data_offsets": st.one_of(st.lists(st.integers(-8, 6000), max_size=3), st.sampled_from([[0, 128], "01", None])),
+    },
+)
+
+
+def whole_file(folder) -> bytes:
+    if not (folder / "whole").is_file():
+        make_folder(folder, TIED, stored_arrays(TIED))
+        (folder / "whole").write_bytes((folder / "model.safetensors").read_bytes())
+    return (folder / "whole").read_bytes()
+
+
+def check_damaged(folder, content: bytes) -> None:
+    """We read it or refuse it by name; what the safetensors package refuses, we do."""
+    (folder / "model.safetensors").write_bytes(content)
+    stored, faults = find_tensors(folder)
+    faults += weights_module._differences(llama_weights(TIED), stored, TIED)
+    if faults:
+        assert all(isinstance(fault, str) for fault in faults)
+        return
+    with safetensors.safe_open(folder / "model.safetensors", framework="numpy") as theirs:
+        assert set(theirs.keys()) == set(stored)
+
+
+@FUZZ
+@hypothesis.given(place=st.floats(0, 1), in_header=st.booleans(), damage=st.binary(max_size=8), cut=st.booleans())
+def test_damaged_bytes(tmp_path_factory, place, in_header, damage, cut):
+    folder = tmp_path_factory.getbasetemp() / "damaged_bytes"
+    content = whole_file(folder)
+    header = 8 + int.from_bytes(content[:8], "little")
+    at = int(place * (header if in_header else len(content)))
+    check_damaged(folder, content[:at] + damage + (b"" if cut else content[at + len(damage) :]))
+
+
+@FUZZ
+@hypothesis.given(changes=ENTRIES, tail=st.binary(max_size=4))
+def test_damaged_entries(tmp_path_factory, changes, tail):
+    folder = tmp_path_factory.getbasetemp() / "damaged_entries"
+    content = whole_file(folder)
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header[NAME] |= changes
+    text = json.dumps(header).encode()
+    check_damaged(folder, len(text).to_bytes(8, "little") + text + content[end:] + tail)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (INDEX, b"[" * 100_000),
+        (INDEX, b"{}"),
+        (INDEX, b'{"weight_map": []}'),
+        (INDEX, b'{"weight_map": {"a": 3}}'),
+        (INDEX, b"\xff"),
+        ("model.safetensors", (100_000).to_bytes(8, "little") + b"[" * 100_000),
+        ("model.safetensors", (2**63).to_bytes(8, "little")),
+        ("model.safetensors", b""),
+    ],
+)
+def test_files_that_hold_something_else(tmp_path, file, text):
+    (tmp_path / file).write_bytes(text)
+    refused(tmp_path)
