@@ -19,7 +19,9 @@ class Flags:
 
     out: str = flag("", "where the report goes; default: the run's folder, or `sweep` beside the first of several")
     reference: str = flag(
-        "", "what all rows are compared with, as [run:]stage[@speed], colar@2; default: CoLaR at its lowest speed"
+        "",
+        "what all rows are compared with, as [run:]stage[@speed], colar@2; default: CoLaR at its lowest speed; of "
+        "several runs, the first run's row of the same stage and speed",
     )
     ledger: bool = flag(False, "decode nothing: put what the runs measured beside the paper's numbers (docs/ledger.md)")
 
