@@ -81,8 +81,8 @@ class Engine:
         return parameter_specs(self.graph, parameters, self.mesh)
 
     def merge(self, shards: Tree, specs: Tree) -> Reasoner:
-        """The model from one device's part of all its parameters, inside `shard_map` (`model.sharded.merge`)."""
-        return sharded.merge(self.graph, shards, specs)
+        """The model from one device's part of all its parameters, inside `shard_map` (`model.sharded.merge_shards`)."""
+        return sharded.merge_shards(self.graph, shards, specs)
 
     def execution(self, specs: Tree, *, gathers_each_step: bool = False) -> Execution:
         """How a device computes with a model whose parameters lie as `specs` say."""

@@ -13,9 +13,9 @@ from colar_jax.config import Config, nearest
 from colar_jax.errors import UserError
 from colar_jax.planning.chips import parse_topology
 from colar_jax.planning.devices import COMPILERS, open_target
-from colar_jax.planning.plan import StagePlan, plan_stage
+from colar_jax.planning.plan_text import text
 from colar_jax.planning.scaling import scaling_table
-from colar_jax.planning.table import text
+from colar_jax.planning.stage_plan import StagePlan, plan_stage
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,16 +31,16 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.fingerprint import problems_hash
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
-from colar_jax.data.readable import Room, encode_readable
+from colar_jax.data.readable import DecodeRoom, encode_readable
 from colar_jax.data.splits import Splits, load_splits, load_tests
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.engine import Engine
 from colar_jax.errors import UserError
 from colar_jax.evaluation.asking import Asker
+from colar_jax.evaluation.decode_program import Programs
 from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.judge import Judge
-from colar_jax.evaluation.program import Programs
 from colar_jax.json_object import read_json_object
 from colar_jax.methods import Method, find_method
 from colar_jax.model.lora import split_base
@@ -269,7 +269,7 @@ def _all_speeds(config: Config) -> tuple[Speed, ...]:
     return tuple(sorted(speeds, key=lambda speed: (speed == AUTO_SPEED, speed if speed != AUTO_SPEED else 0)))
 
 
-def _room(config: Config) -> Room:
+def _room(config: Config) -> DecodeRoom:
     """What decodes of the run have room for: words where a method thinks in words, latents where it chooses a speed."""
     words = latents = 0
     slowest = math.inf
@@ -281,4 +281,4 @@ def _room(config: Config) -> Room:
         elif method.has_speed:
             latents = max(latents, thinking.max_thoughts)
             slowest = min(slowest, *(speed for speed in decode_speeds(config, name) if speed != AUTO_SPEED), math.inf)
-    return Room(config.decode.max_answer_tokens, words, latents, 1.0 if slowest == math.inf else slowest)
+    return DecodeRoom(config.decode.max_answer_tokens, words, latents, 1.0 if slowest == math.inf else slowest)

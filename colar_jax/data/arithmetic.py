@@ -39,7 +39,7 @@ SPLIT_OF_BUCKET = dict.fromkeys(range(8), "train") | {8: "val", 9: "test"}
 MAX_FAILURES = 10_000
 
 # (start, ((operator, operand), ...))
-Chain = tuple[int, tuple[tuple[str, int], ...]]
+Operations = tuple[int, tuple[tuple[str, int], ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def generate_problems(split: str, count: int, *, seed: int = 0, **kind: int) -> 
     order = f"{split}/{seed}/{steps[0]}/{steps[1]}/{settings.max_number}/{settings.max_change}"
     # Repeats have draws of their own: the problems are the same ones with and without.
     rng, repeats = random.Random(order), random.Random(f"{order}/repeats")
-    seen: set[Chain] = set()
+    seen: set[Operations] = set()
     problems: list[Problem] = []
     failures = 0
     while len(problems) < count:
@@ -113,7 +113,7 @@ def generate_problems(split: str, count: int, *, seed: int = 0, **kind: int) -> 
     return problems
 
 
-def split_of(chain: Chain) -> str:
+def split_of(chain: Operations) -> str:
     """The split that a chain belongs to, by a hash that is the same on every machine and Python version."""
     start, operations = chain
     text = str(start) + "".join(f"{operator}{operand}" for operator, operand in operations)
@@ -143,7 +143,7 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted({*words, *NAMES, *THINGS, *pronouns}))
 
 
-def _draw_chain(rng: random.Random, num_steps: int, max_number: int, max_change: int) -> Chain:
+def _draw_chain(rng: random.Random, num_steps: int, max_number: int, max_change: int) -> Operations:
     start = value = rng.randint(1, max_number)
     operations = []
     for _ in range(num_steps):
@@ -177,7 +177,7 @@ def _draw_operation(rng: random.Random, value: int, max_number: int, max_change:
     return operator, rng.choice(divisors)
 
 
-def _tell(rng: random.Random, chain: Chain, num_repeats: int) -> Problem:
+def _tell(rng: random.Random, chain: Operations, num_repeats: int) -> Problem:
     name, things = rng.choice(tuple(NAMES)), rng.choice(THINGS)
     start, operations = chain
     words = {"name": name, "things": things, "He": NAMES[name], "he": NAMES[name].lower()}

@@ -18,7 +18,7 @@ from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Row = Mapping[str, Any]
+HubRow = Mapping[str, Any]
 
 BOX = "\\boxed{"
 
@@ -35,7 +35,7 @@ class HubSet:
     """
 
     repository: str
-    convert: Callable[[Row], Problem | None]
+    convert: Callable[[HubRow], Problem | None]
     splits: Mapping[str, str]
     subsets: tuple[str | None, ...] = (None,)
 
@@ -65,7 +65,7 @@ def load_hub_set(name: str, split: str) -> list[Problem]:
     return problems
 
 
-def convert_rows(rows: Iterable[Row], convert: Callable[[Row], Problem | None], place: str) -> list[Problem]:
+def convert_rows(rows: Iterable[HubRow], convert: Callable[[HubRow], Problem | None], place: str) -> list[Problem]:
     """Convert rows in order, leave out those that have no problem, and log how many these were.
 
     Raises:
@@ -88,7 +88,7 @@ def convert_rows(rows: Iterable[Row], convert: Callable[[Row], Problem | None], 
     return problems
 
 
-def convert_plain(row: Row) -> Problem:
+def convert_plain(row: HubRow) -> Problem:
     """A row in our own form. Steps may be one text (column `steps` or `cot`): marks `<<..>>`, or else lines."""
     steps = row["cot"] if "cot" in row and "steps" not in row else row["steps"]
     if isinstance(steps, str):
@@ -96,28 +96,28 @@ def convert_plain(row: Row) -> Problem:
     return _problem(row["question"], steps, row["answer"])
 
 
-def convert_gsm8k(row: Row) -> Problem:
+def convert_gsm8k(row: HubRow) -> Problem:
     """Original GSM8K: each line of the worked solution is a step, `<<..>>` marks kept; the answer follows `####`."""
     return parse_gsm8k(row["question"], row["answer"])
 
 
-def convert_gsm_hard(row: Row) -> Problem:
+def convert_gsm_hard(row: HubRow) -> Problem:
     """GSM-Hard: the one step is a Python program, the answer the float it returns."""
     return _problem(row["input"], [row["code"]], row["target"])
 
 
-def convert_svamp(row: Row) -> Problem:
+def convert_svamp(row: HubRow) -> Problem:
     """SVAMP: the question is body and question sentence, the one step an infix expression."""
     question = f"{row['Body'].strip('. ')}. {row['Question'].strip()}"
     return _problem(question, [row["Equation"]], row["Answer"])
 
 
-def convert_multiarith(row: Row) -> Problem:
+def convert_multiarith(row: HubRow) -> Problem:
     """MultiArith: the hub's copy has no equations, so there are no steps."""
     return _problem(row["question"].strip(), [], row["final_ans"])
 
 
-def convert_math(row: Row) -> Problem | None:
+def convert_math(row: HubRow) -> Problem | None:
     """MATH: the answer is what the box holds, the one step is the solution without the box.
 
     None for a solution without exactly one `\\boxed{` (as published) or with nothing in the box.
@@ -176,7 +176,7 @@ def _split_names(repository: str) -> list[str]:
         return datasets.get_dataset_split_names(repository)
 
 
-def _load_rows(repository: str, subset: str | None, split: str) -> Iterable[Row]:
+def _load_rows(repository: str, subset: str | None, split: str) -> Iterable[HubRow]:
     import datasets
 
     with _explain_failure(repository):

@@ -21,7 +21,7 @@ MEMORY_BYTES = 4 * 2**30
 _BASE = re.compile(r"_\{?(\d+)\}?\$?$")
 
 
-def is_equivalent(prediction: str, answer: str) -> bool:
+def answers_agree(prediction: str, answer: str) -> bool:
     """Whether math-verify takes both for the same mathematics; decimals are compared to 6 places."""
     bases = [match.group(1) for text in (prediction, answer) if (match := _BASE.search(text.strip()))]
     if len(set(bases)) > 1:
@@ -39,7 +39,7 @@ def main() -> None:
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS_PER_PAIR)  # whose signal ends a process
         try:
-            verdict = is_equivalent(*json.loads(line))
+            verdict = answers_agree(*json.loads(line))
         except (Exception, MemoryError):  # whatever a parser stumbles over is no right answer
             verdict = False
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -28,7 +28,7 @@ _MOST_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Room:
+class DecodeRoom:
     """What a decode has room for; 0 where no method of the run thinks so."""
 
     answer_tokens: int
@@ -43,7 +43,7 @@ def encode_readable(
     tokenizer: Tokenizer,
     speeds: tuple[Speed, ...],
     config: DataConfig,
-    room: Room,
+    room: DecodeRoom,
 ) -> EncodedProblems:
     """`encode` a set, and see that its answers can be right.
 
@@ -82,7 +82,7 @@ def refuse_unreadable(name: str, encoded: EncodedProblems, tokenizer: Tokenizer,
     logger.warning("%s (allowed by data.max_unreadable)", message)
 
 
-def warn_of_lengths(name: str, encoded: EncodedProblems, room: Room) -> None:
+def warn_of_lengths(name: str, encoded: EncodedProblems, room: DecodeRoom) -> None:
     """Log how many answers and chains of a set are longer than a decode has room for, and by how much."""
     latents = num_groups(encoded.step_lengths, room.slowest)
     for kind, lengths, limit, setting in (

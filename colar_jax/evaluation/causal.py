@@ -82,10 +82,10 @@ def causal_tests(
         name: inspector.right_after(parameters, encoded, speed, intervene(given, np.random.default_rng((seed, number))))
         for number, (name, intervene) in enumerate(INTERVENTIONS.items())
     }
-    return [facts | {"speed": speed_text(speed)} | judged for judged in judge(right_of)]
+    return [facts | {"speed": speed_text(speed)} | judged for judged in with_verdicts(right_of)]
 
 
-def judge(right_of: dict[str, np.ndarray], *, resamples: int = NUM_RESAMPLES) -> list[dict]:
+def with_verdicts(right_of: dict[str, np.ndarray], *, resamples: int = NUM_RESAMPLES) -> list[dict]:
     """What `causal_tests` says of each intervention, from which questions were right after it; "none" is the first."""
     unchanged_N = right_of[UNCHANGED]
     p_values = {name: fall_p_value(right_N, unchanged_N) for name, right_N in right_of.items() if name != UNCHANGED}

@@ -15,8 +15,8 @@ from colar_jax.data.prompts import Speed
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.engine import Engine
+from colar_jax.evaluation.decode_program import Programs, ProgramSpec, lower, variation
 from colar_jax.evaluation.judge import Judge
-from colar_jax.evaluation.program import Programs, ProgramSpec, lower, variation
 from colar_jax.methods import Method
 from colar_jax.settings import DecodeConfig
 

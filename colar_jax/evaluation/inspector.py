@@ -27,7 +27,7 @@ from colar_jax.parallel.hosts import fetch
 from colar_jax.settings import DecodeConfig
 
 # (parameters, (prompts, keys_B, more arrays of rows...)) -> what became of the rows
-Program = Callable[..., object]
+RowsProgram = Callable[..., object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Inspector:
             self._thinking, decode_config, separator_id=separator_id, eos_id=eos_id, greedy=True
         )
 
-        def decoding(num_words: int | None) -> Program:
+        def decoding(num_words: int | None) -> RowsProgram:
             ways = self._think(num_words), self._limits
             decode = engine.compile_decode(lambda _: ways, keeps_thoughts=True)
             return lambda parameters, rows: decode(parameters, *rows)
@@ -99,7 +99,7 @@ class Inspector:
         _, predictions = self._judge.read(ids_NA, num_tokens_N)
         return self._judge.judge(encoded.problems, predictions)
 
-    def _run(self, program: Program, parameters, encoded: EncodedProblems, speed: Speed, *arrays_N):
+    def _run(self, program: RowsProgram, parameters, encoded: EncodedProblems, speed: Speed, *arrays_N):
         """The results of all problems, in their order, from `program` on batches of them."""
         parts = []
         for packed, keys, chosen in self._batches(encoded, speed):

@@ -16,7 +16,7 @@ from colar_jax.errors import UserError
 from colar_jax.exchange import ways
 from colar_jax.exchange.model_card import model_card
 from colar_jax.methods.method import Thinking
-from colar_jax.model.lora import merge
+from colar_jax.model.lora import merge_adapters
 from colar_jax.report.files import MARKDOWN_FILE
 from colar_jax.run import Run
 from colar_jax.starts import finished_parameters, stage_named
@@ -64,7 +64,7 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
             write_adapter(folder, parameters, lora, base_name=run.config.model.base)
             _tokenizer_of_base(run).save(folder)
         else:
-            whole = parameters if lora is None else merge(parameters, lora)
+            whole = parameters if lora is None else merge_adapters(parameters, lora)
             carried = _carried(run)
             write_llama(whole["llama"], model.llama.config, folder, dtype=jnp.dtype(dtype), carried=carried)
             run.tokenizer.save(folder)

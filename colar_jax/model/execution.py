@@ -2,16 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from colar_jax.parallel import fsdp
 from colar_jax.parallel.mesh import BATCH_AXES
+from colar_jax.parallel.sharding import Tree
 from colar_jax.settings import Compute
-
-Tree = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Reading(NamedTuple):
     last: LastLayer | None = None  # None: the whole pass is read
 
 
-EVERYTHING = Reading()
+WHOLE_PASS = Reading()
 
 
 class Llama(nnx.Module):
@@ -93,7 +93,7 @@ class Llama(nnx.Module):
         compute: Execution,
         *,
         dropout_keys_B=None,
-        reading: Reading = EVERYTHING,
+        reading: Reading = WHOLE_PASS,
         layers: list[Tree] | None = None,
     ):
         """All layers over rows of embeddings, computed in their dtype.

@@ -5,16 +5,14 @@ and `B` are float32, computed in the dtype of `x`; what they are added to may be
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
 from colar_jax.model.linear import parameter, project
+from colar_jax.parallel.sharding import Tree
 from colar_jax.settings import LoraSettings, parse_targets
-
-Tree = dict[str, Any]
 
 # The name of an adapter in the tree of parameters, beside the `kernel` that it corrects.
 ADAPTER = "adapter"
@@ -98,7 +96,7 @@ def cast_base(parameters: Tree, dtype) -> Tree:
     return joined(own, jax.tree.map(lambda leaf: leaf.astype(dtype), base))
 
 
-def merge(parameters: Tree, config: LoraConfig) -> Tree:
+def merge_adapters(parameters: Tree, config: LoraConfig) -> Tree:
     """Parameters of a model without adapters that computes the same: `W + alpha / rank * A @ B`.
 
     Computed in float32, then rounded to the dtype of `W`. The layers are stacked: `[L, I, R]` and `[L, R, O]`.

@@ -12,7 +12,7 @@ from colar_jax.parallel.sharding import Tree, split_dimension
 _STACKED = ("llama", "blocks")
 
 
-def merge(graph, shards: Tree, specs: Tree) -> Reasoner:
+def merge_shards(graph, shards: Tree, specs: Tree) -> Reasoner:
     """The model: embedding and language head whole at once; its layers are gathered when it is their turn.
 
     Args:

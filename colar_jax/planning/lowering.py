@@ -20,7 +20,7 @@ from colar_jax.training.state import TrainState, initial_state, model_specs, par
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class PlannedStage:
     """A stage on a mesh of devices that need not be there."""
 
     config: Config
@@ -75,7 +75,7 @@ class Lowered:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class StageLength:
     """A stage's training, counted."""
 
     num_steps: int

@@ -5,7 +5,7 @@ import numpy as np
 
 from colar_jax.config import StageConfig
 from colar_jax.decoding.decoder import Decoded
-from colar_jax.planning.lowering import Lowered, Schedule, Setting
+from colar_jax.planning.lowering import Lowered, PlannedStage, StageLength
 from colar_jax.planning.model_flops import forward_flops, step_flops, tree_rows
 from colar_jax.rl.grpo import (
     REFERENCE,
@@ -21,7 +21,7 @@ from colar_jax.rl.tree_batch import TreeBatch, assemble
 from colar_jax.training.state import make_optimizer
 
 
-def lower_rollouts(setting: Setting) -> tuple[Lowered, Sampler]:
+def lower_rollouts(setting: PlannedStage) -> tuple[Lowered, Sampler]:
     """The sampled decode of the prompts that are decoded at a time, every loop to its limit."""
     config, stage, rl, data = setting.config, setting.stage, setting.stage.rl, setting.data
     sampler = make_sampler(setting.engine, setting.method, stage, config.decode, data.train, data.vocabulary)
@@ -40,7 +40,7 @@ def lower_rollouts(setting: Setting) -> tuple[Lowered, Sampler]:
     return lowered, sampler
 
 
-def lower_update(setting: Setting, sampler: Sampler) -> tuple[Lowered, Schedule]:
+def lower_update(setting: PlannedStage, sampler: Sampler) -> tuple[Lowered, StageLength]:
     """The optimizer step on a minibatch of the longest chains, and the stage's schedule, in iterations."""
     config, stage, rl = setting.config, setting.stage, setting.stage.rl
     num_iterations = iterations(stage, setting.data.num_examples)
@@ -66,10 +66,10 @@ def lower_update(setting: Setting, sampler: Sampler) -> tuple[Lowered, Schedule]
         times=most_updates(rl),
         useful_flops=_useful_flops(setting, row),
     )
-    return lowered, Schedule(num_iterations, rl.num_questions * rl.num_generations, "rollouts")
+    return lowered, StageLength(num_iterations, rl.num_questions * rl.num_generations, "rollouts")
 
 
-def _smaller_batch(setting: Setting) -> str:
+def _smaller_batch(setting: PlannedStage) -> str:
     stage, shards = setting.stage, setting.engine.num_shards
     if rows_of_minibatch(stage, shards) // shards > stage.accumulation:
         return f"--config.stages.{setting.name}.accumulation={2 * stage.accumulation} computes a minibatch in parts"
@@ -101,7 +101,7 @@ def _longest_row(stage: StageConfig, decode, sampler: Sampler, hidden_size: int)
     )
 
 
-def _useful_flops(setting: Setting, row: TreeBatch) -> float:
+def _useful_flops(setting: PlannedStage, row: TreeBatch) -> float:
     """Of the rows that a minibatch fills; rows that only make it divide by the chips are no work."""
     rl, (_, branches, latents, _) = setting.stage.rl, row.thoughts_BGLD.shape
     filled = rl.minibatch_size // rl.num_generations * rl.speeds_per_group

@@ -68,7 +68,7 @@ class Scaled:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class RowsOfChip:
     """What a chip computes in a step."""
 
     per_chip: float
@@ -108,7 +108,7 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
                 num_chips,
                 fsdp=fsdp,
                 state=bytes_per_device(parameters, specs, mesh) + 3 * of_trained,
-                rows=Rows(
+                rows=RowsOfChip(
                     rows_per_chip or stage.rows / num_chips, loader.row_shape.positions, loader.row_shape.supervised
                 ),
             )
@@ -132,7 +132,7 @@ def scale(
     *,
     fsdp: int,
     state: float,
-    rows: Rows,
+    rows: RowsOfChip,
 ) -> Scaled:
     """A CoLaR step on `num_chips`, `fsdp` of them side by side sharing each weight."""
     chip = CHIPS[chip_name]
@@ -154,7 +154,7 @@ def _ici_seconds(llama: LlamaConfig, model: ModelConfig, fsdp: int, topology: To
 
     The chips that share weights are side by side, as `parallel.mesh.make_mesh` puts them.
     """
-    sent = sent_bytes(llama, model, fsdp, topology.num_chips)
+    sent = bytes_of_step(llama, model, fsdp, topology.num_chips)
     groups = {
         "fsdp": range(fsdp),
         "data": range(0, topology.num_chips, fsdp),
@@ -181,7 +181,7 @@ def _split_weights(llama: LlamaConfig) -> tuple[int, int]:
     return llama.num_layers * sum(layer_weights(llama).values()), ends
 
 
-def sent_bytes(llama: LlamaConfig, model: ModelConfig, fsdp: int, num_chips: int) -> dict[str, float]:
+def bytes_of_step(llama: LlamaConfig, model: ModelConfig, fsdp: int, num_chips: int) -> dict[str, float]:
     """What a chip sends in a step, by the group that it sends it in: fsdp, data (the same shard), or all."""
     layers, ends = _split_weights(llama)
     whole, split = _trained(llama, model)

@@ -6,13 +6,13 @@ from colar_jax.data.packing import Batch
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.judge import Judge
-from colar_jax.planning.lowering import Lowered, Schedule, Setting
+from colar_jax.planning.lowering import Lowered, PlannedStage, StageLength
 from colar_jax.planning.model_flops import packed_rows, step_flops
 from colar_jax.training.state import make_optimizer
 from colar_jax.training.step import make_train_step
 
 
-def lower_training_step(setting: Setting) -> tuple[Lowered, Schedule]:
+def lower_training_step(setting: PlannedStage) -> tuple[Lowered, StageLength]:
     """The optimizer step, and the stage's schedule.
 
     Raises:
@@ -43,10 +43,10 @@ def lower_training_step(setting: Setting) -> tuple[Lowered, Schedule]:
         is_training=True,
         useful_flops=_useful_flops(setting, batch),
     )
-    return lowered, Schedule(num_steps, num_examples, "examples")
+    return lowered, StageLength(num_steps, num_examples, "examples")
 
 
-def lower_validation(setting: Setting) -> Lowered:
+def lower_validation(setting: PlannedStage) -> Lowered:
     """The greedy decode of a batch of validation questions, every loop to its limit."""
     config, val = setting.config, setting.data.val
     batch_size = min(config.eval.batch_size, len(val))
@@ -69,7 +69,7 @@ def lower_validation(setting: Setting) -> Lowered:
     )
 
 
-def _smaller_batch(setting: Setting) -> str:
+def _smaller_batch(setting: PlannedStage) -> str:
     stage, shards = setting.stage, setting.engine.num_shards
     if stage.rows // shards > stage.accumulation:
         return f"--config.stages.{setting.name}.accumulation={2 * stage.accumulation} computes a batch in parts"
@@ -86,7 +86,7 @@ def _examples_per_step(loader, batch, num_train: int) -> float:
     return float(loader.examples_per_step)
 
 
-def _useful_flops(setting: Setting, batch) -> float:
+def _useful_flops(setting: PlannedStage, batch) -> float:
     """0 for methods whose latents are computed one after the other in training: their step has no closed form here."""
     if not isinstance(batch, Batch):
         return 0.0

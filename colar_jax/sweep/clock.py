@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from colar_jax.evaluation.program import Programs
+from colar_jax.evaluation.decode_program import Programs
 
 
 class Clock:

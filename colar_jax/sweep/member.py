@@ -15,9 +15,9 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import speed_text
 from colar_jax.evaluation.causal import causal_tests
 from colar_jax.evaluation.cost import CostModel, cost_of
+from colar_jax.evaluation.decode_program import TEMPERATURES
 from colar_jax.evaluation.evaluator import Outcome, Request
 from colar_jax.evaluation.inspector import Chain, Inspector
-from colar_jax.evaluation.program import TEMPERATURES
 from colar_jax.evaluation.samples import samples_of
 from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, Result
 from colar_jax.run import Run
@@ -25,7 +25,7 @@ from colar_jax.starts import finished_identity, finished_parameters
 from colar_jax.statistics.repeated import votes_of
 from colar_jax.sweep.cells import Cell, cells_of, room_for
 from colar_jax.sweep.clock import Clock
-from colar_jax.sweep.store import Decoded, Store, digest, key_of
+from colar_jax.sweep.store import Store, StoredDecode, digest, key_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def decode_missing(part: StageCells, store: Store, clock: Clock, on_decoded: Cal
                     chains = _look(run, inspector, parameters, cell)
                 samples = list(samples_of(request.encoded, outcome, chains, **_facts(cell)))
             identity = part.identities[cell]
-            store.add(key_of(identity), identity, Decoded.of(outcome, samples).as_json())
+            store.add(key_of(identity), identity, StoredDecode.of(outcome, samples).as_json())
             on_decoded(cell, outcome)
 
 
@@ -134,12 +134,12 @@ def causal_rows(part: StageCells, store: Store) -> Iterator[dict]:
 def results_of(part: StageCells, store: Store) -> Iterator[Result]:
     """A result for all seeds of a data set, speed, limit and temperature; all cells must be in the store."""
     run, method = part.run, part.run.method(part.stage)
-    together: dict[tuple, list[Decoded]] = {}
+    together: dict[tuple, list[StoredDecode]] = {}
     for cell, identity in part.identities.items():
         speed = speed_text(cell.speed) if method.has_speed else NO_SPEED
         was_trained = not method.has_speed or cell.speed in run.trained_speeds(part.stage)
         place = (cell.dataset, speed, cell.sampling, cell.latent_limit, cell.temperature, was_trained)
-        decoded = Decoded.from_json(store[key_of(identity)])
+        decoded = StoredDecode.from_json(store[key_of(identity)])
         together.setdefault((*place, identity["questions"]), []).append(decoded)
     model, is_same = _cost_model(part), functools.lru_cache(maxsize=2**16)(VERIFIERS[run.config.data.verifier])
     thinks_in = _thinks_in(part)

@@ -19,7 +19,7 @@ CAUSAL_FILE = "causal.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Decoded:
+class StoredDecode:
     """What became of `N` questions in a cell, without the whole texts."""
 
     predictions: list[str]
@@ -33,13 +33,13 @@ class Decoded:
     cut_answer_N: np.ndarray | None = None  # bool; None in a file of before this was recorded
 
     @classmethod
-    def of(cls, outcome: Outcome, samples: list[dict]) -> "Decoded":
+    def of(cls, outcome: Outcome, samples: list[dict]) -> "StoredDecode":
         """Of an outcome, what a report needs."""
         kept = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(cls) if f.name != "samples"}
         return cls(**kept, samples=samples)
 
     @classmethod
-    def from_json(cls, values: dict) -> "Decoded":
+    def from_json(cls, values: dict) -> "StoredDecode":
         """The inverse of `as_json`."""
         arrays = {name: np.array(value) for name, value in values.items() if name.endswith("_N") and value is not None}
         return cls(**values | arrays)
@@ -107,7 +107,7 @@ class Store:
         UserError: a line before the last is none of ours.
     """
 
-    def __init__(self, path: Path, is_outcome: Callable[[Any], bool] = Decoded.is_json):
+    def __init__(self, path: Path, is_outcome: Callable[[Any], bool] = StoredDecode.is_json):
         self._path = path
         self._outcomes: dict[str, Any] = {}
         lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]

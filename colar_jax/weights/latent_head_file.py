@@ -7,7 +7,6 @@ linear weights are `[out, in]`, as in PyTorch.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -15,12 +14,11 @@ from safetensors.numpy import load_file
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.parallel.sharding import Tree
 from colar_jax.weights.safetensors_io import write_arrays
 
 WEIGHTS_FILE = "latent_head.safetensors"
 CONFIG_FILE = "latent_head.json"
-
-Tree = dict[str, Any]
 
 # Path in our parameters -> published name.
 _NAMES = {

@@ -18,13 +18,12 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from colar_jax.errors import UserError
 from colar_jax.model.presets import LlamaConfig
+from colar_jax.parallel.sharding import Tree
 from colar_jax.weights.hf_config import read_config
 from colar_jax.weights.safetensors_io import DTYPES, StoredTensor, find_tensors
 from colar_jax.weights.table import EMBEDDING_NAME, HEAD_NAME, Weight, llama_weights
 
 logger = logging.getLogger(__name__)
-
-Tree = dict[str, Any]
 
 # A tensor goes to its devices in pieces of this size, so that what the host holds besides the model is small.
 PIECE_BYTES = 64 << 20

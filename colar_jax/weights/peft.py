@@ -19,11 +19,10 @@ from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.model.lora import ADAPTER, LoraConfig
 from colar_jax.model.presets import LlamaConfig
+from colar_jax.parallel.sharding import Tree
 from colar_jax.settings import PROJECTIONS, parse_targets
 from colar_jax.weights.hf_fields import is_number, is_positive, is_whole
 from colar_jax.weights.safetensors_io import write_arrays
-
-Tree = dict[str, Any]
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Leaf of ours -> PEFT's matrix, whose shape is the transposed one.

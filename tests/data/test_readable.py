@@ -14,7 +14,7 @@ from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.encoding import encode
 from colar_jax.data.json_lines import read_problems
 from colar_jax.data.problems import Problem
-from colar_jax.data.readable import Room, encode_readable, refuse_unreadable, warn_of_lengths
+from colar_jax.data.readable import DecodeRoom, encode_readable, refuse_unreadable, warn_of_lengths
 from colar_jax.data.sources import load_problems
 from colar_jax.data.tokenizers import EMBEDDED, Tokenizer, load_tokenizer
 from colar_jax.errors import UserError
@@ -22,7 +22,7 @@ from colar_jax.settings import DataConfig
 
 SHARED = Path(__file__).parents[3] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real tokenizers lie in ../shared/tokenizers")
-ROOM = Room(answer_tokens=8, words=64)
+ROOM = DecodeRoom(answer_tokens=8, words=64)
 
 
 @functools.cache
@@ -137,7 +137,7 @@ def test_lengths_are_warned_of_with_their_counts(caplog):
     encoded = encode(
         [of(["1 2 3 4 5"] * 20, "123456"), of(["1 2 3"]), of(["1"] * 20)], load_tokenizer(EMBEDDED), (1.0,)
     )
-    warn_of_lengths("val", encoded, Room(answer_tokens=4, words=64, latents=30, slowest=2.0))
+    warn_of_lengths("val", encoded, DecodeRoom(answer_tokens=4, words=64, latents=30, slowest=2.0))
     assert [record.getMessage() for record in caplog.records if record.name.endswith("readable")] == [
         f"val: 1 of 3 {what}, which cuts them"
         for what in (
@@ -147,7 +147,7 @@ def test_lengths_are_warned_of_with_their_counts(caplog):
         )
     ]
     caplog.clear()
-    warn_of_lengths("val", encoded, Room(answer_tokens=5))
+    warn_of_lengths("val", encoded, DecodeRoom(answer_tokens=5))
     assert not caplog.records
 
 

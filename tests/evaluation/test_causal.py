@@ -11,7 +11,7 @@ from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.decoding.thinking import Thought
 from colar_jax.engine import Engine
-from colar_jax.evaluation.causal import INTERVENTIONS, are_used, causal_tests, judge
+from colar_jax.evaluation.causal import INTERVENTIONS, are_used, causal_tests, with_verdicts
 from colar_jax.evaluation.inspector import FedThoughts, Inspector
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import METHODS
@@ -133,7 +133,7 @@ def test_latents_without_any_use_are_called_used_at_most_five_times_in_a_hundred
         for name, own in zip(INTERVENTIONS, hidden, strict=True):
             drawn = np.where(common, hidden[1], own) if name != "none" else own
             right_of[name] = np.where(np.arange(questions) < flips * questions, drawn < 0.5, True)
-        rows = judge(right_of, resamples=200)
+        rows = with_verdicts(right_of, resamples=200)
         verdicts.append(are_used(rows))
         best_of_four.append(any(row["interval"][1] < 0 for row in rows))
     assert np.mean(verdicts) <= 0.05
@@ -144,7 +144,7 @@ def test_latents_without_any_use_are_called_used_at_most_five_times_in_a_hundred
 def test_a_fall_is_found_where_there_is_one():
     right_N = np.ones(200, bool)
     changed = {name: np.arange(200) >= 12 * (name == "zero") for name in INTERVENTIONS}
-    rows = {row["intervention"]: row for row in judge(changed | {"none": right_N})}
+    rows = {row["intervention"]: row for row in with_verdicts(changed | {"none": right_N})}
     assert [name for name, row in rows.items() if row["used"]] == ["zero"] and are_used(list(rows.values()))
     assert rows["zero"]["p"] == pytest.approx(0.5**12) and rows["none"]["p"] is None and rows["swap"]["p"] == 1.0
 

@@ -14,9 +14,9 @@ from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.decoding.thinking import Thought
 from colar_jax.engine import Engine
+from colar_jax.evaluation.decode_program import Programs
 from colar_jax.evaluation.evaluator import Evaluator, Request, Workload
 from colar_jax.evaluation.judge import Judge
-from colar_jax.evaluation.program import Programs
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
 from colar_jax.methods.colar import Colar

@@ -18,7 +18,7 @@ from colar_jax.model import lora
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.linear import Linear
-from colar_jax.model.lora import LoraConfig, LowRank, cast_base, lora_config, merge, random_streams, split_base
+from colar_jax.model.lora import LoraConfig, LowRank, cast_base, lora_config, merge_adapters, random_streams, split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build, initial_adapters
 from colar_jax.model.visibility import packed as packed_rows
@@ -198,7 +198,7 @@ def test_without_adapters_nothing_is_computed_for_them():
 def test_merged_is_unmerged(base_dtype, tolerance):
     graph, parameters = model(lora=LORA)
     parameters = cast_base(parameters, base_dtype)
-    merged, plain = merge(parameters, LORA), model()[0]
+    merged, plain = merge_adapters(parameters, LORA), model()[0]
     assert jax.tree.structure(merged) == jax.tree.structure(model()[1])
     assert {leaf.dtype.name for leaf in jax.tree.leaves(merged["llama"])} == {base_dtype}
     unmerged = forward(graph, parameters)
@@ -223,9 +223,9 @@ def test_merged_decodes_as_unmerged(base_dtype):
     graph, parameters = model(lora=LORA)
     parameters = cast_base(parameters, base_dtype)
     if base_dtype == "bfloat16":  # kernels that hold the sum exactly: what is left is how it is computed
-        merged32 = merge(cast_base(parameters, "float32"), LORA)
+        merged32 = merge_adapters(cast_base(parameters, "float32"), LORA)
     else:
-        merged32 = merge(parameters, LORA)
+        merged32 = merge_adapters(parameters, LORA)
     rows = [row[:length] for row, length in zip(IDS, (3, 5, 7), strict=True)]
     prompts = pack_prompts(rows, shape_for([np.array(list(map(len, rows)))]))
     unmerged, merged = decoded(graph, parameters, prompts, KEYS), decoded(model()[0], merged32, prompts, KEYS)

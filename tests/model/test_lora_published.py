@@ -8,7 +8,7 @@ from flax import nnx
 from golden.published import largest_difference, lora_config, published_model, recorded, under_published_names
 
 from colar_jax.model.execution import Execution
-from colar_jax.model.lora import merge
+from colar_jax.model.lora import merge_adapters
 from colar_jax.model.visibility import packed
 
 TOLERANCE = 1e-5
@@ -44,7 +44,7 @@ def test_unmerged(family, scan):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_merged(family):
     golden, rows, is_real = inputs(family)
-    merged = merge(published_model(pad_row=False, family=family, adapter=True)[1], lora_config(family))
+    merged = merge_adapters(published_model(pad_row=False, family=family, adapter=True)[1], lora_config(family))
     _, logits = run(merged, *rows, family=family, adapter=False)
     assert largest_difference(logits[is_real], golden["merged_logits"][is_real]) < TOLERANCE
 

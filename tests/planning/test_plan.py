@@ -12,7 +12,7 @@ import pytest
 
 from colar_jax.config import LatentHeadSettings, ModelConfig
 from colar_jax.model.presets import PRESETS
-from colar_jax.planning.scaling import sent_bytes
+from colar_jax.planning.scaling import bytes_of_step
 
 pytestmark = pytest.mark.slow  # a minute and more of compiling; CI's second step
 
@@ -104,7 +104,7 @@ def test_closed_forms_send_what_the_compiled_step_sends(on_data, on_fsdp):
     model = ModelConfig(preset="pico", latent_head=LatentHeadSettings(intermediate_size=32))
     for plan, fsdp in ((on_data, 1), (on_fsdp, 8)):
         compiled = sum(one["sent"] for one in step_of(plan)["compiled"]["costs"]["collectives"])
-        assert sum(sent_bytes(llama, model, fsdp, 8).values()) == pytest.approx(compiled, rel=0.05)  # norms, biases
+        assert sum(bytes_of_step(llama, model, fsdp, 8).values()) == pytest.approx(compiled, rel=0.05)  # norms, biases
 
 
 def test_host_devices_give_no_times(on_data):

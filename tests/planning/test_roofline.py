@@ -8,10 +8,10 @@ from colar_jax.planning.chips import parse_topology
 from colar_jax.planning.compiled import Compiled, Memory
 from colar_jax.planning.costs import Collective, Costs
 from colar_jax.planning.devices import Target
-from colar_jax.planning.lowering import Schedule
-from colar_jax.planning.plan import HOST, ProgramPlan, StagePlan
+from colar_jax.planning.lowering import StageLength
+from colar_jax.planning.plan_text import text
 from colar_jax.planning.roofline import roofline
-from colar_jax.planning.table import text
+from colar_jax.planning.stage_plan import HOST, ProgramPlan, StagePlan
 
 V5E = parse_topology("v5e:2x4")
 GATHER = Collective("all-gather", tuple(range(8)), 1.0, payload=8e9, sent=7e9)
@@ -36,7 +36,7 @@ def plan_of(line) -> StagePlan:
         vocabulary=256,
         num_parameters=10**6,
         num_trained=10**6,
-        schedule=Schedule(100, 16.0, "examples"),
+        schedule=StageLength(100, 16.0, "examples"),
         schedule_seconds=seconds,
         programs=[program],
     )

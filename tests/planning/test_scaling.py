@@ -7,7 +7,7 @@ import pytest
 from colar_jax.config import LoraSettings, ModelConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.planning.chips import CHIPS
-from colar_jax.planning.scaling import Rows, scale, sent_bytes, slice_of
+from colar_jax.planning.scaling import RowsOfChip, bytes_of_step, scale, slice_of
 
 LLAMA = PRESETS["llama-3.2-1b"]
 ADAPTERS = ModelConfig(dtype="bfloat16", base_dtype="bfloat16", remat="full", lora=LoraSettings(rank=128))
@@ -15,21 +15,21 @@ FULL = ModelConfig(dtype="bfloat16", remat="full")
 
 
 def scaled(num_chips: int, model=FULL, **others):
-    rows = Rows(**dict(per_chip=4.0, positions=512, supervised=100) | others)
+    rows = RowsOfChip(**dict(per_chip=4.0, positions=512, supervised=100) | others)
     return scale(LLAMA, model, "v5e", num_chips, fsdp=4, state=0.0, rows=rows)
 
 
 def test_adapters_on_whole_models_send_their_own_gradients_alone():
-    sent = sent_bytes(LLAMA, ADAPTERS, fsdp=1, num_chips=8)
+    sent = bytes_of_step(LLAMA, ADAPTERS, fsdp=1, num_chips=8)
     adapters, latent_head = 16 * 128 * (2048 + 2048 + 2048 + 512), 4 * 2048 * 2048
     assert sent == {"fsdp": 0, "data": 0, "all": 2 * 7 / 8 * 4 * (adapters + latent_head)}
 
 
 def test_frozen_weights_that_are_split_are_gathered_and_never_scattered():
     layers, embedding = 16 * (2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 8192), 128256 * 2048
-    assert sent_bytes(LLAMA, ADAPTERS, fsdp=4, num_chips=8)["fsdp"] == 3 / 4 * 2 * (2 * layers + embedding)
+    assert bytes_of_step(LLAMA, ADAPTERS, fsdp=4, num_chips=8)["fsdp"] == 3 / 4 * 2 * (2 * layers + embedding)
     full = 3 / 4 * (2 * 2 * layers + 4 * embedding + 4 * (layers + embedding))
-    assert sent_bytes(LLAMA, FULL, fsdp=4, num_chips=8)["fsdp"] == full
+    assert bytes_of_step(LLAMA, FULL, fsdp=4, num_chips=8)["fsdp"] == full
 
 
 def test_slices_are_as_square_as_they_can_be():

@@ -16,7 +16,7 @@ from sweep.test_store import decoded
 from colar_jax.errors import UserError
 from colar_jax.report.ledger import compare_run
 from colar_jax.report.published_results import PUBLISHED
-from colar_jax.sweep.store import Decoded, Store
+from colar_jax.sweep.store import Store, StoredDecode
 
 FUZZ = settings(
     max_examples=int(os.environ.get("COLAR_FUZZ_EXAMPLES", "100")),
@@ -88,7 +88,7 @@ def test_cells(line):
         if store is None:
             return
         for key in store._outcomes:
-            found = Decoded.from_json(store[key])
+            found = StoredDecode.from_json(store[key])
             count = len(found.predictions)
             assert count and all(isinstance(text, str) for text in found.predictions)
             for name in ("right_N", "forced_stop_N"):

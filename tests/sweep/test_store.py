@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from colar_jax.sweep.store import Decoded, Store, key_of
+from colar_jax.sweep.store import Store, StoredDecode, key_of
 
 
-def decoded(number: int) -> Decoded:
-    return Decoded(
+def decoded(number: int) -> StoredDecode:
+    return StoredDecode(
         predictions=["7", 'a "quoted"\nline\u2028'],
         right_N=np.array([True, False]),
         lengths_N=np.array([number, 2]),
@@ -28,8 +28,8 @@ def test_cells_come_back_and_a_line_cut_short_is_dropped(tmp_path):
     again = Store(path)
     assert "cell 1" in again and "cell 2" not in again
     for name, value in vars(decoded(1)).items():
-        np.testing.assert_array_equal(getattr(Decoded.from_json(again["cell 1"]), name), value)
-    assert Decoded.from_json(again["cell 1"]).right_N.dtype == bool
+        np.testing.assert_array_equal(getattr(StoredDecode.from_json(again["cell 1"]), name), value)
+    assert StoredDecode.from_json(again["cell 1"]).right_N.dtype == bool
     again.add("cell 2", {"seed": 2}, decoded(2).as_json())
     assert path.read_bytes() == whole
 
@@ -37,8 +37,8 @@ def test_cells_come_back_and_a_line_cut_short_is_dropped(tmp_path):
 def test_a_line_of_before_cut_answers_were_recorded_does_not_say_that_there_were_none():
     older = decoded(1).as_json()
     del older["cut_answer_N"]
-    assert Decoded.from_json(older).cut_answer_N is None
-    assert Decoded.from_json(Decoded.from_json(older).as_json()).cut_answer_N is None
+    assert StoredDecode.from_json(older).cut_answer_N is None
+    assert StoredDecode.from_json(StoredDecode.from_json(older).as_json()).cut_answer_N is None
 
 
 def test_a_file_of_something_else_is_named(tmp_path):

@@ -3,7 +3,7 @@
 from colar_jax.planning.chips import GIB
 from colar_jax.planning.compiled import Compiled, Memory
 from colar_jax.planning.costs import Costs
-from colar_jax.planning.plan import ProgramPlan, StagePlan
+from colar_jax.planning.stage_plan import ProgramPlan, StagePlan
 
 
 def text(plan: StagePlan) -> str:

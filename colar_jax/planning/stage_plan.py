@@ -15,7 +15,7 @@ from colar_jax.planning.advice import advice
 from colar_jax.planning.compiled import Compiled, compile_for
 from colar_jax.planning.data_shape import planned_data
 from colar_jax.planning.devices import Target
-from colar_jax.planning.lowering import Lowered, Schedule, Setting
+from colar_jax.planning.lowering import Lowered, PlannedStage, StageLength
 from colar_jax.planning.model_shape import llama_shape
 from colar_jax.planning.rl_programs import lower_rollouts, lower_update
 from colar_jax.planning.roofline import Roofline, roofline
@@ -61,7 +61,7 @@ class StagePlan:
     vocabulary: int
     num_parameters: int
     num_trained: int
-    schedule: Schedule
+    schedule: StageLength
     schedule_seconds: tuple[float, float] | None  # with perfect overlap, with none; None where a roofline is
     programs: list[ProgramPlan]
 
@@ -94,7 +94,7 @@ def plan_stage(
     llama = llama_shape(config, data.vocabulary.num_tokens)
     graph, parameters = abstract_model(config, llama)
     engine = _engine(config, graph, parameters, target)
-    setting = Setting(config, name, llama, engine, parameters, data)
+    setting = PlannedStage(config, name, llama, engine, parameters, data)
     lower = {"sft": _lower_sft, "grpo": _lower_grpo}[stage.trainer]
     lowered, schedule = lower(setting, with_rollout=with_rollout)
     programs = [_planned(setting, one, target) for one in lowered]
@@ -122,19 +122,19 @@ def _with_rows(stage: StageConfig, rows: int) -> StageConfig:
     return dataclasses.replace(stage, rl=rl)
 
 
-def _lower_sft(setting: Setting, *, with_rollout: bool) -> tuple[list[Lowered], Schedule]:
+def _lower_sft(setting: PlannedStage, *, with_rollout: bool) -> tuple[list[Lowered], StageLength]:
     step, schedule = lower_training_step(setting)
     return [step, *([lower_validation(setting)] if with_rollout else [])], schedule
 
 
-def _lower_grpo(setting: Setting, **_) -> tuple[list[Lowered], Schedule]:
+def _lower_grpo(setting: PlannedStage, **_) -> tuple[list[Lowered], StageLength]:
     """Rollouts are most of an iteration: they are never left out."""
     rollouts, sampler = lower_rollouts(setting)
     update, schedule = lower_update(setting, sampler)
     return [update, rollouts], schedule
 
 
-def _schedule_seconds(schedule: Schedule, programs: list[ProgramPlan]) -> tuple[float, float] | None:
+def _schedule_seconds(schedule: StageLength, programs: list[ProgramPlan]) -> tuple[float, float] | None:
     """Of all steps, with perfect overlap and with none; None where a program has no roofline."""
     in_step = [program for program in programs if program.times]
     if any(program.roofline is None for program in in_step):
@@ -161,7 +161,7 @@ def _mesh(config: Config, parameters, target: Target) -> jax.sharding.Mesh:
     return make_mesh(target.devices, sizes)
 
 
-def _planned(setting: Setting, lowered: Lowered, target: Target) -> ProgramPlan:
+def _planned(setting: PlannedStage, lowered: Lowered, target: Target) -> ProgramPlan:
     compiled, sizes = compile_for(lowered, target), dict(setting.engine.mesh.shape)
     how = dict(is_training=lowered.is_training, smaller_batch=lowered.smaller_batch)
     return ProgramPlan(
