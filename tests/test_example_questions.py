@@ -18,6 +18,7 @@ from colar_jax.data.arithmetic import (
     PHRASES,
     SMALLEST_FACTOR,
     START,
+    THINGS,
     calculate,
     split_of,
     vocabulary,
@@ -190,3 +191,18 @@ def test_the_demo_model_answers_them(demo_run):
     assert [reply["speed"] for reply in replies] == ["2"] * len(EXAMPLES), "the one that is taken without --speed"
     assert [reply["question"] for reply in replies] == [example.question for example in EXAMPLES]
     assert [reply["prediction"] for reply in replies] == [example.answer for example in EXAMPLES]
+
+
+def test_the_readme_shows_every_sentence_that_the_demo_model_knows():
+    """In its first screen; and the numbers that the problems are made of."""
+    first_screen = (ROOT / "README.md").read_text(encoding="utf-8").split("## What comes out")[0]
+    shown = re.findall(r"`([^`\n]+)`", first_screen)
+    for template in (START, END, *(phrase for phrases in PHRASES.values() for phrase in phrases)):
+        assert any(pattern_of(template).fullmatch(text) for text in shown), template
+    words = set(re.findall(r"\w+", first_screen))
+    assert words >= {*NAMES, *THINGS}
+    text = " ".join(first_screen.split())
+    assert f"whole numbers from 1 to {MAX_NUMBER}" in text and f"adds and subtracts up to {MAX_CHANGE}" in text
+    assert f"multiplies and divides by {SMALLEST_FACTOR} to {LARGEST_FACTOR}" in text
+    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]()
+    assert config.data.train == f"arithmetic:max_number={MAX_NUMBER}", "what README says depends on it"
