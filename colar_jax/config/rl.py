@@ -11,19 +11,19 @@ class RlConfig:
     """Reinforcement learning of a stage whose trainer is "grpo" (docs/rl.md); a step of the stage is an iteration."""
 
     num_questions: int = adjustable(8)  # asked in one iteration
-    questions_per_epoch: int = adjustable(512)  # what `stage.epochs` counts in; 0: all training questions
+    questions_per_epoch: int = adjustable(512)  # questions in one of `stage.epochs`; 0: all training questions
     num_generations: int = 8  # G, rollouts of a question: a group
-    speeds_per_group: int = 1  # prompts of a group, each of which says a speed drawn from latent.speeds
-    rollout_questions: int = execution(0)  # decoded at a time, while the host judges those before; 0: all at once
+    speeds_per_group: int = 1  # different prompts in a group, each with a speed drawn from latent.speeds
+    rollout_questions: int = execution(0)  # decoded at a time; the host judges meanwhile; 0: all at once
     minibatch_size: int = adjustable(8)  # rollouts in one optimizer step, in whole groups
-    num_iterations: int = 1  # how often an iteration's rollouts are gone through
+    num_iterations: int = 1  # passes over the rollouts of an iteration
     advantage: str = "group"  # (reward - mean) / std of the group; dr_grpo: no division; or a name of `rl.credit`
     advantage_eps: float = 1e-8  # added to the std
     epsilon: float = 0.2  # ratios are clipped at 1 - epsilon
     epsilon_high: float = 0.2  # and at 1 + epsilon_high: larger than epsilon is DAPO's clip-higher
     loss_aggregation: str = "chain_mean"  # each chain its mean (the paper); configured_length; token (`rl.credit`)
     configured_length: int = 32  # what a chain's sum is divided by in "configured_length"
-    # What each kind of action counts. A latent's mean over dimensions is a small number beside an answer's tokens.
+    # Weights of the three kinds of actions. A latent's log-probability is a mean over dimensions, which is small.
     latent_weight: float = 1.0
     decision_weight: float = 1.0  # to stop or to go on
     answer_weight: float = 1.0  # of each of the answer's tokens
@@ -35,8 +35,8 @@ class RlConfig:
     stop_odds_temperature: float = 1.0  # of the odds of ending thinking; above 1 rollouts try other lengths
     # Names of `rl.credit.REWARDS` or package.module:function, with commas and weights: "correctness,0.1*brevity".
     reward: str = "correctness"
-    length_penalty: float = 0.0  # what of a right answer's reward is lost at decode.max_latents
-    skip_solved: bool = False  # whether a question that a whole group got right is not asked again
+    length_penalty: float = 0.0  # share of a right answer's reward that a chain of decode.max_latents loses
+    skip_solved: bool = False  # do not ask a question again once a whole group got it right
     stop_on_collapse: bool = observing(True)  # False: a collapse is a warning; for ablations that show one
 
     def __post_init__(self):

@@ -16,7 +16,7 @@ class Config:
     """A whole run."""
 
     title: str = "run"  # of reports
-    seed: int = 0  # of initial weights, of the order of data and of all that is drawn
+    seed: int = 0  # of initial weights, of the order of data and of everything that is sampled
     workdir: str = "runs/run"  # the folder of the run; the same command again goes on from what is in it
     run: str = "cot,colar"  # the stages to run, in order
     keep_checkpoints: int = 3  # best ones by accuracy (by reward in reinforcement learning), besides the latest

@@ -18,14 +18,16 @@ class OptimizerConfig:
 
     learning_rate: float = adjustable(1e-4)  # the highest, reached after the warm-up
     weight_decay: float = adjustable(0.01)  # decoupled, of all that is trained
-    b1: float = adjustable(0.9)  # of the moments' averages
-    b2: float = adjustable(0.999)  # of the squares' averages
-    clip_norm: float = adjustable(1.0)  # the published code clips nothing in SFT
+    b1: float = adjustable(0.9)  # decay of AdamW's average of gradients
+    b2: float = adjustable(0.999)  # decay of AdamW's average of squared gradients
+    clip_norm: float = adjustable(
+        1.0
+    )  # gradients with a larger norm are scaled down to it; the published code does not clip in SFT
     schedule: str = adjustable("cosine")  # after the warm-up: cosine (to `final_fraction`) or constant
     # The rate rises linearly from 0: update k of k = 0, 1, ... has k / warmup_steps of it. So the first update of a
     # warm-up changes no parameter; it only starts AdamW's averages.
     warmup_steps: int = adjustable(0)
-    final_fraction: float = adjustable(0.0)  # of the learning rate that the cosine ends at
+    final_fraction: float = adjustable(0.0)  # the cosine ends at this share of the learning rate
 
     def __post_init__(self):
         require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
@@ -49,7 +51,7 @@ class StageConfig:
     rows: int = adjustable(16)  # packed rows in one optimizer step
     # Positions in a row (of icot, coconut and codi: about); longer examples are left out, and counted.
     row_positions: int = adjustable(256)
-    accumulation: int = execution(1)  # parts that a batch is computed in, to save memory
+    accumulation: int = execution(1)  # a batch is computed in so many parts, to save memory
     log_every: int = observing(20)  # steps between lines of metrics
     eval_every: int = observing(0)  # steps between validations, each with a checkpoint; 0: at the end only
     save_every: int = observing(0)  # steps between checkpoints without validation; 0: none

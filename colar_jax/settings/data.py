@@ -11,17 +11,18 @@ class DataConfig:
     """Where problems come from: names that `data.problems.load_problems` knows, files, folders or hub ids."""
 
     train: str = observing("arithmetic")  # a checkpoint knows the problems by content
-    val: str = observing("")  # empty: the source of `train` has one; a single file's is part of it (`held_out`)
+    val: str = observing("")  # empty: from the source of `train`; of a single file a part of it (`held_out`)
     test: str = observing("")  # `name=source; name=source`; empty: as `val`
     tokenizer: str = "embedded:arithmetic"  # a folder or hub id; with model.base, this default or "": the base's own
     train_limit: int = observing(0)  # 0: all; a generator needs a number
-    num_val: int = observing(256)  # problems that validation during training decodes
+    num_val: int = observing(256)  # problems that each validation decodes
     num_test: int = observing(0)  # 0: all; a generator needs a number
-    # Of a single file, this many last problems are its test set, and as many before them its validation set, whatever
-    # `val` and `test` name. -1: a tenth of it, at most 500; 0: none, for a file that is all for training.
+    # Of a single file the last `held_out` problems are the test set, the `held_out` before them the validation set,
+    # whatever `val` and `test` name. -1: a tenth of the file each, at most 500; 0: none, all of it is for training.
     held_out: int = observing(-1)
     allow_overlap: bool = observing(False)  # whether a question may stand in two splits
-    # Problems of a set that would be judged wrong if a model said them perfectly: so many may be, below 1 such a share.
+    # How many problems of a set may be such that even their exact answer would be judged wrong (a number, or below 1 a
+    # share of the set). More are an error.
     max_unreadable: float = observing(0.0)
     verifier: str = "numeric"  # how an answer is compared: `data.answers.VERIFIERS`
 

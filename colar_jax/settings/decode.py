@@ -16,7 +16,7 @@ class DecodeConfig:
     latent_temperature: float = 1.0  # scales the latent standard deviation of a sampled decode
     min_latent_std: float = 0.0  # floor of that standard deviation, in embedding scales, as rl.min_std is in rollouts
     stop_temperature: float = 1.0  # of the decision to end thinking, and of words in a chain of thought
-    stop_odds_temperature: float = 1.0  # flattens the odds of ending latent thinking: above 1 other lengths are tried
+    stop_odds_temperature: float = 1.0  # of the odds of ending latent thinking; above 1 more lengths are tried
     answer_temperature: float = 1.0  # of the answer's tokens
     top_p: float = 0.9  # of the answer's tokens, and of words in a chain of thought
 
@@ -45,10 +45,10 @@ class EvalConfig:
     seeds: int = 5  # sampled decodes of every question; 0: none
     batch_size: int = 256  # questions that are decoded at a time
     stages: str = ""  # which stages to evaluate; empty: all of the run
-    temperatures: str = ""  # each of all that is sampled (latents, stops, answers); empty: those of `decode`
+    temperatures: str = ""  # one for latents, stops and answers alike, such as 0.5,1; empty: those of `decode`
     latent_limits: str = ""  # values of decode.max_latents, for methods that read it; empty: that one
-    latent_words: int = 3  # nearest words of each latent in samples.jsonl, for one decode more; 0: none
-    causal: bool = False  # whether answers change when latents are changed: six decodes more at every speed
+    latent_words: int = 3  # nearest words of each latent in samples.jsonl; costs one more decode; 0: none
+    causal: bool = False  # test whether answers depend on the latents: six more decodes at every speed
 
     def __post_init__(self):
         parse_speeds(self.speeds)

@@ -11,7 +11,7 @@ class LatentHeadSettings:
     """The Gaussian head beside the language head."""
 
     intermediate_size: int = 0  # 0: the model's hidden size
-    deterministic: bool = False  # ablation DL: no standard deviation; needs latent_loss="soft_mse"
+    deterministic: bool = False  # ablation DL: no standard deviation; needs latent.loss="soft_mse"
     min_log_std: float = -6.0  # bounds of the log standard deviation, in embedding scales
     max_log_std: float = 2.0  # the upper one
 
@@ -53,7 +53,7 @@ class LoraSettings:
     """Low-rank adapters on a frozen model (`model.lora`): then they and the latent head are all that is trained."""
 
     rank: int = 0  # 0: no adapters, everything is trained; the paper has 128
-    alpha: float = 32.0  # an adapter counts alpha / rank; 32 in the paper
+    alpha: float = 32.0  # the output of an adapter is scaled by alpha / rank; 32 in the paper
     targets: str = "query,value"  # as in the paper; Hugging Face's names (q_proj, ...) are understood as well
     dropout: float = adjustable(0.0)  # of an adapter's input, in training
     init_from: str = ""  # a PEFT folder to start from, of this rank, alpha and these targets; empty: random
@@ -73,7 +73,7 @@ class LoraSettings:
 class ProjectionSettings:
     """What CODI's latents go through before they are fed (`model.projection`); other methods leave it alone."""
 
-    size: int = 0  # of its hidden layer; 0: there is none, and a hidden state is fed as it is
+    size: int = 0  # of its hidden layer; 0: no projection, a hidden state is fed as it is
     layer_norm: bool = True  # at its end, as in the paper; CoLaR's authors have none
 
     def __post_init__(self):
@@ -87,7 +87,7 @@ class Compute:
     dtype: str = "float32"  # of activations
     remat: str = "none"  # what the backward pass recomputes: none, dots, full
     scan_layers: bool = True
-    logits_chunk: int = 8192  # supervised positions whose logits exist at a time
+    logits_chunk: int = 8192  # supervised positions whose logits are in memory at a time
 
 
 PLAINLY = Compute()
@@ -103,7 +103,7 @@ class ModelConfig:
     base_dtype: str = adjustable("float32")  # of weights that adapters keep frozen; bfloat16 halves their memory
     remat: str = execution("none")  # what the backward pass recomputes: none, dots (all but matmuls), full
     scan_layers: bool = execution(True)  # False: a Python loop, to step through with JAX_DISABLE_JIT=1
-    logits_chunk: int = execution(8192)  # supervised positions whose logits exist at a time
+    logits_chunk: int = execution(8192)  # supervised positions whose logits are in memory at a time
     latent_head: LatentHeadSettings = dataclasses.field(default_factory=LatentHeadSettings)
     lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
     projection: ProjectionSettings = dataclasses.field(default_factory=ProjectionSettings)

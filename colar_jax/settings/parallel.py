@@ -17,8 +17,8 @@ class ParallelConfig:
     coordinator: str = ""  # host:port of the first of several processes; empty: found on SLURM and TPU VMs, else one
     num_processes: int = 1  # with `coordinator`
     process_id: int = 0  # with `coordinator`: this process's number, from 0
-    heartbeat_seconds: int = 60  # so long after the last sign of life of a process the others stop
-    mesh: str = "auto"  # auto: as little splitting of the model as fits its memory; the rest of the devices is data
+    heartbeat_seconds: int = 60  # a process without a sign of life for so long is lost, and the others stop
+    mesh: str = "auto"  # auto: split the model as little as memory allows; use the other devices for data
     decode_gather: str = (
         "auto"  # whole weights once a rollout, or each layer's at every step; auto: once where they fit
     )
