@@ -1,7 +1,7 @@
-"""A model on its devices: compiles what is computed with it, and places what that is given.
+"""A model on its devices: compiles programs that use it, and places their arguments.
 
-Parameters are arguments of what is compiled, never part of it: one engine serves all stages of a run, and a plan for
-devices that are not there.
+Parameters are arguments of the compiled programs, never part of them. So one engine serves all stages of a run, and
+also a plan for devices that are not there.
 """
 
 import dataclasses

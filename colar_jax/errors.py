@@ -1,4 +1,4 @@
-"""What is wrong because of what the user gave us, as opposed to a fault of the program."""
+"""Mistakes of the user, as opposed to bugs of the program."""
 
 
 class UserError(ValueError):

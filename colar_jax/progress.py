@@ -1,4 +1,4 @@
-"""Long work shows itself: a bar when a person watches, one plain line a log step when not."""
+"""Progress of long work: a bar at a terminal, one plain line a log step elsewhere."""
 
 import os
 import sys

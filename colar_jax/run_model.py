@@ -1,4 +1,4 @@
-"""The model of a run: what it is made of, and how it lies on the devices."""
+"""The model of a run: its parts, and how they are placed on the devices."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""Which stage is meant, what one starts from, and what a finished one leaves to the next."""
+"""Which stage a command means, what a stage starts from, and the parameters of a finished one."""
 
 import contextlib
 from collections.abc import Iterator

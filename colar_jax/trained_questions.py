@@ -1,4 +1,4 @@
-"""Which questions a stage was trained on, by hash: an answer to one of them says nothing of what was learned."""
+"""Which questions a stage was trained on, by hash: an answer to one of them does not show what was learned."""
 
 import logging
 import os

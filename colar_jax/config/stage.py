@@ -20,9 +20,7 @@ class OptimizerConfig:
     weight_decay: float = adjustable(0.01)  # decoupled, of all that is trained
     b1: float = adjustable(0.9)  # decay of AdamW's average of gradients
     b2: float = adjustable(0.999)  # decay of AdamW's average of squared gradients
-    clip_norm: float = adjustable(
-        1.0
-    )  # gradients with a larger norm are scaled down to it; the published code does not clip in SFT
+    clip_norm: float = adjustable(1.0)  # larger gradients are scaled down to this norm; published SFT does not clip
     schedule: str = adjustable("cosine")  # after the warm-up: cosine (to `final_fraction`) or constant
     # The rate rises linearly from 0: update k of k = 0, 1, ... has k / warmup_steps of it. So the first update of a
     # warm-up changes no parameter; it only starts AdamW's averages.

@@ -1,4 +1,4 @@
-"""Problems known by their content, wherever their file lies and whatever it is called."""
+"""Hashes of problems: they depend on the content, not on where a file lies or what it is called."""
 
 import hashlib
 import json

@@ -1,8 +1,8 @@
-"""Batches as a pure function of the step: what resumes needs no memory of what came before.
+"""Batches as a pure function of the step: a resumed run needs no saved position in the data.
 
 An epoch is planned as a whole from `(seed, epoch)`: the order of the examples, each one's speed, which rows they are
-packed into. A group's label is drawn from `(seed, epoch, example)`. Every epoch has the same number of steps (what is
-left of the last rows is dropped, or a last row stays empty), so step `s` belongs to epoch `s // steps_per_epoch`.
+packed into. A group's label is drawn from `(seed, epoch, example)`. Every epoch has the same number of steps, so step
+`s` belongs to epoch `s // steps_per_epoch`. Rows that do not fill a last step are dropped, or a last row stays empty.
 """
 
 import dataclasses

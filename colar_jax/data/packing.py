@@ -1,7 +1,7 @@
-"""Examples into rows of one fixed shape: no position is spent on padding that another example could use.
+"""Pack examples into rows of one fixed shape, so that little of a row is padding.
 
-Several examples share a row; segment ids keep their attention apart. Positions and tokens are two things (groups of
-step tokens share a position), so on the device nothing has a shape that depends on the speed.
+Several examples share a row; segment ids keep their attention apart. Tokens are not positions: a group of
+step tokens shares one. So on the device nothing has a shape that depends on the speed.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Would an answer be judged right if a model said it perfectly? Found out before training, not by an accuracy of 0.
+"""Would the exact answer of a problem be judged right? Checked before training, not found out by an accuracy of 0.
 
 A text can collide with what controls a decode: `###` in a step ends the reasoning, "Answer: 5" as an answer is read
 back as nothing, and a tokenizer may not give back what it was given. Every answer is encoded, cut where a decode would

@@ -1,4 +1,4 @@
-"""Read questions, and go on from them a position at a time."""
+"""Prefill questions, then feed one position at a time."""
 
 import dataclasses
 

@@ -1,7 +1,7 @@
-"""Questions for the prefill, packed into rows as training examples are: none waits for the longest one.
+"""Questions for the prefill, packed into rows as training examples are, not padded to the longest one.
 
-Rows of one length and number for all batches, so that one compiled decode serves them all; where each question's tokens
-lie in them is data (`slots_CP`), by which the prefill hands every question its own part of the cache.
+All batches have rows of the same number and length, so one compiled decode serves them all. Where a question's tokens
+lie in the rows is data (`slots_CP`); by it the prefill gives every question its own part of the cache.
 """
 
 import dataclasses

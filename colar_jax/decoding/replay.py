@@ -1,4 +1,4 @@
-"""Answer after given thoughts: what a causal test changes in a chain, and nothing else, makes the difference."""
+"""Answer after given thoughts. Causal tests use it: only the thoughts that they changed differ from a plain decode."""
 
 import jax
 import jax.numpy as jnp

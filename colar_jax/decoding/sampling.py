@@ -1,4 +1,4 @@
-"""Drawing tokens, each with its log-probability under the very distribution it was drawn from."""
+"""Sample tokens, each with its log-probability under the distribution that it was drawn from."""
 
 import jax
 import jax.numpy as jnp

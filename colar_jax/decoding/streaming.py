@@ -1,6 +1,6 @@
-"""The decoder a step at a time: each thought and each token of the answer is handed out as soon as it is there.
+"""The decoder a step at a time: each thought and each token of the answer is yielded as soon as it is computed.
 
-The loops are those of `decoder.decode`, their bodies compiled each by itself, so what is said is the same.
+The loops are those of `decoder.decode`, with their bodies compiled separately, so the result is the same.
 """
 
 import dataclasses

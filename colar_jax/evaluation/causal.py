@@ -1,4 +1,4 @@
-"""Are the latents used? Change them, let the model answer, and see what becomes of its accuracy.
+"""Are the latents used? Change them, let the model answer, and compare its accuracy.
 
 A chain is decoded once; then its latents are fed again, changed, and the answer is decoded after them. Nothing else
 differs, not even the number of latents (but for `truncate`). A model whose answers do not depend on its latents keeps

@@ -1,4 +1,4 @@
-"""What an answer costs: #L alone flatters latents, for each of them is a forward pass, with two heads to read."""
+"""What an answer costs. #L alone makes latents look cheap: each is a whole forward pass, and needs two heads."""
 
 import dataclasses
 from collections.abc import Sequence

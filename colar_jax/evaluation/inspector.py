@@ -1,7 +1,7 @@
 """Greedy decodes that keep what was thought, and answers after thoughts that were changed.
 
-Beside the evaluator, whose programs keep nothing of the thoughts: looking costs a decode of its own, and plain decoding
-nothing.
+The evaluator's programs record nothing of the thoughts. So looking costs a decode of its own, and plain decoding costs
+nothing more.
 """
 
 import dataclasses

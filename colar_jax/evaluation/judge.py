@@ -1,4 +1,4 @@
-"""From the tokens of an answer to whether it is right."""
+"""Turn the tokens of an answer into text, and judge whether it is right."""
 
 import dataclasses
 import functools

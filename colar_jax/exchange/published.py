@@ -1,4 +1,4 @@
-"""A checkpoint of the published code as a stage of ours, which evaluates, and trains on."""
+"""Import a checkpoint of the published code as a stage, which can be evaluated and trained on."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an action is credited with: rewards of rollouts, advantages of their groups, and what each term counts.
+"""Credit for actions: rewards of rollouts, advantages within their groups, and the weight of each term.
 
 Each is a function under a name, and `rl.reward`, `rl.advantage` and `rl.loss_aggregation` are such names. A new one is
 a decorated function here; or, in a module of the user's own, a function that a setting names as package.module:NAME.

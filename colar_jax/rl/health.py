@@ -1,4 +1,4 @@
-"""Is the policy well? What to be told about, and what to stop at, with what to do about it."""
+"""Alarms of reinforcement learning: what is warned of, what ends the run, and what to do about it."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""One iteration of reinforcement learning: ask, sample, judge, and update on what there is to learn."""
+"""One iteration of reinforcement learning: ask, sample, judge, update."""
 
 import dataclasses
 import time

@@ -1,4 +1,4 @@
-"""Which questions an iteration asks: a stream through all of them, in a new order each time round."""
+"""Which questions an iteration asks: all of them, one after the other, in a new order each time through."""
 
 import numpy as np
 

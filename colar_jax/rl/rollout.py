@@ -1,7 +1,7 @@
 """Rollouts on the devices: each prompt prefilled once, its generations decoded from one cache.
 
-What is drawn for a rollout depends on the iteration, the prompt's place in it and the rollout's number, and on nothing
-else: not on how many prompts are decoded at a time, nor on the number of devices.
+What is sampled for a rollout depends only on the iteration, the prompt's place in it and the rollout's number. It does
+not depend on how many prompts are decoded at a time, nor on the number of devices.
 """
 
 from collections.abc import Iterator

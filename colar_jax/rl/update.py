@@ -1,16 +1,16 @@
-"""The update of reinforcement learning: what rollouts did is scored again, and pushed by the clipped policy gradient.
+"""The update of reinforcement learning: rollouts are scored again, and the clipped policy gradient is applied.
 
     loss = sum over kinds of kind weight * sum over its terms of weight * (-min(ratio A, clip(ratio) A) + beta k3)
            - entropy_weight * entropy of the latents
 
-The three kinds of terms are averaged by themselves and added up, as latents and answers are in the paper.
+The three kinds of terms are averaged separately, and the averages are added, as for latents and answers in the paper.
 
 Log-probabilities are computed exactly as the decoder computed them when it sampled: the same temperatures, the same
 floor of the latents' standard deviation, and the same nucleus. At unchanged parameters both agree to rounding.
 
-A policy that changes has another nucleus. The rule (renormalise over the tokens inside) is applied to the nucleus of
-the *current* model, and the recorded token always counts as inside: otherwise its log-probability would be -inf as soon
-as it falls out, without a gradient that could bring it back.
+As the policy changes, so does its nucleus (top-p). Log-probabilities are those of the nucleus of the *current* model,
+and the recorded token always counts as inside: otherwise its log-probability would be -inf once it has fallen out, and
+no gradient could bring it back.
 """
 
 import dataclasses

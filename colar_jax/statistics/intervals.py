@@ -1,4 +1,4 @@
-"""How sure a measured number is: 95 % intervals over seeds and over questions.
+"""95 % confidence intervals of a measured number, over seeds and over questions.
 
 Two different questions, two different intervals. Over *seeds* (the same questions, sampled again): how far does the
 number move when the run is repeated? Over *questions* (each data set is itself a sample): how far would it move on

@@ -1,4 +1,4 @@
-"""How sure the difference of two measurements on the same questions is: the paired bootstrap, and the sign test."""
+"""The difference of two measurements on the same questions: the paired bootstrap, and the sign test."""
 
 from collections.abc import Sequence
 

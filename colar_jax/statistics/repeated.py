@@ -1,4 +1,4 @@
-"""What several samples of each question are worth together: pass@k and majority@k."""
+"""Accuracy from several samples of each question: pass@k and majority@k."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""One run of a sweep: decode those of its cells that are not there yet, and make results of all of them."""
+"""One run of a sweep: decode the cells that are missing, and make results of all of them."""
 
 import dataclasses
 import functools

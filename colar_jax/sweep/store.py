@@ -1,4 +1,4 @@
-"""What a sweep has found so far, on disk: a line of JSON for each thing, so that a killed sweep goes on."""
+"""What a sweep has decoded so far, on disk: a line of JSON for each cell, so that a killed sweep goes on."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""SIGTERM (a preempted machine, a cancelled job) and Ctrl-C as a request to save and stop, not as a death."""
+"""SIGTERM (a preempted machine, a cancelled job) and Ctrl-C are requests to save and stop."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""What Orbax, and the libraries under it, print and log, kept from those who run a training."""
+"""Hides what Orbax, and the libraries under it, print and log."""
 
 import contextlib
 import gc

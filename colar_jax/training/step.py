@@ -1,9 +1,9 @@
 """One optimizer step: jit(gradients under shard_map -> update), whatever the method.
 
-The batch's rows are split over the devices. What is supervised is counted over all devices and microbatches *before*
-the forward pass, so each part's loss is its share of one global mean, and gradients only need adding up. Weights that
+The batch's rows are split over the devices. Supervised positions are counted over all devices and microbatches *before*
+the forward pass, so each part's loss is its share of one global mean, and gradients are just added. Weights that
 are split over `fsdp` are gathered where they are used (`model.sharded`), which adds their gradients up over `fsdp`; the
-rest is added up at the end. The update is elementwise, but for the norm: XLA runs it on the shards as they lie.
+rest is added up at the end. The update is elementwise except for the norm, so XLA computes it on the shards.
 """
 
 import functools

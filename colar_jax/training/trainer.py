@@ -1,4 +1,4 @@
-"""How a stage takes its steps: the part of a stage that differs between learning from data and from rewards."""
+"""The steps of a stage: what differs between learning from data and learning from rewards."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The published model that a run starts from: where it is, what it is, and its parameters.
+"""The published model that a run starts from: its folder, its config, and its parameters.
 
 A base is named by `model.base`: a Hugging Face folder, or a hub id (`owner/name`, or `owner/name@revision`).
 """

@@ -2,7 +2,7 @@
 
 Every row is allocated the largest need of any row, per kind; spare room of one kind cannot serve another.
 Within a window of shuffled examples, sorted by length, each step takes one from every stretch, and within a step the
-longest go first, each to the row that has least. Then examples are exchanged, between steps and between rows.
+longest go first, each to the emptiest row. Then examples are exchanged, between steps and between rows.
 """
 
 import numpy as np
