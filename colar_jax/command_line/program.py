@@ -1,5 +1,6 @@
 """What every command does around its own work: read flags, load the config, and say a user's mistake in one line."""
 
+import codecs
 import contextlib
 import dataclasses
 import errno
@@ -144,6 +145,13 @@ def _mistakes_in_one_line():
         yield
     except (UserError, absl_flags.Error) as error:
         print("error: " + "".join(map(_visible, str(error))), file=sys.stderr)
+        sys.exit(2)
+    except UnicodeEncodeError as error:
+        of_files = codecs.lookup(sys.getfilesystemencoding()).name
+        if of_files == "utf-8" or codecs.lookup(error.encoding).name != of_files:
+            raise  # a fault of the program
+        name = error.object.encode("ascii", "backslashreplace").decode()
+        print(f"error: {name}: this locale has no such file names; set PYTHONUTF8=1", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in _OF_THE_DISK:

@@ -23,7 +23,11 @@ of another type or out of range. Every program prints this list, and its own fla
 
 What may change when a run goes on from its checkpoint is in the column *on resume*: settings marked *free* may; those
 marked *ask* may with `--accept_changes`; *RL* belong to a stage that is trained by rewards, and are free in others; the
-rest belong to the run: with another value it is another run."""
+rest belong to the run: with another value it is another run.
+
+Of the environment, `JAX_PLATFORMS=cpu` (or `cuda`, `tpu`) says what to compute on. Text is UTF-8 whatever the locale
+says. `JAX_ENABLE_X64` is refused: the program computes in 32 bits or fewer (`model.dtype`). A flag in `XLA_FLAGS` that
+XLA does not know makes XLA end the process, with the name of the flag."""
 
 # Of the settings outside these no checkpoint knows.
 _KNOWN_TO_CHECKPOINTS = ("seed", "data.", "model.", "stages.", "decode.")

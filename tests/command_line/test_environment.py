@@ -12,8 +12,10 @@ from command_line.program import CONFIG_FILE
 
 from colar_jax.command_line import require_text
 from colar_jax.command_line.environment import prepare_streams
+from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.errors import UserError
 from colar_jax.parallel import hosts
+from colar_jax.run import prepare
 
 PROJECT = Path(__file__).parents[2]
 
@@ -88,6 +90,27 @@ def test_64_bits_are_refused_at_the_start(run):
         ran = run("--config=tiny.py")
     assert (ran.status, ran.config) == (2, None)
     assert ran.errors[0].startswith("error: JAX_ENABLE_X64 is set: this program computes in float32 or bfloat16")
+
+
+@pytest.mark.parametrize(("dtype", "is_slow"), [("bfloat16", True), ("float32", False)])
+def test_bfloat16_on_a_cpu_says_that_it_is_slow(caplog, dtype, is_slow):
+    config = defaults()
+    config.stages.cot = stage_defaults(method="cot")
+    config.run, config.model.preset, config.model.dtype = "cot", "pico", dtype
+    with caplog.at_level("WARNING"):
+        prepare(resolve(config), sets="none")
+    said = [record.message for record in caplog.records if "--config.model.dtype=float32" in record.message]
+    assert bool(said) == (is_slow and jax.default_backend() == "cpu")
+
+
+def test_a_file_name_that_the_locale_does_not_have():
+    """In a locale of ASCII, with Python's own ways around it switched off."""
+    variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "colar_jax.export", "--workdir=café", "--out=x"]
+    ended = subprocess.run(command, cwd=PROJECT, env=os.environ | variables, capture_output=True)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.decode().splitlines()
+    assert line.startswith("error: ") and "caf" in line
 
 
 @pytest.mark.slow
