@@ -153,6 +153,28 @@ def test_what_changes_nothing_is_accepted(tmp_path, changes):
 ON_BY_DEFAULT = {"r", "lora_alpha", "init_lora_weights", "megatron_core", "qalora_group_size", "runtime_config"}
 
 
+# All fields of PEFT 0.21's LoraConfig that must be off, for where PEFT is not installed.
+MUST_BE_OFF = """
+    alora_invocation_tokens alpha_pattern arrow_config bias corda_config ensure_weight_tying eva_config
+    exclude_modules fan_in_fan_out kasa_config layer_replication layers_pattern layers_to_transform
+    loftq_config lora_bias lora_ga_config megatron_config modules_to_save monteclora_config rank_pattern
+    target_parameters trainable_token_indices use_bdlora use_dora use_qalora use_rslora velora_config
+"""
+
+
+@pytest.mark.parametrize("name", [*MUST_BE_OFF.split(), "init_lora_weights"])
+def test_every_recorded_field_is_refused_where_it_is_on(name):
+    for value in ("something", True, 1, {"a": 1}, [1]):
+        is_plain = name == "init_lora_weights" and value is True
+        assert peft._unsupported({"r": 8, name: value}) == ([] if is_plain else [name])
+
+
+def test_the_record_is_whole():
+    installed = pytest.importorskip("peft")
+    fields = {field.name for field in dataclasses.fields(installed.LoraConfig)}
+    assert fields - peft._FREE - {"init_lora_weights"} == set(MUST_BE_OFF.split())
+
+
 def test_every_field_of_the_installed_peft_is_read_or_refused_where_it_is_on(tmp_path):
     installed = pytest.importorskip("peft")
     default = installed.LoraConfig(r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
