@@ -31,7 +31,7 @@ from colar_jax.settings import AUTOMATIC, PLAINLY, Compute, ParallelConfig
 
 logger = logging.getLogger(__name__)
 
-# How to decode, from data of the program that is the same on all devices (None: there is none).
+# How to decode, from arguments of the program that are the same on all devices (None: there are none).
 Ways = Callable[[Any], tuple[Think, DecodeLimits]]
 # (model, how to compute, rows..., what) -> a pytree of rows
 OfRows = Callable[..., Any]
@@ -127,7 +127,7 @@ class Engine:
                 return of_rows(self.merge(shards, specs), compute, *rows, what)
 
             # Each shard leaves its loops by itself, so what it holds varies from device to device by construction;
-            # check_vma would want every loop's zeros to be told so.
+            # check_vma would need every loop's zeros to be marked as varying.
             return jax.shard_map(
                 of_this_device,
                 mesh=mesh,

@@ -20,14 +20,14 @@ from colar_jax.config import (
 from colar_jax.errors import UserError
 from colar_jax.run import Run
 
-# What a checkpoint remembers besides, for the steps after it.
+# What a checkpoint also stores, for the steps after it.
 MEMORY = ("unlogged", "trainer")
 PROBLEMS = "data.problems"  # a hash of what is learned from, in its order
-# Groups of a stage that only the method of their name reads.
+# Groups of a stage that only the method of that name reads.
 _OF_METHODS = ("icot", "coconut", "codi")
-# How checkpoints of earlier versions call a setting.
+# Settings under the names that they have in checkpoints of earlier versions.
 _OLD_NAMES = {"verifier": "data.verifier"}
-# By what they know their training problems.
+# How those checkpoints identify their training problems.
 _OLD_DATA = ("data.train", "data.train_limit", "data.held_out")
 
 

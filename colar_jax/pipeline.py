@@ -46,7 +46,7 @@ def train(config: Config, *, accept_changes: bool = False) -> list[Result]:
 
 def _train(config: Config, *, accept_changes: bool) -> list[Result]:
     run = prepare(config)
-    # Before anything is written, or trained for nothing.
+    # Before anything is written or trained.
     changes = {name: refuse_another_run(run, name, accept_changes=accept_changes) for name in config.stage_names}
     wait_for_all("looked at the folder")  # before one of them makes what another would look at
     write_config(run)

@@ -167,7 +167,7 @@ def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
     path = Path(workdir).expanduser() / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{workdir} is no folder of a run: {path} does not exist")
-    # Resolved, so that settings which are younger than the run are there, at their defaults.
+    # Resolved, so that settings that did not exist when the run was trained are there, at their defaults.
     try:
         resolved = resolve_plain(read_json_object(path))
     except UserError as error:
@@ -233,7 +233,7 @@ def write_config(run: Run) -> None:
     run.workdir.mkdir(parents=True, exist_ok=True)
     path = run.workdir / CONFIG_FILE
     unfinished = path.with_name(f".{path.name}.unfinished")
-    # Which devices there are is a matter of each start, not of the run.
+    # The devices belong to a start of the run, not to the run.
     config = dataclasses.replace(run.config, parallel=AUTOMATIC)
     unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)

@@ -93,7 +93,7 @@ def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> tup
     shardings = shardings_of(parameter_specs(graph, shapes, mesh), mesh)
     if base is None:
         graph, parameters = reasoner.build(llama, head, config.seed, lora, projection)
-        # Calibrated anew, to what is held: a later stage, which measures that, finds the same.
+        # Calibrated again after the cast: a later stage measures the weights as they are held, and must find the same.
         parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
     else:
         loaded = base.load(shardings["llama"], base_dtype)

@@ -16,7 +16,7 @@ from colar_jax.errors import UserError
 # Problems on which the shortcut of `_tail_lengths` is checked against tokenizing the whole prompt.
 NUM_CHECKED = 64
 
-# Letters together, digits together, or a sign alone: what a person takes for one thing to read.
+# Words as a person sees them: a run of letters, a run of digits, or a single sign.
 _WORD = re.compile(r"\d+|[^\W\d_]+|[^\w\s]|_")
 
 

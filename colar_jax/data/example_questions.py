@@ -28,5 +28,5 @@ EXAMPLES = (
     ),
 )
 
-# The one that stands wherever there is room for one.
+# The one to show where there is room for one only.
 EXAMPLE = EXAMPLES[0]

@@ -9,7 +9,7 @@ import numpy as np
 
 from colar_jax.data.problems import Problem
 
-# Long enough that no two sets of this world meet, short enough to be read.
+# Long enough that two sets do not collide, short enough to read.
 _HASH_BYTES = 8
 
 # What sentences are punctuated with. Operators are not in it: "3 + 4" and "3 * 4" are two questions.

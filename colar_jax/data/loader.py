@@ -24,7 +24,7 @@ from colar_jax.errors import UserError
 
 # Examples packed together. Longer windows pack tighter; within one, rows are shuffled.
 PACKING_WINDOW = 2048
-# Rows hold this much more tokens and labels than an average row needs, so that positions are what fills first.
+# Rows have room for so many more tokens and labels than the average row needs, so that positions fill up first.
 SLACK = 1.25
 
 
@@ -106,7 +106,7 @@ class Loader:
             )
         self.row_shape = _row_shape(self._sizes(*self._draw(0)), possible, row_positions)
         fits = np.stack([packing.fits(sizes, self.row_shape) for sizes in possible])
-        # What fits at some of its speeds only is left out at all: else long problems are trained at high speeds alone.
+        # One that does not fit at one of its speeds is left out: else long ones would be trained at high speeds only.
         self._is_used = fits.all(axis=0)
         if not self._is_used.any():
             raise UserError(

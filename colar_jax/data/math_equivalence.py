@@ -16,9 +16,9 @@ from pathlib import Path
 from colar_jax.errors import UserError
 
 _WORKER_FILE = Path(__file__).with_name("math_worker.py")
-# Longer than any answer of MATH (at most 159 characters); what is longer is a model that rambles.
+# Longer than any answer of MATH (at most 159 characters); longer answers are never right.
 _LONGEST_ANSWER = 500
-# Of one process: a policy's rollouts give the same answers again and again.
+# Verdicts are cached for each process: rollouts give the same answers again and again.
 _REMEMBERED_PAIRS = 2**16
 
 

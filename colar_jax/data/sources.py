@@ -103,7 +103,7 @@ def _from_hub(rest: str, split: str, limit: int | None, options: dict[str, int])
 
 
 def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
-    # By os.path, which says no to what pathlib raises for: names that are too long, zero bytes, homes of nobody.
+    # os.path returns False where pathlib raises: names that are too long, zero bytes, `~` of an unknown user.
     path = Path(os.path.expanduser(source))
     if not os.path.exists(path):
         raise UserError(_unknown_source(source, path))

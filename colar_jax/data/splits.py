@@ -17,7 +17,7 @@ _NAMED_SOURCE = re.compile(r"([\w-]+)\s*=\s*(.*)", re.DOTALL)
 _ARITHMETIC = re.compile(r"(?:[\w-]+=)?\s*arithmetic(?:$|:)")
 _NAMED_BY_ITSELF = re.compile(r"(?:hub:|arithmetic(?:$|:))")
 
-# Of a file, with data.held_out=-1: a tenth, and no more than tells two methods apart.
+# Of a file, with data.held_out=-1: a tenth, but not more than it takes to compare two methods.
 _SHARE_HELD_OUT, _MOST_HELD_OUT = 10, 500
 
 

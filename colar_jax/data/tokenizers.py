@@ -110,7 +110,7 @@ def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
     place = os.path.expanduser(name)
     if os.path.isfile(place):
         raise UserError(f"data.tokenizer={name!r} is a file: name the folder that it is in")
-    # Of a folder, tokenizer.json is the whole truth. AutoTokenizer goes by the model_type in config.json beside it, and
+    # A folder's tokenizer.json says everything. AutoTokenizer goes by the model_type in config.json beside it, and
     # puts Qwen2's special tokens and splitting of digits over any other tokenizer that a Qwen2 was given.
     has_file = os.path.isfile(os.path.join(place, "tokenizer.json"))
     if os.path.isdir(place) and not any(os.path.isfile(os.path.join(place, file)) for file in _TOKENIZER_FILES):

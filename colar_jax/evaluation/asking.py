@@ -121,7 +121,7 @@ class Asker:
     def answer(self, parameters, questions: Sequence[str], speed: Speed, keys_N: jax.Array) -> list[Reply]:
         """The replies to `N` questions, decoded together: each is what `ask` says with its key."""
         prompts = [self._prompt(question, speed) for question in questions]
-        # Numbers of questions that are near each other share a compiled program: the last question fills the rows up.
+        # Filled up to a power of two with the last question, so that similar numbers of questions share a program.
         size = 1 << (len(prompts) - 1).bit_length()
         numbers = np.arange(size).clip(max=len(prompts) - 1)
         shape = shape_for([np.array([len(prompts[number]) for number in numbers])])

@@ -37,7 +37,7 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
 
     predicted = model.latent_head(hidden_BMD)
     embed_std = model.latent_head.embed_std[...]
-    # The target is what is there: no gradient flows into the embeddings through it (as published).
+    # The target is a constant: no gradient flows into the embeddings through it (as published).
     next_BMD = jax.lax.stop_gradient(gather_positions(embeds_BSD, batch.supervised_BM + 1))
     target_BMD = next_BMD.astype(jnp.float32) / embed_std
     if latent.loss == "nll":
@@ -61,7 +61,7 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
     if latent.predicted_pass_weight:
         fed_BMD = (predicted.sample(noise_BMD) * embed_std).astype(embeds_BSD.dtype)
         second_BSD = _feed_predictions(embeds_BSD, fed_BMD, batch)
-        # The same keys: what an adapter drops is the same in both passes, as if they were one.
+        # The same keys: LoRA dropout drops the same in both passes.
         second_hidden_BMD = method.supervised_hidden(model, second_BSD, batch, compute, dropout_keys_B)
         answer_ids_BM = jnp.where(method.answer_mask(batch), batch.label_ids_BM, -1)
         second_loss, _ = method.language_loss(model, second_hidden_BMD, answer_ids_BM, compute)
@@ -92,8 +92,8 @@ class Colar(Method):
 
     # One is drawn for each example (one listed twice, twice as often); fractions are group lengths that alternate.
     speeds: str = "1,2,3,4,5"
-    # How often the prompt says "auto" instead of the drawn speed. Nothing says then how long the first group is, and
-    # soft_mse learns the mean over all speeds: that latent is none of theirs. From the next one on the input tells.
+    # How often the prompt says "auto" instead of the drawn speed. Then nothing says how long the first group is, and
+    # soft_mse learns the mean over all speeds, which is right for none. From the second latent on the input shows it.
     auto_probability: float = 0.0
     loss: str = "soft_mse"  # soft_mse, or nll (for MATH, and before RL)
     weight: float = 1.0  # of the latent loss beside the cross-entropy

@@ -114,7 +114,7 @@ class Llama(nnx.Module):
         contexts, last = visibility.contexts, reading.last
         layer_of = functools.partial(_layer, graphdef, rotations, compute)
         x_BTD, layer = embeds_BTD, layer_of(visibility.attend, reading.probe)
-        # None, without dropout, is a pytree of nothing: then there are no keys to scan over.
+        # Without dropout the keys are None, an empty pytree: there is nothing to scan over.
         keys_LB = _keys_of_layers(dropout_keys_B if self.drops_out else None, config.num_layers)
         if scan:
             context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()

@@ -52,7 +52,7 @@ PRESETS = {
     "nano": LlamaConfig(
         vocab_size=256, hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384
     ),
-    # For `:smoke` runs and tests: everything a Llama has (grouped queries included), nothing of its weight.
+    # For `:smoke` runs and tests: a whole Llama (grouped queries included), as small as can be.
     "pico": LlamaConfig(
         vocab_size=256, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=64
     ),

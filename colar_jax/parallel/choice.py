@@ -2,8 +2,8 @@
 
 import jax
 
-# Of a device's memory: what parameters, gradients and optimizer may fill, the rest being activations and gathered
-# weights; and what may be full once a decode holds whole weights, the rest being caches.
+# Shares of a device's memory: what parameters, gradients and optimizer may fill (the rest is for activations and
+# gathered weights), and what may be full while a decode holds whole weights (the rest is for caches).
 STATE_SHARE = 0.5
 DECODE_SHARE = 0.75
 

@@ -21,7 +21,7 @@ Reward = Callable[[Sequence[Problem], Sequence[str], Sequence[int]], Sequence[fl
 MakeReward = Callable[[RlConfig, Verifier, int], Reward]  # (settings, is_right, decode.max_latents)
 # (rewards_QG, settings) -> advantages_QG of `Q` groups of `G` rollouts
 Advantage = Callable[[np.ndarray, RlConfig], np.ndarray]
-# (terms of each chain [chains..., 1], number of chains, settings) -> what each of a chain's terms counts
+# (terms of each chain [chains..., 1], number of chains, settings) -> the weight of each term of a chain
 Aggregation = Callable[[np.ndarray, int, RlConfig], Any]
 
 REWARDS: dict[str, MakeReward] = {}

@@ -49,7 +49,7 @@ def make_policy_step(
         reference = None if reference is None else merge(reference)
         return policy_loss(model, reference, batch, separator_id, stage.rl, sampling, compute)
 
-    # The batch brings its own weights: there is nothing to count.
+    # The batch has its weights with it, so nothing has to be counted.
     return compile_step(engine, loss, optimizer, count=lambda batch: (), accumulation=stage.accumulation)
 
 
@@ -80,7 +80,7 @@ class GrpoTrainer:
             return self._step(state, fixed, self._engine.put_rows(batch), key)
 
         for iteration in range(start, stop):
-            # By iterations: how many updates one has depends on how many groups have anything to tell apart.
+            # By iterations: the number of updates in one depends on how many groups have different rewards.
             state = at_update(state, iteration * most_updates(self.learner.config))
             state, metrics, num_chains = self.learner.iterate(
                 state, lambda state: join(state.trainable, frozen), update, iteration

@@ -73,7 +73,7 @@ class Learner:
             "time/rollout_share": Metric(rolled_out - begin, end - begin),
             "time/host_share": Metric(judged.host_seconds, end - begin),
         }
-        # As a checkpoint keeps them, and as a device gives them: a resumed run adds the same numbers up.
+        # float32, as checkpoints and devices have them, so that a resumed run adds up the same numbers.
         return state, jax.tree.map(np.float32, metrics), num_chains
 
     def _judge(self, parameters, questions: np.ndarray, iteration: int) -> Judged:

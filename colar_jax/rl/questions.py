@@ -24,7 +24,7 @@ class QuestionStream:
         drawn: list[int] = []
         while len(drawn) < count:
             number, index = divmod(self._position, self._num_questions)
-            # A round's order is made again at each draw: it costs little, and there is nothing to keep in step.
+            # The order of a round is computed again at each draw: it is cheap, and no state has to be kept.
             order = np.random.default_rng((self._seed, number)).permutation(self._num_questions)
             for question in order[index:].tolist():
                 self._position += 1

@@ -58,7 +58,7 @@ class Sampler:
         _, limits = ways
         self._engine, self._num_generations = engine, limits.num_rollouts
         self._shard_size = -(-batch_size // engine.num_shards)
-        # The longest prompts at once; a batch that needs more rows all the same gets them, and a program of its own.
+        # For a batch of the longest prompts. A batch that still needs more rows gets them, and a program of its own.
         longest = np.sort(prompt_lengths)[::-1][: self._shard_size]
         self._shape: PromptShape = shape_for([longest])
         self._program = engine.compile_decode(lambda _: ways, keeps_thoughts=True)

@@ -99,7 +99,7 @@ def assemble(
     def terms(kind: str) -> Terms:
         mask = masks[kind]
         weights = term_weights(mask.reshape(len(prompts), -1, mask.shape[1]), rl).reshape(mask.shape)
-        # What stands after a chain's end was never written, or by a rollout that sat the step out.
+        # Entries after a chain's end are meaningless: never written, or written while other rollouts went on.
         old_log_probs = np.where(mask, log_probs[kind], 0).astype(np.float32)
         return Terms(*(trees(array[:, : rooms[kind]]) for array in (mask, old_log_probs, weights)))
 

@@ -59,7 +59,7 @@ def rescore(
     D = hidden_BSD.shape[-1]
     last_BD = jnp.take_along_axis(hidden_BSD, (batch.prompt_lengths_B - 1)[:, None, None], axis=1)
     branches_BGTD = hidden_BSD[:, P:].reshape(B, G, L + A, D)
-    # State `i` is what `i` latents led to: the first of all branches is the prompt's end.
+    # State `i` is the hidden state after `i` latents; state 0 of every branch is the end of the prompt.
     states_BGLD = jnp.concatenate([jnp.broadcast_to(last_BD[:, None], (B, G, 1, D)), branches_BGTD[:, :, :L]], axis=2)
     with jax.named_scope("latents"):
         raw = model.latent_head(states_BGLD[:, :, :L])
@@ -180,7 +180,7 @@ def policy_loss(
         metrics[f"clip_fraction/{kind}"] = Metric(jnp.sum(is_clipped & mask), count)
         metrics[f"ratio/{kind}"] = Metric(jnp.sum(jnp.where(mask, ratios, 0.0)), count)
         metrics[f"log_ratio/{kind}"] = Metric(jnp.sum(gaps * mask), count)
-        # The mean of the parts' largest, as metrics are added up; of a latent whatever the reduction of the ratio.
+        # The mean of the parts' largest, as metrics are summed over parts. A latent's gap is a mean over dimensions.
         gap = jnp.max(gaps) / (scale if kind == "latent" else 1)
         metrics[f"gap/{kind}"] = Metric(gap * share, share)
     loss, of_latents = _with_entropy(loss, now, batch, rl, model.latent_head.config)

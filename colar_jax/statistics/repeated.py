@@ -7,7 +7,7 @@ import numpy as np
 
 from colar_jax.errors import UserError
 
-# Beyond so many different sets of k samples, as many are drawn instead of all being looked at.
+# If there are more different sets of k samples than this, so many random ones are looked at.
 MAX_SUBSETS = 1000
 
 

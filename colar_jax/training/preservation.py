@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 # The metrics that say which checkpoint is best, the higher the better: the first that any of a stage's checkpoints has.
-# A stage that learns from rewards is after their mean, which may be worth a little accuracy.
+# Reinforcement learning maximises the mean reward, even where that costs a little accuracy.
 BEST_BY = ("reward", "accuracy")
 
 # What Orbax knows of a checkpoint: its step and its metrics.

@@ -213,7 +213,7 @@ class _LateLog:
     def _raise_if_not_finite(self, steps: list[tuple[int, dict[str, Metric]]]) -> None:
         for step, metrics in steps:
             values = divide(metrics)
-            # An iteration of reinforcement learning in which no group had anything to tell apart has no loss.
+            # An iteration of reinforcement learning has no loss if no group had different rewards.
             if not all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "gradient_norm")):
                 folder = self._stage.folder / "diverged"
                 if is_first():

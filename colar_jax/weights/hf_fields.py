@@ -74,7 +74,7 @@ _OPTIONAL: dict[str, Kind] = {
     "per_layer_config": _or_null(_OBJECT),
     "max_position_embeddings": _SIZE,
 }
-# What says nothing about the hidden states of a sequence: how to store, to train, to sample, to look at them.
+# Fields that do not change the hidden states of a sequence: about storing, training, sampling, output.
 _HARMLESS_NAMES = """
     architectures model_type torch_dtype dtype transformers_version transformers_weights _name_or_path name_or_path
     tokenizer_class _commit_hash

@@ -29,15 +29,15 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _MATRICES = {"a": "lora_A", "b": "lora_B"}
 _IS_ATTENTION = ("query", "key", "value", "out")
 _DTYPES = ("F32", "F16", "BF16")
-# Settings that say nothing of what an adapter computes: where it comes from, and how it was or is to be trained.
+# Settings that do not change what an adapter computes: where it comes from, and how it is trained.
 _FREE_NAMES = """
     peft_type r lora_alpha lora_dropout target_modules task_type auto_mapping peft_version base_model_name_or_path
     revision inference_mode megatron_core qalora_group_size runtime_config
 """
 _FREE = frozenset(_FREE_NAMES.split())
 _EMPTY_IS_OFF = ("rank_pattern", "alpha_pattern", "loftq_config")
-# Ways to initialise that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ, ...) may change its weights, and
-# the adapter counts on the changed ones.
+# Initialisations that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ, ...) may change its weights, and
+# the adapter then fits only the changed base.
 _PLAIN_INITIALISATIONS = (True, False, "gaussian", "orthogonal")
 
 

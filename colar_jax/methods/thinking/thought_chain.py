@@ -127,7 +127,7 @@ def run_latents(
 
     def empty(cache_BKPH):
         _, K, _, H = cache_BKPH.shape
-        # A sum with nothing of the trunk's: inside shard_map it has to vary over the devices as the trunk does.
+        # Adds zero times the trunk: inside shard_map this has to vary over the devices as the trunk does.
         return jnp.zeros((B, K, num_latents * E, H), cache_BKPH.dtype) + 0 * cache_BKPH[:, :, :1]
 
     caches = jax.tree.map(empty, trunk.caches)
