@@ -23,8 +23,8 @@ from colar_jax.data.tokenizers import load_tokenizer
 from colar_jax.exchange.folder import export_stage
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.mesh import put_rows, replicate
-from colar_jax.run import prepare
-from colar_jax.starts import adopt
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt
 from colar_jax.training.state import initial_state, join, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 from colar_jax.weights.hf_folder import save_llama

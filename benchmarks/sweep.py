@@ -15,9 +15,9 @@ from pathlib import Path
 
 from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.report.files import read_report
-from colar_jax.run import prepare
-from colar_jax.starts import adopt
-from colar_jax.sweep.sweep import sweep
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt
+from colar_jax.runs.sweep.sweep import sweep
 
 
 def get_config(arguments: argparse.Namespace, workdir: Path):

@@ -10,7 +10,7 @@ from colar_jax.command_line import RUNS, flag, run_main
 from colar_jax.config import Config
 from colar_jax.errors import UserError
 from colar_jax.report.ledger import compare_run
-from colar_jax.sweep.sweep import sweep
+from colar_jax.runs.sweep.sweep import sweep
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,8 @@ from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.errors import UserError
 from colar_jax.evaluation.asking import Reply, Words
 from colar_jax.evaluation.latents import Latent
-from colar_jax.run import Run, prepare
-from colar_jax.starts import default_stage, finished_parameters
+from colar_jax.runs.run import Run, prepare
+from colar_jax.runs.starts import default_stage, finished_parameters
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
 PROMPT = "question> "

@@ -15,7 +15,7 @@ from colar_jax.command_line import flag, run_main
 from colar_jax.config import Config
 from colar_jax.errors import UserError
 from colar_jax.exchange.published import import_published
-from colar_jax.run import prepare
+from colar_jax.runs.run import prepare
 
 
 @dataclasses.dataclass(frozen=True)

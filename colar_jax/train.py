@@ -5,9 +5,9 @@ The same command again goes on from where it stopped.
 
 import dataclasses
 
-from colar_jax import pipeline
 from colar_jax.command_line import flag, run_main
 from colar_jax.config import Config
+from colar_jax.runs import pipeline
 
 
 @dataclasses.dataclass(frozen=True)

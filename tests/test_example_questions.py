@@ -24,8 +24,8 @@ from colar_jax.data.arithmetic import (
     vocabulary,
 )
 from colar_jax.data.example_questions import EXAMPLE, EXAMPLES
-from colar_jax.run import prepare
-from colar_jax.starts import adopt
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt
 from colar_jax.weights.latent_head_file import load_latent_head
 
 ROOT = Path(__file__).parents[1]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from colar_jax.errors import UserError
-from colar_jax.folder_lock import REPORT, TRAINING, locked
+from colar_jax.runs.folder_lock import REPORT, TRAINING, locked
 
 HOLD = """
 import pathlib, sys, time
-from colar_jax.folder_lock import TRAINING, locked
+from colar_jax.runs.folder_lock import TRAINING, locked
 with locked(pathlib.Path(sys.argv[1]), TRAINING, "train"):
     print("held", flush=True)
     time.sleep(60)

@@ -22,8 +22,8 @@ from colar_jax.settings.model import (
     ProjectionSettings,
     parse_targets,
 )
+from colar_jax.settings.on_resume import OnResume, on_resume, walk
 from colar_jax.settings.parallel import AUTOMATIC, ParallelConfig, parse_mesh
-from colar_jax.settings.resuming import OnResume, on_resume, walk
 
 __all__ = [
     "AUTOMATIC",

@@ -11,7 +11,7 @@ import types
 import typing
 
 from colar_jax.config.run import Config
-from colar_jax.settings.resuming import OnResume, on_resume
+from colar_jax.settings.on_resume import OnResume, on_resume
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from colar_jax.settings.checks import one_of, require
-from colar_jax.settings.resuming import adjustable, execution, observing
+from colar_jax.settings.on_resume import adjustable, execution, observing
 
 
 @dataclasses.dataclass(frozen=True)

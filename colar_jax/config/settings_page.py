@@ -8,7 +8,7 @@ import itertools
 
 from colar_jax.config.names import OTHER_NAMES
 from colar_jax.config.reference import Setting, settings
-from colar_jax.settings.resuming import OnResume
+from colar_jax.settings.on_resume import OnResume
 
 _HEAD = """\
 # Settings

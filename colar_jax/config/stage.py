@@ -9,7 +9,7 @@ from colar_jax.methods.codi import Codi
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.icot import Icot
 from colar_jax.settings.checks import one_of, require
-from colar_jax.settings.resuming import adjustable, execution, observing
+from colar_jax.settings.on_resume import adjustable, execution, observing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from colar_jax.exchange.model_card import model_card
 from colar_jax.methods.method import Thinking
 from colar_jax.model.lora import merge_adapters
 from colar_jax.report.files import MARKDOWN_FILE
-from colar_jax.run import Run
-from colar_jax.starts import finished_parameters, stage_named
+from colar_jax.runs.run import Run
+from colar_jax.runs.starts import finished_parameters, stage_named
 from colar_jax.weights import hf_config
 from colar_jax.weights.base_model import base_folder
 from colar_jax.weights.hf_folder import new_folder, write_llama

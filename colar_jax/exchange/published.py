@@ -10,8 +10,8 @@ from colar_jax.errors import UserError
 from colar_jax.exchange.lightning import read_lightning_checkpoint
 from colar_jax.model.lora import joined
 from colar_jax.parallel.mesh import replicate
-from colar_jax.run import Run
-from colar_jax.starts import adopt
+from colar_jax.runs.run import Run
+from colar_jax.runs.starts import adopt
 from colar_jax.training.state import Tree
 from colar_jax.weights.latent_head_file import from_published
 from colar_jax.weights.peft import adapter_tree

@@ -34,7 +34,7 @@ from colar_jax.planning.model_flops import (
     step_flops,
 )
 from colar_jax.planning.model_shape import llama_shape
-from colar_jax.run_model import abstract_model, state_bytes
+from colar_jax.runs.run_model import abstract_model, state_bytes
 from colar_jax.training.state import partition
 
 FLOAT, CHIP_COUNTS = 4, (8, 16, 32, 64, 128, 256, 512, 1024)

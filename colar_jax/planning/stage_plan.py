@@ -20,7 +20,7 @@ from colar_jax.planning.model_shape import llama_shape
 from colar_jax.planning.rl_programs import lower_rollouts, lower_update
 from colar_jax.planning.roofline import Roofline, roofline
 from colar_jax.planning.sft_programs import lower_training_step, lower_validation
-from colar_jax.run_model import abstract_model, state_bytes
+from colar_jax.runs.run_model import abstract_model, state_bytes
 
 logger = logging.getLogger(__name__)
 

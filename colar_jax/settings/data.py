@@ -3,7 +3,7 @@
 import dataclasses
 
 from colar_jax.settings.checks import require
-from colar_jax.settings.resuming import observing
+from colar_jax.settings.on_resume import observing
 
 
 @dataclasses.dataclass(frozen=True)

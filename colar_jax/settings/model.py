@@ -3,7 +3,7 @@
 import dataclasses
 
 from colar_jax.settings.checks import one_of, require, split_names
-from colar_jax.settings.resuming import adjustable, execution
+from colar_jax.settings.on_resume import adjustable, execution
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from colar_jax.command_line.environment import prepare_streams
 from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.errors import UserError
 from colar_jax.parallel import hosts
-from colar_jax.run import prepare
+from colar_jax.runs.run import prepare
 
 PROJECT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from exchange.tiny_run import larger
 from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.data.example_questions import EXAMPLES
 from colar_jax.evaluation.asking import Reply
-from colar_jax.run import prepare
+from colar_jax.runs.run import prepare
 
 QUESTIONS = [example.question for example in EXAMPLES]  # of different lengths
 MAX_LATENTS, MAX_STEP_TOKENS, MAX_ANSWER_TOKENS = 6, 5, 3

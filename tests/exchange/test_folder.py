@@ -23,8 +23,8 @@ from colar_jax.methods.method import Thinking, decode_limits
 from colar_jax.model.execution import Execution
 from colar_jax.model.lora import LoraConfig
 from colar_jax.model.visibility import packed as packed_rows
-from colar_jax.run import prepare
-from colar_jax.starts import default_stage, stage_named
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import default_stage, stage_named
 from colar_jax.weights.latent_head_file import load_latent_head
 from colar_jax.weights.peft import read_adapter
 

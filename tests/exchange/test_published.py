@@ -6,11 +6,11 @@ import pytest
 from exchange.tiny_run import larger, tiny_config
 from flax import traverse_util
 
-from colar_jax import pipeline
 from colar_jax.exchange.published import import_published, published_parameters
-from colar_jax.run import prepare
-from colar_jax.starts import finished_parameters
-from colar_jax.sweep.sweep import sweep_run
+from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import finished_parameters
+from colar_jax.runs.sweep.sweep import sweep_run
 from colar_jax.weights.latent_head_file import to_published
 
 torch = pytest.importorskip("torch")

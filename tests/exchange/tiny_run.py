@@ -6,8 +6,8 @@ import numpy as np
 from flax import traverse_util
 
 from colar_jax.config import Config, defaults, resolve, stage_defaults
-from colar_jax.run import Run, prepare
-from colar_jax.starts import adopt
+from colar_jax.runs.run import Run, prepare
+from colar_jax.runs.starts import adopt
 
 HIDDEN, MAX_LATENTS, MAX_ANSWER_TOKENS = 32, 6, 5
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from pipeline.tiny import tiny_config_dict
 
-from colar_jax import pipeline
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
@@ -23,7 +22,8 @@ from colar_jax.errors import UserError
 from colar_jax.methods import METHODS, find_method
 from colar_jax.methods.method import Method, Thinking
 from colar_jax.metric_writer import read_metrics
-from colar_jax.run import prepare
+from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
 
 NUM_ECHOES = 2
 

@@ -34,7 +34,7 @@ SETTINGS = TINY | {
 DRIVER = """
 import os, sys
 import jax
-from colar_jax import pipeline
+from colar_jax.runs import pipeline
 from colar_jax.command_line import run_main
 
 process, number, signal_number = map(int, sys.argv[1:4])

@@ -8,7 +8,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from pipeline.tiny import NUM_STEPS, STAGES, count_steps, tiny_config
 
-from colar_jax.pipeline import train
+from colar_jax.runs.pipeline import train
 
 CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 

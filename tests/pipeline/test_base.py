@@ -11,14 +11,14 @@ import pytest
 from golden.base_folders import base_folder
 from pipeline.tiny import tiny_config_dict
 
-from colar_jax import pipeline
 from colar_jax.config import resolve
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
-from colar_jax.run import prepare
-from colar_jax.starts import finished_parameters
+from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import finished_parameters
 from colar_jax.weights.hf_folder import save_llama
 from colar_jax.weights.loading import load_llama
 

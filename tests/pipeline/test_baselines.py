@@ -6,11 +6,11 @@ import jax
 import pytest
 from pipeline.tiny import NUM_STEPS, STAGES, TINY, checkpoint_steps, copy_of, smoke_config_dict
 
-from colar_jax import pipeline
 from colar_jax.config import resolve
 from colar_jax.metric_writer import read_metrics
-from colar_jax.run import prepare
-from colar_jax.starts import finished_parameters
+from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import finished_parameters
 from colar_jax.training.checkpoints import Checkpoints
 
 # Six stages are trained for these: CI runs them after the README's command.

@@ -7,13 +7,13 @@ import re
 import pytest
 from pipeline.tiny import NUM_STEPS, copy_of, count_steps, tiny_config
 
-from colar_jax import pipeline
 from colar_jax.config import Config, ModelConfig, OnResume, StageConfig, walk
 from colar_jax.errors import UserError
-from colar_jax.identity import PROBLEMS, changes_since, identity_of
 from colar_jax.metric_writer import read_metrics
-from colar_jax.resuming import CHANGES_FILE, refuse_another_run
-from colar_jax.run import prepare
+from colar_jax.runs import pipeline
+from colar_jax.runs.identity import PROBLEMS, changes_since, identity_of
+from colar_jax.runs.resuming import CHANGES_FILE, refuse_another_run
+from colar_jax.runs.run import prepare
 
 
 def run_with(workdir, **settings):

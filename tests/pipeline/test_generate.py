@@ -12,8 +12,8 @@ from colar_jax import generate
 from colar_jax.command_line import RUN, run_main
 from colar_jax.data.answers import extract_answer
 from colar_jax.data.example_questions import EXAMPLE, EXAMPLES
-from colar_jax.run import prepare
-from colar_jax.starts import finished_parameters
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import finished_parameters
 
 # On top of the tests of its parts (tests/decoding/test_streaming.py): CI runs these after the README's command.
 pytestmark = pytest.mark.slow

@@ -10,13 +10,13 @@ import pytest
 from flax import traverse_util
 from pipeline.tiny import tiny_config, without_times
 
-from colar_jax import pipeline
-from colar_jax.identity import identity_of
 from colar_jax.metric_writer import read_metrics
 from colar_jax.model.lora import LoraConfig, split_base
 from colar_jax.report.files import read_report
-from colar_jax.run import prepare
-from colar_jax.starts import finished_parameters, start_parameters
+from colar_jax.runs import pipeline
+from colar_jax.runs.identity import identity_of
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import finished_parameters, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted
 from colar_jax.weights import peft

@@ -17,9 +17,9 @@ from pipeline.tiny import (
     tiny_config,
 )
 
-from colar_jax import pipeline
 from colar_jax.metric_writer import read_metrics
-from colar_jax.run import prepare
+from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
 from colar_jax.training.stage import Diverged
 
 

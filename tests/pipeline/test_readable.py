@@ -7,7 +7,7 @@ import pytest
 from pipeline.tiny import tiny_config
 
 from colar_jax.errors import UserError
-from colar_jax.run import prepare
+from colar_jax.runs.run import prepare
 
 
 def row(number, steps=("<<1+1=2>>",), answer="2"):

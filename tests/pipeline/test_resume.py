@@ -21,9 +21,9 @@ from pipeline.tiny import (
     without_times,
 )
 
-from colar_jax import pipeline
 from colar_jax.report.files import read_report
-from colar_jax.run import prepare
+from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import saved_tree
 from colar_jax.training.state import initial_state, make_optimizer, partition
@@ -62,7 +62,7 @@ def assert_same_run(workdir: Path, expected: Path):
 # python -c DRIVER <moment> <n> <signal> <arguments of colar_jax.train>: the signal comes at the n-th such moment.
 DRIVER = """
 import os, sys
-from colar_jax import pipeline
+from colar_jax.runs import pipeline
 from colar_jax.command_line import run_main
 from colar_jax.evaluation.evaluator import Evaluator
 from colar_jax.training.checkpoints import Checkpoints

@@ -13,14 +13,14 @@ import pytest
 from pico_rewards import fewer_latents_and_longer_answers
 from pipeline.tiny import CONFIG_FILE, ROOT, smoke_config_dict, without_times
 
-from colar_jax import pipeline
 from colar_jax.config import OnResume, resolve, stage_defaults
-from colar_jax.identity import changes_since, identity_of
 from colar_jax.metric_writer import read_metrics
 from colar_jax.report.files import read_report
 from colar_jax.rl.health import Collapsed
-from colar_jax.run import prepare
-from colar_jax.starts import finished_parameters
+from colar_jax.runs import pipeline
+from colar_jax.runs.identity import changes_since, identity_of
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import finished_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import Diverged
 
@@ -129,7 +129,7 @@ def test_what_a_collapse_does_may_change_in_a_folder(tmp_path):
 # python -c DRIVER <moment> <n> <arguments of colar_jax.train>: killed at the n-th such moment.
 DRIVER = """
 import os, signal, sys
-from colar_jax import pipeline
+from colar_jax.runs import pipeline
 from colar_jax.command_line import run_main
 from colar_jax.rl.rollout import Sampler
 from colar_jax.training import grpo

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pipeline.tiny import NUM_STEPS, Captured, capture_stage, captured_by, tiny_config, tiny_config_dict
 
-from colar_jax import pipeline
 from colar_jax.config import resolve, stage_defaults
-from colar_jax.run import prepare
+from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import saved_tree
 from colar_jax.training.state import initial_state, join, make_optimizer, partition

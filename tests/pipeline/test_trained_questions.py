@@ -10,9 +10,9 @@ from pipeline.tiny import copy_of, tiny_config
 
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
-from colar_jax.run import open_run, prepare
-from colar_jax.sweep.sweep import sweep
-from colar_jax.trained_questions import (
+from colar_jax.runs.run import open_run, prepare
+from colar_jax.runs.sweep.sweep import sweep
+from colar_jax.runs.trained_questions import (
     QUESTIONS_FILE,
     note_trained_questions,
     read_trained_questions,

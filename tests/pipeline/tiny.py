@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from colar_jax import pipeline
 from colar_jax.config import Config, resolve
+from colar_jax.runs import pipeline
 from colar_jax.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from sweep.test_store import decoded
 from colar_jax.errors import UserError
 from colar_jax.report.ledger import compare_run
 from colar_jax.report.published_results import PUBLISHED
-from colar_jax.sweep.store import Store, StoredDecode
+from colar_jax.runs.sweep.store import Store, StoredDecode
 
 FUZZ = settings(
     max_examples=int(os.environ.get("COLAR_FUZZ_EXAMPLES", "100")),

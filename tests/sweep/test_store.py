@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from colar_jax.sweep.store import Store, StoredDecode, key_of
+from colar_jax.runs.sweep.store import Store, StoredDecode, key_of
 
 
 def decoded(number: int) -> StoredDecode:

@@ -10,10 +10,10 @@ from sweep.tiny_runs import config_of, make_run
 
 from colar_jax.errors import UserError
 from colar_jax.report.files import read_report
-from colar_jax.sweep import store as store_module
-from colar_jax.sweep import sweep as sweep_module
-from colar_jax.sweep.store import Store
-from colar_jax.sweep.sweep import run_names, sweep
+from colar_jax.runs.sweep import store as store_module
+from colar_jax.runs.sweep import sweep as sweep_module
+from colar_jax.runs.sweep.store import Store
+from colar_jax.runs.sweep.sweep import run_names, sweep
 
 VARIED = {"eval.temperatures": "0.5,1", "eval.latent_limits": "2,4"}
 NUM_QUESTIONS = 6

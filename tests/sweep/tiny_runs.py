@@ -6,8 +6,8 @@ import jax
 from pipeline.tiny import smoke_config_dict
 
 from colar_jax.config import Config, resolve
-from colar_jax.run import prepare
-from colar_jax.starts import adopt
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt
 
 SETTINGS = {
     "run": "cot,colar",

@@ -18,7 +18,7 @@ from colar_jax.config import (
     walk,
 )
 from colar_jax.errors import UserError
-from colar_jax.run import Run
+from colar_jax.runs.run import Run
 
 # What a checkpoint also stores, for the steps after it.
 MEMORY = ("unlogged", "trainer")

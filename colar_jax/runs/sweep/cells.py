@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from colar_jax.config import Config, DecodeConfig, parse_positive, split_names
 from colar_jax.data.prompts import Speed
 from colar_jax.report.results import AS_CONFIGURED
-from colar_jax.run import decode_speeds
+from colar_jax.runs.run import decode_speeds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from colar_jax.data.splits import parse_tests
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.samples import write_samples
-from colar_jax.folder_lock import REPORT, locked
+from colar_jax.runs.folder_lock import REPORT, locked
 from colar_jax.parallel.hosts import is_first
 from colar_jax.progress import Progress
 from colar_jax.report.differences import check_reference
@@ -19,14 +19,14 @@ from colar_jax.report.files import PAGE_FILE, Report, tables_of, write_report
 from colar_jax.report.provenance import provenance
 from colar_jax.report.results import NO_SPEED, Result
 from colar_jax.report.table_text import markdown_text
-from colar_jax.run import Run, decode_speeds, prepare
-from colar_jax.run_model import model_name
-from colar_jax.starts import finished_identity
-from colar_jax.sweep.cells import Cell, cells_of, stages_of
-from colar_jax.sweep.clock import Clock
-from colar_jax.sweep.member import StageCells, causal_rows, decode_missing, results_of, shown_samples, stage_cells
-from colar_jax.sweep.store import CAUSAL_FILE, CELLS_FILE, Store, are_causal_rows
-from colar_jax.trained_questions import refuse_trained_questions
+from colar_jax.runs.run import Run, decode_speeds, prepare
+from colar_jax.runs.run_model import model_name
+from colar_jax.runs.starts import finished_identity
+from colar_jax.runs.sweep.cells import Cell, cells_of, stages_of
+from colar_jax.runs.sweep.clock import Clock
+from colar_jax.runs.sweep.member import StageCells, causal_rows, decode_missing, results_of, shown_samples, stage_cells
+from colar_jax.runs.sweep.store import CAUSAL_FILE, CELLS_FILE, Store, are_causal_rows
+from colar_jax.runs.trained_questions import refuse_trained_questions
 
 logger = logging.getLogger(__name__)
 

@@ -47,7 +47,7 @@ from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import is_first, require_devices
 from colar_jax.rl.reward_list import check_credit
-from colar_jax.run_model import make_model, model_name
+from colar_jax.runs.run_model import make_model, model_name
 from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, place_state
 from colar_jax.weights.base_model import base_folder, base_identity
 

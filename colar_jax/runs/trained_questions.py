@@ -9,9 +9,9 @@ import numpy as np
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
 from colar_jax.parallel.hosts import is_first
-from colar_jax.resuming import latest_step
-from colar_jax.run import Run
-from colar_jax.starts import source_of
+from colar_jax.runs.resuming import latest_step
+from colar_jax.runs.run import Run
+from colar_jax.runs.starts import source_of
 
 logger = logging.getLogger(__name__)
 
