@@ -14,7 +14,7 @@ from pathlib import Path
 from colar_jax.command_line import flag, run_main
 from colar_jax.config import Config
 from colar_jax.errors import UserError
-from colar_jax.exchange.published import import_published
+from colar_jax.exchange.published import import_checkpoint
 from colar_jax.runs.run import prepare
 
 
@@ -36,7 +36,7 @@ class Flags:
 def take_over(config: Config, flags: Flags) -> None:
     """Import the checkpoint that the flags name."""
     stage = flags.stage or config.stage_names[-1]
-    import_published(prepare(config), stage, Path(flags.checkpoint).expanduser(), flags.embed_std or None)
+    import_checkpoint(prepare(config), stage, Path(flags.checkpoint).expanduser(), flags.embed_std or None)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from colar_jax.weights.peft import adapter_tree
 logger = logging.getLogger(__name__)
 
 
-def import_published(run: Run, stage: str, checkpoint: Path, embed_std: float | None = None) -> None:
+def import_checkpoint(run: Run, stage: str, checkpoint: Path, embed_std: float | None = None) -> None:
     """Make step 0 of a stage from a Lightning `.ckpt`.
 
     Args:

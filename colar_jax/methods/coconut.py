@@ -18,7 +18,7 @@ from colar_jax.methods.method import Method, Thinking
 from colar_jax.methods.thinking import thought_chain, thought_rows
 from colar_jax.methods.thinking.schedule import LatentStages, Phase
 from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
-from colar_jax.methods.thinking.thought_chain import identity
+from colar_jax.methods.thinking.thought_chain import unchanged
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
@@ -51,21 +51,21 @@ def _example(encoded: EncodedProblems, example: int, removed: int) -> ThoughtExa
     )
 
 
-def count(batch: ThoughtBatch):
+def count_labels(batch: ThoughtBatch):
     """How many labels follow the latents."""
     return jnp.sum(batch.first_labels_BE >= 0) + jnp.sum(batch.tail_labels_BT >= 0)
 
 
-def objective(model, batch: ThoughtBatch, keys_B, num_labels, max_latents: int, compute: Execution):
+def coconut_loss(model, batch: ThoughtBatch, keys_B, num_labels, max_latents: int, compute: Execution):
     """The part's share of the mean cross-entropy, with gradients through all latents and their question."""
     with jax.named_scope("question"):
         trunk = thought_chain.run_trunk(model, batch, compute, keys_B)
     with jax.named_scope("latents"):
-        latents = thought_chain.run_latents(model, trunk, batch, max_latents, identity, compute, keys_B)
+        latents = thought_chain.run_latents(model, trunk, batch, max_latents, unchanged, compute, keys_B)
     with jax.named_scope("tail"):
         hidden_BTD, _ = thought_chain.run_tail(model, trunk, latents, batch, compute, keys_B)
     loss_sum, right = thought_chain.tail_loss(model, latents, hidden_BTD, batch, compute)
-    own = count(batch)
+    own = count_labels(batch)
     metrics = {
         "cross_entropy": Metric(loss_sum, own),
         "label_accuracy": Metric(right, own),
@@ -106,10 +106,10 @@ class Coconut(Method):
         return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=rows, row_positions=row_positions)
 
     def count(self, batch: ThoughtBatch):
-        return count(batch)
+        return count_labels(batch)
 
     def objective(self, model, batch: ThoughtBatch, keys_B, counts, compute: Execution):
-        return objective(model, batch, keys_B, counts, self.max_latents, compute)
+        return coconut_loss(model, batch, keys_B, counts, self.max_latents, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        return thought_chain.thinking(self.max_latents, identity, way="hidden_states")
+        return thought_chain.fixed_thinking(self.max_latents, unchanged, way="hidden_states")

@@ -64,12 +64,12 @@ def _example(encoded: EncodedProblems, example: int) -> ThoughtExample:
     )
 
 
-def project(model: Reasoner, hidden):
+def projected(model: Reasoner, hidden):
     """A hidden state as the next input: through the model's projection, if it has one."""
     return hidden if model.projection is None else model.projection(hidden)
 
 
-def count(batch: ThoughtBatch) -> CodiCounts:
+def count_supervised(batch: ThoughtBatch) -> CodiCounts:
     """What this batch supervises."""
     return CodiCounts(
         teacher=jnp.sum(batch.trunk_labels_BM >= 0),
@@ -78,14 +78,14 @@ def count(batch: ThoughtBatch) -> CodiCounts:
     )
 
 
-def objective(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Codi", compute: Execution):
+def codi_loss(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Codi", compute: Execution):
     """The part's share of the three losses; the chain of thought is one packed pass, as CoT's own."""
-    own = count(batch)
+    own = count_supervised(batch)
     with jax.named_scope("teacher"):
         trunk = thought_chain.run_trunk(model, batch, compute, keys_B, probes=True)
         teacher_loss, _ = language_loss(model, trunk.supervised_hidden_BMD, batch.trunk_labels_BM, compute)
     with jax.named_scope("student"):
-        latents = thought_chain.run_latents(model, trunk, batch, codi.num_latents, project, compute, keys_B)
+        latents = thought_chain.run_latents(model, trunk, batch, codi.num_latents, projected, compute, keys_B)
         hidden_BTD, probed = thought_chain.run_tail(
             model, trunk, latents, batch, compute, keys_B,
             probe=lambda x_BTD: gather_positions(x_BTD, batch.matched_tail_BE),
@@ -157,10 +157,10 @@ class Codi(Method):
         return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=rows, row_positions=row_positions)
 
     def count(self, batch: ThoughtBatch) -> CodiCounts:
-        return count(batch)
+        return count_supervised(batch)
 
     def objective(self, model, batch: ThoughtBatch, keys_B, counts: CodiCounts, compute: Execution):
-        return objective(model, batch, keys_B, counts, self, compute)
+        return codi_loss(model, batch, keys_B, counts, self, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        return thought_chain.thinking(self.num_latents, project, way="projection")
+        return thought_chain.fixed_thinking(self.num_latents, projected, way="projection")

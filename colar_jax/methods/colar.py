@@ -21,7 +21,7 @@ from colar_jax.settings import DecodeConfig, ModelConfig, parse_speeds
 from colar_jax.settings.checks import one_of, require
 
 
-def objective(model, batch, keys_B, counts: Counts, latent: "Colar", compute):
+def colar_loss(model, batch, keys_B, counts: Counts, latent: "Colar", compute):
     """The CoLaR loss with fresh noise for every row."""
     num_supervised, hidden_size = batch.supervised_BM.shape[1], model.llama.config.hidden_size
     noise_BMD = jax.vmap(lambda key: jax.random.normal(key, (num_supervised, hidden_size)))(keys_B)
@@ -137,7 +137,7 @@ class Colar(Method):
         )
 
     def objective(self, model, batch, keys_B, counts: Counts, compute: Execution):
-        return objective(model, batch, keys_B, counts, self, compute)
+        return colar_loss(model, batch, keys_B, counts, self, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
         think = latent_thinker(

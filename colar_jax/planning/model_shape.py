@@ -28,7 +28,7 @@ def _from_hub(name: str) -> LlamaConfig:
 
     repository, _, revision = name.partition("@")
     try:
-        path = huggingface_hub.hf_hub_download(repository, hf_config.CONFIG_FILE, revision=revision or None)
+        path = huggingface_hub.hf_hub_download(repository, hf_config.HF_CONFIG_FILE, revision=revision or None)
     except Exception as error:  # of the network, of the hub, of its cache: each library below has errors of its own
         raise UserError(
             f"model.base={name!r} is no folder, and its config.json cannot be fetched ({type(error).__name__}): name a "

@@ -118,5 +118,5 @@ def base_identity(folder: Path) -> dict[str, str]:
         with open(tensor.file, "rb") as file:
             file.seek(tensor.start + tensor.num_bytes // 2)
             weights.update(file.read(min(_SAMPLED_BYTES, tensor.num_bytes - tensor.num_bytes // 2)))
-    config = hashlib.sha256((folder / hf_config.CONFIG_FILE).read_bytes())
+    config = hashlib.sha256((folder / hf_config.HF_CONFIG_FILE).read_bytes())
     return {"name": folder.name, "config": config.hexdigest()[:16], "weights": weights.hexdigest()[:16]}

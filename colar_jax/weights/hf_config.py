@@ -13,7 +13,7 @@ from colar_jax.json_object import read_json_object
 from colar_jax.model.presets import LlamaConfig, RopeScaling
 from colar_jax.weights.hf_fields import field_faults, is_positive, is_whole, warn_of_unknown
 
-CONFIG_FILE = "config.json"
+HF_CONFIG_FILE = "config.json"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}  # model_type -> class of transformers
 
 # What they stand for where config.json does not say.
@@ -35,18 +35,18 @@ def read_config(folder: Path) -> LlamaConfig:
     Raises:
         UserError: there is no `config.json`, or it asks for what we do not compute; lists all of it.
     """
-    return from_hf(read_raw(folder), str(folder / CONFIG_FILE))
+    return from_hf(read_raw(folder), str(folder / HF_CONFIG_FILE))
 
 
 def read_raw(folder: Path) -> dict[str, Any]:
     """`config.json` as it is; UserError where there is none, or it is no JSON object."""
-    path = folder / CONFIG_FILE
+    path = folder / HF_CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{folder} has no {CONFIG_FILE}: it is no Hugging Face folder of a model")
+        raise UserError(f"{folder} has no {HF_CONFIG_FILE}: it is no Hugging Face folder of a model")
     return read_json_object(path)
 
 
-def from_hf(raw: dict[str, Any], where: str = CONFIG_FILE) -> LlamaConfig:
+def from_hf(raw: dict[str, Any], where: str = HF_CONFIG_FILE) -> LlamaConfig:
     """A `LlamaConfig` from the settings of a `config.json` (either layout); `where` names it in the error.
 
     Raises:
@@ -127,7 +127,7 @@ def carried_over(raw: dict[str, Any]) -> dict[str, Any]:
 
 def write(raw: dict[str, Any], folder: Path) -> None:
     """`config.json` with these settings."""
-    (folder / CONFIG_FILE).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    (folder / HF_CONFIG_FILE).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_causal_lm(raw, model_type) -> bool:

@@ -17,8 +17,8 @@ from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.parallel.sharding import Tree
 from colar_jax.weights.safetensors_io import write_arrays
 
-WEIGHTS_FILE = "latent_head.safetensors"
-CONFIG_FILE = "latent_head.json"
+HEAD_WEIGHTS_FILE = "latent_head.safetensors"
+HEAD_CONFIG_FILE = "latent_head.json"
 
 # Path in our parameters -> published name.
 _NAMES = {
@@ -78,22 +78,22 @@ def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: s
 
 def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path) -> None:
     """Write `latent_head.safetensors` and `latent_head.json` (sizes, bounds, `embed_std`) into `folder`."""
-    write_arrays(to_published(latent_head), folder / WEIGHTS_FILE)
+    write_arrays(to_published(latent_head), folder / HEAD_WEIGHTS_FILE)
     settings = dataclasses.asdict(config) | {"embed_std": float(latent_head["embed_std"])}
-    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / HEAD_CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def load_latent_head(folder: Path) -> tuple[Tree, LatentHeadConfig]:
     """What `save_latent_head` wrote. UserError where it is not there or does not fit."""
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
+    for name in (HEAD_WEIGHTS_FILE, HEAD_CONFIG_FILE):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: it is no exported latent reasoner")
-    settings = read_json_object(folder / CONFIG_FILE)
+    settings = read_json_object(folder / HEAD_CONFIG_FILE)
     wanted = [*(field.name for field in dataclasses.fields(LatentHeadConfig)), "embed_std"]
     if missing := [name for name in wanted if name not in settings]:
-        raise UserError(f"{folder / CONFIG_FILE} has no {missing[0]!r}: it is no exported latent reasoner")
+        raise UserError(f"{folder / HEAD_CONFIG_FILE} has no {missing[0]!r}: it is no exported latent reasoner")
     config = LatentHeadConfig(**{field.name: settings[field.name] for field in dataclasses.fields(LatentHeadConfig)})
-    return from_published(load_file(folder / WEIGHTS_FILE), settings["embed_std"], source=str(folder)), config
+    return from_published(load_file(folder / HEAD_WEIGHTS_FILE), settings["embed_std"], source=str(folder)), config
 
 
 def _shapes(hidden: int, inner: int) -> dict[str, tuple[int, ...]]:

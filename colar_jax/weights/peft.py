@@ -24,7 +24,7 @@ from colar_jax.settings import PROJECTIONS, parse_targets
 from colar_jax.weights.hf_fields import is_number, is_positive, is_whole
 from colar_jax.weights.safetensors_io import write_arrays
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Leaf of ours -> PEFT's matrix, whose shape is the transposed one.
 _MATRICES = {"a": "lora_A", "b": "lora_B"}
 _IS_ATTENTION = ("query", "key", "value", "out")
@@ -51,11 +51,11 @@ def read_adapter(folder: Path, llama: LlamaConfig, expected: LoraConfig | None =
     config = _read_config(folder)
     if expected is not None and dataclasses.replace(config, dropout=expected.dropout) != expected:
         raise UserError(
-            f"{folder / CONFIG_FILE} has rank {config.rank}, alpha {config.alpha:g}, targets "
+            f"{folder / ADAPTER_CONFIG_FILE} has rank {config.rank}, alpha {config.alpha:g}, targets "
             f"{','.join(config.targets)}, and the config asks for {expected.rank}, {expected.alpha:g}, "
             f"{','.join(expected.targets)}: set model.lora as the adapter is"
         )
-    tensors = _read_tensors(folder / WEIGHTS_FILE, _shape_of_name(llama, config))
+    tensors = _read_tensors(folder / ADAPTER_WEIGHTS_FILE, _shape_of_name(llama, config))
     return config, _stacked(tensors, llama, config)
 
 
@@ -103,9 +103,9 @@ def write_adapter(folder: Path, parameters: Tree, config: LoraConfig, *, base_na
         "modules_to_save": None,
         "inference_mode": True,
     }
-    _replace(folder / WEIGHTS_FILE, lambda path: write_arrays(tensors, path))
+    _replace(folder / ADAPTER_WEIGHTS_FILE, lambda path: write_arrays(tensors, path))
     text = json.dumps(description, indent=2) + "\n"
-    _replace(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    _replace(folder / ADAPTER_CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _replace(path: Path, write) -> None:
@@ -115,9 +115,9 @@ def _replace(path: Path, write) -> None:
 
 
 def _read_config(folder: Path) -> LoraConfig:
-    path = folder / CONFIG_FILE
+    path = folder / ADAPTER_CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{folder} is no adapter's folder: it has no {CONFIG_FILE}")
+        raise UserError(f"{folder} is no adapter's folder: it has no {ADAPTER_CONFIG_FILE}")
     found = read_json_object(path)
     wrong = [*_wrong_values(found), *(f"{name}={found[name]!r}" for name in _unsupported(found))]
     if wrong:
@@ -204,7 +204,7 @@ def _read_tensors(path: Path, wanted: dict[str, tuple[int, int]]) -> dict[str, n
                 return {name: np.asarray(file.get_tensor(name)).astype(np.float32) for name in wanted}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no safetensors file, or is cut short: {error}") from None
-    raise UserError(f"{path} is not of this model and its {CONFIG_FILE}:\n" + "\n".join(wrong))
+    raise UserError(f"{path} is not of this model and its {ADAPTER_CONFIG_FILE}:\n" + "\n".join(wrong))
 
 
 def _differences(found: dict, wanted: dict):

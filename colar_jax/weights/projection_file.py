@@ -13,8 +13,8 @@ import numpy as np
 from colar_jax.model.projection import ProjectionConfig
 from colar_jax.weights.safetensors_io import write_arrays
 
-WEIGHTS_FILE = "projection.safetensors"
-CONFIG_FILE = "projection.json"
+PROJECTION_WEIGHTS_FILE = "projection.safetensors"
+PROJECTION_CONFIG_FILE = "projection.json"
 
 # Path in our parameters -> name in the file.
 _NAMES = {
@@ -38,5 +38,7 @@ def save_projection(projection: dict[str, Any], config: ProjectionConfig, folder
             node = node[part]
         value = np.asarray(node, np.float32)
         arrays[name] = np.ascontiguousarray(value.T) if path[-1] == "kernel" else value
-    write_arrays(arrays, folder / WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
+    write_arrays(arrays, folder / PROJECTION_WEIGHTS_FILE)
+    (folder / PROJECTION_CONFIG_FILE).write_text(
+        json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8"
+    )

@@ -6,7 +6,7 @@ import pytest
 from exchange.tiny_run import larger, tiny_config
 from flax import traverse_util
 
-from colar_jax.exchange.published import import_published, published_parameters
+from colar_jax.exchange.published import import_checkpoint, published_parameters
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import finished_parameters
@@ -54,7 +54,7 @@ def test_adapters_and_head_are_taken_and_the_base_stays(run, tmp_path):
 
 def test_it_evaluates_and_trains_on(run, tmp_path):
     trained = larger(jax.device_get(run.initial))
-    import_published(run, "colar", published(tmp_path / "a.ckpt", trained))
+    import_checkpoint(run, "colar", published(tmp_path / "a.ckpt", trained))
     [before] = sweep_run(run)
     assert before.num_questions == 4
     start = finished_parameters(run, run.workdir / "colar")
@@ -64,7 +64,7 @@ def test_it_evaluates_and_trains_on(run, tmp_path):
     moved = np.abs(after["latent_head"]["mean"]["kernel"] - start["latent_head"]["mean"]["kernel"]).max()
     assert 0 < moved < 1e-3  # two steps of the default learning rate, from there
     with pytest.raises(ValueError, match="has checkpoints already"):
-        import_published(run, "colar", tmp_path / "a.ckpt")
+        import_checkpoint(run, "colar", tmp_path / "a.ckpt")
 
 
 def test_what_does_not_fit(run, tmp_path):
@@ -76,4 +76,4 @@ def test_what_does_not_fit(run, tmp_path):
     with pytest.raises(ValueError, match=r"set model\.lora\.rank"):
         published_parameters(whole, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="--stage=cot is no stage of this run: colar"):
-        import_published(run, "cot", tmp_path / "a.ckpt")
+        import_checkpoint(run, "cot", tmp_path / "a.ckpt")

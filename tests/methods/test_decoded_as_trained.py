@@ -20,11 +20,11 @@ from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.methods.coconut import Coconut
-from colar_jax.methods.codi import Codi, project
+from colar_jax.methods.codi import Codi, projected
 from colar_jax.methods.icot import Icot
 from colar_jax.methods.method import decode_limits
 from colar_jax.methods.thinking import thought_chain
-from colar_jax.methods.thinking.thought_chain import identity
+from colar_jax.methods.thinking.thought_chain import unchanged
 from colar_jax.model.cache import Prefix
 from colar_jax.model.execution import Execution
 
@@ -34,7 +34,7 @@ METHODS = {
     "coconut": Coconut(num_stages=2, latents_per_stage=2, epochs_per_stage=0.1),
     "codi": Codi(num_latents=NUM_LATENTS),
 }
-PROJECTIONS = {"coconut": identity, "codi": project}
+PROJECTIONS = {"coconut": unchanged, "codi": projected}
 DECODE = DecodeConfig(max_answer_tokens=6)
 LATE = 10**4  # a step after every schedule
 
@@ -60,7 +60,7 @@ def batch_and_order(name: str, encoded):
     return loader.batch(LATE), order[order >= 0]
 
 
-def latents_of(batch, project, *, scale_of_cache=1.0):
+def latents_of(batch, projected, *, scale_of_cache=1.0):
     """What training feeds, `[E, L, D]` of the examples of the batch's one row."""
 
     @jax.jit
@@ -69,7 +69,7 @@ def latents_of(batch, project, *, scale_of_cache=1.0):
         trunk = thought_chain.run_trunk(model, batch, COMPUTE)
         caches = jax.tree.map(lambda cache: scale_of_cache * cache, trunk.caches)
         trunk = dataclasses.replace(trunk, caches=caches)
-        return thought_chain.run_latents(model, trunk, batch, NUM_LATENTS, project, COMPUTE).fed_BLED
+        return thought_chain.run_latents(model, trunk, batch, NUM_LATENTS, projected, COMPUTE).fed_BLED
 
     return np.asarray(program(batch))[0].transpose(1, 0, 2)[: batch.num_examples]
 

@@ -26,9 +26,9 @@ def published_folder(folder, family="llama", **changes):
     tensors = {
         name.removeprefix(f"{family}/"): array for name, array in adapters.items() if name.startswith(f"{family}/")
     }
-    save_file(tensors, folder / peft.WEIGHTS_FILE)
+    save_file(tensors, folder / peft.ADAPTER_WEIGHTS_FILE)
     config = json.loads(str(adapters[f"{family}_config_json"])) | changes
-    (folder / peft.CONFIG_FILE).write_text(json.dumps(config))
+    (folder / peft.ADAPTER_CONFIG_FILE).write_text(json.dumps(config))
     return tensors
 
 
@@ -45,11 +45,11 @@ def test_what_peft_wrote_is_read_and_written_exactly(tmp_path, family):
             assert ours.dtype == np.float32
 
     peft.write_adapter(tmp_path / "ours", adapters, config, base_name="a/base")
-    written = load_file(tmp_path / "ours" / peft.WEIGHTS_FILE)
+    written = load_file(tmp_path / "ours" / peft.ADAPTER_WEIGHTS_FILE)
     assert written.keys() == tensors.keys()
     for name, array in tensors.items():
         np.testing.assert_array_equal(written[name], array)
-    theirs, ours = (json.loads((at / peft.CONFIG_FILE).read_text()) for at in (tmp_path, tmp_path / "ours"))
+    theirs, ours = (json.loads((at / peft.ADAPTER_CONFIG_FILE).read_text()) for at in (tmp_path, tmp_path / "ours"))
     same = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "use_dora")
     assert all(ours[name] == theirs[name] for name in same)
     assert ours["base_model_name_or_path"] == "a/base"
@@ -60,19 +60,25 @@ def test_every_projection_goes_there_and_back(tmp_path):
     config = LoraConfig(3, 4.5, ("query", "key", "value", "out", "gate", "up", "down"), 0.1)
     rng, sizes = np.random.default_rng(0), peft._shape_of_name(LLAMA, config)
     save_file({name: rng.normal(size=shape).astype(np.float32) for name, shape in sizes.items()}, tmp_path / "x")
-    (tmp_path / "x").rename(tmp_path / peft.WEIGHTS_FILE)
+    (tmp_path / "x").rename(tmp_path / peft.ADAPTER_WEIGHTS_FILE)
     description = {"peft_type": "LORA", "r": 3, "lora_alpha": 4.5, "lora_dropout": 0.1, "target_modules": "all-linear"}
-    (tmp_path / peft.CONFIG_FILE).write_text(json.dumps(description))
+    (tmp_path / peft.ADAPTER_CONFIG_FILE).write_text(json.dumps(description))
     read, adapters = peft.read_adapter(tmp_path, LLAMA, expected=dataclasses.replace(config, dropout=0.5))
     assert read == config
     peft.write_adapter(tmp_path / "again", adapters, config)
-    again, first = load_file(tmp_path / "again" / peft.WEIGHTS_FILE), load_file(tmp_path / peft.WEIGHTS_FILE)
+    again, first = (
+        load_file(tmp_path / "again" / peft.ADAPTER_WEIGHTS_FILE),
+        load_file(tmp_path / peft.ADAPTER_WEIGHTS_FILE),
+    )
     assert again.keys() == first.keys() and all(np.array_equal(again[name], first[name]) for name in first)
 
 
 def test_bfloat16_matrices_become_float32(tmp_path):
     tensors = published_folder(tmp_path)
-    save_jax({name: jnp.asarray(array, jnp.bfloat16) for name, array in tensors.items()}, tmp_path / peft.WEIGHTS_FILE)
+    save_jax(
+        {name: jnp.asarray(array, jnp.bfloat16) for name, array in tensors.items()},
+        tmp_path / peft.ADAPTER_WEIGHTS_FILE,
+    )
     _, adapters = peft.read_adapter(tmp_path, LLAMA)
     ours = adapters["llama"]["blocks"]["query"]["adapter"]["a"]
     name = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
@@ -125,7 +131,7 @@ def test_what_we_do_not_compute_is_refused(tmp_path, changes, message):
     published_folder(tmp_path, **changes)
     with pytest.raises(ValueError, match=message) as error:
         peft.read_adapter(tmp_path, LLAMA)
-    assert str(tmp_path / peft.CONFIG_FILE) in str(error.value)
+    assert str(tmp_path / peft.ADAPTER_CONFIG_FILE) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +185,7 @@ def test_every_field_of_the_installed_peft_is_read_or_refused_where_it_is_on(tmp
     installed = pytest.importorskip("peft")
     default = installed.LoraConfig(r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     default.save_pretrained(tmp_path)
-    written = json.loads((tmp_path / peft.CONFIG_FILE).read_text())
+    written = json.loads((tmp_path / peft.ADAPTER_CONFIG_FILE).read_text())
     assert not peft._unsupported(written)
     fields = {field.name for field in dataclasses.fields(installed.LoraConfig)}
     assert fields <= written.keys() | {"runtime_config"}
@@ -207,7 +213,7 @@ def test_all_wrong_tensors_are_one_error(tmp_path):
     tensors[f"{prefix}.2.self_attn.q_proj.lora_A.weight"] = np.zeros((8, 64), np.float32)
     tensors[f"{prefix}.1.self_attn.v_proj.lora_B.weight"] = np.zeros((64, 8), np.float32)
     tensors[f"{prefix}.1.self_attn.v_proj.lora_A.weight"] = np.zeros((8, 64), np.int32)
-    save_file(tensors, tmp_path / peft.WEIGHTS_FILE)
+    save_file(tensors, tmp_path / peft.ADAPTER_WEIGHTS_FILE)
     with pytest.raises(ValueError, match="adapter_model.safetensors is not of this model") as error:
         peft.read_adapter(tmp_path, LLAMA)
     assert str(error.value).splitlines()[1:] == [
@@ -222,7 +228,7 @@ def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(ValueError, match="is no adapter's folder: it has no adapter_config.json"):
         peft.read_adapter(tmp_path, LLAMA)
     published_folder(tmp_path)
-    weights = tmp_path / peft.WEIGHTS_FILE
+    weights = tmp_path / peft.ADAPTER_WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is no safetensors file, or is cut short"):
         peft.read_adapter(tmp_path, LLAMA)
@@ -235,7 +241,7 @@ def test_a_folder_that_is_none(tmp_path):
         ("[1]", "holds a list, not an object"),
         ("[" * 10**5, "nested too deeply"),
     ):
-        (tmp_path / peft.CONFIG_FILE).write_text(text)
+        (tmp_path / peft.ADAPTER_CONFIG_FILE).write_text(text)
         with pytest.raises(UserError, match=f"adapter_config.json .*{message}"):
             peft.read_adapter(tmp_path, LLAMA)
 
@@ -247,8 +253,8 @@ def test_files_have_the_mode_that_the_umask_leaves(tmp_path):
     finally:
         os.umask(before)
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "ours").iterdir()} == {
-        peft.CONFIG_FILE: "0o640",
-        peft.WEIGHTS_FILE: "0o640",
+        peft.ADAPTER_CONFIG_FILE: "0o640",
+        peft.ADAPTER_WEIGHTS_FILE: "0o640",
     }
 
 
@@ -295,10 +301,10 @@ def read_or_refused(folder) -> LoraConfig | None:
 def test_any_description_is_read_for_what_it_is_or_refused(tmp_path_factory, changes):
     folder = tmp_path_factory.getbasetemp() / "any_description"
     folder.mkdir(exist_ok=True)
-    if not (folder / peft.CONFIG_FILE).is_file():
+    if not (folder / peft.ADAPTER_CONFIG_FILE).is_file():
         published_folder(folder)
     before = json.loads(str(recorded("adapters")["llama_config_json"]))
-    (folder / peft.CONFIG_FILE).write_text(json.dumps(before | changes))
+    (folder / peft.ADAPTER_CONFIG_FILE).write_text(json.dumps(before | changes))
     config = read_or_refused(folder)
     if config is None:
         return
@@ -317,19 +323,19 @@ def test_any_damage_to_the_weights_is_found_or_is_in_the_numbers(tmp_path_factor
     folder.mkdir(exist_ok=True)
     if not (folder / "whole").is_file():
         published_folder(folder)
-        (folder / "whole").write_bytes((folder / peft.WEIGHTS_FILE).read_bytes())
+        (folder / "whole").write_bytes((folder / peft.ADAPTER_WEIGHTS_FILE).read_bytes())
     content = (folder / "whole").read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     at = int(place * (header if in_header else len(content)))
     damaged = content[:at] + damage + (b"" if cut else content[at + len(damage) :])
-    (folder / peft.WEIGHTS_FILE).write_bytes(damaged)
+    (folder / peft.ADAPTER_WEIGHTS_FILE).write_bytes(damaged)
     if read_or_refused(folder) is not None:
         assert len(damaged) == len(content)
 
 
 def test_the_weights_are_named_where_they_are_cut(tmp_path):
     published_folder(tmp_path)
-    weights = tmp_path / peft.WEIGHTS_FILE
+    weights = tmp_path / peft.ADAPTER_WEIGHTS_FILE
     content = weights.read_bytes()
     for length in (0, 4, 8, 100, len(content) - 1):
         weights.write_bytes(content[:length])

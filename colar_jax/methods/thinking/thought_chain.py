@@ -3,7 +3,7 @@
     trunk -> its keys and values (the question is computed once) -> k latents, one after the other -> tail
 
 A latent reads its own question and the latents before it; the tail reads both, and itself. Coconut feeds the last
-hidden state, CODI a projection of it; decoding runs the same recurrence (`thinking`).
+hidden state, CODI a projection of it; decoding runs the same recurrence (`fixed_thinking`).
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class Latents:
     caches: tuple  # each layer's keys and values, slot `l * E + e` for latent `l` of example `e`
 
 
-def identity(model: Reasoner, hidden):
+def unchanged(model: Reasoner, hidden):
     """A hidden state as the next input: Coconut."""
     return hidden
 
@@ -172,7 +172,7 @@ def tail_loss(model: Reasoner, latents: Latents, hidden_BTD, batch: ThoughtBatch
     return language_loss(model, hidden, labels, compute)
 
 
-def thinking(num_latents: int, project, *, way: str) -> Thinking:
+def fixed_thinking(num_latents: int, project, *, way: str) -> Thinking:
     """The way to think when decoding: feed the (projected) last hidden state, always `num_latents` times.
 
     `way` is how an exported folder thinks so (`exchange.ways`).
