@@ -12,7 +12,7 @@ from typing import Any
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.report.files import JSON_FILE
-from colar_jax.report.published_results import MEAN, NUM_QUESTIONS, PUBLISHED, Published, wilson_of_share
+from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED, Published, wilson_of_share
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.settings import parse_speeds, split_names
 from colar_jax.statistics.intervals import Interval
@@ -201,8 +201,8 @@ def _cells(published: Published, config: dict, stage: str, report: dict) -> list
     if len(measured) == 1 and config["data"]["train"] == published.train == "hub:math":
         measured = {"math": next(iter(measured.values()))}  # a single test set, whatever the run calls it
     means = [row for row in report["means"] if all(row.get(name, value) == value for name, value in way.items())]
-    if means and set(measured) == set(published.sets_of(MEAN)):
-        measured[MEAN] = (means[0]["accuracy_over_seeds"]["center"], means[0])
+    if means and set(measured) == set(published.sets_of(MEAN_OF_SETS)):
+        measured[MEAN_OF_SETS] = (means[0]["accuracy_over_seeds"]["center"], means[0])
     differences = _differences(published, config, settings)
     found = []
     for dataset in published.cells:

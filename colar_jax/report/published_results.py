@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from colar_jax.statistics.intervals import Interval, wilson
 
 GRADE_SCHOOL = ("gsm8k", "gsmhard", "svamp", "multiarith")
-MEAN = "mean"  # over the grade-school sets
+MEAN_OF_SETS = "mean"  # over the grade-school sets
 LLAMA = "meta-llama/Llama-3.2-1B-Instruct"
 QWEN = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 # How many questions the test sets have.
@@ -84,18 +84,18 @@ class Published:
 
     def sets_of(self, dataset: str) -> tuple[str, ...]:
         """The test sets behind a number: of the mean all four."""
-        return GRADE_SCHOOL if dataset == MEAN else (dataset,)
+        return GRADE_SCHOOL if dataset == MEAN_OF_SETS else (dataset,)
 
 
 def _grade_school(name: str, command: str, method: str, accuracies, lengths, *, speed="-") -> Published:
-    cells = dict(zip((*GRADE_SCHOOL, MEAN), zip(accuracies, lengths, strict=True), strict=True))
+    cells = dict(zip((*GRADE_SCHOOL, MEAN_OF_SETS), zip(accuracies, lengths, strict=True), strict=True))
     return Published(name, command, LLAMA, "hub:gsm8k_aug", method, speed, cells)
 
 
 def _ablation(name: str, flag: str, speed: str, accuracies: tuple[float, float], differs: dict) -> Published:
     command = f"--config=configs/gsm8k_colar.py {flag} --config.workdir=runs/gsm8k_colar_{name.lower()}"
     gsm8k, mean = accuracies
-    cells = {"gsm8k": (gsm8k, None), MEAN: (mean, None)}
+    cells = {"gsm8k": (gsm8k, None), MEAN_OF_SETS: (mean, None)}
     return Published(f"CoLaR c={speed}, {name}", command, LLAMA, "hub:gsm8k_aug", "colar", speed, cells, differs)
 
 

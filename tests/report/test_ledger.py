@@ -13,7 +13,7 @@ from scipy import stats
 from colar_jax.config import resolve
 from colar_jax.errors import UserError
 from colar_jax.report.ledger import compare, compare_run, comparison_table, ledger_page
-from colar_jax.report.published_results import MEAN, NUM_QUESTIONS, PUBLISHED
+from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,10 +37,10 @@ def run_of(row, *, shift: float = 0.0, **changes) -> tuple[dict, dict]:
             "num_questions": NUM_QUESTIONS.get(dataset),
         }  # fmt: skip
 
-    sets = row.sets_of(MEAN) if MEAN in row.cells else tuple(row.cells)
-    cells = dict.fromkeys(sets, row.cells.get(MEAN)) | row.cells  # of ablations single sets are not published
+    sets = row.sets_of(MEAN_OF_SETS) if MEAN_OF_SETS in row.cells else tuple(row.cells)
+    cells = dict.fromkeys(sets, row.cells.get(MEAN_OF_SETS)) | row.cells  # of ablations single sets are not published
     results = [numbers(dataset) for dataset in sets]
-    means = [numbers(MEAN)] if MEAN in row.cells else []
+    means = [numbers(MEAN_OF_SETS)] if MEAN_OF_SETS in row.cells else []
     return dataclasses.asdict(resolve(config)), {"results": results, "means": means}
 
 
@@ -84,7 +84,7 @@ def test_nothing_right_is_not_a_small_number():
     config, report = run_of(row_of("Distill"))
     for result in report["results"]:
         result["accuracy_over_seeds"]["center"] = 0.0
-    assert not any(one.agrees for one in compare(config, report) if one.dataset != MEAN)
+    assert not any(one.agrees for one in compare(config, report) if one.dataset != MEAN_OF_SETS)
 
 
 def test_the_interval_of_a_set_is_wilsons_and_that_of_the_mean_no_narrower_than_a_simulation_says():
@@ -92,9 +92,9 @@ def test_the_interval_of_a_set_is_wilsons_and_that_of_the_mean_no_narrower_than_
     low, high = stats.binomtest(round(0.494 * 1319), 1319).proportion_ci(0.95, method="wilson")
     assert (row.interval("gsm8k").low, row.interval("gsm8k").high) == pytest.approx((low, high), abs=1e-3)
     rng = np.random.default_rng(0)
-    shares = {name: row.cells[name][0] / 100 for name in row.sets_of(MEAN)}
+    shares = {name: row.cells[name][0] / 100 for name in row.sets_of(MEAN_OF_SETS)}
     means = np.mean([rng.binomial(NUM_QUESTIONS[n], p, 20_000) / NUM_QUESTIONS[n] for n, p in shares.items()], axis=0)
-    mean = row.interval(MEAN)
+    mean = row.interval(MEAN_OF_SETS)
     spread = np.quantile(means, [0.025, 0.975])
     assert 1 <= (mean.high - mean.low) / (spread[1] - spread[0]) < 1.35
 
@@ -135,15 +135,15 @@ def test_an_ablation_does_not_pass_for_the_full_model(name, speed):
     config, _ = run_of(row_of(f"CoLaR c={speed}, {name}"))
     _, full_report = run_of(row_of(f"CoLaR c={speed}"))
     found = {one.dataset: one for one in compare(config, full_report)}
-    assert found["gsm8k"].published.name == found[MEAN].published.name == f"CoLaR c={speed}, {name}"
-    assert found.keys() == {"gsm8k", MEAN}, "what the paper says of the ablation"
+    assert found["gsm8k"].published.name == found[MEAN_OF_SETS].published.name == f"CoLaR c={speed}, {name}"
+    assert found.keys() == {"gsm8k", MEAN_OF_SETS}, "what the paper says of the ablation"
 
 
 def test_other_questions_temperatures_and_limits_are_not_the_papers():
     config, report = run_of(row_of("CoLaR c=5"))
     report["results"][0]["num_questions"] = 660
     by_set = {one.dataset: one.differences for one in compare(config, report)}
-    assert by_set["gsm8k"] == by_set[MEAN] == ("660 questions of gsm8k, not 1,319",) and by_set["svamp"] == ()
+    assert by_set["gsm8k"] == by_set[MEAN_OF_SETS] == ("660 questions of gsm8k, not 1,319",) and by_set["svamp"] == ()
     for other in ({"temperature": "0.5"}, {"latent_limit": "8"}, {"sampling": "greedy"}, {"speed": "3"}):
         changed = {name: [row | other for row in report[name]] for name in ("results", "means")}
         with pytest.raises(UserError, match="no row of the ledger is of this run"):
@@ -176,10 +176,10 @@ def test_every_published_number_is_there():
     """As many as the paper has: 6 rows of 4 sets and their mean, 8 ablations of 2, MATH 5 rows of 2 bases."""
     assert sum(len(row.cells) for row in PUBLISHED) == 6 * 5 + 8 * 2 + 5 * 2
     for row in PUBLISHED:
-        whole = {dataset for dataset in row.cells if dataset != MEAN}
+        whole = {dataset for dataset in row.cells if dataset != MEAN_OF_SETS}
         if len(whole) == 4:
             mean = sum(row.cells[dataset][0] for dataset in whole) / 4
-            assert mean == pytest.approx(row.cells[MEAN][0], abs=0.2)  # the paper's own at c = 5 is 0.17 off
+            assert mean == pytest.approx(row.cells[MEAN_OF_SETS][0], abs=0.2)  # the paper's own at c = 5 is 0.17 off
 
 
 def test_the_page_is_up_to_date():
