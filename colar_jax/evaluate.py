@@ -27,7 +27,7 @@ class Flags:
 
     def __post_init__(self):
         if self.ledger and (self.out or self.reference):
-            raise UserError("--ledger prints a comparison: --out and --reference say nothing to it; leave them out")
+            raise UserError("--ledger prints a comparison: --out and --reference have no effect on it; leave them out")
 
 
 def evaluate(configs: list[Config], flags: Flags) -> None:

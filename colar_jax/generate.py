@@ -195,7 +195,7 @@ def _speed(run: Run, stage: str, asked: str) -> Speed:
     if not run.method(stage).has_speed:
         raise UserError(f"--speed={asked}: stage {stage} has none to choose; leave the flag out")
     if given[0] not in trained:
-        logging.warning("stage %s was trained at speed %s, not at %s: expect little", stage, known, asked)
+        logging.warning("stage %s was trained at speed %s, not at %s: its answers will be poor", stage, known, asked)
     return given[0]
 
 

@@ -62,14 +62,14 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         require(isinstance(value, dict), f"{path}={value!r}: expected groups of settings by name")
         return {key: _build_named(item_kind, item, f"{path}.{key}") for key, item in value.items()}
     if kind is float and type(value) is int:
-        require(abs(value) < 2**1000, f"{path} is a number without end")
+        require(abs(value) < 2**1000, f"{path} is no finite number")
         return float(value)
     require(type(value) is kind, f"{path}={value!r} is of type {type(value).__name__}: expected {kind.__name__}")
     if kind is int:  # what a device counts in; a seed may use the sign's bit as well
         require(-(2**31) <= value < 2 ** (32 if path == "config.seed" else 31), f"{path}={value} has more than 32 bits")
     if kind is str:
         is_whole = value.encode("utf-8", "replace").decode() == value
-        require(is_whole, f"{path}={value!r} is no text: half of a character stands in it")
+        require(is_whole, f"{path}={value!r} is no valid text: it has half of a character in it")
     if kind is float:
         require(math.isfinite(value), f"{path}={value!r} is not a finite number")
     return value

@@ -48,7 +48,10 @@ class RlConfig:
         weights = ("latent_weight", "decision_weight", "answer_weight", "entropy_weight")
         for field in (*weights, "beta", "min_std", "advantage_eps", "length_penalty"):
             require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
-        require(self.length_penalty <= 1, f"rl.length_penalty={self.length_penalty} is above 1: right would cost")
+        require(
+            self.length_penalty <= 1,
+            f"rl.length_penalty={self.length_penalty} is above 1: the reward of a right answer would be negative",
+        )
         require(
             self.stop_odds_temperature > 0, f"rl.stop_odds_temperature={self.stop_odds_temperature} must be positive"
         )

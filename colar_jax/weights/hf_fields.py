@@ -112,8 +112,8 @@ def warn_of_unknown(raw: dict[str, Any], where: str) -> None:
     """Name in the log what is not read, and what is read differently in training."""
     if unknown := unknown_fields(raw):
         logger.warning(
-            "%s has fields that are not known here, and are not read: %s. If one changes what the model computes, the "
-            "model is another here",
+            "%s has fields that are not known here, and are not read: %s. If one of them changes what the model "
+            "computes, results are not those of this model",
             where, ", ".join(map(repr, unknown)),
         )  # fmt: skip
     if raw.get("attention_dropout"):

@@ -151,5 +151,5 @@ def test_a_stray_surrogate_in_a_config_file(run, tmp_path):
     ran = run("--config=wrong.py")
     assert (ran.status, ran.errors) == (
         2,
-        ["error: config.title='\\ud800' is no text: half of a character stands in it"],
+        ["error: config.title='\\ud800' is no valid text: it has half of a character in it"],
     )
