@@ -12,13 +12,13 @@ from colar_jax.data.prompts import speed_text
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.samples import samples_of, write_samples
-from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import identity_of
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.report.results import Result
-from colar_jax.runs.resuming import latest_step, note_changes, refuse_another_run
 from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
+from colar_jax.runs.folder_lock import TRAINING, locked
+from colar_jax.runs.identity import identity_of
+from colar_jax.runs.resuming import latest_step, note_changes, refuse_another_run
 from colar_jax.runs.run import Run, prepare, write_config
 from colar_jax.runs.starts import start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from colar_jax.config import OnResume
 from colar_jax.errors import UserError
-from colar_jax.runs.identity import PROBLEMS, Change, changes_since
 from colar_jax.parallel.hosts import is_first
+from colar_jax.runs.identity import PROBLEMS, Change, changes_since
 from colar_jax.runs.run import Run
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER

@@ -22,10 +22,10 @@ from colar_jax.evaluation.samples import samples_of
 from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, Result
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_identity, finished_parameters
-from colar_jax.statistics.repeated import votes_of
 from colar_jax.runs.sweep.cells import Cell, cells_of, room_for
 from colar_jax.runs.sweep.clock import Clock
 from colar_jax.runs.sweep.store import Store, StoredDecode, digest, key_of
+from colar_jax.statistics.repeated import votes_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from colar_jax.data.splits import parse_tests
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.samples import write_samples
-from colar_jax.runs.folder_lock import REPORT, locked
 from colar_jax.parallel.hosts import is_first
 from colar_jax.progress import Progress
 from colar_jax.report.differences import check_reference
@@ -19,6 +18,7 @@ from colar_jax.report.files import PAGE_FILE, Report, tables_of, write_report
 from colar_jax.report.provenance import provenance
 from colar_jax.report.results import NO_SPEED, Result
 from colar_jax.report.table_text import markdown_text
+from colar_jax.runs.folder_lock import REPORT, locked
 from colar_jax.runs.run import Run, decode_speeds, prepare
 from colar_jax.runs.run_model import model_name
 from colar_jax.runs.starts import finished_identity
