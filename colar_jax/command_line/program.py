@@ -21,7 +21,7 @@ from colar_jax.command_line.help import help_text
 from colar_jax.config import Config, resolve
 from colar_jax.errors import UserError
 from colar_jax.parallel import hosts
-from colar_jax.runs.run import CONFIG_FILE, saved_config
+from colar_jax.runs.run_folder import CONFIG_FILE, saved_config
 from colar_jax.settings import split_names
 
 logger = logging.getLogger(__name__)

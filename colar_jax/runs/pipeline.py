@@ -19,7 +19,8 @@ from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most
 from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import identity_of
 from colar_jax.runs.resuming import latest_step, note_changes, refuse_another_run
-from colar_jax.runs.run import Run, prepare, write_config
+from colar_jax.runs.run import Run, prepare
+from colar_jax.runs.run_folder import write_config
 from colar_jax.runs.starts import start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions

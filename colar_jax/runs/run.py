@@ -2,29 +2,23 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import math
-import os
 import zlib
 from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
 from colar_jax.config import (
-    AUTOMATIC,
     Config,
     DecodeConfig,
     nearest,
     parse_speeds,
     parse_targets,
-    resolve,
-    resolve_plain,
 )
 from colar_jax.data.answers import VERIFIERS, check_verifier
 from colar_jax.data.encoding import EncodedProblems
@@ -41,20 +35,16 @@ from colar_jax.evaluation.decode_program import Programs
 from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.judge import Judge
-from colar_jax.json_object import read_json_object
 from colar_jax.methods import Method, find_method
 from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
-from colar_jax.parallel.hosts import is_first, require_devices
+from colar_jax.parallel.hosts import require_devices
 from colar_jax.rl.reward_list import check_credit
 from colar_jax.runs.run_model import make_model, model_name
 from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, place_state
 from colar_jax.weights.base_model import base_folder, base_identity
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "config.json"
-TOKENIZER_FOLDER = "tokenizer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,32 +141,6 @@ class Run:
         return Asker(self.engine, method, self.tokenizer, decode, greedy=greedy, num_words=num_words)
 
 
-def open_run(workdir: str | Path, **settings) -> Run:
-    """A finished run, to look at; `settings` such as `**{"data.num_test": 200}` override its config.
-
-    Raises:
-        UserError: the folder is no run's, or as `prepare`.
-    """
-    config = saved_config(workdir)
-    config.update_from_flattened_dict(settings)
-    return prepare(resolve(config))
-
-
-def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
-    """The config of the run in a folder, which may have been moved. UserError where there is none."""
-    path = Path(workdir).expanduser() / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{workdir} is no folder of a run: {path} does not exist")
-    # Resolved, so that settings that did not exist when the run was trained are there, at their defaults.
-    try:
-        resolved = resolve_plain(read_json_object(path))
-    except UserError as error:
-        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
-    config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
-    config.workdir = str(workdir)
-    return config
-
-
 def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all") -> Run:
     """Load data, tokenizer and model: the base model's weights, or random ones.
 
@@ -224,20 +188,6 @@ _LOAD = {
     "tests": lambda data: Splits([], [], load_tests(data)),
     "none": lambda data: Splits([], [], {}),
 }
-
-
-def write_config(run: Run) -> None:
-    """Save the resolved config and the tokenizer with the run, so that its folder says all there is to know."""
-    if not is_first():
-        return
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    path = run.workdir / CONFIG_FILE
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    # The devices belong to a start of the run, not to the run.
-    config = dataclasses.replace(run.config, parallel=AUTOMATIC)
-    unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
-    run.tokenizer.save(run.workdir / TOKENIZER_FOLDER)
 
 
 def _check_names(config: Config) -> None:

@@ -13,7 +13,8 @@ from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import calibrate
 from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import identity_of, refuse_other_adapters
-from colar_jax.runs.run import Run, write_config
+from colar_jax.runs.run import Run
+from colar_jax.runs.run_folder import write_config
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
 from colar_jax.training.state import Tree, join, make_optimizer, partition

@@ -14,7 +14,7 @@ import pytest
 from colar_jax.config import resolve
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
-from colar_jax.runs.run import saved_config
+from colar_jax.runs.run_folder import saved_config
 
 BEFORE = Path(__file__).parents[1] / "runs_of_before" / "arithmetic"
 STAGES = ("cot", "colar", "codi", "rl")

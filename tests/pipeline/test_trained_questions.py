@@ -10,7 +10,8 @@ from pipeline.tiny import copy_of, tiny_config
 
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
-from colar_jax.runs.run import open_run, prepare
+from colar_jax.runs.run import prepare
+from colar_jax.runs.run_folder import open_run
 from colar_jax.runs.sweep.sweep import sweep
 from colar_jax.runs.trained_questions import (
     QUESTIONS_FILE,

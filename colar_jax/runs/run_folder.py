@@ -1,0 +1,58 @@
+"""The folder of a run: its config and tokenizer, written before anything is trained, read by whoever looks at it."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import ml_collections
+
+from colar_jax.config import resolve, resolve_plain
+from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
+from colar_jax.parallel.hosts import is_first
+from colar_jax.runs.run import Run, prepare
+from colar_jax.settings import AUTOMATIC
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FOLDER = "tokenizer"
+
+
+def open_run(workdir: str | Path, **settings) -> Run:
+    """A finished run, to look at; `settings` such as `**{"data.num_test": 200}` override its config.
+
+    Raises:
+        UserError: the folder is no run's, or as `prepare`.
+    """
+    config = saved_config(workdir)
+    config.update_from_flattened_dict(settings)
+    return prepare(resolve(config))
+
+
+def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
+    """The config of the run in a folder, which may have been moved. UserError where there is none."""
+    path = Path(workdir).expanduser() / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{workdir} is no folder of a run: {path} does not exist")
+    # Resolved, so that settings that did not exist when the run was trained are there, at their defaults.
+    try:
+        resolved = resolve_plain(read_json_object(path))
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
+    config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
+    config.workdir = str(workdir)
+    return config
+
+
+def write_config(run: Run) -> None:
+    """Save the resolved config and the tokenizer with the run, so that its folder says all there is to know."""
+    if not is_first():
+        return
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    path = run.workdir / CONFIG_FILE
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    # The devices belong to a start of the run, not to the run.
+    config = dataclasses.replace(run.config, parallel=AUTOMATIC)
+    unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+    run.tokenizer.save(run.workdir / TOKENIZER_FOLDER)
