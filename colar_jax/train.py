@@ -19,10 +19,10 @@ class Flags:
     )
 
 
-def train(config: Config, flags: Flags) -> None:
+def train_command(config: Config, flags: Flags) -> None:
     """Train as the config says."""
     pipeline.train(config, accept_changes=flags.accept_changes)
 
 
 if __name__ == "__main__":
-    run_main(train, Flags)
+    run_main(train_command, Flags)

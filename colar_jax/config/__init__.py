@@ -6,8 +6,8 @@ dataclasses of it. All that is wrong in it is one `UserError` that names the fie
 
 from colar_jax.config.resolve import defaults, resolve, resolve_plain, stage_defaults
 from colar_jax.config.rl import RlConfig
-from colar_jax.config.run import Config
-from colar_jax.config.stage import OptimizerConfig, StageConfig
+from colar_jax.config.run_settings import Config
+from colar_jax.config.stage_settings import OptimizerConfig, StageConfig
 from colar_jax.settings.checks import nearest, parse_positive, parse_speeds, split_names
 from colar_jax.settings.data import DataConfig
 from colar_jax.settings.decode import DecodeConfig, EvalConfig

@@ -10,7 +10,7 @@ import tokenize
 import types
 import typing
 
-from colar_jax.config.run import Config
+from colar_jax.config.run_settings import Config
 from colar_jax.settings.on_resume import OnResume, on_resume
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import ml_collections
 
 from colar_jax.config.names import what_is_meant
-from colar_jax.config.run import Config
-from colar_jax.config.stage import StageConfig
+from colar_jax.config.run_settings import Config
+from colar_jax.config.stage_settings import StageConfig
 from colar_jax.errors import UserError
 from colar_jax.settings.checks import require
 

@@ -37,7 +37,7 @@ class _Rows:
         trunk, tail = room.positions
         shape = ThoughtShape(trunk, supervised=0, tail=tail, examples=room.examples)
         examples = [[_example(encoded, example, removed) for example, removed in row] for row in rows]
-        return thought_rows.fill(examples, shape, phase.num_latents)
+        return thought_rows.fill_thought_rows(examples, shape, phase.num_latents)
 
 
 def _example(encoded: EncodedProblems, example: int, removed: int) -> ThoughtExample:

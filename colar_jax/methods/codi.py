@@ -50,7 +50,7 @@ class _Rows:
         question, teacher, tail = room.positions
         shape = ThoughtShape(question + teacher, supervised=teacher, tail=tail, examples=room.examples)
         examples = [[_example(encoded, example) for example, _ in row] for row in rows]
-        return thought_rows.fill(examples, shape, phase.num_latents)
+        return thought_rows.fill_thought_rows(examples, shape, phase.num_latents)
 
 
 def _example(encoded: EncodedProblems, example: int) -> ThoughtExample:

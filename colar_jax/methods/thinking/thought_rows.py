@@ -66,7 +66,7 @@ class ThoughtShape:
     examples: int
 
 
-def fill(rows: list[list[ThoughtExample]], shape: ThoughtShape, num_latents: int) -> ThoughtBatch:
+def fill_thought_rows(rows: list[list[ThoughtExample]], shape: ThoughtShape, num_latents: int) -> ThoughtBatch:
     """The batch of these rows, each example with `num_latents` latents. The eos of a text is predicted, never fed."""
 
     def zeros(width: int, kind=np.int32, value=0):

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from colar_jax.config.stage import StageConfig
+from colar_jax.config.stage_settings import StageConfig
 from colar_jax.settings.checks import one_of, require, split_names
 from colar_jax.settings.data import DataConfig
 from colar_jax.settings.decode import DecodeConfig, EvalConfig
