@@ -5,7 +5,7 @@
 makes of it: docs/rl.md.
 
 python -m colar_jax.train --config=configs/arithmetic.py
-python -m colar_jax.train --config=configs/arithmetic.py:smoke         # in under a minute, learning nothing
+python -m colar_jax.train --config=configs/arithmetic.py:smoke         # in about a minute, learning nothing
 python -m colar_jax.train --config=configs/arithmetic.py:rl            # and reinforcement learning, in the same folder
 python -m colar_jax.train --config=configs/arithmetic.py:redundant     # RL on chains that have something to cut
 python -m colar_jax.train --config=configs/arithmetic.py:no_averaging  # after that: without averaging over a chain

@@ -4,7 +4,7 @@
     python -m colar_jax.train --config=configs/gsm8k_colar.py:qwen             # DeepSeek-R1-Distill-Qwen-1.5B
     python -m colar_jax.train --config=configs/gsm8k_colar.py --config.model.base=/models/mine
     python -m colar_jax.train --config=configs/gsm8k_colar.py --config.data.train=my.jsonl    # and --config.data.test=
-    python -m colar_jax.train --config=configs/gsm8k_colar.py:smoke            # on embedded problems, under a minute
+    python -m colar_jax.train --config=configs/gsm8k_colar.py:smoke            # on embedded problems, about a minute
 
 Published, accuracy % / #L on GSM8K (Llama-3.2-1B): CoT 49.4 / 25.6, c = 2 40.1 / 12.7, c = 5 26.8 / 5.57. Not run here:
 it needs the weights and GSM8K-Aug.

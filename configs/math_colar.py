@@ -3,7 +3,7 @@
     python -m colar_jax.train --config=configs/math_colar.py                   # DeepSeek-R1-Distill-Qwen-1.5B
     python -m colar_jax.train --config=configs/math_colar.py:llama             # Llama-3.2-1B-Instruct
     python -m colar_jax.train --config=configs/math_colar.py --config.data.train=my.jsonl
-    python -m colar_jax.train --config=configs/math_colar.py:smoke             # on embedded problems, under a minute
+    python -m colar_jax.train --config=configs/math_colar.py:smoke             # on embedded problems, about a minute
 
 Published, accuracy % / #L (Qwen | Llama): CoT 23.5 / 209 | 9.71 / 210, CoLaR (NLL) 8.94 / 56.8 | 5.28 / 83.1. Not run
 here: it needs the weights and MATH. Answers are compared as mathematics (0.5 is \\frac{1}{2}), by math-verify:

@@ -6,6 +6,8 @@ import dataclasses
 import errno
 import logging
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +155,11 @@ def _mistakes_in_one_line():
         name = error.object.encode("ascii", "backslashreplace").decode()
         print(f"error: {name}: this locale has no such file names; set PYTHONUTF8=1", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise  # of another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of the process
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
@@ -168,6 +175,13 @@ def _quoting_line_ends():
         yield
     except UserError as error:
         raise UserError(str(error).replace("\n", "\\n")) from None
+
+
+def _nobody_reads() -> bool:
+    """Whether who read the standard output has gone, as in `... | head`."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in watch.poll(0))
 
 
 def _visible(letter: str) -> str:
