@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from colar_jax.errors import UserError
@@ -26,13 +26,20 @@ class MetricWriter:
         resume_step: the step that training goes on from (0: from the start). A killed run may have logged steps after
             its last checkpoint; they will be taken again, so their lines are dropped, and TensorBoard is told to do the
             same. None keeps every line.
+        hooks: called with the step and the values of each line.
 
     Raises:
         UserError: a line of an existing `metrics.jsonl` is not a metrics line; the message names file and line. Only
             the last line may be half-written, as a kill leaves it: it is dropped.
     """
 
-    def __init__(self, folder: str | os.PathLike, resume_step: int | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        resume_step: int | None = None,
+        hooks: Sequence[Callable[[int, dict[str, float]], object]] = (),
+    ):
+        self._hooks = tuple(hooks)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_FILE
@@ -61,6 +68,8 @@ class MetricWriter:
         self._lines.write(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, int(step))
+        for hook in self._hooks:
+            hook(int(step), dict(values))
 
     def close(self) -> None:
         """Flush and close both; a second call does nothing."""

@@ -20,6 +20,7 @@ class Config:
     workdir: str = "runs/run"  # the folder of the run; the same command again goes on from what is in it
     run: str = "cot,colar"  # the stages to run, in order
     keep_checkpoints: int = 3  # best ones by accuracy (by reward in reinforcement learning), besides the latest
+    report_to: str = ""  # where metrics go besides the run's folder: wandb, or package.module:function(step, values)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)

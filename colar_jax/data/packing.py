@@ -40,6 +40,11 @@ class Batch:
     def num_examples(self) -> int:
         return int(self.segment_ids_BS.max(axis=1).sum())
 
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are read, padding aside."""
+        return int((self.token_positions_BT < self.segment_ids_BS.shape[1]).sum())
+
 
 def pack(sizes: Sizes, shape: RowShape) -> list[list[int]]:
     """Put examples into as few rows as best-fit finds, longest first: the example numbers of each row.

@@ -60,6 +60,7 @@ class GrpoTrainer:
         reference: parameters of the stage's first policy; needed where `rl.beta` is not 0.
     """
 
+    num_tokens = 0  # counted by nobody
     advice = (
         "Ratios explode where the latents have next to no standard deviation, as after soft_mse without an entropy "
         "term: raise rl.min_std (0.2 of the embedding scale is stable), or lower optimizer.learning_rate"

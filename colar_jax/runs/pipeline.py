@@ -1,7 +1,9 @@
 """The stages of a run one after the other, and the table at its end."""
 
+import dataclasses
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,6 +14,7 @@ from colar_jax.data.prompts import speed_text
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.samples import samples_of, write_samples
+from colar_jax.metric_hooks import check_hooks, open_hooks
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.parallel.mesh import num_shards, replicate
 from colar_jax.report.results import Result
@@ -25,7 +28,7 @@ from colar_jax.runs.starts import start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
 from colar_jax.training.stage import StageRun, run_stage
-from colar_jax.training.state import TrainState, Tree, make_optimizer, partition
+from colar_jax.training.state import TrainState, Tree, learning_rate_schedule, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 from colar_jax.training.trainer import SftTrainer, Trainer
 
@@ -46,11 +49,15 @@ def train(config: Config, *, accept_changes: bool = False) -> list[Result]:
 
 
 def _train(config: Config, *, accept_changes: bool) -> list[Result]:
+    check_hooks(config.report_to)
     run = prepare(config)
     # Before anything is written or trained.
     changes = {name: refuse_another_run(run, name, accept_changes=accept_changes) for name in config.stage_names}
     wait_for_all("looked at the folder")  # before one of them makes what another would look at
     write_config(run)
+    lengths = {name: config.stages[name] for name in config.stage_names}
+    told = (f"{name} {s.steps} steps" if s.steps else f"{name} {s.epochs:g} epochs" for name, s in lengths.items())
+    logger.info("stages: %s; then the evaluation", ", ".join(told))
     for name in config.stage_names:
         note_changes(run, name, changes[name])
         note_trained_questions(run, name)
@@ -69,8 +76,13 @@ def train_stage(run: Run, name: str) -> None:
     evaluator = run.evaluator(name, [run.val], speeds)
     make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
     trainer, state, frozen, num_steps = make_trainer(run, name)
+    place = _place_of(run, name, trainer, num_steps)
+
+    logger.info("stage %s: %d steps, %.3g epochs", name, num_steps, place(num_steps)["epoch"])
 
     def validate(parameters: Tree) -> dict[str, tuple[Outcome, dict[str, float]]]:
+        said = ", ".join(map(speed_text, speeds))
+        logger.info("stage %s: validating on %d problems, speed %s", name, len(run.val), said)
         outcomes = {speed_text(speed): evaluator.run(parameters, run.val, speed, seed=None) for speed in speeds}
         samples = (samples_of(run.val, outcome, speed=speed) for speed, outcome in outcomes.items())
         if is_first():
@@ -88,8 +100,21 @@ def train_stage(run: Run, name: str) -> None:
         validate=validate,
         identity=identity_of(run, name),
         keep_checkpoints=run.config.keep_checkpoints,
+        place=place,
+        hooks=open_hooks(run.config.report_to, folder, dataclasses.asdict(run.config)) if is_first() else (),
     )
     run_stage(stage_run, state, frozen, replicate(jax.random.key(seed), run.mesh))
+
+
+def _place_of(run: Run, name: str, trainer: Trainer, num_steps: int) -> Callable[[int], dict[str, float]]:
+    """Where in its stage a step is: the learning rate of its (first) update, and the epochs that are done after it."""
+    stage = run.config.stages[name]
+    if stage.trainer == "grpo":
+        updates, steps_per_epoch = most_updates(stage.rl), len(run.train) / stage.rl.num_questions
+    else:
+        updates, steps_per_epoch = 1, trainer.loader.steps_per_epoch
+    schedule = learning_rate_schedule(stage.optimizer, num_steps * updates)
+    return lambda step: {"learning_rate": float(schedule((step - 1) * updates)), "epoch": step / steps_per_epoch}
 
 
 def _num_steps(run: Run, name: str) -> int:

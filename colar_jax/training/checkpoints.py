@@ -16,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 from colar_jax.errors import UserError
 from colar_jax.training import orbax_output
 from colar_jax.training.checksums import digest_of, sums_of
+from colar_jax.training.disk import refusal_of_disk, step_without_json
 from colar_jax.training.preservation import BestAndLatest
 from colar_jax.training.saved_leaves import differences_of, leaf_of_path
 
@@ -59,7 +60,7 @@ class Checkpoints:
             with orbax_output.silenced():  # what is damaged is said when it is read
                 self._checkpointer = self._open(remove_unfinished=False)
         except (ValueError, TypeError, KeyError, AttributeError):  # of a file that is JSON, without a word on which
-            if (step := _step_without_json(self.folder)) is None:
+            if (step := step_without_json(self.folder)) is None:
                 raise
             raise self._damaged(step) from None
 
@@ -67,7 +68,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._checkpointer.close()
+        with self._writing():
+            self._checkpointer.close()
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending; the one being saved is among them."""
@@ -101,19 +103,21 @@ class Checkpoints:
             return
         if not self._has_saved:
             self._checkpointer.close()
-            self._checkpointer = self._open(remove_unfinished=True)
+            with self._writing():
+                self._checkpointer = self._open(remove_unfinished=True)
             self._has_saved = True
         leaves = leaf_of_path(tree)
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         # What is not JSON fails here, not later.
         facts = {"identity": json.loads(json.dumps(identity)), "sums": sums_of(leaves)}
-        self._checkpointer.save_async(
-            step,
-            leaves,
-            force=True,  # when to save is the training loop's decision
-            metrics=metrics,
-            custom_metadata=facts | {"digest": _digest(facts, metrics)},
-        )
+        with self._writing():
+            self._checkpointer.save_async(
+                step,
+                leaves,
+                force=True,  # when to save is the training loop's decision
+                metrics=metrics,
+                custom_metadata=facts | {"digest": _digest(facts, metrics)},
+            )
 
     def restore(self, step: int, abstract_tree: PyTree) -> PyTree:
         """The saved tree, bit for bit, in the containers and shardings of `abstract_tree`.
@@ -172,7 +176,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when the save in progress is on disk; raises what made it fail."""
-        self._checkpointer.wait()
+        with self._writing():
+            self._checkpointer.wait()
 
     def _open(self, *, remove_unfinished: bool) -> ocp.training.Checkpointer:
         context = ocp.Context()
@@ -211,6 +216,19 @@ class Checkpoints:
         except Exception as error:
             raise self._damaged(step) from error
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What a full disk, or one that may not be written, makes of a save is one line."""
+        try:
+            with orbax_output.silenced(only_on_error=True):
+                yield
+        except Exception as error:
+            if (reason := refusal_of_disk(error)) is None:
+                raise
+            raise UserError(
+                f"{self.folder}: {reason}; the checkpoints in it are whole, and the same command goes on from the last"
+            ) from error
+
     def _compare(self, step: int, restored: dict[str, Any], sums: dict[str, int] | None) -> None:
         """UserError unless all that was read is what was saved; `sums` is None in checkpoints of earlier versions."""
         if sums is not None and any(sums.get(path) != value for path, value in sums_of(restored).items()):
@@ -225,18 +243,6 @@ class Checkpoints:
 def _digest(facts: dict[str, Any], metrics: dict[str, float]) -> int:
     """Of all that is saved beside the arrays."""
     return digest_of([facts["identity"], facts.get("sums"), {name: repr(value) for name, value in metrics.items()}])
-
-
-def _step_without_json(folder: pathlib.Path) -> int | None:
-    """The first step whose metrics or metadata are no JSON object; None where there is none such."""
-    for path in sorted([*folder.glob("[0-9]*/metrics/metrics"), *folder.glob("[0-9]*/_CHECKPOINT_METADATA")]):
-        try:
-            is_object = isinstance(json.loads(path.read_bytes()), dict)
-        except ValueError:
-            is_object = False
-        if not is_object:
-            return int(path.relative_to(folder).parts[0])
-    return None
 
 
 def _with_sharding(leaf: Any) -> Any:

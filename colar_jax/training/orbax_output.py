@@ -12,14 +12,18 @@ _LOGGERS = (None, "absl", "asyncio")  # None: the root
 
 
 class _Chatter(logging.Filter):
-    """Drops what Orbax says below WARNING, dozens of lines a save, through the logger that programs on absl share."""
+    """Drops what Orbax says below WARNING, dozens of lines a save, through the logger that programs on absl share.
+
+    And the exceptions that end its threads: they are raised again where the save is waited for.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or "orbax" not in pathlib.PurePath(record.pathname).parts
+        is_worth_it = record.levelno >= logging.WARNING and not record.exc_info
+        return is_worth_it or "orbax" not in pathlib.PurePath(record.pathname).parts
 
 
 def drop_chatter() -> None:
-    """From now on, nothing below a warning."""
+    """From now on, warnings only."""
     logging.getLogger("absl").addFilter(_Chatter())
 
 

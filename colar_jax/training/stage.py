@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from colar_jax.config import StageConfig
 from colar_jax.evaluation.evaluator import Outcome
+from colar_jax.metric_hooks import Hook
 from colar_jax.metric_writer import MetricWriter, NoWriter
 from colar_jax.metrics import Metric, divide, merge
 from colar_jax.model.lora import split_base
@@ -21,6 +22,7 @@ from colar_jax.parallel.hosts import Agreement, ends_with_its_peers, is_first
 from colar_jax.progress import Progress
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted, InterruptionGuard
+from colar_jax.training.pace import Forecast, Pace
 from colar_jax.training.state import TrainState, Tree, join
 from colar_jax.training.trainer import Step, Trainer
 
@@ -48,6 +50,8 @@ class StageRun:
     trainer: Trainer
     validate: Validate
     identity: dict  # what a checkpoint says it belongs to
+    place: Callable[[int], dict[str, float]]  # the learning rate and the epoch of a step
+    hooks: Sequence[Hook]  # where metrics go besides
     keep_checkpoints: int
 
 
@@ -71,7 +75,7 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
             return
         with (
             ends_with_its_peers(),
-            MetricWriter(stage.folder, resume_step=start) if is_first() else NoWriter() as writer,
+            MetricWriter(stage.folder, resume_step=start, hooks=stage.hooks) if is_first() else NoWriter() as writer,
             Progress(f"stage {stage.name}", stage.num_steps, done=start) as progress,
             InterruptionGuard() as guard,
         ):
@@ -92,17 +96,21 @@ class _Outlets(NamedTuple):
 def _loop(stage: StageRun, steps: Iterator[tuple[int, Step]], frozen: Tree, log: "_LateLog", outlets: _Outlets) -> None:
     config, agreement = stage.config, Agreement(stage.mesh)
     checkpoints, writer, progress, guard = outlets
+    pace, forecast = Pace(), Forecast(stage.name, stage.num_steps)
     for step, (state, metrics, num_examples) in steps:
         log.add(step, metrics, num_examples)
         progress.advance(step)
+        forecast.look(step, metrics)
         signal_number = agreement.late(guard.signal_number)
         is_last = step == stage.num_steps
         is_validation = is_last or _is_multiple(step, config.eval_every)
         if step % config.log_every == 0 or is_validation:
-            # All steps but the newest, which is still under way; at a validation there is nothing to overlap.
-            values, num_examples = log.read(everything=is_validation)
+            # All steps but the newest, which is still under way. At a validation there is nothing to overlap, and who
+            # wants every step wants it now.
+            values, num_examples = log.read(everything=is_validation or config.log_every == 1)
             if values:
-                writer.write(step, values)
+                times = pace.read(step, num_examples, stage.trainer.num_tokens)
+                writer.write(step, values | stage.place(step) | times)
                 progress.log(step, _shown(values), num_examples)
         # Decided once: a signal that comes later in this step ends a step that is saved, or the next one.
         is_saved = is_validation or signal_number is not None or _is_multiple(step, config.save_every)

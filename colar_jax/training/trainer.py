@@ -23,6 +23,7 @@ class Trainer(Protocol):
     """Takes the steps of a stage; what it remembers between two of them can be saved and taken up again."""
 
     advice: str  # what to try when a step is not finite
+    num_tokens: int  # that the steps handed out so far had read; 0: not known
 
     def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
         """The steps `start + 1` to `stop`. A state that was handed out is donated to the next step.
@@ -61,6 +62,7 @@ class SftTrainer:
 
     def __init__(self, loader: Batches, step: TrainStep, mesh: jax.sharding.Mesh):
         self.loader, self._step, self._mesh = loader, step, mesh
+        self.num_tokens = 0
 
     def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
         num_rows = self.loader.num_rows
@@ -70,6 +72,8 @@ class SftTrainer:
                 if self.loader.resets_optimizer(number):
                     state = without_moments(state)
                 state, metrics = self._step(state, frozen, put_own_rows(batch, self._mesh, num_rows), key)
+                # Those of the other processes are taken to be as many.
+                self.num_tokens += batch.num_tokens * jax.process_count()
                 yield state, metrics, num_examples
         finally:
             batches.close()

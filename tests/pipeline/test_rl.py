@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from pico_rewards import fewer_latents_and_longer_answers
-from pipeline.tiny import CONFIG_FILE, ROOT, smoke_config_dict, without_times
+from pipeline.tiny import CONFIG_FILE, ROOT, smoke_config_dict, untimed_metrics, without_times
 
 from colar_jax.config import OnResume, resolve, stage_defaults
 from colar_jax.metric_writer import read_metrics
@@ -78,8 +78,7 @@ def saved(workdir: Path) -> tuple[dict[str, bytes], dict]:
 
 
 def untimed(workdir: Path) -> list[dict]:
-    lines = read_metrics(workdir / "rl")
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+    return untimed_metrics(workdir / "rl")
 
 
 def test_what_the_stage_leaves_behind(finished):

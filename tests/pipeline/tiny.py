@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from colar_jax.config import Config, resolve
+from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
 from colar_jax.training.checkpoints import Checkpoints
 
@@ -110,6 +111,12 @@ def capture_stage(monkeypatch, run, name: str):
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "run_stage", capture)
         return captured_by(run, name)
+
+
+def untimed_metrics(stage_folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what differs from one run to the next."""
+    lines = read_metrics(stage_folder)
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
 
 
 def without_times(report: dict) -> dict:

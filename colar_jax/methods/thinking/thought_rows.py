@@ -44,6 +44,11 @@ class ThoughtBatch:
     def num_examples(self) -> int:
         return int((self.question_lengths_BE > 0).sum())
 
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are read, padding and latents aside."""
+        return int((self.trunk_segments_BP > 0).sum() + (self.tail_segments_BT > 0).sum())
+
 
 @dataclasses.dataclass(frozen=True)
 class ThoughtExample:
