@@ -134,7 +134,7 @@ class Checkpoints:
         return self._restore(step, abstract_tree, self._metadata(step), wants_all=True)
 
     def restore_part(self, step: int, abstract_tree: dict[str, PyTree]) -> dict[str, PyTree]:
-        """As `restore`, for some of the saved tree's top-level entries: what else was saved is not read."""
+        """As `restore`, for some of the saved tree's top-level entries; no other is read."""
         return self._restore(step, abstract_tree, self._metadata(step), wants_all=False)
 
     def _restore(self, step: int, abstract_tree: PyTree, metadata: Any, *, wants_all: bool) -> PyTree:
@@ -150,7 +150,9 @@ class Checkpoints:
             )
         with self._reading(step):
             restored = self._checkpointer.load(step, {path: _with_sharding(leaf) for path, leaf in wanted.items()})
-        self._compare(step, restored, metadata.custom_metadata.get("sums"))
+        sums = metadata.custom_metadata.get("sums")  # none in checkpoints of earlier versions
+        if sums is not None and any(sums.get(path) != value for path, value in sums_of(restored).items()):
+            raise self._damaged(step)
         leaves, treedef = jax.tree.flatten(abstract_tree)
         values = [restored[path] for path in wanted]  # Orbax gives them back sorted by path
         return treedef.unflatten(
@@ -211,7 +213,7 @@ class Checkpoints:
         try:
             with orbax_output.silenced(only_on_error=True):
                 yield
-        except (PermissionError, jax.errors.JaxRuntimeError):  # may not read; no memory left on a device
+        except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):  # may not read; no memory left on a device
             raise
         except Exception as error:
             raise self._damaged(step) from error
@@ -228,11 +230,6 @@ class Checkpoints:
             raise UserError(
                 f"{self.folder}: {reason}; the checkpoints in it are whole, and the same command goes on from the last"
             ) from error
-
-    def _compare(self, step: int, restored: dict[str, Any], sums: dict[str, int] | None) -> None:
-        """UserError unless all that was read is what was saved; `sums` is None in checkpoints of earlier versions."""
-        if sums is not None and any(sums.get(path) != value for path, value in sums_of(restored).items()):
-            raise self._damaged(step)
 
     def _damaged(self, step: int) -> UserError:
         others = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.name != str(step)]

@@ -44,6 +44,11 @@ def smoke_config_dict(settings, workdir, **overrides):
     return config
 
 
+def config_flags(settings) -> list[str]:
+    """The same smoke run on a command line."""
+    return [f"--config={CONFIG_FILE}:smoke", *(f"--config.{name}={value}" for name, value in settings.items())]
+
+
 def tiny_config_dict(workdir, **overrides):
     return smoke_config_dict(TINY, workdir, **overrides)
 
