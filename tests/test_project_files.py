@@ -73,3 +73,23 @@ def test_imports_in_examples_work(page):
         for module, names in re.findall(r"^from (colar_jax[\w.]*) import ([\w, ]+)$", block, flags=re.MULTILINE):
             for name in names.split(","):
                 assert hasattr(importlib.import_module(module), name.strip()), f"{page.name}: {module} has no {name}"
+
+
+MODULES = {path.stem: path for path in (ROOT / "colar_jax").rglob("*.py")}
+OF_OTHERS = {"model.resize_token_embeddings"}  # of transformers
+FUNCTION = re.compile(r"`(?:\w+\.)*(\w+)\.([a-z]\w*_\w+)(?:\([^`]*)?`")
+
+
+def test_functions_that_are_named_with_their_module_are_there():
+    """In docs and docstrings: `module.function_name`, of a module of the package."""
+    texts = {path: path.read_text(encoding="utf-8") for path in [*PAGES, *(ROOT / "colar_jax").rglob("*.py")]}
+    named = {(path.name, *found) for path, text in texts.items() for found in FUNCTION.findall(text)}
+    known = [(page, module, name) for page, module, name in named if module in MODULES]
+    assert len(known) > 20
+    settings = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    missing = [
+        (page, f"{module}.{name}")
+        for page, module, name in known
+        if not re.search(rf"\b{name}\b", texts[MODULES[module]]) and f"`{name}`" not in settings
+    ]
+    assert [found for found in missing if found[1] not in OF_OTHERS] == []

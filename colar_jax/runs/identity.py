@@ -1,6 +1,6 @@
 """What a checkpoint belongs to: the settings that it depends on, its training problems, and the base of its adapters.
 
-Each setting says beside itself whether a checkpoint depends on it (`config.resuming`).
+Each setting says beside itself whether a checkpoint depends on it (`settings.on_resume`).
 """
 
 import dataclasses

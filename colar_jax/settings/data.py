@@ -8,7 +8,7 @@ from colar_jax.settings.on_resume import observing
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where problems come from: names that `data.problems.load_problems` knows, files, folders or hub ids."""
+    """Where problems come from: names that `data.sources.load_problems` knows, files, folders or hub ids."""
 
     train: str = observing("arithmetic")  # a checkpoint knows the problems by content
     val: str = observing("")  # empty: from the source of `train`; of a single file a part of it (`held_out`)
