@@ -12,7 +12,7 @@ from colar_jax.progress import duration_text
 
 logger = logging.getLogger(__name__)
 
-GIB = 2**30
+_GIB = 2**30
 
 
 class Pace:
@@ -34,7 +34,7 @@ class Pace:
             values["time/tokens_per_second"] = (num_tokens - self._num_tokens) / seconds
         if self._step is not None and step > self._step:
             values["time/seconds_per_step"] = seconds / (step - self._step)
-        values["time/peak_memory_gib"] = peak_memory_bytes() / GIB
+        values["time/peak_memory_gib"] = peak_memory_bytes() / _GIB
         self._since, self._num_tokens, self._step = now, num_tokens, step
         return values
 
