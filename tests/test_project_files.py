@@ -84,7 +84,8 @@ def test_functions_that_are_named_with_their_module_are_there():
     """In docs and docstrings: `module.function_name`, of a module of the package."""
     texts = {path: path.read_text(encoding="utf-8") for path in [*PAGES, *(ROOT / "colar_jax").rglob("*.py")]}
     named = {(path.name, *found) for path, text in texts.items() for found in FUNCTION.findall(text)}
-    known = [(page, module, name) for page, module, name in named if module in MODULES]
+    # A module with its package, `package.module_name`, is written in this form, too.
+    known = [(page, module, name) for page, module, name in named if module in MODULES and name not in MODULES]
     assert len(known) > 20
     settings = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     missing = [
