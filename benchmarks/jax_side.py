@@ -51,7 +51,7 @@ def training(
         method="colar",
         rows=rows,
         row_positions=row_positions,
-        latent=Colar(speeds=",".join(speed_text(speed) for speed in speeds)),
+        bound_method=Colar(speeds=",".join(speed_text(speed) for speed in speeds)),
     )
     method = stage.bound_method
     loader = Loader(encode(problems, speeds), method.recipe, seed=0, rows=rows, row_positions=row_positions)

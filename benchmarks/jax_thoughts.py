@@ -14,12 +14,11 @@ from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
 from colar_jax.model import presets, reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.projection import ProjectionConfig
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.training.state import initial_state, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 
-HIDDEN = 384
+METHODS = {"coconut": Coconut(epochs_per_stage=1e-6), "codi": Codi(num_latents=6, projection_size=384)}
 
 
 def training(
@@ -29,16 +28,9 @@ def training(
 
     Its `facts`: the memory that the compiled step needs besides its arguments, and what of the rows is real.
     """
-    stage = StageConfig(
-        method=name,
-        rows=rows,
-        row_positions=row_positions,
-        coconut=Coconut(epochs_per_stage=1e-6),
-        codi=Codi(num_latents=6),
-    )
-    method, mesh = stage.bound_method, make_mesh()
-    projection = ProjectionConfig(HIDDEN) if "projection" in method.trains else None
-    graph, parameters = reasoner.build(presets.PRESETS["micro"], LatentHeadConfig(8), 0, projection=projection)
+    method, mesh = METHODS[name], make_mesh()
+    stage = StageConfig(method=name, rows=rows, row_positions=row_positions, bound_method=method)
+    graph, parameters = reasoner.build(presets.PRESETS["micro"], LatentHeadConfig(8), 0, modules=method.modules)
     encoded = jax_side.encode(problems, (AUTO_SPEED,))
     loader = method.make_loader(encoded, seed=0, rows=rows, row_positions=row_positions)
     trainable, frozen = partition(parameters, method.trains)

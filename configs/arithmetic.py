@@ -152,8 +152,7 @@ def _on_equal_terms(config) -> None:
     # what is evaluated is learned there. Of stages of 800 steps less comes out.
     config.stages.coconut.coconut.update(num_stages=4, latents_per_stage=1, epochs_per_stage=1.2, reset_optimizer=False)
     config.stages.icot.icot.update(removed_per_epoch=1.13, reset_optimizer=False)
-    config.stages.codi.codi.update(num_latents=4, distill_weight=5.0)
-    config.model.projection.size = 128  # CODI's
+    config.stages.codi.codi.update(num_latents=4, distill_weight=5.0, projection_size=128)
     config.eval.speeds = "2,5"
 
 

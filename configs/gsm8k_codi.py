@@ -30,20 +30,19 @@ def get_config(argument: str = ""):
     stage = config.stages.codi = stage_defaults(method="codi", epochs=10.0, rows=32, row_positions=512, eval_every=3000)
     # The authors' run with Llama-3.2-1B: adapters everywhere, from the base itself.
     config.model.lora.update(targets="query,key,value,out,gate,up,down", dropout=0.1)
-    config.model.projection.update(size=2048, layer_norm=True)
     stage.optimizer.update(learning_rate=8e-4, weight_decay=0.1, clip_norm=2.0, warmup_steps=900)  # 3 %
     stage.codi.update(num_latents=6, teacher_weight=1.0, student_weight=1.0, distill_weight=20.0, normalise=True)
+    stage.codi.update(projection_size=2048, projection_layer_norm=True)
 
     if argument == "paper":
         config.model.lora.update(targets="query,value", dropout=0.0)
-        config.model.projection.layer_norm = False
         stage.update(epochs=50.0, rows=64, eval_every=1500)  # batches of 256 problems
         stage.optimizer.update(
             learning_rate=1e-4, weight_decay=0.01, clip_norm=1.0, schedule="constant", warmup_steps=0
         )
-        stage.codi.normalise = False
+        stage.codi.update(normalise=False, projection_layer_norm=False)
     if argument == "smoke":
-        config.model.projection.size = 32
+        stage.codi.projection_size = 32
         stage.update(steps=4, rows=2, eval_every=2, log_every=2)
         stage.optimizer.warmup_steps = 2
     return config

@@ -9,12 +9,13 @@ from flax import nnx, traverse_util
 
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.problems import Problem
+from colar_jax.methods.codi import Codi
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
-from colar_jax.model.projection import ProjectionConfig
 from colar_jax.model.reasoner import build
 
+PROJECTION_SIZE = 16
 VOCABULARY, SEPARATOR, EOS = 101, 9, 8
 PREFIX = np.array([5, 6], np.int32)  # of every answer
 COMPUTE = Execution()
@@ -24,7 +25,7 @@ COMPUTE = Execution()
 def model():
     """Graph and parameters: larger than initial ones, so that attention looks at what it is given."""
     llama = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY)
-    graph, parameters = build(llama, LatentHeadConfig(24), 0, projection=ProjectionConfig(16))
+    graph, parameters = build(llama, LatentHeadConfig(24), 0, modules=Codi(projection_size=PROJECTION_SIZE).modules)
     rng = np.random.default_rng(0)
 
     def larger(path, leaf):

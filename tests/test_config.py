@@ -12,6 +12,7 @@ from colar_jax.config import (
     nearest,
     parse_speeds,
     parse_targets,
+    plain,
     resolve,
     split_names,
     stage_defaults,
@@ -55,7 +56,7 @@ def test_defaults_are_those_of_the_dataclasses():
 
 def test_resolving_is_a_round_trip():
     resolved = resolve(two_stages())
-    assert resolve(ml_collections.ConfigDict(dataclasses.asdict(resolved))) == resolved
+    assert resolve(ml_collections.ConfigDict(plain(resolved))) == resolved
 
 
 def test_settings_on_top_of_a_stages_defaults():

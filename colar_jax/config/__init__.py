@@ -19,10 +19,9 @@ from colar_jax.settings.model import (
     LatentHeadSettings,
     LoraSettings,
     ModelConfig,
-    ProjectionSettings,
     parse_targets,
 )
-from colar_jax.settings.on_resume import OnResume, on_resume, walk
+from colar_jax.settings.on_resume import OnResume, on_resume, plain, shown, walk
 from colar_jax.settings.parallel import AUTOMATIC, ParallelConfig, parse_mesh
 
 __all__ = [
@@ -40,7 +39,6 @@ __all__ = [
     "OnResume",
     "OptimizerConfig",
     "ParallelConfig",
-    "ProjectionSettings",
     "RlConfig",
     "StageConfig",
     "defaults",
@@ -52,8 +50,10 @@ __all__ = [
     "parse_positive",
     "parse_speeds",
     "parse_targets",
+    "plain",
     "resolve",
     "resolve_plain",
+    "shown",
     "split_names",
     "stage_defaults",
     "unknown_name",

@@ -69,6 +69,7 @@ OTHER_NAMES = {
     "per_device_eval_batch_size": "eval.batch_size",
     "per_device_train_batch_size": "stages.*.rows",
     "precision": "model.dtype",
+    "projection": "stages.*.codi.projection_size",
     "pretrained_model_name_or_path": "model.base",
     "random_seed": "seed",
     "resume_from_checkpoint": "stages.*.init_from",

@@ -11,6 +11,7 @@ import types
 import typing
 
 from colar_jax.config.run_settings import Config
+from colar_jax.methods import METHODS, Method
 from colar_jax.settings.on_resume import OnResume, on_resume
 
 
@@ -32,7 +33,10 @@ def settings(kind: type = Config, path: str = "") -> list[Setting]:
     found = []
     for field in dataclasses.fields(kind):
         of, name = hints[field.name], f"{path}{field.name}"
-        if dataclasses.is_dataclass(of):
+        if of == Method | None:  # of a stage: each method has a group of its own
+            for method in METHODS.values():
+                found += settings(method, f"{path}{method.group}.")
+        elif dataclasses.is_dataclass(of):
             found += settings(of, f"{name}.")
         elif isinstance(of, types.GenericAlias):  # dict[str, StageConfig]
             found += settings(typing.get_args(of)[1], f"{name}.<{field.name.removesuffix('s')}>.")

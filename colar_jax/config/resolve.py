@@ -13,7 +13,9 @@ from colar_jax.config.names import what_is_meant
 from colar_jax.config.run_settings import Config
 from colar_jax.config.stage_settings import StageConfig
 from colar_jax.errors import UserError
+from colar_jax.methods import METHODS, find_method
 from colar_jax.settings.checks import require
+from colar_jax.settings.on_resume import plain
 
 _hints = functools.cache(typing.get_type_hints)
 
@@ -21,19 +23,16 @@ _hints = functools.cache(typing.get_type_hints)
 def defaults() -> ml_collections.ConfigDict:
     """Every setting at its default, as the mutable `ConfigDict` that a config file fills in; `stages` is empty."""
     groups = {
-        field.name: field.default if field.default is not dataclasses.MISSING else _plain(field.default_factory())
+        field.name: field.default if field.default is not dataclasses.MISSING else plain(field.default_factory())
         for field in dataclasses.fields(Config)
     }
     return ml_collections.ConfigDict(groups)
 
 
-def _plain(group: Any) -> dict:
-    return dataclasses.asdict(group) if dataclasses.is_dataclass(group) else dict(group)
-
-
 def stage_defaults(**settings) -> ml_collections.ConfigDict:
-    """A stage at its defaults, with `settings` on top."""
-    stage = ml_collections.ConfigDict(dataclasses.asdict(StageConfig()))
+    """A stage at its defaults, with `settings` on top: those of its `method` and of its `trainer`, and no others."""
+    of = {name: settings[name] for name in ("method", "trainer") if name in settings}
+    stage = ml_collections.ConfigDict(plain(StageConfig(**of)))
     stage.update(settings)
     return stage
 
@@ -49,6 +48,8 @@ def resolve_plain(settings: dict[str, Any]) -> Config:
 
 
 def _build(kind: Any, value: Any, path: str) -> Any:
+    if kind is StageConfig:
+        return _build_stage(value, path)
     if dataclasses.is_dataclass(kind):
         fields = {field.name: field for field in dataclasses.fields(kind)}
         require(isinstance(value, dict), f"{path}={value!r}: expected a group of settings ({', '.join(fields)})")
@@ -73,6 +74,33 @@ def _build(kind: Any, value: Any, path: str) -> Any:
     if kind is float:
         require(math.isfinite(value), f"{path}={value!r} is not a finite number")
     return value
+
+
+def _build_stage(value: Any, path: str) -> StageConfig:
+    """A stage, whose method says which group of settings is its own."""
+    hints, fields = typing.get_type_hints(StageConfig), [field.name for field in dataclasses.fields(StageConfig)]
+    fields.remove("bound_method")
+    require(isinstance(value, dict), f"{path}={value!r}: expected a group of settings ({', '.join(fields)})")
+    settings = dict(value)
+    name = settings.get("method", StageConfig.method)
+    require(type(name) is str, f"{path}.method={name!r} is of type {type(name).__name__}: expected str")
+    kind = find_method(name, f"{path}.method")
+    has_own = bool(dataclasses.fields(kind))
+    own = settings.pop(kind.group, {}) if has_own else {}
+    for other in METHODS.values():
+        # Left at its defaults a group says nothing: the stage's method was changed after it had been put there.
+        if other.group in settings and settings.pop(other.group) != plain(other()):
+            shown = f"its settings are {path}.{kind.group}" if has_own else "it has no settings of its own"
+            raise UserError(
+                f"{path}.{other.group}: the stage's method is {name!r}, and {shown}; take {path}.{other.group} out, or "
+                f"set {path}.method"
+            )
+    for key in settings:
+        if key not in fields:
+            raise UserError(f"{path}.{key} is no setting.{what_is_meant(f'{path}.{key}', fields)}")
+    bound = _build(kind, own, f"{path}.{kind.group}")
+    built = {key: _build(hints[key], item, f"{path}.{key}") for key, item in settings.items()}
+    return StageConfig(**built, bound_method=bound)
 
 
 def _build_named(kind: Any, value: Any, path: str) -> Any:

@@ -4,10 +4,6 @@ import dataclasses
 
 from colar_jax.config.rl import RlConfig
 from colar_jax.methods import Method, find_method
-from colar_jax.methods.coconut import Coconut
-from colar_jax.methods.codi import Codi
-from colar_jax.methods.colar import Colar
-from colar_jax.methods.icot import Icot
 from colar_jax.settings.checks import one_of, require
 from colar_jax.settings.on_resume import adjustable, execution, observing
 
@@ -54,13 +50,15 @@ class StageConfig:
     eval_every: int = observing(0)  # steps between validations, each with a checkpoint; 0: at the end only
     save_every: int = observing(0)  # steps between checkpoints without validation; 0: none
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    latent: Colar = dataclasses.field(default_factory=Colar)
-    icot: Icot = dataclasses.field(default_factory=Icot)
-    coconut: Coconut = dataclasses.field(default_factory=Coconut)
-    codi: Codi = dataclasses.field(default_factory=Codi)
-    rl: RlConfig = dataclasses.field(default_factory=RlConfig)
+    bound_method: Method | None = None  # `method` with its settings, which users see as `Method.group`; None: defaults
+    rl: RlConfig = dataclasses.field(default_factory=RlConfig)  # shown where trainer is grpo
 
     def __post_init__(self):
+        kind = find_method(self.method)
+        if self.bound_method is None:
+            object.__setattr__(self, "bound_method", kind())
+        if type(self.bound_method) is not kind:
+            raise ValueError(f"{self.bound_method} is not bound to method={self.method!r}")
         one_of("stage.trainer", self.trainer, ("sft", "grpo"))
         for field in ("rows", "row_positions", "accumulation", "log_every"):
             require(getattr(self, field) > 0, f"stage.{field}={getattr(self, field)} must be positive")
@@ -79,8 +77,8 @@ class StageConfig:
                 "(rl.minibatch_size / rl.num_generations, times rl.speeds_per_group)",
             )
 
-    @property
-    def bound_method(self) -> Method:
-        """The stage's method with the settings that it has here."""
-        kind = find_method(self.method)
-        return getattr(self, kind.group) if kind.group else kind()
+    def shown_as(self, field: str) -> str:
+        """What users call one of the fields; empty for one that this stage does not read."""
+        if field == "bound_method":
+            return self.bound_method.group if dataclasses.fields(self.bound_method) else ""
+        return "" if field == "rl" and self.trainer == "sft" else field

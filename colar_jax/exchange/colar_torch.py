@@ -119,6 +119,8 @@ class LatentReasoner:
             model = PeftModel.from_pretrained(base, folder)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        if settings["way"] == "own":
+            raise ValueError(f"{folder}: its method makes latents in a way of its own, which this file does not know")
         maker = None
         if settings["way"] in ("latent_head", "projection"):
             settings |= json.loads((folder / f"{settings['way']}.json").read_text(encoding="utf-8"))

@@ -1,6 +1,5 @@
 """A finished stage as a folder that runs anywhere: model, tokenizer, how it thinks, a PyTorch file, a card."""
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -10,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from colar_jax.config import plain
 from colar_jax.data.prompts import ANSWER_PREFIX, question_prompt, speed_text
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.errors import UserError
@@ -25,7 +25,6 @@ from colar_jax.weights.base_model import base_folder
 from colar_jax.weights.hf_folder import new_folder, write_llama
 from colar_jax.weights.latent_head_file import save_latent_head
 from colar_jax.weights.peft import write_adapter
-from colar_jax.weights.projection_file import save_projection
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,8 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
     if form == "adapter" and (lora is None or not run.config.model.base):
         raise UserError("--form=adapter: this run trained no adapters (model.lora.rank) on a base model (model.base)")
     thinking = run.method(stage).thinking(run.config.decode, run.tokenizer.separator_id, jnp.dtype("float32"), True)
-    way = ways.way_of(thinking, stage, has_projection=model.projection is not None)
+    modules = run.method(stage).modules
+    way = ways.way_of(thinking, stage, has_modules=bool(modules))
     parameters = finished_parameters(run, run.workdir / stage)
     with new_folder(out) as folder:
         if form == "adapter":
@@ -70,8 +70,8 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
             run.tokenizer.save(folder)
         if way == ways.LATENT_HEAD:
             save_latent_head(parameters["latent_head"], model.latent_head.config, folder)
-        if way == ways.PROJECTION:
-            save_projection(parameters["projection"], model.projection.config, folder)
+        for name, module in modules.items():
+            module.save(parameters[name], module.settings, folder)
         facts = _thinking_facts(run, stage, thinking) | {"way": way}
         (folder / THINKING_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name(TORCH_FILE), folder / TORCH_FILE)
@@ -123,5 +123,5 @@ def _card(run: Run, stage: str, facts: dict[str, Any], *, is_adapter: bool) -> s
         speeds=tuple(facts["speeds"]) if run.method(stage).has_speed else (),
         is_adapter=is_adapter,
         report=report.read_text(encoding="utf-8") if report.is_file() else "",
-        config=dataclasses.asdict(run.config),
+        config=plain(run.config),
     )

@@ -7,12 +7,13 @@ no exported file can make is refused.
 from colar_jax.errors import UserError
 from colar_jax.methods.method import Thinking
 
-LATENT_HEAD, PROJECTION, HIDDEN_STATES, WORDS, NOTHING = (
+LATENT_HEAD, PROJECTION, HIDDEN_STATES, WORDS, NOTHING, OWN = (
     "latent_head",
     "projection",
     "hidden_states",
     "words",
     "nothing",
+    "own",
 )
 
 # Way -> how the model card says it.
@@ -32,19 +33,23 @@ WAYS = {
         "no other weight than the language model's, which loads with `transformers`."
     ),
     WORDS: "It reasons in words: the steps as text, then `###`, then the answer.",
+    OWN: (
+        "It reasons in latents that its method makes in a way of its own, from weights that lie here beside the "
+        "language model's; `colar_torch.py` does not know how. The language model loads with `transformers`."
+    ),
     NOTHING: "It does not reason: the answer follows the question at once.",
 }
 
 
-def way_of(thinking: Thinking, stage: str, *, has_projection: bool) -> str:
-    """The way of a stage's method, one of `WAYS`.
+def way_of(thinking: Thinking, stage: str, *, has_modules: bool) -> str:
+    """The way of a stage's method, one of `WAYS`; `OWN` for one whose modules (`has_modules`) go into the folder.
 
     Raises:
         UserError: no exported folder thinks like this.
     """
-    if thinking.way == PROJECTION and not has_projection:
-        return HIDDEN_STATES  # what CODI does without `model.projection`
     way = thinking.way or (NOTHING if thinking.max_thoughts == 0 else WORDS if thinking.in_words else "")
+    if way not in WAYS and has_modules:
+        return OWN
     if way not in WAYS:
         raise UserError(
             f"--stage={stage}: its method makes its latents in a way of its own, which an exported folder cannot; what "

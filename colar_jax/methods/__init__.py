@@ -1,5 +1,6 @@
 """The methods by name. A new one is one file beside these, and one line here; or it is named by its import path."""
 
+import dataclasses
 import inspect
 
 from colar_jax.errors import UserError
@@ -43,4 +44,6 @@ def find_method(name: str, setting: str = "method") -> type[Method]:
     if inspect.isabstract(method):
         missing = ", ".join(sorted(method.__abstractmethods__))
         raise UserError(f"{setting}={name!r} does not say all that a method has to: {missing}")
+    if dataclasses.fields(method) and not method.group:
+        raise UserError(f"{setting}={name!r} has settings, and does not say (group) what a stage calls them")
     return method

@@ -1,6 +1,6 @@
 """CODI: one model learns a chain of thought, and latents that lead to the same hidden states (arXiv 2502.21074).
 
-    z_1 = f(h(question ###)),  z_{i+1} = f(h(z_i))                                                f: `model.projection`
+    z_1 = f(h(question ###)),  z_{i+1} = f(h(z_i))                             f: an MLP of `projection_size`
     total = alpha * CE(steps, answer) + beta * CE(answer after latents) + gamma * mean over layers of
             smooth L1(student, teacher) / std(teacher), at the token before the answer; no gradient into the teacher
 
@@ -24,9 +24,13 @@ from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
-from colar_jax.model.reasoner import Reasoner
+from colar_jax.model.projection import Projection, ProjectionConfig
+from colar_jax.model.reasoner import OwnModule, Reasoner
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import require
+from colar_jax.weights.projection_file import save_projection
+
+PROJECTION = "projection"  # the name of its own part of the model
 
 
 @jax.tree_util.register_dataclass
@@ -64,11 +68,6 @@ def _example(encoded: EncodedProblems, example: int) -> ThoughtExample:
     )
 
 
-def projected(model: Reasoner, hidden):
-    """A hidden state as the next input: through the model's projection, if it has one."""
-    return hidden if model.projection is None else model.projection(hidden)
-
-
 def count_supervised(batch: ThoughtBatch) -> CodiCounts:
     """What this batch supervises."""
     return CodiCounts(
@@ -85,7 +84,7 @@ def codi_loss(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Cod
         trunk = thought_chain.run_trunk(model, batch, compute, keys_B, probes=True)
         teacher_loss, _ = language_loss(model, trunk.supervised_hidden_BMD, batch.trunk_labels_BM, compute)
     with jax.named_scope("student"):
-        latents = thought_chain.run_latents(model, trunk, batch, codi.num_latents, projected, compute, keys_B)
+        latents = thought_chain.run_latents(model, trunk, batch, codi.num_latents, codi.project, compute, keys_B)
         hidden_BTD, probed = thought_chain.run_tail(
             model, trunk, latents, batch, compute, keys_B,
             probe=lambda x_BTD: gather_positions(x_BTD, batch.matched_tail_BE),
@@ -135,18 +134,35 @@ class Codi(Method):
     """Self-distillation of a chain of thought into latents (arXiv 2502.21074)."""
 
     group = "codi"
-    trains = ("llama", "projection")
+    trains = ("llama", PROJECTION)
+    old_names = {
+        "model.projection.size": "projection_size",
+        "model.projection.layer_norm": "projection_layer_norm",
+    }
 
     num_latents: int = 6  # thought before the answer
     teacher_weight: float = 1.0  # alpha, of the chain of thought's cross-entropy
     student_weight: float = 1.0  # beta, of the answer's after the latents
     distill_weight: float = 20.0  # gamma
     normalise: bool = True  # each layer's distance in units of the teacher's standard deviation there
+    projection_size: int = 0  # hidden size of the MLP that latents go through; 0: a hidden state is fed as it is
+    projection_layer_norm: bool = True  # at the MLP's end, as in the paper; CoLaR's authors have none
 
     def __post_init__(self):
         require(self.num_latents > 0, f"codi.num_latents={self.num_latents} must be positive")
         for field in ("teacher_weight", "student_weight", "distill_weight"):
             require(getattr(self, field) >= 0, f"codi.{field}={getattr(self, field)} is negative")
+        require(self.projection_size >= 0, f"codi.projection_size={self.projection_size} is negative: 0 means none")
+
+    @property
+    def modules(self) -> dict[str, OwnModule]:
+        """The projection, where it has a size."""
+        settings = ProjectionConfig(self.projection_size, self.projection_layer_norm)
+        return {PROJECTION: OwnModule(Projection, settings, save_projection)} if self.projection_size else {}
+
+    def project(self, model: Reasoner, hidden):
+        """A hidden state as the next input: through the projection, if there is one."""
+        return model.projection(hidden) if self.projection_size else hidden
 
     @property
     def recipe(self) -> Recipe:
@@ -163,4 +179,6 @@ class Codi(Method):
         return codi_loss(model, batch, keys_B, counts, self, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        return thought_chain.fixed_thinking(self.num_latents, projected, way="projection")
+        return thought_chain.fixed_thinking(
+            self.num_latents, self.project, way=PROJECTION if self.projection_size else "hidden_states"
+        )

@@ -15,7 +15,7 @@ from colar_jax.decoding.thinking import Think
 from colar_jax.losses import cross_entropy_sum, gather_positions
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
-from colar_jax.model.reasoner import Reasoner, embed_positions
+from colar_jax.model.reasoner import OwnModule, Reasoner, embed_positions
 from colar_jax.model.visibility import packed
 from colar_jax.settings import DecodeConfig, ModelConfig
 
@@ -93,6 +93,7 @@ class Method(abc.ABC):
     group: ClassVar[str] = ""  # what its settings are called in a stage; needed where it has any
     # The parts of the model that it changes; with "latent_head", its latents are drawn from the latent head.
     trains: ClassVar[tuple[str, ...]] = ("llama",)
+    old_names: ClassVar[dict[str, str]] = {}  # settings of earlier versions, such as model.x.size -> its own field
     has_speed: ClassVar[bool] = False  # whether the prompt's thinking speed is something to choose when decoding
 
     @property
@@ -103,6 +104,11 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
         """How to think when decoding, within the limits of `decode`."""
+
+    @property
+    def modules(self) -> dict[str, OwnModule]:
+        """The parts of the model that it brings with it, by their names in `trains` and on the model."""
+        return {}
 
     @property
     def num_passes(self) -> int:

@@ -7,6 +7,7 @@ from flax import nnx
 
 from colar_jax.model.linear import Linear, parameter
 from colar_jax.model.norm import layer_norm
+from colar_jax.model.presets import LlamaConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +21,8 @@ class ProjectionConfig:
 class Projection(nnx.Module):
     """An MLP from hidden states `[..., D]` to input embeddings `[..., D]`."""
 
-    def __init__(self, hidden_size: int, config: ProjectionConfig, *, rngs: nnx.Rngs):
-        self.config = config
+    def __init__(self, llama: LlamaConfig, config: ProjectionConfig, *, rngs: nnx.Rngs):
+        self.config, hidden_size = config, llama.hidden_size
         self.first = Linear(hidden_size, config.intermediate_size, ("embed", "latent"), bias=True, rngs=rngs)
         self.second = Linear(config.intermediate_size, hidden_size, ("latent", "embed"), bias=True, rngs=rngs)
         if config.layer_norm:

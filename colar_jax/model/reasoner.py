@@ -1,5 +1,10 @@
 """The whole model: a Llama with the latent head beside its language head, and how tokens become positions."""
 
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,28 +13,50 @@ from colar_jax.model.latent_head import LatentHead, LatentHeadConfig
 from colar_jax.model.llama import Llama
 from colar_jax.model.lora import LoraConfig, joined, random_streams, split_base
 from colar_jax.model.presets import LlamaConfig
-from colar_jax.model.projection import Projection, ProjectionConfig
 
-# A stream of its own for the projection's random weights.
-_PROJECTION_STREAM = 0xC0D1
+# A stream of its own for the random weights of a method's own modules.
+_OWN_STREAM = 0xC0D1
+# What every model has.
+PARTS = ("llama", "latent_head")
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnModule:
+    """A part of the model that a method brings with it; equal ones are one and the same for all stages of a run.
+
+    The module declares its parameters, their first values and their logical axes, as every module of the model does.
+
+    Args:
+        kind: makes it, as `kind(llama, settings, rngs=...)`, where `llama` is the `LlamaConfig` of the base.
+        settings: a frozen dataclass of its sizes.
+        save: writes its files of an exported folder, as `save(parameters, settings, folder)`.
+    """
+
+    kind: Callable[..., nnx.Module]
+    settings: Any
+    save: Callable[[dict, Any, Path], None]
+
+
+NONE_OF_ITS_OWN: Mapping[str, OwnModule] = {}
 
 
 class Reasoner(nnx.Module):
-    """Two heads over one hidden state: words, and latent thoughts; and what may turn a hidden state into an input."""
+    """Two heads over one hidden state: words, and latent thoughts; and the modules that methods bring with them."""
 
     def __init__(
         self,
         llama: LlamaConfig,
         latent_head: LatentHeadConfig,
         lora: LoraConfig | None = None,
-        projection: ProjectionConfig | None = None,
+        modules: Mapping[str, OwnModule] = NONE_OF_ITS_OWN,
         *,
         rngs: nnx.Rngs,
     ):
         self.llama = Llama(llama, lora, rngs=rngs)
         self.latent_head = LatentHead(llama.hidden_size, latent_head, rngs=rngs)
-        # The last: the random weights of the others do not depend on whether it is there.
-        self.projection = None if projection is None else Projection(llama.hidden_size, projection, rngs=rngs)
+        # The last: the random weights of the others do not depend on whether they are there.
+        for name, module in modules.items():
+            setattr(self, name, module.kind(llama, module.settings, rngs=rngs))
 
 
 def build(
@@ -37,14 +64,14 @@ def build(
     latent_head: LatentHeadConfig,
     seed: int,
     lora: LoraConfig | None = None,
-    projection: ProjectionConfig | None = None,
+    modules: Mapping[str, OwnModule] = NONE_OF_ITS_OWN,
 ):
     """A model with random weights: its graph (static) and its parameters (a nested dict of arrays).
 
     Everything else in the project is a function of the two: `nnx.merge(graph, parameters)` inside jit costs nothing.
     """
     with nnx.use_eager_sharding(False):
-        graph, state = nnx.split(Reasoner(llama, latent_head, lora, projection, rngs=random_streams(seed)))
+        graph, state = nnx.split(Reasoner(llama, latent_head, lora, modules, rngs=random_streams(seed)))
     parameters = nnx.to_pure_dict(state)
     return graph, calibrate(parameters)
 
@@ -53,11 +80,11 @@ def abstract(
     llama: LlamaConfig,
     latent_head: LatentHeadConfig,
     lora: LoraConfig | None = None,
-    projection: ProjectionConfig | None = None,
+    modules: Mapping[str, OwnModule] = NONE_OF_ITS_OWN,
 ):
     """As `build`, with the shapes of the parameters instead of arrays: nothing is computed or allocated."""
     with nnx.use_eager_sharding(False):
-        shaped = nnx.eval_shape(lambda: Reasoner(llama, latent_head, lora, projection, rngs=random_streams(0)))
+        shaped = nnx.eval_shape(lambda: Reasoner(llama, latent_head, lora, modules, rngs=random_streams(0)))
         graph, state = nnx.split(shaped)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nnx.to_pure_dict(state))
     return graph, shapes
@@ -69,18 +96,17 @@ def build_on(
     llama_parameters: dict,
     seed: int,
     lora: LoraConfig | None = None,
-    projection: ProjectionConfig | None = None,
+    modules: Mapping[str, OwnModule] = NONE_OF_ITS_OWN,
 ):
     """As `build`, on the parameters of a base model: only latent head and adapters are made, and nothing else ever."""
-    graph, _ = abstract(llama, latent_head, lora, projection)
+    graph, _ = abstract(llama, latent_head, lora, modules)
     with nnx.use_eager_sharding(False):
         head = LatentHead(llama.hidden_size, latent_head, rngs=nnx.Rngs(seed))
     parameters = calibrate({"llama": llama_parameters, "latent_head": nnx.to_pure_dict(nnx.state(head))})
-    if projection is not None:
-        own_key = jax.random.fold_in(jax.random.key(seed), _PROJECTION_STREAM)
-        with nnx.use_eager_sharding(False):
-            module = Projection(llama.hidden_size, projection, rngs=nnx.Rngs(own_key))
-        parameters["projection"] = nnx.to_pure_dict(nnx.state(module))
+    rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(seed), _OWN_STREAM))
+    with nnx.use_eager_sharding(False):
+        for name, module in modules.items():
+            parameters[name] = nnx.to_pure_dict(nnx.state(module.kind(llama, module.settings, rngs=rngs)))
     if lora is not None:
         parameters = joined(parameters, initial_adapters(llama, latent_head, lora, seed))
     return graph, parameters

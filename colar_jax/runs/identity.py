@@ -15,6 +15,7 @@ from colar_jax.config import (
     OnResume,
     StageConfig,
     parse_targets,
+    shown,
     walk,
 )
 from colar_jax.errors import UserError
@@ -23,8 +24,6 @@ from colar_jax.runs.run import Run
 # What a checkpoint also stores, for the steps after it.
 MEMORY = ("unlogged", "trainer")
 PROBLEMS = "data.problems"  # a hash of what is learned from, in its order
-# Groups of a stage that only the method of that name reads.
-_OF_METHODS = ("icot", "coconut", "codi")
 # Settings under the names that they have in checkpoints of earlier versions.
 _OLD_NAMES = {"verifier": "data.verifier"}
 # How those checkpoints identify their training problems.
@@ -51,8 +50,9 @@ def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
 
     What only one of the two knows counts as its default in the other: a setting may be younger than the checkpoint.
     """
-    saved = {_OLD_NAMES.get(setting, setting): value for setting, value in saved.items() if setting not in MEMORY}
-    ours, known, settings = identity_of(run, name), _defaults(), _settings_of(run.config, name)
+    stage = run.config.stages[name]
+    saved = _as_named_now(saved, stage)
+    ours, known, settings = identity_of(run, name), _defaults(stage), _settings_of(run.config, name)
     if PROBLEMS not in saved:
         del ours[PROBLEMS]
         is_file = Path(run.config.data.train).expanduser().is_file()
@@ -68,6 +68,19 @@ def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
         if was != value:
             changes.append(Change(setting, was, value, on_resume))
     return changes
+
+
+def _as_named_now(saved: dict, stage: StageConfig) -> dict:
+    """A saved identity under today's names, without the settings of other methods, which every stage used to have."""
+    method = stage.bound_method
+    old_names = _OLD_NAMES | {old: f"stage.{method.group}.{field}" for old, field in method.old_names.items()}
+    groups = {group for group, value, _ in shown(stage) if dataclasses.is_dataclass(value)}
+
+    def is_read(setting: str) -> bool:
+        of, *path = setting.split(".")
+        return setting not in MEMORY and (of != "stage" or len(path) == 1 or path[0] in groups)
+
+    return {old_names.get(setting, setting): value for setting, value in saved.items() if is_read(setting)}
 
 
 def _identity_without_problems(run: Run, name: str) -> dict:
@@ -86,8 +99,9 @@ def _settings_of(config: Config, name: str) -> dict[str, tuple[Any, OnResume]]:
     return _settings(config.seed, config.stages[name], config.model, config.data, config.decode)
 
 
-def _defaults() -> dict[str, tuple[Any, OnResume]]:
-    return _settings(Config.seed, StageConfig(), ModelConfig(), DataConfig(), DecodeConfig())
+def _defaults(stage: StageConfig) -> dict[str, tuple[Any, OnResume]]:
+    defaults = StageConfig(method=stage.method, trainer=stage.trainer)
+    return _settings(Config.seed, defaults, ModelConfig(), DataConfig(), DecodeConfig())
 
 
 def _settings(
@@ -102,16 +116,13 @@ def _settings(
 def _is_unread(run: Run, name: str, setting: str) -> bool:
     """Whether a stage does not read a setting: another value of it changes nothing."""
     config, stage = run.config, run.config.stages[name]
-    unread = [f"stage.{group}" for group in _OF_METHODS if group != stage.method]
-    unread.append("model.base")  # a base model is known by its content: it may move
+    unread = ["model.base"]  # a base model is known by its content: it may move
     if run.base_identity:
         unread.append("model.preset")
     if stage.trainer == "sft":  # rollouts are sampled, and judged, in reinforcement learning only
-        unread += ["stage.rl", "stage.trainer", "decode", "data.verifier"]
+        unread += ["stage.trainer", "decode", "data.verifier"]
     if not config.model.lora.rank:  # settings of adapters that are not there
         unread += ["model.lora", "model.base_dtype"]
-    if "projection" not in run.method(name).trains:  # then it is not in the checkpoint either
-        unread.append("model.projection")
     return f"{setting}.".startswith(tuple(f"{group}." for group in unread))
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import ml_collections
 
-from colar_jax.config import resolve, resolve_plain
+from colar_jax.config import plain, resolve, resolve_plain
+from colar_jax.config.of_before import of_this_version
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.parallel.hosts import is_first
@@ -36,10 +37,10 @@ def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
         raise UserError(f"{workdir} is no folder of a run: {path} does not exist")
     # Resolved, so that settings that did not exist when the run was trained are there, at their defaults.
     try:
-        resolved = resolve_plain(read_json_object(path))
+        resolved = resolve_plain(of_this_version(read_json_object(path)))
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
-    config = ml_collections.ConfigDict(dataclasses.asdict(resolved))
+    config = ml_collections.ConfigDict(plain(resolved))
     config.workdir = str(workdir)
     return config
 
@@ -53,6 +54,6 @@ def write_config(run: Run) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     # The devices belong to a start of the run, not to the run.
     config = dataclasses.replace(run.config, parallel=AUTOMATIC)
-    unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(json.dumps(plain(config), indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
     run.tokenizer.save(run.workdir / TOKENIZER_FOLDER)

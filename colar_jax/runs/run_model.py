@@ -10,11 +10,12 @@ import numpy as np
 
 from colar_jax.config import Config, parse_mesh
 from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.errors import UserError
 from colar_jax.model import reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import cast_base, joined, lora_config
 from colar_jax.model.presets import PRESETS, LlamaConfig
-from colar_jax.model.projection import ProjectionConfig
+from colar_jax.model.reasoner import OwnModule
 from colar_jax.parallel.choice import choose_mesh, device_bytes
 from colar_jax.parallel.mesh import make_mesh, put
 from colar_jax.parallel.sharding import parameter_specs, shardings_of
@@ -32,8 +33,8 @@ def model_name(config: Config) -> str:
 
 def abstract_model(config: Config, llama: LlamaConfig) -> tuple[object, Tree]:
     """Graph and parameters of a run's model on a Llama of this shape, as shapes: nothing is allocated."""
-    lora, projection = lora_config(config.model.lora), _projection(config)
-    graph, shapes = reasoner.abstract(llama, _latent_head(config, llama), lora, projection)
+    lora, modules = lora_config(config.model.lora), own_modules(config)
+    graph, shapes = reasoner.abstract(llama, _latent_head(config, llama), lora, modules)
     return graph, jax.eval_shape(lambda tree: cast_base(tree, jnp.dtype(config.model.base_dtype)), shapes)
 
 
@@ -58,9 +59,18 @@ def _latent_head(config: Config, llama: LlamaConfig) -> LatentHeadConfig:
     )
 
 
-def _projection(config: Config) -> ProjectionConfig | None:
-    size = config.model.projection.size
-    return ProjectionConfig(size, config.model.projection.layer_norm) if size else None
+def own_modules(config: Config) -> dict[str, OwnModule]:
+    """What the methods of a run's stages bring to its model, by name; UserError where two do not agree on one."""
+    found: dict[str, tuple[str, OwnModule]] = {}
+    for name, stage in config.stages.items():
+        for part, module in stage.bound_method.modules.items():
+            other, same = found.setdefault(part, (name, module))
+            if module != same:
+                raise UserError(
+                    f"stages.{other} and stages.{name} each have a part {part!r} of the model, and they differ "
+                    f"({same.settings} and {module.settings}): give both the same settings, or make two runs of them"
+                )
+    return {part: module for part, (_, module) in found.items()}
 
 
 def _mesh_for(config: Config, parameters: Tree) -> jax.sharding.Mesh:
@@ -88,16 +98,16 @@ def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> tup
         llama = base.config
     graph, shapes = abstract_model(config, llama)
     mesh = _mesh_for(config, shapes)
-    head, projection = _latent_head(config, llama), _projection(config)
+    head, modules = _latent_head(config, llama), own_modules(config)
     lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
     shardings = shardings_of(parameter_specs(graph, shapes, mesh), mesh)
     if base is None:
-        graph, parameters = reasoner.build(llama, head, config.seed, lora, projection)
+        graph, parameters = reasoner.build(llama, head, config.seed, lora, modules)
         # Calibrated again after the cast: a later stage measures the weights as they are held, and must find the same.
         parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
     else:
         loaded = base.load(shardings["llama"], base_dtype)
-        graph, parameters = reasoner.build_on(llama, head, loaded, config.seed, lora, projection)
+        graph, parameters = reasoner.build_on(llama, head, loaded, config.seed, lora, modules)
     if config.model.lora.init_from:
         adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
         parameters = joined(parameters, adapters)

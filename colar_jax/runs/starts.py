@@ -10,7 +10,7 @@ from colar_jax.config import nearest
 from colar_jax.errors import UserError
 from colar_jax.methods import find_method
 from colar_jax.model.lora import split_base
-from colar_jax.model.reasoner import calibrate
+from colar_jax.model.reasoner import PARTS, calibrate
 from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import identity_of, refuse_other_adapters
 from colar_jax.runs.run import Run
@@ -84,9 +84,9 @@ def finished_parameters(run: Run, folder: Path) -> Tree:
         identity = checkpoints.read(step)[1]
         refuse_other_adapters(run, folder, identity)
         own, rest = split_base(run.initial)
-        if "projection" in own and "model.projection.size" not in identity:  # not trained yet
-            rest = rest | {"projection": own["projection"]}
-            own = {name: part for name, part in own.items() if name != "projection"}
+        saved = {*PARTS, *checkpoints.parts(step, "parameters")}
+        rest = rest | {name: part for name, part in own.items() if name not in saved}  # not trained yet
+        own = {name: part for name, part in own.items() if name in saved}
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
         return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], rest)
 

@@ -14,7 +14,6 @@ from colar_jax.settings.model import (
     LatentHeadSettings,
     LoraSettings,
     ModelConfig,
-    ProjectionSettings,
     parse_targets,
 )
 from colar_jax.settings.parallel import AUTOMATIC, ParallelConfig, parse_mesh
@@ -31,7 +30,6 @@ __all__ = [
     "LoraSettings",
     "ModelConfig",
     "ParallelConfig",
-    "ProjectionSettings",
     "import_object",
     "is_import_path",
     "nearest",

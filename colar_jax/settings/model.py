@@ -70,17 +70,6 @@ class LoraSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProjectionSettings:
-    """What CODI's latents go through before they are fed (`model.projection`); other methods leave it alone."""
-
-    size: int = 0  # of its hidden layer; 0: no projection, a hidden state is fed as it is
-    layer_norm: bool = True  # at its end, as in the paper; CoLaR's authors have none
-
-    def __post_init__(self):
-        require(self.size >= 0, f"model.projection.size={self.size} is negative: 0 means none")
-
-
-@dataclasses.dataclass(frozen=True)
 class Compute:
     """How a model is computed. None of it says what the model is: results differ by rounding at most."""
 
@@ -106,7 +95,6 @@ class ModelConfig:
     logits_chunk: int = execution(8192)  # supervised positions whose logits are in memory at a time
     latent_head: LatentHeadSettings = dataclasses.field(default_factory=LatentHeadSettings)
     lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
-    projection: ProjectionSettings = dataclasses.field(default_factory=ProjectionSettings)
 
     def __post_init__(self):
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))

@@ -46,9 +46,23 @@ def on_resume(field: dataclasses.Field) -> OnResume:
 
 def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any, OnResume]]:
     """Every setting of a dataclass and of the groups in it: dotted name, value, and whether it may change."""
-    for field in dataclasses.fields(group):
-        value = getattr(group, field.name)
+    for name, value, field in shown(group):
         if dataclasses.is_dataclass(value):
-            yield from walk(value, f"{prefix}{field.name}.")
+            yield from walk(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{field.name}", value, on_resume(field)
+            yield f"{prefix}{name}", value, on_resume(field)
+
+
+def shown(group: Any) -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """The fields of a dataclass that users see, under their names there (`shown_as`, where the dataclass has it)."""
+    shown_as = getattr(group, "shown_as", lambda name: name)
+    for field in dataclasses.fields(group):
+        if name := shown_as(field.name):
+            yield name, getattr(group, field.name), field
+
+
+def plain(value: Any) -> Any:
+    """Settings as nested dicts, as users see them."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return {name: plain(item) for name, item, _ in shown(value)} if dataclasses.is_dataclass(value) else value

@@ -193,6 +193,15 @@ class Checkpoints:
             cleanup_tmp_directories=remove_unfinished,
         )
 
+    def parts(self, step: int, entry: str) -> set[str]:
+        """The names right below one of the saved tree's top-level entries.
+
+        Raises:
+          UserError: there is no such step.
+        """
+        paths = (path.split("/") for path in self._metadata(step).metadata)
+        return {path[1] for path in paths if path[0] == entry and len(path) > 1}
+
     def _metadata(self, step: int) -> ocp.training.CheckpointMetadata:
         self.wait()
         if step not in self.steps():

@@ -18,6 +18,7 @@ from colar_jax.metric_hooks import Hook
 from colar_jax.metric_writer import MetricWriter, NoWriter
 from colar_jax.metrics import Metric, divide, merge
 from colar_jax.model.lora import split_base
+from colar_jax.model.reasoner import PARTS
 from colar_jax.parallel.hosts import Agreement, ends_with_its_peers, is_first
 from colar_jax.progress import Progress
 from colar_jax.training.checkpoints import Checkpoints
@@ -154,9 +155,9 @@ def _validate(
 
 
 def saved_tree(state: TrainState, frozen: Tree) -> Tree:
-    """What a checkpoint holds: not the base beside adapters, nor a projection that the method leaves as it is."""
+    """What a checkpoint holds: not the base beside adapters, nor other methods' own modules."""
     own, _ = split_base(join(state.trainable, frozen))
-    own = {name: part for name, part in own.items() if name != "projection" or name in state.trainable}
+    own = {name: part for name, part in own.items() if name in PARTS or name in state.trainable}
     return {"parameters": own, "optimizer": state.optimizer, "step": state.step}
 
 

@@ -14,7 +14,7 @@ from colar_jax.model.lora import joined, split_base
 from colar_jax.parallel.mesh import REPLICATED, put
 from colar_jax.parallel.sharding import Tree, parameter_specs, shardings_of, specs_for
 
-_MODEL = ("llama", "latent_head", "projection")
+REFERENCE = "reference"  # a copy of the model among what is frozen: the first policy of reinforcement learning
 
 
 @jax.tree_util.register_dataclass
@@ -104,10 +104,10 @@ def initial_state(trainable: Tree, optimizer: optax.GradientTransformation) -> T
 def model_specs(graph, trainable: Tree, frozen: Tree, mesh: Mesh) -> Tree:
     """How all parameters of the model lie on a mesh (`parallel.sharding.parameter_specs`).
 
-    What `frozen` holds besides the model's own is not asked about: `specs_for` knows copies of the model.
+    `frozen` may hold a copy of the model under `REFERENCE`, which lies as the model does (`specs_for`).
     """
     parameters = join(trainable, frozen)
-    return parameter_specs(graph, {name: parameters[name] for name in _MODEL if name in parameters}, mesh)
+    return parameter_specs(graph, {name: part for name, part in parameters.items() if name != REFERENCE}, mesh)
 
 
 def state_specs(state: TrainState, optimizer: optax.GradientTransformation, specs: Tree) -> TrainState:

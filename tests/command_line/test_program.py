@@ -11,7 +11,7 @@ import pytest
 from command_line.program import Ran
 
 from colar_jax.command_line import RUN, RUNS, flag
-from colar_jax.config import Config, StageConfig
+from colar_jax.config import Config, StageConfig, plain
 from colar_jax.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_flags_override_the_file(run):
     assert config.stages["cot"].steps == 5
     assert config.stages["colar"].steps == 20
     assert config.stages["colar"].optimizer.learning_rate == 1.0
-    assert config.stages["colar"].latent.speeds == "1.5,2"
+    assert config.stages["colar"].bound_method.speeds == "1.5,2"
     assert (config.data.allow_overlap, config.eval.seeds, config.title) == (True, 2, "a title")
 
 
@@ -149,7 +149,7 @@ def test_a_config_file_where_the_run_has_one(run, tmp_path):
 
 def save_run(folder: Path, **changes) -> None:
     """The config of a run of before `eval.temperatures`, with CoT only."""
-    settings = dataclasses.asdict(Config(run="cot", stages={"cot": StageConfig()}, workdir="elsewhere", **changes))
+    settings = plain(Config(run="cot", stages={"cot": StageConfig()}, workdir="elsewhere", **changes))
     del settings["eval"]["temperatures"]
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(settings))

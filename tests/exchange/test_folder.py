@@ -142,10 +142,10 @@ def test_the_default_is_the_last_stage_that_thinks_in_latents(stages, default, t
 def test_latents_that_no_folder_can_make_are_refused():
     own = Thinking(think=None, max_thoughts=3)
     with pytest.raises(UserError, match="--stage=toy: its method makes its latents in a way of its own"):
-        ways.way_of(own, "toy", has_projection=True)
+        ways.way_of(own, "toy", has_modules=False)
     with pytest.raises(UserError, match="--stage=toy"):
-        ways.way_of(dataclasses.replace(own, way="telepathy"), "toy", has_projection=True)
-    assert ways.way_of(dataclasses.replace(own, max_thoughts=0), "toy", has_projection=True) == "nothing"
+        ways.way_of(dataclasses.replace(own, way="telepathy"), "toy", has_modules=False)
+    assert ways.way_of(dataclasses.replace(own, max_thoughts=0), "toy", has_modules=False) == "nothing"
 
 
 def test_every_file_has_the_mode_that_the_umask_leaves(tmp_path):

@@ -17,13 +17,14 @@ def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
     config = defaults()
     config.update(workdir=str(workdir), run=",".join(stages))
     config.data.update(train_limit=40, num_val=4, num_test=4)
-    lora, model_projection = model.pop("lora", {}), model.pop("projection", 0)
+    lora, projection_size = model.pop("lora", {}), model.pop("projection", 0)
     config.model.update(preset="pico", **model)
     config.model.lora.update(lora)
-    config.model.projection.size = model_projection
     config.model.latent_head.intermediate_size = 24
     for name in stages:
         config.stages[name] = stage_defaults(method=name, steps=2, rows=2, row_positions=128)
+    if "codi" in stages:
+        config.stages.codi.codi.projection_size = projection_size
     if "colar" in stages:
         config.stages.colar.latent.speeds = "2"
     config.decode.update(max_latents=MAX_LATENTS, max_answer_tokens=MAX_ANSWER_TOKENS)

@@ -25,14 +25,13 @@ from colar_jax.methods.thinking import thought_rows
 from colar_jax.methods.thinking.thought_rows import ThoughtExample, ThoughtShape
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.projection import ProjectionConfig
 from colar_jax.model.reasoner import build
 
 COMPUTE = Execution()
 PROBLEMS, STAGES = range(8), (1, 2, 3)
 ROWS = RowShape(positions=140, tokens=140, supervised=64)
 SHAPE = ThoughtShape(trunk=140, supervised=48, tail=48, examples=1)
-CODI = Codi(normalise=False)
+CODI = Codi(normalise=False, projection_size=64, projection_layer_norm=False)
 TOLERANCE = 1e-4
 
 
@@ -41,7 +40,7 @@ def model_with_projection():
     """The recorded model, and the recorded projection beside it."""
     _, parameters = published_model()
     graph, _ = build(
-        llama_config(641), LatentHeadConfig(128), 0, projection=ProjectionConfig(64, layer_norm=False)
+        llama_config(641), LatentHeadConfig(128), 0, modules=CODI.modules
     )  # fmt: skip
     arrays = recorded("baselines")
     projection = {

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from pico_thoughts import COMPUTE, model, problems
+from pico_thoughts import COMPUTE, PROJECTION_SIZE, model, problems
 
 from colar_jax.methods.codi import Codi, distance
 from colar_jax.training.state import partition
 
-CODI = Codi()
+CODI = Codi(projection_size=PROJECTION_SIZE)
 LOADER = CODI.make_loader(problems(12), seed=0, rows=2, row_positions=90)
 BATCH = jax.tree.map(jnp.asarray, LOADER.batch(0))
 
@@ -36,7 +36,7 @@ def test_distance_is_smooth_l1_in_units_of_the_teachers_spread():
 def gradients_of(part: str):
     """The gradient of one of the three losses alone."""
     weights = {f"{name}_weight": float(name == part) for name in ("teacher", "student", "distill")}
-    method = Codi(**weights)
+    method = Codi(**weights, projection_size=PROJECTION_SIZE)
     graph, parameters = model()
 
     @jax.jit

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.published import largest_difference
-from pico_thoughts import COMPUTE, EOS, SEPARATOR, merged, problems, with_answers
+from pico_thoughts import COMPUTE, EOS, PROJECTION_SIZE, SEPARATOR, merged, problems, with_answers
 
 from colar_jax.config import DecodeConfig
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.methods.coconut import Coconut
-from colar_jax.methods.codi import Codi, projected
+from colar_jax.methods.codi import Codi
 from colar_jax.methods.icot import Icot
 from colar_jax.methods.method import decode_limits
 from colar_jax.methods.thinking import thought_chain
@@ -32,9 +32,9 @@ NUM_LATENTS = 4
 METHODS = {
     "icot": Icot(removed_per_epoch=1e6),
     "coconut": Coconut(num_stages=2, latents_per_stage=2, epochs_per_stage=0.1),
-    "codi": Codi(num_latents=NUM_LATENTS),
+    "codi": Codi(num_latents=NUM_LATENTS, projection_size=PROJECTION_SIZE),
 }
-PROJECTIONS = {"coconut": unchanged, "codi": projected}
+PROJECTIONS = {"coconut": unchanged, "codi": METHODS["codi"].project}
 DECODE = DecodeConfig(max_answer_tokens=6)
 LATE = 10**4  # a step after every schedule
 

@@ -81,7 +81,8 @@ def step_and_arguments(method: str, adapted: str, mesh_name: str, **compute):
 
     mesh, (graph, parameters) = mesh_of(mesh_name), model(adapted == "lora")
     trainable, frozen = partition(parameters, METHODS[method].trains)
-    stage = StageConfig(method=method, rows=ROWS, latent=Colar(weight=0.7, entropy_weight=-0.05))
+    bound = Colar(weight=0.7, entropy_weight=-0.05) if method == "colar" else None
+    stage = StageConfig(method=method, rows=ROWS, bound_method=bound)
     optimizer = keeps_gradients()
     step = make_train_step(Engine(graph, mesh, Compute(**compute)), stage.bound_method, stage, optimizer)
     specs = model_specs(graph, trainable, frozen, mesh)

@@ -26,7 +26,7 @@ SCHEDULES = {
     "stages.icot.icot.removed_per_epoch": 5.0,
     "stages.icot.icot.all_beyond": 2,
     "stages.coconut.coconut.epochs_per_stage": 0.13,
-    "model.projection.size": 16,
+    "stages.codi.codi.projection_size": 16,
     "eval.seeds": 0,
 }
 
@@ -115,7 +115,7 @@ def test_only_what_codi_trains_is_saved_with_a_projection(baselines):
     workdir, _ = baselines
     for name in BASELINES:
         saved = last_checkpoint(workdir, name)["identity"]
-        assert ("model.projection.size" in saved) == (name == "codi")
+        assert ("stage.codi.projection_size" in saved) == (name == "codi")
         own = {key.split(".")[1] for key in saved if key.startswith("stage.")}
         assert own & set(BASELINES) == {name}  # a change of another method's settings is none of its business
 
