@@ -80,7 +80,7 @@ def test_a_setting_that_is_younger_than_a_checkpoint_counts_as_its_default(finis
     saved = identity_of(run, "colar")
     assert changes_since(saved, run, "colar") == []
     young = [name for name in saved if name.startswith(("stage.latent.", "model.latent_head.", "stage.accumulation"))]
-    groups = {"stage.": StageConfig(), "model.": ModelConfig()}
+    groups = {"stage.": StageConfig(method="colar"), "model.": ModelConfig()}
     defaults = {name: value for prefix, group in groups.items() for name, value, _ in walk(group, prefix)}
     for name in young:
         older = {setting: value for setting, value in saved.items() if setting != name}
@@ -103,7 +103,7 @@ def test_a_checkpoint_of_before_knows_its_problems_by_name(finished, tmp_path):
 
 def test_every_setting_of_a_stage_says_whether_it_may_change():
     """Those that may, by name: whoever adds a setting decides, and shows it here."""
-    settings = {name: on_resume for name, _, on_resume in walk(StageConfig())}
+    settings = {name: on_resume for name, _, on_resume in walk(StageConfig(trainer="grpo"))}
     assert {name for name, on_resume in settings.items() if on_resume is OnResume.EXECUTION} == {
         "accumulation",
         "rl.rollout_questions",
