@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from colar_jax.config import Config, StageConfig
+from colar_jax.config import Config, StageConfig, plain
 from colar_jax.config.names import OTHER_NAMES, what_is_meant
 from colar_jax.config.reference import field_comments, settings
 from colar_jax.config.settings_page import settings_page
+from colar_jax.methods import METHODS
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 PATHS = {setting.path for setting in settings()}
@@ -20,10 +21,12 @@ def test_the_page_is_that_of_the_source():
 
 
 def test_every_setting_is_listed_with_its_default_and_says_what_it_is():
+    stages = {name: StageConfig(method=name) for name in METHODS} | {"rl": StageConfig(method="colar", trainer="grpo")}
+    shown_by = {"latent": "colar", "icot": "icot", "coconut": "coconut", "codi": "codi"}
     for setting in settings():
-        whole = Config(run="cot,colar", stages={"cot": StageConfig(), "colar": StageConfig()})
-        value = dataclasses.asdict(whole)
-        for part in setting.path.replace("<stage>", "cot").split("."):
+        value = plain(Config(run="cot", stages=stages))
+        group = setting.path.split(".")[2] if setting.path.startswith("stages.") else ""
+        for part in setting.path.replace("<stage>", shown_by.get(group, "rl")).split("."):
             value = value[part]
         assert setting.default == value, setting.path
         assert setting.comment, f"{setting.path} has no comment"

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from colar_jax.config.stage import StageConfig
+from colar_jax.config.stage_settings import StageConfig
 from colar_jax.errors import UserError
 from colar_jax.methods import METHODS, Method, find_method
 

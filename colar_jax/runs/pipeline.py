@@ -1,6 +1,5 @@
 """The stages of a run one after the other, and the table at its end."""
 
-import dataclasses
 import logging
 import math
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from colar_jax.config import Config, StageConfig
+from colar_jax.config import Config, StageConfig, plain
 from colar_jax.data.loader import Batches
 from colar_jax.data.prompts import speed_text
 from colar_jax.errors import UserError
@@ -101,7 +100,7 @@ def train_stage(run: Run, name: str) -> None:
         identity=identity_of(run, name),
         keep_checkpoints=run.config.keep_checkpoints,
         place=place,
-        hooks=open_hooks(run.config.report_to, folder, dataclasses.asdict(run.config)) if is_first() else (),
+        hooks=open_hooks(run.config.report_to, folder, plain(run.config)) if is_first() else (),
     )
     run_stage(stage_run, state, frozen, replicate(jax.random.key(seed), run.mesh))
 

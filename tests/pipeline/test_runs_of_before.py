@@ -40,6 +40,12 @@ def test_it_goes_on_from_its_checkpoints(gone_on, stage):
     assert expected
     for of_before in expected:
         values = {name: value for name, value in of_before.items() if not name.startswith("time/")}
+        if "loss" in values:  # that version wrote one line for the two steps, each of which counts as one
+            steps = [line for line in lines if "loss" in line]
+            values = {name: values[name] for name in ("loss", "gradient_norm")}
+            means = {name: sum(line[name] for line in steps) / len(steps) for name in values}
+            assert _holds(means, values), (of_before, lines)
+            continue
         assert any(_holds(line, values) for line in lines), (of_before, lines)
 
 
