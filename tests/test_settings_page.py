@@ -22,11 +22,11 @@ def test_the_page_is_that_of_the_source():
 
 def test_every_setting_is_listed_with_its_default_and_says_what_it_is():
     stages = {name: StageConfig(method=name) for name in METHODS} | {"rl": StageConfig(method="colar", trainer="grpo")}
-    shown_by = {"latent": "colar", "icot": "icot", "coconut": "coconut", "codi": "codi"}
+    shown_by = {"latent": "colar", "icot": "icot", "coconut": "coconut", "codi": "codi", "rl": "rl"}
     for setting in settings():
-        value = plain(Config(run="cot", stages=stages))
+        value = plain(Config(run="cot,colar", stages=stages))
         group = setting.path.split(".")[2] if setting.path.startswith("stages.") else ""
-        for part in setting.path.replace("<stage>", shown_by.get(group, "rl")).split("."):
+        for part in setting.path.replace("<stage>", shown_by.get(group, "cot")).split("."):
             value = value[part]
         assert setting.default == value, setting.path
         assert setting.comment, f"{setting.path} has no comment"
