@@ -25,6 +25,7 @@ from colar_jax.errors import UserError
 from colar_jax.parallel import hosts
 from colar_jax.runs.run_folder import CONFIG_FILE, saved_config
 from colar_jax.settings import split_names
+from colar_jax.training.disk import refusal_of_disk
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,12 @@ def _mistakes_in_one_line():
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        words = refusal_of_disk(error)  # libraries raise what they like when a disk refuses
+        if words is None:
+            raise
+        print(f"error: {words}, says the disk that is written to", file=sys.stderr)
         sys.exit(2)
 
 

@@ -265,6 +265,13 @@ def test_a_mistake_that_the_program_finds(run):
     assert_refused(run(TINY, main=main), "no such data")
 
 
+def test_a_disk_that_refuses_is_one_line_whatever_a_library_makes_of_it(run):
+    def main(config):
+        raise Exception("No space left on device (os error 28)")  # as tokenizers, on saving
+
+    assert_refused(run(TINY, main=main), "No space left on device, says the disk that is written to")
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(run):
     def main(config):
         raise ValueError("a shape that should have been another")
