@@ -132,7 +132,7 @@ def settings(**changes) -> dict:
         (json.dumps(settings(unknown=3)).encode(), "a/config.json: config.unknown is no setting.*"),
         (json.dumps(settings(seed=10**20)).encode(), "a/config.json: config.seed=10+ has more than 32 bits"),
         (b'{"seed": ' + b"9" * 5000 + b"}", "a/config.json is not JSON: Exceeds the limit.*"),
-        (json.dumps(settings(title="\ud800")).encode(), "a/config.json: config.title=.* is no text: .*"),
+        (json.dumps(settings(title="\ud800")).encode(), "a/config.json: config.title=.* is no valid text: .*"),
     ],
 )
 def test_a_runs_config_that_is_damaged(run, tmp_path, text, pattern):

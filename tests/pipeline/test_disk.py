@@ -13,8 +13,8 @@ LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-from colar_jax.train import Flags, run_main, train
-run_main(train, Flags)
+from colar_jax.train import Flags, run_main, train_command
+run_main(train_command, Flags)
 """
 
 
