@@ -1,6 +1,5 @@
 """The ledger: complete, its commands are real, and a run meets its own rows and no other's."""
 
-import dataclasses
 import json
 import re
 import runpy
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from colar_jax.config import resolve
+from colar_jax.config import plain, resolve
 from colar_jax.errors import UserError
 from colar_jax.report.ledger import compare, compare_run, comparison_table, ledger_page
 from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED
@@ -41,7 +40,7 @@ def run_of(row, *, shift: float = 0.0, **changes) -> tuple[dict, dict]:
     cells = dict.fromkeys(sets, row.cells.get(MEAN_OF_SETS)) | row.cells  # of ablations single sets are not published
     results = [numbers(dataset) for dataset in sets]
     means = [numbers(MEAN_OF_SETS)] if MEAN_OF_SETS in row.cells else []
-    return dataclasses.asdict(resolve(config)), {"results": results, "means": means}
+    return plain(resolve(config)), {"results": results, "means": means}
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.name)
