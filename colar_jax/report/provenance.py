@@ -41,7 +41,7 @@ def git_commit(package: Path | None = None) -> str | None:
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", *arguments], cwd=package, env=environment, capture_output=True, text=True, timeout=20
+                ["git", *arguments], cwd=package, env=environment, capture_output=True, encoding="utf-8", timeout=20
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
