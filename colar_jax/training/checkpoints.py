@@ -6,19 +6,19 @@ The only file that imports Orbax, whose names still move between releases (impor
 import contextlib
 import json
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from colar_jax.errors import UserError
 from colar_jax.training import orbax_output
 from colar_jax.training.checksums import digest_of, sums_of
-from colar_jax.training.disk import refusal_of_disk, step_without_json
+from colar_jax.training.disk import refusal_of_disk
 from colar_jax.training.preservation import BestAndLatest
-from colar_jax.training.saved_leaves import differences_of, leaf_of_path
+from colar_jax.training.saved_leaves import differences_of, leaf_of_path, with_sharding
 
 PyTree = Any
 
@@ -58,11 +58,13 @@ class Checkpoints:
         self._has_saved = False
         try:
             with orbax_output.silenced():  # what is damaged is said when it is read
-                self._checkpointer = self._open(remove_unfinished=False)
-        except (ValueError, TypeError, KeyError, AttributeError):  # of a file that is JSON, without a word on which
-            if (step := step_without_json(self.folder)) is None:
+                self._checkpointer = self._open(self.folder)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # of one of the checkpoints, without a word on which
+            if (step := self._unreadable_step()) is None:
                 raise
-            raise self._damaged(step) from None
+            raise self._damaged(step) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -104,7 +106,7 @@ class Checkpoints:
         if not self._has_saved:
             self._checkpointer.close()
             with self._writing():
-                self._checkpointer = self._open(remove_unfinished=True)
+                self._checkpointer = self._open(self.folder, remove_unfinished=True)
             self._has_saved = True
         leaves = leaf_of_path(tree)
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
@@ -116,7 +118,7 @@ class Checkpoints:
                 leaves,
                 force=True,  # when to save is the training loop's decision
                 metrics=metrics,
-                custom_metadata=facts | {"digest": _digest(facts, metrics)},
+                custom_metadata=facts | {"digest": digest_of(facts, metrics)},
             )
 
     def restore(self, step: int, abstract_tree: PyTree) -> PyTree:
@@ -149,7 +151,7 @@ class Checkpoints:
                 + "\nresume with the config that wrote it, or start in another workdir"
             )
         with self._reading(step):
-            restored = self._checkpointer.load(step, {path: _with_sharding(leaf) for path, leaf in wanted.items()})
+            restored = self._checkpointer.load(step, {path: with_sharding(leaf) for path, leaf in wanted.items()})
         sums = metadata.custom_metadata.get("sums")  # none in checkpoints of earlier versions
         if sums is not None and any(sums.get(path) != value for path, value in sums_of(restored).items()):
             raise self._damaged(step)
@@ -181,13 +183,13 @@ class Checkpoints:
         with self._writing():
             self._checkpointer.wait()
 
-    def _open(self, *, remove_unfinished: bool) -> ocp.training.Checkpointer:
+    def _open(self, folder: pathlib.Path, *, remove_unfinished: bool = False) -> ocp.training.Checkpointer:
         context = ocp.Context()
         # With folders made in the background, a failed save keeps the process from ending for five minutes.
         context.asynchronous.create_directories_asynchronously = False
         context.pytree.loading.partial_load = True  # for `restore_part`; what is there is compared before
         return ocp.training.Checkpointer(
-            self.folder,
+            folder,
             context=context,
             preservation_policy=self._policy,
             cleanup_tmp_directories=remove_unfinished,
@@ -212,7 +214,7 @@ class Checkpoints:
             # Orbax goes on, with None, where it cannot read what it wrote.
             if not isinstance(metadata.metadata, dict) or not isinstance(facts["identity"], dict):
                 raise ValueError("no metadata")
-            if "digest" in facts and facts["digest"] != _digest(facts, dict(metadata.metrics or {})):
+            if "digest" in facts and facts["digest"] != digest_of(facts, dict(metadata.metrics or {})):
                 raise ValueError("other facts than those that were saved")
         return metadata
 
@@ -240,19 +242,18 @@ class Checkpoints:
                 f"{self.folder}: {reason}; the checkpoints in it are whole, and the same command goes on from the last"
             ) from error
 
+    def _unreadable_step(self) -> int | None:
+        """The first step whose folder, alone, cannot be opened; None where each can."""
+        for path in sorted(path for path in self.folder.iterdir() if path.name.isdigit()):
+            with tempfile.TemporaryDirectory() as alone, orbax_output.silenced():
+                (pathlib.Path(alone) / path.name).symlink_to(path)
+                try:
+                    self._open(pathlib.Path(alone)).close()
+                except Exception:
+                    return int(path.name)
+        return None
+
     def _damaged(self, step: int) -> UserError:
         others = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.name != str(step)]
         then = f"training goes on from step {max(others)}" if others else "the stage starts anew"
         return UserError(f"{self.folder / str(step)} is damaged; remove that folder, and {then}")
-
-
-def _digest(facts: dict[str, Any], metrics: dict[str, float]) -> int:
-    """Of all that is saved beside the arrays."""
-    return digest_of([facts["identity"], facts.get("sums"), {name: repr(value) for name, value in metrics.items()}])
-
-
-def _with_sharding(leaf: Any) -> Any:
-    if isinstance(leaf, np.ndarray):
-        return leaf
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -27,9 +27,10 @@ def sums_of(leaf_of_path: dict[str, Any]) -> dict[str, int]:
     return dict(zip(parts, map(int, own), strict=True))
 
 
-def digest_of(facts: Any) -> int:
-    """A checksum of plain JSON."""
-    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+def digest_of(facts: dict[str, Any], metrics: dict[str, float]) -> int:
+    """A checksum of all that is saved beside the arrays: their identity, their sums and the metrics."""
+    kept = [facts["identity"], facts.get("sums"), {name: repr(value) for name, value in metrics.items()}]
+    return zlib.crc32(json.dumps(kept, sort_keys=True).encode())
 
 
 def _own_sums(leaf: Any) -> list:

@@ -35,3 +35,11 @@ def differences_of(saved: dict[str, Any], wanted: dict[str, Any]) -> Iterable[st
 
 def _kind(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def with_sharding(leaf: Any) -> Any:
+    """What is wanted in a leaf's place, with a device to put it on: the first local one where it has no sharding."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
