@@ -18,7 +18,7 @@ help_if_asked() {
             --help | -h | help)
                 while read -r line; do
                     case $line in
-                        '#!'*) ;;
+                        '#!'* | '#SBATCH'* | '# shellcheck'*) ;;
                         '#'*) line=${line#\#}; printf '%s\n' "${line# }" ;;
                         *) exit 0 ;;
                     esac

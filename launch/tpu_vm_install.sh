@@ -1,7 +1,24 @@
 # shellcheck shell=bash
-# Runs on every worker of a slice: a virtual environment with this project in it. Python 3.12, whatever the image has.
+# Runs on every worker of a slice, sent there by launch/tpu_vm.sh: it needs no call of yours, and takes no flags.
+#
+# It unpacks ~/colar_jax.tar.gz to ~/colar_jax, in place of what it unpacked there before, and installs that in ~/venv,
+# with Python 3.12, whatever the image has. A ~/colar_jax that it did not make it leaves alone.
 set -e
-rm -rf ~/colar_jax && mkdir ~/colar_jax && tar -xzf ~/colar_jax.tar.gz -C ~/colar_jax
+if [ $# -gt 0 ]; then
+    # shellcheck source-path=SCRIPTDIR source=common.sh
+    . "$(dirname "$0")/common.sh"
+    help_if_asked "$0" "$@"
+    die "launch/tpu_vm_install.sh takes no flags: launch/tpu_vm.sh install sends it to the workers"
+fi
+refuse() {
+    printf 'error: %s\n' "$1" >&2
+    exit 2
+}
+[ -f ~/colar_jax.tar.gz ] || refuse "there is no ~/colar_jax.tar.gz: launch/tpu_vm.sh install brings it"
+[ ! -e ~/colar_jax ] || [ -e ~/colar_jax/.shipped_by_tpu_vm ] ||
+    refuse "$HOME/colar_jax was not made by launch/tpu_vm.sh, which would replace it: move it away"
+rm -rf ~/colar_jax && mkdir ~/colar_jax && : >~/colar_jax/.shipped_by_tpu_vm
+tar -xzf ~/colar_jax.tar.gz -C ~/colar_jax
 python3 -m pip install --user --quiet uv
 [ -x ~/venv/bin/python ] || python3 -m uv venv --quiet --python 3.12 ~/venv
 cd ~/colar_jax && python3 -m uv pip install --quiet --python ~/venv/bin/python -e '.[tpu]'

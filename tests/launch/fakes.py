@@ -17,7 +17,7 @@ AWKWARD = [
 ]
 
 _TOOLS = (
-    "bash", "sh", "env", "git", "gzip", "dirname", "mkdir", "rm", "cat", "tail", "sleep", "nohup", "setsid",
+    "bash", "sh", "env", "git", "gzip", "dirname", "mkdir", "rm", "cat", "tail", "tar", "sleep", "nohup", "setsid",
 )  # fmt: skip
 
 _RECORD = """

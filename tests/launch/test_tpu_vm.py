@@ -124,6 +124,55 @@ def test_help_is_the_head_of_the_script(cluster, script, words):
         assert flag in done.stdout, f"{script} --help says nothing of {flag}"
 
 
+INSIDE = ["tpu_vm_install.sh", "tpu_vm_mount.sh", "slurm.sbatch"]
+
+
+def run_by_hand(cluster, script: str, *words: str) -> subprocess.CompletedProcess:
+    """A script that others send or submit, called as a curious user does; its home is the cloud's folder."""
+    environment = cluster.environment | {"HOME": str(cluster.cloud)}
+    environment.pop("SLURM_JOB_ID", None)
+    return subprocess.run(["bash", LAUNCH / script, *words], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("script", INSIDE)
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["--nme=x", "--help"]])
+def test_help_of_what_others_call_does_nothing(cluster, script, words):
+    for name in ("python3", "srun", "gcsfuse", "sudo"):
+        cluster.add(name)
+    (cluster.cloud / "colar_jax" / "mine.txt").write_text("mine")
+    done = run_by_hand(cluster, script, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Runs ") and "SBATCH" not in done.stdout and "shellcheck" not in done.stdout
+    assert cluster.calls() == [] and (cluster.cloud / "colar_jax" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [*((script, ["--nme=x"]) for script in INSIDE), (INSIDE[1], []), (INSIDE[2], [])]
+)
+def test_what_others_call_is_refused_by_hand_in_one_line(cluster, script, words):
+    done = run_by_hand(cluster, script, *words)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: ") and "launch/" in line
+    assert cluster.calls() == []
+
+
+def test_only_a_folder_that_was_shipped_is_replaced(cluster):
+    cluster.add("python3")
+    cluster.add_gcloud()
+    shipped, archive = cluster.cloud / "colar_jax", cluster.cloud / "colar_jax.tar.gz"
+    (shipped / "mine.txt").write_text("mine")
+    assert "there is no ~/colar_jax.tar.gz" in run_by_hand(cluster, "tpu_vm_install.sh").stderr
+    subprocess.run(["tar", "-czf", archive, "-C", LAUNCH, "sky.yaml"], check=True)
+    done = run_by_hand(cluster, "tpu_vm_install.sh")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "move it away" in done.stderr
+    assert [path.name for path in shipped.iterdir()] == ["mine.txt"]
+    shutil.rmtree(shipped)
+    for _ in range(2):  # where nothing is, and where it was shipped to
+        assert run_by_hand(cluster, "tpu_vm_install.sh").returncode == 0
+        assert sorted(path.name for path in shipped.iterdir()) == [".shipped_by_tpu_vm", "sky.yaml"]
+        (shipped / "old.txt").write_text("of before")
+
+
 def test_help_after_the_dashes_is_for_training(cluster):
     cluster.add("sbatch")
     assert cluster.run("slurm.sh", "--logs=../none", "--dry_run", "--", "--help").stdout.rstrip().endswith("--help")
