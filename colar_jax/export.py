@@ -31,8 +31,12 @@ class Flags:
 
 def export(config: Config, flags: Flags) -> None:
     """Export the stage that the flags name."""
+    out = Path(flags.out).expanduser()
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out={flags.out}: {path} is a file, and an export is a folder of files: name another")
     run = prepare(config, sets="none")
-    export_stage(run, flags.stage, Path(flags.out).expanduser(), form=flags.form, dtype=flags.dtype)
+    export_stage(run, flags.stage, out, form=flags.form, dtype=flags.dtype)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ PROMPT = "question> "
 class Flags:
     """What `generate` takes besides --workdir and the settings."""
 
-    question: str = flag("", "what to ask; without it questions are read from standard input, one a line")
+    question: str | None = flag(None, "what to ask; without it questions are read from standard input, one a line")
     stage: str = flag("", "default: the last stage of the run that thinks in latents, else the last")
     speed: str = flag("", "tokens a latent stands for, or auto; default: the first speed that the stage was trained at")
     temperature: float = flag(0.0, "of latents, decisions and words; 0: greedy")
@@ -52,6 +52,8 @@ class Flags:
             raise UserError(f"--seed={self.seed} is no whole number from 0 to {2**32 - 1}")
         if self.show + self.json + self.quiet > 1:
             raise UserError("--show, --json and --quiet are three ways to print a reply: take one")
+        if self.question is not None and not self.question.strip():
+            raise UserError("--question= is no question: write one, or leave the flag out to read standard input")
 
 
 def generate(config: Config, flags: Flags) -> None:
@@ -69,13 +71,13 @@ def generate(config: Config, flags: Flags) -> None:
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise UserError(f"--stage={stage}: {folder} has no checkpoint yet: train it first, or name another stage")
     conversation = _Conversation(run, stage, speed, finished_parameters(run, folder), flags)
-    if flags.question:
+    if flags.question is not None:
         conversation.answer([flags.question])
     elif sys.stdin.isatty():
-        for question in _questions():
+        for question in filter(None, _questions()):
             conversation.answer([question])
     else:
-        questions = _questions()
+        questions = _questions() if flags.quiet else filter(None, _questions())
         while batch := list(itertools.islice(questions, config.eval.batch_size)):
             conversation.answer(batch, echoes=not (flags.json or flags.quiet))
 
@@ -89,22 +91,34 @@ class _Conversation:
         self._tokenizer, self._parameters, self._speed, self._flags = run.tokenizer, parameters, speed, flags
         self._num_asked = 0
 
-    def answer(self, questions: list[str], *, echoes: bool = False) -> None:
-        """Print the replies to these questions, one by one as it is thought, several when all are there."""
+    def answer(self, lines: list[str], *, echoes: bool = False) -> None:
+        """Print the replies to these questions, one by one as it is thought, several when all are there.
+
+        Of an empty line an empty line, so that replies stand where their questions did.
+        """
+        replies = self._replies([line for line in lines if line])
+        for line in lines:
+            if not line:
+                print(flush=True)
+                continue
+            if echoes:
+                print(f"{PROMPT}{line}")
+            self._print(line, next(replies))
+
+    def _replies(self, questions: list[str]) -> Iterator[Iterator[Latent | Words | Reply]]:
+        """What is said of each question, as events."""
+        if not questions:
+            return
         numbers = np.arange(self._num_asked, self._num_asked + len(questions))
         self._num_asked += len(questions)
         for question in questions:
             self._warn(question)
         keys_N = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self._flags.seed), numbers)
         if len(questions) == 1 and not (self._flags.json or self._flags.quiet):
-            streams = [self._asker.ask(self._parameters, questions[0], self._speed, keys_N[0])]
+            yield self._asker.ask(self._parameters, questions[0], self._speed, keys_N[0])
         else:  # one program to compile, where the stream has five
-            replies = self._asker.answer(self._parameters, questions, self._speed, keys_N)
-            streams = [reply.events() for reply in replies]
-        for question, events in zip(questions, streams, strict=True):
-            if echoes:
-                print(f"{PROMPT}{question}")
-            self._print(question, events)
+            for reply in self._asker.answer(self._parameters, questions, self._speed, keys_N):
+                yield reply.events()
 
     def _print(self, question: str, events: Iterator[Latent | Words | Reply]) -> None:
         if not (self._flags.json or self._flags.quiet):
@@ -170,14 +184,13 @@ def _latent_line(latent: Latent, in_detail: bool) -> str:
 
 
 def _questions() -> Iterator[str]:
-    """The lines of standard input. UserError for one that is not UTF-8."""
+    """The lines of standard input, "" for blank ones. UserError for one that is not UTF-8."""
     for number in itertools.count(1):
         try:
             line = input(PROMPT) if sys.stdin.isatty() else input()
         except EOFError:
             return
-        if line.strip():
-            yield require_text(line.strip(), f"line {number} of standard input")
+        yield require_text(line.strip(), f"line {number} of standard input")
 
 
 def _listed(names: Iterable[str]) -> str:

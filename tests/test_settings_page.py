@@ -80,7 +80,6 @@ def test_every_other_name_leads_to_a_setting():
         ("per_device_train_batch_size", "stages.<stage>.rows"),
         ("num_train_epochs", "stages.<stage>.epochs"),
         ("gradient_accumulation_steps", "stages.<stage>.accumulation"),
-        ("optimiser", "stages.<stage>.optimizer.learning_rate"),
         ("max_length", "stages.<stage>.row_positions"),
         ("warmup_ratio", "stages.<stage>.optimizer.warmup_steps"),
         ("fp16", "model.dtype"),

@@ -21,6 +21,13 @@ _PARSERS = {int: absl_flags.IntegerParser(), float: absl_flags.FloatParser(), st
 # absl reads these whether they are declared or not; each can hide a flag.
 _OF_ABSL = ("flagfile", "undefok")
 
+# What Python says of a value that is of another type -> what is wanted.
+_WANTED = {
+    r"\('Non-boolean argument to boolean flag', (.*)\)$": r"true or false, not \1",
+    r"invalid literal for int\(\) with base \d+: (.*)$": r"a whole number is wanted, not \1",
+    r"could not convert string to float: (.*)$": r"a number is wanted, not \1",
+}
+
 
 def flag(default: bool | int | float | str, help: str, choices: tuple[str, ...] = ()) -> Any:
     """A field of a command's flags; its default says of which type its values are."""
@@ -102,7 +109,9 @@ def _parse(values: absl_flags.FlagValues, arguments: list[str], *, known_only: b
     except absl_flags.UnrecognizedFlagError:
         raise
     except absl_flags.Error as error:
-        text = re.sub(r"\('Non-boolean argument to boolean flag', (.*)\)", r"true or false, not \1", str(error))
+        text = str(error)
+        for said, wanted in _WANTED.items():
+            text = re.sub(said, wanted, text)
         raise UserError(text) from None
 
 

@@ -110,7 +110,9 @@ def _skip_stages_of_others(configs: list[ml_collections.ConfigDict]) -> None:
 
 def _run(workdir: str) -> list[ml_collections.ConfigDict]:
     path = Path(workdir).expanduser() / CONFIG_FILE
-    if not workdir or not os.path.isfile(path):
+    if not workdir:
+        raise UserError("--workdir is missing: name the folder of a run")
+    if not os.path.isfile(path):
         raise UserError(f"--workdir={workdir}: name the folder of a run; {path} does not exist")
     return [saved_config(workdir)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.fingerprint import comparable_question
 from colar_jax.data.hub import HUB_SETS, load_hub_set
-from colar_jax.data.json_lines import find_split_file, read_problems
+from colar_jax.data.json_lines import SUFFIXES, find_split_file, read_problems
 from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
 
@@ -132,12 +132,22 @@ def _unknown_source(source: str, path: Path) -> str:
     names = ["arithmetic", *(f"hub:{name}" for name in HUB_SETS)]
     beside = []
     with contextlib.suppress(OSError, ValueError):
-        beside = [str(path.parent / file) for file in os.listdir(path.parent)]
+        beside = [str(path.parent / name) for name in os.listdir(path.parent) if _can_be_data(path.parent / name)]
     several = " (a semicolon separates the sets of data.test)" if "," in source else ""
+    hint = _nearest(source, names + beside) or "."
     return (
-        f"data source {source!r} is no file, no folder and no known name{several}{_nearest(source, names + beside)}. "
+        f"data source {source!r} is no file, no folder and no known name{several}{hint} "
         f"A source is a .jsonl or .jsonl.gz file, a folder of them, {', '.join(names)} or hub:<owner/name>"
     )
+
+
+def _can_be_data(path: Path) -> bool:
+    """Whether it is a file of problems by its name, or a folder with one in it."""
+    if not os.path.isdir(path):
+        return path.name.endswith(SUFFIXES)
+    with contextlib.suppress(OSError):
+        return any(name.endswith(SUFFIXES) for name in os.listdir(path))
+    return False
 
 
 def _nearest(wrong: str, right: Sequence[str]) -> str:

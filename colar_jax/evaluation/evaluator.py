@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import time
 from collections.abc import Iterable, Iterator
 
@@ -19,8 +18,6 @@ from colar_jax.evaluation.decode_program import Programs, ProgramSpec, lower, va
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import Method
 from colar_jax.settings import DecodeConfig
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,11 +183,6 @@ class Evaluator:
         judged.append(self._outcome(decoded, batch, seconds))
         if batch.is_last:
             outcome = _joined(judged)
-            if num_cut := int(outcome.cut_answer_N.sum()):
-                limit = decoded.answer_ids_BA.shape[1]
-                logger.info(
-                    "%d of %d answers were cut at decode.max_answer_tokens=%d", num_cut, len(outcome.texts), limit
-                )
             yield batch.request, outcome
             judged.clear()
 

@@ -25,6 +25,8 @@ import dataclasses
 import inspect
 import json
 import pathlib
+import re
+import sys
 
 import torch
 from safetensors.torch import load_file
@@ -61,6 +63,17 @@ def projection(hidden_size: int, inner_size: int, has_norm: bool) -> torch.nn.Se
     if has_norm:
         layers.add_module("ln", torch.nn.LayerNorm(hidden_size))
     return layers
+
+
+def unread_words(question: str, tokenizer) -> list[str]:
+    """The words and numbers that are not read as written: unknown, or a number cut up by a tokenizer of whole words."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    has_whole_words, unread = type(model).__name__ == "WordLevel", []
+    for word in re.findall(r"[^\W\d_]+|\d+|[^\w\s]", question):
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        if not ids or tokenizer.unk_token_id in ids or (has_whole_words and len(ids) > 1 and word.isdigit()):
+            unread.append(word)
+    return unread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +167,8 @@ class LatentReasoner:
             max_latents, min_latents, max_answer_tokens: limits, by default those of the run; latents that are fed as
                 hidden states are as many as were trained.
         """
+        if unread := unread_words(question, self.tokenizer):
+            print(f"warning: the tokenizer cannot read {', '.join(map(repr, unread))} as written", file=sys.stderr)
         settings = self.settings
         speed = settings["speeds"][0] if speed is None else speed
         prompt = settings["prompt"].format(question=question, speed=speed if isinstance(speed, str) else f"{speed:g}")

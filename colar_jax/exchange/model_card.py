@@ -1,6 +1,7 @@
 """The README of an exported model: what it is, how to use it, what it scored, and the config that made it."""
 
 import json
+import re
 
 from colar_jax.data.example_questions import EXAMPLE
 
@@ -77,7 +78,7 @@ def model_card(
         speeds=f"Trained thinking speeds: {', '.join(speeds)}. A speed that was not trained loses accuracy."
         if speeds
         else "There is no thinking speed to choose.",
-        results=report.strip() or "Not evaluated.",
+        results=re.sub(r"\A# .*\n*", "", report.strip()) or "Not evaluated.",
         config=json.dumps(config, indent=2),
     )
 

@@ -55,7 +55,9 @@ def initialize(settings: ParallelConfig) -> None:
     if not is_first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
         logging.getLogger().setLevel(logging.WARNING)
-    logger.info("process %d of %d, %d devices here", jax.process_index(), num_processes, jax.local_device_count())
+    here = jax.local_device_count()
+    devices = "1 device" if here == 1 else f"{here} devices"
+    logger.info("process %d of %d, %s here", jax.process_index(), num_processes, devices)
 
 
 def _is_cluster() -> bool:

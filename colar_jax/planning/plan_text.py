@@ -10,13 +10,22 @@ def text(plan: StagePlan) -> str:
     """All there is to know about a stage on a slice, a chip's share of it."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     lines = [
-        f"{plan.stage} on {plan.topology}: {plan.num_chips} chips, mesh {mesh}, compiled for {plan.compiler}",
-        f"model {plan.model}, {plan.num_parameters / 1e6:,.0f}M parameters, {plan.num_trained / 1e6:,.1f}M trained",
+        f"{plan.stage} on {plan.topology}: {_chips(plan.num_chips)}, mesh {mesh}, compiled for {plan.compiler}",
+        f"model {plan.model}, {_count(plan.num_parameters, 0)} parameters, {_count(plan.num_trained, 1)} trained",
     ]
     for program in plan.programs:
         lines += ["", *_program(program)]
     lines += ["", *_schedule(plan)]
     return "\n".join(lines)
+
+
+def _count(number: int, places: int) -> str:
+    """In millions, from one million up."""
+    return f"{number:,.0f}" if number < 1e6 else f"{number / 1e6:,.{places if number >= 1e7 else 2}f}M"
+
+
+def _chips(number: int) -> str:
+    return "1 chip" if number == 1 else f"{number} chips"
 
 
 def _schedule(plan: StagePlan) -> list[str]:
@@ -76,6 +85,6 @@ def _memory(memory: Memory) -> str:
 
 def _collectives(compiled: Compiled) -> list[str]:
     return [
-        f"             {one.kind} x {one.count:g} over {len(one.group)} chips: {one.payload / 1e6:,.1f} MB"
+        f"             {one.kind} x {one.count:g} over {_chips(len(one.group))}: {one.payload / 1e6:,.1f} MB"
         for one in sorted(compiled.costs.collectives, key=lambda one: -one.sent)
     ]

@@ -8,6 +8,8 @@ from colar_jax.report.rows import Row, complete_rows, datasets_of, table_rows
 from colar_jax.statistics.intervals import Interval
 from colar_jax.statistics.paired import paired_difference
 
+_NOT_COMPARED = "So the rows say nothing about latents and words."
+
 
 def summary(results: Sequence[Result]) -> str:
     """Two sentences: what latents reach and at which length, and what chains of thought do.
@@ -46,6 +48,8 @@ def _of(
         takes = f"after {length_text(length(row))} positions of reasoning" if length(row) else "without any reasoning"
         return f"{_name(row)} answers {percent(interval.center)} % {questions} right{ends}, {takes}"
 
+    if not any(accuracy(row).center for row in rows):
+        return f"Nothing was learned: none {questions} is answered right. {_NOT_COMPARED}"
     latents, words, neither = best("latents"), best("words"), best("")
     if latents is not None and words is not None:
         first = f"In latents, {described(latents)}."

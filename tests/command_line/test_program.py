@@ -115,9 +115,9 @@ def test_a_value_that_begins_with_a_dash(run):
         (("--noshow=true",), "--noshow=true does not take an argument"),
         (("--show=perhaps",), "flag --show=perhaps: true or false, not 'perhaps'"),
         (("--form=third",), "flag --form=third: value should be one of <whole|half>"),
-        (("--times=many",), "flag --times=many: invalid literal for int.*"),
-        (("--times=1.5",), "flag --times=1.5: invalid literal for int.*"),
-        (("--scale=big",), "flag --scale=big: could not convert string to float: 'big'"),
+        (("--times=many",), "flag --times=many: a whole number is wanted.*"),
+        (("--times=1.5",), "flag --times=1.5: a whole number is wanted.*"),
+        (("--scale=big",), "flag --scale=big: a number is wanted, not 'big'"),
         (("colar",), "'colar' is no flag: settings are given as --config.some.setting=value"),
         (("",), "'' is no flag: .*"),
         (("-",), "'-' is no flag: .*"),
@@ -215,6 +215,11 @@ def assert_refused(ran: Ran, line: str):
         ("--config.stage.cot.steps=5", "config has no setting 'stage'. Did you mean 'stages'?"),
         ("--config.stages.cott.steps=5", "config.stages has no setting 'cott'. Did you mean 'cot'?"),
         ("-config.decode.topp=1", "config.decode has no setting 'topp'. Did you mean 'top_p'?"),
+        (
+            "--config.optimiser=adamw",
+            "config has no setting 'optimiser'. The optimizer is always AdamW; its settings are "
+            "config.stages.<stage>.optimizer.*.",
+        ),
         ("--config.data.train.path=x", "config.data.train has no setting 'path'."),
     ],
 )
@@ -225,8 +230,11 @@ def test_a_misspelt_flag_is_told_the_nearest_right_one(run, flag, what):
 @pytest.mark.parametrize(
     ("flag", "what"),
     [
-        ("--config.stages.cot.steps=many", "invalid literal for int() with base 10: 'many'"),
-        ("--config.stages.cot.steps=1.5", "invalid literal for int() with base 10: '1.5'"),
+        ("--config.stages.cot.steps=many", "a whole number is wanted, not 'many'"),
+        ("--config.stages.cot.steps=1.5", "a whole number is wanted, not '1.5'"),
+        ("--config.stages.cot.steps=", "a whole number is wanted, not ''"),
+        ("--config.stages.cot.optimizer.learning_rate=", "a number is wanted, not ''"),
+        ("--config.decode.top_p=1,5", "a number is wanted, not '1,5'"),
     ],
 )
 def test_a_value_of_the_wrong_type(run, flag, what):

@@ -167,6 +167,17 @@ def test_a_misspelt_path_gets_the_nearest_file(tmp_path):
         load_problems(str(tmp_path / "trian.jsonl"), "train")
 
 
+def test_only_what_can_be_data_is_suggested(tmp_path):
+    for name in ("train.py", "train.jsonl.lock", "trains"):
+        (tmp_path / name).mkdir() if name == "trains" else (tmp_path / name).write_text("x")
+    with pytest.raises(UserError) as caught:
+        load_problems(str(tmp_path / "train"), "train")
+    assert "did you mean" not in str(caught.value) and "known name. A source" in str(caught.value)
+    (tmp_path / "trains" / "train.jsonl.gz").write_text("x")
+    with pytest.raises(UserError, match=f"did you mean '{tmp_path}/trains'[?] A source is"):
+        load_problems(str(tmp_path / "train"), "train")
+
+
 def test_split_and_limit_are_checked(tmp_path):
     path = str(write(tmp_path / "some.jsonl", EGGS))
     with fails_with("split 'vall' is not one of train, val, test; did you mean 'val'?"):

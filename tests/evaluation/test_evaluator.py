@@ -178,8 +178,7 @@ def test_an_answer_that_is_cut_loses_no_token_and_answers_compare_as_the_verifie
             assert outcome.texts[:3] == ["Answer:7", "Answer:9", "Answer:8"]
             assert outcome.right_N.tolist() == expected
             assert outcome.cut_answer_N.tolist() == [judge is exact] * 5
-            said = "5 of 5 answers were cut at decode.max_answer_tokens=2" in caplog.text
-            assert said is (judge is exact)
+            assert "cut" not in caplog.text  # the sweep says it, once
 
 
 def test_a_prompt_that_does_not_fit_is_an_error_with_both_lengths(by_hand, tokenizer, encoded):

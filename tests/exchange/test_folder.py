@@ -13,12 +13,15 @@ import pytest
 from exchange.tiny_run import given_run, tiny_config
 from flax import nnx
 
+from colar_jax.config import plain
 from colar_jax.data.prompts import question_prompt
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.errors import UserError
 from colar_jax.exchange import ways
 from colar_jax.exchange.folder import export_stage
+from colar_jax.exchange.model_card import model_card
+from colar_jax.export import Flags, export
 from colar_jax.methods.method import Thinking, decode_limits
 from colar_jax.model.execution import Execution
 from colar_jax.model.lora import LoraConfig
@@ -217,6 +220,39 @@ def test_the_latent_head_comes_back(exported):
     head, config = load_latent_head(folder)
     assert config.intermediate_size == 24
     jax.tree.map(np.testing.assert_array_equal, head, dict(parameters["latent_head"]))
+
+
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_a_file_where_the_folder_would_be_is_called_a_file(tmp_path, below):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match=f"--out={tmp_path}/out{below}: {tmp_path}/out is a file, and an export is a f"):
+        export(tiny_config(tmp_path / "run"), Flags(out=f"{tmp_path}/out{below}"))
+
+
+def test_the_torch_file_says_what_its_tokenizer_cannot_read(exported, capsys):
+    pytest.importorskip("torch")
+    run, _, folder = exported
+    reasoner = torch_file_of(folder).LatentReasoner.load(folder)
+    capsys.readouterr()  # transformers' progress
+    problems = run.tests["arithmetic"].problems
+    for question in (problems[0].question, problems[1].question):
+        reasoner.answer(question, max_answer_tokens=1)
+    assert capsys.readouterr().err == ""
+    for question, words in {
+        "Eva has 150 apples. Each becomes 3.": "'150'",
+        "Bob has 15 apples, 150 pens.": "'Bob', '150'",
+        "Eva has 10 apples \N{EURO SIGN}": "'\N{EURO SIGN}'",
+    }.items():
+        reasoner.answer(question, max_answer_tokens=1)
+        assert words in capsys.readouterr().err
+
+
+def test_the_card_repeats_no_heading(exported):
+    run, _, folder = exported
+    of_run = {"stage": "colar", "thinks": "", "speeds": (), "is_adapter": False, "config": plain(run.config)}
+    card = model_card(**of_run, report="# A title\n\nModel nano.\n\n| a |\n")
+    assert "# A title" not in card and "## Results\n\nModel nano." in card
+    assert "Not evaluated." in model_card(**of_run, report="")
 
 
 def test_the_card_says_what_it_is(exported):

@@ -82,6 +82,17 @@ def test_a_list_of_questions(ask, stage):
     assert one_by_one == lines
 
 
+@pytest.mark.parametrize("size", [1, 2, 256])
+def test_an_empty_line_is_an_empty_line_of_a_quiet_list(ask, size):
+    flags = ("--stage=no_cot", f"--config.eval.batch_size={size}")
+    questions = ["Tom has 7 apples. She buys 9 more.", "Eva has 10 apples.", "Ann has 5 pens."]
+    dense = ask(*flags, "--quiet", stdin="\n".join(questions))
+    asked = "\n  \n".join(["", questions[0], *questions[1:], ""])
+    replies = ["", "", dense[0], "", dense[1], "", dense[2], ""]
+    assert ask(*flags, "--quiet", stdin=asked) == replies
+    assert ask(*flags, "--json", stdin=asked) == ask(*flags, "--json", stdin="\n".join(questions))
+
+
 def test_what_the_tokenizer_cannot_read_is_named_once_a_question(ask):
     ask("--stage=no_cot", "--quiet", stdin="Bob has 150 apples. Bob has 7.\nHow many apples now?\nEva has 1000 nuts.")
     first, second = ask.errors
@@ -109,9 +120,12 @@ def test_a_line_for_each_latent_and_then_the_answer(ask):
         ("--stage=rl", "--stage=rl: .*rl has no checkpoint yet: train it first, or name another stage"),
         ("--speed=0.5", "'0.5' is no thinking speed"),
         ("--speed=2,5", "--speed=2,5: one speed at a time, such as --speed=2"),
-        ("--temperature=hot", "flag --temperature=hot: could not convert string to float: 'hot'"),
+        ("--temperature=hot", "flag --temperature=hot: a number is wanted, not 'hot'"),
         ("--temperature=-1", "--temperature=-1.0 is no number of at least 0"),
         ("--seed=-1", "--seed=-1 is no whole number from 0"),
+        ("--question=", "--question= is no question: write one, or leave the flag out"),
+        ("--question=  ", "--question= is no question: write one, or leave the flag out"),
+        ("--workdir=", "--workdir is missing: name the folder of a run$"),
         (("--quiet", "--json"), "--show, --json and --quiet are three ways to print a reply: take one"),
     ],
 )

@@ -25,6 +25,13 @@ def test_latents_beside_a_chain_of_thought():
     )
 
 
+@pytest.mark.parametrize("wrong", [[("cot", "words"), ("colar", "latents")], [("colar", "latents")], [("no_cot", "")]])
+def test_when_nothing_is_right_nothing_was_learned(wrong):
+    results = [result(stage, "-", 0, length=5, **({"thinks_in": kind} if kind else {})) for stage, kind in wrong]
+    assert summary(results).startswith("Nothing was learned: none of 10 questions of a is answered right.")
+    assert "Nothing was learned" not in summary([*results, SLOW])
+
+
 def test_a_difference_beyond_chance_is_called_so():
     worse = result("colar", "2", 2, length=10, thinks_in="latents")
     assert "the first is 70.0 points worse, beyond the 95 % interval, at 50 %" in summary([COT, worse])

@@ -165,6 +165,22 @@ def test_a_single_run_is_reported_in_its_own_folder(configs, folder):
     assert read_report(one.workdir)["title"] == one.title
 
 
+def test_a_larger_report_that_is_replaced_and_the_worst_cut_are_said_in_a_line_each(configs, folder, caplog):
+    caplog.set_level("INFO")
+    asked = {"run": "colar", "seed": 1, "eval.seeds": 0}
+    small, large = (config_of(configs[1].workdir, **asked, **{"eval.speeds": speeds}) for speeds in ("2", "1,2,auto"))
+    sizes = []
+    for config in (large, large, small, small):
+        caplog.clear()
+        sweep([config], folder / "replaced")
+        sizes.append([line for line in caplog.messages if "is replaced" in line])
+        assert len([line for line in caplog.messages if "answers were cut at" in line]) == 1
+    assert [len(lines) for lines in sizes] == [0, 0, 1, 0]
+    assert "the report of 3 rows on 6 questions is replaced; --out=FOLDER keeps it" in sizes[2][0]
+    (folder / "replaced" / "report.json").write_text("[]")
+    sweep([small], folder / "replaced")  # what is no report is replaced without a word
+
+
 def test_a_stage_without_a_checkpoint_is_found_before_anything_is_decoded(configs, folder):
     missing = config_of(folder / "first", **{"run": "cot,colar,no_cot", "eval.stages": "no_cot"})
     with pytest.raises(ValueError, match="no_cot has no checkpoints"):

@@ -14,7 +14,7 @@ from colar_jax.evaluation.samples import write_samples
 from colar_jax.parallel.hosts import is_first
 from colar_jax.progress import Progress
 from colar_jax.report.differences import check_reference
-from colar_jax.report.files import PAGE_FILE, Report, tables_of, write_report
+from colar_jax.report.files import PAGE_FILE, Report, read_report, tables_of, write_report
 from colar_jax.report.provenance import provenance
 from colar_jax.report.results import NO_SPEED, Result
 from colar_jax.report.table_text import markdown_text
@@ -141,13 +141,45 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
         samples=samples,
         made=provenance(dict(zip(run_names(configs), (config.seed for config in configs), strict=True)), num_seeds),
     )
+    _say_what_was_cut(results)
     if is_first():
+        _say_what_is_replaced(folder, results)
         write_report(folder, report)
         write_samples(folder / SAMPLES_FILE, iter(samples))
     shown = [table for table in tables_of(report) if table.name in ("accuracy", "differences")]
     print("\n".join(markdown_text(table) for table in shown), flush=True)
     logger.info("report: %s", folder / PAGE_FILE)
     return results
+
+
+def _say_what_was_cut(results: Sequence[Result]) -> None:
+    """Once an evaluation, of the row that has the most of it; the report says it of all."""
+    worst = max(results, key=lambda result: result.cut_answer_share or 0)
+    if worst.cut_answer_share:
+        logger.info(
+            "answers were cut at decode.max_answer_tokens, most of them in %s on %s: %.1f %%",
+            worst.way.name,
+            worst.dataset,
+            100 * worst.cut_answer_share,
+        )
+
+
+def _say_what_is_replaced(folder: Path, results: Sequence[Result]) -> None:
+    """If the folder has a report of more rows or questions than this one."""
+    try:
+        before = read_report(folder)["results"]
+        size = len(before), max(int(row["num_questions"]) for row in before)
+    except (OSError, UserError, KeyError, TypeError, ValueError):
+        return  # there is none, or none that can be read
+    if size[0] > len(results) or size[1] > max(result.num_questions for result in results):
+        logger.info(
+            "%s: the report of %d %s on %s questions is replaced; --out=FOLDER keeps it (its answers are kept: the "
+            "settings of before write it again without decoding)",
+            folder,
+            size[0],
+            "row" if size[0] == 1 else "rows",
+            f"{size[1]:,}",
+        )
 
 
 def _decode(part: StageCells, store: Store, clock: Clock, progress: Progress, done: int) -> int:
