@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = get_config(arguments, Path(folder) / "run")
         run = prepare(config)
-        adopt(run, "colar", run.initial)
+        adopt(run, "colar", run.initial_parameters())
         sweep([config])
         report = read_report(config.workdir)
     lengths = [result["mean_length"] for result in report["results"]]

@@ -176,7 +176,7 @@ def demo_run(tmp_path_factory) -> Path:
     config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]()
     config.workdir, config.model.base = str(tmp_path_factory.mktemp("demo") / "run"), str(DEMO_MODEL)
     run = prepare(resolve(config), sets="none")
-    adopt(run, "colar", run.initial | {"latent_head": load_latent_head(DEMO_MODEL)[0]})
+    adopt(run, "colar", run.initial_parameters() | {"latent_head": load_latent_head(DEMO_MODEL)[0]})
     return run.workdir
 
 

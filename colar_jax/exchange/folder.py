@@ -51,7 +51,7 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype={dtype} is none of float32, bfloat16")
     stage = stage_named(run, stage)
-    model = nnx.merge(run.graph, run.initial)
+    model = nnx.merge(run.graph, run.shapes)
     lora = model.llama.lora
     if form == "adapter" and (lora is None or not run.config.model.base):
         raise UserError("--form=adapter: this run trained no adapters (model.lora.rank) on a base model (model.base)")

@@ -40,17 +40,17 @@ def import_checkpoint(run: Run, stage: str, checkpoint: Path, embed_std: float |
 def published_parameters(run: Run, checkpoint: Path, embed_std: float | None = None) -> Tree:
     """The run's parameters with the adapters and the latent head of a published checkpoint."""
     read = read_lightning_checkpoint(checkpoint)
-    model = nnx.merge(run.graph, run.initial)
-    parameters = run.initial
+    model = nnx.merge(run.graph, run.shapes)
+    parameters = run.initial_parameters()
     if read.adapter:
         if model.llama.lora is None:
             raise UserError(f"{checkpoint} holds adapters: set model.lora.rank, alpha and targets as it was trained")
         adapters = adapter_tree(read.adapter, model.llama.config, model.llama.lora, source=str(checkpoint))
         parameters = joined(parameters, replicate(adapters, run.mesh))
     if read.latent_head:
-        measured = float(run.initial["latent_head"]["embed_std"])
+        measured = float(parameters["latent_head"]["embed_std"])
         head = from_published(read.latent_head, embed_std or measured, source=str(checkpoint))
-        _check_sizes(head, run.initial["latent_head"], checkpoint)
+        _check_sizes(head, run.shapes["latent_head"], checkpoint)
         logger.info("embed_std %.5f (measured on the base model: %.5f)", float(head["embed_std"]), measured)
         parameters = parameters | {"latent_head": replicate(head, run.mesh)}
     return parameters

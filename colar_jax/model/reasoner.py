@@ -103,13 +103,20 @@ def build_on(
     with nnx.use_eager_sharding(False):
         head = LatentHead(llama.hidden_size, latent_head, rngs=nnx.Rngs(seed))
     parameters = calibrate({"llama": llama_parameters, "latent_head": nnx.to_pure_dict(nnx.state(head))})
-    rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(seed), _OWN_STREAM))
-    with nnx.use_eager_sharding(False):
-        for name, module in modules.items():
-            parameters[name] = nnx.to_pure_dict(nnx.state(module.kind(llama, module.settings, rngs=rngs)))
+    parameters |= initial_modules(llama, seed, modules)
     if lora is not None:
         parameters = joined(parameters, initial_adapters(llama, latent_head, lora, seed))
     return graph, parameters
+
+
+def initial_modules(llama: LlamaConfig, seed: int, modules: Mapping[str, OwnModule]) -> dict:
+    """The methods' own modules of `build_on`, by name."""
+    rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(seed), _OWN_STREAM))
+    with nnx.use_eager_sharding(False):
+        return {
+            name: nnx.to_pure_dict(nnx.state(module.kind(llama, module.settings, rngs=rngs)))
+            for name, module in modules.items()
+        }
 
 
 def initial_adapters(llama: LlamaConfig, latent_head: LatentHeadConfig, lora: LoraConfig, seed: int) -> dict:

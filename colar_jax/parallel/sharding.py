@@ -63,6 +63,15 @@ def shardings_of(specs, mesh: Mesh):
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P))
 
 
+def placed_shapes(tree, specs, mesh: Mesh):
+    """A tree of `jax.ShapeDtypeStruct`s (from shapes or arrays) with the shardings of a tree of specs."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings_of(specs, mesh),
+    )
+
+
 def only(axes: frozenset[str], specs):
     """The part of each spec that is about these axes: what a `shard_map` that is manual over them is told."""
 

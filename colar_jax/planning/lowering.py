@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from colar_jax.config import Config, StageConfig
 from colar_jax.engine import Engine
 from colar_jax.methods import Method
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.mesh import REPLICATED
-from colar_jax.parallel.sharding import shardings_of, specs_for
+from colar_jax.parallel.sharding import placed_shapes, specs_for
 from colar_jax.planning.data_shape import PlannedData
-from colar_jax.training.state import TrainState, initial_state, model_specs, partition, state_specs
+from colar_jax.training.state import TrainState, model_specs, partition, state_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class PlannedStage:
 
     def placed_parameters(self):
         """All parameters, as decoding is given them."""
-        return _placed(self.parameters, self.engine.parameter_specs(self.parameters), self.engine.mesh)
+        return placed_shapes(self.parameters, self.engine.parameter_specs(self.parameters), self.engine.mesh)
 
     def partitioned(self):
         """Parameters as (trained, frozen)."""
@@ -50,13 +49,12 @@ class PlannedStage:
         """What a training step is given first: the state, and what is frozen."""
         trainable, frozen = self.partitioned()
         specs = model_specs(self.engine.graph, trainable, frozen, self.engine.mesh)
-        state = jax.eval_shape(lambda tree: initial_state(tree, optimizer), trainable)
-        state = _placed(state, state_specs(state, optimizer, specs), self.engine.mesh)
-        return state, _placed(frozen, specs_for(frozen, specs), self.engine.mesh)
+        state = state_shapes(trainable, optimizer, specs, self.engine.mesh)
+        return state, placed_shapes(frozen, specs_for(frozen, specs), self.engine.mesh)
 
     def placed_key(self):
         """A random key, the same on all devices."""
-        return _placed(jax.eval_shape(lambda: jax.random.key(0)), REPLICATED, self.engine.mesh)
+        return placed_shapes(jax.eval_shape(lambda: jax.random.key(0)), REPLICATED, self.engine.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +79,6 @@ class StageLength:
     num_steps: int
     per_step: float
     unit: str  # of what a step learns from
-
-
-def _placed(tree, specs, mesh: Mesh):
-    """Shapes with the shardings of a tree of specs."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        tree,
-        shardings_of(specs, mesh),
-    )
 
 
 def bytes_on_a_chip(tree) -> int:

@@ -47,7 +47,7 @@ def lower_update(setting: PlannedStage, sampler: Sampler) -> tuple[Lowered, Stag
     optimizer = make_optimizer(stage.optimizer, num_iterations * most_updates(rl))
     state, frozen = setting.placed_state(optimizer)
     if rl.beta:
-        frozen = frozen | {REFERENCE: setting.placed_parameters()}
+        frozen = frozen | {REFERENCE: state.trainable}
     rows = rows_of_minibatch(stage, setting.engine.num_shards)
     row = _longest_row(stage, config.decode, sampler, setting.llama.hidden_size)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), row)

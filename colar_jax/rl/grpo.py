@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -38,13 +37,13 @@ def make_policy_step(
     separator_id: int,
     optimizer: optax.GradientTransformation,
 ) -> TrainStep:
-    """The compiled update on a `TreeBatch`; with `rl.beta`, `frozen` has the first policy under "reference"."""
+    """The compiled update on a `TreeBatch`; with `rl.beta`, `frozen` has the first policy's trained part as well."""
 
     def loss(merge: Merge, compute: Execution, trainable, frozen, batch: TreeBatch, key, counts):
         frozen = dict(frozen)
         reference = frozen.pop(REFERENCE, None)
         model = merge(join(trainable, frozen))
-        reference = None if reference is None else merge(reference)
+        reference = None if reference is None else merge(join(reference, frozen))
         return policy_loss(model, reference, batch, separator_id, stage.rl, sampling, compute)
 
     # The batch has its weights with it, so nothing has to be counted.
@@ -55,7 +54,7 @@ class GrpoTrainer:
     """Takes iterations. It remembers its place among the questions, and how the policy did so far.
 
     Args:
-        reference: parameters of the stage's first policy; needed where `rl.beta` is not 0.
+        reference: what is trained of the stage's first policy; needed where `rl.beta` is not 0. It shares the rest.
     """
 
     num_tokens = 0  # counted by nobody
@@ -128,9 +127,9 @@ class RewardedStage:
 
 
 def make_grpo_trainer(
-    engine: Engine, stage: RewardedStage, optimizer: optax.GradientTransformation, first: Tree
+    engine: Engine, stage: RewardedStage, optimizer: optax.GradientTransformation, reference: Tree | None
 ) -> GrpoTrainer:
-    """The trainer of a stage that starts from the parameters `first`. UserError where its settings cannot be met."""
+    """The trainer of a stage; `reference` as `GrpoTrainer` has it. UserError where its settings cannot be met."""
     rl, encoded, method, judge = stage.config.rl, stage.encoded, stage.method, stage.judge
     if rl.num_questions > len(encoded):
         raise UserError(
@@ -152,8 +151,6 @@ def make_grpo_trainer(
     )
     health = Health(stage.name, rl, stage.decode.min_latents, engine.compute.dtype)
     step = make_policy_step(engine, stage.config, sampling, tokenizer.separator_id, optimizer)
-    # A copy: the first state is made of the same buffers, and is donated.
-    reference = jax.tree.map(jnp.copy, first) if rl.beta else None
     return GrpoTrainer(engine, learner, health, step, reference=reference)
 
 

@@ -23,7 +23,7 @@ from colar_jax.runs.identity import identity_of
 from colar_jax.runs.resuming import latest_step, note_changes, refuse_another_run
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import write_config
-from colar_jax.runs.starts import start_parameters
+from colar_jax.runs.starts import stage_state, start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
 from colar_jax.training.stage import StageRun, run_stage
@@ -118,12 +118,18 @@ def _place_of(run: Run, name: str, trainer: Trainer, num_steps: int) -> Callable
 
 def _num_steps(run: Run, name: str) -> int:
     """How long a stage is."""
-    stage, method = run.config.stages[name], run.method(name)
+    stage = run.config.stages[name]
     if stage.steps:
         return stage.steps
     if stage.trainer == "grpo":
         return iterations(stage, len(run.train))
-    return _steps_of_epochs(stage, method.make_loader(method, run.train, stage, run.seed_of(name)))
+    return _steps_of_epochs(stage, _loader_of(run, name))
+
+
+def _loader_of(run: Run, name: str) -> Batches:
+    stage = run.config.stages[name]
+    seed = run.seed_of(name)
+    return run.method(name).make_loader(run.train, seed=seed, rows=stage.rows, row_positions=stage.row_positions)
 
 
 def _steps_of_epochs(stage: StageConfig, loader: Batches) -> int:
@@ -138,7 +144,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
             f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
         )
-    loader = method.make_loader(run.train, seed=run.seed_of(name), rows=stage.rows, row_positions=stage.row_positions)
+    loader = _loader_of(run, name)
     if loader.num_left_out:
         logger.warning(
             "stage %s: %d of %d examples exceed a row of %d positions at the slowest of their speeds, and are left "
@@ -154,8 +160,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
         )
     optimizer = make_optimizer(stage.optimizer, num_steps)
     step = make_train_step(run.engine, method, stage, optimizer)
-    trainable, frozen = partition(start_parameters(run, name), method.trains)
-    return SftTrainer(loader, step, run.mesh), run.first_state(trainable, frozen, optimizer), frozen, num_steps
+    return SftTrainer(loader, step, run.mesh), *stage_state(run, name, optimizer), num_steps
 
 
 def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
@@ -167,12 +172,14 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
         )
     num_steps = iterations(stage, len(run.train))
     optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl))
-    parameters = start_parameters(run, name)
+    state, frozen = stage_state(run, name, optimizer)
+    reference = None
+    if stage.rl.beta:  # read on its own: the state's arrays are donated
+        reference, _ = partition(start_parameters(run, name), method.trains)
     trainer = make_grpo_trainer(
         run.engine,
         RewardedStage(name, stage, method, config.decode, run.train, run.judge, run.seed_of(name)),
         optimizer,
-        parameters,
+        reference,
     )
-    trainable, frozen = partition(parameters, method.trains)
-    return trainer, run.first_state(trainable, frozen, optimizer), frozen, num_steps
+    return trainer, state, frozen, num_steps

@@ -11,7 +11,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from colar_jax.config import (
     Config,
@@ -40,8 +39,8 @@ from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import require_devices
 from colar_jax.rl.reward_list import check_credit
-from colar_jax.runs.run_model import make_model, model_name
-from colar_jax.training.state import TrainState, Tree, initial_state, model_specs, place_state
+from colar_jax.runs.run_model import RunModel, make_model, model_name
+from colar_jax.training.state import Tree
 from colar_jax.weights.base_model import base_folder, base_identity
 
 logger = logging.getLogger(__name__)
@@ -53,15 +52,32 @@ class Run:
 
     config: Config
     workdir: Path
-    mesh: jax.sharding.Mesh
+    model: RunModel  # what it is; its weights are loaded where a stage starts
     tokenizer: Tokenizer
-    graph: object  # the model's, from reasoner.build
-    initial: Tree  # its parameters before any stage
     base_identity: dict[str, str]  # of the base model; empty without one
     speeds: tuple[Speed, ...]  # that any prompt may say
     train_problems: list[Problem]
     val: EncodedProblems
     tests: dict[str, EncodedProblems]
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """All devices of the run."""
+        return self.model.mesh
+
+    @property
+    def graph(self) -> object:
+        """The model without its parameters (`reasoner.abstract`)."""
+        return self.model.graph
+
+    @property
+    def shapes(self) -> Tree:
+        """The parameters as `jax.ShapeDtypeStruct`s with shardings."""
+        return self.model.shapes
+
+    def initial_parameters(self) -> Tree:
+        """The parameters before any stage: random ones, or the base model's. Made anew at each call."""
+        return self.model.initial_parameters()
 
     @functools.cached_property
     def train(self) -> EncodedProblems:
@@ -119,11 +135,6 @@ class Run:
             programs,
         )
 
-    def first_state(self, trainable: Tree, frozen: Tree, optimizer: optax.GradientTransformation) -> TrainState:
-        """The state before a stage's first step, in place on the mesh."""
-        specs = model_specs(self.graph, trainable, frozen, self.mesh)
-        return place_state(initial_state(trainable, optimizer), optimizer, specs, self.mesh)
-
     def inspector(self, stage_name: str) -> Inspector:
         """What looks into the thoughts of a stage's method."""
         config = self.config
@@ -142,7 +153,7 @@ class Run:
 
 
 def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all") -> Run:
-    """Load data, tokenizer and model: the base model's weights, or random ones.
+    """Load data and tokenizer, and find out what the model is; its weights are not loaded yet.
 
     Args:
         sets: which problems are loaded; the others are empty. Evaluating needs the tests, exporting and asking none.
@@ -158,20 +169,18 @@ def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all") ->
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
     splits = _LOAD[sets](config.data)
     speeds, room = _all_speeds(config), _room(config)
-    mesh, graph, initial = make_model(config, folder, tokenizer)
-    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(initial))
+    model = make_model(config, folder, tokenizer)
+    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(model.shapes))
     logger.info("model: %s, %.2fM parameters, %d devices", model_name(config), num_parameters / 1e6, jax.device_count())
     if config.model.lora.rank:
-        num_own = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(split_base(initial)[0]))
+        num_own = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(split_base(model.shapes)[0]))
         targets = ", ".join(parse_targets(config.model.lora.targets))
         logger.info("adapters on %s: %.2fM parameters with the latent head", targets, num_own / 1e6)
     return Run(
         config=config,
         workdir=Path(config.workdir).expanduser(),
-        mesh=mesh,
+        model=model,
         tokenizer=tokenizer,
-        graph=graph,
-        initial=initial,
         base_identity=base_identity(folder) if folder else {},
         speeds=speeds,
         train_problems=splits.train,

@@ -1,7 +1,9 @@
 """The model of a run: its parts, and how they are placed on the devices."""
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -13,15 +15,16 @@ from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
 from colar_jax.model import reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.lora import cast_base, joined, lora_config
+from colar_jax.model.lora import LoraConfig, cast_base, joined, lora_config, split_base
 from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.model.reasoner import OwnModule
 from colar_jax.parallel.choice import choose_mesh, device_bytes
 from colar_jax.parallel.mesh import make_mesh, put
-from colar_jax.parallel.sharding import parameter_specs, shardings_of
+from colar_jax.parallel.sharding import parameter_specs, placed_shapes
 from colar_jax.training.state import Tree, partition
 from colar_jax.weights import peft
 from colar_jax.weights.base_model import BaseModel, open_base
+from colar_jax.weights.loading import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -88,27 +91,90 @@ def _mesh_for(config: Config, parameters: Tree) -> jax.sharding.Mesh:
     return mesh
 
 
-def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> tuple[jax.sharding.Mesh, object, Tree]:
-    """Mesh, graph, and parameters of the model in place on the mesh."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunModel:
+    """The model of a run: what it is and where it lies. No weights are there until they are asked for."""
+
+    config: Config
+    llama: LlamaConfig
+    base: BaseModel | None
+    mesh: jax.sharding.Mesh
+    graph: object  # from `reasoner.abstract`
+    shapes: Tree  # of its parameters, with shardings
+    adapters: Tree  # to start from (`model.lora.init_from`), on the host; empty without
+
+    @functools.cached_property
+    def frozen_base(self) -> Tree:
+        """The weights that adapters stand beside, loaded once and never changed; empty without adapters."""
+        if self._lora is None:
+            return {}
+        if self.base is not None:
+            return {"llama": self._loaded_base()}
+        return put(split_base(self._random())[1], self._shardings(split_base(self.shapes)[1]))
+
+    def initial_parameters(self) -> Tree:
+        """The parameters before any stage, in place on the mesh: made anew, but for `frozen_base`."""
+        if self.base is not None:
+            loaded = self._loaded_base() if self._lora is None else self.frozen_base["llama"]
+            head, config = _latent_head(self.config, self.llama), self.config
+            parameters = reasoner.build_on(self.llama, head, loaded, config.seed, self._lora, own_modules(config))[1]
+        elif self._lora is None:
+            parameters = self._random()
+        else:
+            own = split_base(self._random())[0]
+            parameters = joined(own, self.frozen_base)
+        return put(joined(parameters, self.adapters), self._shardings(self.shapes))
+
+    def initial_modules(self, names: Collection[str]) -> Tree:
+        """The methods' own modules of these names, as `initial_parameters` has them; of a base nothing is loaded."""
+        if not names:
+            return {}
+        if self.base is None:
+            made = self._random()
+        else:
+            made = reasoner.initial_modules(self.llama, self.config.seed, own_modules(self.config))
+        return put({name: made[name] for name in names}, self._shardings({name: self.shapes[name] for name in names}))
+
+    @property
+    def _lora(self) -> LoraConfig | None:
+        return lora_config(self.config.model.lora)
+
+    def _random(self) -> Tree:
+        config = self.config
+        head = _latent_head(config, self.llama)
+        parameters = reasoner.build(self.llama, head, config.seed, self._lora, own_modules(config))[1]
+        # Calibrated again after the cast: a later stage measures the weights as they are held, and must find the same.
+        return reasoner.calibrate(cast_base(parameters, jnp.dtype(config.model.base_dtype)))
+
+    def _loaded_base(self) -> Tree:
+        return self.base.load(self._shardings(self.shapes["llama"]), jnp.dtype(self.config.model.base_dtype))
+
+    @staticmethod
+    def _shardings(shapes: Tree) -> Tree:
+        return jax.tree.map(lambda leaf: leaf.sharding, shapes)
+
+
+def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> RunModel:
+    """The model of a run on its mesh, without weights.
+
+    Args:
+        folder: of the base model; None without one.
+
+    Raises:
+        UserError: the base or the adapters to start from are not what they should be; found before weights are read.
+    """
     base: BaseModel | None = None
     if folder is None:
         llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
     else:
         base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
+        check_weights(folder, base.stored)
         llama = base.config
     graph, shapes = abstract_model(config, llama)
     mesh = _mesh_for(config, shapes)
-    head, modules = _latent_head(config, llama), own_modules(config)
-    lora, base_dtype = lora_config(config.model.lora), jnp.dtype(config.model.base_dtype)
-    shardings = shardings_of(parameter_specs(graph, shapes, mesh), mesh)
-    if base is None:
-        graph, parameters = reasoner.build(llama, head, config.seed, lora, modules)
-        # Calibrated again after the cast: a later stage measures the weights as they are held, and must find the same.
-        parameters = reasoner.calibrate(cast_base(parameters, base_dtype))
-    else:
-        loaded = base.load(shardings["llama"], base_dtype)
-        graph, parameters = reasoner.build_on(llama, head, loaded, config.seed, lora, modules)
+    adapters = {}
     if config.model.lora.init_from:
-        adapters = peft.read_adapter(Path(config.model.lora.init_from).expanduser(), llama, expected=lora)[1]
-        parameters = joined(parameters, adapters)
-    return mesh, graph, put(parameters, shardings)
+        source = Path(config.model.lora.init_from).expanduser()
+        adapters = peft.read_adapter(source, llama, expected=lora_config(config.model.lora))[1]
+    placed = placed_shapes(shapes, parameter_specs(graph, shapes, mesh), mesh)
+    return RunModel(config, llama, base, mesh, graph, placed, adapters)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
+import optax
 
 from colar_jax.config import nearest
 from colar_jax.errors import UserError
@@ -13,11 +13,22 @@ from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import PARTS, calibrate
 from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import identity_of, refuse_other_adapters
+from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import write_config
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
-from colar_jax.training.state import Tree, join, make_optimizer, partition
+from colar_jax.training.state import (
+    TrainState,
+    Tree,
+    initial_state,
+    join,
+    make_optimizer,
+    model_specs,
+    partition,
+    place_state,
+    state_shapes,
+)
 
 
 def default_stage(run: Run) -> str:
@@ -38,7 +49,9 @@ def adopt(run: Run, name: str, parameters: Tree) -> None:
     """Make `parameters` step 0 of a stage that has no checkpoint: what is evaluated, and what training goes on from."""
     stage, folder = run.config.stages[name], run.workdir / name / CHECKPOINTS_FOLDER
     trainable, frozen = partition(parameters, run.method(name).trains)
-    state = run.first_state(trainable, frozen, make_optimizer(stage.optimizer, num_steps=1))
+    optimizer = make_optimizer(stage.optimizer, num_steps=1)
+    specs = model_specs(run.graph, trainable, frozen, run.mesh)
+    state = place_state(initial_state(trainable, optimizer), optimizer, specs, run.mesh)
     with locked(run.workdir, TRAINING, "import"), Checkpoints(folder) as checkpoints:
         if checkpoints.steps():
             raise UserError(f"{folder} has checkpoints already: choose another workdir or stage")
@@ -55,7 +68,7 @@ def start_parameters(run: Run, name: str) -> Tree:
     if folder is None:
         if stage.trainer == "grpo":
             raise UserError(f"stages.{name}: trainer='grpo' improves a trained model: name one with init_from=")
-        return run.initial
+        return run.initial_parameters()
     parameters = finished_parameters(run, folder)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         source_method = find_method(checkpoints.read(checkpoints.latest_step())[1]["stage.method"])
@@ -63,6 +76,25 @@ def start_parameters(run: Run, name: str) -> Tree:
     if stage.trainer == "grpo" and starts_latents:
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     return calibrate(parameters) if starts_latents else parameters
+
+
+def stage_state(run: Run, name: str, optimizer: optax.GradientTransformation) -> tuple[TrainState, Tree]:
+    """A stage's state before its first step, and what is frozen.
+
+    Where the stage has a checkpoint, what the checkpoint holds are shapes, for `training.stage.run_stage` to restore.
+    """
+    has_checkpoint = latest_step(run.workdir / name) is not None
+    parameters = run.shapes if has_checkpoint else start_parameters(run, name)
+    trainable, frozen = partition(parameters, run.method(name).trains)
+    specs = model_specs(run.graph, trainable, frozen, run.mesh)
+    if not has_checkpoint:
+        return place_state(initial_state(trainable, optimizer), optimizer, specs, run.mesh), frozen
+    state = state_shapes(trainable, optimizer, specs, run.mesh)
+    unsaved = [part for part in frozen if part not in PARTS]  # other methods' modules
+    if unsaved:
+        start = start_parameters(run, name)
+        frozen = frozen | {part: start[part] for part in unsaved}
+    return state, join(frozen, run.model.frozen_base)
 
 
 def source_of(run: Run, name: str) -> Path | None:
@@ -78,17 +110,18 @@ def source_of(run: Run, name: str) -> Path | None:
 def finished_parameters(run: Run, folder: Path) -> Tree:
     """The parameters of a stage folder's best checkpoint (its latest, where none was validated).
 
-    With adapters a checkpoint has only them and the latent head; the base is the run's own, and is not copied.
+    They go straight to their places: nothing else is loaded. With adapters a checkpoint has only them and the latent
+    head; the base is loaded once in a run, and is not copied.
     """
     with _finished(folder) as (checkpoints, step):
         identity = checkpoints.read(step)[1]
         refuse_other_adapters(run, folder, identity)
-        own, rest = split_base(run.initial)
         saved = {*PARTS, *checkpoints.parts(step, "parameters")}
-        rest = rest | {name: part for name, part in own.items() if name not in saved}  # not trained yet
+        own, _ = split_base(run.shapes)
+        not_trained_yet = run.model.initial_modules([name for name in own if name not in saved])
         own = {name: part for name, part in own.items() if name in saved}
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), own)
-        return join(checkpoints.restore_part(step, {"parameters": abstract})["parameters"], rest)
+        restored = checkpoints.restore_part(step, {"parameters": own})["parameters"]
+        return join(restored | not_trained_yet, run.model.frozen_base)
 
 
 def finished_identity(folder: Path) -> dict:

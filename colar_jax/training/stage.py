@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from colar_jax.config import StageConfig
 from colar_jax.evaluation.evaluator import Outcome
@@ -59,6 +60,8 @@ class StageRun:
 def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) -> None:
     """Train until `num_steps`, from the stage's latest checkpoint if it has one; the result is on disk.
 
+    Where there is a checkpoint, what it holds of `state` and `frozen` may be shapes, with shardings.
+
     Raises:
         Interrupted: after SIGTERM or Ctrl-C, when the state is saved.
         Diverged: at a NaN or Inf; the offending batch is written to `<folder>/diverged`, checkpoints stay as they were.
@@ -67,13 +70,13 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
         latest = checkpoints.latest_step()
         start, unlogged = latest or 0, []
         if latest is not None:  # 0 where a stage was given to begin with (`starts.adopt`)
-            state = restore_state(checkpoints, start, state, frozen)
+            if start >= stage.num_steps:
+                return
+            state, frozen = restore_state(checkpoints, start, state, frozen)
             saved = checkpoints.read(start)[1]
             unlogged = saved.get("unlogged", [])
             stage.trainer.recall(saved.get("trainer", {}))
             logger.info("stage %s goes on from step %d of %d", stage.name, start, stage.num_steps)
-        if start >= stage.num_steps:
-            return
         with (
             ends_with_its_peers(),
             MetricWriter(stage.folder, resume_step=start, hooks=stage.hooks) if is_first() else NoWriter() as writer,
@@ -161,11 +164,19 @@ def saved_tree(state: TrainState, frozen: Tree) -> Tree:
     return {"parameters": own, "optimizer": state.optimizer, "step": state.step}
 
 
-def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree) -> TrainState:
-    """The state of a checkpoint, placed as `state` is. UserError where the checkpoint is of another model."""
+def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree) -> tuple[TrainState, Tree]:
+    """The state and what is frozen, from a checkpoint, placed as the given ones are, which may be shapes.
+
+    What the checkpoint does not hold, as the base beside adapters, is taken from `frozen`.
+
+    Raises:
+        UserError: the checkpoint is of another model.
+    """
     saved = checkpoints.restore(step, jax.tree.map(_abstract, saved_tree(state, frozen)))
     trainable = _subtree(saved["parameters"], state.trainable)
-    return TrainState(saved["step"], trainable, saved["optimizer"])
+    flat, given = (traverse_util.flatten_dict(tree) for tree in (saved["parameters"], frozen))
+    frozen = traverse_util.unflatten_dict({path: flat.get(path, leaf) for path, leaf in given.items()})
+    return TrainState(saved["step"], trainable, saved["optimizer"]), frozen
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:

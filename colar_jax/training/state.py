@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from colar_jax.config import OptimizerConfig
 from colar_jax.model.lora import joined, split_base
 from colar_jax.parallel.mesh import REPLICATED, put
-from colar_jax.parallel.sharding import Tree, parameter_specs, shardings_of, specs_for
+from colar_jax.parallel.sharding import Tree, parameter_specs, placed_shapes, shardings_of, specs_for
 
-REFERENCE = "reference"  # a copy of the model among what is frozen: the first policy of reinforcement learning
+REFERENCE = "reference"  # among what is frozen: what the first policy of reinforcement learning was trained to
 
 
 @jax.tree_util.register_dataclass
@@ -104,7 +104,7 @@ def initial_state(trainable: Tree, optimizer: optax.GradientTransformation) -> T
 def model_specs(graph, trainable: Tree, frozen: Tree, mesh: Mesh) -> Tree:
     """How all parameters of the model lie on a mesh (`parallel.sharding.parameter_specs`).
 
-    `frozen` may hold a copy of the model under `REFERENCE`, which lies as the model does (`specs_for`).
+    `frozen` may hold a copy of what is trained under `REFERENCE`, which lies as the model does (`specs_for`).
     """
     parameters = join(trainable, frozen)
     return parameter_specs(graph, {name: part for name, part in parameters.items() if name != REFERENCE}, mesh)
@@ -122,3 +122,9 @@ def state_specs(state: TrainState, optimizer: optax.GradientTransformation, spec
 def place_state(state: TrainState, optimizer: optax.GradientTransformation, specs: Tree, mesh: Mesh) -> TrainState:
     """A state onto the devices, as a step leaves it (otherwise the second step would be compiled once more)."""
     return put(state, shardings_of(state_specs(state, optimizer, specs), mesh))
+
+
+def state_shapes(trainable: Tree, optimizer: optax.GradientTransformation, specs: Tree, mesh: Mesh) -> TrainState:
+    """The shapes of `place_state(initial_state(trainable, optimizer), ...)`, with shardings: nothing is allocated."""
+    state = jax.eval_shape(lambda tree: initial_state(tree, optimizer), trainable)
+    return placed_shapes(state, state_specs(state, optimizer, specs), mesh)

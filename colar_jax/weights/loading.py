@@ -86,13 +86,7 @@ def load_llama(
     Raises:
         UserError: the files are damaged, or do not hold exactly the weights of `config`; lists all that is wrong.
     """
-    stored, faults = find_tensors(folder)
-    if config.tied_head and EMBEDDING_NAME not in stored and HEAD_NAME in stored:
-        stored[EMBEDDING_NAME] = stored.pop(HEAD_NAME)  # either may be stored for both
-    weights = llama_weights(config)
-    faults += _differences(weights, stored, config)
-    if faults:
-        raise UserError(f"{folder} does not hold the weights that its config.json describes:\n  " + "\n  ".join(faults))
+    weights, stored = llama_weights(config), check_weights(folder, config)
     if shardings is None:
         shardings = SingleDeviceSharding(jax.local_devices()[0])
     if isinstance(shardings, Sharding):
@@ -106,6 +100,17 @@ def load_llama(
         rows = added_rows if weight.path in (("embedding",), ("head",)) else 0
         flat[weight.path] = _load_leaf(weight, sources, sharding_of[weight.path], jnp.dtype(dtype), rows)
     return traverse_util.unflatten_dict({weight.path: flat[weight.path] for weight in weights})
+
+
+def check_weights(folder: Path, config: LlamaConfig) -> dict[str, StoredTensor]:
+    """The tensors of a folder by name, none of them read; UserError where they are not exactly those of `config`."""
+    stored, faults = find_tensors(folder)
+    if config.tied_head and EMBEDDING_NAME not in stored and HEAD_NAME in stored:
+        stored[EMBEDDING_NAME] = stored.pop(HEAD_NAME)  # either may be stored for both
+    faults += _differences(llama_weights(config), stored, config)
+    if faults:
+        raise UserError(f"{folder} does not hold the weights that its config.json describes:\n  " + "\n  ".join(faults))
+    return stored
 
 
 def _differences(weights: list[Weight], stored: dict[str, StoredTensor], config: LlamaConfig) -> list[str]:

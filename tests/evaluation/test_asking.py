@@ -30,7 +30,7 @@ def asked(tmp_path_factory):
     for name in ("cot", "colar", "no_cot"):
         config.stages[name] = stage_defaults(method=name, steps=1, rows=1, row_positions=128)
     run = prepare(resolve(config), sets="none")
-    return run, larger(jax.device_get(run.initial))
+    return run, larger(jax.device_get(run.initial_parameters()))
 
 
 @pytest.fixture(scope="module")

@@ -296,7 +296,7 @@ def test_adapters_of_a_base_model(tmp_path):
     assert not (folder / "model.safetensors").exists()
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
     lora = LoraConfig(3, 12.0, ("query", "value", "down"))
-    _, adapters = read_adapter(folder, nnx.merge(run.graph, run.initial).llama.config, lora)
+    _, adapters = read_adapter(folder, nnx.merge(run.graph, run.initial_parameters()).llama.config, lora)
     for target, leaves in adapters["llama"]["blocks"].items():
         ours = parameters["llama"]["blocks"][target]["adapter"]
         jax.tree.map(np.testing.assert_array_equal, leaves["adapter"], dict(ours))

@@ -38,10 +38,10 @@ def run(tmp_path_factory):
 
 
 def test_adapters_and_head_are_taken_and_the_base_stays(run, tmp_path):
-    trained = larger(jax.device_get(run.initial))
+    trained = larger(jax.device_get(run.initial_parameters()))
     read = published_parameters(run, published(tmp_path / "a.ckpt", trained), embed_std=0.018)
     flat, wanted = traverse_util.flatten_dict(read), traverse_util.flatten_dict(trained)
-    initial = traverse_util.flatten_dict(run.initial)
+    initial = traverse_util.flatten_dict(run.initial_parameters())
     for path, value in flat.items():
         if path[-1] == "embed_std":
             assert value == np.float32(0.018)
@@ -49,11 +49,11 @@ def test_adapters_and_head_are_taken_and_the_base_stays(run, tmp_path):
             is_taken = "adapter" in path or path[0] == "latent_head"
             np.testing.assert_array_equal(value, wanted[path] if is_taken else initial[path])
     measured = published_parameters(run, tmp_path / "a.ckpt")["latent_head"]["embed_std"]
-    assert measured == run.initial["latent_head"]["embed_std"]
+    assert measured == run.initial_parameters()["latent_head"]["embed_std"]
 
 
 def test_it_evaluates_and_trains_on(run, tmp_path):
-    trained = larger(jax.device_get(run.initial))
+    trained = larger(jax.device_get(run.initial_parameters()))
     import_checkpoint(run, "colar", published(tmp_path / "a.ckpt", trained))
     [before] = sweep_run(run)
     assert before.num_questions == 4
@@ -68,7 +68,7 @@ def test_it_evaluates_and_trains_on(run, tmp_path):
 
 
 def test_what_does_not_fit(run, tmp_path):
-    trained = larger(jax.device_get(run.initial))
+    trained = larger(jax.device_get(run.initial_parameters()))
     extra = {"llm.base_model.model.model.layers.2.self_attn.q_proj.lora_A.default.weight": np.zeros((3, 32), "f4")}
     with pytest.raises(ValueError, match=r"unexpected: base_model\.model\.model\.layers\.2\.self_attn\.q_proj"):
         published_parameters(run, published(tmp_path / "a.ckpt", trained, **extra))

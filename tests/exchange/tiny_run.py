@@ -49,10 +49,10 @@ def larger(parameters):
 def given_run(workdir, *, stages=("colar",), **model) -> tuple[Run, dict]:
     """The run, and the weights that are step 0 of each of its stages."""
     run = prepare(tiny_config(workdir, stages=stages, **model))
-    parameters = larger(jax.device_get(run.initial))
+    parameters = larger(jax.device_get(run.initial_parameters()))
     if run.config.model.lora.rank:  # the base is frozen: it stays as it was
         own = {"adapter"}
-        flat, initial = traverse_util.flatten_dict(parameters), traverse_util.flatten_dict(run.initial)
+        flat, initial = traverse_util.flatten_dict(parameters), traverse_util.flatten_dict(run.initial_parameters())
         kept = {p: v if own & set(p) or p[0] == "latent_head" else initial[p] for p, v in flat.items()}
         parameters = traverse_util.unflatten_dict(kept)
     for name in stages:

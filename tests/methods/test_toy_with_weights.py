@@ -102,7 +102,7 @@ def test_it_trains_saves_resumes_exports_and_decodes(tmp_path, monkeypatch):
     pipeline.train(config)  # the same command again: there is nothing to do, and the checkpoint is its own
     run = prepare(config)
     trained = finished_parameters(run, tmp_path / "run" / "gated")
-    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), trained["gate"], run.initial["gate"])
+    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), trained["gate"], run.initial_parameters()["gate"])
     assert all(jax.tree.leaves(changed))
     folder = export_stage(run, "gated", tmp_path / "out")
     written = load_file(folder / "gate.safetensors")

@@ -57,8 +57,8 @@ def test_a_run_starts_from_the_folder(finished):
     run = prepare(config_of(workdir, base))
     config = dataclasses.replace(PRESETS["pico"], vocab_size=run.tokenizer.num_tokens + 3)
     expected = load_llama(base, dataclasses.replace(config, tied_head=False, qkv_bias=True, rope_theta=1e6))
-    jax.tree.map(np.testing.assert_array_equal, run.initial["llama"], expected)
-    embed_std = float(run.initial["latent_head"]["embed_std"])
+    jax.tree.map(np.testing.assert_array_equal, run.initial_parameters()["llama"], expected)
+    embed_std = float(run.initial_parameters()["latent_head"]["embed_std"])
     assert embed_std == pytest.approx(float(np.std(expected["embedding"])), rel=1e-6)
     assert run.tokenizer.encode("How many?") == load_tokenizer(EMBEDDED).encode("How many?")
     assert "train" not in vars(run) and len(run.train) == len(run.train_problems)  # encoded when it is asked for
@@ -72,7 +72,7 @@ def test_it_trains_to_its_end(finished):
     assert json.loads((workdir / "config.json").read_text())["model"]["base"] == str(base)
     run = prepare(config_of(workdir, base))
     trained = finished_parameters(run, workdir / "colar")["llama"]
-    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), trained, run.initial["llama"])
+    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), trained, run.initial_parameters()["llama"])
     assert min(jax.tree.leaves(moved)) > 0  # every parameter, the biases of q, k and v included
 
 
@@ -141,6 +141,6 @@ def test_a_pad_row_is_added_where_the_tokenizer_has_none(model, tmp_path):
     run = prepare(config_of(tmp_path / "work", base))
     assert (run.tokenizer.pad_id, run.tokenizer.num_tokens) == (640, 641)
     for name in {"llama": ("embedding",), "qwen2": ("embedding", "head")}[model]:
-        matrix = np.asarray(run.initial["llama"][name])
+        matrix = np.asarray(run.initial_parameters()["llama"][name])
         assert matrix.shape == (641, 64)
         np.testing.assert_allclose(matrix[640], matrix[:640].mean(axis=0), rtol=1e-5, atol=1e-8)

@@ -71,7 +71,7 @@ def test_a_checkpoint_has_no_base(finished):
 
 def test_only_adapters_and_the_latent_head_change(finished):
     run = prepare(lora_config(finished))
-    own, base = split_base(run.initial)
+    own, base = split_base(run.initial_parameters())
     for name in STAGES:
         after_own, after_base = split_base(finished_parameters(run, finished / name))
         for path, leaf in flat(after_base).items():
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_everything_is_no_start_for_adapters(tmp_path):
     full = prepare(tiny_config(tmp_path / "full", run="cot"))
     with Checkpoints(full.workdir / "cot" / "checkpoints") as checkpoints:
         identity = identity_of(full, "cot")
-        checkpoints.save(1, {"parameters": full.initial}, metrics=None, identity=identity)
+        checkpoints.save(1, {"parameters": full.initial_parameters()}, metrics=None, identity=identity)
     assert not any("lora" in name for name in identity), "as before there were adapters"
     run = prepare(lora_config(tmp_path / "other", **{"stages.colar.init_from": str(full.workdir / "cot")}))
     with pytest.raises(ValueError, match="was trained without adapters, and model.lora.rank=4 here.*model.base"):
@@ -156,7 +156,7 @@ def test_a_peft_folder_to_start_from(tmp_path, finished):
     folder, config = tmp_path / "adapter", LoraConfig(4, 32.0, ("query", "value"))
     peft.write_adapter(folder, trained, config)
     started = prepare(lora_config(tmp_path / "run", **{"model.lora.init_from": str(folder)}))
-    for path, leaf in flat(started.initial["llama"]).items():
+    for path, leaf in flat(started.initial_parameters()["llama"]).items():
         np.testing.assert_array_equal(leaf, flat(trained["llama"])[path])
     with pytest.raises(ValueError, match="has rank 4, alpha 32, targets query,value, and the config asks for 8"):
         prepare(lora_config(tmp_path / "run", **{"model.lora.init_from": str(folder), "model.lora.rank": 8}))

@@ -33,7 +33,7 @@ from colar_jax.training.state import initial_state, make_optimizer, partition
 def final_state(run, name: str, workdir: Path):
     """Everything in a stage's last checkpoint."""
     stage = run.config.stages[name]
-    trainable, frozen = partition(run.initial, run.method(name).trains)
+    trainable, frozen = partition(run.initial_parameters(), run.method(name).trains)
     state = initial_state(trainable, make_optimizer(stage.optimizer, stage.steps))
     with Checkpoints(workdir / name / "checkpoints") as checkpoints:
         return jax.device_get(checkpoints.restore(stage.steps, saved_tree(state, frozen)))

@@ -31,7 +31,7 @@ def starts_with(monkeypatch, run, name: str) -> dict:
 
 def parameters_of(run, value: float, embed_std: float) -> dict:
     """Parameters that can be told apart: `value` everywhere, but in the embedding matrix -value, 0, value, ..."""
-    parameters = jax.tree.map(lambda leaf: jnp.full_like(leaf, value), run.initial)
+    parameters = jax.tree.map(lambda leaf: jnp.full_like(leaf, value), run.initial_parameters())
     embedding = parameters["llama"]["embedding"]
     parameters["llama"]["embedding"] = value * jnp.sign(jnp.arange(embedding.size) % 3 - 1.0).reshape(embedding.shape)
     parameters["latent_head"]["embed_std"] = jnp.float32(embed_std)
@@ -62,11 +62,13 @@ def test_the_ladder_of_starts(tmp_path, monkeypatch):
 
     # Nothing before it: the model's initial weights, calibrated to their own embedding matrix.
     for actual, expected in zip(
-        *map(jax.tree.leaves, (starts_with(monkeypatch, run, "cot"), run.initial)), strict=True
+        *map(jax.tree.leaves, (starts_with(monkeypatch, run, "cot"), run.initial_parameters())), strict=True
     ):
         np.testing.assert_array_equal(actual, expected)
-    initial = run.initial["llama"]["embedding"]
-    assert float(run.initial["latent_head"]["embed_std"]) == pytest.approx(float(jnp.std(initial)), rel=1e-6)
+    initial = run.initial_parameters()["llama"]["embedding"]
+    assert float(run.initial_parameters()["latent_head"]["embed_std"]) == pytest.approx(
+        float(jnp.std(initial)), rel=1e-6
+    )
 
     def finish(name: str, parameters: dict, accuracies: dict[int, float]) -> None:
         save_stage(run.workdir / name, parameters, accuracies, capture_stage(monkeypatch, run, name).identity)

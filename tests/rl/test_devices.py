@@ -41,7 +41,7 @@ def write_numbers(path: str, accumulation: int) -> None:
         rl=RlConfig(beta=0.1, entropy_weight=0.1, minibatch_size=32),
     )
     step = make_policy_step(engine, stage, SAMPLING, SEPARATOR_ID, optimizer)
-    frozen_and_reference = frozen | {"reference": jax.tree.map(lambda leaf: 1.01 * leaf, parameters)}
+    frozen_and_reference = frozen | {"reference": jax.tree.map(lambda leaf: 1.01 * leaf, trainable)}
     batch = batch_of(sampled, num_rows=8)  # half of them empty
     state, metrics = step(state, frozen_and_reference, put_rows(batch, mesh), jax.random.key(0))
     values = divide(metrics)

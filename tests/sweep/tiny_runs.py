@@ -33,5 +33,5 @@ def make_run(workdir: Path, **overrides) -> Config:
     config = config_of(workdir, **overrides)
     run = prepare(config)
     for stage in config.stage_names:
-        adopt(run, stage, jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim else leaf, run.initial))
+        adopt(run, stage, jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim else leaf, run.initial_parameters()))
     return config

@@ -196,7 +196,7 @@ def _facts(cell: Cell) -> dict:
 
 
 def _cost_model(part: StageCells) -> CostModel:
-    model, method = nnx.merge(part.run.graph, part.run.initial), part.run.method(part.stage)
+    model, method = nnx.merge(part.run.graph, part.run.shapes), part.run.method(part.stage)
     return CostModel(
         llama=model.llama.config,
         latent_head_size=model.latent_head.config.intermediate_size if "latent_head" in method.trains else 0,
