@@ -67,13 +67,11 @@ def projection(hidden_size: int, inner_size: int, has_norm: bool) -> torch.nn.Se
 
 def unread_words(question: str, tokenizer) -> list[str]:
     """The words and numbers that are not read as written: unknown, or a number cut up by a tokenizer of whole words."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    has_whole_words, unread = type(model).__name__ == "WordLevel", []
-    for word in re.findall(r"[^\W\d_]+|\d+|[^\w\s]", question):
-        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-        if not ids or tokenizer.unk_token_id in ids or (has_whole_words and len(ids) > 1 and word.isdigit()):
-            unread.append(word)
-    return unread
+    has_whole_words = tokenizer.is_fast and type(tokenizer.backend_tokenizer.model).__name__ == "WordLevel"
+    words = re.findall(r"[^\W\d_]+|\d+|[^\w\s]", question)
+    ids_of = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in words}
+    is_cut = {word: has_whole_words and word.isdigit() and len(ids) > 1 for word, ids in ids_of.items()}
+    return [word for word, ids in ids_of.items() if not ids or tokenizer.unk_token_id in ids or is_cut[word]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """How chips are wired, and the verdict on what they hold."""
 
+import types
+
 import pytest
 
 from colar_jax.config import defaults, resolve, stage_defaults
@@ -7,6 +9,7 @@ from colar_jax.planning.advice import advice
 from colar_jax.planning.chips import CHIPS, GIB, parse_topology
 from colar_jax.planning.compiled import Memory
 from colar_jax.planning.devices import open_target
+from colar_jax.planning.plan_text import text
 
 
 @pytest.mark.parametrize(
@@ -90,3 +93,21 @@ def test_weights_that_do_not_fit_are_split():
     assert found[0].startswith("--config.parallel.mesh=fsdp=4 ")
     assert any("lora.rank" in line for line in found)
     assert not any("remat" in line or "--fewer" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("num_chips", "num_parameters", "said"),
+    [
+        (1, 912_384, ("s on v5e:1x1: 1 chip, ", "912,384 parameters, 912,384 trained")),
+        (4, 1_500_000, ("s on v5e:1x1: 4 chips, ", "1.50M parameters, 1.50M trained")),
+        (4, 12_000_000, ("s on v5e:1x1: 4 chips, ", "12M parameters, 12.0M trained")),
+    ],
+)
+def test_small_models_are_not_0m_and_one_chip_is_one(num_chips, num_parameters, said):
+    schedule = types.SimpleNamespace(num_steps=1, per_step=1, unit="examples")
+    of_model = {"model": "nano", "num_parameters": num_parameters, "num_trained": num_parameters}
+    plan = types.SimpleNamespace(
+        stage="s", topology="v5e:1x1", num_chips=num_chips, mesh={"data": num_chips}, compiler="host", programs=(),
+        schedule=schedule, schedule_seconds=None, **of_model,
+    )  # fmt: skip
+    assert all(part in text(plan) for part in said)
