@@ -17,6 +17,7 @@ from pipeline.tiny import (
     tiny_config,
 )
 
+from colar_jax.config import plain
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
@@ -24,7 +25,7 @@ from colar_jax.training.stage import Diverged
 
 
 def test_what_a_run_leaves_behind(finished):
-    assert json.loads((finished / "config.json").read_text()) == dataclasses.asdict(tiny_config(finished))
+    assert json.loads((finished / "config.json").read_text()) == plain(tiny_config(finished))
     for name in STAGES:
         lines = read_metrics(finished / name)
         # The newest step is still under way when a line is written, unless there is a validation: nothing at 4.

@@ -14,6 +14,7 @@ from pico_rewards import fewer_latents_and_longer_answers
 from pipeline.tiny import CONFIG_FILE, ROOT, smoke_config_dict, untimed_metrics, without_times
 
 from colar_jax.config import OnResume, resolve, stage_defaults
+from colar_jax.errors import UserError
 from colar_jax.metric_writer import read_metrics
 from colar_jax.report.files import read_report
 from colar_jax.rl.health import Collapsed
@@ -187,7 +188,6 @@ def test_another_way_to_sample_is_refused(finished):
     ("settings", "message"),
     [
         ({"stages.rl.init_from": "", "run": "rl"}, "improves a trained model: name one with init_from="),
-        ({"stages.rl.method": "cot"}, "improves latent chains, and method='cot' has none: use colar"),
         ({"stages.rl.rl.num_questions": 99}, "rl.num_questions=99, but there are only 60 training questions"),
         ({"stages.rl.rl.reward": "best"}, "rl.reward='best' is none of correctness"),
     ],
@@ -196,6 +196,13 @@ def test_one_error_for_what_cannot_be(tmp_path, finished, settings, message):
     settings = {"stages.rl.init_from": str(finished / "colar")} | settings
     with pytest.raises(ValueError, match=message):
         pipeline.train_stage(prepare(tiny_config(tmp_path / "run", **settings)), "rl")
+
+
+def test_words_are_no_latent_policy(tmp_path, finished):
+    config = tiny_config_dict(tmp_path / "run")
+    config.stages.rl = stage_defaults(method="cot", trainer="grpo", init_from=str(finished / "cot"), steps=1)
+    with pytest.raises(UserError, match="improves latent chains, and method='cot' has none: use colar"):
+        pipeline.train_stage(prepare(resolve(config)), "rl")
 
 
 def test_latents_that_were_never_trained_are_no_policy(tmp_path, compiled_once):

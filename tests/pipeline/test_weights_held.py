@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pipeline.test_base import config_of, make_base
 from pipeline.test_lora import lora_config
-from pipeline.tiny import Captured, captured_by, copy_of, tiny_config
+from pipeline.tiny import STAGES, Captured, capture_stage, captured_by, copy_of, tiny_config
 
 from colar_jax.config import stage_defaults
 from colar_jax.errors import UserError
@@ -137,3 +137,11 @@ def test_what_is_wrong_with_a_base_is_said_before_it_is_loaded(tmp_path):
     (base / "config.json").write_text(json.dumps(hf_config | {"num_hidden_layers": 3}))
     with pytest.raises(UserError, match=r"does not hold the weights that its config.json describes:\n  missing: "):
         prepare(config)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_length_of_a_stage_in_epochs_is_known_before_it_is_made(tmp_path, monkeypatch, name):
+    """A finished stage is skipped by it."""
+    of_epochs = {f"stages.{name}.steps": 0, f"stages.{name}.epochs": 2.0, f"stages.{name}.init_from": ""}
+    run = prepare(tiny_config(tmp_path, run=name, **of_epochs))
+    assert pipeline._num_steps(run, name) == capture_stage(monkeypatch, run, name).num_steps > 2
