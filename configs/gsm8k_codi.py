@@ -9,19 +9,16 @@ Published, accuracy % / #L on GSM8K (Llama-3.2-1B): 13.3 / 6 (docs/ledger.md), b
 tables have 52.7. Not run here: it needs the weights and GSM8K-Aug; score and time are not measured.
 """
 
-import runpy
-from pathlib import Path
+from colar_jax.config import config_beside, stage_defaults
 
-from colar_jax.config import stage_defaults
-
-_COLAR = runpy.run_path(str(Path(__file__).with_name("gsm8k_colar.py")))
+_COLAR = config_beside(__file__, "gsm8k_colar")
 
 
 def get_config(argument: str = ""):
     """One stage; `paper` has the settings of the CoLaR paper, `smoke` needs no network."""
     if argument not in ("", "paper", "smoke"):
         raise ValueError(f"configs/gsm8k_codi.py knows the arguments paper and smoke, not {argument!r}")
-    config = _COLAR["get_config"]("smoke" if argument == "smoke" else "")
+    config = _COLAR.get_config("smoke" if argument == "smoke" else "")
     config.title = "CODI on GSM8K-Aug"
     config.workdir = f"runs/gsm8k_codi{'_' if argument else ''}{argument}"
     config.run = "codi"

@@ -7,15 +7,14 @@
 Published, accuracy % / #L: 49.4 / 25.6 on GSM8K. Not run here: it needs the weights and the data.
 """
 
-import runpy
-from pathlib import Path
+from colar_jax.config import config_beside
 
-_COLAR = runpy.run_path(str(Path(__file__).with_name("gsm8k_colar.py")))
+_COLAR = config_beside(__file__, "gsm8k_colar")
 
 
 def get_config(argument: str = ""):
     """The first stage of configs/gsm8k_colar.py, which takes the same arguments."""
-    config = _COLAR["get_config"](argument)
+    config = _COLAR.get_config(argument)
     config.title = "Chain of thought on GSM8K-Aug"
     config.workdir = config.workdir.replace("colar", "cot")
     config.run = "cot"

@@ -10,19 +10,18 @@ school. What is different here: the grade-school model is trained by soft MSE, w
 standard deviation, so the policy has a floor (docs/rl.md). Nobody has measured this config on the real model yet.
 """
 
-import runpy
-from pathlib import Path
+from colar_jax.config import config_beside
 
-_COLAR, _MATH_RL = (runpy.run_path(str(Path(__file__).with_name(f"{name}.py"))) for name in ("gsm8k_colar", "math_rl"))
+_COLAR, _MATH_RL = config_beside(__file__, "gsm8k_colar"), config_beside(__file__, "math_rl")
 
 
 def get_config(argument: str = ""):
     """configs/gsm8k_colar.py, whose arguments it takes, with the last stage of configs/math_rl.py."""
-    config = _COLAR["get_config"](argument)
+    config = _COLAR.get_config(argument)
     config.title = "GRPO on CoLaR, GSM8K-Aug"
     config.workdir = config.workdir.replace("colar", "rl")
     config.run = "cot,colar,rl"
-    config.stages.rl = _MATH_RL["get_config"]("smoke" if argument == "smoke" else "").stages.rl
+    config.stages.rl = _MATH_RL.get_config("smoke" if argument == "smoke" else "").stages.rl
     config.stages.rl.latent.speeds = config.stages.colar.latent.speeds  # MATH has one only
     config.stages.rl.rl.min_std = 0.2  # soft MSE leaves e^-6 or so
     if argument == "tiny":

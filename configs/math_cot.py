@@ -8,15 +8,14 @@ Published, accuracy % / #L: 23.5 / 209 with the Qwen base, 9.71 / 210 with Llama
 the data.
 """
 
-import runpy
-from pathlib import Path
+from colar_jax.config import config_beside
 
-_COLAR = runpy.run_path(str(Path(__file__).with_name("math_colar.py")))
+_COLAR = config_beside(__file__, "math_colar")
 
 
 def get_config(argument: str = ""):
     """The first stage of configs/math_colar.py, which takes the same arguments."""
-    config = _COLAR["get_config"](argument)
+    config = _COLAR.get_config(argument)
     config.title = "Chain of thought on MATH"
     config.workdir = config.workdir.replace("colar", "cot")
     config.run = "cot"

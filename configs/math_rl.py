@@ -10,24 +10,21 @@ Published, accuracy % / #L (Qwen | Llama): NLL 8.94 / 56.8 | 5.28 / 83.1; with R
 averaging over a chain's latents 13.8 / 128 | 0.00 / 128. Not run here: it needs the weights and MATH.
 """
 
-import runpy
-from pathlib import Path
-
-from colar_jax.config import stage_defaults
+from colar_jax.config import config_beside, stage_defaults
 
 # Arguments that leave averaging out, and whose base they take.
 WITHOUT_AVERAGING = {"no_averaging": "", "llama_no_averaging": "llama"}
-_COLAR = runpy.run_path(str(Path(__file__).with_name("math_colar.py")))
+_COLAR = config_beside(__file__, "math_colar")
 
 
 def get_config(argument: str = ""):
     """configs/math_colar.py, whose arguments it takes, with one more stage; or that stage without averaging."""
-    if argument not in (*_COLAR["BASES"], "smoke", *WITHOUT_AVERAGING):
+    if argument not in (*_COLAR.BASES, "smoke", *WITHOUT_AVERAGING):
         known = ", ".join(("llama", "smoke", *WITHOUT_AVERAGING))
         raise ValueError(f"configs/math_rl.py knows the arguments {known}, not {argument!r}")
     averages = argument not in WITHOUT_AVERAGING
     argument = WITHOUT_AVERAGING.get(argument, argument)
-    config = _COLAR["get_config"](argument)
+    config = _COLAR.get_config(argument)
     config.title = "GRPO on CoLaR, MATH"
     config.workdir = config.workdir.replace("colar", "rl")
     config.run = "cot,colar,rl"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from colar_jax.config import resolve
+from colar_jax.config import config_beside, resolve
+from colar_jax.errors import UserError
 from colar_jax.methods import METHODS
 from colar_jax.model.presets import PRESETS
 
@@ -76,3 +77,8 @@ def test_without_averaging_a_chain_is_credited_as_published(name, argument, aver
 
 def test_there_are_config_files():
     assert {"arithmetic", "gsm8k_colar"} <= {path.stem for path in CONFIG_FILES}
+
+
+def test_a_config_that_varies_a_missing_one_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"mine.py varies .*gone.py, which is not there"):
+        config_beside(str(tmp_path / "mine.py"), "gone")

@@ -4,6 +4,7 @@ A config file (`configs/*.py`) fills a `ConfigDict` made by `defaults()`, flags 
 dataclasses of it. All that is wrong in it is one `UserError` that names the field, the value and the fix.
 """
 
+from colar_jax.config.beside import config_beside
 from colar_jax.config.resolve import defaults, resolve, resolve_plain, stage_defaults
 from colar_jax.config.rl import RlConfig
 from colar_jax.config.run_settings import Config
@@ -41,6 +42,7 @@ __all__ = [
     "ParallelConfig",
     "RlConfig",
     "StageConfig",
+    "config_beside",
     "defaults",
     "import_object",
     "is_import_path",

@@ -171,7 +171,8 @@ def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all") ->
     speeds, room = _all_speeds(config), _room(config)
     model = make_model(config, folder, tokenizer)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(model.shapes))
-    logger.info("model: %s, %.2fM parameters, %d devices", model_name(config), num_parameters / 1e6, jax.device_count())
+    devices = "1 device" if jax.device_count() == 1 else f"{jax.device_count()} devices"
+    logger.info("model: %s, %.2fM parameters, %s", model_name(config), num_parameters / 1e6, devices)
     if config.model.lora.rank:
         num_own = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(split_base(model.shapes)[0]))
         targets = ", ".join(parse_targets(config.model.lora.targets))
