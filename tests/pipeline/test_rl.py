@@ -131,8 +131,8 @@ DRIVER = """
 import os, signal, sys
 from colar_jax.runs import pipeline
 from colar_jax.command_line import run_main
+from colar_jax.rl import grpo
 from colar_jax.rl.rollout import Sampler
-from colar_jax.training import grpo
 from colar_jax.training.checkpoints import Checkpoints
 
 moment, number = sys.argv[1], int(sys.argv[2])
