@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import subprocess
 import sys
@@ -128,7 +127,7 @@ def test_a_rollout_is_counted_to_its_limits(on_data):
     heads = 32 * on_data["vocabulary"] + 32 * 32 * 4  # the language head, and the latent head of 32
     products = 2 * 4 * (2 * layer + heads)
     assert products < saved < 1.5 * products  # the rest is attention
-    assert math.isfinite(rollout["costs"]["hbm_bytes"])
+    assert "hbm_bytes" not in rollout["costs"]  # those of a host's compiler say nothing of a chip's memory
 
 
 QUESTIONS, GENERATIONS, LATENTS, ANSWER = 2 * 4, 4, 8, 8  # of an iteration on four chips; limits of a rollout
@@ -144,10 +143,9 @@ def test_an_iteration_is_rollouts_and_updates(of_rewards):
     update, rollouts = of_rewards["programs"]
     assert (rollouts["number"], rollouts["times"]) == (QUESTIONS * GENERATIONS, 1)
     assert (update["number"], update["times"]) == (QUESTIONS * GENERATIONS, 1)
-    schedule, (least, most) = of_rewards["schedule"], of_rewards["schedule_seconds"]
+    schedule = of_rewards["schedule"]
     assert (schedule["num_steps"], schedule["per_step"], schedule["unit"]) == (10, QUESTIONS * GENERATIONS, "rollouts")
-    in_iteration = [program["roofline"]["overlapped"] for program in (update, rollouts)]
-    assert least == pytest.approx(10 * sum(in_iteration)) and most > least
+    assert of_rewards["schedule_seconds"] is None  # of a host's programs no time on a chip follows
 
 
 def test_an_update_takes_what_its_tree_rows_need(of_rewards):
