@@ -173,6 +173,10 @@ def _rope(raw) -> dict[str, Any]:
 def _rope_faults(raw):
     """All that is wrong with the rotary settings. A setting that nothing reads is a fault: it was meant to be read."""
     scaling, parameters = raw.get("rope_scaling") or {}, raw.get("rope_parameters") or {}
+    # Which of several bases transformers takes depends on its version and on what else is there.
+    bases = {group["rope_theta"] for group in (raw, scaling, parameters) if is_positive(group.get("rope_theta"))}
+    if len(bases) > 1:
+        yield f"rope_theta is said more than once, as {' and '.join(map(str, sorted(bases)))}: keep one of them"
     for name in sorted(scaling.keys() & parameters.keys()):
         if scaling[name] != parameters[name]:
             yield f"rope_scaling and rope_parameters differ in {name}: {scaling[name]!r} and {parameters[name]!r}"

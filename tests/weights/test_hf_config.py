@@ -301,3 +301,9 @@ def test_any_damage_is_read_or_refused(tmp_path_factory, place, damage, cut):
     at = int(place * len(text))
     (folder / "config.json").write_bytes(text[:at] + damage + (b"" if cut else text[at + len(damage) :]))
     read_or_refused(folder)
+
+
+def test_two_bases_of_the_rotary_embedding_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"rope_parameters": LLAMA3 | {"rope_theta": 1}}))
+    with pytest.raises(UserError, match="rope_theta is said more than once, as 1 and 500000.0: keep one of them"):
+        read_config(tmp_path)
