@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import jax
 
 # Nearly all the time of these tests is XLA's on the CPU, compiling what then runs for milliseconds. The mathematics is
@@ -14,6 +15,11 @@ import jax
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# The suite draws the same examples each time; a fuzz by hand, with more of them, draws new ones.
+hypothesis.settings.register_profile("same", derandomize=True, database=None)
+if "COLAR_FUZZ_EXAMPLES" not in os.environ:
+    hypothesis.settings.load_profile("same")
 
 jax.config.update("jax_enable_x64", False)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -14,8 +14,8 @@ from colar_jax.data.json_lines import read_problems
 from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
 
-# By hand: COLAR_FUZZ=20000 pytest tests/data/test_json_lines.py
-NUM_EXAMPLES = int(os.environ.get("COLAR_FUZZ", "150"))
+# By hand: COLAR_FUZZ_EXAMPLES=20000 pytest tests/data/test_json_lines.py
+NUM_EXAMPLES = int(os.environ.get("COLAR_FUZZ_EXAMPLES", "150"))
 
 GOOD = b'{"question": "How many?", "steps": ["<<1+1=2>>"], "answer": "2"}\n'
 

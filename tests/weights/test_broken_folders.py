@@ -108,7 +108,7 @@ def test_no_weights_at_all(tmp_path):
 # Any damage to a folder's files is refused by the folder's name, or lies in the numbers themselves.
 
 FUZZ = hypothesis.settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
+    max_examples=int(os.environ.get("COLAR_FUZZ_EXAMPLES", "100")),
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )

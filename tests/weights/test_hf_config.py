@@ -231,7 +231,7 @@ def test_facts_of_the_base_are_handed_on():
 # A config.json with anything in it is read as transformers reads it, or refused in one sentence that names the file.
 
 FUZZ = hypothesis.settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "150")),
+    max_examples=int(os.environ.get("COLAR_FUZZ_EXAMPLES", "150")),
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )

@@ -261,7 +261,7 @@ def test_files_have_the_mode_that_the_umask_leaves(tmp_path):
 # Any description and any damage are read, or refused in one sentence that names the file.
 
 FUZZ = hypothesis.settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
+    max_examples=int(os.environ.get("COLAR_FUZZ_EXAMPLES", "100")),
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
