@@ -16,6 +16,7 @@ from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.engine import Engine
 from colar_jax.evaluation.decode_program import Programs, ProgramSpec, lower, variation
 from colar_jax.evaluation.judge import Judge
+from colar_jax.evaluation.measures import measured
 from colar_jax.methods import Method
 from colar_jax.settings import DecodeConfig
 
@@ -30,8 +31,8 @@ class Outcome:
     lengths_N: np.ndarray  # int, #L
     forced_stop_N: np.ndarray  # bool
     answer_tokens_N: np.ndarray  # int, eos included
-    cut_answer_N: np.ndarray  # bool: no eos came within decode.max_answer_tokens
     prompt_tokens_N: np.ndarray  # int, the separator that opens the reasoning included
+    measured: dict[str, np.ndarray]  # [N] each, by name: `measures.MEASURES`
     seconds: float  # from handing each batch to the device to having its result, added up
 
     @property
@@ -188,17 +189,22 @@ class Evaluator:
 
     def _outcome(self, decoded: Decoded, batch: _Batch, seconds: float) -> Outcome:
         encoded, new = batch.request.encoded, slice(batch.num_new)
-        num_answer_tokens_B, questions = decoded.num_answer_tokens_B[new], batch.questions[new]
-        texts, predictions = self._judge.read(decoded.answer_ids_BA[new], num_answer_tokens_B)
+        questions = batch.questions[new]
+        answers = self._judge.answers(
+            [encoded.problems[i] for i in questions],
+            decoded.answer_ids_BA[new],
+            decoded.num_answer_tokens_B[new],
+            decoded.num_thoughts_B[new],
+        )
         return Outcome(
-            predictions=predictions,
-            texts=texts,
-            right_N=self._judge.judge([encoded.problems[i] for i in questions], predictions),
-            lengths_N=decoded.num_thoughts_B[new],
+            predictions=list(answers.predictions),
+            texts=list(answers.texts),
+            right_N=answers.right_N,
+            lengths_N=answers.lengths_N,
             forced_stop_N=decoded.forced_stop_B[new],
-            answer_tokens_N=num_answer_tokens_B,
-            cut_answer_N=self._judge.were_cut(decoded.answer_ids_BA[new], num_answer_tokens_B),
+            answer_tokens_N=answers.num_tokens_N,
             prompt_tokens_N=encoded.prompt_lengths(batch.request.speed)[questions] + 1,
+            measured=measured(answers),
             seconds=seconds,
         )
 
@@ -209,6 +215,11 @@ def _prompt(encoded: EncodedProblems, index: int, speed: Speed) -> np.ndarray:
 
 def _joined(parts: list[Outcome]) -> Outcome:
     """The outcome of a request from those of its batches."""
-    join = {list: lambda values: [item for value in values for item in value], np.ndarray: np.concatenate, float: sum}
+    join = {
+        list: lambda values: [item for value in values for item in value],
+        np.ndarray: np.concatenate,
+        dict: lambda values: {name: np.concatenate([value[name] for value in values]) for name in values[0]},
+        float: sum,
+    }
     values = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(Outcome)}
     return Outcome(**{name: join[type(of_parts[0])](of_parts) for name, of_parts in values.items()})

@@ -9,6 +9,7 @@ import numpy as np
 from colar_jax.data.answers import VERIFIERS, Verifier, extract_answer
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.evaluation.measures import Answers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,9 +29,13 @@ class Judge:
         texts = self.tokenizer.answer_texts(ids_NA, num_tokens_N)
         return texts, [extract_answer(text) for text in texts]
 
-    def were_cut(self, ids_NA: np.ndarray, num_tokens_N: np.ndarray) -> np.ndarray:
-        """Which answers fill all `A` tokens and end on no eos: bool `[N]`."""
-        return (num_tokens_N == ids_NA.shape[1]) & (ids_NA[:, -1] != self.tokenizer.eos_id)
+    def answers(
+        self, problems: Sequence[Problem], ids_NA: np.ndarray, num_tokens_N: np.ndarray, lengths_N: np.ndarray
+    ) -> Answers:
+        """Answers that are read and judged."""
+        texts, predictions = self.read(ids_NA, num_tokens_N)
+        right_N = self.judge(problems, predictions)
+        return Answers(problems, self.tokenizer, ids_NA, num_tokens_N, texts, predictions, right_N, lengths_N)
 
     def judge(self, problems: Sequence[Problem], predictions: Sequence[str]) -> np.ndarray:
         """Which of the predictions, one for each problem, are right: bool `[N]`."""

@@ -27,7 +27,7 @@ def samples_of(
             "right": bool(outcome.right_N[index]),
             "length": int(outcome.lengths_N[index]),
             "forced_stop": bool(outcome.forced_stop_N[index]),
-            "cut_answer": bool(outcome.cut_answer_N[index]),
+            **{name: of_each_N[index].item() for name, of_each_N in outcome.measured.items()},
             "reasoning": chains[index].reasoning if chains else "",
             "latents": [latent.as_json() for latent in chains[index].latents] if chains else [],
         }

@@ -1,6 +1,7 @@
 """What a report says of each result: one list, which JSON, CSV, Markdown, LaTeX and the page all read.
 
-A new column is one entry of `COLUMNS`.
+A new column is one entry of `COLUMNS`; one that is computed question by question is first a measure
+(`evaluation/measures.py`), which a column reads by `result.mean_of(name)` or from `result.measured_SN`.
 """
 
 import dataclasses
@@ -53,7 +54,9 @@ COLUMNS = (
     Column("length_over_seeds", lambda result: result.length_over_seeds),
     Column("forced_stop_share", lambda result: result.forced_stop_share, remark="Reasoning cut at its limit"),
     Column(
-        "cut_answer_share", lambda result: result.cut_answer_share, remark="Answers cut at decode.max_answer_tokens"
+        "cut_answer_share",
+        lambda result: result.mean_of("cut_answer"),
+        remark="Answers cut at decode.max_answer_tokens",
     ),
     Column("cost.forward_passes", _of_cost("forward_passes"), "forward passes", length_text),
     Column("cost.flops", _of_cost("flops"), "FLOPs", quantity),

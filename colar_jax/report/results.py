@@ -67,7 +67,7 @@ class Result:
     questions: str = ""  # a digest of the questions: results with the same one can be compared question by question
     votes_SN: np.ndarray | None = None  # equal where two seeds gave a question the same answer (`repeated.votes_of`)
     cost: Cost | None = None  # of an answer
-    cut_answers_SN: np.ndarray | None = None  # bool: the answer was cut at its limit; None: not recorded
+    measured_SN: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # by name, as far as recorded
     thinks_in: str = ""  # "latents", "words", or "" for neither
 
     def __post_init__(self):
@@ -83,15 +83,15 @@ class Result:
         if self.thinks_in not in THOUGHTS:
             raise UserError(f"thinks_in must be one of {THOUGHTS}, got {self.thinks_in!r}")
         kinds = {"right_SN": np.bool_, "lengths_SN": np.integer, "forced_stops_SN": np.bool_}
-        kinds |= {} if self.cut_answers_SN is None else {"cut_answers_SN": np.bool_}
         for name, kind in kinds.items():
-            array = getattr(self, name)
-            if not np.issubdtype(array.dtype, kind):
-                raise UserError(f"{name} must be of {kind.__name__} dtype, got {array.dtype}")
+            if not np.issubdtype(getattr(self, name).dtype, kind):
+                raise UserError(f"{name} must be of {kind.__name__} dtype, got {getattr(self, name).dtype}")
+        for name, array in ({name: getattr(self, name) for name in kinds} | self.measured_SN).items():
             if array.ndim != 2 or array.size == 0 or array.shape != self.right_SN.shape:
                 raise UserError(
-                    f"right_SN, lengths_SN and forced_stops_SN must share one shape [seeds, questions] that is not "
-                    f"empty, got {name} of shape {array.shape} beside right_SN of shape {self.right_SN.shape}"
+                    f"right_SN, lengths_SN, forced_stops_SN and measures must share one shape [seeds, questions] "
+                    f"that is not empty, got {name} of shape {array.shape} beside right_SN of shape "
+                    f"{self.right_SN.shape}"
                 )
 
     @property
@@ -154,10 +154,10 @@ class Result:
         """The share of examples, 0 to 1, whose reasoning was cut at its limit: their #L says little."""
         return int(self.forced_stops_SN.sum()) / self.forced_stops_SN.size
 
-    @property
-    def cut_answer_share(self) -> float | None:
-        """The share of examples, 0 to 1, whose answer was cut at its limit: they are judged as they were cut."""
-        return None if self.cut_answers_SN is None else int(self.cut_answers_SN.sum()) / self.cut_answers_SN.size
+    def mean_of(self, measure: str) -> float | None:
+        """The mean of a measure over all examples, of a flag the share that has it; None where it was not recorded."""
+        values_SN = self.measured_SN.get(measure)
+        return None if values_SN is None else float(values_SN.mean(dtype=np.float64))
 
 
 def _sample_sizes(num_seeds: int) -> list[int]:

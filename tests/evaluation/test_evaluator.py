@@ -130,8 +130,8 @@ def test_an_answer_without_an_end_is_counted_as_cut(by_hand, tokenizer, encoded)
         for limit in (2, 3)
     )
     cut = short.run(by_hand[1], encoded, 2.0, seed=None)
-    assert cut.cut_answer_N.tolist() == [True] * 5 and cut.predictions == ["7", "9", "8", "7", "9"]
-    assert not enough.run(by_hand[1], encoded, 2.0, seed=None).cut_answer_N.any()
+    assert cut.measured["cut_answer"].tolist() == [True] * 5 and cut.predictions == ["7", "9", "8", "7", "9"]
+    assert not enough.run(by_hand[1], encoded, 2.0, seed=None).measured["cut_answer"].any()
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_an_answer_that_is_cut_loses_no_token_and_answers_compare_as_the_verifie
             outcome = judge.run(by_hand[1], problems, 2.0, seed=None)
             assert outcome.texts[:3] == ["Answer:7", "Answer:9", "Answer:8"]
             assert outcome.right_N.tolist() == expected
-            assert outcome.cut_answer_N.tolist() == [judge is exact] * 5
+            assert outcome.measured["cut_answer"].tolist() == [judge is exact] * 5
             assert "cut" not in caplog.text  # the sweep says it, once
 
 

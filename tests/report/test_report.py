@@ -130,13 +130,14 @@ def test_a_column_is_one_entry_that_all_outputs_read(tmp_path, monkeypatch):
 
 def test_answers_that_were_cut_are_counted_and_said():
     cut_SN = np.arange(100)[None] < 7
-    with_cut = [dataclasses.replace(RESULTS[0], cut_answers_SN=cut_SN), RESULTS[4]]
+    with_cut = [dataclasses.replace(RESULTS[0], measured_SN={"cut_answer": cut_SN}), RESULTS[4]]
     assert "\n\nAnswers cut at decode.max_answer_tokens: cot, greedy, on arithmetic 7.0 %.\n" in table_of(with_cut)
     shares = [record["cut_answer_share"] for record in numbers_of(Report("", "", with_cut))["results"]]
     assert shares == [0.07, None], "of the second nothing was recorded"
-    assert "Answers cut" not in table_of([dataclasses.replace(RESULTS[0], cut_answers_SN=cut_SN & False)])
-    with pytest.raises(ValueError, match="cut_answers_SN must be of bool"):
-        dataclasses.replace(RESULTS[0], cut_answers_SN=cut_SN.astype(int))
+    none_cut = dataclasses.replace(RESULTS[0], measured_SN={"cut_answer": cut_SN & False})
+    assert "Answers cut" not in table_of([none_cut])
+    with pytest.raises(ValueError, match="got cut_answer of shape"):
+        dataclasses.replace(RESULTS[0], measured_SN={"cut_answer": cut_SN[0]})
 
 
 def test_latex_is_whole_tables_in_which_no_sign_is_a_command():

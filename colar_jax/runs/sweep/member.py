@@ -158,7 +158,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
             right_SN=np.stack([seed.right_N for seed in seeds]),
             lengths_SN=np.stack([seed.lengths_N for seed in seeds]),
             forced_stops_SN=np.stack([seed.forced_stop_N for seed in seeds]),
-            cut_answers_SN=_stacked([seed.cut_answer_N for seed in seeds]),
+            measured_SN=_stacked([seed.measured for seed in seeds]),
             thinks_in=thinks_in,
             votes_SN=votes_of([seed.predictions for seed in seeds], is_same) if len(seeds) > 1 else None,
             cost=cost_of(model, seeds),
@@ -183,9 +183,10 @@ def _thinks_in(part: StageCells) -> str:
     return "words" if thinking.in_words else "latents"
 
 
-def _stacked(of_seeds: list[np.ndarray | None]) -> np.ndarray | None:
-    """`[S, N]`; None where it is not known of every seed."""
-    return None if any(of_seed is None for of_seed in of_seeds) else np.stack(of_seeds)
+def _stacked(of_seeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """`[S, N]` by name; what is not known of every seed is left out."""
+    names = [name for name in of_seeds[0] if all(name in of_seed for of_seed in of_seeds)]
+    return {name: np.stack([of_seed[name] for of_seed in of_seeds]) for name in names}
 
 
 def _facts(cell: Cell) -> dict:

@@ -12,10 +12,12 @@ import numpy as np
 
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
+from colar_jax.evaluation.measures import MEASURES
 from colar_jax.parallel.hosts import is_first
 
 CELLS_FILE = "cells.jsonl"
 CAUSAL_FILE = "causal.jsonl"
+_ARRAYS = {"right_N": bool, "lengths_N": int, "forced_stop_N": bool, "answer_tokens_N": int, "prompt_tokens_N": int}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class StoredDecode:
     prompt_tokens_N: np.ndarray
     seconds: float
     samples: list[dict]  # rows of samples.jsonl; empty for cells that keep none
-    cut_answer_N: np.ndarray | None = None  # bool; None in a file of before this was recorded
+    measured: dict[str, np.ndarray]  # [N] each; a file of before something was measured lacks it
 
     @classmethod
     def of(cls, outcome: Outcome, samples: list[dict]) -> "StoredDecode":
@@ -41,14 +43,17 @@ class StoredDecode:
     @classmethod
     def from_json(cls, values: dict) -> "StoredDecode":
         """The inverse of `as_json`."""
-        arrays = {name: np.array(value) for name, value in values.items() if name.endswith("_N") and value is not None}
-        return cls(**values | arrays)
+        arrays = {name: np.array(value) for name, value in values.items() if name.endswith("_N")}
+        measured = {name: arrays.pop(f"{name}_N") for name in MEASURES if values.get(f"{name}_N") is not None}
+        others = {name: value for name, value in values.items() if not name.endswith("_N")}
+        return cls(**others, **{name: arrays[name] for name in _ARRAYS}, measured=measured)
 
     @classmethod
     def is_json(cls, values: Any) -> bool:
         """Whether it is what `as_json` gives: all fields, and in each an entry for each of the same questions."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or not names - {"cut_answer_N"} <= values.keys() <= names:
+        measures = {f"{name}_N": measure.kind for name, measure in MEASURES.items()}
+        names = {"predictions", "seconds", "samples", *_ARRAYS}
+        if not isinstance(values, dict) or not names <= values.keys() <= names | measures.keys():
             return False
         predictions, seconds = values["predictions"], values["seconds"]
         return (
@@ -57,12 +62,18 @@ class StoredDecode:
             and _is_list_of(values["samples"], dict)
             and type(seconds) in (int, float)
             and 0 <= seconds < math.inf
-            and all(_is_array(name, values.get(name), len(predictions)) for name in names if name.endswith("_N"))
+            and all(_is_array(values[name], kind, len(predictions)) for name, kind in _ARRAYS.items())
+            # None is what files of before had where nothing was recorded.
+            and all(
+                values.get(name) is None or _is_array(values[name], kind, len(predictions))
+                for name, kind in measures.items()
+            )
         )
 
     def as_json(self) -> dict:
-        """Plain numbers and lists."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """Plain numbers and lists; a measure lies beside the other arrays."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "measured"}
+        values |= {f"{name}_N": value for name, value in self.measured.items()}
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
@@ -77,13 +88,13 @@ def _is_list_of(values: Any, kind: type) -> bool:
     return type(values) is list and all(type(value) is kind for value in values)
 
 
-def _is_array(name: str, values: Any, length: int) -> bool:
-    """Whether it is a value a question: flags or counts, as the name has it."""
-    if name == "cut_answer_N" and values is None:
-        return True
-    if name in ("right_N", "forced_stop_N", "cut_answer_N"):
-        return _is_list_of(values, bool) and len(values) == length
-    return _is_list_of(values, int) and len(values) == length and all(0 <= value < 2**31 for value in values)
+def _is_array(values: Any, kind: type, length: int) -> bool:
+    """Whether it is a value a question: flags, counts or finite numbers."""
+    if not _is_list_of(values, kind) or len(values) != length:
+        return False
+    if kind is int:
+        return all(0 <= value < 2**31 for value in values)
+    return kind is bool or all(map(math.isfinite, values))
 
 
 def key_of(identity: dict) -> str:

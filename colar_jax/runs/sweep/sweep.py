@@ -154,13 +154,13 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
 
 def _say_what_was_cut(results: Sequence[Result]) -> None:
     """Once an evaluation, of the row that has the most of it; the report says it of all."""
-    worst = max(results, key=lambda result: result.cut_answer_share or 0)
-    if worst.cut_answer_share:
+    worst = max(results, key=lambda result: result.mean_of("cut_answer") or 0)
+    if cut_share := worst.mean_of("cut_answer"):
         logger.info(
             "answers were cut at decode.max_answer_tokens, most of them in %s on %s: %.1f %%",
             worst.way.name,
             worst.dataset,
-            100 * worst.cut_answer_share,
+            100 * cut_share,
         )
 
 
