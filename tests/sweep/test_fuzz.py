@@ -74,7 +74,7 @@ def outcome_of(read):
         return None, str(error)
 
 
-RECORD = {"cell": "key", "identity": {"seed": 1}, "outcome": decoded(1).as_json()}
+RECORD = {"cell": "key", "depends_on": {"seed": 1}, "outcome": decoded(1).as_json()}
 
 
 @FUZZ

@@ -99,9 +99,9 @@ def test_limits_cut_and_temperatures_matter(whole):
     assert max(r["mean_length"] for r in cut) <= 2 < max(r["mean_length"] for r in results.values())
     cells = [json.loads(line) for line in (whole / "cells.jsonl").read_text().splitlines()]
     of_temperature = {
-        cell["identity"]["decode"]["answer_temperature"]: cell["outcome"]["predictions"]
+        cell["depends_on"]["decode"]["answer_temperature"]: cell["outcome"]["predictions"]
         for cell in cells
-        if (cell["identity"]["stage"], cell["identity"]["seed"]) == ("cot", 0)
+        if (cell["depends_on"]["stage"], cell["depends_on"]["seed"]) == ("cot", 0)
     }
     assert of_temperature[0.5] != of_temperature[1.0]
 

@@ -30,17 +30,17 @@ from colar_jax.statistics.repeated import votes_of
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StageCells:
-    """What a sweep decodes of a stage; `identities` says, for each cell, all that its outcome depends on."""
+    """What a sweep decodes of a stage; `dependencies` says, for each cell, all that its outcome depends on."""
 
     name: str  # of the run; "" where there is one only
     run: Run
     stage: str
     of_stage: dict  # what the outcomes of all cells depend on
-    identities: dict[Cell, dict]
+    dependencies: dict[Cell, dict]
 
     def missing(self, store: Store) -> list[Cell]:
         """The cells that are not decoded yet."""
-        return [cell for cell, identity in self.identities.items() if key_of(identity) not in store]
+        return [cell for cell, depends_on in self.dependencies.items() if key_of(depends_on) not in store]
 
 
 def stage_cells(name: str, run: Run, stage: str) -> StageCells:
@@ -58,7 +58,7 @@ def stage_cells(name: str, run: Run, stage: str) -> StageCells:
     }
     questions = {dataset: questions_digest(encoded) for dataset, encoded in run.tests.items()}
 
-    def identity(cell: Cell) -> dict:
+    def dependencies(cell: Cell) -> dict:
         # Greedy decoding reads no temperature.
         unread = TEMPERATURES if cell.seed is None else ()
         decode = {name: value for name, value in dataclasses.asdict(cell.decode).items() if name not in unread}
@@ -72,7 +72,7 @@ def stage_cells(name: str, run: Run, stage: str) -> StageCells:
         }
 
     cells = cells_of(config, stage, list(run.tests))
-    return StageCells(name, run, stage, shared, {cell: identity(cell) for cell in cells})
+    return StageCells(name, run, stage, shared, {cell: dependencies(cell) for cell in cells})
 
 
 def questions_digest(encoded: EncodedProblems) -> str:
@@ -98,8 +98,8 @@ def decode_missing(part: StageCells, store: Store, clock: Clock, on_decoded: Cal
                 with clock.paused():
                     chains = _look(run, inspector, parameters, cell)
                 samples = list(samples_of(request.encoded, outcome, chains, **_facts(cell)))
-            identity = part.identities[cell]
-            store.add(key_of(identity), identity, StoredDecode.of(outcome, samples).as_json())
+            depends_on = part.dependencies[cell]
+            store.add(key_of(depends_on), depends_on, StoredDecode.of(outcome, samples).as_json())
             on_decoded(cell, outcome)
 
 
@@ -120,14 +120,14 @@ def causal_rows(part: StageCells, store: Store) -> Iterator[dict]:
     parameters = None
     for dataset, encoded in run.tests.items():
         for speed in run.decode_speeds(stage):
-            identity = part.of_stage | {"dataset": dataset, "questions": questions_digest(encoded)}
-            identity |= {"speed": speed_text(speed), "decode": dataclasses.asdict(run.config.decode)}
-            identity |= {"verdict": "sign test, Holm"}  # older rows were judged otherwise
-            key = key_of(identity)
+            depends_on = part.of_stage | {"dataset": dataset, "questions": questions_digest(encoded)}
+            depends_on |= {"speed": speed_text(speed), "decode": dataclasses.asdict(run.config.decode)}
+            depends_on |= {"verdict": "sign test, Holm"}  # older rows were judged otherwise
+            key = key_of(depends_on)
             if key not in store:
                 parameters = parameters or finished_parameters(run, run.workdir / stage)
                 facts = {"stage": stage, "dataset": dataset}
-                store.add(key, identity, causal_tests(inspector, parameters, encoded, speed, **facts))
+                store.add(key, depends_on, causal_tests(inspector, parameters, encoded, speed, **facts))
             yield from ({"run": part.name} | row if part.name else row for row in store[key])
 
 
@@ -135,12 +135,12 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
     """A result for all seeds of a data set, speed, limit and temperature; all cells must be in the store."""
     run, method = part.run, part.run.method(part.stage)
     together: dict[tuple, list[StoredDecode]] = {}
-    for cell, identity in part.identities.items():
+    for cell, depends_on in part.dependencies.items():
         speed = speed_text(cell.speed) if method.has_speed else NO_SPEED
         was_trained = not method.has_speed or cell.speed in run.trained_speeds(part.stage)
         place = (cell.dataset, speed, cell.sampling, cell.latent_limit, cell.temperature, was_trained)
-        decoded = StoredDecode.from_json(store[key_of(identity)])
-        together.setdefault((*place, identity["questions"]), []).append(decoded)
+        decoded = StoredDecode.from_json(store[key_of(depends_on)])
+        together.setdefault((*place, depends_on["questions"]), []).append(decoded)
     model, is_same = _cost_model(part), functools.lru_cache(maxsize=2**16)(VERIFIERS[run.config.data.verifier])
     thinks_in = _thinks_in(part)
     for (dataset, speed, sampling, limit, temperature, was_trained, questions), seeds in together.items():
@@ -168,9 +168,9 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
 def shown_samples(part: StageCells, store: Store) -> Iterator[dict]:
     """The rows of samples.jsonl: the greedy answers where there are any, else those of the first seed."""
     is_greedy = part.run.config.eval.greedy
-    for cell, identity in part.identities.items():
+    for cell, depends_on in part.dependencies.items():
         if cell.seed == (None if is_greedy else 0):
-            for sample in store[key_of(identity)]["samples"]:
+            for sample in store[key_of(depends_on)]["samples"]:
                 yield {"run": part.name} | sample if part.name else sample
 
 

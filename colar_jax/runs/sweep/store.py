@@ -97,9 +97,9 @@ def _is_array(values: Any, kind: type, length: int) -> bool:
     return kind is bool or all(map(math.isfinite, values))
 
 
-def key_of(identity: dict) -> str:
+def key_of(depends_on: dict) -> str:
     """A name in the file: a digest of everything that the outcome depends on."""
-    return digest(json.dumps(identity, sort_keys=True))
+    return digest(json.dumps(depends_on, sort_keys=True))
 
 
 def digest(text: str) -> str:
@@ -141,9 +141,9 @@ class Store:
     def __getitem__(self, key: str) -> Any:
         return self._outcomes[key]
 
-    def add(self, key: str, identity: dict, outcome: Any) -> None:
-        """Keep an outcome, on disk at once; `identity` is there for people who read the file."""
-        record = {"cell": key, "identity": identity, "outcome": outcome}
+    def add(self, key: str, depends_on: dict, outcome: Any) -> None:
+        """Keep an outcome, on disk at once; `depends_on` is there for people who read the file."""
+        record = {"cell": key, "depends_on": depends_on, "outcome": outcome}
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
         if is_first():
             self._path.parent.mkdir(parents=True, exist_ok=True)
