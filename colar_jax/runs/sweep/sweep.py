@@ -122,7 +122,7 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
             for stage in stages_of(run.config):
                 refuse_trained_questions(run, stage)
                 part = stage_cells(name, run, stage)
-                num_known = len(part.identities) - len(part.missing(store))
+                num_known = len(part.dependencies) - len(part.missing(store))
                 progress.skip(num_known)
                 done = _decode(part, store, clock, progress, done + num_known)
                 results.extend(results_of(part, store))
