@@ -22,7 +22,7 @@ from colar_jax.settings.model import (
     ModelConfig,
     parse_targets,
 )
-from colar_jax.settings.on_resume import OnResume, on_resume, plain, shown, walk
+from colar_jax.settings.on_resume import OnResume, as_before, on_resume, plain, shown, walk
 from colar_jax.settings.parallel import AUTOMATIC, ParallelConfig, parse_mesh
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "ParallelConfig",
     "RlConfig",
     "StageConfig",
+    "as_before",
     "config_beside",
     "defaults",
     "import_object",

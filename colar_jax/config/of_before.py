@@ -1,17 +1,21 @@
 """The config.json of a run that an earlier version of the package wrote, as this version understands it."""
 
 import dataclasses
+import typing
 from typing import Any
 
+from colar_jax.config.run_settings import Config
 from colar_jax.config.stage_settings import StageConfig
 from colar_jax.errors import UserError
 from colar_jax.methods import METHODS, Method, find_method
+from colar_jax.settings.on_resume import values_of_before
 
 
 def of_this_version(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with what has moved in its place, and each stage with the settings of its own method only.
 
-    Every stage used to have the groups of all methods. What is wrong otherwise is left for `resolve_plain` to say.
+    Every stage used to have the groups of all methods. A setting that is not there did not exist then: it is set to
+    what was done before it, where that is not its default. What is wrong otherwise is left for `resolve_plain` to say.
     """
     settings, stages = dict(settings), settings.get("stages")
     if not isinstance(stages, dict):
@@ -19,7 +23,7 @@ def of_this_version(settings: dict[str, Any]) -> dict[str, Any]:
     settings["stages"] = {name: _stage(stage, settings) for name, stage in stages.items()}
     for old_name in (old_name for method in METHODS.values() for old_name in method.old_names):
         settings = _without(settings, old_name.split("."))
-    return settings
+    return _as_before(Config, settings)
 
 
 def _stage(stage: Any, settings: dict[str, Any]) -> Any:
@@ -34,7 +38,20 @@ def _stage(stage: Any, settings: dict[str, Any]) -> Any:
     moved = {field: _at(settings, old_name.split(".")) for old_name, field in method.old_names.items()}
     moved = {field: value for field, value in moved.items() if value is not None}
     group = stage.get(method.group, {})
-    return stage | {method.group: moved | group} if moved and isinstance(group, dict) else stage
+    if dataclasses.fields(method) and isinstance(group, dict):
+        stage |= {method.group: _as_before(method, moved | group)}
+    return _as_before(StageConfig, stage)
+
+
+def _as_before(kind: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """A group of settings, with those that are not there as they were before they existed."""
+    hints = typing.get_type_hints(kind)
+    groups = {
+        field.name: _as_before(hints[field.name], settings.get(field.name, {}))
+        for field in dataclasses.fields(kind)
+        if dataclasses.is_dataclass(hints[field.name]) and isinstance(settings.get(field.name, {}), dict)
+    }
+    return values_of_before(kind) | settings | {name: group for name, group in groups.items() if group}
 
 
 def _at(settings: Any, path: list[str]) -> Any:

@@ -4,6 +4,7 @@ Each setting says beside itself whether a checkpoint depends on it (`settings.on
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from colar_jax.config import (
     ModelConfig,
     OnResume,
     StageConfig,
+    as_before,
     parse_targets,
     shown,
     walk,
@@ -49,10 +51,12 @@ def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
     """How a stage of a run differs from what the identity of one of its checkpoints says.
 
     What only one of the two knows counts as its default in the other: a setting may be younger than the checkpoint.
+    Where its default is not what that version did, it counts as what that version did (`before` in its declaration).
     """
     stage = run.config.stages[name]
     saved = _as_named_now(saved, stage)
     ours, known, settings = identity_of(run, name), _defaults(stage), _settings_of(run.config, name)
+    before = _defaults(stage, as_before)
     if PROBLEMS not in saved:
         del ours[PROBLEMS]
         is_file = Path(run.config.data.train).expanduser().is_file()
@@ -64,7 +68,8 @@ def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
             if setting not in ours:
                 continue
             on_resume = OnResume.BINDS
-        was, value = saved.get(setting, default), ours.get(setting, default)
+        default_before, _ = before.get(setting, (default, on_resume))
+        was, value = saved.get(setting, default_before), ours.get(setting, default)
         if was != value:
             changes.append(Change(setting, was, value, on_resume))
     return changes
@@ -99,9 +104,10 @@ def _settings_of(config: Config, name: str) -> dict[str, tuple[Any, OnResume]]:
     return _settings(config.seed, config.stages[name], config.model, config.data, config.decode)
 
 
-def _defaults(stage: StageConfig) -> dict[str, tuple[Any, OnResume]]:
-    defaults = StageConfig(method=stage.method, trainer=stage.trainer)
-    return _settings(Config.seed, defaults, ModelConfig(), DataConfig(), DecodeConfig())
+def _defaults(stage: StageConfig, made: Callable[[Any], Any] = lambda group: group) -> dict[str, tuple[Any, OnResume]]:
+    """The defaults of a stage of this kind and of its run; `made` gives those of another time."""
+    groups = StageConfig(method=stage.method, trainer=stage.trainer), ModelConfig(), DataConfig(), DecodeConfig()
+    return _settings(Config.seed, *map(made, groups))
 
 
 def _settings(
