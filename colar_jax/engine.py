@@ -23,9 +23,10 @@ from colar_jax.model import sharded
 from colar_jax.model.execution import Execution
 from colar_jax.model.flash_attention import choose_attention
 from colar_jax.model.reasoner import Reasoner
+from colar_jax.parallel import fsdp
 from colar_jax.parallel import mesh as devices
 from colar_jax.parallel.choice import choose_decode_gather, device_bytes
-from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes
+from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes, summed_axes
 from colar_jax.parallel.sharding import Tree, bytes_per_device, only, parameter_specs
 from colar_jax.settings import AUTOMATIC, PLAINLY, Compute, ParallelConfig
 
@@ -86,13 +87,15 @@ class Engine:
 
     def execution(self, specs: Tree, *, gathers_each_step: bool = False) -> Execution:
         """How a device computes with a model whose parameters lie as `specs` say."""
-        gather_layer = sharded.layer_gatherer(specs, self.dtype)
+        gather_layer, splits_heads = sharded.layer_gatherer(specs, self.dtype), self.mesh.shape["tensor"] > 1
+        gathers_each_step = gathers_each_step and gather_layer is not None
         return Execution.of(
             self.compute,
             gather_layer=gather_layer,
-            gathers_each_step=gathers_each_step and gather_layer is not None,
+            gathers_each_step=gathers_each_step,
             attention=self.attention,
-            splits_heads=self.mesh.shape["tensor"] > 1,
+            splits_heads=splits_heads,
+            meets_over=summed_axes(self.mesh) if splits_heads else (fsdp.AXIS,) if gathers_each_step else (),
         )
 
     def compile_decode(self, ways: Ways, *, keeps_thoughts: bool):

@@ -6,8 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from colar_jax.parallel import fsdp
-from colar_jax.parallel.mesh import BATCH_AXES
 from colar_jax.parallel.sharding import Tree
 from colar_jax.settings import Compute
 
@@ -23,12 +21,14 @@ class Execution(Compute):
         gathers_each_step: whether a decode gathers a layer's weights at every step; otherwise once, before its loops.
         attention: of `model.flash_attention.packed_attention`: `xla`, `cudnn` or `splash`.
         splits_heads: whether heads are split over the tensor axis, by XLA.
+        meets_over: the axes whose devices leave a decode loop together.
     """
 
     gather_layer: Callable[[Tree], Tree] | None = None
     gathers_each_step: bool = False
     attention: str = "xla"
     splits_heads: bool = False
+    meets_over: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, compute: Compute, **of_mesh) -> "Execution":
@@ -58,6 +58,6 @@ class Execution(Compute):
         Where weights are gathered in it, those of an `fsdp` group meet. Where XLA splits heads, all do: what it sends
         from one to the next over `tensor` is one operation of all devices (a collective-permute), whatever its pairs.
         """
-        if not (self.splits_heads or self.gathers_each_step):
+        if not self.meets_over:
             return goes_on
-        return jax.lax.pmax(goes_on.astype(jnp.int32), BATCH_AXES if self.splits_heads else fsdp.AXIS) > 0
+        return jax.lax.pmax(goes_on.astype(jnp.int32), self.meets_over) > 0

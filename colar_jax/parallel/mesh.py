@@ -50,6 +50,15 @@ def num_shards(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
+def summed_axes(mesh: Mesh) -> tuple[str, ...]:
+    """The axes over which values of single devices are added up inside a `shard_map`.
+
+    There are none where only `tensor` splits something: rows are whole there, and XLA refuses a sum over axes of
+    size 1 beside an axis that it splits by itself.
+    """
+    return () if mesh.shape["tensor"] > 1 and num_shards(mesh) == 1 else BATCH_AXES
+
+
 def put(tree, shardings):
     """A pytree of host arrays (or of arrays on one device) onto the devices of `shardings`, a tree of the same form.
 

@@ -21,7 +21,7 @@ from colar_jax.methods import Method
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.parallel.mesh import BATCH_AXES, REPLICATED, ROWS, manual_axes
+from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes, summed_axes
 from colar_jax.parallel.sharding import only, shardings_of, specs_for
 from colar_jax.training.state import TrainState, Tree, join, model_specs, state_specs
 
@@ -63,7 +63,7 @@ def compile_step(
 
     `count` says what a batch has; the loss is told how much the whole step has of it.
     """
-    mesh = engine.mesh
+    mesh, axes = engine.mesh, summed_axes(engine.mesh)
 
     def step(state: TrainState, frozen, batch: Rows, key):
         specs = model_specs(engine.graph, state.trainable, frozen, mesh)
@@ -74,8 +74,8 @@ def compile_step(
         loss = functools.partial(part_loss, lambda shards: engine.merge(shards, specs), engine.execution(specs))
 
         def of_this_device(trainable, frozen, batch: Rows, key):
-            trainable, frozen = _as_own(trainable, own_specs), _as_own(frozen, frozen_specs)
-            return _sum(_gradients(loss, count, accumulation)(trainable, frozen, batch, key), own_specs)
+            trainable, frozen = _as_own(trainable, own_specs, axes), _as_own(frozen, frozen_specs, axes)
+            return _sum(_gradients(loss, count, accumulation, axes)(trainable, frozen, batch, key), own_specs, axes)
 
         with jax.named_scope("gradients"):
             loss, metrics, gradients = jax.shard_map(
@@ -84,7 +84,8 @@ def compile_step(
                 axis_names=manual_axes(mesh),
                 in_specs=(own_specs, frozen_specs, ROWS, REPLICATED),
                 out_specs=(REPLICATED, REPLICATED, own_specs),
-                check_vma=engine.attention == "xla",  # kernels do not say over which axes their results vary
+                # Kernels do not say over which axes their results vary. Without sums nothing could be checked.
+                check_vma=engine.attention == "xla" and bool(axes),
             )(state.trainable, frozen, batch, jax.random.fold_in(key, state.step))
         with jax.named_scope("update"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
@@ -100,7 +101,7 @@ def compile_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def _gradients(loss: Callable, count: Callable[[Rows], Any], accumulation: int):
+def _gradients(loss: Callable, count: Callable[[Rows], Any], accumulation: int, axes: tuple[str, ...]):
     """A function (trainable, frozen, batch, key) -> (loss, metrics, gradients), this device's shares of each."""
 
     def part(trainable, frozen, batch: Rows, key, counts):
@@ -109,15 +110,13 @@ def _gradients(loss: Callable, count: Callable[[Rows], Any], accumulation: int):
 
     def whole(trainable, frozen, batch: Rows, key):
         # At least 1, so that a batch without latents (or labels) has loss 0 and not 0/0.
-        counts = jax.tree.map(lambda n: jnp.maximum(jax.lax.psum(n, BATCH_AXES), 1), count(batch))
+        counts = jax.tree.map(lambda n: jnp.maximum(jax.lax.psum(n, axes), 1), count(batch))
         if accumulation == 1:
             return part(trainable, frozen, batch, key, counts)
         parts = jax.tree.map(lambda leaf: leaf.reshape(accumulation, -1, *leaf.shape[1:]), batch)
         first = jax.tree.map(lambda leaf: leaf[0], parts)
         shapes = jax.eval_shape(lambda: part(trainable, frozen, first, key, counts))
-        zeros = jax.tree.map(
-            lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), BATCH_AXES, to="varying"), shapes
-        )
+        zeros = jax.tree.map(lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), axes, to="varying"), shapes)
 
         def add(total, microbatch):
             return jax.tree.map(jnp.add, total, part(trainable, frozen, microbatch, key, counts)), None
@@ -127,25 +126,27 @@ def _gradients(loss: Callable, count: Callable[[Rows], Any], accumulation: int):
     return whole
 
 
-def _other_axes(spec: P) -> tuple[str, ...]:
-    return tuple(axis for axis in BATCH_AXES if axis not in spec)
+def _other_axes(spec: P, axes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(axis for axis in axes if axis not in spec)
 
 
-def _as_own(tree: Tree, specs: Tree) -> Tree:
+def _as_own(tree: Tree, specs: Tree, axes: tuple[str, ...]) -> Tree:
     """Each device differentiates its own copy; `_sum` adds them up once, after all microbatches.
 
     What is frozen is cast too: a custom backward pass must give gradients of the type of its arguments, even of ones
     that are never read.
     """
     return jax.tree.map(
-        lambda leaf, spec: jax.lax.pcast(leaf, axes, to="varying") if (axes := _other_axes(spec)) else leaf, tree, specs
+        lambda leaf, spec: jax.lax.pcast(leaf, others, to="varying") if (others := _other_axes(spec, axes)) else leaf,
+        tree,
+        specs,
     )
 
 
-def _sum(shares, specs: Tree):
+def _sum(shares, specs: Tree, axes: tuple[str, ...]):
     """Loss, metrics and gradients over all devices. Gathering has added a split weight's gradient up over its axis."""
     value, metrics, gradients = shares
     return (
-        *jax.lax.psum((value, metrics), BATCH_AXES),
-        jax.tree.map(lambda leaf, spec: jax.lax.psum(leaf, _other_axes(spec)), gradients, specs),
+        *jax.lax.psum((value, metrics), axes),
+        jax.tree.map(lambda leaf, spec: jax.lax.psum(leaf, _other_axes(spec, axes)), gradients, specs),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 TESTS = Path(__file__).parents[1]
-MESHES = ("8-1-1", "2-4-1", "1-8-1", "2-2-2", "1-2-4", "4-1-2")
+MESHES = ("8-1-1", "2-4-1", "1-8-1", "2-2-2", "1-2-4", "4-1-2", "1-1-2")
 VOCABULARY = 112  # which every tensor axis divides
 
 

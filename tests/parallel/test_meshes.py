@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from parallel.meshes import MESHES, run_cases
 
-FAST = ["step,colar,full,2-2-2", "decode,colar,layer,1-4-2", "decode,cot,once,1-2-4"]
+FAST = ["step,colar,full,2-2-2", "step,colar,full,1-1-2", "decode,colar,layer,1-4-2", "decode,cot,once,1-1-2"]
 SLOW = [
     *(
         f"step,{method},{adapted},{mesh}"
@@ -18,7 +18,7 @@ SLOW = [
         for mesh in MESHES
     ),
     *(f"decode,{method},once,{mesh}" for method in ("cot", "colar") for mesh in MESHES),
-    *(f"decode,colar,layer,{mesh}" for mesh in ("2-4-1", "2-2-2")),
+    *(f"decode,colar,layer,{mesh}" for mesh in ("2-4-1", "2-2-2", "1-1-2")),
     *(f"update,colar,full,{mesh}" for mesh in MESHES),
 ]
 
