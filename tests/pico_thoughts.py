@@ -62,6 +62,7 @@ def problems(count: int, seed: int = 0) -> EncodedProblems:
         eos_id=EOS,
         step_starts=tuple(np.cumsum([0, *map(len, of_one[:-1])]) for of_one in steps),
         answer_prefix=PREFIX,
+        step_ends=tuple(np.cumsum([len(step) for step in of_one]) for of_one in steps),
     )
 
 

@@ -37,6 +37,8 @@ class EncodedProblems:
     eos_id: int
     step_starts: tuple[np.ndarray, ...] = ()  # where in `steps` each step begins, for methods that remove whole steps
     answer_prefix: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))  # of every answer
+    step_ends: tuple[np.ndarray, ...] = ()  # where each step ends, without the line break after it
+    before_digits: tuple[int, ...] = ()  # how many tokens of each answer stand before the one with its first digit
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -63,6 +65,15 @@ class EncodedProblems:
         is_same = self.answers[index][: len(self.answer_prefix)] == self.answer_prefix[: len(self.answers[index])]
         return int(np.cumprod(is_same).sum())
 
+    def tokens_before_digit(self, index: int) -> int:
+        """How many tokens of an answer stand before the one with its first digit; without a digit, its prefix."""
+        return self.before_digits[index] if self.before_digits else self.shared_answer_tokens(index)
+
+    @functools.cached_property
+    def lengths_without_last_step(self) -> np.ndarray:
+        """The number of step tokens of every problem up to its last step, and to the line break before that."""
+        return np.array([int(ends[-2]) if len(ends) > 1 else 0 for ends in self.step_ends])
+
     @functools.cached_property
     def answer_lengths(self) -> np.ndarray:
         """The number of answer tokens of every problem, eos included."""
@@ -88,6 +99,7 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
     tails = _tails(tokenizer, questions[0] if questions else "", speeds)
     tail_length = len(tails[texts[0]])
     heads = tuple(ids[: len(ids) - tail_length] for ids in first_prompts)
+    step_starts, step_ends = _step_bounds(problems, tokenizer)
     encoded = EncodedProblems(
         problems=tuple(problems),
         heads=heads,
@@ -99,8 +111,10 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
         ),
         separator_id=tokenizer.separator_id,
         eos_id=tokenizer.eos_id,
-        step_starts=_step_starts(problems, tokenizer),
+        step_starts=step_starts,
         answer_prefix=np.array(tokenizer.encode(prompts.ANSWER_PREFIX), np.int32),
+        step_ends=step_ends,
+        before_digits=_before_digits(problems, tokenizer),
     )
     _check_tails(encoded, tokenizer, speeds)
     return encoded
@@ -110,14 +124,25 @@ def _arrays(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, ...]:
     return tuple(np.array(ids, np.int32) for ids in tokenizer.encode_batch(texts))
 
 
-def _step_starts(problems: list[Problem], tokenizer: Tokenizer) -> tuple[np.ndarray, ...]:
-    """The first token of each step: the first one that begins after the line break that ends the step before."""
-    starts = []
+def _step_bounds(problems: list[Problem], tokenizer: Tokenizer) -> tuple[tuple[np.ndarray, ...], ...]:
+    """The first token of each step, and the one after its last: a token begins before or after a line break."""
+    starts, ends = [], []
     token_starts = tokenizer.token_starts([prompts.steps_text(problem.steps) for problem in problems])
     for problem, starts_of_tokens in zip(problems, token_starts, strict=True):
-        lengths = [len(step) + 1 for step in problem.steps]  # with the line break
-        starts.append(np.searchsorted(starts_of_tokens, np.cumsum([0, *lengths[:-1]])) if lengths else np.zeros(0, int))
-    return tuple(starts)
+        after = np.cumsum([len(step) + 1 for step in problem.steps], dtype=int)  # the line break
+        starts.append(np.searchsorted(starts_of_tokens, np.concatenate([[0], after[:-1]]).astype(int)[: len(after)]))
+        ends.append(np.searchsorted(starts_of_tokens, after - 1))
+    return tuple(starts), tuple(ends)
+
+
+def _before_digits(problems: list[Problem], tokenizer: Tokenizer) -> tuple[int, ...]:
+    texts = [prompts.answer_text(problem.answer) for problem in problems]
+    before = []
+    for text, starts_of_tokens in zip(texts, tokenizer.token_starts(texts), strict=True):
+        digit = re.search(r"\d", text)
+        place = len(prompts.ANSWER_PREFIX) if digit is None else digit.start()
+        before.append(max(int(np.searchsorted(starts_of_tokens, place, side="right")) - 1, 0))
+    return tuple(before)
 
 
 def _tails(tokenizer: Tokenizer, question: str, speeds: tuple[Speed, ...]) -> dict[str, np.ndarray]:

@@ -33,6 +33,7 @@ class DecodeLimits:
     separator_id: int
     eos_id: int
     num_rollouts: int = 1  # G, for each question
+    latents_see_question: bool = True  # False: each after the first is made of the one before it alone
     cut_at: jax.Array | None = None  # int32 scalar, traced: thinking is cut there already; None: at max_thoughts
 
 
@@ -149,6 +150,8 @@ def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) ->
     def body(state: ThinkingState) -> ThinkingState:
         thought, active_B = state.next, ~state.done_B
         hidden_BD, suffix = feeder.feed(thought.embed_BD, state.num_thoughts_B, active_B, state.suffix)
+        if not limits.latents_see_question:
+            hidden_BD = feeder.alone(thought.embed_BD)
         following = next_thought(hidden_BD, state.step + 1)
         return ThinkingState(
             step=state.step + 1,

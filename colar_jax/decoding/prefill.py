@@ -73,3 +73,12 @@ class Feeder:
             embeds_BD[:, None], position_ids_B1, sees, self.compute.for_steps(), layers=self.layers
         )
         return hidden_B1D[:, 0], Suffix(written, is_real_BS, suffix.num_written + 1)
+
+    def alone(self, embeds_BD) -> jax.Array:
+        """The hidden states `[B, D]` of one position that sees nothing but itself."""
+        ones_B1 = jnp.ones((len(embeds_BD), 1), jnp.int32)
+        compute = self.compute.for_steps()
+        hidden_B1D, _ = self.model.llama.run(
+            embeds_BD[:, None], 0 * ones_B1, packed(ones_B1, compute), compute, layers=self.layers
+        )
+        return hidden_B1D[:, 0]

@@ -2,12 +2,14 @@
 
     z_1 = f(h(question ###)),  z_{i+1} = f(h(z_i))                             f: an MLP of `projection_size`
     total = alpha * CE(steps, answer) + beta * CE(answer after latents) + gamma * mean over layers of
-            smooth L1(student, teacher) / std(teacher), at the token before the answer; no gradient into the teacher
+            smooth L1(student, teacher) / std(teacher), where the answer is predicted; no gradient into the teacher
 
-CoLaR's authors call it "distill". The question is computed once, for teacher and student.
+The teacher's chain has no last step: of that it would copy the answer. CoLaR's authors call the method "distill". The
+question is computed once, for teacher and student.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.losses import gather_positions, masked_sum
 from colar_jax.methods.method import Method, Thinking, language_loss
 from colar_jax.methods.thinking import thought_chain, thought_rows
+from colar_jax.methods.thinking.hidden_distillation import SPREADS, distance, hidden_states
 from colar_jax.methods.thinking.schedule import Constant, Phase
 from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
@@ -27,7 +30,8 @@ from colar_jax.model.execution import Execution
 from colar_jax.model.projection import Projection, ProjectionConfig
 from colar_jax.model.reasoner import OwnModule, Reasoner
 from colar_jax.settings import DecodeConfig
-from colar_jax.settings.checks import require
+from colar_jax.settings.checks import one_of, require
+from colar_jax.settings.on_resume import binding
 from colar_jax.weights.projection_file import save_projection
 
 PROJECTION = "projection"  # the name of its own part of the model
@@ -43,29 +47,37 @@ class CodiCounts:
     examples: jax.Array
 
 
+@dataclasses.dataclass(frozen=True)
 class _Rows:
     """Question and chain of thought in the trunk; the answer once more in the tail."""
 
+    last_step: bool  # whether the teacher has it
+    matched: str
+
     def sizes(self, encoded: EncodedProblems, kept_N: np.ndarray, examples_N=slice(None)) -> np.ndarray:
         questions_N, answers_N = encoded.prompt_lengths(AUTO_SPEED)[examples_N], encoded.answer_lengths[examples_N]
-        return np.stack([questions_N, kept_N + 1 + answers_N, answers_N], axis=1)
+        chains_N = kept_N if self.last_step else encoded.lengths_without_last_step[examples_N]
+        return np.stack([questions_N, chains_N + 1 + answers_N, answers_N], axis=1)
 
     def fill(self, encoded: EncodedProblems, rows, room: Room, phase: Phase) -> ThoughtBatch:
         question, teacher, tail = room.positions
         shape = ThoughtShape(question + teacher, supervised=teacher, tail=tail, examples=room.examples)
-        examples = [[_example(encoded, example) for example, _ in row] for row in rows]
+        examples = [[self._example(encoded, example) for example, _ in row] for row in rows]
         return thought_rows.fill_thought_rows(examples, shape, phase.num_latents)
 
-
-def _example(encoded: EncodedProblems, example: int) -> ThoughtExample:
-    separator, answer_ids = np.array([encoded.separator_id], np.int32), encoded.answers[example]
-    return ThoughtExample(
-        prompt_ids=np.append(encoded.prompt(example, AUTO_SPEED), separator),
-        teacher_ids=np.concatenate([encoded.steps[example], separator, answer_ids]),
-        tail_ids=np.append(separator, answer_ids),
-        before_answer=encoded.shared_answer_tokens(example),
-        num_answer=len(answer_ids),
-    )
+    def _example(self, encoded: EncodedProblems, example: int) -> ThoughtExample:
+        separator, answer_ids = np.array([encoded.separator_id], np.int32), encoded.answers[example]
+        chain_ids = encoded.steps[example]
+        if not self.last_step:
+            chain_ids = chain_ids[: encoded.lengths_without_last_step[example]]
+        before = encoded.tokens_before_digit if self.matched == "digit" else encoded.shared_answer_tokens
+        return ThoughtExample(
+            prompt_ids=np.append(encoded.prompt(example, AUTO_SPEED), separator),
+            teacher_ids=np.concatenate([chain_ids, separator, answer_ids]),
+            tail_ids=np.append(separator, answer_ids),
+            before_answer=before(example),
+            num_answer=len(answer_ids),
+        )
 
 
 def count_supervised(batch: ThoughtBatch) -> CodiCounts:
@@ -90,9 +102,12 @@ def codi_loss(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Cod
             probe=lambda x_BTD: gather_positions(x_BTD, batch.matched_tail_BE),
         )  # fmt: skip
         student_loss, right = thought_chain.tail_loss(model, latents, hidden_BTD, batch, compute)
-    teacher_LBED, student_LBED = (_states(model, layers) for layers in (trunk.probed, probed))
-    distill_BE = distance(student_LBED, teacher_LBED, normalise=codi.normalise)
-    distill = masked_sum(distill_BE, batch.question_lengths_BE > 0)
+    states = functools.partial(hidden_states, model, with_embedding=codi.distill_embedding)
+    teacher_LBED = jax.lax.stop_gradient(states(trunk.probed, batch.trunk_ids_BP, batch.matched_trunk_BE))
+    student_LBED = states(probed, batch.tail_ids_BT, batch.matched_tail_BE)
+    is_real_BE = batch.question_lengths_BE > 0
+    spread = SPREADS[codi.spread](teacher_LBED, is_real_BE, compute) if codi.normalise else None
+    distill = masked_sum(distance(student_LBED, teacher_LBED, spread), is_real_BE)
     loss = (
         codi.teacher_weight * teacher_loss / counts.teacher
         + codi.student_weight * student_loss / counts.student
@@ -105,28 +120,6 @@ def codi_loss(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Cod
         "distill_loss": Metric(distill, own.examples),
     }
     return loss, metrics
-
-
-def _states(model: Reasoner, layers: tuple):
-    """Hidden states of all layers, `[L, B, E, D]` in float32; the last layer's after the final norm."""
-    states = jnp.stack([*layers[:-1], model.llama.final_norm(layers[-1])])
-    return states.astype(jnp.float32)
-
-
-def distance(student_LBED, teacher_LBED, *, normalise: bool):
-    """Smooth L1 between the states of each example, averaged over dimensions and layers: `[B, E]`.
-
-    The paper divides by the teacher's standard deviation over a batch; here it is the example's own, over dimensions,
-    so that a loss does not depend on the batch an example is in, or on how that is split over devices.
-    """
-    teacher_LBED = jax.lax.stop_gradient(teacher_LBED)
-    error_LBED = jnp.abs(student_LBED - teacher_LBED)
-    smooth_LBED = jnp.where(error_LBED < 1, 0.5 * jnp.square(error_LBED), error_LBED - 0.5)
-    distance_LBE = jnp.mean(smooth_LBED, axis=-1)
-    if normalise:
-        # Padding has the same state everywhere, and so no spread; the floor keeps it finite.
-        distance_LBE = distance_LBE / jnp.maximum(jnp.std(teacher_LBED, axis=-1, ddof=1), 1e-6)
-    return jnp.mean(distance_LBE, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +138,19 @@ class Codi(Method):
     student_weight: float = 1.0  # beta, of the answer's after the latents
     distill_weight: float = 20.0  # gamma
     normalise: bool = True  # each layer's distance in units of the teacher's standard deviation there
+    spread: str = binding("batch", before="example")  # over what: the batch, as in CODI's code, or each example alone
+    distill_embedding: bool = binding(True, before=False)  # among the layers, the embedding of the token that is fed
+    matched: str = binding("digit", before="prefix")  # the token that predicts the answer's first digit, or first token
+    # Whether the teacher sees the last step: its result is the answer, which the teacher would copy (43.7 to 31.7 % in
+    # CODI's ablation).
+    teacher_last_step: bool = binding(False, before=True)
     projection_size: int = 0  # hidden size of the MLP that latents go through; 0: a hidden state is fed as it is
     projection_layer_norm: bool = True  # at the MLP's end, as in the paper; CoLaR's authors have none
 
     def __post_init__(self):
         require(self.num_latents > 0, f"codi.num_latents={self.num_latents} must be positive")
+        one_of("codi.spread", self.spread, tuple(SPREADS))
+        one_of("codi.matched", self.matched, ("digit", "prefix"))
         for field in ("teacher_weight", "student_weight", "distill_weight"):
             require(getattr(self, field) >= 0, f"codi.{field}={getattr(self, field)} is negative")
         require(self.projection_size >= 0, f"codi.projection_size={self.projection_size} is negative: 0 means none")
@@ -170,7 +171,8 @@ class Codi(Method):
 
     def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> StagedLoader:
         schedule = Constant(Phase(removed=0, num_latents=self.num_latents))
-        return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=rows, row_positions=row_positions)
+        rows_of = _Rows(self.teacher_last_step, self.matched)
+        return StagedLoader(encoded, schedule, rows_of, seed=seed, rows=rows, row_positions=row_positions)
 
     def count(self, batch: ThoughtBatch) -> CodiCounts:
         return count_supervised(batch)

@@ -60,6 +60,7 @@ def decode_limits(
         separator_id=separator_id,
         eos_id=eos_id,
         num_rollouts=num_rollouts,
+        latents_see_question=decode.latents_see_question or thinking.in_words,
     )
 
 

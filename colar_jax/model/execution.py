@@ -22,6 +22,7 @@ class Execution(Compute):
         attention: of `model.flash_attention.packed_attention`: `xla`, `cudnn` or `splash`.
         splits_heads: whether heads are split over the tensor axis, by XLA.
         meets_over: the axes whose devices leave a decode loop together.
+        rows_over: the mesh axes that the rows of a training step are split over; empty where one device has all.
     """
 
     gather_layer: Callable[[Tree], Tree] | None = None
@@ -29,6 +30,7 @@ class Execution(Compute):
     attention: str = "xla"
     splits_heads: bool = False
     meets_over: tuple[str, ...] = ()
+    rows_over: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, compute: Compute, **of_mesh) -> "Execution":
@@ -51,6 +53,10 @@ class Execution(Compute):
         """How the steps of a decode are computed: on layers from `before_decode`, without a backward pass."""
         gather_layer = self.gather_layer if self.gathers_each_step else None
         return dataclasses.replace(self, remat="none", scan_layers=False, gather_layer=gather_layer)
+
+    def over_all_rows(self, sums):
+        """Sums over the rows of this device, as sums over those of all (of one microbatch)."""
+        return jax.lax.psum(sums, self.rows_over) if self.rows_over else sums
 
     def anyone(self, goes_on):
         """Whether a decode loop goes on here: devices that meet in its steps leave it together.

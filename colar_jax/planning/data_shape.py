@@ -84,4 +84,5 @@ def _assumed(speeds: tuple[Speed, ...]) -> EncodedProblems:
         separator_id=_SEPARATOR,
         eos_id=_EOS,
         step_starts=starts,
+        step_ends=tuple(np.append(of_problem, len(step))[1:] for of_problem, step in zip(starts, steps, strict=True)),
     )

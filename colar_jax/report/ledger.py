@@ -14,11 +14,12 @@ from colar_jax.json_object import read_json_object
 from colar_jax.report.files import JSON_FILE
 from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED, Published, wilson_of_share
 from colar_jax.report.results import AS_CONFIGURED
+from colar_jax.report.results_of_others import OF_OTHERS
 from colar_jax.settings import parse_speeds, split_names
 from colar_jax.statistics.intervals import Interval
 
 LENGTH_TOLERANCE = 0.15  # of #L
-SAMPLING = "sampled"  # as the paper decodes
+ALL_ROWS: tuple[Published, ...] = (*PUBLISHED, *OF_OTHERS)
 _LISTS = {"latent.speeds": parse_speeds, "model.lora.targets": split_names}  # settings in which order says nothing
 
 
@@ -67,7 +68,7 @@ def compare(config: dict, report: dict) -> list[Comparison]:
         UserError: none of the run's numbers is in the ledger; says what the ledger would need.
     """
     found: dict[tuple[str, str], list[Comparison]] = {}  # of a stage at a speed: a row's numbers
-    for published in PUBLISHED:
+    for published in ALL_ROWS:
         for stage in dict.fromkeys(row["stage"] for row in report["results"]):
             cells, place = _cells(published, config, stage, report), (stage, published.speed)
             if cells and (place not in found or _distance(cells) < _distance(found[place])):
@@ -78,7 +79,7 @@ def compare(config: dict, report: dict) -> list[Comparison]:
             f"{', '.join(dict.fromkeys(stage['method'] for stage in config['stages'].values()))}, and sampled on no "
             "published test set at a published speed; docs/ledger.md has the commands of all rows"
         )
-    return sorted((one for cells in found.values() for one in cells), key=lambda one: PUBLISHED.index(one.published))
+    return sorted((one for cells in found.values() for one in cells), key=lambda one: ALL_ROWS.index(one.published))
 
 
 def comparison_table(comparisons: list[Comparison]) -> str:
@@ -123,14 +124,15 @@ def ledger_page() -> str:
         "| row | command, after `python -m colar_jax.train` | published | status |",
         "| --- " * 4 + "|",
     ]
-    for row in PUBLISHED:
+    for row in ALL_ROWS:
         cells = "; ".join(f"{name} {_cell(row.interval(name), length)}" for name, (_, length) in row.cells.items())
-        lines.append(f"| {row.name} | `{row.command}` | {cells} | {_STATUS[row.train]} |")
+        name = f"{row.name} (arXiv {row.source}, {row.sampling})" if row.source else row.name
+        lines.append(f"| {name} | `{row.command}` | {cells} | {_STATUS[row.train]} |")
     return "\n".join(lines) + "\n"
 
 
 _TOLERANCES = (
-    "Accuracy % [95 % Wilson interval over the questions of the set] / #L of sampled answers, mean over seeds. Within: "
+    "Accuracy % [95 % Wilson interval over the questions of the set] / #L, mean over seeds of sampled answers. Within: "
     "the two accuracies differ by no more than their intervals together allow (Newcombe), #L by "
     f"{LENGTH_TOLERANCE:.0%}. The intervals are of questions: another seed of training moves a number further."
 )
@@ -140,7 +142,8 @@ _STATUS = {
 }
 _HEADER = f"""# Ledger: the paper's numbers, and the runs that should give them
 
-Every number of the paper's tables (arXiv 2505.16552), with its command. When a run is done,
+Every number of the paper's tables (arXiv 2505.16552), with its command; after them those of other papers on the same
+base, which name their source. When a run is done,
 
 ```
 python -m colar_jax.evaluate --ledger --workdir=runs/gsm8k_colar
@@ -194,7 +197,7 @@ def _cells(published: Published, config: dict, stage: str, report: dict) -> list
     settings = config["stages"][stage]
     if (settings["method"], settings["trainer"]) != (published.method, published.settings["trainer"]):
         return []
-    way = {"stage": stage, "speed": published.speed, "sampling": SAMPLING}
+    way = {"stage": stage, "speed": published.speed, "sampling": published.sampling}
     way |= {"temperature": AS_CONFIGURED, "latent_limit": AS_CONFIGURED}
     rows = [row for row in report["results"] if all(row.get(name, value) == value for name, value in way.items())]
     measured = {row["dataset"]: (row["accuracy_over_seeds"]["center"], row) for row in rows}

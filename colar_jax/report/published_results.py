@@ -68,10 +68,14 @@ class Published:
     speed: str  # "-" for a method that has none
     cells: dict[str, tuple[float, float | None]]  # data set -> accuracy in %, #L where it is known
     differs: dict[str, object] = dataclasses.field(default_factory=dict)  # from what is usual
+    sampling: str = "sampled"  # how answers are decoded: sampled, or greedy
+    source: str = ""  # another paper than CoLaR's, whose usual settings it does not share
 
     @property
     def settings(self) -> dict[str, object]:
         """All settings that a reproduction has, by their names in a run's config and in its stage."""
+        if self.source:
+            return {"model.base": self.base, "data.train": self.train, "trainer": "sft"} | self.differs
         # Reinforcement learning has no latent loss of its own.
         is_rl = self.differs.get("trainer") == "grpo"
         usual = USUAL | (_LATENT_DECODING if is_rl else USUAL_OF_METHOD[self.method])

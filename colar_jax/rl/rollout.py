@@ -16,6 +16,7 @@ from colar_jax.decoding.decoder import Decoded, DecodeLimits
 from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts, shape_for, with_room_for
 from colar_jax.decoding.thinking import Think
 from colar_jax.engine import Engine
+from colar_jax.errors import UserError
 from colar_jax.methods.method import Method, decode_limits
 from colar_jax.parallel.hosts import fetch
 
@@ -31,6 +32,8 @@ def ways_to_sample(
     engine: Engine, method: Method, sampling: DecodeConfig, vocabulary: ControlTokens, *, num_generations: int
 ) -> tuple[Think, DecodeLimits]:
     """How a method's rollouts are sampled, `num_generations` of each prompt; `min_latent_std` is the policy's floor."""
+    if not sampling.latents_see_question:
+        raise UserError("decode.latents_see_question=False is for evaluating: rollouts see their question")
     thinking = method.thinking(sampling, vocabulary.separator_id, engine.dtype, False)
     limits = decode_limits(
         thinking,

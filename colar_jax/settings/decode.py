@@ -19,6 +19,9 @@ class DecodeConfig:
     stop_odds_temperature: float = 1.0  # of the odds of ending latent thinking; above 1 more lengths are tried
     answer_temperature: float = 1.0  # of the answer's tokens
     top_p: float = 0.9  # of the answer's tokens, and of words in a chain of thought
+    # False is how the code behind CoLaR's table evaluates Coconut and CODI: every latent but the first is computed from
+    # the one before it alone, without the question. It is for finding out what that costs.
+    latents_see_question: bool = True
 
     def __post_init__(self):
         for field in ("max_latents", "max_step_tokens", "max_answer_tokens"):

@@ -6,6 +6,7 @@ are split over `fsdp` are gathered where they are used (`model.sharded`), which 
 rest is added up at the end. The update is elementwise except for the norm, so XLA computes it on the shards.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -71,7 +72,8 @@ def compile_step(
             only(manual_axes(mesh), specs_for(tree, specs)) for tree in (state.trainable, frozen)
         )
 
-        loss = functools.partial(part_loss, lambda shards: engine.merge(shards, specs), engine.execution(specs))
+        compute = dataclasses.replace(engine.execution(specs), rows_over=BATCH_AXES)
+        loss = functools.partial(part_loss, lambda shards: engine.merge(shards, specs), compute)
 
         def of_this_device(trainable, frozen, batch: Rows, key):
             trainable, frozen = _as_own(trainable, own_specs, axes), _as_own(frozen, frozen_specs, axes)

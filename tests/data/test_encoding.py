@@ -68,6 +68,33 @@ def test_steps_and_answers(name):
     assert (encoded.separator_id, encoded.eos_id) == (tokenizer.separator_id, tokenizer.eos_id)
 
 
+@pytest.mark.parametrize("name", [EMBEDDED, "llama3", "qwen2"])
+def test_where_steps_end_and_answers_have_their_first_digit(name):
+    tokenizer, problems = tokenizer_and_problems(name)
+    answers = ["7", "-15", "$29.00", "none", "(3, 4)"] if name != EMBEDDED else ["7", "15"]
+    problems = [*problems, *(Problem("a?", ("1+6=7", "7+8=15"), answer) for answer in answers)]
+    encoded = encode(problems, tokenizer, SPEEDS)
+    for problem, ids, starts, ends, length in zip(
+        problems,
+        encoded.steps,
+        encoded.step_starts,
+        encoded.step_ends,
+        encoded.lengths_without_last_step,
+        strict=True,
+    ):
+        assert [tokenizer.decode(ids[a:b]).strip() for a, b in zip(starts, ends, strict=True)] == [
+            step.strip() for step in problem.steps
+        ]
+        assert tokenizer.decode(ids[:length]).strip() == steps_text(problem.steps[:-1]).strip()
+    for index, problem in enumerate(problems):
+        before = tokenizer.decode(encoded.answers[index][: encoded.tokens_before_digit(index)])
+        following = tokenizer.decode(encoded.answers[index][encoded.tokens_before_digit(index) :][:1])
+        if any(letter.isdigit() for letter in problem.answer):
+            assert any(letter.isdigit() for letter in following) and not any(letter.isdigit() for letter in before)
+        else:
+            assert "Answer:".startswith(before)  # some read ":none" as one token
+
+
 def test_integers_and_whole_floats_are_one_speed():
     tokenizer, problems = tokenizer_and_problems(EMBEDDED)
     encoded = encode(problems, tokenizer, (2.0, "auto"))

@@ -31,7 +31,7 @@ COMPUTE = Execution()
 PROBLEMS, STAGES = range(8), (1, 2, 3)
 ROWS = RowShape(positions=140, tokens=140, supervised=64)
 SHAPE = ThoughtShape(trunk=140, supervised=48, tail=48, examples=1)
-CODI = Codi(normalise=False, projection_size=64, projection_layer_norm=False)
+CODI = Codi(normalise=False, projection_size=64, projection_layer_norm=False, distill_embedding=False)
 TOLERANCE = 1e-4
 
 

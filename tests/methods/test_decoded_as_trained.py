@@ -7,6 +7,7 @@ so that later latents never see the question, and iCoT with another prompt than 
 
 import dataclasses
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from colar_jax.methods.thinking import thought_chain
 from colar_jax.methods.thinking.thought_chain import unchanged
 from colar_jax.model.cache import Prefix
 from colar_jax.model.execution import Execution
+from colar_jax.model.visibility import packed
 
 NUM_LATENTS = 4
 METHODS = {
@@ -46,9 +48,9 @@ def decoded(name: str):
     thinking = METHODS[name].thinking(DECODE, SEPARATOR, jnp.float32, True)
     limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=EOS, greedy=True)
     prompts = [np.append(encoded.prompt(i, AUTO_SPEED), np.int32(SEPARATOR)) for i in range(len(encoded))]
-    packed = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
+    rows = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
     keys = jax.random.split(jax.random.key(0), len(encoded))
-    program = jax.jit(lambda: decode(merged(), packed, keys, thinking.think, limits, Execution()))
+    program = jax.jit(lambda: decode(merged(), rows, keys, thinking.think, limits, Execution()))
     return encoded, jax.device_get(program())
 
 
@@ -104,6 +106,26 @@ def test_latents_see_the_question_in_the_cache(name, monkeypatch):
     for those, seen in ((blind, outcome.thoughts[order]), (blind_outcome.thoughts, outcome.thoughts)):
         assert largest_difference(those[:, 0], seen[:, 0]) < 1e-5
         assert all(largest_difference(those[:, step], seen[:, step]) > 0.01 for step in range(1, NUM_LATENTS))
+
+
+@pytest.mark.parametrize("name", ["coconut", "codi"])
+def test_without_the_question_a_latent_is_made_of_the_one_before_it_alone(name, monkeypatch):
+    """The fault of the published evaluation, as an option."""
+    _, outcome = decoded(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "DECODE", dataclasses.replace(DECODE, latents_see_question=False))
+        _, blind = decoded.__wrapped__(name)
+    assert largest_difference(blind.thoughts[:, 0], outcome.thoughts[:, 0]) < 1e-5
+
+    @jax.jit
+    def alone(latents_BD):
+        model, ones_B1 = merged(), jnp.ones((len(latents_BD), 1), jnp.int32)
+        sees = packed(ones_B1, Execution())
+        return PROJECTIONS[name](model, model.llama.run(latents_BD[:, None], 0 * ones_B1, sees, Execution())[0][:, 0])
+
+    for step in range(1, NUM_LATENTS):
+        assert largest_difference(alone(blind.thoughts[:, step - 1]), blind.thoughts[:, step]) < 1e-5
+        assert largest_difference(blind.thoughts[:, step], outcome.thoughts[:, step]) > 0.01
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -19,7 +19,7 @@ VOCABULARY = 112  # which every tensor axis divides
 
 
 @functools.cache
-def model(lora: bool):
+def model(lora: bool, method: str = "colar"):
     """Graph and parameters of a model with an untied head, so that every kind of weight is there."""
     import pico_model
     from flax import traverse_util
@@ -31,7 +31,7 @@ def model(lora: bool):
 
     llama = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY, tied_head=False, qkv_bias=True)
     adapters = LoraConfig(rank=4, alpha=8.0, targets=("query", "down"), dropout=0.25) if lora else None
-    graph, parameters = build(llama, LatentHeadConfig(24), 0, adapters)
+    graph, parameters = build(llama, LatentHeadConfig(24), 0, adapters, bound_method(method).modules)
     flat, rng = traverse_util.flatten_dict(parameters), np.random.default_rng(0)
 
     def larger(path, leaf):
@@ -40,6 +40,29 @@ def model(lora: bool):
         return (shift + 0.5 * rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
 
     return graph, traverse_util.unflatten_dict({path: larger(path, leaf) for path, leaf in sorted(flat.items())})
+
+
+def bound_method(name: str):
+    """A method with settings that leave no term out."""
+    from colar_jax.methods import METHODS
+
+    settings = {
+        "colar": dict(weight=0.7, entropy_weight=-0.05),
+        "codi": dict(projection_size=8),
+    }
+    return METHODS[name](**settings.get(name, {}))
+
+
+def batch_for(method):
+    """Eight rows, unevenly filled."""
+    from pico_model import UNEVEN, batch_of
+    from pico_thoughts import problems
+
+    from colar_jax.methods.method import Method
+
+    if type(method).make_loader is Method.make_loader:
+        return batch_of(UNEVEN)[0]
+    return method.make_loader(problems(40), seed=0, rows=8, row_positions=80).batch(0)
 
 
 def mesh_of(name: str):
@@ -68,27 +91,24 @@ def keeps_gradients():
 def step_and_arguments(method: str, adapted: str, mesh_name: str, **compute):
     """The compiled step of a case, and what to call it with."""
     import jax
-    from pico_model import ROWS, UNEVEN, batch_of
+    from pico_model import ROWS
 
     from colar_jax.config import Compute, StageConfig
     from colar_jax.engine import Engine
-    from colar_jax.methods import METHODS
-    from colar_jax.methods.colar import Colar
     from colar_jax.parallel.mesh import put, put_rows
     from colar_jax.parallel.sharding import shardings_of, specs_for
     from colar_jax.training.state import initial_state, model_specs, partition, place_state
     from colar_jax.training.step import make_train_step
 
-    mesh, (graph, parameters) = mesh_of(mesh_name), model(adapted == "lora")
-    trainable, frozen = partition(parameters, METHODS[method].trains)
-    bound = Colar(weight=0.7, entropy_weight=-0.05) if method == "colar" else None
+    mesh, (graph, parameters), bound = mesh_of(mesh_name), model(adapted == "lora", method), bound_method(method)
+    trainable, frozen = partition(parameters, bound.trains)
     stage = StageConfig(method=method, rows=ROWS, bound_method=bound)
     optimizer = keeps_gradients()
     step = make_train_step(Engine(graph, mesh, Compute(**compute)), stage.bound_method, stage, optimizer)
     specs = model_specs(graph, trainable, frozen, mesh)
     state = place_state(initial_state(trainable, optimizer), optimizer, specs, mesh)
     frozen = put(frozen, shardings_of(specs_for(frozen, specs), mesh))
-    return step, (state, frozen, put_rows(batch_of(UNEVEN)[0], mesh), jax.random.key(5))
+    return step, (state, frozen, put_rows(batch_for(bound), mesh), jax.random.key(5))
 
 
 def numbers_of_a_step(method: str, adapted: str, mesh_name: str) -> dict[str, np.ndarray]:

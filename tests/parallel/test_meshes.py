@@ -17,6 +17,7 @@ SLOW = [
         for adapted in ("full", "lora")
         for mesh in MESHES
     ),
+    *(f"step,codi,{adapted},{mesh}" for adapted in ("full", "lora") for mesh in ("8-1-1", "2-2-2")),
     *(f"decode,{method},once,{mesh}" for method in ("cot", "colar") for mesh in MESHES),
     *(f"decode,colar,layer,{mesh}" for mesh in ("2-4-1", "2-2-2", "1-1-2")),
     *(f"update,colar,full,{mesh}" for mesh in MESHES),

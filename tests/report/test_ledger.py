@@ -1,5 +1,6 @@
 """The ledger: complete, its commands are real, and a run meets its own rows and no other's."""
 
+import ast
 import json
 import re
 import runpy
@@ -11,7 +12,7 @@ from scipy import stats
 
 from colar_jax.config import plain, resolve
 from colar_jax.errors import UserError
-from colar_jax.report.ledger import compare, compare_run, comparison_table, ledger_page
+from colar_jax.report.ledger import ALL_ROWS, compare, compare_run, comparison_table, ledger_page
 from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ def run_of(row, *, shift: float = 0.0, **changes) -> tuple[dict, dict]:
     config = runpy.run_path(str(ROOT / path))["get_config"](argument)
     for flag in row.command.split()[1:]:
         name, _, value = flag.removeprefix("--config.").partition("=")
-        given = value == "True" if value in ("True", "False") else value
+        given = ast.literal_eval(value) if re.fullmatch(r"True|False|[-\d.]+", value) else value
         config.update_from_flattened_dict({name: given})
     config.update_from_flattened_dict(changes)
     stage = resolve(config).stage_names[-1]
@@ -31,7 +32,7 @@ def run_of(row, *, shift: float = 0.0, **changes) -> tuple[dict, dict]:
     def numbers(dataset: str) -> dict:
         accuracy, length = cells[dataset]
         return {
-            "stage": stage, "dataset": dataset, "speed": row.speed, "sampling": "sampled",
+            "stage": stage, "dataset": dataset, "speed": row.speed, "sampling": row.sampling,
             "accuracy_over_seeds": {"center": (accuracy + shift) / 100}, "mean_length": length or 0.0,
             "num_questions": NUM_QUESTIONS.get(dataset),
         }  # fmt: skip
@@ -43,7 +44,7 @@ def run_of(row, *, shift: float = 0.0, **changes) -> tuple[dict, dict]:
     return plain(resolve(config)), {"results": results, "means": means}
 
 
-@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ALL_ROWS, ids=lambda row: row.name)
 def test_a_run_of_a_rows_command_is_compared_with_that_row(row):
     found = compare(*run_of(row))
     assert {one.published.name for one in found} == {row.name}
@@ -54,7 +55,7 @@ def test_a_run_of_a_rows_command_is_compared_with_that_row(row):
 def test_the_commands_can_be_run_one_after_another():
     """Two rows that are not of one run do not share a folder, where the second would be refused."""
     commands = {}
-    for row in PUBLISHED:
+    for row in ALL_ROWS:
         config, _ = run_of(row)
         assert commands.setdefault(config["workdir"], row.command) == row.command, row.name
 
