@@ -72,7 +72,7 @@ def compile_step(
             only(manual_axes(mesh), specs_for(tree, specs)) for tree in (state.trainable, frozen)
         )
 
-        compute = dataclasses.replace(engine.execution(specs), rows_over=BATCH_AXES)
+        compute = dataclasses.replace(engine.execution(specs), rows_over=axes)
         loss = functools.partial(part_loss, lambda shards: engine.merge(shards, specs), compute)
 
         def of_this_device(trainable, frozen, batch: Rows, key):
