@@ -12,6 +12,7 @@ from colar_jax.data.fingerprint import comparable_question
 from colar_jax.data.hub import HUB_SETS, load_hub_set
 from colar_jax.data.json_lines import SUFFIXES, find_split_file, read_problems
 from colar_jax.data.problems import Problem
+from colar_jax.data.renumbering import renumbered
 from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
       source: one of
         - `arithmetic`, or with options `arithmetic:min_steps=2,max_steps=4`: embedded problems, made on the spot;
         - a `.jsonl` or `.jsonl.gz` file (then `split` does not matter), or a folder of `train`, `val`, `test` files;
+        - `renumbered:` and another source (a file, a folder, `hub:...`): its training problems, then the same ones with
+          new numbers again and again, until `limit` (`data.renumbering`); its other splits are as they are;
         - `hub:gsm8k` and the other names in `hub.HUB_SETS`, or `hub:<owner/name>` for a set that has the columns
           question, steps and answer.
       split: "train", "val" or "test".
@@ -53,7 +56,8 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
         problems = _from_path(source, split, limit)
     if not problems:
         raise UserError(f"data source {source!r} has no problem in split {split!r}: name one that has")
-    _warn_of_repeats(problems, source, split)
+    if name != "renumbered":  # which says itself what comes again
+        _warn_of_repeats(problems, source, split)
     return problems
 
 
@@ -102,6 +106,19 @@ def _from_hub(rest: str, split: str, limit: int | None, options: dict[str, int])
     return load_hub_set(rest, split)[:limit]
 
 
+def _from_renumbered(rest: str, split: str, limit: int | None, options: dict[str, int]) -> list[Problem]:
+    if not rest or rest.partition(":")[0] in ("arithmetic", "renumbered"):
+        raise UserError(
+            f"data source {'renumbered:' + rest!r}: name a file, a folder or hub:... after renumbered:, whose problems "
+            "are then given new numbers"
+        )
+    if split != "train":
+        return load_problems(rest, split, limit=limit)
+    if limit is None:
+        raise UserError("data source 'renumbered' makes any number of problems: data.train_limit must say how many")
+    return renumbered(load_problems(rest, split), limit)
+
+
 def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
     # os.path returns False where pathlib raises: names that are too long, zero bytes, `~` of an unknown user.
     path = Path(os.path.expanduser(source))
@@ -116,6 +133,7 @@ ARITHMETIC_OPTIONS = ("seed", "min_steps", "max_steps", "max_number", "max_chang
 SOURCES: dict[str, Callable[[str, str, int | None, dict[str, int]], list[Problem]]] = {
     "arithmetic": _from_arithmetic,
     "hub": _from_hub,
+    "renumbered": _from_renumbered,
 }
 
 
@@ -129,7 +147,7 @@ def _parse_option(text: str) -> tuple[str, int]:
 
 def _unknown_source(source: str, path: Path) -> str:
     """What to say about a source that is neither a name nor a path: the nearest names, and what a source can be."""
-    names = ["arithmetic", *(f"hub:{name}" for name in HUB_SETS)]
+    names = ["arithmetic", "renumbered:<source>", *(f"hub:{name}" for name in HUB_SETS)]
     beside = []
     with contextlib.suppress(OSError, ValueError):
         beside = [str(path.parent / name) for name in os.listdir(path.parent) if _can_be_data(path.parent / name)]

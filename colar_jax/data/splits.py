@@ -6,7 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from colar_jax.data.fingerprint import comparable_question
 from colar_jax.data.problems import Problem
+from colar_jax.data.renumbering import NEW_NUMBERS, renumbered
 from colar_jax.data.sources import ARITHMETIC_OPTIONS, load_problems, refuse_overlap
 from colar_jax.errors import UserError
 from colar_jax.settings import DataConfig
@@ -15,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _NAMED_SOURCE = re.compile(r"([\w-]+)\s*=\s*(.*)", re.DOTALL)
 _ARITHMETIC = re.compile(r"(?:[\w-]+=)?\s*arithmetic(?:$|:)")
+_RENUMBERED = "renumbered:"
 _NAMED_BY_ITSELF = re.compile(r"(?:hub:|arithmetic(?:$|:))")
 
 # Of a file, with data.held_out=-1: a tenth, but not more than it takes to compare two methods.
@@ -43,6 +46,8 @@ def load_splits(config: DataConfig) -> Splits:
         val = load_problems(config.val, "val", limit=config.num_val)
     else:
         val = own["val"] if "val" in own else load_problems(config.train, "val", limit=config.num_val)
+    if config.train.startswith(_RENUMBERED):
+        train = _without_asked(train, [val, *tests.values()])
     refuse_overlap({"train": train, "val": val}, config.allow_overlap)
     for name, problems in tests.items():  # test sets may share questions with each other, as GSM-Hard and GSM8K do
         refuse_overlap({"train": train, name: problems}, config.allow_overlap)
@@ -54,7 +59,8 @@ def load_splits(config: DataConfig) -> Splits:
 
 def load_tests(config: DataConfig) -> dict[str, list[Problem]]:
     """The test sets alone: the training problems are read only where these are a part of their file."""
-    return _tests(config, _training_source(config)[1] if not config.test and _is_file(config.train) else {})
+    is_part_of_file = not config.test and _is_file(config.train.removeprefix(_RENUMBERED))
+    return _tests(config, _training_source(config)[1] if is_part_of_file else {})
 
 
 def _tests(config: DataConfig, own: dict[str, list[Problem]]) -> dict[str, list[Problem]]:
@@ -78,31 +84,45 @@ def num_held_out(held_out: int, num_problems: int) -> int:
 
 def _training_source(config: DataConfig) -> tuple[list[Problem], dict[str, list[Problem]]]:
     """The training problems; of a single file, also its own "val" and "test"."""
-    if not _is_file(config.train):
+    source = config.train.removeprefix(_RENUMBERED)
+    if not _is_file(source):
         return load_problems(config.train, "train", limit=config.train_limit or None), {}
-    problems = load_problems(config.train, "train")
+    problems = load_problems(source, "train")
     count = num_held_out(config.held_out, len(problems))
     unnamed = [f"data.{name}" for name in ("val", "test") if not getattr(config, name)]
     if config.held_out == 0:
         if unnamed:
-            raise UserError(
-                f"data.held_out=0 leaves no problems of {config.train} for {' and '.join(unnamed)}: name it"
-            )
-        return problems[: config.train_limit or None], {}
+            raise UserError(f"data.held_out=0 leaves no problems of {source} for {' and '.join(unnamed)}: name it")
+        return _limited(problems, config), {}
     if count == 0 or len(problems) <= 2 * count:
         wanted = f"data.held_out={count}" if count else "a tenth"
         raise UserError(
-            f"{config.train} has {len(problems)} problems, too few to set {wanted} aside for validation and as many "
+            f"{source} has {len(problems)} problems, too few to set {wanted} aside for validation and as many "
             "for testing: set data.held_out to a smaller number, or to 0 and name data.val and data.test"
         )
     if len(unnamed) < 2:
         logger.info(
             "%s: its last %d problems and the %d before are its own test and validation set, and not trained on; "
             "data.held_out=0 trains on all of it",
-            config.train, count, count,
+            source, count, count,
         )  # fmt: skip
     own = {"val": problems[-2 * count : -count][: config.num_val], "test": problems[-count:][: config.num_test or None]}
-    return problems[: -2 * count][: config.train_limit or None], own
+    return _limited(problems[: -2 * count], config), own
+
+
+def _limited(problems: list[Problem], config: DataConfig) -> list[Problem]:
+    """So many training problems as the config says, with new numbers if it says so."""
+    if not config.train.startswith(_RENUMBERED):
+        return problems[: config.train_limit or None]
+    if not config.train_limit:
+        raise UserError(f"data.train={config.train} makes any number of problems: data.train_limit must say how many")
+    return renumbered(problems, config.train_limit)
+
+
+def _without_asked(train: list[Problem], others: list[list[Problem]]) -> list[Problem]:
+    """Training problems less those that were given new numbers and so became a question of another split."""
+    asked = {comparable_question(problem.question) for problems in others for problem in problems}
+    return [p for p in train if not p.place.endswith(NEW_NUMBERS) or comparable_question(p.question) not in asked]
 
 
 def parse_tests(text: str) -> dict[str, str]:
@@ -143,6 +163,7 @@ def _parts(text: str) -> list[str]:
 
 def _short_name(source: str) -> str:
     """The last part of a path without its endings, or of `hub:owner/name`, or the generator's name without options."""
+    source = source.removeprefix(_RENUMBERED)
     if source.startswith("hub:"):
         source = source.removeprefix("hub:")
     return Path(source.split(":")[0]).name.split(".")[0]
