@@ -2,7 +2,7 @@
 
 Each latent is a line, the words nearest to it, as it comes; then the answer. A list of questions on standard input is
 read in batches of --config.eval.batch_size, and a batch is decoded together; with a batch size of 1 each question is
-answered as it comes.
+answered as it comes. --workdir may be an exported folder, or the hub id of one, too. From Python: `colar_jax.load`.
 """
 
 import dataclasses
@@ -11,21 +11,11 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-import jax
-import numpy as np
-
-from colar_jax.command_line import RUN, flag, require_text, run_main
-from colar_jax.config import Config, nearest, parse_speeds
-from colar_jax.data.encoding import unreadable_words
-from colar_jax.data.prompts import Speed, speed_text
-from colar_jax.errors import UserError
-from colar_jax.evaluation.asking import Reply, Words
-from colar_jax.evaluation.latents import Latent
-from colar_jax.runs.run import Run, prepare
-from colar_jax.runs.starts import default_stage, finished_parameters
-from colar_jax.training.stage import CHECKPOINTS_FOLDER
+from colar_jax import Answer, Done, Latent, Thinker, Token, UserError, load
+from colar_jax.command_line import ASKED, flag, require_text, run_main
+from colar_jax.config import Config
 
 PROMPT = "question> "
 
@@ -59,128 +49,96 @@ class Flags:
 def generate(config: Config, flags: Flags) -> None:
     """Answer the questions of `--question` or of standard input."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("colar_jax.data.tokenizers").setLevel(logging.ERROR)  # `_Conversation` says it with the words
-    if flags.stage and flags.stage not in config.stages:  # before anything is loaded
-        stages = config.stage_names
-        raise UserError(
-            f"--stage={flags.stage} is no stage of this run: {_listed(stages)}.{nearest(flags.stage, stages)}"
-        )
-    run = prepare(config, sets="none")
-    stage = flags.stage or default_stage(run)
-    speed, folder = _speed(run, stage, flags.speed), run.workdir / stage
-    if not (folder / CHECKPOINTS_FOLDER).is_dir():
-        raise UserError(f"--stage={stage}: {folder} has no checkpoint yet: train it first, or name another stage")
-    conversation = _Conversation(run, stage, speed, finished_parameters(run, folder), flags)
+    conversation = _Conversation(load(config, flags.stage or None), flags)
     if flags.question is not None:
         conversation.answer([flags.question])
     elif sys.stdin.isatty():
         for question in filter(None, _questions()):
-            conversation.answer([question])
+            try:
+                conversation.answer([question])
+            except UserError as error:
+                print(error, file=sys.stderr, flush=True)
     else:
         questions = _questions() if flags.quiet else filter(None, _questions())
         while batch := list(itertools.islice(questions, config.eval.batch_size)):
-            conversation.answer(batch, echoes=not (flags.json or flags.quiet))
+            conversation.answer(batch, is_list=True)
 
 
 class _Conversation:
     """Questions and what is printed of the replies; the draws of a question depend on how many came before it."""
 
-    def __init__(self, run: Run, stage: str, speed: Speed, parameters, flags: Flags):
-        self._asker = run.asker(stage, temperature=flags.temperature)
-        self._facts = {"stage": stage, "speed": speed_text(speed)}
-        self._tokenizer, self._parameters, self._speed, self._flags = run.tokenizer, parameters, speed, flags
-        self._num_asked = 0
+    def __init__(self, thinker: Thinker, flags: Flags):
+        self._thinker, self._flags, self._num_asked = thinker, flags, 0
+        self._options = {
+            "speed": thinker.checked_speed(flags.speed),
+            "temperature": flags.temperature,
+            "seed": flags.seed,
+        }
 
-    def answer(self, lines: list[str], *, echoes: bool = False) -> None:
+    def answer(self, lines: list[str], *, is_list: bool = False) -> None:
         """Print the replies to these questions, one by one as it is thought, several when all are there.
 
-        Of an empty line an empty line, so that replies stand where their questions did.
+        Of an empty line an empty line, so that replies stand where their questions did. In a list each reply follows
+        its question, and one with unknown words is answered all the same.
         """
-        replies = self._replies([line for line in lines if line])
+        questions = [line for line in lines if line]
+        replies = self._replies(questions, allow_unknown_words=is_list)
+        self._num_asked += len(questions)
         for line in lines:
             if not line:
                 print(flush=True)
                 continue
-            if echoes:
+            if is_list and not (self._flags.json or self._flags.quiet):
                 print(f"{PROMPT}{line}")
-            self._print(line, next(replies))
+            self._print(next(replies))
 
-    def _replies(self, questions: list[str]) -> Iterator[Iterator[Latent | Words | Reply]]:
+    def _replies(self, questions: list[str], **options) -> Iterator[Iterator[Latent | Token | Done]]:
         """What is said of each question, as events."""
-        if not questions:
-            return
-        numbers = np.arange(self._num_asked, self._num_asked + len(questions))
-        self._num_asked += len(questions)
-        for question in questions:
-            self._warn(question)
-        keys_N = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self._flags.seed), numbers)
         if len(questions) == 1 and not (self._flags.json or self._flags.quiet):
-            yield self._asker.ask(self._parameters, questions[0], self._speed, keys_N[0])
-        else:  # one program to compile, where the stream has five
-            for reply in self._asker.answer(self._parameters, questions, self._speed, keys_N):
-                yield reply.events()
+            return iter([self._thinker.stream(questions[0], index=self._num_asked, **self._options, **options)])
+        # One program to compile, where the stream has five.
+        answers = self._thinker.generate(questions, first_index=self._num_asked, **self._options, **options)
+        return map(_events, answers)
 
-    def _print(self, question: str, events: Iterator[Latent | Words | Reply]) -> None:
+    def _print(self, events: Iterator[Latent | Token | Done]) -> None:
         if not (self._flags.json or self._flags.quiet):
             show(events, in_detail=self._flags.show)
             return
-        *_, reply = events
+        *_, done = events
         if self._flags.json:
-            print(json.dumps({"question": question} | self._facts | as_json(reply), ensure_ascii=False), flush=True)
+            print(json.dumps(done.answer.as_json(), ensure_ascii=False), flush=True)
         else:
-            print(f"{' '.join(reply.answer.split())}{_what_was_cut(reply)}", flush=True)
-
-    def _warn(self, question: str) -> None:
-        words = unreadable_words(question, self._tokenizer)
-        if words:
-            logging.warning(
-                "%s: the tokenizer has no token for %s, so the model does not read what you wrote",
-                question if len(question) <= 80 else f"{question[:77]}...",
-                _listed(map(repr, words)),
-            )
+            print(f"{' '.join(done.answer.answer.split())}{_what_was_cut(done.answer)}", flush=True)
 
 
-def as_json(reply: Reply) -> dict:
-    """A reply in the fields of samples.jsonl."""
-    return {
-        "reasoning": reply.reasoning,
-        "latents": [latent.as_json() for latent in reply.latents],
-        "length": reply.num_thoughts,
-        "text": reply.text,
-        "prediction": reply.answer,
-        "forced_stop": reply.forced_stop,
-        "cut_answer": reply.cut_answer,
-    }
+def _events(answer: Answer) -> Iterator[Latent | Token | Done]:
+    """An answer as `Thinker.stream` hands it out, all of it at once."""
+    yield from answer.readings
+    if answer.reasoning:
+        yield Token(answer.reasoning, math.nan, is_answer=False)
+    if answer.text:
+        yield Token(answer.text, math.nan)
+    yield Done(answer)
 
 
-def show(events: Iterator[Latent | Words | Reply], *, in_detail: bool) -> None:
+def show(events: Iterator[Latent | Token | Done], *, in_detail: bool) -> None:
     """Print what is said as it comes."""
-    num_latents, is_reasoning = 0, False
+    is_reasoning = False
     for event in events:
         if isinstance(event, Latent):
-            num_latents += 1
-            print(f"{num_latents:3}  {_latent_line(event, in_detail)}", flush=True)
-        elif isinstance(event, Words):
+            print(f"{event.index + 1:3}  {event.line(in_detail=in_detail)}", flush=True)
+        elif isinstance(event, Token):
             if is_reasoning and event.is_answer:
                 print()
             is_reasoning = not event.is_answer
             print(event.text, end="", flush=True)
         else:
-            print(_what_was_cut(event), flush=True)
+            print(_what_was_cut(event.answer), flush=True)
 
 
-def _what_was_cut(reply: Reply) -> str:
-    cut = [name for name, is_cut in (("thinking", reply.forced_stop), ("answer", reply.cut_answer)) if is_cut]
+def _what_was_cut(answer: Answer) -> str:
+    cut = [name for name, is_cut in (("thinking", answer.forced_stop), ("answer", answer.cut_answer)) if is_cut]
     return f"  ({' and '.join(cut)} cut at the limit)" if cut else ""
-
-
-def _latent_line(latent: Latent, in_detail: bool) -> str:
-    if not in_detail:
-        return "  ".join(word.label for word in latent.words)
-    near, said = (
-        "  ".join(f"{word.label} {word.score:.2f}" for word in words) for words in (latent.words, latent.head_words)
-    )
-    return f"{near}  |  head: {said}  |  std {latent.std:.3f}  |  P(stop) {latent.p_stop:.2f}"
 
 
 def _questions() -> Iterator[str]:
@@ -193,24 +151,5 @@ def _questions() -> Iterator[str]:
         yield require_text(line.strip(), f"line {number} of standard input")
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
-def _speed(run: Run, stage: str, asked: str) -> Speed:
-    trained = run.trained_speeds(stage)
-    given = parse_speeds(asked)
-    if not given:
-        return trained[0]
-    if len(given) > 1:
-        raise UserError(f"--speed={asked}: one speed at a time, such as --speed={speed_text(given[0])}")
-    known = ", ".join(map(speed_text, trained))
-    if not run.method(stage).has_speed:
-        raise UserError(f"--speed={asked}: stage {stage} has none to choose; leave the flag out")
-    if given[0] not in trained:
-        logging.warning("stage %s was trained at speed %s, not at %s: its answers will be poor", stage, known, asked)
-    return given[0]
-
-
 if __name__ == "__main__":
-    run_main(generate, Flags, RUN)
+    run_main(generate, Flags, ASKED)

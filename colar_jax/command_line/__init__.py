@@ -5,6 +5,6 @@
 
 from colar_jax.command_line.environment import require_text
 from colar_jax.command_line.flags import flag
-from colar_jax.command_line.program import CONFIG, RUN, RUNS, run_main
+from colar_jax.command_line.program import ASKED, CONFIG, MODEL, RUN, RUNS, run_main
 
-__all__ = ["CONFIG", "RUN", "RUNS", "flag", "require_text", "run_main"]
+__all__ = ["ASKED", "CONFIG", "MODEL", "RUN", "RUNS", "flag", "require_text", "run_main"]

@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 import os
 import select
@@ -117,6 +118,15 @@ def _run(workdir: str) -> list[ml_collections.ConfigDict]:
     return [saved_config(workdir)]
 
 
+def _asked(flag_name: str, name: str) -> list[ml_collections.ConfigDict]:
+    """Of whatever `colar_jax.load` takes."""
+    from colar_jax.thinker.opening import config_of, folder_named  # here, because few commands ask a model
+
+    if not name:
+        raise UserError(f"--{flag_name} is missing: name the folder of a run, or one that colar_jax.export wrote")
+    return [config_of(folder_named(name))]
+
+
 def _runs(workdirs: str) -> list[ml_collections.ConfigDict]:
     return [config for workdir in _split_workdirs(workdirs) or [""] for config in _run(workdir)]
 
@@ -136,6 +146,9 @@ def _split_workdirs(text: str) -> list[str]:
 
 CONFIG = _Source("config", "a config file, or file.py:argument", lambda value: [load_config_file(value)])
 RUN = _Source("workdir", "the folder of a run", _run)
+_ASKED = "the folder of a run, a folder that colar_jax.export wrote, or the hub id of one"
+ASKED = _Source("workdir", _ASKED, functools.partial(_asked, "workdir"))
+MODEL = _Source("model", _ASKED, functools.partial(_asked, "model"))
 RUNS = _Source("workdir", "folders of runs, with commas between them", _runs, is_many=True)
 
 

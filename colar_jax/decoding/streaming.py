@@ -4,7 +4,7 @@ The loops are those of `decoder.decode`, with their bodies compiled separately, 
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,12 +19,28 @@ from colar_jax.model.execution import Execution
 
 
 @dataclasses.dataclass(frozen=True)
+class StreamedStart:
+    """The question was read."""
+
+    stop_log_prob: float  # of the decision to think at all, or to answer at once
+
+
+@dataclasses.dataclass(frozen=True)
 class StreamedThought:
     """A thought that was fed."""
 
     record: Any  # as in `Thought`, without the axis of rollouts
+    log_prob: float
     stop_log_prob: float  # of the decision after it
     is_last: bool  # that decision was to stop
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamedToken:
+    """A token of the answer; eos too, where there is one."""
+
+    token_id: int
+    log_prob: float
 
 
 class Streamer:
@@ -32,21 +48,22 @@ class Streamer:
 
     Args:
         graph: the model's graph, from `reasoner.build`.
-        think, limits, compute: as for `decode`.
+        ways: how to think and the limits, as for `decode`, from `what`: a pytree of arrays, data to the programs.
+        compute: as for `decode`.
     """
 
-    def __init__(self, graph, think: Think, limits: DecodeLimits, compute: Execution):
+    def __init__(self, graph, ways: Callable[[Any], tuple[Think, DecodeLimits]], compute: Execution):
         def feeder(parameters, prefilled: Prefilled) -> Feeder:
             return Feeder.of(nnx.merge(graph, parameters), prefilled, compute)
 
-        def thinking(parameters, prefilled: Prefilled, keys_B):
-            return thinking_loop(feeder(parameters, prefilled), keys_B, think, limits)
+        def thinking(parameters, prefilled: Prefilled, keys_B, what):
+            return thinking_loop(feeder(parameters, prefilled), keys_B, *ways(what))
 
-        def answering(parameters, prefilled: Prefilled, keys_B, suffix, num_thoughts_B):
-            return answering_loop(feeder(parameters, prefilled), suffix, num_thoughts_B, keys_B, limits)
+        def answering(parameters, prefilled: Prefilled, keys_B, what, suffix, num_thoughts_B):
+            return answering_loop(feeder(parameters, prefilled), suffix, num_thoughts_B, keys_B, ways(what)[1])
 
         # A loop's start is not computed where only its step is returned.
-        self._limits = limits
+        self._ways = ways
         self._prefill = jax.jit(lambda parameters, prompts: prefill(nnx.merge(graph, parameters), prompts, 1, compute))
         self._first_thought = jax.jit(lambda *given: thinking(*given).start)
         self._next_thought = jax.jit(lambda state, *given: thinking(*given).step(state), donate_argnums=0)
@@ -56,24 +73,35 @@ class Streamer:
             donate_argnums=0,
         )
 
-    def run(self, parameters, prompt: PackedPrompts, key: jax.Array) -> Iterator[StreamedThought | int]:
-        """The thoughts, then the ids of the answer's tokens (eos included, where there is one)."""
-        given = parameters, self._prefill(parameters, prompt), key[None]
+    def run(
+        self, parameters, prompt: PackedPrompts, key: jax.Array, what=None
+    ) -> Iterator[StreamedStart | StreamedThought | StreamedToken]:
+        """The start, the thoughts, then the tokens of the answer."""
+        limits = self._ways(what)[1]
+        most = limits.max_thoughts if limits.cut_at is None else int(limits.cut_at)
+        given = parameters, self._prefill(parameters, prompt), key[None], what
         state = self._first_thought(*given)
-        while not state.done_B[0] and state.step < self._limits.max_thoughts:
+        yield StreamedStart(float(state.stop_log_probs_BL[0, 0]))
+        while not state.done_B[0] and state.step < most:
             state = self._next_thought(state, *given)
             yield _last_thought(state)
-        yield from self._answer(given, state)
+        yield from self._answer(given, state, limits.max_answer_tokens)
 
-    def _answer(self, given, thinking: ThinkingState) -> Iterator[int]:
+    def _answer(self, given, thinking: ThinkingState, max_tokens: int) -> Iterator[StreamedToken]:
         state: AnsweringState = self._first_token(*given, thinking.suffix, thinking.num_thoughts_B)
-        yield int(state.ids_BA[0, 0])
-        while not state.done_B[0] and state.step < self._limits.max_answer_tokens:
+        yield _last_token(state)
+        while not state.done_B[0] and state.step < max_tokens:
             state = self._next_token(state, thinking.num_thoughts_B, *given)
-            yield int(state.ids_BA[0, state.step - 1])
+            yield _last_token(state)
 
 
 def _last_thought(state: ThinkingState) -> StreamedThought:
     step = int(state.step)
     record = jax.tree.map(lambda buffer_BL: np.asarray(buffer_BL[0, step - 1]), state.records)
-    return StreamedThought(record, float(state.stop_log_probs_BL[0, step]), bool(state.done_B[0]))
+    log_prob, stop_log_prob = state.log_probs_BL[0, step - 1], state.stop_log_probs_BL[0, step]
+    return StreamedThought(record, float(log_prob), float(stop_log_prob), bool(state.done_B[0]))
+
+
+def _last_token(state: AnsweringState) -> StreamedToken:
+    step = int(state.step)
+    return StreamedToken(int(state.ids_BA[0, step - 1]), float(state.log_probs_BA[0, step - 1]))

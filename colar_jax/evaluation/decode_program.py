@@ -98,7 +98,7 @@ class Programs:
         return decoded
 
     def _build(self, spec: ProgramSpec):
-        decode = _compile(spec, functools.partial(_ways, spec))
+        decode = _compile(spec, functools.partial(ways_of, spec))
 
         def counted(*arguments):
             self.num_compiled += 1  # runs when jit traces, once for each shape
@@ -112,7 +112,7 @@ def lower(spec: ProgramSpec, what: Variation, *arguments) -> jax.stages.Lowered:
 
     The arguments are those of `Programs.start`, and may be shapes alone.
     """
-    return _compile(spec, lambda _: _ways(spec, what)).lower(*arguments)
+    return _compile(spec, lambda _: ways_of(spec, what)).lower(*arguments)
 
 
 def _compile(spec: ProgramSpec, ways: Ways):
@@ -120,7 +120,8 @@ def _compile(spec: ProgramSpec, ways: Ways):
     return spec.engine.compile_decode(ways, keeps_thoughts=False)
 
 
-def _ways(spec: ProgramSpec, what: Variation):
+def ways_of(spec: ProgramSpec, what: Variation):
+    """How a program thinks and its limits, whose `cut_at` and temperatures are what `what` says, traced or not."""
     traced = _TracedDecode(**vars(spec.decode) | dict(zip(TEMPERATURES, what.temperatures, strict=True)))
     thinking = _thinking(spec, traced)
     limits = decode_limits(thinking, traced, separator_id=spec.separator_id, eos_id=spec.eos_id, greedy=spec.greedy)

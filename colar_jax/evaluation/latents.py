@@ -22,13 +22,17 @@ from colar_jax.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LatentRecord:
-    """Of each of `B` latents, its `K` nearest words, the `K` likeliest tokens of the language head, and its spread."""
+    """Of each of `B` latents, its `K` nearest words, the `K` likeliest tokens of the language head, and its spread.
+
+    And, where it is kept, the latent itself as it was fed: float32, in units of the token embeddings.
+    """
 
     word_ids_BK: jax.Array
     cosines_BK: jax.Array
     head_ids_BK: jax.Array
     head_probs_BK: jax.Array
     std_B: jax.Array
+    fed_BD: jax.Array | None = None
 
 
 class Word(NamedTuple):
@@ -46,12 +50,25 @@ class Word(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-    """What one latent says."""
+    """What one latent says; and, of a model that is asked (`colar_jax.load`), the latent itself."""
 
     words: tuple[Word, ...]  # the nearest, by the cosine of its embedding with the latent
     head_words: tuple[Word, ...]  # the likeliest next tokens, read from the hidden state that the latent came from
     std: float  # predicted standard deviation, mean over dimensions, in embedding scales; 0: nothing is sampled
     p_stop: float  # the policy's probability to stop after it
+    index: int = 0  # its place in the chain, from 0
+    # As it was fed, float32 `[D]` in units of the token embeddings; None where only what it says was kept.
+    vector: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+    log_prob: float = 0.0  # as the decoder has it (`decoding.thinking`); 0 where nothing is drawn
+
+    def line(self, *, in_detail: bool = True) -> str:
+        """In one line for people: the nearest words; in detail also cosines, the language head, std and P(stop)."""
+        if not in_detail:
+            return "  ".join(word.label for word in self.words)
+        near, said = (
+            "  ".join(f"{word.label} {word.score:.2f}" for word in words) for words in (self.words, self.head_words)
+        )
+        return f"{near}  |  head: {said}  |  std {self.std:.3f}  |  P(stop) {self.p_stop:.2f}"
 
     def as_json(self) -> dict:
         """For samples.jsonl: `{"words": [[text, cosine], ...], "std": ..., "p_stop": ...}`."""
@@ -77,29 +94,47 @@ def _inverse_norm(x_ND):
     return jnp.where(squares_N > 0, jax.lax.rsqrt(jnp.maximum(squares_N, 1e-30)), 0.0)
 
 
-def inspecting(think: Think, num_words: int, *, is_gaussian: bool) -> Think:
+def inspecting(think: Think, num_words: int, *, is_gaussian: bool, keeps_vectors: bool = False) -> Think:
     """`think`, which keeps a `LatentRecord` of each thought instead of the thought itself.
 
     What is fed and decided stays as it is. Without `is_gaussian` the latents are not drawn from the latent head, and
-    their standard deviation is 0.
+    their standard deviation is 0. With `num_words=0` neither words nor head are computed. `keeps_vectors`: the latents
+    themselves are in the record, too.
     """
 
     def inspect(model, hidden_BD, keys_B) -> Thought:
         thought = think(model, hidden_BD, keys_B)
         num = min(num_words, model.llama.config.vocab_size)
-        word_ids_BK, cosines_BK = nearest_tokens(thought.embed_BD, model.llama.embedding[...], num)
-        head_probs_BK, head_ids_BK = jax.lax.top_k(jax.nn.softmax(model.llama.logits(hidden_BD)), num)
         if is_gaussian:
             std_B = jnp.mean(model.latent_head(hidden_BD).std, axis=-1)
         else:
             std_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
-        record = LatentRecord(word_ids_BK, cosines_BK, head_ids_BK.astype(jnp.int32), head_probs_BK, std_B)
+        fed_BD = thought.embed_BD.astype(jnp.float32) if keeps_vectors else None
+        record = LatentRecord(*_said(model, thought.embed_BD, hidden_BD, num), std_B, fed_BD)
         return dataclasses.replace(thought, record=record)
 
     return inspect
 
 
-def read_latent(record: LatentRecord, stop_log_prob: float, is_last: bool, tokenizer: Tokenizer) -> Latent:
+def _said(model, embed_BD, hidden_BD, num_words: int):
+    """The ids and cosines of the nearest words, and the ids and probabilities of the language head's likeliest."""
+    if not num_words:
+        nothing = jnp.zeros((len(embed_BD), 0), jnp.int32), jnp.zeros((len(embed_BD), 0), jnp.float32)
+        return *nothing, *nothing
+    word_ids_BK, cosines_BK = nearest_tokens(embed_BD, model.llama.embedding[...], num_words)
+    head_probs_BK, head_ids_BK = jax.lax.top_k(jax.nn.softmax(model.llama.logits(hidden_BD)), num_words)
+    return word_ids_BK, cosines_BK, head_ids_BK.astype(jnp.int32), head_probs_BK
+
+
+def read_latent(
+    record: LatentRecord,
+    stop_log_prob: float,
+    is_last: bool,
+    tokenizer: Tokenizer,
+    *,
+    index: int = 0,
+    log_prob: float = 0.0,
+) -> Latent:
     """One latent of the host: `record` without its leading axes, and the decision that was made after it."""
     probability = float(np.exp(stop_log_prob))
     return Latent(
@@ -107,6 +142,9 @@ def read_latent(record: LatentRecord, stop_log_prob: float, is_last: bool, token
         head_words=_words(record.head_ids_BK, record.head_probs_BK, tokenizer),
         std=float(record.std_B),
         p_stop=probability if is_last else 1.0 - probability,
+        index=index,
+        vector=record.fed_BD,
+        log_prob=float(log_prob),
     )
 
 

@@ -1,6 +1,6 @@
 """A finished stage as a folder that runs anywhere: model, tokenizer, how it thinks, a PyTorch file, a card."""
 
-import json
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -25,10 +25,11 @@ from colar_jax.weights.base_model import base_folder
 from colar_jax.weights.hf_folder import new_folder, write_llama
 from colar_jax.weights.latent_head_file import save_latent_head
 from colar_jax.weights.peft import write_adapter
+from colar_jax.weights.thinking_file import ThinkingFacts
 
 logger = logging.getLogger(__name__)
 
-TORCH_FILE, THINKING_FILE = "colar_torch.py", "thinking.json"
+TORCH_FILE = "colar_torch.py"
 FORMS = ("merged", "adapter")
 
 
@@ -72,8 +73,8 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
             save_latent_head(parameters["latent_head"], model.latent_head.config, folder)
         for name, module in modules.items():
             module.save(parameters[name], module.settings, folder)
-        facts = _thinking_facts(run, stage, thinking) | {"way": way}
-        (folder / THINKING_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        facts = _thinking_facts(run, stage, thinking, way)
+        facts.save(folder)
         shutil.copyfile(Path(__file__).with_name(TORCH_FILE), folder / TORCH_FILE)
         (folder / "README.md").write_text(_card(run, stage, facts, is_adapter=form == "adapter"), encoding="utf-8")
     logger.info("exported stage %s to %s", stage, out)
@@ -99,28 +100,33 @@ def _carried(run: Run) -> dict[str, Any]:
     return carried | of_tokenizer | {"pad_token_id": tokenizer.pad_id}
 
 
-def _thinking_facts(run: Run, stage: str, thinking: Thinking) -> dict[str, Any]:
-    """What `colar_torch.py` needs to know besides weights."""
-    return {
-        "method": run.config.stages[stage].method,
-        "prompt": question_prompt("{question}", "{speed}"),
-        "speeds": [speed_text(speed) for speed in run.trained_speeds(stage)],
-        "answer_prefix": ANSWER_PREFIX,
-        "separator_id": run.tokenizer.separator_id,
-        "eos_id": run.tokenizer.eos_id,
-        "max_thoughts": thinking.max_thoughts,
-        "min_thoughts": thinking.min_thoughts,
-        "max_answer_tokens": run.config.decode.max_answer_tokens,
-        "base": run.config.model.base,
-    }
+def _thinking_facts(run: Run, stage: str, thinking: Thinking, way: str) -> ThinkingFacts:
+    """What a program needs to know besides weights."""
+    method = run.method(stage)
+    return ThinkingFacts(
+        method=run.config.stages[stage].method,
+        way=way,
+        prompt=question_prompt("{question}", "{speed}"),
+        speeds=[speed_text(speed) for speed in run.trained_speeds(stage)],
+        answer_prefix=ANSWER_PREFIX,
+        separator_id=run.tokenizer.separator_id,
+        eos_id=run.tokenizer.eos_id,
+        max_thoughts=thinking.max_thoughts,
+        min_thoughts=thinking.min_thoughts,
+        max_answer_tokens=run.config.decode.max_answer_tokens,
+        base=run.config.model.base,
+        stage=stage,
+        method_settings=dataclasses.asdict(method),
+        decode=dataclasses.asdict(run.config.decode),
+    )
 
 
-def _card(run: Run, stage: str, facts: dict[str, Any], *, is_adapter: bool) -> str:
+def _card(run: Run, stage: str, facts: ThinkingFacts, *, is_adapter: bool) -> str:
     report = run.workdir / MARKDOWN_FILE
     return model_card(
         stage=stage,
-        thinks=ways.WAYS[facts["way"]].format(num_thoughts=facts["max_thoughts"]),
-        speeds=tuple(facts["speeds"]) if run.method(stage).has_speed else (),
+        thinks=ways.WAYS[facts.way].format(num_thoughts=facts.max_thoughts),
+        speeds=tuple(facts.speeds) if run.method(stage).has_speed else (),
         is_adapter=is_adapter,
         report=report.read_text(encoding="utf-8") if report.is_file() else "",
         config=plain(run.config),

@@ -32,7 +32,7 @@ from colar_jax.model.reasoner import OwnModule, Reasoner
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import one_of, require
 from colar_jax.settings.on_resume import binding
-from colar_jax.weights.projection_file import save_projection
+from colar_jax.weights.projection_file import load_projection, save_projection
 
 PROJECTION = "projection"  # the name of its own part of the model
 
@@ -158,8 +158,10 @@ class Codi(Method):
     @property
     def modules(self) -> dict[str, OwnModule]:
         """The projection, where it has a size."""
+        if not self.projection_size:
+            return {}
         settings = ProjectionConfig(self.projection_size, self.projection_layer_norm)
-        return {PROJECTION: OwnModule(Projection, settings, save_projection)} if self.projection_size else {}
+        return {PROJECTION: OwnModule(Projection, settings, save_projection, load_projection)}
 
     def project(self, model: Reasoner, hidden):
         """A hidden state as the next input: through the projection, if there is one."""

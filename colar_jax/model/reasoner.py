@@ -30,11 +30,13 @@ class OwnModule:
         kind: makes it, as `kind(llama, settings, rngs=...)`, where `llama` is the `LlamaConfig` of the base.
         settings: a frozen dataclass of its sizes.
         save: writes its files of an exported folder, as `save(parameters, settings, folder)`.
+        load: reads them, as `load(settings, folder)`; without it such a folder runs nowhere but in its own code.
     """
 
     kind: Callable[..., nnx.Module]
     settings: Any
     save: Callable[[dict, Any, Path], None]
+    load: Callable[[Any, Path], dict] | None = None
 
 
 NONE_OF_ITS_OWN: Mapping[str, OwnModule] = {}

@@ -29,12 +29,12 @@ from colar_jax.data.splits import Splits, load_splits, load_tests
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.engine import Engine
 from colar_jax.errors import UserError
-from colar_jax.evaluation.asking import Asker
 from colar_jax.evaluation.decode_program import Programs
 from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import Method, find_method
+from colar_jax.methods.method import Thinking
 from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import require_devices
@@ -104,6 +104,12 @@ class Run:
         """The method of a stage, with its settings there."""
         return self.config.stages[stage_name].bound_method
 
+    def thinking(self, stage_name: str, *, greedy: bool = True) -> Thinking:
+        """How a stage thinks under the run's settings of decoding."""
+        return self.method(stage_name).thinking(
+            self.config.decode, self.tokenizer.separator_id, self.engine.dtype, greedy
+        )
+
     def trained_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds that a stage's prompts say in training: what it is validated at."""
         return self.method(stage_name).recipe.prompt_speeds
@@ -141,15 +147,6 @@ class Run:
         return Inspector(
             self.engine, self.method(stage_name), self.judge, config.decode, batch_size=config.eval.batch_size
         )
-
-    def asker(self, stage_name: str, *, temperature: float = 0.0, num_words: int = 3) -> Asker:
-        """What answers questions with a stage's method; temperature 0 is greedy."""
-        decode = self.config.decode
-        if temperature:
-            of_all = dict.fromkeys(("latent_temperature", "stop_temperature", "answer_temperature"), temperature)
-            decode = dataclasses.replace(decode, **of_all)
-        method, greedy = self.method(stage_name), temperature == 0
-        return Asker(self.engine, method, self.tokenizer, decode, greedy=greedy, num_words=num_words)
 
 
 def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all") -> Run:

@@ -32,9 +32,13 @@ from colar_jax.training.state import (
 
 
 def default_stage(run: Run) -> str:
-    """What to ask and what to export where nobody says: the last stage that thinks in latents, else the last."""
-    stages = run.config.stage_names
-    return [*stages, *(name for name in stages if run.inspector(name).thinks_in_latents)][-1]
+    """What to ask and what to export where nobody says: the last stage that thinks in latents, else the last.
+
+    Of the stages that have a checkpoint, where any has one.
+    """
+    stages = [name for name in run.config.stage_names if latest_step(run.workdir / name) is not None]
+    stages = stages or list(run.config.stage_names)
+    return [*stages, *(name for name in stages if run.thinking(name).in_latents)][-1]
 
 
 def stage_named(run: Run, name: str) -> str:

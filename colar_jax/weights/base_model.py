@@ -25,8 +25,12 @@ _UNWANTED_FILES = ("original/*", "*/*.safetensors")  # the same weights once mor
 _SAMPLED_BYTES = 4096  # of every tensor, for its hash
 
 
-def base_folder(name: str) -> Path:
+def base_folder(name: str, said: str = "model.base=") -> Path:
     """The local folder of a base model; one named by a hub id is fetched, or found in the hub's cache.
+
+    Args:
+        name: a folder, or owner/name[@revision].
+        said: what the name was given as, for messages.
 
     Raises:
         UserError: there is no such folder, and no such model on the hub (or no access to it, or no network).
@@ -36,7 +40,7 @@ def base_folder(name: str) -> Path:
         return path
     repository, _, revision = name.partition("@")
     if path.is_absolute() or name.startswith((".", "~")) or repository.count("/") != 1:
-        raise UserError(f"model.base={name!r}: there is no such folder, and it is no hub id (owner/name)")
+        raise UserError(f"{said}{name!r}: there is no such folder, and it is no hub id (owner/name)")
     import huggingface_hub  # here, because only hub ids need it
 
     try:
@@ -49,7 +53,7 @@ def base_folder(name: str) -> Path:
     except Exception as error:  # of the network, of the hub, of its cache: each library below has errors of its own
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"model.base={name!r} is no folder, and cannot be fetched from the hub ({type(error).__name__}: {reason}). "
+            f"{said}{name!r} is no folder, and cannot be fetched from the hub ({type(error).__name__}: {reason}). "
             "Check the name, the network, and for gated models `hf auth login`; or give a local folder"
         ) from error
     return Path(fetched)

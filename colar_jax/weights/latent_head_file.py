@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.parallel.sharding import Tree
+from colar_jax.weights.array_file import read_arrays
 from colar_jax.weights.safetensors_io import write_arrays
 
 HEAD_WEIGHTS_FILE = "latent_head.safetensors"
@@ -85,15 +85,22 @@ def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path) 
 
 def load_latent_head(folder: Path) -> tuple[Tree, LatentHeadConfig]:
     """What `save_latent_head` wrote. UserError where it is not there or does not fit."""
-    for name in (HEAD_WEIGHTS_FILE, HEAD_CONFIG_FILE):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}: it is no exported latent reasoner")
-    settings = read_json_object(folder / HEAD_CONFIG_FILE)
-    wanted = [*(field.name for field in dataclasses.fields(LatentHeadConfig)), "embed_std"]
-    if missing := [name for name in wanted if name not in settings]:
-        raise UserError(f"{folder / HEAD_CONFIG_FILE} has no {missing[0]!r}: it is no exported latent reasoner")
-    config = LatentHeadConfig(**{field.name: settings[field.name] for field in dataclasses.fields(LatentHeadConfig)})
-    return from_published(load_file(folder / HEAD_WEIGHTS_FILE), settings["embed_std"], source=str(folder)), config
+    if not (folder / HEAD_WEIGHTS_FILE).is_file():
+        raise UserError(f"{folder} has no {HEAD_WEIGHTS_FILE}: it is no exported latent reasoner")
+    config, embed_std = read_head_config(folder), read_json_object(folder / HEAD_CONFIG_FILE)["embed_std"]
+    return from_published(read_arrays(folder / HEAD_WEIGHTS_FILE), embed_std, source=str(folder)), config
+
+
+def read_head_config(folder: Path) -> LatentHeadConfig:
+    """The sizes and bounds that `save_latent_head` wrote. UserError where one is missing."""
+    path = folder / HEAD_CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} has no {HEAD_CONFIG_FILE}: it is no exported latent reasoner")
+    settings = read_json_object(path)
+    names = [field.name for field in dataclasses.fields(LatentHeadConfig)]
+    if missing := [name for name in (*names, "embed_std") if name not in settings]:
+        raise UserError(f"{path} has no {missing[0]!r}: it is no exported latent reasoner")
+    return LatentHeadConfig(**{name: settings[name] for name in names})
 
 
 def _shapes(hidden: int, inner: int) -> dict[str, tuple[int, ...]]:

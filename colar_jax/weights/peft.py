@@ -48,7 +48,7 @@ def read_adapter(folder: Path, llama: LlamaConfig, expected: LoraConfig | None =
         UserError: the folder is none of an adapter, has settings that we do not compute, is not of `expected` (where
             that is given; dropout may differ), or its tensors are not those of a model of this shape; says all at once.
     """
-    config = _read_config(folder)
+    config = read_adapter_config(folder)
     if expected is not None and dataclasses.replace(config, dropout=expected.dropout) != expected:
         raise UserError(
             f"{folder / ADAPTER_CONFIG_FILE} has rank {config.rank}, alpha {config.alpha:g}, targets "
@@ -114,7 +114,8 @@ def _replace(path: Path, write) -> None:
     os.replace(unfinished, path)
 
 
-def _read_config(folder: Path) -> LoraConfig:
+def read_adapter_config(folder: Path) -> LoraConfig:
+    """An adapter's description, from the folder that PEFT wrote. UserError for what we do not compute."""
     path = folder / ADAPTER_CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{folder} is no adapter's folder: it has no {ADAPTER_CONFIG_FILE}")

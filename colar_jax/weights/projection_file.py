@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
 from colar_jax.model.projection import ProjectionConfig
+from colar_jax.weights.array_file import read_arrays
 from colar_jax.weights.safetensors_io import write_arrays
 
 PROJECTION_WEIGHTS_FILE = "projection.safetensors"
@@ -42,3 +45,32 @@ def save_projection(projection: dict[str, Any], config: ProjectionConfig, folder
     (folder / PROJECTION_CONFIG_FILE).write_text(
         json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8"
     )
+
+
+def load_projection(config: ProjectionConfig, folder: Path) -> dict[str, Any]:
+    """The parameters that `save_projection` wrote. UserError where they are not there, or not of these sizes."""
+    path = folder / PROJECTION_WEIGHTS_FILE
+    arrays, projection = read_arrays(path), {}
+    for place, name in _NAMES.items():
+        if place[0].startswith("norm") and not config.layer_norm:
+            continue
+        if name not in arrays:
+            raise UserError(f"{path} has no {name!r}: it is no projection of CODI, or not with these settings")
+        node = projection
+        for part in place[:-1]:
+            node = node.setdefault(part, {})
+        value = arrays[name].astype(np.float32)
+        node[place[-1]] = np.ascontiguousarray(value.T) if place[-1] == "kernel" else value
+    if (size := projection["first"]["kernel"].shape[1]) != config.intermediate_size:
+        raise UserError(f"{path} has {size} hidden units, and thinking.json says {config.intermediate_size}")
+    return projection
+
+
+def projection_sizes(folder: Path) -> ProjectionConfig:
+    """The sizes that `projection.json` says. UserError where it does not."""
+    path = folder / PROJECTION_CONFIG_FILE
+    found = read_json_object(path)
+    size, has_norm = found.get("intermediate_size"), found.get("layer_norm")
+    if type(size) is not int or size < 1 or type(has_norm) is not bool:
+        raise UserError(f"{path} does not say the projection's intermediate_size and layer_norm: export it again")
+    return ProjectionConfig(size, has_norm)

@@ -10,7 +10,7 @@ from decoding.test_decoder import KEYS, LIMITS, PROMPTS, THINK, packed, random_m
 from flax import nnx
 
 from colar_jax.decoding.replay import answer_after
-from colar_jax.decoding.streaming import StreamedThought, Streamer
+from colar_jax.decoding.streaming import StreamedStart, StreamedThought, StreamedToken, Streamer
 from colar_jax.model.execution import Execution
 
 
@@ -18,19 +18,25 @@ from colar_jax.model.execution import Execution
 def test_a_stream_says_what_the_decoder_says(greedy):
     graph, parameters = random_model()
     limits = dataclasses.replace(LIMITS, greedy=greedy)
-    streamer = Streamer(graph, THINK[greedy], limits, Execution())
+    streamer = Streamer(graph, lambda _: (THINK[greedy], limits), Execution())
     decoded = run(greedy=greedy)
     assert len(set(decoded.num_thoughts_B.tolist())) >= 3 and decoded.forced_stop_B.any()
     for row, prompt in enumerate(PROMPTS):
-        events = list(streamer.run(parameters, packed([prompt]), KEYS[row]))
+        start, *events = streamer.run(parameters, packed([prompt]), KEYS[row])
+        np.testing.assert_allclose(start.stop_log_prob, decoded.stop_log_probs_BL[row, 0], rtol=1e-3, atol=1e-3)
         thoughts = [event for event in events if isinstance(event, StreamedThought)]
-        ids = events[len(thoughts) :]
-        assert all(isinstance(token, int) for token in ids)
-        assert ids == decoded.answer_ids_BA[row, : decoded.num_answer_tokens_B[row]].tolist()
+        tokens = events[len(thoughts) :]
+        assert all(isinstance(token, StreamedToken) for token in tokens)
+        log_probs = decoded.answer_log_probs_BA[row, : len(tokens)]
+        np.testing.assert_allclose([token.log_prob for token in tokens], log_probs, rtol=1e-3, atol=1e-3)
+        assert [token.token_id for token in tokens] == decoded.answer_ids_BA[
+            row, : decoded.num_answer_tokens_B[row]
+        ].tolist()
         count = decoded.num_thoughts_B[row]
         assert len(thoughts) == count
         for index, thought in enumerate(thoughts):
             np.testing.assert_allclose(thought.record, decoded.thoughts[row, index], rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(thought.log_prob, decoded.thought_log_probs_BL[row, index], rtol=1e-3, atol=1e-3)
             of_decision = decoded.stop_log_probs_BL[row, index + 1]
             np.testing.assert_allclose(thought.stop_log_prob, of_decision, rtol=1e-3, atol=1e-3)
             assert thought.is_last == (index == count - 1 and not decoded.forced_stop_B[row])
@@ -39,7 +45,9 @@ def test_a_stream_says_what_the_decoder_says(greedy):
 def test_thoughts_come_before_they_are_all_there():
     graph, parameters = random_model()
     row = int(np.argmax(run().num_thoughts_B))
-    stream = Streamer(graph, THINK[True], LIMITS, Execution()).run(parameters, packed([PROMPTS[row]]), KEYS[row])
+    streamer = Streamer(graph, lambda _: (THINK[True], LIMITS), Execution())
+    stream = streamer.run(parameters, packed([PROMPTS[row]]), KEYS[row])
+    assert isinstance(next(stream), StreamedStart)
     assert isinstance(next(stream), StreamedThought)
     stream.close()  # a user who has seen enough
 

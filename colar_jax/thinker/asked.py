@@ -1,0 +1,159 @@
+"""What may be asked: questions that can be read, and options within their ranges; what is wrong is a UserError."""
+
+import dataclasses
+import functools
+import logging
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import models
+
+from colar_jax.config import DecodeConfig, nearest, parse_speeds
+from colar_jax.data.encoding import unreadable_words
+from colar_jax.data.prompts import AUTO_SPEED, Speed, speed_text
+from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Thoughts and answer tokens that anybody may ask for; each has a place in the cache.
+MOST_POSITIONS = 1 << 15
+_SHOWN = 80  # characters of a question
+_MOST_KNOWN = 200  # words in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to answer, checked: `Thinker.generate` says what each of them is."""
+
+    speed: Speed
+    temperature: float
+    seed: int
+    max_latents: int | None
+    max_answer_tokens: int | None
+    num_words: int
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature == 0
+
+    def decode(self, configured: DecodeConfig) -> DecodeConfig:
+        """The settings with the temperature for latents, stops and tokens alike."""
+        names = ("latent_temperature", "stop_temperature", "answer_temperature")
+        return configured if self.greedy else dataclasses.replace(configured, **dict.fromkeys(names, self.temperature))
+
+
+def check_options(
+    *, temperature: Any, seed: Any, max_latents: Any, max_answer_tokens: Any, num_words: Any, speed: Speed
+) -> Options:
+    """The options, or the UserError for the first that is wrong."""
+    if not _is_number(temperature) or not 0 <= temperature < math.inf:
+        raise UserError(f"temperature={temperature!r} is no number of at least 0")
+    _whole("seed", seed, 0, 2**32 - 1)
+    for name, value in (("max_latents", max_latents), ("max_answer_tokens", max_answer_tokens)):
+        if value is not None:
+            _whole(name, value, 1, MOST_POSITIONS)
+    _whole("num_words", num_words, 0, 1000)
+    return Options(
+        speed=speed,
+        temperature=float(temperature),
+        seed=int(seed),
+        max_latents=None if max_latents is None else int(max_latents),
+        max_answer_tokens=None if max_answer_tokens is None else int(max_answer_tokens),
+        num_words=int(num_words),
+    )
+
+
+def check_speed(asked: Any, *, trained: Sequence[Speed], has_speed: bool, stage: str) -> Speed:
+    """The speed to think at: `asked`, a number or "auto"; None is the first that was trained.
+
+    Raises:
+        UserError: it is no speed, or several, or the stage has none to choose.
+    """
+    if asked is None or asked == "":
+        return trained[0]
+    given = parse_speeds(asked) if isinstance(asked, str) else (float(asked),) if _is_number(asked) else (math.nan,)
+    if len(given) > 1:
+        raise UserError(f"speed={asked}: one speed at a time, such as speed={speed_text(given[0])}")
+    if not given or (given[0] != AUTO_SPEED and not 1 <= given[0] < math.inf):
+        raise UserError(f"speed={asked!r} is no thinking speed: a number of at least 1 (tokens per latent), or auto")
+    if not has_speed:
+        raise UserError(f"speed={asked}: stage {stage} has none to choose; leave it out")
+    if given[0] not in trained:
+        _tell_untrained(stage, ", ".join(map(speed_text, trained)), speed_text(given[0]))
+    return given[0]
+
+
+@functools.cache  # once, however many batches a list of questions has
+def _tell_untrained(stage: str, trained: str, speed: str) -> None:
+    logger.warning("stage %s was trained at speed %s, not at %s: its answers will be poor", stage, trained, speed)
+
+
+def check_questions(questions: Any, tokenizer: Tokenizer, *, allow_unknown_words: bool) -> list[str]:
+    """The questions, each a text that the tokenizer reads; UserError for the first that is none."""
+    if not isinstance(questions, Sequence) or isinstance(questions, bytes | bytearray):
+        questions = _listed_questions(questions)
+    for number, question in enumerate(questions):
+        where = "the question" if len(questions) == 1 else f"question {number}"
+        if not isinstance(question, str):
+            raise UserError(f"{where} is {question!r:.{_SHOWN}}, of type {type(question).__name__}: a text is wanted")
+        if not question.strip():
+            raise UserError(f"{where} is empty: ask something")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            half = question[error.start]
+            raise UserError(f"{where} has {half!r}, half of a character: it cannot be encoded") from None
+        if words := unreadable_words(question, tokenizer):
+            _refuse_or_warn(where, question, words, tokenizer, refuses=not allow_unknown_words)
+    return list(questions)
+
+
+def _listed_questions(questions: Any) -> list[Any]:
+    try:
+        return list(questions)
+    except TypeError:
+        kind = type(questions).__name__
+        raise UserError(f"questions is of type {kind}: a text is wanted, or a list of texts") from None
+
+
+def _refuse_or_warn(where: str, question: str, words: Sequence[str], tokenizer: Tokenizer, *, refuses: bool) -> None:
+    """A tokenizer of whole words has a list of what it knows; of pieces of words only odd signs are missing."""
+    shown = question if len(question) <= _SHOWN else f"{question[: _SHOWN - 3]}..."
+    named = ", ".join(map(repr, words[:10])) + (f" and {len(words) - 10} more" if len(words) > 10 else "")
+    if not refuses or not isinstance(tokenizer.hf.backend_tokenizer.model, models.WordLevel):
+        logger.warning("%s: the tokenizer has no token for %s, so the model does not read what you wrote", shown, named)
+        return
+    known = known_words(tokenizer)
+    hints = "".join(filter(None, (nearest(word, known) for word in words[:1] if not word.isdigit())))
+    more = f" and {len(known) - _MOST_KNOWN} more" if len(known) > _MOST_KNOWN else ""
+    raise UserError(
+        f"{where}, {shown!r}: the tokenizer does not know {named}.{hints} It knows {_numbers(tokenizer)}these words: "
+        f"{' '.join(known[:_MOST_KNOWN])}{more}"
+    )
+
+
+def known_words(tokenizer: Tokenizer) -> list[str]:
+    """The words, of letters, that a tokenizer of whole words knows, sorted."""
+    special = set(tokenizer.hf.all_special_tokens)
+    return sorted((word for word in tokenizer.hf.get_vocab() if word.isalpha() and word not in special), key=str.lower)
+
+
+def _numbers(tokenizer: Tokenizer) -> str:
+    """Up to where a tokenizer of whole words knows all whole numbers, as the start of a list."""
+    vocabulary, count = tokenizer.hf.get_vocab(), 0
+    while str(count) in vocabulary:
+        count += 1
+    return f"the whole numbers up to {count - 1} and " if count else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> None:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= value <= most:
+        raise UserError(f"{name}={value!r} is no whole number from {least} to {most}")

@@ -1,0 +1,112 @@
+"""An exported folder as a run of one stage: its config, made of what the folder says, and its parameters."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from colar_jax.config import plain, resolve_plain
+from colar_jax.config.of_before import of_this_version
+from colar_jax.errors import UserError
+from colar_jax.methods import find_method
+from colar_jax.parallel.mesh import put
+from colar_jax.runs.run import Run
+from colar_jax.training.state import Tree
+from colar_jax.weights.latent_head_file import HEAD_CONFIG_FILE, load_latent_head, read_head_config
+from colar_jax.weights.peft import ADAPTER_CONFIG_FILE, read_adapter_config
+from colar_jax.weights.projection_file import PROJECTION_CONFIG_FILE, projection_sizes
+from colar_jax.weights.thinking_file import THINKING_FILE, ThinkingFacts, read_thinking
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is one that `colar_jax.export` wrote."""
+    return (folder / THINKING_FILE).is_file()
+
+
+def exported_config(folder: Path) -> ml_collections.ConfigDict:
+    """The config of a run whose one stage is what a folder holds, and whose base model is the folder's own.
+
+    Raises:
+        UserError: the folder does not say what it holds, or holds a method that is not here.
+    """
+    facts = read_thinking(folder)
+    method = find_method(facts.method, f"{folder / THINKING_FILE}: method")
+    name = facts.stage or facts.method.rpartition(":")[2]
+    stage: dict[str, Any] = {"method": facts.method}
+    settings = _settings_of_before(facts, folder) if facts.method_settings is None else facts.method_settings
+    if settings:
+        stage[method.group] = settings
+    decode = facts.decode or {
+        "max_latents": max(facts.max_thoughts, 1),
+        "min_latents": min(facts.min_thoughts, facts.max_thoughts),
+        "max_step_tokens": max(facts.max_thoughts, 1),
+        "max_answer_tokens": facts.max_answer_tokens,
+    }
+    saved = {"title": folder.name, "run": name, "stages": {name: stage}, "decode": decode}
+    saved |= {"model": _model(folder, facts), "data": {"tokenizer": str(folder)}}
+    try:
+        config = ml_collections.ConfigDict(plain(resolve_plain(of_this_version(saved))))
+    except UserError as error:
+        raise UserError(f"{folder / THINKING_FILE}: {error}") from None
+    config.workdir = str(folder)
+    return config
+
+
+def exported_parameters(run: Run, folder: Path) -> Tree:
+    """The parameters of an exported folder, in place on the run's devices: the model's, and what makes its latents.
+
+    Raises:
+        UserError: a file is missing or damaged, or does not fit the model.
+    """
+    own: Tree = {}
+    if (folder / HEAD_CONFIG_FILE).is_file():
+        own["latent_head"] = load_latent_head(folder)[0]
+    (stage,) = run.config.stage_names
+    for name, module in run.method(stage).modules.items():
+        if module.load is None:
+            raise UserError(f"{folder}: its method has no way to read {name!r} from a folder: load the run instead")
+        own[name] = module.load(module.settings, folder)
+    shapes = {name: run.shapes[name] for name in own}
+    _check_shapes(own, shapes, folder)
+    placed = put(own, jax.tree.map(lambda leaf: leaf.sharding, shapes))
+    return run.initial_parameters() | placed
+
+
+def _model(folder: Path, facts: ThinkingFacts) -> dict[str, Any]:
+    """The group of settings `model`: the folder is the base, or holds adapters for one."""
+    model: dict[str, Any] = {"base": str(folder), "latent_head": {"intermediate_size": 1}}
+    if (folder / HEAD_CONFIG_FILE).is_file():
+        model["latent_head"] = plain(read_head_config(folder))
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        lora = read_adapter_config(folder)
+        targets = ",".join(lora.targets)
+        model["lora"] = {"rank": lora.rank, "alpha": lora.alpha, "targets": targets, "init_from": str(folder)}
+        model["base"] = facts.base
+    return model
+
+
+def _settings_of_before(facts: ThinkingFacts, folder: Path) -> dict[str, Any]:
+    """The settings that decoding reads, where a folder does not say its method's."""
+    if facts.method == "colar":
+        return {"speeds": ",".join(speed for speed in facts.speeds if speed != "auto")}
+    if facts.method == "coconut":
+        return {"num_stages": 1, "latents_per_stage": facts.max_thoughts}
+    if facts.method == "codi":
+        settings = {"num_latents": facts.max_thoughts}
+        if (folder / PROJECTION_CONFIG_FILE).is_file():
+            sizes = projection_sizes(folder)
+            settings |= {"projection_size": sizes.intermediate_size, "projection_layer_norm": sizes.layer_norm}
+        return settings
+    return {}
+
+
+def _check_shapes(found: Tree, expected: Tree, folder: Path) -> None:
+    """UserError where what makes the latents does not fit the model beside it."""
+    ours, theirs = (dict(jax.tree.leaves_with_path(tree)) for tree in (expected, found))
+    for path in ours.keys() | theirs.keys():
+        shapes = [np.shape(tree[path]) if path in tree else "missing" for tree in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(f"{folder}: {name} is {shapes[1]}, and the model's is {shapes[0]}: the files do not fit")

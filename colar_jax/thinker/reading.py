@@ -1,0 +1,155 @@
+"""What was decoded, as text, latents and numbers of the host."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.decoding.decoder import Decoded
+from colar_jax.decoding.streaming import StreamedStart, StreamedThought, StreamedToken
+from colar_jax.evaluation.latents import Latent, read_latent
+from colar_jax.methods.method import Thinking
+from colar_jax.thinker.answer import Answer, Done, Event, Token
+from colar_jax.thinker.ask_programs import AskLimits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reader:
+    """Reads what one stage has said; `hidden_size` is the length of a latent."""
+
+    stage: str
+    tokenizer: Tokenizer
+    thinking: Thinking
+    hidden_size: int
+
+    def answer(self, decoded: Decoded, row: int, question: str, limits: AskLimits) -> Answer:
+        """The answer in a row of a batch that is on the host."""
+        count, forced_stop = int(decoded.num_thoughts_B[row]), bool(decoded.forced_stop_B[row])
+        thoughts = _Thoughts(
+            [jax.tree.map(lambda leaf: leaf[row, place], decoded.thoughts) for place in range(count)],  # noqa: B023
+            decoded.thought_log_probs_BL[row, :count],
+            decoded.stop_log_probs_BL[row, : count + 1],
+            forced_stop,
+        )
+        tokens = min(int(decoded.num_answer_tokens_B[row]), limits.max_answer_tokens)
+        ids_A, log_probs_A = (array[row, :tokens] for array in (decoded.answer_ids_BA, decoded.answer_log_probs_BA))
+        return self.whole(thoughts, ids_A, log_probs_A, question, limits)
+
+    def events(self, steps: Iterator, question: str, limits: AskLimits):
+        """The events of a stream, from the steps of a `decoding.streaming.Streamer`."""
+        return _Stream(self, question, limits).events(steps)
+
+    def whole(self, thoughts: "_Thoughts", ids_A, log_probs_A, question: str, limits: AskLimits) -> Answer:
+        """The answer that a chain and the `A` tokens after it are."""
+        readings, reasoning = (), ""
+        latents_LD = np.zeros((0, self.hidden_size), np.float32)
+        if self.thinking.in_latents:
+            readings = tuple(self.latent(thoughts, place) for place in range(len(thoughts.records)))
+            latents_LD = np.stack([reading.vector for reading in readings]) if readings else latents_LD
+        elif self.thinking.in_words:
+            reasoning = self.tokenizer.decode([int(record) for record in thoughts.records])
+        (text,) = self.tokenizer.answer_texts(ids_A[None], np.array([len(ids_A)]))
+        return Answer(
+            question=question,
+            stage=self.stage,
+            speed=limits.options.speed,
+            text=text,
+            latents=latents_LD,
+            readings=readings,
+            reasoning=reasoning,
+            num_thoughts=len(thoughts.records),
+            thought_log_probs=thoughts.log_probs_L,
+            stop_log_probs=thoughts.stop_log_probs_L,
+            token_ids=ids_A,
+            token_log_probs=log_probs_A,
+            forced_stop=thoughts.forced_stop,
+            cut_answer=bool(ids_A[-1] != self.tokenizer.eos_id),
+        )
+
+    def latent(self, thoughts: "_Thoughts", place: int) -> Latent:
+        """The latent in a place of the chain."""
+        return read_latent(
+            thoughts.records[place],
+            thoughts.stop_log_probs_L[place + 1],
+            is_last=place == len(thoughts.records) - 1 and not thoughts.forced_stop,
+            tokenizer=self.tokenizer,
+            index=place,
+            log_prob=thoughts.log_probs_L[place],
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Thoughts:
+    """A chain: the records of its thoughts, their log-probabilities `[L]`, and those of the decisions `[L + 1]`."""
+
+    records: list
+    log_probs_L: np.ndarray
+    stop_log_probs_L: np.ndarray
+    forced_stop: bool
+
+
+class _Stream:
+    """The events of one question, and what its `Answer` is made of."""
+
+    def __init__(self, reader: Reader, question: str, limits: AskLimits):
+        self._reader, self._question, self._limits = reader, question, limits
+        self._stop_log_probs: list[float] = []
+        self._thoughts: list[StreamedThought] = []
+        self._tokens: list[StreamedToken] = []
+
+    def events(self, steps: Iterator) -> Iterator[Event]:
+        reader, reasoning, answer = self._reader, _Text(self._reader.tokenizer), _Text(self._reader.tokenizer)
+        for step in steps:
+            if isinstance(step, StreamedStart):
+                self._stop_log_probs.append(step.stop_log_prob)
+            elif isinstance(step, StreamedThought):
+                self._thoughts.append(step)
+                self._stop_log_probs.append(step.stop_log_prob)
+                if reader.thinking.in_words:
+                    yield Token(reasoning.add(int(step.record)), step.log_prob, is_answer=False)
+                else:
+                    yield reader.latent(self._chain(is_over=step.is_last), len(self._thoughts) - 1)
+            else:
+                self._tokens.append(step)
+                if step.token_id != reader.tokenizer.eos_id:
+                    yield Token(answer.add(step.token_id), step.log_prob)
+                if len(self._tokens) == self._limits.max_answer_tokens:
+                    break
+        whole = self._whole()
+        if rest := whole.text[len(answer.text) :]:  # it ends within a character
+            yield Token(rest, self._tokens[-1].log_prob)
+        yield Done(whole)
+
+    def _whole(self) -> Answer:
+        count = len(self._thoughts)
+        has_stopped = self._thoughts[-1].is_last if count else True
+        chain = self._chain(is_over=has_stopped or count < self._limits.max_thoughts)
+        ids_A = np.array([token.token_id for token in self._tokens], np.int32)
+        log_probs_A = np.array([token.log_prob for token in self._tokens], np.float32)
+        return self._reader.whole(chain, ids_A, log_probs_A, self._question, self._limits)
+
+    def _chain(self, *, is_over: bool) -> "_Thoughts":
+        return _Thoughts(
+            [thought.record for thought in self._thoughts],
+            np.array([thought.log_prob for thought in self._thoughts], np.float32),
+            np.array(self._stop_log_probs, np.float32),
+            not is_over,
+        )
+
+
+class _Text:
+    """Ids that become text piece by piece; what a tokenizer says of an id depends on those before it."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer, self._ids, self.text = tokenizer, [], ""
+
+    def add(self, token_id: int) -> str:
+        """The text that this id adds; "" where a character is not complete yet."""
+        self._ids.append(token_id)
+        text = self._tokenizer.decode(self._ids)
+        if text.endswith("\N{REPLACEMENT CHARACTER}") or not text.startswith(self.text):
+            return ""
+        piece, self.text = text[len(self.text) :], text
+        return piece
