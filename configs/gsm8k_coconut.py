@@ -30,13 +30,20 @@ def get_config(argument: str = ""):
     # The authors' run: everything trained; 3 epochs for each stage, the last one until epoch 25, of which CoT had 3.
     config.model.lora.rank = 0
     config.model.base_dtype = "float32"
-    for each in config.stages.values():
-        each.optimizer.update(learning_rate=1e-4, weight_decay=0.01, schedule="constant")
+    config.model.dtype = "float32"
+    for each in config.stages.values():  # and nothing is clipped
+        each.optimizer.update(learning_rate=1e-4, weight_decay=0.01, clip_norm=1e9, schedule="constant")
     stage.coconut.update(num_stages=3, latents_per_stage=2, epochs_per_stage=3.0, final_stage=True)
+    stage.coconut.update(reset_each_epoch=True, end_marker=True)
+    config.eval.seeds = 0
 
     if argument == "paper":
         config.model.lora.update(rank=128, alpha=32.0, targets="query,value")
-        config.model.base_dtype = "bfloat16"
+        config.model.update(base_dtype="bfloat16", dtype="bfloat16")
+        for each in config.stages.values():
+            each.optimizer.clip_norm = 1.0
+        stage.coconut.update(reset_each_epoch=False, end_marker=False)
+        config.eval.seeds = 5
         stage.update(epochs=50.0, rows=56, eval_every=1500)  # batches of 256 problems
         # No step is left in the third stage; its code gives every stage one epoch instead of two.
         stage.coconut.update(epochs_per_stage=2.0, final_stage=False, reset_optimizer=False)

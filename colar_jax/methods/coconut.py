@@ -16,9 +16,9 @@ from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.methods.method import Method, Thinking
 from colar_jax.methods.thinking import thought_chain, thought_rows
-from colar_jax.methods.thinking.schedule import LatentStages, Phase
-from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
-from colar_jax.methods.thinking.thought_chain import unchanged
+from colar_jax.methods.thinking.schedule import LatentStages
+from colar_jax.methods.thinking.staged_loader import Dealt, Room, StagedLoader
+from colar_jax.methods.thinking.thought_chain import rescaled, unchanged
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
@@ -26,29 +26,35 @@ from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import require
 
 
+@dataclasses.dataclass(frozen=True)
 class _Rows:
     """Questions in the trunk; what is left of the steps, and the answer, in the tail."""
 
+    end_marker: bool
+
     def sizes(self, encoded: EncodedProblems, kept_N: np.ndarray, examples_N=slice(None)) -> np.ndarray:
         questions_N = encoded.prompt_lengths(AUTO_SPEED)[examples_N] + 1
-        return np.stack([questions_N, kept_N + encoded.answer_lengths[examples_N]], axis=1)
+        tails_N = kept_N + self.end_marker + encoded.answer_lengths[examples_N]
+        return np.stack([questions_N, tails_N], axis=1)
 
-    def fill(self, encoded: EncodedProblems, rows, room: Room, phase: Phase) -> ThoughtBatch:
+    def fill(self, encoded: EncodedProblems, rows: list[list[Dealt]], room: Room) -> ThoughtBatch:
         trunk, tail = room.positions
         shape = ThoughtShape(trunk, supervised=0, tail=tail, examples=room.examples)
-        examples = [[_example(encoded, example, removed) for example, removed in row] for row in rows]
-        return thought_rows.fill_thought_rows(examples, shape, phase.num_latents)
+        return thought_rows.fill_thought_rows([[self._example(encoded, one) for one in row] for row in rows], shape)
 
-
-def _example(encoded: EncodedProblems, example: int, removed: int) -> ThoughtExample:
-    separator, answer_ids = np.array([encoded.separator_id], np.int32), encoded.answers[example]
-    return ThoughtExample(
-        prompt_ids=np.append(encoded.prompt(example, AUTO_SPEED), separator),
-        teacher_ids=separator[:0],
-        tail_ids=np.concatenate([encoded.steps[example][removed:], separator, answer_ids]),
-        before_answer=encoded.shared_answer_tokens(example),
-        num_answer=len(answer_ids),
-    )
+    def _example(self, encoded: EncodedProblems, dealt: Dealt) -> ThoughtExample:
+        example, removed, num_latents = dealt
+        separator, answer_ids = np.array([encoded.separator_id], np.int32), encoded.answers[example]
+        step_ids = encoded.steps[example][removed:]
+        is_marked = self.end_marker and num_latents > 0 and len(step_ids) > 0
+        return ThoughtExample(
+            prompt_ids=np.append(encoded.prompt(example, AUTO_SPEED), separator),
+            teacher_ids=separator[:0],
+            tail_ids=np.concatenate([separator[: int(is_marked)], step_ids, separator, answer_ids]),
+            before_answer=encoded.shared_answer_tokens(example),
+            num_answer=len(answer_ids),
+            num_latents=num_latents,
+        )
 
 
 def count_labels(batch: ThoughtBatch):
@@ -56,12 +62,12 @@ def count_labels(batch: ThoughtBatch):
     return jnp.sum(batch.first_labels_BE >= 0) + jnp.sum(batch.tail_labels_BT >= 0)
 
 
-def coconut_loss(model, batch: ThoughtBatch, keys_B, num_labels, max_latents: int, compute: Execution):
+def coconut_loss(model, batch: ThoughtBatch, keys_B, num_labels, coconut: "Coconut", compute: Execution):
     """The part's share of the mean cross-entropy, with gradients through all latents and their question."""
     with jax.named_scope("question"):
         trunk = thought_chain.run_trunk(model, batch, compute, keys_B)
     with jax.named_scope("latents"):
-        latents = thought_chain.run_latents(model, trunk, batch, max_latents, unchanged, compute, keys_B)
+        latents = thought_chain.run_latents(model, trunk, batch, coconut.max_latents, coconut.fed, compute, keys_B)
     with jax.named_scope("tail"):
         hidden_BTD, _ = thought_chain.run_tail(model, trunk, latents, batch, compute, keys_B)
     loss_sum, right = thought_chain.tail_loss(model, latents, hidden_BTD, batch, compute)
@@ -85,8 +91,18 @@ class Coconut(Method):
     epochs_per_stage: float = 3.0  # of the first stages; the final one has the rest
     final_stage: bool = True  # one more stage, without any step left; False: the last stage is that, as CoLaR's authors
     reset_optimizer: bool = True  # forget the moments when a stage begins
+    reset_each_epoch: bool = False  # and when an epoch does, as the authors
+    uniform_probability: float = 0.0  # how often an example is in a stage drawn from 0 to its number of steps
+    pad_latents: bool = True  # False: where no step is left, an example has latents for the steps that it had, no more
+    end_marker: bool = False  # whether `###` ends the latents also where steps follow them
+    # A hidden state is fed at the scale of an embedding. As they are hidden states are far larger, and much alike.
+    rescale: bool = False
 
     def __post_init__(self):
+        require(
+            0 <= self.uniform_probability < 1,
+            f"coconut.uniform_probability={self.uniform_probability} is not in [0, 1)",
+        )
         for field in ("num_stages", "latents_per_stage", "epochs_per_stage"):
             require(getattr(self, field) > 0, f"coconut.{field}={getattr(self, field)} must be positive")
 
@@ -101,15 +117,34 @@ class Coconut(Method):
 
     def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> StagedLoader:
         schedule = LatentStages(
-            self.num_stages, self.latents_per_stage, self.epochs_per_stage, self.final_stage, self.reset_optimizer
+            self.num_stages,
+            self.latents_per_stage,
+            self.epochs_per_stage,
+            self.final_stage,
+            self.reset_optimizer,
+            uniform_probability=self.uniform_probability,
+            pads_latents=self.pad_latents,
+            resets_each_epoch=self.reset_each_epoch,
         )
-        return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=rows, row_positions=row_positions)
+        form = _Rows(self.end_marker)
+        return StagedLoader(encoded, schedule, form, seed=seed, rows=rows, row_positions=row_positions)
+
+    @property
+    def calibrates(self) -> bool:
+        """The scale of embeddings is that of what the stage starts from."""
+        return self.rescale
+
+    @property
+    def fed(self):
+        """What makes a hidden state the next input."""
+        return rescaled if self.rescale else unchanged
 
     def count(self, batch: ThoughtBatch):
         return count_labels(batch)
 
     def objective(self, model, batch: ThoughtBatch, keys_B, counts, compute: Execution):
-        return coconut_loss(model, batch, keys_B, counts, self.max_latents, compute)
+        return coconut_loss(model, batch, keys_B, counts, self, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        return thought_chain.fixed_thinking(self.max_latents, unchanged, way="hidden_states")
+        way = "rescaled_states" if self.rescale else "hidden_states"
+        return thought_chain.fixed_thinking(self.max_latents, self.fed, way=way)

@@ -23,7 +23,7 @@ from colar_jax.methods.method import Method, Thinking, language_loss
 from colar_jax.methods.thinking import thought_chain, thought_rows
 from colar_jax.methods.thinking.hidden_distillation import SPREADS, distance, hidden_states
 from colar_jax.methods.thinking.schedule import Constant, Phase
-from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
+from colar_jax.methods.thinking.staged_loader import Dealt, Room, StagedLoader
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
@@ -59,13 +59,13 @@ class _Rows:
         chains_N = kept_N if self.last_step else encoded.lengths_without_last_step[examples_N]
         return np.stack([questions_N, chains_N + 1 + answers_N, answers_N], axis=1)
 
-    def fill(self, encoded: EncodedProblems, rows, room: Room, phase: Phase) -> ThoughtBatch:
+    def fill(self, encoded: EncodedProblems, rows: list[list[Dealt]], room: Room) -> ThoughtBatch:
         question, teacher, tail = room.positions
         shape = ThoughtShape(question + teacher, supervised=teacher, tail=tail, examples=room.examples)
-        examples = [[self._example(encoded, example) for example, _ in row] for row in rows]
-        return thought_rows.fill_thought_rows(examples, shape, phase.num_latents)
+        return thought_rows.fill_thought_rows([[self._example(encoded, one) for one in row] for row in rows], shape)
 
-    def _example(self, encoded: EncodedProblems, example: int) -> ThoughtExample:
+    def _example(self, encoded: EncodedProblems, dealt: Dealt) -> ThoughtExample:
+        example = dealt.example
         separator, answer_ids = np.array([encoded.separator_id], np.int32), encoded.answers[example]
         chain_ids = encoded.steps[example]
         if not self.last_step:
@@ -77,6 +77,7 @@ class _Rows:
             tail_ids=np.append(separator, answer_ids),
             before_answer=before(example),
             num_answer=len(answer_ids),
+            num_latents=dealt.num_latents,
         )
 
 

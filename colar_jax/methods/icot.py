@@ -18,8 +18,8 @@ from colar_jax.data.packing import Batch, RowShape
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.thinking import word_thinker
 from colar_jax.methods.method import Method, Thinking
-from colar_jax.methods.thinking.schedule import Phase, TokenRemoval
-from colar_jax.methods.thinking.staged_loader import Room, StagedLoader
+from colar_jax.methods.thinking.schedule import TokenRemoval
+from colar_jax.methods.thinking.staged_loader import Dealt, Room, StagedLoader
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import one_of, require
 
@@ -31,9 +31,9 @@ class _Rows:
         questions_N = encoded.prompt_lengths(AUTO_SPEED)[examples_N]
         return np.stack([questions_N - 1, 2 + kept_N + encoded.answer_lengths[examples_N]], axis=1)
 
-    def fill(self, encoded: EncodedProblems, rows, room: Room, phase: Phase) -> Batch:
+    def fill(self, encoded: EncodedProblems, rows: list[list[Dealt]], room: Room) -> Batch:
         positions = sum(room.positions)
-        layouts = [[_lay_out(encoded, example, removed) for example, removed in row] for row in rows]
+        layouts = [[_lay_out(encoded, example, removed) for example, removed, _ in row] for row in rows]
         return packing.fill(layouts, RowShape(positions, tokens=positions, supervised=room.positions[1]))
 
 

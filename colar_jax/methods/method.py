@@ -112,6 +112,11 @@ class Method(abc.ABC):
         return {}
 
     @property
+    def calibrates(self) -> bool:
+        """Whether it reads `embed_std`, which is measured anew where a stage starts from one without latents."""
+        return "latent_head" in self.trains
+
+    @property
     def num_passes(self) -> int:
         """How often a training step runs the whole model over its rows."""
         return 1

@@ -76,7 +76,7 @@ def start_parameters(run: Run, name: str) -> Tree:
     parameters = finished_parameters(run, folder)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         source_method = find_method(checkpoints.read(checkpoints.latest_step())[1]["stage.method"])
-    starts_latents = "latent_head" in run.method(name).trains and "latent_head" not in source_method.trains
+    starts_latents = run.method(name).calibrates and "latent_head" not in source_method.trains
     if stage.trainer == "grpo" and starts_latents:
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     return calibrate(parameters) if starts_latents else parameters

@@ -95,8 +95,8 @@ def layout_of(token_ids, labels) -> Layout:
 
 def thought_batch(question, teacher, tail, num_latents: int, num_answer: int):
     """One problem, without the first labels, which the published code does not have."""
-    example = ThoughtExample(question, teacher, tail, before_answer=2, num_answer=num_answer)
-    batch = thought_rows.fill_thought_rows([[example]], SHAPE, num_latents)
+    example = ThoughtExample(question, teacher, tail, before_answer=2, num_answer=num_answer, num_latents=num_latents)
+    batch = thought_rows.fill_thought_rows([[example]], SHAPE)
     labels = batch.trunk_labels_BM.copy()
     labels[:, :1] = -1
     return dataclasses.replace(batch, first_labels_BE=np.array([[-1]], np.int32), trunk_labels_BM=labels)

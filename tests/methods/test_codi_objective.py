@@ -93,7 +93,7 @@ def test_a_teacher_that_knows_no_more_is_no_teacher():
 
     def batch_of(teacher):
         example = ThoughtExample(question, np.append(teacher, answer), answer, before_answer=2, num_answer=4)
-        return thought_rows.fill_thought_rows([[example]], shape, 0)
+        return thought_rows.fill_thought_rows([[example]], shape)
 
     nothing, something = np.zeros(0, np.int32), np.array([30, 31], np.int32)
     assert metrics_of(CODI, batch_of(nothing))["distill_loss"] < 1e-9

@@ -26,6 +26,8 @@ class TokenRemoval:
     last: int  # when so many are to be removed, all are
     smoothing: float = 0.0
     resets_optimizer: bool = False
+    uniform_probability: float = 0.0
+    resets_each_epoch: bool = False
 
     @property
     def num_epochs(self) -> float:
@@ -36,6 +38,12 @@ class TokenRemoval:
         """What holds at `epoch`."""
         removed = self.removed_at_start + math.floor(epoch * self.removed_per_epoch + 1e-9)
         return Phase(EVERYTHING if removed >= self.last else removed, 0)
+
+    def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
+        """What holds for an example in a phase: removal smoothing takes more from some."""
+        if not self.smoothing or phase.removed == EVERYTHING:
+            return phase
+        return dataclasses.replace(phase, removed=phase.removed + extra_removed(self.smoothing, rng.random()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +57,9 @@ class LatentStages:
     resets_optimizer: bool = False
     unit: str = "step"
     smoothing: float = 0.0
+    uniform_probability: float = 0.0  # how often an example is in a stage drawn from 0 to its number of steps
+    pads_latents: bool = True  # False: an example without steps left has latents for the steps that it had, no more
+    resets_each_epoch: bool = False
 
     @property
     def num_epochs(self) -> float:
@@ -57,7 +68,18 @@ class LatentStages:
 
     def phase(self, epoch: float) -> Phase:
         """What holds at `epoch`; n epochs a stage are n epochs."""
-        stage = 1 + math.floor(epoch / self.epochs_per_stage + 1e-9)
+        return self._of_stage(1 + math.floor(epoch / self.epochs_per_stage + 1e-9))
+
+    def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
+        """What holds for an example of so many steps in a phase; `rng` is its own, of this epoch."""
+        if self.uniform_probability and rng.random() < self.uniform_probability:
+            phase = self._of_stage(int(rng.integers(num_steps + 1)))
+        if phase.removed == EVERYTHING and not self.pads_latents:
+            fewer = min(num_steps, self.num_stages) * self.latents_per_stage
+            return dataclasses.replace(phase, num_latents=min(phase.num_latents, fewer))
+        return phase
+
+    def _of_stage(self, stage: int) -> Phase:
         is_last = stage >= self.num_stages + self.final_stage
         return Phase(EVERYTHING if is_last else stage, min(stage, self.num_stages) * self.latents_per_stage)
 
@@ -71,10 +93,16 @@ class Constant:
     smoothing: float = 0.0
     resets_optimizer: bool = False
     num_epochs: float = 0.0
+    uniform_probability: float = 0.0
+    resets_each_epoch: bool = False
 
     def phase(self, epoch: float) -> Phase:
         """What holds at any epoch."""
         return self.only
+
+    def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
+        """What holds for any example."""
+        return phase
 
 
 Schedule = TokenRemoval | LatentStages | Constant

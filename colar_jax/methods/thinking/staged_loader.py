@@ -8,7 +8,7 @@ many programs are compiled. How the examples come to their rows: `methods.thinki
 import dataclasses
 import functools
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -16,10 +16,18 @@ import numpy as np
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.errors import UserError
 from colar_jax.methods.thinking.dealing import deal_epoch, most_examples
-from colar_jax.methods.thinking.schedule import EVERYTHING, Phase, Schedule, extra_removed
+from colar_jax.methods.thinking.schedule import EVERYTHING, Phase, Schedule
 
 # How many sizes a row's room has, from what the first phase needs to what the last does.
 NUM_SIZES = 4
+
+
+class Dealt(NamedTuple):
+    """An example of a row, as its phase has it."""
+
+    example: int
+    removed: int  # of its step tokens, from the first on
+    num_latents: int
 
 
 class Form(Protocol):
@@ -28,8 +36,8 @@ class Form(Protocol):
     def sizes(self, encoded: EncodedProblems, kept_N: np.ndarray, examples_N=slice(None)) -> np.ndarray:
         """Positions of each kind that `N` examples take, `[N, kinds]`, with `kept_N` of their step tokens kept."""
 
-    def fill(self, encoded: EncodedProblems, rows: list[list[tuple[int, int]]], room: "Room", phase: Phase):
-        """The batch of these rows of (example, tokens removed)."""
+    def fill(self, encoded: EncodedProblems, rows: list[list[Dealt]], room: "Room"):
+        """The batch of these rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,46 +86,51 @@ class StagedLoader:
         return self.schedule.phase(step / self.steps_per_epoch)
 
     def resets_optimizer(self, step: int) -> bool:
-        """Whether the optimizer forgets its moments before step `step`: a new phase begins."""
-        return self.schedule.resets_optimizer and step > 0 and self.phase(step) != self.phase(step - 1)
+        """Whether the optimizer forgets its moments before step `step`: a new phase begins, or a new epoch."""
+        if step == 0:
+            return False
+        is_new_phase = self.schedule.resets_optimizer and self.phase(step) != self.phase(step - 1)
+        return is_new_phase or (self.schedule.resets_each_epoch and step % self.steps_per_epoch == 0)
 
     def batch(self, step: int, rows: slice = slice(None)):
         """The batch of optimizer step `step`, the same whenever it is asked for; or these of its rows only."""
-        phase = self.phase(step)
-        whole = self.form.fill(self.encoded, self._rows(step), self._room(phase.removed), phase)
+        whole = self.form.fill(self.encoded, self._rows(step), self._room_at(self.phase(step)))
         return jax.tree.map(lambda leaf: leaf[rows], whole)
 
     def num_examples(self, step: int) -> int:
         """How many examples the batch of a step has."""
         return sum(map(len, self._rows(step)))
 
-    def _rows(self, step: int) -> list[list[tuple[int, int]]]:
-        """The examples of each row of a step, and how many of their step tokens are gone."""
+    def _rows(self, step: int) -> list[list[Dealt]]:
+        """The examples of each row of a step, and what is left of each."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        removed = self.phase(step).removed
+        phase = self.phase(step)
         rows = [
-            [(example, self._removed_from(example, removed, epoch)) for example in row[row >= 0].tolist()]
+            [self._deal_one(example, phase, epoch) for example in row[row >= 0].tolist()]
             for row in self._plan(epoch)[index]
         ]
-        room = self._room(removed)
+        room = self._room_at(phase)
         return [self._fitting(row, room) for row in rows]
 
-    def _fitting(self, row: list[tuple[int, int]], room: Room) -> list[tuple[int, int]]:
+    def _room_at(self, phase: Phase) -> Room:
+        """Where examples of any stage are mixed in, some have all their steps."""
+        return self._room(0 if self.schedule.uniform_probability else phase.removed)
+
+    def _fitting(self, row: list[Dealt], room: Room) -> list[Dealt]:
         """The row without the last examples that it has no room for: rare, and they come again in another deal."""
         while row:
-            examples, removed = np.array(row).T
+            examples, removed, _ = np.array(row).T
             kept = self.encoded.step_lengths[examples] - removed
             if np.all(self.form.sizes(self.encoded, kept, examples).sum(axis=0) <= room.positions):
                 break
             row = row[:-1]
         return row
 
-    def _removed_from(self, example: int, removed: int, epoch: int) -> int:
-        """How many step tokens of an example are gone, with what smoothing adds."""
-        if self.schedule.smoothing and removed != EVERYTHING:
-            uniform = np.random.default_rng((self.seed, epoch, 1, example)).random()
-            removed += extra_removed(self.schedule.smoothing, uniform)
-        return self._tokens_of(example, removed)
+    def _deal_one(self, example: int, phase: Phase, epoch: int) -> Dealt:
+        """An example as its schedule has it in a phase."""
+        rng = np.random.default_rng((self.seed, epoch, 1, example))
+        own = self.schedule.phase_of(phase, len(self.encoded.problems[example].steps), rng)
+        return Dealt(example, self._tokens_of(example, own.removed), own.num_latents)
 
     def _tokens_of(self, example: int, removed: int) -> int:
         """How many step tokens go when `removed` units of an example do."""

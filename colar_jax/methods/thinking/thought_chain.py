@@ -50,6 +50,13 @@ def unchanged(model: Reasoner, hidden):
     return hidden
 
 
+def rescaled(model: Reasoner, hidden):
+    """A hidden state at the scale of embeddings: its root mean square is `embed_std`."""
+    hidden_f32 = hidden.astype(jnp.float32)
+    size = jnp.sqrt(jnp.mean(jnp.square(hidden_f32), axis=-1, keepdims=True))
+    return (hidden_f32 * (model.latent_head.embed_std[...] / jnp.maximum(size, 1e-6))).astype(hidden.dtype)
+
+
 def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: Execution, keys_B=None, probes: bool = False) -> Trunk:
     """The first pass over the rows; `probes` keeps the residual stream before the answer after each layer."""
     bias_BPP = packed_mask_bias(batch.trunk_segments_BP)

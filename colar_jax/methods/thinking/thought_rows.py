@@ -59,6 +59,7 @@ class ThoughtExample:
     tail_ids: np.ndarray
     before_answer: int  # how many of the answer's tokens do not depend on the problem ("Answer", ":")
     num_answer: int  # tokens of the answer, eos included
+    num_latents: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,8 @@ class ThoughtShape:
     examples: int
 
 
-def fill_thought_rows(rows: list[list[ThoughtExample]], shape: ThoughtShape, num_latents: int) -> ThoughtBatch:
-    """The batch of these rows, each example with `num_latents` latents. The eos of a text is predicted, never fed."""
+def fill_thought_rows(rows: list[list[ThoughtExample]], shape: ThoughtShape) -> ThoughtBatch:
+    """The batch of these rows. The eos of a text is predicted, never fed."""
 
     def zeros(width: int, kind=np.int32, value=0):
         return np.full((len(rows), width), value, kind)
@@ -99,11 +100,11 @@ def fill_thought_rows(rows: list[list[ThoughtExample]], shape: ThoughtShape, num
     for row, examples in enumerate(rows):
         start = (0, 0, 0)
         for slot, example in enumerate(examples):
-            start = _place(batch, row, slot, example, num_latents, start)
+            start = _place(batch, row, slot, example, start)
     return batch
 
 
-def _place(batch, row: int, slot: int, example: ThoughtExample, num_latents: int, start: tuple[int, int, int]):
+def _place(batch, row: int, slot: int, example: ThoughtExample, start: tuple[int, int, int]):
     """Write one example into its row, from these places of trunk, trunk labels and tail on; the places after it."""
     trunk, label, tail = start
     question, teacher_ids, tail_ids = len(example.prompt_ids), example.teacher_ids, example.tail_ids
@@ -119,10 +120,10 @@ def _place(batch, row: int, slot: int, example: ThoughtExample, num_latents: int
     batch.trunk_labels_BM[row, labels] = teacher_ids
     batch.last_BE[row, slot] = last
     batch.question_lengths_BE[row, slot] = question
-    batch.num_latents_BE[row, slot] = num_latents
+    batch.num_latents_BE[row, slot] = example.num_latents
     batch.first_labels_BE[row, slot] = tail_ids[0]
     batch.tail_ids_BT[row, in_tail] = tail_ids[:-1]
-    batch.tail_positions_BT[row, in_tail] = question + num_latents + np.arange(tail_stop - tail)
+    batch.tail_positions_BT[row, in_tail] = question + example.num_latents + np.arange(tail_stop - tail)
     batch.tail_segments_BT[row, in_tail] = slot + 1
     batch.tail_labels_BT[row, in_tail] = tail_ids[1:]
     # Right before the answer's own tokens stands its prefix, or the `###` where it has none.

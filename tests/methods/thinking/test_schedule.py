@@ -46,3 +46,42 @@ def test_smoothing_is_geometric(smoothing):
         expected = (1 - math.exp(-smoothing)) * math.exp(-smoothing * number)
         assert np.mean(draws == number) == pytest.approx(expected, abs=0.01)
     assert extra_removed(0.0, 0.999) == 0
+
+
+def test_stages_are_mixed_as_often_as_is_said():
+    schedule = LatentStages(3, 2, epochs_per_stage=2, final_stage=True, uniform_probability=0.3)
+    now = schedule.phase(0)
+    drawn = [schedule.phase_of(now, 4, np.random.default_rng(seed)) for seed in range(4000)]
+    shares = {phase: drawn.count(phase) / len(drawn) for phase in set(drawn)}
+    # 0 to 4 steps gone, each as often; beyond three all are, with the latents of three.
+    expected = {Phase(0, 0): 0.06, now: 0.76, Phase(2, 4): 0.06, Phase(3, 6): 0.06, Phase(EVERYTHING, 6): 0.06}
+    assert shares == pytest.approx(expected, abs=0.02)
+
+
+def test_latents_for_steps_that_were_there():
+    schedule = LatentStages(3, 2, epochs_per_stage=2, final_stage=True, pads_latents=False)
+    rng = np.random.default_rng(0)
+    at_the_end = [schedule.phase_of(schedule.phase(9), num_steps, rng).num_latents for num_steps in range(6)]
+    assert at_the_end == [0, 2, 4, 6, 6, 6]
+    assert schedule.phase_of(schedule.phase(2), 1, rng).num_latents == 4  # before, as many as the stage says
+
+
+def test_tokens_go_at_the_authors_pace():
+    """Their loop counts batches since the last removal; with 96 batches an epoch, and 8 tokens, it removes at every 12th.
+
+    A removal makes a new optimizer; from 39 tokens on all are gone.
+    """
+    schedule = TokenRemoval("token", 8, 0, last=39, smoothing=4.0, resets_optimizer=True)
+    removed, since_last = 0, 0
+    for batch in range(8 * 96):
+        if since_last == 12:
+            removed, since_last = removed + 1, 0
+        since_last += 1
+        assert schedule.phase(batch / 96).removed == (EVERYTHING if removed >= 39 else removed)
+
+
+def test_smoothing_takes_more_from_the_first_batch_on_and_never_beyond_everything():
+    schedule = TokenRemoval("token", 8, 0, last=39, smoothing=0.5)
+    drawn = [schedule.phase_of(schedule.phase(0), 3, np.random.default_rng(seed)).removed for seed in range(200)]
+    assert min(drawn) == 0 < max(drawn) and EVERYTHING not in drawn
+    assert schedule.phase_of(schedule.phase(9), 3, np.random.default_rng(0)).removed == EVERYTHING

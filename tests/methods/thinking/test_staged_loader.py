@@ -138,6 +138,34 @@ def test_the_optimizer_forgets_where_a_phase_begins():
     assert not any(loader_of("codi").resets_optimizer(step) for step in range(100))
 
 
+def test_the_optimizer_forgets_each_epoch():
+    loader = loader_of("coconut", reset_each_epoch=True, reset_optimizer=False)
+    resets = [step for step in range(3 * loader.steps_per_epoch) if loader.resets_optimizer(step)]
+    assert resets == [loader.steps_per_epoch, 2 * loader.steps_per_epoch]
+
+
+def test_mixed_stages_keep_their_room_and_their_latents():
+    loader = loader_of("coconut", uniform_probability=0.5, end_marker=True)
+    plain = loader_of("coconut")
+    for start in (0, 3 * loader.steps_per_epoch):
+        counts = []
+        for step in range(start, start + 4):
+            batch = loader.batch(step)
+            counts += batch.num_latents_BE[batch.question_lengths_BE > 0].tolist()
+            assert batch.num_examples == plain.batch(step).num_examples  # nothing falls out of a row
+        assert set(counts) == {0, 2, 4} and np.mean(np.equal(counts, loader.phase(start).num_latents)) > 0.4
+
+
+def test_an_end_marker_stands_between_latents_and_steps():
+    loader = loader_of("coconut", end_marker=True)
+    for row in loader._rows(0):
+        for dealt in row:
+            tail = loader.form._example(ENCODED, dealt).tail_ids.tolist()
+            left = ENCODED.steps[dealt.example][dealt.removed :].tolist()
+            answer = [SEPARATOR, *ENCODED.answers[dealt.example]]
+            assert tail == ([SEPARATOR, *left, *answer] if left else answer)
+
+
 def test_rows_too_short_for_any_example():
     with pytest.raises(ValueError, match=r"no example fits into a row: the shortest has \d+ positions, .* is 5"):
         Coconut().make_loader(ENCODED, seed=0, rows=1, row_positions=5)
