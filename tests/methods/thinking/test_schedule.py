@@ -67,7 +67,7 @@ def test_latents_for_steps_that_were_there():
 
 
 def test_tokens_go_at_the_authors_pace():
-    """Their loop counts batches since the last removal; with 96 batches an epoch, and 8 tokens, it removes at every 12th.
+    """Their loop counts batches since the last removal: of 96 an epoch, with 8 tokens, it removes at every 12th.
 
     A removal makes a new optimizer; from 39 tokens on all are gone.
     """
