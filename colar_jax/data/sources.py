@@ -2,13 +2,14 @@
 
 import contextlib
 import difflib
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.fingerprint import comparable_question
+from colar_jax.data.generators import GENERATORS, generated
 from colar_jax.data.hub import HUB_SETS, load_hub_set
 from colar_jax.data.json_lines import SUFFIXES, find_split_file, read_problems
 from colar_jax.data.problems import Problem
@@ -29,16 +30,16 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
 
     Args:
       source: one of
-        - `arithmetic`, or with options `arithmetic:min_steps=2,max_steps=4`: embedded problems, made on the spot;
+        - `arithmetic` or `graphs`, or with options `arithmetic:min_steps=2,max_steps=4`: embedded problems, made on
+          the spot (`data.generators`);
         - a `.jsonl` or `.jsonl.gz` file (then `split` does not matter), or a folder of `train`, `val`, `test` files;
         - `renumbered:` and another source (a file, a folder, `hub:...`): its training problems, then the same ones with
           new numbers again and again, until `limit` (`data.renumbering`); its other splits are as they are;
         - `hub:gsm8k` and the other names in `hub.HUB_SETS`, or `hub:<owner/name>` for a set that has the columns
           question, steps and answer.
       split: "train", "val" or "test".
-      limit: at most this many problems, the first ones. `arithmetic` makes exactly this many and needs it.
-      **options: options of `generate_problems` (`seed`, `min_steps`, ...), for `arithmetic` only. An option in `source`
-        wins.
+      limit: at most this many problems, the first ones. A generator makes exactly this many and needs it.
+      **options: options of a generator (`seed`, `min_steps`, ...). An option in `source` wins.
 
     Raises:
       UserError: for an unknown source, split or option, a file or a row that breaks the form, or an empty set.
@@ -48,8 +49,8 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}: it must be at least 1, or None for all problems")
     name, _, rest = source.partition(":")
-    if options and name != "arithmetic":
-        raise UserError(f"data source {source!r} takes no options, got {options}: they are for 'arithmetic'")
+    if options and name not in GENERATORS:
+        raise UserError(f"data source {source!r} takes no options, got {options}: they are for a generator")
     if name in SOURCES:
         problems = SOURCES[name](rest, split, limit, options)
     else:
@@ -91,23 +92,12 @@ def refuse_overlap(splits: dict[str, list[Problem]], allow: bool) -> None:
     logger.warning("%s (allowed by data.allow_overlap)", message)
 
 
-def _from_arithmetic(rest: str, split: str, limit: int | None, options: dict[str, int]) -> list[Problem]:
-    if limit is None:
-        raise UserError("data source 'arithmetic' makes any number of problems: limit must say how many")
-    options = options | dict(_parse_option(text) for text in rest.split(",") if text)
-    for name in options:
-        if name not in ARITHMETIC_OPTIONS:
-            known = ", ".join(ARITHMETIC_OPTIONS)
-            raise UserError(f"arithmetic has no option {name!r}, only {known}{_nearest(name, ARITHMETIC_OPTIONS)}")
-    return generate_problems(split, limit, **options)
-
-
 def _from_hub(rest: str, split: str, limit: int | None, options: dict[str, int]) -> list[Problem]:
     return load_hub_set(rest, split)[:limit]
 
 
 def _from_renumbered(rest: str, split: str, limit: int | None, options: dict[str, int]) -> list[Problem]:
-    if not rest or rest.partition(":")[0] in ("arithmetic", "renumbered"):
+    if not rest or rest.partition(":")[0] in (*GENERATORS, "renumbered"):
         raise UserError(
             f"data source {'renumbered:' + rest!r}: name a file, a folder or hub:... after renumbered:, whose problems "
             "are then given new numbers"
@@ -127,27 +117,17 @@ def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
     return read_problems(find_split_file(path, split) if path.is_dir() else path, limit)
 
 
-ARITHMETIC_OPTIONS = ("seed", "min_steps", "max_steps", "max_number", "max_change", "max_repeats")
-
 # name -> function of (what follows the colon, split, limit, options). Any other source is a path.
 SOURCES: dict[str, Callable[[str, str, int | None, dict[str, int]], list[Problem]]] = {
-    "arithmetic": _from_arithmetic,
+    **{name: functools.partial(generated, name) for name in GENERATORS},
     "hub": _from_hub,
     "renumbered": _from_renumbered,
 }
 
 
-def _parse_option(text: str) -> tuple[str, int]:
-    name, _, value = text.partition("=")
-    try:
-        return name.strip(), int(value)
-    except ValueError:
-        raise UserError(f"arithmetic option {text!r} is not of the form name=integer") from None
-
-
 def _unknown_source(source: str, path: Path) -> str:
     """What to say about a source that is neither a name nor a path: the nearest names, and what a source can be."""
-    names = ["arithmetic", "renumbered:<source>", *(f"hub:{name}" for name in HUB_SETS)]
+    names = [*GENERATORS, "renumbered:<source>", *(f"hub:{name}" for name in HUB_SETS)]
     beside = []
     with contextlib.suppress(OSError, ValueError):
         beside = [str(path.parent / name) for name in os.listdir(path.parent) if _can_be_data(path.parent / name)]

@@ -7,18 +7,18 @@ import re
 from pathlib import Path
 
 from colar_jax.data.fingerprint import comparable_question
+from colar_jax.data.generators import GENERATED, GENERATORS
 from colar_jax.data.problems import Problem
 from colar_jax.data.renumbering import NEW_NUMBERS, renumbered
-from colar_jax.data.sources import ARITHMETIC_OPTIONS, load_problems, refuse_overlap
+from colar_jax.data.sources import load_problems, refuse_overlap
 from colar_jax.errors import UserError
 from colar_jax.settings import DataConfig
 
 logger = logging.getLogger(__name__)
 
 _NAMED_SOURCE = re.compile(r"([\w-]+)\s*=\s*(.*)", re.DOTALL)
-_ARITHMETIC = re.compile(r"(?:[\w-]+=)?\s*arithmetic(?:$|:)")
 _RENUMBERED = "renumbered:"
-_NAMED_BY_ITSELF = re.compile(r"(?:hub:|arithmetic(?:$|:))")
+_NAMED_BY_ITSELF = re.compile(rf"hub:|{GENERATED.pattern}")
 
 # Of a file, with data.held_out=-1: a tenth, but not more than it takes to compare two methods.
 _SHARE_HELD_OUT, _MOST_HELD_OUT = 10, 500
@@ -129,7 +129,7 @@ def parse_tests(text: str) -> dict[str, str]:
     """`"name=source; name=source"` as a dict; a lone source is named after itself. UserError for none or one twice.
 
     Sets are separated by semicolons; where there is none, also by a comma before the next `name=`, `hub:` or
-    `arithmetic`. Any other comma is part of a path.
+    the name of a generator. Any other comma is part of a path.
     """
     tests: dict[str, str] = {}
     for part in filter(None, _parts(text)):
@@ -152,13 +152,19 @@ def _parts(text: str) -> list[str]:
     parts: list[str] = []
     for piece in text.split(","):
         named = _NAMED_SOURCE.fullmatch(piece.strip())
-        is_option = named and parts and named[1] in ARITHMETIC_OPTIONS and _ARITHMETIC.match(parts[-1])
+        is_option = named and parts and _is_option(named[1], parts[-1])
         begins = not piece.strip() or named or _NAMED_BY_ITSELF.match(piece.strip())
         if parts and (is_option or not begins):
             parts[-1] += f",{piece.rstrip()}"
         else:
             parts.append(piece.strip())
     return parts
+
+
+def _is_option(name: str, source: str) -> bool:
+    """Whether a name is an option of the generator that a source before it, with or without a name, is."""
+    generator = GENERATED.match(source.partition("=")[2].strip()) or GENERATED.match(source)
+    return generator is not None and name in GENERATORS[generator[1]].options
 
 
 def _short_name(source: str) -> str:

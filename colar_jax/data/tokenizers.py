@@ -1,20 +1,17 @@
-"""Tokenizers: any Hugging Face one, and an embedded one for the embedded problems."""
+"""Tokenizers: any Hugging Face one, and the embedded ones."""
 
 import dataclasses
 import importlib.util
 import json
 import logging
 import os
-import re
 import reprlib
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 import transformers
-from tokenizers import decoders, models, pre_tokenizers
 
-from colar_jax.data import arithmetic
+from colar_jax.data.embedded_tokenizers import EMBEDDED_TOKENIZERS
 from colar_jax.data.prompts import SEPARATOR, answer_text, question_prompt
 from colar_jax.errors import UserError
 
@@ -22,10 +19,8 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded:arithmetic"
 PAD = "[PAD]"
-UNKNOWN = "[UNK]"
 # One of these is in every tokenizer's folder; AutoTokenizer makes an empty tokenizer of a folder without any.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-EOS = "<eos>"
 # Its files are protocol buffers; tiktoken's are lines of text.
 _SENTENCEPIECE_START = b"\n"
 
@@ -87,7 +82,7 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str, *, adds_padding: bool = True) -> Tokenizer:
-    """The embedded tokenizer (`embedded:arithmetic`), or that of a folder or hub id.
+    """An embedded tokenizer (`embedded:arithmetic`, `embedded:graphs`), or that of a folder or hub id.
 
     Where there is no padding token apart from eos, `[PAD]` is added, which makes the vocabulary one larger. Without
     `adds_padding` such a tokenizer pads with eos instead, and keeps its size.
@@ -95,7 +90,7 @@ def load_tokenizer(name: str, *, adds_padding: bool = True) -> Tokenizer:
     Raises:
         UserError: there is no such tokenizer, it has no end-of-sequence token, or `###` is not one token of it.
     """
-    hf = _embedded_arithmetic() if name == EMBEDDED else _from_folder_or_hub(name)
+    hf = EMBEDDED_TOKENIZERS[name]() if name in EMBEDDED_TOKENIZERS else _from_folder_or_hub(name)
     if hf.eos_token_id is None:
         raise UserError(f"the tokenizer {name!r} has no end-of-sequence token: set eos_token in its config")
     if hf.pad_token_id is None or hf.pad_token_id == hf.eos_token_id:
@@ -148,7 +143,8 @@ def _why_not_read(name: str, folder: str, error: Exception) -> str:
     said = "".join(char if char.isprintable() else repr(char)[1:-1] for char in said)
     if os.path.isdir(folder):
         return f"the tokenizer in {folder} cannot be read: {said}"
-    return f"data.tokenizer={name!r} is neither {EMBEDDED!r} nor a folder or hub id of a tokenizer: {said}"
+    embedded = ", ".join(map(repr, EMBEDDED_TOKENIZERS))
+    return f"data.tokenizer={name!r} is neither {embedded} nor a folder or hub id of a tokenizer: {said}"
 
 
 def _separator_id(hf: transformers.PreTrainedTokenizerBase, name: str) -> int:
@@ -166,32 +162,3 @@ def _separator_id(hf: transformers.PreTrainedTokenizerBase, name: str) -> int:
             "len(tokenizer)), save both into one folder and name that in model.base"
         )
     return alone[0]
-
-
-def _embedded_arithmetic() -> transformers.PreTrainedTokenizerFast:
-    """One token for each word of the embedded problems, each phrase of the prompt, and each number below 100.
-
-    Spaces are no tokens, so that a number is the same token in a sentence and in an equation; larger numbers are read
-    in pairs of digits from the left (1205 is 12 and 05). When ids become text again, spaces stand before words and
-    between a word and a number. Equations, answers and whole prompts of embedded problems come back exactly.
-    """
-    phrases = ("Let's think step by step:", "(Thinking speed:", "Question:", "Answer:", "<<", ">>", SEPARATOR)
-    symbols = ("\n", "+", "-", "*", "/", "=", "(", ")", ".", ",", "?", ":")
-    numbers = (*(str(n) for n in range(100)), *(f"{n:02}" for n in range(10)))
-    pieces = (UNKNOWN, PAD, EOS, *phrases, *symbols, *numbers, "auto", *arithmetic.vocabulary())
-    ids = {piece: token_id for token_id, piece in enumerate(pieces)}
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
-    found = "|".join((*map(re.escape, phrases), r"\d{1,2}", r"\p{L}+", r"\n", r"[^\s\p{L}\d]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(found), behavior="removed", invert=True)
-    before_word, before_number = r"^(?=\p{L})(?!Answer:)", r"(?<=\p{L}|speed:)(?=\d)"
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace(tokenizers.Regex(before_word), " "),
-            decoders.Fuse(),
-            decoders.Replace(tokenizers.Regex(before_number), " "),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=UNKNOWN, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False
-    )

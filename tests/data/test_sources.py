@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import logging
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colar_jax.config import DataConfig
-from colar_jax.data import sources
+from colar_jax.data.generators import GENERATORS
 from colar_jax.data.json_lines import parse_problem
 from colar_jax.data.problems import Problem
 from colar_jax.data.sources import load_problems, refuse_overlap
@@ -184,7 +185,7 @@ def test_split_and_limit_are_checked(tmp_path):
         load_problems(path, "vall")
     with fails_with("limit is 0: it must be at least 1, or None for all problems"):
         load_problems(path, "val", limit=0)
-    with fails_with(f"data source {path!r} takes no options, got {{'seed': 1}}: they are for 'arithmetic'"):
+    with fails_with(f"data source {path!r} takes no options, got {{'seed': 1}}: they are for a generator"):
         load_problems(path, "val", seed=1)
 
 
@@ -192,9 +193,10 @@ class TestArithmetic:
     @pytest.fixture(autouse=True)
     def generator(self, monkeypatch):
         """Stands in for the generator: the one problem it makes says what it was asked for."""
-        monkeypatch.setattr(
-            sources, "generate_problems", lambda *args, **options: [problem(f"{args} {sorted(options.items())}")]
+        stand_in = dataclasses.replace(
+            GENERATORS["arithmetic"], make=lambda *args, **options: [problem(f"{args} {sorted(options.items())}")]
         )
+        monkeypatch.setitem(GENERATORS, "arithmetic", stand_in)
 
     @pytest.mark.parametrize(
         ("source", "options", "asked"),
@@ -216,7 +218,7 @@ class TestArithmetic:
     def test_a_misspelt_option_gets_the_nearest_name(self, source, options):
         message = (
             "arithmetic has no option 'max_step', only seed, min_steps, max_steps, max_number, max_change, "
-            "max_repeats; did you mean"
+            "max_repeats. Did you mean"
         )
         with pytest.raises(ValueError, match=f"^{message} 'max_steps'"):
             load_problems(source, "train", limit=1, **options)

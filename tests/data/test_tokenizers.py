@@ -255,7 +255,9 @@ def test_no_end_of_sequence_token_is_an_error(tmp_path):
 
 def test_a_name_of_nothing_is_an_error(tmp_path):
     name = str(tmp_path / "no-such-folder")
-    with pytest.raises(ValueError, match=r"no-such-folder' is neither 'embedded:arithmetic' nor a folder or hub id"):
+    with pytest.raises(
+        ValueError, match=r"no-such-folder' is neither 'embedded:arithmetic', 'embedded:graphs' nor a folder or hub id"
+    ):
         load_tokenizer(name)
 
 
@@ -298,7 +300,9 @@ def test_a_model_that_needs_a_package_names_that_one(tmp_path, monkeypatch, cont
 
 @pytest.mark.parametrize("name", ["a\x00b", "a b\n###", "\ud800", "embedded:x", "x" * 5000])
 def test_a_name_that_nothing_can_have(name):
-    with pytest.raises(UserError, match="^data.tokenizer=.* is neither 'embedded:arithmetic' nor") as caught:
+    with pytest.raises(
+        UserError, match="^data.tokenizer=.* is neither 'embedded:arithmetic', 'embedded:graphs' nor"
+    ) as caught:
         load_tokenizer(name)
     assert str(caught.value).isprintable()
 

@@ -1,0 +1,72 @@
+"""Paths in made-up graphs, from nothing, in the form of ProsQA: every method from one chain of thought, on equal terms.
+
+"Every dax is a wug. Tom is a fep. ... Is Tom a wug or zib?": one of the two can be reached, and which step leads there
+shows only later. Answering at once is a coin that falls right every second time, unless the search is done in silence.
+
+python -m colar_jax.train --config=configs/graphs.py
+python -m colar_jax.train --config=configs/graphs.py:smoke         # in about a minute, learning nothing
+python -m colar_jax.train --config=configs/graphs.py --config.run=cot,coconut
+"""
+
+from colar_jax.config import defaults, stage_defaults
+
+METHODS = ("colar", "icot", "coconut", "codi", "no_cot")
+
+
+def get_config(argument: str = ""):
+    """The run, or (`smoke`) all of it made tiny."""
+    if argument not in ("", "smoke"):
+        raise ValueError(f"configs/graphs.py knows the argument smoke, not {argument!r}")
+    config = _config()
+    if argument == "smoke":
+        _smoke(config)
+    return config
+
+
+def _config():
+    config = defaults()
+    config.title = "Paths in graphs"
+    config.workdir = "runs/graphs"
+    config.run = ",".join(("cot", *METHODS))
+    # Three steps at most, and two facts in three on neither path.
+    config.data.train = "graphs:min_depth=2,max_depth=3,num_kinds=10,num_facts=13"
+    config.data.train_limit = 20_000
+    config.data.num_test = 1000
+    config.data.tokenizer = "embedded:graphs"
+    config.data.verifier = "exact"
+    config.model.preset = "nano"
+    config.model.scan_layers = False
+    config.model.latent_head.intermediate_size = 512
+    config.decode.max_step_tokens = 40
+    config.decode.max_latents = 24
+    config.decode.max_answer_tokens = 8
+    config.eval.speeds = "2,5"
+    optimizer = dict(learning_rate=1.5e-3, b2=0.98, warmup_steps=100)
+
+    config.stages.cot = stage_defaults(method="cot", steps=3000, rows=4, row_positions=288, log_every=100)
+    config.stages.cot.optimizer.update(**optimizer)
+    for name in METHODS:
+        config.stages[name] = stage_defaults(
+            method=name, init_from="cot", steps=4500, rows=4, row_positions=288, eval_every=1500, log_every=100
+        )
+        config.stages[name].optimizer.update(**optimizer)
+    config.stages.colar.latent.update(speeds="2,5", weight=10.0)
+    # A latent for each step, as at home for ProsQA; the last stage, without steps, is what is evaluated.
+    config.stages.coconut.coconut.update(num_stages=3, latents_per_stage=1, epochs_per_stage=0.5, reset_optimizer=False)
+    config.stages.icot.icot.update(removed_per_epoch=8.0, reset_optimizer=False)
+    config.stages.codi.codi.update(num_latents=3, distill_weight=5.0, projection_size=128)
+    return config
+
+
+def _smoke(config) -> None:
+    """Everything tiny."""
+    config.workdir = "runs/graphs_smoke"
+    config.model.preset = "pico"
+    config.model.latent_head.intermediate_size = 32
+    config.data.update(train_limit=200, num_val=16, num_test=16)
+    for stage in config.stages.values():
+        stage.update(steps=6, rows=4, log_every=2, eval_every=3)
+        stage.optimizer.warmup_steps = 2
+    config.stages.icot.icot.removed_per_epoch = 1e4
+    config.stages.coconut.coconut.epochs_per_stage = 0.01
+    config.decode.max_latents = 8
