@@ -20,7 +20,9 @@ from colar_jax.methods import METHODS
 from colar_jax.metrics import divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.rl.grpo import make_policy_step
+from colar_jax.rl.judging import Questioner
 from colar_jax.rl.learner import Learner
+from colar_jax.rl.lengths import LengthWeight
 from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.rollout import Sampler, ways_to_sample
 from colar_jax.training.state import initial_state, join, make_optimizer, partition
@@ -52,12 +54,13 @@ def reinforcement(
         batch_size=len(questions),
         prompt_lengths=np.array([len(question) + 1 for question in questions]),
     )  # fmt: skip
-    learner = Learner(
+    questioner = Questioner(
         config=rl, sampling=sampling, encoded=_encode(questions), judge=judge,
-        recipe=Recipe(speeds=(5.0,)), sampler=sampler, stream=QuestionStream(len(questions), 0),
+        recipe=Recipe(speeds=(5.0,)), sampler=sampler, seed=0,
         reward=lambda problems, answers, lengths: [float(number % 2) for number in range(len(answers))],
-        seed=0, num_rows=minibatch_size // num_generations,
     )  # fmt: skip
+    stream, rows = QuestionStream(len(questions), 0), minibatch_size // num_generations
+    learner = Learner(questioner, stream, LengthWeight(rl, rl.length_weight), num_rows=rows)
     prompts = [np.array([*question, jax_side.SEPARATOR], np.int32) for question in questions]
     key, count = jax.random.key(0), 0
 

@@ -119,9 +119,9 @@ def _redundant(config) -> None:
 
 
 def _no_averaging(config) -> None:
-    """The paper's ablation, credited as published: a chain's sum instead of its mean, and decisions not at all.
+    """The paper's ablation, credited as published: a chain's sum instead of its mean, stops as tokens of the answer.
 
-    In the paper chains run to the limit; here they stay as they are, and why that is to be expected is in docs/rl.md.
+    In the paper chains run to the limit. docs/rl.md has what is known of it.
     """
     _redundant(config)
     config.workdir = "runs/arithmetic_no_averaging"
@@ -130,7 +130,11 @@ def _no_averaging(config) -> None:
     config.stages.rl.update(steps=60, eval_every=30)
     config.stages.rl.optimizer.learning_rate = 1e-4
     config.stages.rl.rl.update(
-        loss_aggregation="configured_length", length_penalty=0.0, decision_weight=0.0, stop_on_collapse=False
+        loss_aggregation="configured_length",
+        length_penalty=0.0,
+        stop_credit="answer",
+        credit_forced_stops=True,
+        stop_on_collapse=False,
     )
 
 

@@ -7,7 +7,8 @@
 
 The paper reports RL on MATH only; these are its settings (configs/math_rl.py) with the limits and the speeds of grade
 school. What is different here: the grade-school model is trained by soft MSE, which leaves its latents next to no
-standard deviation, so the policy has a floor (docs/rl.md). Nobody has measured this config on the real model yet.
+standard deviation, so the policy has a floor, and its latents are clipped by their whole density; and to go on and to
+stop are actions of their own (docs/rl.md). Nobody has measured this config on the real model yet.
 """
 
 from colar_jax.config import config_beside
@@ -24,6 +25,7 @@ def get_config(argument: str = ""):
     config.stages.rl = _MATH_RL.get_config("smoke" if argument == "smoke" else "").stages.rl
     config.stages.rl.latent.speeds = config.stages.colar.latent.speeds  # MATH has one only
     config.stages.rl.rl.min_std = 0.2  # soft MSE leaves e^-6 or so
+    config.stages.rl.rl.update(latent_ratio="whole", stop_credit="decision", credit_forced_stops=False)
     if argument == "tiny":
         config.stages.rl.steps = 2
     return config

@@ -42,16 +42,18 @@ def get_config(argument: str = ""):
         epsilon_high=0.2,
         loss_aggregation="chain_mean",  # the paper's averaging
         min_std=0.0,  # the likelihood has given the latents a standard deviation, as in the paper
+        # These three as in the published code (docs/rl.md).
+        latent_ratio="reduced",
+        stop_credit="answer",
+        credit_forced_stops=True,
     )
 
     if not averages:
         config.stages.rl.init_from = f"{config.workdir}/colar"
         config.workdir += "_no_averaging"
         config.run = "rl"
-        # As published: a chain's sum over 32, and decisions to stop are not credited.
-        config.stages.rl.rl.update(
-            loss_aggregation="configured_length", configured_length=32, decision_weight=0.0, stop_on_collapse=False
-        )
+        # As published: a chain's sum over 32.
+        config.stages.rl.rl.update(loss_aggregation="configured_length", configured_length=32, stop_on_collapse=False)
     if argument == "smoke":
         config.stages.rl.update(steps=4, eval_every=2, log_every=2)
         config.stages.rl.optimizer.warmup_steps = 2

@@ -71,7 +71,8 @@ def test_without_averaging_a_chain_is_credited_as_published(name, argument, aver
     stage = config.stages["rl"]
     assert config.stage_names == ("rl",) and stage.init_from == f"{other.workdir}/colar" != f"{config.workdir}/colar"
     assert (stage.rl.loss_aggregation, stage.rl.configured_length) == ("configured_length", 32)
-    assert (stage.rl.advantage, stage.rl.length_penalty, stage.rl.decision_weight) == ("group", 0, 0)
+    assert (stage.rl.advantage, stage.rl.length_penalty, stage.rl.length_credit) == ("group", 0, "none")
+    assert stage.rl.stop_credit == "answer" and stage.rl.credit_forced_stops
     assert not stage.rl.stop_on_collapse and config.model == other.model
 
 

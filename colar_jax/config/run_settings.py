@@ -56,6 +56,12 @@ class Config:
                 f"stages.{name}.rl.min_std=0 with model.latent_head.deterministic=True: nothing is sampled, so nothing "
                 "can be learned from rewards; give the latents a standard deviation, such as rl.min_std=0.2",
             )
+            require(
+                stage.trainer == "sft" or not self.model.latent_head.deterministic or not stage.rl.entropy_weight,
+                f"stages.{name}.rl.entropy_weight={stage.rl.entropy_weight} with model.latent_head.deterministic=True "
+                f"does nothing: the latents' standard deviation is rl.min_std={stage.rl.min_std}, whatever the model "
+                "predicts; set rl.entropy_weight=0",
+            )
 
     @property
     def uses_tokenizer_of_base(self) -> bool:

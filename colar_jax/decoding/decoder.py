@@ -53,6 +53,7 @@ class Decoded:
     answer_ids_BA: jax.Array
     answer_log_probs_BA: jax.Array
     num_answer_tokens_B: jax.Array  # eos included; A where there was none
+    end_log_prob_B: jax.Array | None = None  # of rollouts that were cut: of the stop that they did not choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,7 @@ def decode(
         answer_ids_BA=answering.ids_BA,
         answer_log_probs_BA=answering.log_probs_BA,
         num_answer_tokens_B=answering.num_tokens_B,
+        end_log_prob_B=thinking.next.end_log_prob_B,
     )
 
 

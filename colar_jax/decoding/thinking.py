@@ -26,6 +26,7 @@ class Thought:
     log_prob_B: jax.Array  # of the thought, given that thinking goes on
     stop_B: jax.Array  # bool: the decision
     stop_log_prob_B: jax.Array  # of the decision, whichever it was
+    end_log_prob_B: jax.Array | None = None  # of the decision to stop; None where it has no distribution of its own
 
 
 Think = Callable[[Reasoner, jax.Array, jax.Array], Thought]
@@ -64,7 +65,8 @@ def latent_thinker(
             separator_log_prob_B = temper_odds(separator_log_prob_B, stop_odds_temperature)
             stop_B = jnp.log(jax.vmap(jax.random.uniform)(stop_key_B)) < separator_log_prob_B
         embed_BD = (latent_BD * model.latent_head.embed_std[...]).astype(hidden_BD.dtype)
-        return Thought(embed_BD, latent_BD, log_prob_B, stop_B, decision_log_prob(separator_log_prob_B, stop_B))
+        decision_log_prob_B = decision_log_prob(separator_log_prob_B, stop_B)
+        return Thought(embed_BD, latent_BD, log_prob_B, stop_B, decision_log_prob_B, separator_log_prob_B)
 
     return think
 

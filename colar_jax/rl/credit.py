@@ -29,7 +29,9 @@ ADVANTAGES: dict[str, Advantage] = {}
 AGGREGATIONS: dict[str, Aggregation] = {}
 
 
-def _registers_in(registry: dict[str, Callable]):
+def registers_in(registry: dict[str, Callable]):
+    """A decorator, `@named("name")`, that puts functions into a registry."""
+
     def named(name: str):
         def register(function: Callable) -> Callable:
             if name in registry:
@@ -43,7 +45,7 @@ def _registers_in(registry: dict[str, Callable]):
 
 
 # Decorators: @reward("name"), @advantage("name"), @aggregation("name").
-reward, advantage, aggregation = map(_registers_in, (REWARDS, ADVANTAGES, AGGREGATIONS))
+reward, advantage, aggregation = map(registers_in, (REWARDS, ADVANTAGES, AGGREGATIONS))
 
 
 @reward("correctness")
@@ -70,14 +72,26 @@ def brevity(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
 
 @advantage("group")
 def standardised(rewards_QG: np.ndarray, rl: RlConfig) -> np.ndarray:
-    """GRPO: (reward - mean) / (standard deviation + eps), the unbiased one (of G - 1)."""
-    return centred(rewards_QG, rl) / (rewards_QG.std(axis=1, ddof=1, keepdims=True) + rl.advantage_eps)
+    """GRPO: (reward - mean) / (standard deviation + eps), the unbiased one (of G - 1).
+
+    Where a group has several prompts, each has its own mean, and all share one standard deviation about them.
+    """
+    centred_QG = centred(rewards_QG, rl)
+    free = rewards_QG.shape[1] - rl.prompts_to_centre
+    std_Q1 = np.sqrt(np.square(centred_QG).sum(axis=1, keepdims=True) / free)
+    return centred_QG / (std_Q1 + rl.advantage_eps)
 
 
 @advantage("dr_grpo")
 def centred(rewards_QG: np.ndarray, rl: RlConfig) -> np.ndarray:
-    """Dr. GRPO: reward - mean. A question that is nearly always (or never) solved does not weigh more than others."""
-    return rewards_QG - rewards_QG.mean(axis=1, keepdims=True)
+    """Dr. GRPO: reward - mean. A question that is nearly always (or never) solved does not weigh more than others.
+
+    The mean is that of the prompt, as `rl.centre` says. Were it the group's, a prompt that is right more often than the
+    group's other prompts (a slower speed) would have advantages above 0 in the mean. What every chain of a prompt gets
+    has no gradient in the sum over a chain, but it has one in the mean over a chain: it makes chains shorter.
+    """
+    by_prompt = rewards_QG.reshape(len(rewards_QG) * rl.prompts_to_centre, -1)
+    return (by_prompt - by_prompt.mean(axis=1, keepdims=True)).reshape(rewards_QG.shape)
 
 
 @aggregation("chain_mean")
@@ -113,9 +127,10 @@ def advantages_of(rewards_QG: np.ndarray, rl: RlConfig) -> np.ndarray:
     return given.astype(np.float32)
 
 
-def has_variance(rewards_QG: np.ndarray) -> np.ndarray:
-    """Which groups have anything to tell apart, bool `[Q]`: where all rewards are equal, every advantage is 0."""
-    return rewards_QG.max(axis=1) > rewards_QG.min(axis=1)
+def has_variance(rewards_QG: np.ndarray, rl: RlConfig) -> np.ndarray:
+    """Which groups have anything to tell apart, bool `[Q]`: where rewards that are compared are equal there is none."""
+    by_prompt = rewards_QG.reshape(len(rewards_QG), rl.prompts_to_centre, -1)
+    return (by_prompt.max(axis=2) > by_prompt.min(axis=2)).any(axis=1)
 
 
 def term_weights(mask: np.ndarray, rl: RlConfig) -> np.ndarray:

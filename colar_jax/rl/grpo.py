@@ -19,7 +19,9 @@ from colar_jax.methods import Method
 from colar_jax.metrics import divide
 from colar_jax.model.execution import Execution
 from colar_jax.rl.health import Health
+from colar_jax.rl.judging import Questioner
 from colar_jax.rl.learner import Learner
+from colar_jax.rl.lengths import LengthWeight
 from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.reward_list import make_reward, rewards_of
 from colar_jax.rl.rollout import ControlTokens, Sampler, ways_to_sample
@@ -96,7 +98,7 @@ class GrpoTrainer:
         return self._memory
 
     def recall(self, memory: dict) -> None:
-        self.learner.stream.recall(memory["questions"])
+        self.learner.recall(memory)
         self._health.recall(memory["health"])
         self._memory = self._remember()
 
@@ -106,11 +108,14 @@ class GrpoTrainer:
         return {jax.tree_util.keystr(path, simple=True, separator="_"): leaf for path, leaf in leaves}
 
     def appraise(self, problems: Sequence[Problem], outcome: Outcome) -> dict[str, float]:
-        rewards_N = rewards_of(self.learner.reward, problems, outcome.predictions, outcome.lengths_N.tolist())
+        questioner = self.learner.questioner
+        rewards_N = rewards_of(questioner.reward, problems, outcome.predictions, outcome.lengths_N.tolist())
+        if price := questioner.config.length_price:
+            rewards_N = rewards_N - price * outcome.right_N * outcome.lengths_N / questioner.sampling.max_latents
         return {"reward": float(rewards_N.mean())}
 
     def _remember(self) -> dict:
-        return {"questions": self.learner.stream.memory(), "health": self._health.memory()}
+        return self.learner.memory() | {"health": self._health.memory()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,16 +142,20 @@ def make_grpo_trainer(
             "questions"
         )
     sampling, tokenizer = sampling_of(stage.decode, stage.config), judge.tokenizer
-    learner = Learner(
+    questioner = Questioner(
         config=rl,
         sampling=sampling,
         encoded=encoded,
         judge=judge,
         recipe=method.recipe,
         sampler=make_sampler(engine, method, stage.config, stage.decode, encoded, tokenizer),
-        stream=QuestionStream(len(encoded), stage.seed, skip_solved=rl.skip_solved),
         reward=make_reward(rl, judge.is_right, stage.decode.max_latents),
         seed=stage.seed,
+    )
+    learner = Learner(
+        questioner=questioner,
+        stream=QuestionStream(len(encoded), stage.seed, skip_solved=rl.skip_solved),
+        length_weight=LengthWeight(rl, rl.length_weight),
         num_rows=rows_of_minibatch(stage.config, engine.num_shards),
     )
     health = Health(stage.name, rl, stage.decode.min_latents, engine.compute.dtype)

@@ -4,10 +4,12 @@ import dataclasses
 import logging
 
 from colar_jax.config import RlConfig
+from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Mean |log ratio| of an iteration's last terms: a policy that moved by e^2 within one iteration has left its rollouts.
+# Mean |log ratio| of an iteration's last terms, of whole latents: a policy that moved by e^2 within one iteration has
+# left its rollouts. With the settings of configs/arithmetic.py:rl it moves by 0.1 to 0.2.
 _LOST_LOG_RATIO = 2.0
 # Between decoder and update. An answer token at the edge of the nucleus may be inside for one of the two only, which
 # bfloat16 makes common: 0.12 on a healthy model (docs/rl.md).
@@ -18,6 +20,7 @@ _GAPS = {
 _ALARM_EVERY = 20  # iterations between two warnings of one kind
 _MEMORY = 0.9  # of the running accuracy
 _SETTLED = 20  # iterations before the running accuracy says anything
+_MOSTLY_BOUND = 0.5  # of the standard deviations, from which on they count as bound
 _COLLAPSED = 0.5  # of the best running accuracy
 
 
@@ -37,12 +40,14 @@ class Health:
     accuracy: float = 0.0  # a running mean
     best: float = 0.0
     warned: dict[str, int] = dataclasses.field(default_factory=dict)
+    entropy_works: bool = False  # has been looked at
 
     def look(self, step: int, values: dict[str, float]) -> None:
         """Warn, or raise.
 
         Raises:
             Collapsed: ratios exploded, or accuracy fell to half of its best, unless `rl.stop_on_collapse` is False.
+            UserError: `rl.entropy_weight` does nothing, which the first update shows.
         """
         self.iterations += 1
         self._follow_accuracy(values["accuracy"])
@@ -54,6 +59,8 @@ class Health:
                     "settings start in a workdir of their own. rl.stop_on_collapse=False goes on in this one"
                 )
             alarms["collapse"] = collapse
+        else:
+            self._refuse_an_idle_bonus(values)
         for alarm, text in alarms.items():
             if step - self.warned.get(alarm, -_ALARM_EVERY) >= _ALARM_EVERY:
                 self.warned[alarm] = step
@@ -61,12 +68,12 @@ class Health:
 
     def memory(self) -> dict:
         """JSON that `recall` takes."""
-        names = ("iterations", "accuracy", "best", "warned")
+        names = ("iterations", "accuracy", "best", "warned", "entropy_works")
         return {name: getattr(self, name) for name in names}
 
     def recall(self, memory: dict) -> None:
         """Go on from what `memory` returned."""
-        for name, value in memory.items():
+        for name, value in {"entropy_works": True, **memory}.items():  # a run is not refused in its middle
             setattr(self, name, value)
 
     def _follow_accuracy(self, accuracy: float) -> None:
@@ -74,6 +81,23 @@ class Health:
         self.accuracy = accuracy if first else _MEMORY * self.accuracy + (1 - _MEMORY) * accuracy
         if self.iterations >= _SETTLED:
             self.best = max(self.best, self.accuracy)
+
+    def _refuse_an_idle_bonus(self, values: dict[str, float]) -> None:
+        """Where a bound binds the standard deviation is the bound, whatever the model predicts: no bonus moves it."""
+        at_bound = values.get("latent_std_at_bound")
+        if not self.config.entropy_weight or self.entropy_works or at_bound is None:
+            return
+        if at_bound > _MOSTLY_BOUND:
+            floor = self.config.min_std
+            by = f"the floor rl.min_std={floor}" if floor else "a bound of the head (model.latent_head.min_log_std)"
+            raise UserError(
+                f"stages.{self.stage}.rl.entropy_weight={self.config.entropy_weight} does nothing: {by} binds at "
+                f"{at_bound:.0%} of the latents' standard deviations (in the mean the model predicts "
+                f"{values.get('latent_std', 0):.2g}), and there is no gradient there. Set rl.entropy_weight=0, or "
+                f"{'a smaller rl.min_std' if floor else 'rl.min_std=0.2'}; or start from a model that has a spread "
+                "(latent.loss='nll', or latent.entropy_weight below 0)"
+            )
+        self.entropy_works = True
 
     def _alarms(self, values: dict[str, float]) -> dict[str, str]:
         alarms = {}
@@ -98,7 +122,7 @@ class Health:
                 f"log-probabilities of the decoder and of the update differ ({', '.join(wide)}) at unchanged "
                 "parameters: they are not of one policy"
             )
-        if values.get("latent_std_at_bound", 0.0) > 0.5 and not self.config.min_std:
+        if values.get("latent_std_at_bound", 0.0) > _MOSTLY_BOUND and not self.config.min_std:
             alarms["std"] = (
                 f"{values['latent_std_at_bound']:.0%} of the latents' standard deviations are at a bound of the head: "
                 "a model trained by soft_mse has none to speak of. Set rl.min_std=0.2, or train with latent.loss='nll' "

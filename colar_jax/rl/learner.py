@@ -8,64 +8,51 @@ from typing import Any
 import jax
 import numpy as np
 
-from colar_jax.config import DecodeConfig, RlConfig
-from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.loader import Recipe
-from colar_jax.decoding.decoder import Decoded
-from colar_jax.evaluation.judge import Judge
 from colar_jax.metrics import Metric, merge
-from colar_jax.rl.credit import Reward, advantages_of, has_variance
+from colar_jax.rl.judging import Judged, Questioner
+from colar_jax.rl.lengths import LengthWeight
 from colar_jax.rl.questions import QuestionStream
-from colar_jax.rl.reward_list import rewards_of
-from colar_jax.rl.rollout import Sampler
 from colar_jax.rl.tree_batch import KINDS, TreeBatch, assemble
 
 # (state, batch) -> (state, metrics): one optimizer step, with everything else bound
 Update = Callable[[Any, TreeBatch], tuple[Any, dict[str, Metric]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """An iteration's rollouts with what they are worth. `K` prompts a group: prompt `q * K + k` is of question `q`."""
-
-    prompts: list[np.ndarray]  # with the separator at their end
-    decoded: Decoded  # on the host
-    rewards_QG: np.ndarray
-    right_QG: np.ndarray
-    host_seconds: float
-
-
 @dataclasses.dataclass
 class Learner:
-    """Runs iterations. Two of its fields change: the stream's position, and `last_batch`, kept for diagnosis."""
+    """Runs iterations. What changes: the stream's position, the weight of lengths, and `last_batch`, for diagnosis."""
 
-    config: RlConfig
-    sampling: DecodeConfig
-    encoded: EncodedProblems
-    judge: Judge
-    recipe: Recipe  # what prompts say
-    sampler: Sampler
+    questioner: Questioner
     stream: QuestionStream
-    reward: Reward
-    seed: int
+    length_weight: LengthWeight
     num_rows: int  # of a minibatch, a multiple of the devices
     last_batch: TreeBatch | None = None
+
+    @property
+    def config(self):
+        """The settings."""
+        return self.questioner.config
 
     def iterate(self, state, parameters_of: Callable, update: Update, iteration: int):
         """Iteration `iteration` (from 0): the state after it, its metrics, and the number of its rollouts."""
         begin = time.perf_counter()
-        questions = self.stream.draw(self.config.num_questions)
-        judged = self._judge(parameters_of(state), questions, iteration)
+        draws = self._draw(parameters_of(state), iteration)
+        judged = Judged.together(draws)
         rolled_out = time.perf_counter()
-        self.stream.solved(questions[judged.right_QG.all(axis=1)])
+        self.stream.solved(judged.questions[judged.outcomes.right_QG.all(axis=1)])
         of_updates = []
         for batch in self._minibatches(judged, iteration):
             self.last_batch = batch
             state, metrics = update(state, batch)
             of_updates.append(metrics)
         metrics = _of_updates(jax.device_get(of_updates)) | self._of_rollouts(judged)
+        if self.config.redraws:
+            metrics["redraws"] = Metric(len(draws) - 1, 1)
+        if self.config.length_credit != "none":
+            metrics["length_weight"] = Metric(self.length_weight.value, 1)
+        self.length_weight.follow(judged.outcomes.lengths_QG.mean())
         end = time.perf_counter()
-        num_chains = judged.rewards_QG.size
+        num_chains = judged.outcomes.rewards_QG.size
         num_positions = judged.decoded.num_thoughts_B.sum() + judged.decoded.num_answer_tokens_B.sum()
         metrics |= {
             "time/chains_per_second": Metric(num_chains, end - begin),
@@ -76,70 +63,76 @@ class Learner:
         # float32, as checkpoints and devices have them, so that a resumed run adds up the same numbers.
         return state, jax.tree.map(np.float32, metrics), num_chains
 
-    def _judge(self, parameters, questions: np.ndarray, iteration: int) -> Judged:
-        rng = np.random.default_rng((self.seed, 1, iteration))
-        per_group = self.config.speeds_per_group
-        asked = np.repeat(questions, per_group).tolist()
-        problems = [self.encoded.problems[question] for question in asked]
-        prompts = [
-            np.append(self.encoded.prompt(question, self.recipe.said(*drawn)), np.int32(self.encoded.separator_id))
-            for question, *drawn in zip(asked, *self.recipe.draw(rng, len(asked)), strict=True)
-        ]
-        key = jax.random.fold_in(jax.random.key(self.seed), iteration)
-        parts, rewards, right, host_seconds = [], [], [], 0.0
-        for place, part in self.sampler.run(parameters, prompts, key):
-            begin = time.perf_counter()
-            per_prompt = len(part.num_thoughts_B) // len(problems[place])
-            of_chains = [problem for problem in problems[place] for _ in range(per_prompt)]
-            _, answers = self.judge.read(part.answer_ids_BA, part.num_answer_tokens_B)
-            rewards.append(rewards_of(self.reward, of_chains, answers, part.num_thoughts_B.tolist()))
-            right.append(self.judge.judge(of_chains, answers))
-            parts.append(part)
-            host_seconds += time.perf_counter() - begin
-        by_group = (len(questions), self.config.num_generations)
-        rewards_QG, right_QG = (np.concatenate(of_parts).reshape(by_group) for of_parts in (rewards, right))
-        decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        return Judged(prompts, decoded, rewards_QG, right_QG, host_seconds)
+    def memory(self) -> dict:
+        """JSON that `recall` takes."""
+        return {"questions": self.stream.memory(), "length_weight": self.length_weight.value}
+
+    def recall(self, memory: dict) -> None:
+        """Go on from what `memory` returned; an older one does not know the weight, which then never moved."""
+        self.stream.recall(memory["questions"])
+        self.length_weight.value = memory.get("length_weight", self.config.length_weight)
+
+    def _draw(self, parameters, iteration: int) -> list[Judged]:
+        """The rollouts of an iteration; with `rl.redraws` more questions are asked while too few groups teach anything.
+
+        Dynamic sampling as in DAPO (arXiv 2503.14476), bounded.
+        """
+        config, draws = self.config, []
+        for draw in range(1 + config.redraws):
+            questions, weight = self.stream.draw(config.num_questions), self.length_weight.value
+            draws.append(self.questioner.ask(parameters, questions, iteration, draw=draw, length_weight=weight))
+            if sum(judged.informative_Q.sum() for judged in draws) >= config.num_questions:
+                break
+        return draws
 
     def _minibatches(self, judged: Judged, iteration: int) -> Iterator[TreeBatch]:
-        """Whole groups in a new order each time round, those without variance left out; the last may be smaller."""
+        """Whole groups in a new order each time round, those without an advantage left out.
+
+        `even`: all minibatches have as many groups, or one less, and a group counts the same in all of them: its share
+        of a full one. An optimizer step on a few groups alone would otherwise move the policy as far as one on many.
+        """
         config, per_group = self.config, self.config.speeds_per_group
-        advantages_QG = advantages_of(judged.rewards_QG, config)
-        by_prompt = np.arange(judged.rewards_QG.size).reshape(len(judged.prompts), -1)
-        kept = np.flatnonzero(has_variance(judged.rewards_QG))
+        by_prompt = np.arange(judged.advantages_QG.size).reshape(len(judged.prompts), -1)
+        kept = np.flatnonzero(judged.informative_Q)[: config.num_questions]
         size = config.minibatch_size // config.num_generations
         for epoch in range(config.num_iterations):
-            order = np.random.default_rng((self.seed, 2, iteration, epoch)).permutation(kept)
-            for start in range(0, len(order), size):
-                groups = order[start : start + size]
+            order = np.random.default_rng((self.questioner.seed, 2, iteration, epoch)).permutation(kept)
+            for groups in _parts(order, size, config.minibatches):
                 rows = (groups[:, None] * per_group + np.arange(per_group)).reshape(-1)
                 chains = by_prompt[rows].reshape(-1)
-                yield assemble(
+                batch = assemble(
                     [judged.prompts[row] for row in rows],
                     jax.tree.map(lambda leaf, chains=chains: leaf[chains], judged.decoded),
-                    advantages_QG[groups].reshape(len(rows), -1),
+                    judged.advantages_QG[groups].reshape(len(rows), -1),
                     config,
                     num_rows=self.num_rows,
-                    prompt_room=self.sampler.prompt_room,
-                    min_thoughts=self.sampling.min_latents,
+                    prompt_room=self.questioner.sampler.prompt_room,
+                    min_thoughts=self.questioner.sampling.min_latents,
                 )
+                yield batch.counting(len(groups) / size) if config.minibatches == "even" else batch
 
     def _of_rollouts(self, judged: Judged) -> dict[str, Metric]:
-        decoded, right_QG, rewards_QG = judged.decoded, judged.right_QG, judged.rewards_QG
-        lengths_QG = decoded.num_thoughts_B.reshape(right_QG.shape)
+        decoded, outcomes = judged.decoded, judged.outcomes
         last_ids = np.take_along_axis(decoded.answer_ids_BA, decoded.num_answer_tokens_B[:, None] - 1, axis=1)
         return {
-            "reward": _mean(rewards_QG),
-            "accuracy": _mean(right_QG),
-            "length": _mean(lengths_QG),
-            "length/right": _mean(lengths_QG[right_QG]),
-            "reward_spread": _mean(rewards_QG.std(axis=1, ddof=1)),
-            "zero_variance": _mean(~has_variance(rewards_QG)),
+            "reward": _mean(outcomes.rewards_QG),
+            "accuracy": _mean(outcomes.right_QG),
+            "length": _mean(outcomes.lengths_QG),
+            "length/right": _mean(outcomes.lengths_QG[outcomes.right_QG]),
+            "reward_spread": _mean(outcomes.rewards_QG.std(axis=1, ddof=1)),
+            "zero_variance": _mean(~judged.informative_Q),
             "forced_stops": _mean(decoded.forced_stop_B),
             "answer_tokens": _mean(decoded.num_answer_tokens_B),
-            "unfinished_answers": _mean(last_ids != self.encoded.eos_id),
+            "unfinished_answers": _mean(last_ids != self.questioner.encoded.eos_id),
             "solved_questions": Metric(self.stream.num_solved, 1),
         }
+
+
+def _parts(order: np.ndarray, size: int, minibatches: str) -> list[np.ndarray]:
+    """Groups in minibatches of at most `size`."""
+    if minibatches == "filled":
+        return [order[start : start + size] for start in range(0, len(order), size)]
+    return np.array_split(order, -(-len(order) // size)) if len(order) else []
 
 
 def _mean(values: np.ndarray) -> Metric:

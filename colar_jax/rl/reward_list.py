@@ -17,6 +17,7 @@ from colar_jax.config import RlConfig, is_import_path, split_names
 from colar_jax.data.answers import Verifier
 from colar_jax.errors import UserError
 from colar_jax.rl.credit import ADVANTAGES, AGGREGATIONS, REWARDS, MakeReward, Reward, find
+from colar_jax.rl.lengths import LENGTH_CREDITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +47,11 @@ def reward_terms(text: str) -> list[WeightedReward]:
 
 
 def check_credit(rl: RlConfig) -> None:
-    """UserError where `rl.reward`, `rl.advantage` or `rl.loss_aggregation` names nothing."""
+    """UserError where `rl.reward`, `rl.advantage`, `rl.loss_aggregation` or `rl.length_credit` names nothing."""
     reward_terms(rl.reward)
     find("rl.advantage", rl.advantage, ADVANTAGES)
     find("rl.loss_aggregation", rl.loss_aggregation, AGGREGATIONS)
+    find("rl.length_credit", rl.length_credit, LENGTH_CREDITS)
 
 
 def make_reward(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:

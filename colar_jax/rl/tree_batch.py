@@ -42,26 +42,66 @@ class TreeBatch:
     terms: dict[str, Terms]  # by kind: [B, G, L], [B, G, L + 1], [B, G, A]
     share_B: np.ndarray  # float32, 1 / rows: a part's metrics count by its share of the whole minibatch
 
+    def counting(self, factor: float) -> "TreeBatch":
+        """The same with every term's weight times `factor`."""
+        terms = {
+            kind: dataclasses.replace(of_kind, weights=of_kind.weights * np.float32(factor))
+            for kind, of_kind in self.terms.items()
+        }
+        return dataclasses.replace(self, terms=terms)
+
 
 def latent_rooms(max_latents: int, num_sizes: int = 4) -> list[int]:
     """The sizes of L that are compiled, ascending: the limit itself, and halves of it."""
     return sorted({max(1, -(-max_latents // 2**level)) for level in range(num_sizes)})
 
 
-def masks_of(decoded: Decoded, min_thoughts: int) -> dict[str, np.ndarray]:
+def sum_over(size: int, reduction: str) -> float:
+    """What a mean over `size` dimensions is multiplied by to give the reduction (`rl.log_prob_reduction`)."""
+    return {"mean": 1.0, "root": size**0.5, "sum": float(size)}[reduction]
+
+
+def masks_of(decoded: Decoded, min_thoughts: int, rl: RlConfig) -> dict[str, np.ndarray]:
     """Which latents, decisions and answer tokens the policy chose, by kind: bool `[B, L]`, `[B, L + 1]`, `[B, A]`.
 
     Decision `i` is taken after `i` latents. There is none before `min_thoughts`; and the end of a chain that was cut at
     the limit is none either: what the policy chose there (to go on) did not happen; what happened it did not choose.
+    With `rl.credit_forced_stops` it counts as a stop all the same; with `rl.stop_credit = answer` going on is no term.
     """
     lengths_B1 = decoded.num_thoughts_B[:, None]
     step_1L1 = np.arange(decoded.stop_log_probs_BL.shape[1])[None]
-    is_last = (step_1L1 == lengths_B1) & ~decoded.forced_stop_B[:, None]
+    is_last = step_1L1 == lengths_B1
+    if not rl.credit_forced_stops:
+        is_last &= ~decoded.forced_stop_B[:, None]
+    is_decision = is_last if rl.stop_credit == "answer" else (step_1L1 < lengths_B1) | is_last
     return {
         "latent": step_1L1[:, :-1] < lengths_B1,
-        "decision": (step_1L1 >= min_thoughts) & ((step_1L1 < lengths_B1) | is_last),
+        "decision": (step_1L1 >= min_thoughts) & is_decision,
         "answer": np.arange(decoded.answer_ids_BA.shape[1])[None] < decoded.num_answer_tokens_B[:, None],
     }
+
+
+def weights_of(masks: dict[str, np.ndarray], rl: RlConfig) -> dict[str, np.ndarray]:
+    """What each term counts, by kind, of masks `[B, G, terms]`; with `rl.stop_credit = answer` the stop is the first
+    term of the answer, averaged with its tokens."""
+    if rl.stop_credit == "decision":
+        return {kind: term_weights(masks[kind], rl) for kind in KINDS}
+    stops_BG1 = masks["decision"].any(axis=-1, keepdims=True)
+    together = term_weights(np.concatenate([stops_BG1, masks["answer"]], axis=-1), rl)
+    decisions = (masks["decision"] * together[..., :1]).astype(np.float32)
+    return {"latent": term_weights(masks["latent"], rl), "decision": decisions, "answer": together[..., 1:]}
+
+
+def _only_the_best_first(weights: dict[str, np.ndarray], log_probs_B: np.ndarray, advantages_BG: np.ndarray) -> None:
+    """Of a prompt's good rollouts only that with the highest mean latent log-probability keeps its first latent's term.
+
+    All others lose it, bad ones too, so that one first step wins; where none is good all stay (arXiv 2604.27998, code).
+    """
+    is_good_BG = advantages_BG > 0
+    likely_BG = np.where(is_good_BG, log_probs_B.reshape(advantages_BG.shape), -np.inf)
+    is_best_BG = np.arange(advantages_BG.shape[1])[None] == likely_BG.argmax(axis=1)[:, None]
+    keeps_BG = is_best_BG | ~is_good_BG.any(axis=1, keepdims=True)
+    weights["latent"][..., 0] *= keeps_BG
 
 
 def assemble(
@@ -80,15 +120,14 @@ def assemble(
         prompts: with the separator at their end; `decoded` has as many rollouts of each, one prompt's after another's.
         prompt_room: P.
     """
-    longest, (_, max_thoughts, hidden_size) = int(decoded.num_thoughts_B.max()), decoded.thoughts.shape
+    longest, max_thoughts = int(decoded.num_thoughts_B.max()), decoded.thoughts.shape[1]
     room = next(size for size in latent_rooms(max_thoughts) if size >= longest)
-    masks = masks_of(decoded, min_thoughts)
-    scale = hidden_size if rl.log_prob_reduction == "sum" else 1
-    log_probs = {
-        "latent": decoded.thought_log_probs_BL * np.float32(scale),
-        "decision": decoded.stop_log_probs_BL,
-        "answer": decoded.answer_log_probs_BA,
-    }
+    masks, log_probs = masks_of(decoded, min_thoughts, rl), _log_probs_of(decoded)
+    by_prompt = {kind: mask.reshape(len(prompts), -1, mask.shape[1]) for kind, mask in masks.items()}
+    all_weights = weights_of(by_prompt, rl)
+    if rl.first_latent == "best":
+        mean_B = (log_probs["latent"] * masks["latent"]).sum(axis=1) / np.maximum(masks["latent"].sum(axis=1), 1)
+        _only_the_best_first(all_weights, mean_B, advantages_BG)
     rooms = {"latent": room, "decision": room + 1, "answer": decoded.answer_ids_BA.shape[1]}
 
     def trees(array: np.ndarray) -> np.ndarray:
@@ -98,7 +137,7 @@ def assemble(
 
     def terms(kind: str) -> Terms:
         mask = masks[kind]
-        weights = term_weights(mask.reshape(len(prompts), -1, mask.shape[1]), rl).reshape(mask.shape)
+        weights = all_weights[kind].reshape(mask.shape)
         # Entries after a chain's end are meaningless: never written, or written while other rollouts went on.
         old_log_probs = np.where(mask, log_probs[kind], 0).astype(np.float32)
         return Terms(*(trees(array[:, : rooms[kind]]) for array in (mask, old_log_probs, weights)))
@@ -118,3 +157,17 @@ def assemble(
         terms={kind: terms(kind) for kind in KINDS},
         share_B=np.full(num_rows, 1 / num_rows, np.float32),
     )
+
+
+def _log_probs_of(decoded: Decoded) -> dict[str, np.ndarray]:
+    """Of the decoder, by kind: a latent's is the mean over its dimensions, and a forced stop's that of `###` there."""
+    decisions_BL = decoded.stop_log_probs_BL
+    if decoded.end_log_prob_B is not None:
+        is_forced_BL = np.arange(decisions_BL.shape[1])[None] == decoded.num_thoughts_B[:, None]
+        is_forced_BL &= decoded.forced_stop_B[:, None]
+        decisions_BL = np.where(is_forced_BL, decoded.end_log_prob_B[:, None], decisions_BL)
+    return {
+        "latent": decoded.thought_log_probs_BL,
+        "decision": decisions_BL,
+        "answer": decoded.answer_log_probs_BA,
+    }

@@ -48,6 +48,9 @@ TINY = {
     "stages.rl.rl.beta": 0.1,
     "stages.rl.rl.entropy_weight": 0.01,
     "stages.rl.rl.skip_solved": True,
+    "stages.rl.rl.redraws": 1,
+    "stages.rl.rl.length_credit": "penalty",
+    "stages.rl.rl.budget": 2.0,
 }
 
 
@@ -94,7 +97,8 @@ def test_what_the_stage_leaves_behind(finished):
     assert lines[0]["latent_std"] > 0 and 0 <= lines[0]["latent_std_at_bound"] <= 1
     assert "time/host_share" in read_metrics(finished / "rl")[0]
     memory = saved(finished)[1]
-    assert memory["questions"]["position"] == 3 * ITERATIONS and memory["health"]["iterations"] == ITERATIONS
+    assert memory["questions"]["position"] >= 3 * ITERATIONS and memory["health"]["iterations"] == ITERATIONS
+    assert memory["length_weight"] != tiny_config(finished).stages["rl"].rl.length_weight, "it followed the budget"
     rows = json.loads((finished / "report.json").read_text())["results"]
     assert ("rl", "5", "greedy") in [(row["stage"], row["speed"], row["sampling"]) for row in rows]
     # The policy moved away from where it started.
@@ -124,6 +128,18 @@ def test_what_a_collapse_does_may_change_in_a_folder(tmp_path):
 
     assert changed(stop_on_collapse=False, rollout_questions=1) == set()
     assert changed(min_std=0.3) == {"stage.rl.min_std"}
+
+
+def test_a_checkpoint_that_is_older_than_a_setting_goes_on_as_it_was_trained(tmp_path):
+    """Where the default is another than what was done before the setting was there."""
+    run = prepare(tiny_config(tmp_path))
+    before = {"minibatches": "filled", "centre": "group", "latent_ratio": "reduced"}
+    younger = {f"stage.rl.{name}" for name in before}
+    older = {setting: value for setting, value in identity_of(run, "rl").items() if setting not in younger}
+    changes = {change.name: change.was for change in changes_since(older, run, "rl")}
+    assert changes == {f"stage.rl.{name}": value for name, value in before.items()}
+    as_it_was = prepare(tiny_config(tmp_path, **{f"stages.rl.rl.{name}": value for name, value in before.items()}))
+    assert changes_since(older, as_it_was, "rl") == []
 
 
 # python -c DRIVER <moment> <n> <arguments of colar_jax.train>: killed at the n-th such moment.

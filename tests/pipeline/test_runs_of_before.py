@@ -65,5 +65,10 @@ def _answers(path: Path) -> list[dict]:
     return [{name: sample[name] for name in names} for sample in map(json.loads, path.read_text().splitlines())]
 
 
+def test_settings_that_came_later_are_what_was_done_before_them():
+    rl = saved_config(BEFORE)["stages"]["rl"]["rl"]
+    assert (rl["minibatches"], rl["centre"], rl["latent_ratio"]) == ("filled", "group", "reduced")
+
+
 def test_a_finished_stage_is_not_trained_again(gone_on):
     assert not (gone_on[0] / "cot" / "metrics.jsonl").exists()

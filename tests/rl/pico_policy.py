@@ -16,9 +16,9 @@ from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build, calibrate
 from colar_jax.parallel.mesh import make_mesh
+from colar_jax.rl.rescoring import rescore
 from colar_jax.rl.rollout import Sampler, ways_to_sample
 from colar_jax.rl.tree_batch import TreeBatch, assemble
-from colar_jax.rl.update import rescore
 
 SEPARATOR_ID, EOS_ID, VOCABULARY = 60, 61, 64
 SAMPLING = DecodeConfig(

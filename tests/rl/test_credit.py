@@ -12,19 +12,25 @@ from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
 from colar_jax.rl import credit
 from colar_jax.rl.credit import advantages_of, term_weights
+from colar_jax.rl.lengths import LENGTH_CREDITS, LengthCredit, length_credit
 from colar_jax.rl.reward_list import check_credit, make_reward
 
 REWARDS_QG = np.array([[1.0, 0.0, 0.0], [2.0, 4.0, 0.0]])
 MASK = np.array([[True, True, False], [True, False, False]])
 
 
+def all_of(registry) -> str:
+    """The names that an error lists, whatever there are."""
+    return ", ".join(registry)
+
+
 @pytest.fixture
 def registries():
     """What a test registers is gone after it."""
-    all_three = (credit.REWARDS, credit.ADVANTAGES, credit.AGGREGATIONS)
-    before = [dict(registry) for registry in all_three]
+    all_four = (credit.REWARDS, credit.ADVANTAGES, credit.AGGREGATIONS, LENGTH_CREDITS)
+    before = [dict(registry) for registry in all_four]
     yield
-    for registry, names in zip(all_three, before, strict=True):
+    for registry, names in zip(all_four, before, strict=True):
         registry.clear()
         registry.update(names)
 
@@ -44,9 +50,13 @@ def test_a_new_one_is_one_function(registries):
     def two(config, is_right, max_latents):
         return lambda problems, answers, num_latents: [2.0] * len(answers)
 
+    @length_credit("free")
+    def free(outcomes, rl, weight):
+        return LengthCredit(reward_QG=weight)
+
     config = defaults()
     config.run = "rl"
-    names = dict(advantage="largest", loss_aggregation="sum", reward="0.5*two")
+    names = dict(advantage="largest", loss_aggregation="sum", reward="0.5*two", length_credit="free")
     config.stages.rl = stage_defaults(method="colar", trainer="grpo", init_from="somewhere", rl=names)
     rl = resolve(config).stages["rl"].rl
     check_credit(rl)
@@ -63,11 +73,12 @@ def test_a_name_twice_is_a_bug(registries):
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("advantage", "drgrpo", r"rl.advantage='drgrpo' is none of group, dr_grpo. Did you mean 'dr_grpo'\?"),
-        ("advantage", "", "rl.advantage='' is none of group, dr_grpo"),
+        ("advantage", "drgrpo", rf"rl.advantage='drgrpo' is none of {all_of(credit.ADVANTAGES)}.*'dr_grpo'\?"),
+        ("advantage", "", f"rl.advantage='' is none of {all_of(credit.ADVANTAGES)}"),
         ("advantage", "math:pi", "rl.advantage='math:pi' is of type float: it is no function"),
         ("advantage", "nowhere.at_all:f", "cannot be imported: ModuleNotFoundError"),
-        ("loss_aggregation", "mean", "rl.loss_aggregation='mean' is none of chain_mean, configured_length, token"),
+        ("loss_aggregation", "mean", f"rl.loss_aggregation='mean' is none of {all_of(credit.AGGREGATIONS)}"),
+        ("length_credit", "amongright", f"is none of {all_of(LENGTH_CREDITS)}.*Did you mean 'among_right'"),
         ("loss_aggregation", "tokens", "Did you mean 'token'"),
         ("reward", "corectness", "Did you mean 'correctness'"),
     ],

@@ -38,7 +38,7 @@ def test_the_learning_rate_goes_by_iterations():
         return state, {}, 8  # no update at all
 
     remembers = types.SimpleNamespace(memory=dict, look=lambda iteration, values: None)
-    learner = types.SimpleNamespace(config=RL, iterate=iterate, stream=remembers)
+    learner = types.SimpleNamespace(config=RL, iterate=iterate, memory=dict)
     trainer = GrpoTrainer(None, learner, remembers, step=None)
     state = initial_state(PARAMETERS, make_optimizer(CONFIG, num_steps=4 * most_updates(RL)))
     list(trainer.steps(state, {}, jax.random.key(0), start=1, stop=4))

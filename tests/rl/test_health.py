@@ -3,6 +3,7 @@ import logging
 import pytest
 
 from colar_jax.config import RlConfig
+from colar_jax.errors import UserError
 from colar_jax.rl.health import Collapsed, Health
 
 WELL = {"accuracy": 0.5, "length": 4.0, "forced_stops": 0.0, "zero_variance": 0.3, "gap/latent": 1e-6}
@@ -35,6 +36,21 @@ def test_alarms_come_once_in_a_while(caplog, values, message):
 def test_a_floor_is_meant_to_bind(caplog):
     health(min_std=0.2).look(1, WELL | {"latent_std_at_bound": 1.0})
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("floor", "by"), [(0.2, "the floor rl.min_std=0.2"), (0.0, "a bound of the head")])
+def test_an_entropy_bonus_that_does_nothing_is_refused_at_the_first_update(floor, by):
+    bound = {"latent_std_at_bound": 0.97, "latent_std": 0.0025}
+    watched = health(min_std=floor, entropy_weight=0.01)
+    watched.look(1, WELL)  # no update: nothing is known
+    with pytest.raises(UserError, match=rf"stages.rl.rl.entropy_weight=0.01 does nothing: {by}.* binds at 97%"):
+        watched.look(2, WELL | bound)
+    spread = health(min_std=floor, entropy_weight=0.01)
+    spread.look(1, WELL | {"latent_std_at_bound": 0.3})
+    gone_on = health(min_std=floor, entropy_weight=0.01)
+    gone_on.recall(spread.memory())
+    gone_on.look(2, WELL | bound)  # in mid-run nothing is refused
+    health(min_std=floor).look(1, WELL | bound)
 
 
 def test_exploding_ratios_end_the_run_and_say_why():

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import json
 import unittest.mock
 
 import jax
@@ -19,7 +20,9 @@ from colar_jax.metrics import Metric, divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.rl.credit import advantages_of
 from colar_jax.rl.grpo import make_policy_step
+from colar_jax.rl.judging import Questioner
 from colar_jax.rl.learner import Learner
+from colar_jax.rl.lengths import LengthWeight
 from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.tree_batch import KINDS
 from colar_jax.training.state import initial_state, join, make_optimizer, partition
@@ -87,12 +90,18 @@ def learner(reward, right, recipe=TWO_SPEEDS, **rl) -> Learner:
     config = RlConfig(
         num_questions=4, min_std=SAMPLING.min_latent_std, **dict(num_generations=4, minibatch_size=8) | rl
     )
-    return Learner(
+    questioner = Questioner(
         config=config, sampling=SAMPLING, encoded=encoded, judge=Judge(Words(), right), recipe=recipe,
-        sampler=sampler(num_generations=config.num_generations // config.speeds_per_group),
-        stream=QuestionStream(len(PROMPTS), 0, skip_solved=config.skip_solved), reward=reward, seed=3,
-        num_rows=2 * config.speeds_per_group,
+        sampler=sampler(num_generations=config.rollouts_per_prompt), reward=reward, seed=3,
     )  # fmt: skip
+    stream = QuestionStream(len(PROMPTS), 0, skip_solved=config.skip_solved)
+    return Learner(questioner, stream, LengthWeight(config, config.length_weight), num_rows=2 * config.speeds_per_group)
+
+
+def ask(one: Learner, iteration: int = 0):
+    """What becomes of the four questions."""
+    weight = one.length_weight.value
+    return one.questioner.ask(policy()[1], np.arange(4), iteration, draw=0, length_weight=weight)
 
 
 def by_turns(problems, answers, num_latents):
@@ -126,6 +135,48 @@ def test_groups_without_variance_are_left_out_and_counted():
     assert (values["updates"], values["zero_variance"], values["solved_questions"]) == (0, 1, 4)
 
 
+def counted(state, batch):
+    return state + 1, {f"log_ratio/{kind}": Metric(np.float32(0), np.float32(1)) for kind in KINDS}
+
+
+def test_questions_are_asked_again_until_enough_groups_teach_something():
+    """Two of four do; the second draw of the same four has rollouts of its own."""
+    one = learner(by_turns, never, redraws=3)
+    drawn = one._draw(policy()[1], 0)
+    assert len(drawn) == 2 and [judged.informative_Q.sum() for judged in drawn] == [2, 2]
+    first, second = (np.sort(judged.decoded.thoughts[:, 0, 0]) for judged in drawn)
+    assert not np.isin(first, second).any()
+    one = learner(by_turns, never, redraws=3)
+    state, metrics, num_chains = one.iterate(0, lambda state: policy()[1], counted, 0)
+    values = divide(metrics)
+    assert (state, num_chains, values["redraws"], values["updates"], values["zero_variance"]) == (2, 32, 1, 2, 0.5)
+
+
+def test_asking_again_has_an_end():
+    one = learner(lambda *arguments: [1.0] * 16, never, redraws=2)
+    state, metrics, num_chains = one.iterate(0, lambda state: policy()[1], None, 0)
+    values = divide(metrics)
+    assert (state, num_chains, values["redraws"], values["updates"]) == (0, 48, 2, 0)
+
+
+def test_the_weight_of_lengths_follows_the_budget_and_is_remembered():
+    def one():
+        return learner(by_turns, never, length_credit="penalty", length_weight=0.5, budget=2.0, budget_rate=0.1)
+
+    whole, halted = one(), one()
+    for iteration in range(3):
+        _, metrics, _ = whole.iterate(0, lambda state: policy()[1], counted, iteration)
+    assert 0.5 < divide(metrics)["length_weight"] < whole.length_weight.value
+    halted.iterate(0, lambda state: policy()[1], counted, 0)
+    resumed = one()
+    resumed.recall(json.loads(json.dumps(halted.memory())))
+    for iteration in (1, 2):
+        resumed.iterate(0, lambda state: policy()[1], counted, iteration)
+    assert resumed.memory() == whole.memory()
+    resumed.recall({"questions": halted.memory()["questions"]})  # of a version before budgets
+    assert resumed.length_weight.value == 0.5
+
+
 def test_rollouts_do_not_depend_on_how_many_are_decoded_at_a_time():
     whole = next(part for _, part in sampler().run(policy()[1], PROMPTS, jax.random.key(1)))
     parts = [part for _, part in sampler(batch_size=3).run(policy()[1], PROMPTS, jax.random.key(1))]
@@ -143,14 +194,14 @@ def by_question_and_length(problems, answers, num_latents):
 def test_a_rollout_has_its_own_reward_as_advantage(per_group):
     """In whatever order groups are gone through: prompt and length say what it has to be."""
     one = learner(by_question_and_length, never, advantage="dr_grpo", speeds_per_group=per_group)
-    judged = one._judge(policy()[1], np.arange(4), 0)
-    lengths_QG = judged.decoded.num_thoughts_B.reshape(4, 4)
+    judged = ask(one)
     question_of = {tuple(prompt[:-1]): question for question, prompt in enumerate(PROMPTS)}  # without the separator
     num_seen = 0
     for batch in one._minibatches(judged, 0):
         for row in np.flatnonzero(batch.prompt_lengths_B > 1):  # the others are empty
             question = question_of[tuple(batch.prompt_ids_BP[row, : batch.prompt_lengths_B[row] - 2])]
-            expected_G = 100.0**question * (batch.num_thoughts_BG[row] - lengths_QG[question].mean())
+            lengths_G = batch.num_thoughts_BG[row]
+            expected_G = 100.0**question * (lengths_G - lengths_G.mean())
             np.testing.assert_allclose(batch.advantages_BG[row], expected_G, rtol=1e-5)
             num_seen += 1
     assert num_seen == 4 * per_group
@@ -161,21 +212,21 @@ def test_prompts_say_speeds_as_often_as_the_recipe_does():
     recipe = Recipe((5.0, 2.0, 5.0), auto_probability=0.25)
     one = learner(never, never, recipe, num_generations=2, speeds_per_group=1)
     said = collections.Counter()
-    with unittest.mock.patch.object(one.sampler, "run", side_effect=StopIteration) as run:
+    with unittest.mock.patch.object(one.questioner.sampler, "run", side_effect=StopIteration) as run:
         for iteration in range(300):
             with pytest.raises(StopIteration):
-                one._judge(None, np.arange(4), iteration)
+                ask(one, iteration)
             said.update(prompt[-3:-1].tolist()[-1] for prompt in run.call_args.args[1])
     shares = {ending: count / 1200 for ending, count in said.items()}
     assert shares == pytest.approx({1: 0.25, 2: 0.25, 5: 0.5}, abs=0.05)
 
 
 def test_several_speeds_in_a_group():
-    one = learner(by_turns, never, speeds_per_group=4)
-    judged = one._judge(policy()[1], np.arange(4), 0)
+    one = learner(by_turns, never, speeds_per_group=4, centre="group")
+    judged = ask(one)
     endings = np.array([prompt[-2] for prompt in judged.prompts]).reshape(4, 4)
     assert set(endings.ravel()) == {2, 5} and any(len(set(of_group)) == 2 for of_group in endings)
-    assert len(judged.prompts) == len(judged.decoded.num_thoughts_B) == 16 and judged.rewards_QG.shape == (4, 4)
+    assert len(judged.prompts) == len(judged.decoded.num_thoughts_B) == 16 and judged.advantages_QG.shape == (4, 4)
     (batch,) = one._minibatches(judged, 0)
     assert batch.prompt_ids_BP.shape[0] == 8
     np.testing.assert_allclose(batch.advantages_BG.reshape(2, 4).sum(axis=1), 0, atol=1e-5)

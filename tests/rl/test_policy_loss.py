@@ -16,7 +16,7 @@ MASK = np.arange(5) < np.array([5, 1, 3, 0, 2, 4])[:, None]
 
 @pytest.mark.parametrize(("low", "high"), [(0.2, 0.2), (0.2, 0.5)])
 def test_clipping(low, high):
-    loss, ratios = clipped_loss(NEW, OLD, ADVANTAGES, epsilon=low, epsilon_high=high)
+    loss, ratios = clipped_loss(NEW, OLD, ADVANTAGES, RlConfig(epsilon=low, epsilon_high=high))
     expected_ratios = np.exp(NEW - OLD)
     bounded = np.clip(expected_ratios, 1 - low, 1 + high)
     np.testing.assert_allclose(ratios, expected_ratios, rtol=1e-5)
@@ -26,7 +26,7 @@ def test_clipping(low, high):
 
 def test_clip_higher_lets_good_actions_grow_further_and_bad_ones_shrink_as_far():
     def gradient(log_ratio, advantage, high):
-        loss = lambda new: clipped_loss(new, 0.0, advantage, epsilon=0.2, epsilon_high=high)[0]  # noqa: E731
+        loss = lambda new: clipped_loss(new, 0.0, advantage, RlConfig(epsilon_high=high))[0]  # noqa: E731
         return float(jax.grad(loss)(jnp.float32(log_ratio)))
 
     assert gradient(np.log(1.3), 1.0, 0.2) == 0 and gradient(np.log(1.3), 1.0, 0.4) < 0
@@ -65,7 +65,7 @@ def test_weights_of_the_aggregations():
 
 def test_advantages():
     rewards = np.array([[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0.5]])
-    np.testing.assert_array_equal(has_variance(rewards), [True, False, True])
+    np.testing.assert_array_equal(has_variance(rewards, RlConfig()), [True, False, True])
     grpo, plain = (advantages_of(rewards, RlConfig(advantage=name)) for name in ("group", "dr_grpo"))
     np.testing.assert_allclose(plain, rewards - rewards.mean(axis=1, keepdims=True), rtol=1e-6)
     np.testing.assert_allclose(grpo[0], np.array([1, -1, -1, 1]) * 0.5 / np.std(rewards[0], ddof=1), rtol=1e-6)
@@ -85,7 +85,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward(sign):
     old = jax.nn.log_softmax(logits)[actions]
 
     def loss(logits):
-        terms, _ = clipped_loss(jax.nn.log_softmax(logits)[actions], old, advantages, epsilon=0.2, epsilon_high=0.2)
+        terms, _ = clipped_loss(jax.nn.log_softmax(logits)[actions], old, advantages, RlConfig())
         return jnp.sum(terms * weights)
 
     # The mean of a group has the action itself in it, which takes 1 / G of the signal.

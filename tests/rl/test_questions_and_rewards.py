@@ -10,6 +10,7 @@ from colar_jax.config import RlConfig
 from colar_jax.data.answers import is_right
 from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
+from colar_jax.rl.credit import REWARDS
 from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.reward_list import make_reward, rewards_of
 
@@ -98,7 +99,7 @@ def test_rewards_with_weights(text, values):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("corectness", r"rl.reward='corectness' is none of correctness, brevity. Did you mean 'correctness'\?"),
+        ("corectness", rf"rl.reward='corectness' is none of {', '.join(REWARDS)}.*Did you mean 'correctness'\?"),
         ("correctness,brevty", "rl.reward='brevty' is none of .*Did you mean 'brevity'"),
         ("nowhere.at_all:f", "cannot be imported: ModuleNotFoundError: No module named"),
         ("math:nothing", "cannot be imported: AttributeError: module 'math' has no attribute 'nothing'"),

@@ -18,9 +18,10 @@ from rl.pico_policy import (
     rollouts,
 )
 
+from colar_jax.config import RlConfig
 from colar_jax.model.execution import Execution
+from colar_jax.rl.rescoring import rescore
 from colar_jax.rl.tree_batch import KINDS
-from colar_jax.rl.update import rescore
 
 
 def gaps(batch, log_probs):
@@ -48,6 +49,19 @@ def test_rescored_log_probabilities_are_those_of_the_decoder(changes):
     assert lengths.min() >= sampling.min_latents
     for kind in gaps(batch := batch_of(sampled, sampling=sampling), rescored(policy()[1], batch, sampling)):
         assert kind.size > 20 and kind.max() < 1e-4, kind.max()
+
+
+@pytest.mark.parametrize("stop_credit", ["decision", "answer"])
+def test_a_forced_stop_that_is_credited_has_the_log_probability_of_the_stop(stop_credit):
+    """Which the policy did not choose: the decoder keeps it beside that of going on."""
+    sampled = rollouts()
+    batch = batch_of(sampled, rl=RlConfig(credit_forced_stops=True, stop_credit=stop_credit))
+    last_BGL = np.arange(batch.thoughts_BGLD.shape[2] + 1) == batch.num_thoughts_BG[..., None]
+    decisions, forced_BG = batch.terms["decision"], sampled.forced_stop_B.reshape(len(PROMPTS), G)
+    assert decisions.mask[last_BGL].all() and forced_BG.any()
+    assert (decisions.mask.sum(axis=-1) == 1).all() == (stop_credit == "answer")
+    for kind in gaps(batch, rescored(policy()[1], batch)):
+        assert kind.max() < 1e-4, kind.max()
 
 
 def test_in_bfloat16_both_are_near():

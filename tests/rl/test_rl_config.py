@@ -25,7 +25,12 @@ def config_with(setting, value):
         ("stages.rl.rl.latent_weight", -1.0, "rl.latent_weight=-1.0 is negative"),
         ("stages.rl.rl.stop_odds_temperature", 0.0, "rl.stop_odds_temperature=0.0 must be positive"),
         ("stages.rl.rl.length_penalty", 1.5, "rl.length_penalty=1.5 is above 1"),
-        ("stages.rl.rl.log_prob_reduction", "max", "none of mean, sum"),
+        ("stages.rl.rl.log_prob_reduction", "max", "none of mean, root, sum"),
+        ("stages.rl.rl.stop_credit", "answers", "none of decision, answer. Did you mean 'answer'"),
+        ("stages.rl.rl.speeds_per_group", 8, "rl.speeds_per_group=8 leaves one rollout a prompt"),
+        ("stages.rl.rl.budget", 8.0, "rl.budget=8.0 with rl.length_credit='none'"),
+        ("stages.rl.rl.length_target", 0.0, "rl.length_target=0.0 is an accuracy"),
+        ("stages.rl.rl.dual_clip", 1.1, "rl.dual_clip=1.1 is not above 1 [+] rl.epsilon_high"),
         ("stages.rl.accumulation", 16, "stage.accumulation=16 does not divide the 1 rows of a minibatch"),
         ("decode.min_latent_std", -1.0, "decode.min_latent_std=-1.0 is negative"),
     ],
@@ -35,6 +40,13 @@ def test_one_error_for_a_wrong_value(setting, value, message):
     if setting.endswith("accumulation"):
         config.stages.rl.rows = 16
     with pytest.raises(ValueError, match=message):
+        resolve(config)
+
+
+def test_a_deterministic_head_has_no_entropy_to_reward():
+    config = config_with("model.latent_head.deterministic", True)
+    config.stages.rl.rl.entropy_weight = 0.1
+    with pytest.raises(ValueError, match=r"rl.entropy_weight=0.1 with .*=True does nothing: .*min_std=0.2"):
         resolve(config)
 
 

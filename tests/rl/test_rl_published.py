@@ -27,8 +27,9 @@ from colar_jax.config import DecodeConfig, OptimizerConfig, RlConfig
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.model.execution import Execution
 from colar_jax.rl.credit import advantages_of, term_weights
+from colar_jax.rl.rescoring import rescore
 from colar_jax.rl.tree_batch import KINDS, Terms, TreeBatch, assemble
-from colar_jax.rl.update import policy_loss, rescore
+from colar_jax.rl.update import policy_loss
 from colar_jax.training.state import join, make_optimizer, partition
 
 # The published log-probabilities ignore temperatures and top-p.
@@ -46,7 +47,7 @@ def of_minibatch(name: str) -> np.ndarray:
     return recorded("rl")[f"minibatch/{name}"]
 
 
-def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
+def _assembled(rl: RlConfig) -> TreeBatch:
     """The recorded minibatch: 8 rows of one chain."""
     questions, is_real = of_minibatch("question_input_ids"), of_minibatch("question_attention_mask")
     num_latents = of_minibatch("latent_attention_mask").sum(axis=1)
@@ -65,8 +66,14 @@ def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
         num_answer_tokens_B=answer_mask[:, 1:].sum(axis=-1),
     )
     prompts = [ids[mask == 1] for ids, mask in zip(questions, is_real, strict=True)]
+    return assemble(prompts, decoded, of_minibatch("advantages"), rl, num_rows=8, prompt_room=80, min_thoughts=0)
+
+
+def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
+    """The recorded minibatch, its stops credited as published."""
     rl = RlConfig(loss_aggregation=aggregation, configured_length=32)
-    batch = assemble(prompts, decoded, of_minibatch("advantages"), rl, num_rows=8, prompt_room=80, min_thoughts=0)
+    batch, answer_mask = _assembled(rl), of_minibatch("answer_attention_mask").astype(bool)
+    num_latents = of_minibatch("latent_attention_mask").sum(axis=1)
     # One mean over `###` and the answer, and no decision to go on.
     weights = term_weights(answer_mask[:, None], rl)
     decisions = batch.terms["decision"]
@@ -75,6 +82,16 @@ def batch_of(aggregation: str = "chain_mean") -> TreeBatch:
     answers = dataclasses.replace(batch.terms["answer"], weights=weights[..., 1:])
     np.testing.assert_array_equal(answers.mask, answer_mask[:, None, 1:])
     return dataclasses.replace(batch, terms=batch.terms | {"decision": decisions, "answer": answers})
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_the_setting_credits_stops_as_published(aggregation):
+    """`###` is the first of the answer's terms, and going on is none: what `batch_of` puts together by hand."""
+    settings = dict(stop_credit="answer", credit_forced_stops=True, loss_aggregation=aggregation, configured_length=32)
+    expected, actual = batch_of(aggregation), _assembled(RlConfig(**settings))
+    for kind, terms in expected.terms.items():
+        for field in ("mask", "old_log_probs", "weights"):
+            np.testing.assert_array_equal(getattr(actual.terms[kind], field), getattr(terms, field), (kind, field))
 
 
 @functools.cache
@@ -88,7 +105,7 @@ def trained_and_frozen(variant: str):
 def evaluated(aggregation: str, variant: str):
     """Loss, metrics and gradients of the recorded minibatch."""
     graph, trainable, frozen = trained_and_frozen(variant)
-    rl = RlConfig(min_std=0.0, loss_aggregation=aggregation)
+    rl = RlConfig(min_std=0.0, loss_aggregation=aggregation, latent_ratio="reduced")
     batch = batch_of(aggregation)
 
     def loss(trainable):

@@ -1,0 +1,94 @@
+"""Asking and judging: questions become rollouts, and rollouts what they are worth."""
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from colar_jax.config import DecodeConfig, RlConfig
+from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.loader import Recipe
+from colar_jax.decoding.decoder import Decoded
+from colar_jax.evaluation.judge import Judge
+from colar_jax.rl.credit import Reward
+from colar_jax.rl.lengths import Outcomes, rollout_advantages
+from colar_jax.rl.reward_list import rewards_of
+from colar_jax.rl.rollout import Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Rollouts with what they are worth. `K` prompts a group: prompt `q * K + k` is of question `q`."""
+
+    questions: np.ndarray
+    prompts: list[np.ndarray]  # with the separator at their end
+    decoded: Decoded  # on the host
+    outcomes: Outcomes
+    advantages_QG: np.ndarray
+    informative_Q: np.ndarray  # bool: which groups have anything to learn from
+    host_seconds: float
+
+    @classmethod
+    def together(cls, parts: "list[Judged]") -> "Judged":
+        """Those of several draws, one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        of_groups = {
+            field.name: np.concatenate([getattr(part.outcomes, field.name) for part in parts])
+            for field in dataclasses.fields(Outcomes)
+            if field.name != "max_latents"
+        }
+        return cls(
+            questions=np.concatenate([part.questions for part in parts]),
+            prompts=[prompt for part in parts for prompt in part.prompts],
+            decoded=jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.decoded for part in parts)),
+            outcomes=dataclasses.replace(parts[0].outcomes, **of_groups),
+            advantages_QG=np.concatenate([part.advantages_QG for part in parts]),
+            informative_Q=np.concatenate([part.informative_Q for part in parts]),
+            host_seconds=sum(part.host_seconds for part in parts),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Questioner:
+    """Asks questions of the policy, and judges what it answers."""
+
+    config: RlConfig
+    sampling: DecodeConfig
+    encoded: EncodedProblems
+    judge: Judge
+    recipe: Recipe  # what prompts say
+    sampler: Sampler
+    reward: Reward
+    seed: int
+
+    def ask(self, parameters, questions: np.ndarray, iteration: int, *, draw: int, length_weight: float) -> Judged:
+        """The rollouts of some questions. `draw` counts the draws of an iteration, each with randomness of its own."""
+        redrawn = (draw,) if draw else ()
+        rng = np.random.default_rng((self.seed, 1, iteration, *redrawn))
+        asked = np.repeat(questions, self.config.speeds_per_group).tolist()
+        problems = [self.encoded.problems[question] for question in asked]
+        prompts = [
+            np.append(self.encoded.prompt(question, self.recipe.said(*drawn)), np.int32(self.encoded.separator_id))
+            for question, *drawn in zip(asked, *self.recipe.draw(rng, len(asked)), strict=True)
+        ]
+        key = jax.random.fold_in(jax.random.key(self.seed), iteration)
+        if draw:
+            key = jax.random.fold_in(key, np.uint32(2**32 - draw))  # no rollout has such a number
+        parts, rewards, right, host_seconds = [], [], [], 0.0
+        for place, part in self.sampler.run(parameters, prompts, key):
+            begin = time.perf_counter()
+            per_prompt = len(part.num_thoughts_B) // len(problems[place])
+            of_chains = [problem for problem in problems[place] for _ in range(per_prompt)]
+            _, answers = self.judge.read(part.answer_ids_BA, part.num_answer_tokens_B)
+            rewards.append(rewards_of(self.reward, of_chains, answers, part.num_thoughts_B.tolist()))
+            right.append(self.judge.judge(of_chains, answers))
+            parts.append(part)
+            host_seconds += time.perf_counter() - begin
+        decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        of_groups = (np.concatenate(rewards), np.concatenate(right), decoded.num_thoughts_B, decoded.forced_stop_B)
+        by_group = (values.reshape(len(questions), self.config.num_generations) for values in of_groups)
+        outcomes = Outcomes(*by_group, self.sampling.max_latents)
+        advantages_QG, informative_Q = rollout_advantages(outcomes, self.config, length_weight)
+        return Judged(questions, prompts, decoded, outcomes, advantages_QG, informative_Q, host_seconds)

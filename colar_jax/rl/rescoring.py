@@ -1,0 +1,103 @@
+"""Rollouts scored again: the log-probability of every term of a `TreeBatch` under the model as it is now.
+
+Log-probabilities are computed exactly as the decoder computed them when it sampled: the same temperatures, the same
+floor of the latents' standard deviation, and the same nucleus. At unchanged parameters both agree to rounding.
+
+As the policy changes, so does its nucleus (top-p). Log-probabilities are those of the nucleus of the *current* model,
+and the recorded token always counts as inside: otherwise its log-probability would be -inf once it has fallen out, and
+no gradient could bring it back.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from colar_jax.config import DecodeConfig
+from colar_jax.decoding.sampling import log_prob_of, nucleus
+from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob, temper_odds
+from colar_jax.losses import in_chunks
+from colar_jax.model.execution import Execution
+from colar_jax.model.latent_head import Gaussian
+from colar_jax.model.reasoner import Reasoner
+from colar_jax.model.visibility import tree, tree_positions
+from colar_jax.rl.tree_batch import TreeBatch
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rescored:
+    """Log-probabilities of the terms of a `TreeBatch`, and the Gaussians; meaningless where nothing was done."""
+
+    log_probs: dict[str, jax.Array]  # by kind, as `TreeBatch.terms`; of a latent the mean over its dimensions
+    raw: Gaussian  # [B, G, L, D], as the head gives it
+    sampled: Gaussian  # with the floor: what was drawn from
+
+
+def rescore(
+    model: Reasoner, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: Execution
+) -> Rescored:
+    """One forward pass over tree rows, and both heads where something was decided. Nothing flows into what was fed."""
+    B, G, L, _ = batch.thoughts_BGLD.shape
+    A, P = batch.answer_ids_BGA.shape[2], batch.prompt_ids_BP.shape[1]
+    embeds_BSD = _embed(model, batch, separator_id, jnp.dtype(compute.dtype))
+    shape = batch.prompt_lengths_B, P, G, L + A
+    hidden_BSD, _ = model.llama.run(embeds_BSD, tree_positions(*shape), tree(*shape), compute)
+    D = hidden_BSD.shape[-1]
+    last_BD = jnp.take_along_axis(hidden_BSD, (batch.prompt_lengths_B - 1)[:, None, None], axis=1)
+    branches_BGTD = hidden_BSD[:, P:].reshape(B, G, L + A, D)
+    # State `i` is the hidden state after `i` latents; state 0 of every branch is the end of the prompt.
+    states_BGLD = jnp.concatenate([jnp.broadcast_to(last_BD[:, None], (B, G, 1, D)), branches_BGTD[:, :, :L]], axis=2)
+    with jax.named_scope("latents"):
+        raw = model.latent_head(states_BGLD[:, :, :L])
+        sampled = raw.with_min_std(sampling.min_latent_std)
+        latents_BGL = latent_log_prob(sampled, batch.thoughts_BGLD, sampling.latent_temperature)
+    with jax.named_scope("decisions"):
+        separators = jnp.full((B, G, L + 1), separator_id, jnp.int32)
+        separator_BGL1 = _token_log_probs(
+            model, states_BGLD, separators, sampling.stop_temperature, 1.0, compute.logits_chunk
+        )
+        separator_BGL1 = temper_odds(separator_BGL1, sampling.stop_odds_temperature)
+        is_stop_BGL1 = jnp.arange(L + 1)[None, None] == batch.num_thoughts_BG[..., None]
+        decisions_BGL1 = decision_log_prob(separator_BGL1, is_stop_BGL1)
+    with jax.named_scope("answers"):
+        at_BGA = batch.num_thoughts_BG[..., None] + jnp.arange(A)[None, None]
+        answer_BGAD = jnp.take_along_axis(branches_BGTD, at_BGA[..., None], axis=2)
+        answers_BGA = _token_log_probs(
+            model, answer_BGAD, batch.answer_ids_BGA, sampling.answer_temperature, sampling.top_p, compute.logits_chunk
+        )
+    return Rescored({"latent": latents_BGL, "decision": decisions_BGL1, "answer": answers_BGA}, raw, sampled)
+
+
+def _embed(model: Reasoner, batch: TreeBatch, separator_id: int, dtype):
+    """The input of tree rows: tokens by their embeddings, latents as they were fed."""
+    B, G, L, D = batch.thoughts_BGLD.shape
+    A = batch.answer_ids_BGA.shape[2]
+    in_branch_BGT = jnp.broadcast_to(jnp.arange(L + A)[None, None], (B, G, L + A))
+    after_BGT = in_branch_BGT - batch.num_thoughts_BG[..., None]  # 0 at the separator that closes the reasoning
+    answer_BGT = jnp.take_along_axis(batch.answer_ids_BGA, jnp.clip(after_BGT - 1, 0, A - 1), axis=2)
+    token_BGT = jnp.where(after_BGT == 0, separator_id, answer_BGT)
+    embedding_VD = model.llama.embedding[...]
+    latents_BGLD = (batch.thoughts_BGLD * jax.lax.stop_gradient(model.latent_head.embed_std[...])).astype(dtype)
+    latents_BGTD = jnp.pad(latents_BGLD, ((0, 0), (0, 0), (0, A), (0, 0)))
+    branches_BGTD = jnp.where((after_BGT < 0)[..., None], latents_BGTD, embedding_VD[token_BGT].astype(dtype))
+    prompts_BPD = embedding_VD[batch.prompt_ids_BP].astype(dtype)
+    return jnp.concatenate([prompts_BPD, branches_BGTD.reshape(B, G * (L + A), D)], axis=1)
+
+
+def _token_log_probs(model: Reasoner, hidden, ids, temperature: float, top_p: float, chunk: int):
+    """Of each `ids` `[...]` at hidden states `[..., D]`; at most `chunk` positions have logits at a time."""
+
+    def part(hidden_ND, ids_N):
+        logits_NV = model.llama.logits(hidden_ND) / temperature
+        if top_p < 1:
+            inside_NV = jnp.isfinite(nucleus(jax.lax.stop_gradient(logits_NV), top_p))
+            is_own_NV = jnp.arange(logits_NV.shape[1])[None] == ids_N[:, None]
+            logits_NV = jnp.where(inside_NV | is_own_NV, logits_NV, -jnp.inf)
+        return log_prob_of(logits_NV, ids_N)
+
+    hidden_ND, ids_N = hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1)
+    log_probs = in_chunks(
+        part, hidden_ND, ids_N, chunk=chunk, padding_id=0, join=lambda of_chunks: of_chunks.reshape(-1)[: len(ids_N)]
+    )
+    return log_probs.reshape(ids.shape)
