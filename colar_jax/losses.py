@@ -15,13 +15,16 @@ def gather_positions(x_BSD, positions_BM):
     return jnp.take_along_axis(x_BSD, positions_BM[..., None], axis=1, mode="clip")
 
 
-def cross_entropy_sum(hidden_ND, head_VD, label_ids_N, *, chunk: int):
+def cross_entropy_sum(hidden_ND, head_VD, label_ids_N, weights_N=None, *, chunk: int):
     """Sum of `-log softmax(hidden @ head.T)[label]` over labels >= 0, and how many of them the head gets right.
 
     Labels of -1 contribute nothing. At most `chunk * V` logits exist at a time; `N <= chunk` needs no recomputation.
+
+    Args:
+        weights_N: what each label counts in both sums; None: 1.
     """
 
-    def part(hidden_ND, label_ids_N):
+    def part(hidden_ND, label_ids_N, weights_N=None):
         logits_NV = jnp.einsum(
             "nd,vd->nv", hidden_ND, head_VD.astype(hidden_ND.dtype), preferred_element_type=jnp.float32
         )
@@ -29,29 +32,33 @@ def cross_entropy_sum(hidden_ND, head_VD, label_ids_N, *, chunk: int):
         picked_N = jnp.take_along_axis(logits_NV, jnp.maximum(label_ids_N, 0)[:, None], axis=1)[:, 0]
         losses_N = jax.nn.logsumexp(logits_NV, axis=1) - picked_N
         right_N = picked_N >= jnp.max(logits_NV, axis=1)
+        if weights_N is not None:
+            return jnp.sum(jnp.where(is_label, weights_N * losses_N, 0.0)), jnp.sum(weights_N * (is_label & right_N))
         return jnp.sum(jnp.where(is_label, losses_N, 0.0)), jnp.sum(is_label & right_N)
 
-    return in_chunks(part, hidden_ND, label_ids_N, chunk=chunk, padding_id=-1, join=_sums)
+    weights = () if weights_N is None else (weights_N,)
+    return in_chunks(part, hidden_ND, label_ids_N, *weights, chunk=chunk, padding_id=-1, join=_sums)
 
 
 def _sums(of_chunks):
     return jax.tree.map(jnp.sum, of_chunks)
 
 
-def in_chunks(part, hidden_ND, ids_N, *, chunk: int, padding_id: int, join):
-    """`part(hidden_ND, ids_N)` of at most `chunk` rows at a time, so that no more of them have logits.
+def in_chunks(part, hidden_ND, ids_N, *more_N, chunk: int, padding_id: int, join):
+    """`part(hidden_ND, ids_N, *more_N)` of at most `chunk` rows at a time, so that no more of them have logits.
 
     What a chunk computes is computed again in the backward pass; `N <= chunk` is one plain call. `join` makes one
-    result of those of the chunks, which are stacked; the last chunk is filled up with `padding_id`.
+    result of those of the chunks, which are stacked; the last chunk is filled up with `padding_id`, `more_N` with 0.
     """
     num_rows, size = hidden_ND.shape
     if num_rows <= chunk:
-        return part(hidden_ND, ids_N)
+        return part(hidden_ND, ids_N, *more_N)
     num_chunks = -(-num_rows // chunk)
     padding = num_chunks * chunk - num_rows
     hidden = jnp.pad(hidden_ND, ((0, padding), (0, 0))).reshape(num_chunks, chunk, size)
     ids = jnp.pad(ids_N, (0, padding), constant_values=padding_id).reshape(num_chunks, chunk)
-    return join(jax.lax.map(jax.checkpoint(lambda chunk_of: part(*chunk_of)), (hidden, ids)))
+    more = tuple(jnp.pad(values_N, (0, padding)).reshape(num_chunks, chunk) for values_N in more_N)
+    return join(jax.lax.map(jax.checkpoint(lambda chunk_of: part(*chunk_of)), (hidden, ids, *more)))
 
 
 def gaussian_nll(predicted: Gaussian, target):

@@ -39,10 +39,12 @@ def test_smoke_is_small_and_writes_somewhere_else(path):
         get_config("smok")
 
 
-def test_methods_stand_on_equal_terms():
-    """`arithmetic.py:baselines`: the same start, updates and learning rate, whatever a method's own settings are."""
-    config = resolve(runpy.run_path(str(ARITHMETIC))["get_config"]("baselines"))
-    assert {config.stages[name].method for name in config.stage_names} == METHODS.keys()
+@pytest.mark.parametrize(("name", "argument"), [("arithmetic", "baselines"), ("methods", ""), ("methods", "codi")])
+def test_methods_stand_on_equal_terms(name, argument):
+    """The same start, updates and learning rate, whatever a method's own settings are."""
+    config = resolve(runpy.run_path(str(ARITHMETIC.with_stem(name)))["get_config"](argument))
+    if name == "methods" and not argument:
+        assert {config.stages[name].method for name in config.stage_names} == METHODS.keys()
     terms = {
         (stage.init_from, stage.steps, stage.eval_every, stage.optimizer)
         for name, stage in config.stages.items()

@@ -22,7 +22,7 @@ def test_the_page_is_that_of_the_source():
 
 def test_every_setting_is_listed_with_its_default_and_says_what_it_is():
     stages = {name: StageConfig(method=name) for name in METHODS} | {"rl": StageConfig(method="colar", trainer="grpo")}
-    shown_by = {"latent": "colar", "icot": "icot", "coconut": "coconut", "codi": "codi", "rl": "rl"}
+    shown_by = {method.group: name for name, method in METHODS.items() if method.group} | {"rl": "rl"}
     for setting in settings():
         value = plain(Config(run="cot,colar", stages=stages))
         group = setting.path.split(".")[2] if setting.path.startswith("stages.") else ""

@@ -48,7 +48,15 @@ def settings(kind: type = Config, path: str = "") -> list[Setting]:
 
 @functools.cache
 def field_comments(kind: type) -> dict[str, str]:
-    """What the comments of a dataclass say of its fields: those on the lines before a field, and those behind it."""
+    """What the comments of a dataclass say of its fields: those on the lines before a field, and those behind it.
+
+    The fields that it has from another dataclass are among them.
+    """
+    inherited = [base for base in reversed(kind.__mro__[1:]) if dataclasses.is_dataclass(base)]
+    return {name: comment for base in (*inherited, kind) for name, comment in _own_comments(base).items()}
+
+
+def _own_comments(kind: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(kind))
     comments, alone = {}, set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -17,7 +17,7 @@ from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.methods.method import Method, Thinking
 from colar_jax.methods.thinking import thought_chain, thought_rows
 from colar_jax.methods.thinking.schedule import LatentStages
-from colar_jax.methods.thinking.staged_loader import Dealt, Room, StagedLoader
+from colar_jax.methods.thinking.staged_loader import Dealt, Form, Room, StagedLoader
 from colar_jax.methods.thinking.thought_chain import rescaled, unchanged
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
@@ -27,7 +27,7 @@ from colar_jax.settings.checks import require
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class CoconutRows:
     """Questions in the trunk; what is left of the steps, and the answer, in the tail."""
 
     end_marker: bool
@@ -57,12 +57,20 @@ class _Rows:
         )
 
 
-def count_labels(batch: ThoughtBatch):
-    """How many labels follow the latents."""
-    return jnp.sum(batch.first_labels_BE >= 0) + jnp.sum(batch.tail_labels_BT >= 0)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CoconutCounts:
+    """What a step supervises: the labels that follow the latents."""
+
+    labels: jax.Array
 
 
-def coconut_loss(model, batch: ThoughtBatch, keys_B, num_labels, coconut: "Coconut", compute: Execution):
+def count_labels(batch: ThoughtBatch) -> CoconutCounts:
+    """What this batch supervises."""
+    return CoconutCounts(jnp.sum(batch.first_labels_BE >= 0) + jnp.sum(batch.tail_labels_BT >= 0))
+
+
+def coconut_loss(model, batch: ThoughtBatch, keys_B, counts: CoconutCounts, coconut: "Coconut", compute: Execution):
     """The part's share of the mean cross-entropy, with gradients through all latents and their question."""
     with jax.named_scope("question"):
         trunk = thought_chain.run_trunk(model, batch, compute, keys_B)
@@ -71,13 +79,14 @@ def coconut_loss(model, batch: ThoughtBatch, keys_B, num_labels, coconut: "Cocon
     with jax.named_scope("tail"):
         hidden_BTD, _ = thought_chain.run_tail(model, trunk, latents, batch, compute, keys_B)
     loss_sum, right = thought_chain.tail_loss(model, latents, hidden_BTD, batch, compute)
-    own = count_labels(batch)
+    own = count_labels(batch).labels
+    further, more = coconut.further_loss(model, latents, batch, counts, compute)
     metrics = {
         "cross_entropy": Metric(loss_sum, own),
         "label_accuracy": Metric(right, own),
         "latents": Metric(jnp.sum(batch.num_latents_BE), jnp.sum(batch.question_lengths_BE > 0)),
     }
-    return loss_sum / num_labels, metrics
+    return loss_sum / counts.labels + further, metrics | more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +135,12 @@ class Coconut(Method):
             pads_latents=self.pad_latents,
             resets_each_epoch=self.reset_each_epoch,
         )
-        form = _Rows(self.end_marker)
+        form = self.form(encoded)
         return StagedLoader(encoded, schedule, form, seed=seed, rows=rows, row_positions=row_positions)
+
+    def form(self, encoded: EncodedProblems) -> Form:
+        """What a batch holds of each of these problems."""
+        return CoconutRows(self.end_marker)
 
     @property
     def calibrates(self) -> bool:
@@ -139,10 +152,14 @@ class Coconut(Method):
         """What makes a hidden state the next input."""
         return rescaled if self.rescale else unchanged
 
-    def count(self, batch: ThoughtBatch):
+    def count(self, batch: ThoughtBatch) -> CoconutCounts:
         return count_labels(batch)
 
-    def objective(self, model, batch: ThoughtBatch, keys_B, counts, compute: Execution):
+    def further_loss(self, model, latents, batch, counts, compute: Execution):
+        """What a method built on this one adds, from the latents: a loss and its metrics."""
+        return 0.0, {}
+
+    def objective(self, model, batch: ThoughtBatch, keys_B, counts: CoconutCounts, compute: Execution):
         return coconut_loss(model, batch, keys_B, counts, self, compute)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:

@@ -23,7 +23,7 @@ from colar_jax.methods.method import Method, Thinking, language_loss
 from colar_jax.methods.thinking import thought_chain, thought_rows
 from colar_jax.methods.thinking.hidden_distillation import SPREADS, distance, hidden_states
 from colar_jax.methods.thinking.schedule import Constant, Phase
-from colar_jax.methods.thinking.staged_loader import Dealt, Room, StagedLoader
+from colar_jax.methods.thinking.staged_loader import Dealt, Form, Room, StagedLoader
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
@@ -48,7 +48,7 @@ class CodiCounts:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class CodiRows:
     """Question and chain of thought in the trunk; the answer once more in the tail."""
 
     last_step: bool  # whether the teacher has it
@@ -109,7 +109,8 @@ def codi_loss(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Cod
     is_real_BE = batch.question_lengths_BE > 0
     spread = SPREADS[codi.spread](teacher_LBED, is_real_BE, compute) if codi.normalise else None
     distill = masked_sum(distance(student_LBED, teacher_LBED, spread), is_real_BE)
-    loss = (
+    further, more = codi.further_loss(model, latents, batch, counts, compute)
+    loss = further + (
         codi.teacher_weight * teacher_loss / counts.teacher
         + codi.student_weight * student_loss / counts.student
         + codi.distill_weight * distill / counts.examples
@@ -120,7 +121,7 @@ def codi_loss(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Cod
         "label_accuracy": Metric(right, own.student),
         "distill_loss": Metric(distill, own.examples),
     }
-    return loss, metrics
+    return loss, metrics | more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,11 +175,19 @@ class Codi(Method):
 
     def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> StagedLoader:
         schedule = Constant(Phase(removed=0, num_latents=self.num_latents))
-        rows_of = _Rows(self.teacher_last_step, self.matched)
-        return StagedLoader(encoded, schedule, rows_of, seed=seed, rows=rows, row_positions=row_positions)
+        form = self.form(encoded)
+        return StagedLoader(encoded, schedule, form, seed=seed, rows=rows, row_positions=row_positions)
+
+    def form(self, encoded: EncodedProblems) -> Form:
+        """What a batch holds of each of these problems."""
+        return CodiRows(self.teacher_last_step, self.matched)
 
     def count(self, batch: ThoughtBatch) -> CodiCounts:
         return count_supervised(batch)
+
+    def further_loss(self, model, latents, batch, counts, compute: Execution):
+        """What a method built on this one adds, from the latents: a loss and its metrics."""
+        return 0.0, {}
 
     def objective(self, model, batch: ThoughtBatch, keys_B, counts: CodiCounts, compute: Execution):
         return codi_loss(model, batch, keys_B, counts, self, compute)

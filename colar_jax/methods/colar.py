@@ -67,7 +67,8 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
         second_loss, _ = method.language_loss(model, second_hidden_BMD, answer_ids_BM, compute)
         loss += latent.predicted_pass_weight * second_loss / counts.answers
         metrics["predicted_pass"] = Metric(second_loss, own.answers)
-    return loss, metrics
+    further, more = latent.further_loss(model, predicted, noise_BMD, batch, counts, compute)
+    return loss + further, metrics | more
 
 
 def _feed_predictions(embeds_BSD, fed_BMD, batch):
@@ -135,6 +136,10 @@ class Colar(Method):
             f"latent.loss={self.loss!r} with model.latent_head.deterministic=True: a head without a standard deviation "
             "has no likelihood; use latent.loss='soft_mse'"
         )
+
+    def further_loss(self, model, predicted, noise_BMD, batch, counts, compute: Execution):
+        """What a method built on this one adds, from the latents that are predicted: a loss and its metrics."""
+        return 0.0, {}
 
     def objective(self, model, batch, keys_B, counts: Counts, compute: Execution):
         return colar_loss(model, batch, keys_B, counts, self, compute)

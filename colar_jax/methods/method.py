@@ -154,12 +154,13 @@ def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: Execut
     return gather_positions(hidden_BSD, batch.supervised_BM)
 
 
-def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: Execution):
-    """Summed cross-entropy of the labels that are not -1, and how many of them are right."""
+def language_loss(model: Reasoner, hidden_BMD, label_ids_BM, compute: Execution, weights_BM=None):
+    """Summed cross-entropy of the labels that are not -1, and how many of them are right; each counts its weight."""
     return cross_entropy_sum(
         hidden_BMD.reshape(-1, hidden_BMD.shape[-1]),
         model.llama.head_matrix_VD,
         label_ids_BM.reshape(-1),
+        None if weights_BM is None else weights_BM.reshape(-1),
         chunk=compute.logits_chunk,
     )
 

@@ -1,7 +1,7 @@
 """The whole model: a Llama with the latent head beside its language head, and how tokens become positions."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,17 @@ class OwnModule:
     Args:
         kind: makes it, as `kind(llama, settings, rngs=...)`, where `llama` is the `LlamaConfig` of the base.
         settings: a frozen dataclass of its sizes.
-        save: writes its files of an exported folder, as `save(parameters, settings, folder)`.
+        save: writes its files of an exported folder, as `save(parameters, settings, folder)`; None: it is for training
+            alone, and no folder has it.
         load: reads them, as `load(settings, folder)`; without it such a folder runs nowhere but in its own code.
+        copy_of: a part of the model whose weights it starts from (without adapters), where it has its own shapes.
     """
 
     kind: Callable[..., nnx.Module]
     settings: Any
-    save: Callable[[dict, Any, Path], None]
+    save: Callable[[dict, Any, Path], None] | None
     load: Callable[[Any, Path], dict] | None = None
+    copy_of: str = ""
 
 
 NONE_OF_ITS_OWN: Mapping[str, OwnModule] = {}
@@ -74,7 +77,7 @@ def build(
     """
     with nnx.use_eager_sharding(False):
         graph, state = nnx.split(Reasoner(llama, latent_head, lora, modules, rngs=random_streams(seed)))
-    parameters = nnx.to_pure_dict(state)
+    parameters = with_copies(nnx.to_pure_dict(state), modules, modules)
     return graph, calibrate(parameters)
 
 
@@ -105,7 +108,7 @@ def build_on(
     with nnx.use_eager_sharding(False):
         head = LatentHead(llama.hidden_size, latent_head, rngs=nnx.Rngs(seed))
     parameters = calibrate({"llama": llama_parameters, "latent_head": nnx.to_pure_dict(nnx.state(head))})
-    parameters |= initial_modules(llama, seed, modules)
+    parameters = with_copies(parameters | initial_modules(llama, seed, modules), modules, modules)
     if lora is not None:
         parameters = joined(parameters, initial_adapters(llama, latent_head, lora, seed))
     return graph, parameters
@@ -119,6 +122,22 @@ def initial_modules(llama: LlamaConfig, seed: int, modules: Mapping[str, OwnModu
             name: nnx.to_pure_dict(nnx.state(module.kind(llama, module.settings, rngs=rngs)))
             for name, module in modules.items()
         }
+
+
+def with_copies(parameters: dict, modules: Mapping[str, OwnModule], names: Iterable[str]) -> dict:
+    """The parameters, where the modules of these names that start as a copy of another part are one."""
+    copies = {
+        name: _copied(parameters[modules[name].copy_of], parameters[name]) for name in names if modules[name].copy_of
+    }
+    return parameters | copies
+
+
+def _copied(source: dict, like: dict) -> dict:
+    """New arrays, of the dtypes of `like`, with what `source` has of it: all but adapters."""
+    return {
+        name: _copied(source[name], leaf) if isinstance(leaf, dict) else jnp.array(source[name], leaf.dtype, copy=True)
+        for name, leaf in like.items()
+    }
 
 
 def initial_adapters(llama: LlamaConfig, latent_head: LatentHeadConfig, lora: LoraConfig, seed: int) -> dict:

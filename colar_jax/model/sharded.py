@@ -10,6 +10,8 @@ from colar_jax.parallel import fsdp
 from colar_jax.parallel.sharding import Tree, split_dimension
 
 _STACKED = ("llama", "blocks")
+# Stacked layers, also of a method's own copy of a Llama, are gathered one by one where they are used.
+_BLOCKS = "blocks"
 
 
 def merge_shards(graph, shards: Tree, specs: Tree) -> Reasoner:
@@ -20,7 +22,7 @@ def merge_shards(graph, shards: Tree, specs: Tree) -> Reasoner:
     """
     flat = traverse_util.flatten_dict(shards)
     for path, spec in traverse_util.flatten_dict(specs).items():
-        if path[:2] != _STACKED:
+        if path[1] != _BLOCKS:
             flat[path] = fsdp.gather(flat[path], split_dimension(spec, fsdp.AXIS))
     return nnx.merge(graph, traverse_util.unflatten_dict(flat))
 

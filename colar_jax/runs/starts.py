@@ -10,12 +10,13 @@ from colar_jax.config import nearest
 from colar_jax.errors import UserError
 from colar_jax.methods import find_method
 from colar_jax.model.lora import split_base
-from colar_jax.model.reasoner import PARTS, calibrate
+from colar_jax.model.reasoner import PARTS, calibrate, with_copies
 from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import identity_of, refuse_other_adapters
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import write_config
+from colar_jax.runs.run_model import own_modules
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
 from colar_jax.training.state import (
@@ -125,7 +126,8 @@ def finished_parameters(run: Run, folder: Path) -> Tree:
         not_trained_yet = run.model.initial_modules([name for name in own if name not in saved])
         own = {name: part for name, part in own.items() if name in saved}
         restored = checkpoints.restore_part(step, {"parameters": own})["parameters"]
-        return join(restored | not_trained_yet, run.model.frozen_base)
+        parameters = join(restored | not_trained_yet, run.model.frozen_base)
+        return with_copies(parameters, own_modules(run.config), not_trained_yet)
 
 
 def finished_identity(folder: Path) -> dict:

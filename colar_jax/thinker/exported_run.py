@@ -65,6 +65,8 @@ def exported_parameters(run: Run, folder: Path) -> Tree:
         own["latent_head"] = load_latent_head(folder)[0]
     (stage,) = run.config.stage_names
     for name, module in run.method(stage).modules.items():
+        if module.save is None:  # for training alone
+            continue
         if module.load is None:
             raise UserError(f"{folder}: its method has no way to read {name!r} from a folder: load the run instead")
         own[name] = module.load(module.settings, folder)

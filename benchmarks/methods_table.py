@@ -1,0 +1,68 @@
+"""Every method over several seeds, from one chain of thought, and the table of it: one command, which can be repeated.
+
+    python benchmarks/methods_table.py runs/methods --seeds 0,1,2,3,4
+    python benchmarks/methods_table.py runs/methods_codi --config configs/methods.py:codi --seeds 0,1,2
+
+The first seed trains the chain of thought too, and all others start from it: what differs between seeds is what comes
+after. A seed is a run in its own folder (`<folder>/seed_<n>`), which goes on where it stopped; a finished one is not
+started again. What follows `--` goes to `colar_jax.train` as it is.
+"""
+
+import argparse
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+START = "cot"
+
+
+def stages_after_the_start(config: str) -> list[str]:
+    """The stages of a config that start from its chain of thought, in order."""
+    path, _, argument = config.partition(":")
+    given = runpy.run_path(path)["get_config"](argument)
+    names = [name for name in given.run.split(",") if name != START]
+    if wrong := [name for name in names if given.stages[name].init_from != START]:
+        raise SystemExit(f"{config}: {', '.join(wrong)} do not start from the stage {START!r}")
+    return names
+
+
+def train_command(options: argparse.Namespace, seed: int, stages: list[str]) -> list[str]:
+    """What trains and evaluates one seed."""
+    folder = options.folder / f"seed_{seed}"
+    command = [sys.executable, "-m", "colar_jax.train", f"--config={options.config}", f"--config.workdir={folder}"]
+    command.append(f"--config.seed={seed}")
+    if seed != options.seeds[0]:
+        start = options.folder / f"seed_{options.seeds[0]}" / START
+        command.append(f"--config.run={','.join(stages)}")
+        command += [f"--config.stages.{name}.init_from={start}" for name in stages]
+    return command + options.rest
+
+
+def is_finished(folder: Path, stages: list[str]) -> bool:
+    """Whether a run's report has all its stages."""
+    path = folder / "report.json"
+    return path.is_file() and set(stages) <= {row["stage"] for row in json.loads(path.read_text())["results"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--config", default=str(ROOT / "configs" / "methods.py"))
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2, 3, 4])
+    parser.add_argument("--against", default="no_cot", help="the stage that all others are compared with")
+    parser.add_argument("rest", nargs="*", help="after --: further flags of colar_jax.train")
+    options = parser.parse_args()
+    stages = stages_after_the_start(options.config)
+    for seed in options.seeds:
+        if not is_finished(options.folder / f"seed_{seed}", stages):
+            subprocess.run(train_command(options, seed, stages), check=True)
+    folders = [str(options.folder / f"seed_{seed}") for seed in options.seeds]
+    table = [sys.executable, str(ROOT / "benchmarks" / "over_seeds.py"), *folders, "--against", options.against]
+    subprocess.run(table, check=True)
+
+
+if __name__ == "__main__":
+    main()
