@@ -30,9 +30,10 @@ def nucleus(logits_BV, top_p: float):
     """Logits with -inf outside the nucleus: the most probable tokens, until their probabilities sum to `top_p`.
 
     No sort: the smallest probability inside is found by bisection over the bit patterns of non-negative floats (which
-    are ordered as the floats are), in 31 passes that are exact. Tokens that tie with it are all inside.
+    are ordered as the floats are), in 31 passes that are exact. Tokens that tie with it are all inside. `top_p` may be
+    traced; a traced 1 keeps every token, by the same passes.
     """
-    if top_p >= 1:
+    if not isinstance(top_p, jax.Array) and top_p >= 1:
         return logits_BV
     probs_BV = jax.nn.softmax(logits_BV, axis=-1)
     bits_BV = jax.lax.bitcast_convert_type(probs_BV, jnp.int32)
@@ -48,4 +49,7 @@ def nucleus(logits_BV, top_p: float):
         return jnp.where(enough_B, middle_B, low_B), jnp.where(enough_B, high_B, middle_B)
 
     low_B, _ = jax.lax.fori_loop(0, 31, halve, (low_B, high_B))
-    return jnp.where(bits_BV >= low_B[:, None], logits_BV, -jnp.inf)
+    is_inside_BV = bits_BV >= low_B[:, None]
+    if isinstance(top_p, jax.Array):  # rounding may let the probabilities sum to 1 before the last
+        is_inside_BV |= top_p >= 1
+    return jnp.where(is_inside_BV, logits_BV, -jnp.inf)

@@ -44,7 +44,7 @@ class Variation:
     temperatures: tuple[np.float32, ...]  # in the order of `TEMPERATURES`
 
 
-class _TracedDecode(DecodeConfig):
+class TracedDecode(DecodeConfig):
     """A `DecodeConfig` some of whose fields are traced: they were checked before they became arrays."""
 
     def __post_init__(self):
@@ -122,7 +122,7 @@ def _compile(spec: ProgramSpec, ways: Ways):
 
 def ways_of(spec: ProgramSpec, what: Variation):
     """How a program thinks and its limits, whose `cut_at` and temperatures are what `what` says, traced or not."""
-    traced = _TracedDecode(**vars(spec.decode) | dict(zip(TEMPERATURES, what.temperatures, strict=True)))
+    traced = TracedDecode(**vars(spec.decode) | dict(zip(TEMPERATURES, what.temperatures, strict=True)))
     thinking = _thinking(spec, traced)
     limits = decode_limits(thinking, traced, separator_id=spec.separator_id, eos_id=spec.eos_id, greedy=spec.greedy)
     return thinking.think, dataclasses.replace(limits, cut_at=what.max_thoughts)

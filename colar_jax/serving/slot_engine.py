@@ -1,0 +1,256 @@
+"""The slots from the host's side: fill some, let all go a few steps, release one; in the smallest shape there is.
+
+A shape is a number of slots and the room of each. The largest is compiled first, and serves everything; the others are
+compiled beside it, and taken once they are there.
+"""
+
+import bisect
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from colar_jax.serving.resident import Programs
+from colar_jax.serving.sizes import Sizes
+from colar_jax.serving.slots import Event, Kind, Slots, Wish
+
+logger = logging.getLogger(__name__)
+
+# A smaller shape is taken when it has been enough for so many dispatches: to change costs about a step.
+_PATIENCE = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """A question for a slot, and what is wished of the answer."""
+
+    prompt_ids: np.ndarray  # int32, the separator that opens the reasoning included
+    key_data: np.ndarray  # uint32 [2]
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_thoughts: int = 0
+    max_tokens: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Happened:
+    """What slots did: arrays `[rows, steps]`, and latents still on the device, `[rows, steps, D]`."""
+
+    kind: np.ndarray
+    token: np.ndarray
+    log_prob: np.ndarray
+    stop_log_prob: np.ndarray
+    latents: jax.Array
+    rows: dict[int, int]  # of the slots that this is about
+
+
+class Running:
+    """Steps that are under way."""
+
+    def __init__(self, event: Event, rows: dict[int, int]):
+        self._event, self._rows = event, rows
+
+    def wait(self) -> Happened:
+        """What has happened, once it has. The latents stay: few ask for them."""
+        event = self._event
+        arrays = jax.device_get((event.kind_B, event.token_B, event.log_prob_B, event.stop_log_prob_B))
+        return Happened(*arrays, event.latent_BD, self._rows)
+
+
+class SlotEngine:
+    """All slots of all devices, for the one thread that owns them. Slots are numbers, those of a device side by side."""
+
+    def __init__(self, programs: Programs, sizes: Sizes, num_shards: int):
+        self._programs, self.sizes, self._num_shards = programs, sizes, num_shards
+        self._free = [list(range(sizes.slots)) for _ in range(num_shards)]  # rows of each device, ascending
+        self._lengths: dict[int, int] = {}  # positions of what is in a slot
+        self._longest: dict[int, int] = {}  # that it may come to have
+        self._shapes = Shapes(sizes)
+        self._filling, _ = jax.eval_shape(programs.prefill, programs.weights, *self._no_questions(sizes.prompts[-1]))
+        self._shape = self._shapes.smallest(1, 1)
+        self._slots: Slots = programs.empty(self._filling, *self._shape)
+
+    @property
+    def num_slots(self) -> int:
+        """Of all devices."""
+        return self.sizes.slots * self._num_shards
+
+    @property
+    def num_active(self) -> int:
+        """Slots that are at work."""
+        return len(self._lengths)
+
+    @property
+    def num_free(self) -> int:
+        """Slots that can be filled."""
+        return self.num_slots - self.num_active
+
+    def fill(self, asks: list[Ask]) -> tuple[list[int], Running]:
+        """Put questions into free slots, one on a device at most; the slots, and what they decide first.
+
+        The devices with the most free slots are taken. The caller has checked what is asked.
+        """
+        shards = sorted(range(self._num_shards), key=lambda shard: -len(self._free[shard]))[: len(asks)]
+        assert len(asks) <= sum(bool(self._free[shard]) for shard in shards), "no free slot"
+        width = self._shapes.prompt(max(len(ask.prompt_ids) for ask in asks))
+        rows_R = np.full(self._num_shards, np.iinfo(np.int32).max, np.int32)
+        ids_RP, lengths_R, wish = self._no_questions(width)
+        slots = []
+        for shard, ask in zip(shards, asks, strict=True):
+            row, length = self._free[shard].pop(0), len(ask.prompt_ids)
+            rows_R[shard], lengths_R[shard], ids_RP[shard, :length] = row, length, ask.prompt_ids
+            wish.key_data_B2[shard], wish.temperature_B[shard], wish.top_p_B[shard] = (
+                ask.key_data, ask.temperature, ask.top_p,
+            )  # fmt: skip
+            wish.max_thoughts_B[shard], wish.max_tokens_B[shard] = ask.max_thoughts, ask.max_tokens
+            slots.append(shard * self.sizes.slots + row)
+            self._lengths[slots[-1]] = length
+            self._longest[slots[-1]] = length + ask.max_thoughts + ask.max_tokens
+        self._fit(steps=1)
+        given = self._programs.put((ids_RP, lengths_R, wish, rows_R))
+        filling, event = self._programs.prefill(self._programs.weights, *given[:3])
+        self._slots = self._programs.insert(self._slots, filling, given[3])
+        # One step of each device's row.
+        event = jax.tree.map(lambda leaf_R: leaf_R[:, None], event)
+        return slots, Running(event, dict(zip(slots, shards, strict=True)))
+
+    def advance(self, limit: int) -> Running:
+        """Let all slots go `limit` steps, or until one of them is done."""
+        limit = min(limit, self.sizes.steps)
+        self._fit(steps=limit)
+        rows = {slot: self._row(slot) for slot in self._lengths}
+        weights, most = self._programs.weights, self.sizes.steps
+        self._slots, event = self._programs.advance(weights, self._slots, np.int32(limit), most)
+        return Running(event, rows)
+
+    def count(self, happened: Happened) -> list[int]:
+        """Take note of what `advance` brought about; the slots that are done are free again, and are returned."""
+        done = []
+        for slot, row in happened.rows.items():
+            if slot not in self._lengths:
+                continue  # released since
+            kinds = happened.kind[row]
+            self._lengths[slot] += int(np.count_nonzero(kinds))
+            if Kind.LAST_TOKEN in kinds:
+                self._forget(slot)
+                done.append(slot)
+        return done
+
+    def release(self, slots: list[int]) -> None:
+        """Free these slots, whatever they are at."""
+        num_rows, _ = self._shape
+        is_kept_B = np.ones(num_rows * self._num_shards, bool)
+        for slot in slots:
+            is_kept_B[self._row(slot)] = False
+            self._forget(slot)
+        self._slots = self._programs.release(self._slots, self._programs.put(is_kept_B))
+
+    def compilations(self) -> Iterator[None]:
+        """Compile a program at each turn: first the two that serve everything, then smaller ones.
+
+        The first two turns are for before anything is served; the others may be a thread's beside those who serve.
+        """
+        prompts, shapes = reversed(self.sizes.prompts), self._shapes.all()
+        first = self._compile_prompt(next(prompts)), self._compile_shape(shapes[0])
+        rest = (*map(self._compile_prompt, prompts), *map(self._compile_shape, shapes[1:]))
+        for compilation in (*first, *rest):
+            compilation()
+            yield
+
+    def _compile_prompt(self, width: int) -> Callable[[], None]:
+        def compilation():
+            given = self._programs.put(self._no_questions(width))
+            jax.block_until_ready(self._programs.prefill(self._programs.weights, *given))
+            self._shapes.add_prompt(width)
+
+        return compilation
+
+    def _compile_shape(self, shape: tuple[int, int]) -> Callable[[], None]:
+        def compilation():
+            idle = self._programs.empty(self._filling, *shape)
+            jax.block_until_ready(self._programs.advance(self._programs.weights, idle, np.int32(0), self.sizes.steps))
+            self._shapes.add(shape)
+
+        return compilation
+
+    @property
+    def num_programs(self) -> tuple[int, int]:
+        """How many are compiled, and how many there will be."""
+        return self._shapes.num_ready, len(self._shapes.all()) + len(self.sizes.prompts)
+
+    def _forget(self, slot: int) -> None:
+        del self._lengths[slot], self._longest[slot]
+        shard, row = divmod(slot, self.sizes.slots)
+        bisect.insort(self._free[shard], row)
+
+    def _row(self, slot: int) -> int:
+        shard, row = divmod(slot, self.sizes.slots)
+        return shard * self._shape[0] + row
+
+    def _fit(self, steps: int) -> None:
+        """Take the smallest shape that holds all that is in slots, now and `steps` later."""
+        num_rows = 1 + max(slot % self.sizes.slots for slot in self._lengths)
+        room = max(min(self._lengths[slot] + steps, self._longest[slot]) for slot in self._lengths)
+        shape = self._shapes.choose(self._shape, num_rows, room)
+        if shape != self._shape:
+            self._slots, self._shape = self._programs.resize(self._slots, *shape), shape
+
+    def _no_questions(self, width: int) -> tuple[np.ndarray, np.ndarray, Wish]:
+        """Rows for one question of each device, without any."""
+        num_rows = self._num_shards
+        zeros, ones = np.zeros(num_rows, np.float32), np.ones(num_rows, np.int32)
+        wish = Wish(np.zeros((num_rows, 2), np.uint32), zeros, zeros + 1, ones - 1, ones.copy())
+        return np.zeros((num_rows, width), np.int32), ones, wish
+
+
+class Shapes:
+    """Which shapes are compiled, and which of them to take."""
+
+    def __init__(self, sizes: Sizes):
+        self._sizes, self._num_enough = sizes, 0
+        self._prompts, self._ready = {sizes.prompts[-1]}, {(sizes.widths[-1], sizes.rooms[-1])}
+        self.num_ready = 0
+
+    def all(self) -> list[tuple[int, int]]:
+        """(slots of a device, room), the largest first."""
+        return sorted(itertools.product(self._sizes.widths, self._sizes.rooms), reverse=True)
+
+    def add(self, shape: tuple[int, int]) -> None:
+        """This one is compiled."""
+        self._ready = self._ready | {shape}  # a new set: another thread may be looking through the old one
+        self.num_ready += 1
+
+    def add_prompt(self, width: int) -> None:
+        """Questions of this width can be read."""
+        self._prompts = self._prompts | {width}
+        self.num_ready += 1
+
+    def prompt(self, length: int) -> int:
+        """The narrowest room for a question."""
+        return min(width for width in self._prompts if width >= length)
+
+    def smallest(self, num_rows: int, room: int) -> tuple[int, int]:
+        """The cheapest that holds so many slots with so much room."""
+        return min(
+            (shape for shape in self._ready if shape[0] >= num_rows and shape[1] >= room),
+            key=_cost,
+        )
+
+    def choose(self, current: tuple[int, int], num_rows: int, room: int) -> tuple[int, int]:
+        """The current one, unless it is too small, or a smaller one has been enough for a while."""
+        if current[0] < num_rows or current[1] < room:
+            self._num_enough = 0
+            return self.smallest(max(num_rows, current[0]), max(room, current[1]))
+        smallest = self.smallest(num_rows, room)
+        self._num_enough = self._num_enough + 1 if _cost(smallest) < _cost(current) else 0
+        if self._num_enough < _PATIENCE:
+            return current
+        self._num_enough = 0
+        return smallest
+
+
+def _cost(shape: tuple[int, int]) -> int:
+    return shape[0] * shape[1]

@@ -1,0 +1,159 @@
+"""Slots of the small model of `decoding.test_decoder`, and what its decoder says, question by question."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+from decoding.test_decoder import EOS_ID, PROMPTS, SEPARATOR_ID, VOCABULARY, packed, random_model
+from flax import nnx
+
+from colar_jax.decoding.decoder import decode
+from colar_jax.engine import Engine
+from colar_jax.methods.colar import Colar
+from colar_jax.methods.method import Method, decode_limits
+from colar_jax.model.execution import Execution
+from colar_jax.parallel.mesh import make_mesh
+from colar_jax.serving.resident import Programs
+from colar_jax.serving.sizes import Sizes
+from colar_jax.serving.slot_engine import Ask, SlotEngine
+from colar_jax.serving.slots import Kind
+from colar_jax.serving.ways import Ways
+from colar_jax.settings import DecodeConfig
+
+DECODE = DecodeConfig(max_latents=10, min_latents=0, max_step_tokens=6, max_answer_tokens=8)
+SIZES = Sizes(slots=4, max_prompt=16, max_thoughts=10, max_tokens=8, steps=4)
+
+__all__ = ["EOS_ID", "PROMPTS", "SEPARATOR_ID", "VOCABULARY"]
+
+
+@dataclasses.dataclass
+class Said:
+    """What came of a question."""
+
+    thoughts: list
+    tokens: list[int]
+    forced: bool = False
+    log_probs: list[float] = dataclasses.field(default_factory=list)
+
+
+def ask(number: int, *, seed: int | None = None, temperature: float = 0.0, **wishes) -> Ask:
+    """The question of this number, with all that the decoder is given."""
+    key = jax.random.key(number if seed is None else seed)
+    given = dict(max_thoughts=DECODE.max_latents, max_tokens=DECODE.max_answer_tokens, top_p=DECODE.top_p) | wishes
+    return Ask(PROMPTS[number], np.asarray(jax.random.key_data(key)), temperature, **given)
+
+
+@functools.cache
+def programs(method: Method = Colar(), decode: DecodeConfig = DECODE, num_devices: int = 1) -> Programs:  # noqa: B008
+    """The programs of the slots, compiled once for all tests of a process."""
+    graph, parameters = model_of(method)
+    engine = Engine(graph, make_mesh(jax.devices()[:num_devices]))
+    ways = Ways.of(engine, method, decode, separator_id=SEPARATOR_ID, eos_id=EOS_ID)
+    return Programs(engine, ways, parameters)
+
+
+def model_of(method: Method):
+    """The small model; `method` may bring modules of its own."""
+    return random_model()
+
+
+def slot_engine(sizes: Sizes = SIZES, **programs_of) -> SlotEngine:
+    """Empty slots."""
+    return SlotEngine(programs(**programs_of), sizes, programs_of.get("num_devices", 1))
+
+
+@functools.cache
+def decoded(number: int, seed: int | None = None, temperature: float = 0.0, method: Method = Colar()) -> Said:  # noqa: B008
+    """What the decoder says to one question alone."""
+    config, graph_and_parameters = DECODE, model_of(method)
+    if temperature:
+        of_all = dict.fromkeys(("latent_temperature", "stop_temperature", "answer_temperature"), temperature)
+        config = dataclasses.replace(config, **of_all)
+    key = jax.random.key(number if seed is None else seed)
+    out = jax.device_get(_decode(graph_and_parameters, config, method, temperature == 0, number, key))
+    count, num_tokens = int(out.num_thoughts_B[0]), int(out.num_answer_tokens_B[0])
+    thoughts = jax.tree.map(lambda leaf: leaf[0, :count], out.thoughts)
+    return Said(
+        list(thoughts) if count else [],
+        out.answer_ids_BA[0, :num_tokens].tolist(),
+        bool(out.forced_stop_B[0]),
+        out.answer_log_probs_BA[0, :num_tokens].tolist(),
+    )
+
+
+def _decode(model, config: DecodeConfig, method: Method, greedy: bool, number: int, key):
+    thinking = method.thinking(config, SEPARATOR_ID, jax.numpy.dtype("float32"), greedy)
+    limits = decode_limits(thinking, config, separator_id=SEPARATOR_ID, eos_id=EOS_ID, greedy=greedy)
+    graph, parameters = model
+    prompts = packed([PROMPTS[number]])
+    program = _program(graph, thinking.think, limits, (config, method, greedy))
+    return program(parameters, prompts, key[None])
+
+
+_PROGRAMS = {}
+
+
+def _program(graph, think, limits, name):
+    if name not in _PROGRAMS:
+        _PROGRAMS[name] = jax.jit(
+            lambda parameters, prompts, keys: decode(
+                nnx.merge(graph, parameters), prompts, keys, think, limits, Execution()
+            )
+        )
+    return _PROGRAMS[name]
+
+
+class Answers:
+    """Fills slots and lets them go, and keeps what each question said."""
+
+    def __init__(self, engine: SlotEngine):
+        self.engine, self.said, self._of_slot = engine, {}, {}
+
+    def put(self, name, asked: Ask) -> None:
+        """A question into a free slot."""
+        (slot,), running = self.engine.fill([asked])
+        self._of_slot[slot], self.said[name] = name, Said([], [])
+        self._note(running.wait())
+
+    def go(self, steps: int = 4) -> list:
+        """Some steps; the names of those who are done."""
+        happened = self.engine.advance(steps).wait()
+        self._note(happened)
+        return [self._of_slot.pop(slot) for slot in self.engine.count(happened)]
+
+    def release(self, name) -> None:
+        """Give one up."""
+        (slot,) = [slot for slot, other in self._of_slot.items() if other == name]
+        self.engine.release([slot])
+        del self._of_slot[slot]
+
+    def finish(self) -> dict:
+        """All that is under way, to its end."""
+        while self.engine.num_active:
+            self.go()
+        return self.said
+
+    def _note(self, happened) -> None:
+        latents = np.asarray(happened.latents)
+        for slot, row in happened.rows.items():
+            if slot not in self._of_slot:
+                continue
+            said = self.said[self._of_slot[slot]]
+            for step, kind in enumerate(happened.kind[row]):
+                if kind == Kind.THOUGHT:
+                    said.thoughts.append(latents[row, step])
+                elif kind == Kind.CUT:
+                    said.forced = True
+                elif kind in (Kind.TOKEN, Kind.LAST_TOKEN):
+                    said.tokens.append(int(happened.token[row, step]))
+                    said.log_probs.append(float(happened.log_prob[row, step]))
+
+
+def assert_same(said: Said, expected: Said, *, scale: float = 1.0) -> None:
+    """The same tokens; the same latents within rounding."""
+    assert said.tokens == expected.tokens
+    assert len(said.thoughts) == len(expected.thoughts) and said.forced == expected.forced
+    np.testing.assert_allclose(said.log_probs, expected.log_probs, rtol=1e-3, atol=1e-3)
+    if expected.thoughts:
+        np.testing.assert_allclose(said.thoughts, scale * np.stack(expected.thoughts), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,34 @@
+"""What comes out of a slot is what the decoder says, whoever is in the slots beside it and whenever it came."""
+
+import itertools
+
+import numpy as np
+import pytest
+from decoding.test_decoder import random_model
+from serving.pico_slots import PROMPTS, SIZES, Answers, ask, assert_same, decoded, slot_engine
+
+EMBED_STD = float(random_model()[1]["latent_head"]["embed_std"])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_slots_that_are_refilled_say_what_the_decoder_says(temperature):
+    answers, waiting = Answers(slot_engine()), list(range(len(PROMPTS)))
+    names_of_free = []
+    while waiting or answers.engine.num_active:
+        while waiting and answers.engine.num_free:
+            number = waiting.pop(0)
+            answers.put(number, ask(number, temperature=temperature))
+        names_of_free.append(answers.go())
+    lengths = {len(said.thoughts) for said in answers.said.values()}
+    assert len(lengths) >= 3 and sum(map(bool, names_of_free)) >= 4, "they end at different times"
+    for number, said in answers.said.items():
+        assert_same(said, decoded(number, temperature=temperature), scale=EMBED_STD)
+
+
+def test_slots_share_steps_at_all_temperatures():
+    answers = Answers(slot_engine())
+    for number, temperature in enumerate((0.0, 0.8, 0.0, 0.8)):
+        answers.put(number, ask(number, temperature=temperature))
+        answers.go(1)
+    for number, said in answers.finish().items():
+        assert_same(said, decoded(number, temperature=(0.0, 0.8)[number % 2]), scale=EMBED_STD)
