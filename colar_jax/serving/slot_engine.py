@@ -28,7 +28,8 @@ class Ask:
     """A question for a slot, and what is wished of the answer."""
 
     prompt_ids: np.ndarray  # int32, the separator that opens the reasoning included
-    key_data: np.ndarray  # uint32 [2]
+    seed: int = 0  # from 0 to 2**32 - 1
+    index: int = 0  # among the answers to that seed
     temperature: float = 0.0
     top_p: float = 1.0
     max_thoughts: int = 0
@@ -88,6 +89,11 @@ class SlotEngine:
         """Slots that can be filled."""
         return self.num_slots - self.num_active
 
+    @property
+    def num_fillable(self) -> int:
+        """Slots that one `fill` can fill."""
+        return sum(map(bool, self._free))
+
     def fill(self, asks: list[Ask]) -> tuple[list[int], Running]:
         """Put questions into free slots, one on a device at most; the slots, and what they decide first.
 
@@ -102,10 +108,8 @@ class SlotEngine:
         for shard, ask in zip(shards, asks, strict=True):
             row, length = self._free[shard].pop(0), len(ask.prompt_ids)
             rows_R[shard], lengths_R[shard], ids_RP[shard, :length] = row, length, ask.prompt_ids
-            wish.key_data_B2[shard], wish.temperature_B[shard], wish.top_p_B[shard] = (
-                ask.key_data, ask.temperature, ask.top_p,
-            )  # fmt: skip
-            wish.max_thoughts_B[shard], wish.max_tokens_B[shard] = ask.max_thoughts, ask.max_tokens
+            for field in dataclasses.fields(wish):
+                getattr(wish, field.name)[shard] = getattr(ask, field.name.removesuffix("_B"))
             slots.append(shard * self.sizes.slots + row)
             self._lengths[slots[-1]] = length
             self._longest[slots[-1]] = length + ask.max_thoughts + ask.max_tokens
@@ -201,9 +205,10 @@ class SlotEngine:
     def _no_questions(self, width: int) -> tuple[np.ndarray, np.ndarray, Wish]:
         """Rows for one question of each device, without any."""
         num_rows = self._num_shards
-        zeros, ones = np.zeros(num_rows, np.float32), np.ones(num_rows, np.int32)
-        wish = Wish(np.zeros((num_rows, 2), np.uint32), zeros, zeros + 1, ones - 1, ones.copy())
-        return np.zeros((num_rows, width), np.int32), ones, wish
+        kinds = np.uint32, np.uint32, np.float32, np.float32, np.int32, np.int32
+        wish = Wish(*(np.ones(num_rows, kind) for kind in kinds))
+        wish.temperature_B[:] = 0  # else the costlier draws are made for it
+        return np.zeros((num_rows, width), np.int32), np.ones(num_rows, np.int32), wish
 
 
 class Shapes:

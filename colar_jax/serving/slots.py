@@ -42,7 +42,8 @@ class Kind(enum.IntEnum):
 class Wish:
     """What is asked of each of `B` slots; rows of arrays."""
 
-    key_data_B2: jax.Array  # uint32, of the typed key that everything is drawn by
+    seed_B: jax.Array  # uint32
+    index_B: jax.Array  # uint32; everything is drawn by `fold_in(key(seed), index)`
     temperature_B: jax.Array  # float32; 0: greedy
     top_p_B: jax.Array  # float32, of words
     max_thoughts_B: jax.Array  # int32
@@ -141,8 +142,8 @@ def decide(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: Ways) -
 def _sampled(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: Ways):
     """A thought and a token of each slot, by its own key, temperature and nucleus: as the decoder draws them."""
 
-    def of_one(hidden_D, key_data, temperature, top_p, num_thoughts, num_tokens):
-        key, hidden_1D = jax.random.wrap_key_data(key_data), hidden_D[None]
+    def of_one(hidden_D, seed, index, temperature, top_p, num_thoughts, num_tokens):
+        key, hidden_1D = jax.random.fold_in(jax.random.key(seed), index), hidden_D[None]
         of_thought, of_token = (
             jax.random.fold_in(jax.random.fold_in(key, part), count)[None]
             for part, count in ((0, num_thoughts), (1, num_tokens))
@@ -152,8 +153,8 @@ def _sampled(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: Ways)
         return jax.tree.map(lambda leaf_1: leaf_1[0], (thought, token))
 
     temperature_B = jnp.where(wish.temperature_B > 0, wish.temperature_B, 1.0)
-    given = hidden_BD, wish.key_data_B2, temperature_B, wish.top_p_B, course.num_thoughts_B, course.num_tokens_B
-    return jax.vmap(of_one)(*given)
+    wished = wish.seed_B, wish.index_B, temperature_B, wish.top_p_B
+    return jax.vmap(of_one)(hidden_BD, *wished, course.num_thoughts_B, course.num_tokens_B)
 
 
 def _along(mask_B, leaf_B):

@@ -39,9 +39,9 @@ class Said:
 
 def ask(number: int, *, seed: int | None = None, temperature: float = 0.0, **wishes) -> Ask:
     """The question of this number, with all that the decoder is given."""
-    key = jax.random.key(number if seed is None else seed)
     given = dict(max_thoughts=DECODE.max_latents, max_tokens=DECODE.max_answer_tokens, top_p=DECODE.top_p) | wishes
-    return Ask(PROMPTS[number], np.asarray(jax.random.key_data(key)), temperature, **given)
+    seed = number if seed is None else seed
+    return Ask(PROMPTS[number], seed, seed % 3, temperature, **given)
 
 
 @functools.cache
@@ -70,7 +70,8 @@ def decoded(number: int, seed: int | None = None, temperature: float = 0.0, meth
     if temperature:
         of_all = dict.fromkeys(("latent_temperature", "stop_temperature", "answer_temperature"), temperature)
         config = dataclasses.replace(config, **of_all)
-    key = jax.random.key(number if seed is None else seed)
+    seed = number if seed is None else seed
+    key = jax.random.fold_in(jax.random.key(seed), seed % 3)
     out = jax.device_get(_decode(graph_and_parameters, config, method, temperature == 0, number, key))
     count, num_tokens = int(out.num_thoughts_B[0]), int(out.num_answer_tokens_B[0])
     thoughts = jax.tree.map(lambda leaf: leaf[0, :count], out.thoughts)

@@ -20,7 +20,7 @@ def test_slots_that_are_refilled_say_what_the_decoder_says(temperature):
             answers.put(number, ask(number, temperature=temperature))
         names_of_free.append(answers.go())
     lengths = {len(said.thoughts) for said in answers.said.values()}
-    assert len(lengths) >= 3 and sum(map(bool, names_of_free)) >= 4, "they end at different times"
+    assert len(lengths) >= 2 and sum(map(bool, names_of_free)) >= 3, "they end at different times"
     for number, said in answers.said.items():
         assert_same(said, decoded(number, temperature=temperature), scale=EMBED_STD)
 

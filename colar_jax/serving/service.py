@@ -1,0 +1,154 @@
+"""From a request to jobs of the scheduler, and from what happens to them to whole answers."""
+
+import asyncio
+import dataclasses
+import secrets
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+
+from colar_jax.data.encoding import unreadable_words
+from colar_jax.data.prompts import Speed, question_prompt
+from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.serving.narration import Happening
+from colar_jax.serving.protocol import ChatRequest, CompletionRequest
+from colar_jax.serving.refusal import Refusal
+from colar_jax.serving.scheduler import Job, QueueFullError, Scheduler, StoppingError
+from colar_jax.serving.sizes import Sizes
+from colar_jax.serving.slot_engine import Ask
+from colar_jax.serving.ways import Ways
+
+# Below it a temperature is greedy: divided by less, float32 logits overflow.
+COLDEST = 1e-3
+_MOST_CHARACTERS_OF_A_TOKEN = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """The model that is served.
+
+    Attributes:
+        name: what clients call it.
+        speeds: that it was trained at; the first is the one of requests that name none.
+        stage: of the run that it is from.
+    """
+
+    name: str
+    ways: Ways
+    tokenizer: Tokenizer
+    speeds: tuple[Speed, ...]
+    has_speed: bool
+    sizes: Sizes
+    created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+
+class Call:
+    """One request under way: its jobs, and what happens to them as `(number of the answer, happenings)`."""
+
+    def __init__(self, num_prompt_tokens: int, num_answers: int):
+        self.num_prompt_tokens, self.num_answers = num_prompt_tokens, num_answers
+        self.jobs: list[Job] = []
+        self.started, self.has_begun, self.is_over = time.perf_counter(), False, False
+        self._queue: asyncio.Queue[tuple[int, list[Happening]]] = asyncio.Queue()
+
+    def put(self, index: int, happenings: list[Happening]) -> None:
+        """Something has happened to an answer; on the event loop."""
+        self._queue.put_nowait((index, happenings))
+
+    async def happenings(self) -> AsyncIterator[tuple[int, list[Happening]]]:
+        """Until the caller has seen enough."""
+        while True:
+            yield await self._queue.get()
+
+
+class Service:
+    """Takes requests for one model.
+
+    Args:
+        most_answers: of one request, over all its questions.
+    """
+
+    def __init__(self, served: Served, scheduler: Scheduler, *, most_answers: int):
+        self.served, self.scheduler, self.most_answers = served, scheduler, most_answers
+
+    def begin(self, request: CompletionRequest | ChatRequest) -> Call:
+        """The request, in the queue. Refusal: it cannot be served, or not now."""
+        served = self.served
+        if request.model != served.name:
+            raise Refusal(404, f"model: there is no {request.model!r} here, but {served.name!r}", param="model")
+        if request.stream_latents and not request.stream:
+            raise Refusal(400, "stream_latents: latents are told in a stream: set stream as well", param="stream_latents")
+        if request.stream_options is not None and not request.stream:
+            raise Refusal(400, "stream_options: there is no stream: set stream as well", param="stream_options")
+        questions = request.questions
+        num_answers = len(questions) * request.n
+        if num_answers > self.most_answers:
+            raise Refusal(400, f"n: {num_answers} answers are asked for, and a request may have {self.most_answers}", param="n")
+        speed, max_thoughts = self._speed(request), self._max_thoughts(request)
+        prompts = [self._prompt(question, speed, request) for question in questions]
+        call = Call(sum(map(len, prompts)), num_answers)
+        seed = secrets.randbits(32) if request.seed is None else request.seed
+        decode = served.ways.decode
+        for index in range(num_answers):
+            ask = Ask(
+                prompts[index // request.n],
+                seed,
+                index,
+                temperature=request.temperature if request.temperature >= COLDEST else 0.0,
+                top_p=decode.top_p if request.top_p is None else request.top_p,
+                max_thoughts=max_thoughts,
+                max_tokens=min(request.answer_limit or served.sizes.max_tokens, served.sizes.max_tokens),
+            )
+            call.jobs.append(Job(ask, request.stream_latents and served.ways.in_latents, owner=call, index=index))
+        try:
+            self.scheduler.submit(call.jobs)
+        except QueueFullError as error:
+            raise Refusal(429, str(error), retry_after=error.retry_after) from None
+        except StoppingError as error:
+            raise Refusal(503, str(error), retry_after=1) from None
+        return call
+
+    def end(self, call: Call) -> None:
+        """Nobody waits for it any more: what is still under way is given up."""
+        if not call.is_over:
+            self.scheduler.cancel(call.jobs)
+
+    def _speed(self, request) -> Speed:
+        served, asked = self.served, request.thinking_speed
+        if asked is None:
+            return served.speeds[0]
+        if not served.has_speed:
+            message = f"thinking_speed: {served.name} has none to choose; leave the field out"
+            raise Refusal(400, message, param="thinking_speed")
+        return asked
+
+    def _max_thoughts(self, request) -> int:
+        served, asked = self.served, request.max_latents
+        if asked is None:
+            return min(served.sizes.max_thoughts, served.ways.max_thoughts)
+        if not served.ways.limit_is_choosable:
+            message = f"max_latents: {served.name} does not choose how long it thinks in latents; leave the field out"
+            raise Refusal(400, message, param="max_latents")
+        if asked > served.sizes.max_thoughts:
+            message = f"max_latents: {asked} is more than this server's {served.sizes.max_thoughts}"
+            raise Refusal(400, message, param="max_latents")
+        return asked
+
+    def _prompt(self, question: str, speed: Speed, request) -> np.ndarray:
+        """The question as the model was trained to see it, up to the separator that opens the reasoning."""
+        tokenizer = self.served.tokenizer
+        param = "messages" if isinstance(request, ChatRequest) else "prompt"
+        if not question.strip():
+            raise Refusal(400, f"{param}: there is no question in it", param=param)
+        most = self.served.sizes.max_prompt
+        if len(question) > _MOST_CHARACTERS_OF_A_TOKEN * most:  # before it is read: reading takes time
+            raise Refusal(400, f"{param}: {len(question)} characters are more than {most} tokens", param=param)
+        ids = [*tokenizer.encode(question_prompt(question, speed)), tokenizer.separator_id]
+        if len(ids) > most:
+            raise Refusal(400, f"{param}: {len(ids)} tokens with the words around it, and {most} fit", param=param)
+        words = unreadable_words(question, tokenizer)
+        if words:
+            listed = ", ".join(map(repr, words[:5])) + (", ..." if len(words) > 5 else "")
+            raise Refusal(400, f"{param}: the tokenizer has no token for {listed}", param=param)
+        return np.array(ids, np.int32)
