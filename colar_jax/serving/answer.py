@@ -7,7 +7,7 @@ from colar_jax.data.answers import extract_answer
 from colar_jax.serving.narration import EndOfThinking, Failed, Happening, Thought, Token
 from colar_jax.serving.refusal import Refusal
 from colar_jax.serving.service import Served
-from colar_jax.serving.text import GrowingText
+from colar_jax.thinker.growing_text import GrowingText
 
 
 @dataclasses.dataclass(frozen=True)

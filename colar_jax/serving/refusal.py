@@ -40,6 +40,8 @@ def refusal_of_fields(faults: Sequence[dict]) -> Refusal:
     param = ".".join(place) or None
     if fault["type"] == "json_invalid":
         return Refusal(400, f"the body is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}")
+    if not place and isinstance(fault.get("input"), bytes | str):  # the body, not read as JSON
+        return Refusal(400, "the body is not read as JSON: send the header Content-Type: application/json")
     if fault["type"] == "extra_forbidden":
         message = f"{param}: this server does not know this field"
     elif fault["type"] == "missing":

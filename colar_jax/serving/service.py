@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 
-from colar_jax.data.encoding import unreadable_words
 from colar_jax.data.prompts import Speed, question_prompt
 from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.errors import UserError
 from colar_jax.serving.narration import Happening
 from colar_jax.serving.protocol import ChatRequest, CompletionRequest
 from colar_jax.serving.refusal import Refusal
@@ -18,6 +18,7 @@ from colar_jax.serving.scheduler import Job, QueueFullError, Scheduler, Stopping
 from colar_jax.serving.sizes import Sizes
 from colar_jax.serving.slot_engine import Ask
 from colar_jax.serving.ways import Ways
+from colar_jax.thinker.asked import check_questions
 
 # Below it a temperature is greedy: divided by less, float32 logits overflow.
 COLDEST = 1e-3
@@ -31,7 +32,7 @@ class Served:
     Attributes:
         name: what clients call it.
         speeds: that it was trained at; the first is the one of requests that name none.
-        stage: of the run that it is from.
+        has_speed: whether a request may choose another.
     """
 
     name: str
@@ -139,16 +140,14 @@ class Service:
         """The question as the model was trained to see it, up to the separator that opens the reasoning."""
         tokenizer = self.served.tokenizer
         param = "messages" if isinstance(request, ChatRequest) else "prompt"
-        if not question.strip():
-            raise Refusal(400, f"{param}: there is no question in it", param=param)
         most = self.served.sizes.max_prompt
         if len(question) > _MOST_CHARACTERS_OF_A_TOKEN * most:  # before it is read: reading takes time
             raise Refusal(400, f"{param}: {len(question)} characters are more than {most} tokens", param=param)
         ids = [*tokenizer.encode(question_prompt(question, speed)), tokenizer.separator_id]
         if len(ids) > most:
             raise Refusal(400, f"{param}: {len(ids)} tokens with the words around it, and {most} fit", param=param)
-        words = unreadable_words(question, tokenizer)
-        if words:
-            listed = ", ".join(map(repr, words[:5])) + (", ..." if len(words) > 5 else "")
-            raise Refusal(400, f"{param}: the tokenizer has no token for {listed}", param=param)
+        try:
+            check_questions([question], tokenizer, allow_unknown_words=False)
+        except UserError as error:
+            raise Refusal(400, f"{param}: {error}", param=param) from None
         return np.array(ids, np.int32)

@@ -13,6 +13,7 @@ from colar_jax.evaluation.latents import Latent, read_latent
 from colar_jax.methods.method import Thinking
 from colar_jax.thinker.answer import Answer, Done, Event, Token
 from colar_jax.thinker.ask_programs import AskLimits
+from colar_jax.thinker.growing_text import GrowingText
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +101,8 @@ class _Stream:
         self._tokens: list[StreamedToken] = []
 
     def events(self, steps: Iterator) -> Iterator[Event]:
-        reader, reasoning, answer = self._reader, _Text(self._reader.tokenizer), _Text(self._reader.tokenizer)
+        reader = self._reader
+        reasoning, answer = GrowingText(reader.tokenizer), GrowingText(reader.tokenizer)
         for step in steps:
             if isinstance(step, StreamedStart):
                 self._stop_log_probs.append(step.stop_log_prob)
@@ -137,19 +139,3 @@ class _Stream:
             np.array(self._stop_log_probs, np.float32),
             not is_over,
         )
-
-
-class _Text:
-    """Ids that become text piece by piece; what a tokenizer says of an id depends on those before it."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer, self._ids, self.text = tokenizer, [], ""
-
-    def add(self, token_id: int) -> str:
-        """The text that this id adds; "" where a character is not complete yet."""
-        self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
-        if text.endswith("\N{REPLACEMENT CHARACTER}") or not text.startswith(self.text):
-            return ""
-        piece, self.text = text[len(self.text) :], text
-        return piece
