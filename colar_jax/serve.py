@@ -73,11 +73,11 @@ def serve(config: Config, flags: Flags) -> None:
 def _plan(config: Config, flags: Flags, thinker):
     from colar_jax.serving.guards import Bounds
     from colar_jax.serving.server import Plan
-    from colar_jax.serving.sizes import Sizes
+    from colar_jax.serving.sizes import SlotSizes
 
     decode = thinker.decode
     thoughts = max(decode.max_latents, decode.max_step_tokens, thinker.run.thinking(thinker.stage).max_thoughts)
-    sizes = Sizes(
+    sizes = SlotSizes(
         slots=flags.slots,
         max_prompt=flags.max_prompt,
         max_thoughts=flags.max_latents or thoughts,

@@ -1,1 +1,1 @@
-"""A model behind an address: slots that are refilled while others think, and an API in OpenAI's form (docs/serving.md)."""
+"""A model behind an address: slots that are refilled while others think, and OpenAI's API (docs/serving.md)."""

@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 
 from colar_jax import __version__
 from colar_jax.data.prompts import speed_text
-from colar_jax.serving.answer import GrowingAnswer
-from colar_jax.serving.forms import ChatForm, CompletionForm, Form, form_of
+from colar_jax.serving.counters import Metrics
+from colar_jax.serving.forms import ChatForm, CompletionForm, ReplyForm, form_of
+from colar_jax.serving.growing_answer import GrowingAnswer
 from colar_jax.serving.guards import Bounds, Guard
-from colar_jax.serving.metrics import Metrics
 from colar_jax.serving.protocol import ChatRequest, CompletionRequest
 from colar_jax.serving.refusal import Refusal, refusal_of_fields
 from colar_jax.serving.service import Call, Service
@@ -109,7 +109,7 @@ class Api:
             "max_tokens": served.sizes.max_tokens,
         }
 
-    async def _reply(self, request: fastapi.Request, body, kind: type[Form]) -> Response:
+    async def _reply(self, request: fastapi.Request, body, kind: type[ReplyForm]) -> Response:
         call = self._service.begin(body)
         self._metrics.prompt_tokens.inc(call.num_prompt_tokens)
         form = form_of(kind, self._service.served, body.wants_log_probs, call.num_prompt_tokens)
@@ -130,7 +130,7 @@ class Api:
                 return
 
     async def _events(
-        self, call: Call, form: Form, answers: list[GrowingAnswer], includes_usage: bool
+        self, call: Call, form: ReplyForm, answers: list[GrowingAnswer], includes_usage: bool
     ) -> AsyncIterator[str]:
         with self._ending(call):
             for index in range(len(answers)):
@@ -220,4 +220,3 @@ def _say_http(request: fastapi.Request, error: HTTPException) -> Response:
     for name, value in (error.headers or {}).items():
         reply.headers[name] = value
     return reply
-

@@ -5,12 +5,12 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from colar_jax.serving.answer import GrowingAnswer, Piece
+from colar_jax.serving.growing_answer import GrowingAnswer, Piece
 from colar_jax.serving.service import Served
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class ReplyForm:
     """One of the two forms, for one request."""
 
     served: Served
@@ -57,7 +57,7 @@ class Form:
         raise NotImplementedError
 
 
-class CompletionForm(Form):
+class CompletionForm(ReplyForm):
     """`/v1/completions`."""
 
     kind = kind_of_pieces = "text_completion"
@@ -97,7 +97,7 @@ class CompletionForm(Form):
         }
 
 
-class ChatForm(Form):
+class ChatForm(ReplyForm):
     """`/v1/chat/completions`."""
 
     kind, kind_of_pieces = "chat.completion", "chat.completion.chunk"
@@ -141,6 +141,6 @@ class ChatForm(Form):
         return {"content": content, "refusal": None}
 
 
-def form_of(kind: type[Form], served: Served, wants_log_probs: bool, num_prompt_tokens: int) -> Form:
+def form_of(kind: type[ReplyForm], served: Served, wants_log_probs: bool, num_prompt_tokens: int) -> ReplyForm:
     """A form with a name of its own."""
     return kind(served, wants_log_probs, num_prompt_tokens, id=kind.prefix + secrets.token_hex(12))

@@ -33,7 +33,9 @@ class WordReader:
             some_ND = latents_ND[start : start + _ROWS]
             padded_ND = np.pad(some_ND, ((0, _ROWS - len(some_ND)), (0, 0)))
             ids_NK, cosines_NK = jax.device_get(self._nearest(jnp.asarray(padded_ND), self._embedding_VD))
-            words += [self._words(ids, cosines) for ids, cosines in zip(ids_NK[: len(some_ND)], cosines_NK)]
+            words += [self._words(ids, cosines) for ids, cosines in zip(ids_NK, cosines_NK, strict=True)][
+                : len(some_ND)
+            ]
         return words
 
     def _words(self, ids_K, cosines_K) -> tuple[Word, ...]:

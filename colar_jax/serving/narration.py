@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 
 from colar_jax.evaluation.latents import Word
-from colar_jax.serving.slots import Kind
+from colar_jax.serving.slots import Act
 
 
 @dataclasses.dataclass(frozen=True)
-class Thought:
+class ToldThought:
     """A thought that was fed."""
 
     word_id: int | None  # of a thought in words
@@ -27,7 +27,7 @@ class EndOfThinking:
 
 
 @dataclasses.dataclass(frozen=True)
-class Token:
+class ToldToken:
     """A token of the answer."""
 
     token_id: int
@@ -42,7 +42,7 @@ class Failed:
     message: str
 
 
-Happening = Thought | EndOfThinking | Token | Failed
+Happening = ToldThought | EndOfThinking | ToldToken | Failed
 
 
 class Narrator:
@@ -55,21 +55,21 @@ class Narrator:
         """What happened in some steps of the slot; `latents_TD` for who asked to see them."""
         told: list[Happening] = []
         for step, kind in enumerate(kind_T.tolist()):
-            if kind == Kind.NOTHING:
+            if kind == Act.NOTHING:
                 continue
             if self._pending is not None:
-                told.append(self._thought(float(stop_log_prob_T[step]), has_stopped=kind == Kind.STOPPED))
-            if kind == Kind.THOUGHT:
+                told.append(self._thought(float(stop_log_prob_T[step]), has_stopped=kind == Act.STOPPED))
+            if kind == Act.THOUGHT:
                 vector_D = None if latents_TD is None else np.array(latents_TD[step])
                 self._pending = int(token_T[step]), float(log_prob_T[step]), vector_D
-            elif kind in (Kind.STOPPED, Kind.CUT):
-                told.append(EndOfThinking(forced=kind == Kind.CUT))
+            elif kind in (Act.STOPPED, Act.CUT):
+                told.append(EndOfThinking(forced=kind == Act.CUT))
             else:
-                told.append(Token(int(token_T[step]), float(log_prob_T[step]), is_last=kind == Kind.LAST_TOKEN))
+                told.append(ToldToken(int(token_T[step]), float(log_prob_T[step]), is_last=kind == Act.LAST_TOKEN))
         return told
 
-    def _thought(self, stop_log_prob: float, *, has_stopped: bool) -> Thought:
+    def _thought(self, stop_log_prob: float, *, has_stopped: bool) -> ToldThought:
         (word_id, log_prob, vector_D), self._pending = self._pending, None
         probability = float(np.exp(stop_log_prob))
         p_stop = probability if has_stopped else 1.0 - probability
-        return Thought(word_id if self._in_words else None, log_prob, p_stop, vector_D)
+        return ToldThought(word_id if self._in_words else None, log_prob, p_stop, vector_D)

@@ -11,22 +11,22 @@ MOST_PROMPTS = 64
 LARGEST_SEED = 2**32 - 1
 
 Question = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
-Speed = Annotated[float, Field(gt=0, le=100)] | Literal["auto"]
+AskedSpeed = Annotated[float, Field(gt=0, le=100)] | Literal["auto"]
 
 
-class Form(pydantic.BaseModel):
+class StrictForm(pydantic.BaseModel):
     """Fields are of their own type, numbers are numbers, and unknown fields are mistakes."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class StreamOptions(Form):
+class StreamOptions(StrictForm):
     """What a stream says besides the answer."""
 
     include_usage: bool = False
 
 
-class Request(Form):
+class ApiRequest(StrictForm):
     """What both ways to ask have in common."""
 
     model: str = Field(description="the name of the model, as /v1/models says it")
@@ -37,12 +37,12 @@ class Request(Form):
     stream: bool = Field(False, description="server-sent events, piece by piece")
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=1000, description="not read")
-    thinking_speed: Speed | None = Field(None, description="tokens that a latent stands for, or auto")
+    thinking_speed: AskedSpeed | None = Field(None, description="tokens that a latent stands for, or auto")
     max_latents: int | None = Field(None, ge=0, description="thinking is cut there")
     stream_latents: bool = Field(False, description="with stream: each latent as it is thought")
 
 
-class CompletionRequest(Request):
+class CompletionRequest(ApiRequest):
     """`/v1/completions`: the prompt is the question, without the words that the model was trained to see round it."""
 
     prompt: Question | Annotated[list[Question], Field(min_length=1, max_length=MOST_PROMPTS)]
@@ -64,14 +64,14 @@ class CompletionRequest(Request):
         return self.max_tokens
 
 
-class TextPart(Form):
+class TextPart(StrictForm):
     """A piece of a message."""
 
     type: Literal["text"]
     text: str = Field(max_length=MOST_CHARACTERS)
 
 
-class Message(Form):
+class Message(StrictForm):
     """The one message of a chat: these models answer a question, and remember nothing."""
 
     role: Literal["user"] = Field(description="these models were trained on questions alone: no system, no history")
@@ -84,7 +84,7 @@ class Message(Form):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ChatRequest(Request):
+class ChatRequest(ApiRequest):
     """`/v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1, max_length=1, description="one question")

@@ -20,8 +20,8 @@ from colar_jax.model.reasoner import Reasoner
 from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import Tree, only
 from colar_jax.serving.slot_cache import own_positions, put_question, questions, resized
-from colar_jax.serving.slots import Course, Event, Kind, Phase, Slots, Wish, decide
-from colar_jax.serving.ways import Ways
+from colar_jax.serving.slots import Act, Course, SlotPhase, Slots, StepEvent, Wish, decide
+from colar_jax.serving.traced_ways import TracedWays
 
 _BLOCKS = ("llama", "blocks")
 
@@ -45,7 +45,7 @@ class Filling:
     wish: Wish
 
 
-class Programs:
+class SlotPrograms:
     """The compiled programs of one method on one engine.
 
     Args:
@@ -53,7 +53,7 @@ class Programs:
         parameters: of the whole model, on its devices.
     """
 
-    def __init__(self, engine: Engine, ways: Ways, parameters: Tree):
+    def __init__(self, engine: Engine, ways: TracedWays, parameters: Tree):
         self._engine, self._ways = engine, ways
         self._axes = manual_axes(engine.mesh)
         self._specs = engine.parameter_specs(parameters)
@@ -117,7 +117,7 @@ class Programs:
         model = self._engine.merge(traverse_util.unflatten_dict(flat), self._specs)
         return model, layers, self._engine.execution(self._specs, gathers_each_step=True).for_steps()
 
-    def _prefill_on_devices(self, weights: Weights, ids_RP, lengths_R, wish: Wish) -> tuple[Filling, Event]:
+    def _prefill_on_devices(self, weights: Weights, ids_RP, lengths_R, wish: Wish) -> tuple[Filling, StepEvent]:
         """Questions, one a row, right-padded, to what they bring into their slots, and what they decide first."""
         return self._with_model(self._prefill, weights, (ids_RP, lengths_R, wish))
 
@@ -130,14 +130,14 @@ class Programs:
         zeros_R = jnp.zeros_like(lengths_R)
         separator_RD = self._ways.embed(model, zeros_R + self._ways.separator_id, embeds_RPD.dtype)
         thinks = self._ways.max_thoughts > 0
-        phase_R = zeros_R + (Phase.THINKING if thinks else Phase.ANSWERING)
+        phase_R = zeros_R + (SlotPhase.THINKING if thinks else SlotPhase.ANSWERING)
         course = Course(phase_R, separator_RD, lengths_R, zeros_R, zeros_R)
         decided, event = decide(model, hidden_R1D[:, 0], course, wish, self._ways)
         if not thinks:  # nothing is decided before the separator is read
             decided, event = course, dataclasses.replace(event, kind_B=zeros_R)
         return Filling(caches, decided, wish), event
 
-    def _advance_on_devices(self, weights: Weights, slots: Slots, limit, most: int) -> tuple[Slots, Event]:
+    def _advance_on_devices(self, weights: Weights, slots: Slots, limit, most: int) -> tuple[Slots, StepEvent]:
         """At most `limit` steps of all slots, of `most`; fewer when one is done and may be refilled, or none has work.
 
         What happened has an axis of `most` steps.
@@ -149,14 +149,14 @@ class Programs:
 
         def goes_on(state):
             step, _, course, events = state
-            is_active_B = course.phase_B != Phase.IDLE
-            has_ended = jnp.any(events.kind_B == Kind.LAST_TOKEN)
+            is_active_B = course.phase_B != SlotPhase.IDLE
+            has_ended = jnp.any(events.kind_B == Act.LAST_TOKEN)
             # Devices leave together: a request that waits for a slot waits for the slowest of them.
             return (step < limit) & ways.anyone(is_active_B) & ~ways.anyone(has_ended)
 
         def body(state):
             step, caches, course, events = state
-            is_active_B = course.phase_B != Phase.IDLE
+            is_active_B = course.phase_B != SlotPhase.IDLE
             sees = own_positions(caches, course.length_B)
             hidden_B1D, caches = model.llama.run(
                 course.embed_BD[:, None], course.length_B[:, None], sees, compute, layers=layers
@@ -211,12 +211,12 @@ class Programs:
         return self._engine.put_rows(slots)
 
 
-def _no_events(num_slots: int, most: int, hidden_size: int) -> Event:
+def _no_events(num_slots: int, most: int, hidden_size: int) -> StepEvent:
     def zeros(dtype, *shape):
         return jnp.zeros((num_slots, most, *shape), dtype)
 
     int32, float32 = jnp.int32, jnp.float32
-    return Event(zeros(int32), zeros(int32), zeros(float32), zeros(float32), zeros(float32, hidden_size))
+    return StepEvent(zeros(int32), zeros(int32), zeros(float32), zeros(float32), zeros(float32, hidden_size))
 
 
 def _put_rows(slots, filling, rows_R):
@@ -224,4 +224,4 @@ def _put_rows(slots, filling, rows_R):
 
 
 def _keep(phase_B, is_kept_B):
-    return jnp.where(is_kept_B, phase_B, Phase.IDLE)
+    return jnp.where(is_kept_B, phase_B, SlotPhase.IDLE)

@@ -13,12 +13,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
-from colar_jax.serving.narration import Failed, Happening, Narrator, Thought
-from colar_jax.serving.slot_engine import Ask, Happened, Running, SlotEngine
+from colar_jax.serving.jobs import Job, Observer, QueueFullError, StoppingError, Tell
+from colar_jax.serving.narration import Failed, Happening, Narrator, ToldThought
+from colar_jax.serving.slot_engine import Happened, Running, SlotEngine
 
 logger = logging.getLogger(__name__)
 
@@ -28,43 +28,6 @@ _RUN_SECONDS = 0.04
 _MOST_FILLS = 8
 # Finished answers by which is estimated how long the queue takes.
 _RECENT = 64
-
-
-class QueueFullError(Exception):
-    """There is no room to wait in; `retry_after` seconds later there may be."""
-
-    def __init__(self, retry_after: int):
-        super().__init__(f"the queue is full: try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
-class StoppingError(Exception):
-    """The server is about to stop, and takes nothing new."""
-
-
-@dataclasses.dataclass(eq=False)
-class Job:
-    """One answer to be made."""
-
-    ask: Ask
-    wants_latents: bool = False
-    owner: Any = None  # whom it is made for
-    index: int = 0  # among those of its owner
-    is_cancelled: bool = False
-
-
-# What has happened to jobs, in order; called from the thread of the devices.
-Tell = Callable[[list[tuple[Job, list[Happening]]]], None]
-
-
-class Observer:
-    """What is counted; this one counts nothing (`serving.metrics` does)."""
-
-    def ran(self, num_steps: int, num_useful: int, num_slots: int, seconds: float) -> None:
-        """A run of so many steps of all slots, of which so many slot-steps were of use."""
-
-    def now(self, num_waiting: int, num_active: int) -> None:
-        """How many wait, and how many slots are at work."""
 
 
 class Scheduler:
@@ -105,7 +68,7 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """All of these, or none: QueueFullError where there is no room for all, StoppingError where nothing is taken."""
+        """All of these, or none. QueueFullError: no room for all. StoppingError: nothing is taken any more."""
         with self._changed:
             if self._is_stopping or self.failure is not None:
                 raise StoppingError("the server is about to stop")
@@ -266,9 +229,9 @@ class Scheduler:
                 yield job, self._with_words(happenings) if job.wants_latents else happenings
 
     def _with_words(self, happenings: list[Happening]) -> list[Happening]:
-        thoughts = [happening for happening in happenings if isinstance(happening, Thought)]
+        thoughts = [happening for happening in happenings if isinstance(happening, ToldThought)]
         words = iter(self._read(np.stack([thought.vector_D for thought in thoughts])) if thoughts else ())
         return [
-            dataclasses.replace(happening, words=next(words)) if isinstance(happening, Thought) else happening
+            dataclasses.replace(happening, words=next(words)) if isinstance(happening, ToldThought) else happening
             for happening in happenings
         ]

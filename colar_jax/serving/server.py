@@ -11,16 +11,17 @@ import jax
 from colar_jax.errors import UserError
 from colar_jax.serving.app import make_app
 from colar_jax.serving.connections import Server
+from colar_jax.serving.counters import Metrics
 from colar_jax.serving.guards import Bounds
+from colar_jax.serving.jobs import Job
 from colar_jax.serving.latent_words import WordReader
-from colar_jax.serving.metrics import Metrics
 from colar_jax.serving.narration import Happening
-from colar_jax.serving.resident import Programs
-from colar_jax.serving.scheduler import Job, Scheduler
+from colar_jax.serving.resident import SlotPrograms
+from colar_jax.serving.scheduler import Scheduler
 from colar_jax.serving.service import Served, Service
-from colar_jax.serving.sizes import Sizes
+from colar_jax.serving.sizes import SlotSizes
 from colar_jax.serving.slot_engine import SlotEngine
-from colar_jax.serving.ways import Ways
+from colar_jax.serving.traced_ways import TracedWays
 from colar_jax.thinker.thinker import Thinker
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ class Plan:
     """
 
     name: str
-    sizes: Sizes = Sizes()
-    bounds: Bounds = Bounds()
+    sizes: SlotSizes = dataclasses.field(default_factory=SlotSizes)
+    bounds: Bounds = dataclasses.field(default_factory=Bounds)
     most_waiting: int = 256
     most_answers: int = 16
     most_connections: int = 1024
@@ -55,13 +56,13 @@ class Deployment:
     def __init__(self, thinker: Thinker, plan: Plan):
         refuse_what_cannot_be_served(thinker)
         tokenizer, engine = thinker.tokenizer, thinker.engine
-        ways = Ways.of(
+        ways = TracedWays.of(
             engine, thinker.method, thinker.decode, separator_id=tokenizer.separator_id, eos_id=tokenizer.eos_id
         )  # fmt: skip
         sizes = dataclasses.replace(plan.sizes, max_thoughts=min(plan.sizes.max_thoughts, ways.max_thoughts))
         if ways.min_thoughts > sizes.max_thoughts:
             raise UserError(f"--max_thoughts={sizes.max_thoughts}: the stage thinks {ways.min_thoughts} times at least")
-        programs = Programs(engine, ways, thinker.parameters)
+        programs = SlotPrograms(engine, ways, thinker.parameters)
         self.plan, self.metrics, self._loop = plan, Metrics(), None
         self.slots = SlotEngine(programs, sizes, engine.num_shards)
         speeds = thinker.run.trained_speeds(thinker.stage)
@@ -126,4 +127,6 @@ def refuse_what_cannot_be_served(thinker: Thinker) -> None:
         raise UserError(f"{jax.process_count()} processes: a server is one; start one on each machine")
     if thinker.engine.mesh.shape["tensor"] > 1:
         tensor = thinker.engine.mesh.shape["tensor"]
-        raise UserError(f"parallel.mesh: tensor={tensor}: slots are split over data and fsdp, not over heads; leave it out")
+        raise UserError(
+            f"parallel.mesh: tensor={tensor}: slots are split over data and fsdp, not over heads; leave it out"
+        )

@@ -11,13 +11,14 @@ import numpy as np
 from colar_jax.data.prompts import Speed, question_prompt
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
+from colar_jax.serving.jobs import Job, QueueFullError, StoppingError
 from colar_jax.serving.narration import Happening
 from colar_jax.serving.protocol import ChatRequest, CompletionRequest
 from colar_jax.serving.refusal import Refusal
-from colar_jax.serving.scheduler import Job, QueueFullError, Scheduler, StoppingError
-from colar_jax.serving.sizes import Sizes
+from colar_jax.serving.scheduler import Scheduler
+from colar_jax.serving.sizes import SlotSizes
 from colar_jax.serving.slot_engine import Ask
-from colar_jax.serving.ways import Ways
+from colar_jax.serving.traced_ways import TracedWays
 from colar_jax.thinker.asked import check_questions
 
 # Below it a temperature is greedy: divided by less, float32 logits overflow.
@@ -36,11 +37,11 @@ class Served:
     """
 
     name: str
-    ways: Ways
+    ways: TracedWays
     tokenizer: Tokenizer
     speeds: tuple[Speed, ...]
     has_speed: bool
-    sizes: Sizes
+    sizes: SlotSizes
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
 
@@ -79,13 +80,17 @@ class Service:
         if request.model != served.name:
             raise Refusal(404, f"model: there is no {request.model!r} here, but {served.name!r}", param="model")
         if request.stream_latents and not request.stream:
-            raise Refusal(400, "stream_latents: latents are told in a stream: set stream as well", param="stream_latents")
+            raise Refusal(
+                400, "stream_latents: latents are told in a stream: set stream as well", param="stream_latents"
+            )
         if request.stream_options is not None and not request.stream:
             raise Refusal(400, "stream_options: there is no stream: set stream as well", param="stream_options")
         questions = request.questions
         num_answers = len(questions) * request.n
         if num_answers > self.most_answers:
-            raise Refusal(400, f"n: {num_answers} answers are asked for, and a request may have {self.most_answers}", param="n")
+            raise Refusal(
+                400, f"n: {num_answers} answers are asked for, and a request may have {self.most_answers}", param="n"
+            )
         speed, max_thoughts = self._speed(request), self._max_thoughts(request)
         prompts = [self._prompt(question, speed, request) for question in questions]
         call = Call(sum(map(len, prompts)), num_answers)

@@ -9,7 +9,7 @@ _STEP = 16  # positions are multiples of it
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class SlotSizes:
     """Limits of a server; what a request asks is at most this."""
 
     slots: int = 32  # of each device
@@ -48,7 +48,7 @@ class Sizes:
 
 
 def ladder(start: int, top: int) -> tuple[int, ...]:
-    """Sizes that grow by a half and by a third in turn, multiples of 16, up to one that holds `top`."""
+    """SlotSizes that grow by a half and by a third in turn, multiples of 16, up to one that holds `top`."""
     rungs = (start << octave for octave in itertools.count())
     halves = itertools.chain.from_iterable((rung, rung + rung // 2) for rung in rungs)
     below = itertools.takewhile(lambda rung: rung < top, halves)

@@ -4,7 +4,6 @@ What a slot attends to, and in which order it is summed, depends on itself alone
 is in the slots beside it.
 """
 
-import jax
 import jax.numpy as jnp
 
 from colar_jax.model.attention import attend

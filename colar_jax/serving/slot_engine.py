@@ -1,26 +1,16 @@
-"""The slots from the host's side: fill some, let all go a few steps, release one; in the smallest shape there is.
-
-A shape is a number of slots and the room of each. The largest is compiled first, and serves everything; the others are
-compiled beside it, and taken once they are there.
-"""
+"""The slots from the host's side: fill some, let all go a few steps, release one; in the smallest shape there is."""
 
 import bisect
 import dataclasses
-import itertools
-import logging
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
-from colar_jax.serving.resident import Programs
-from colar_jax.serving.sizes import Sizes
-from colar_jax.serving.slots import Event, Kind, Slots, Wish
-
-logger = logging.getLogger(__name__)
-
-# A smaller shape is taken when it has been enough for so many dispatches: to change costs about a step.
-_PATIENCE = 12
+from colar_jax.serving.resident import SlotPrograms
+from colar_jax.serving.shapes import Shapes
+from colar_jax.serving.sizes import SlotSizes
+from colar_jax.serving.slots import Act, Slots, StepEvent, Wish
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +41,7 @@ class Happened:
 class Running:
     """Steps that are under way."""
 
-    def __init__(self, event: Event, rows: dict[int, int]):
+    def __init__(self, event: StepEvent, rows: dict[int, int]):
         self._event, self._rows = event, rows
 
     def wait(self) -> Happened:
@@ -62,9 +52,9 @@ class Running:
 
 
 class SlotEngine:
-    """All slots of all devices, for the one thread that owns them. Slots are numbers, those of a device side by side."""
+    """All slots of all devices, for the thread that owns them. A slot is a number; a device has some in a row."""
 
-    def __init__(self, programs: Programs, sizes: Sizes, num_shards: int):
+    def __init__(self, programs: SlotPrograms, sizes: SlotSizes, num_shards: int):
         self._programs, self.sizes, self._num_shards = programs, sizes, num_shards
         self._free = [list(range(sizes.slots)) for _ in range(num_shards)]  # rows of each device, ascending
         self._lengths: dict[int, int] = {}  # positions of what is in a slot
@@ -138,7 +128,7 @@ class SlotEngine:
                 continue  # released since
             kinds = happened.kind[row]
             self._lengths[slot] += int(np.count_nonzero(kinds))
-            if Kind.LAST_TOKEN in kinds:
+            if Act.LAST_TOKEN in kinds:
                 self._forget(slot)
                 done.append(slot)
         return done
@@ -209,53 +199,3 @@ class SlotEngine:
         wish = Wish(*(np.ones(num_rows, kind) for kind in kinds))
         wish.temperature_B[:] = 0  # else the costlier draws are made for it
         return np.zeros((num_rows, width), np.int32), np.ones(num_rows, np.int32), wish
-
-
-class Shapes:
-    """Which shapes are compiled, and which of them to take."""
-
-    def __init__(self, sizes: Sizes):
-        self._sizes, self._num_enough = sizes, 0
-        self._prompts, self._ready = {sizes.prompts[-1]}, {(sizes.widths[-1], sizes.rooms[-1])}
-        self.num_ready = 0
-
-    def all(self) -> list[tuple[int, int]]:
-        """(slots of a device, room), the largest first."""
-        return sorted(itertools.product(self._sizes.widths, self._sizes.rooms), reverse=True)
-
-    def add(self, shape: tuple[int, int]) -> None:
-        """This one is compiled."""
-        self._ready = self._ready | {shape}  # a new set: another thread may be looking through the old one
-        self.num_ready += 1
-
-    def add_prompt(self, width: int) -> None:
-        """Questions of this width can be read."""
-        self._prompts = self._prompts | {width}
-        self.num_ready += 1
-
-    def prompt(self, length: int) -> int:
-        """The narrowest room for a question."""
-        return min(width for width in self._prompts if width >= length)
-
-    def smallest(self, num_rows: int, room: int) -> tuple[int, int]:
-        """The cheapest that holds so many slots with so much room."""
-        return min(
-            (shape for shape in self._ready if shape[0] >= num_rows and shape[1] >= room),
-            key=_cost,
-        )
-
-    def choose(self, current: tuple[int, int], num_rows: int, room: int) -> tuple[int, int]:
-        """The current one, unless it is too small, or a smaller one has been enough for a while."""
-        if current[0] < num_rows or current[1] < room:
-            self._num_enough = 0
-            return self.smallest(max(num_rows, current[0]), max(room, current[1]))
-        smallest = self.smallest(num_rows, room)
-        self._num_enough = self._num_enough + 1 if _cost(smallest) < _cost(current) else 0
-        if self._num_enough < _PATIENCE:
-            return current
-        self._num_enough = 0
-        return smallest
-
-
-def _cost(shape: tuple[int, int]) -> int:
-    return shape[0] * shape[1]

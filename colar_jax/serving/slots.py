@@ -2,7 +2,9 @@
 
 A slot holds one answer that is being made. All slots feed one position a step, whatever they are at:
 
-    question -> thought* -> `###` -> token*        a thought, `###` or a token is decided from the hidden state before it
+    question -> thought* -> `###` -> token*
+
+What comes next is decided from the hidden state before it.
 """
 
 import dataclasses
@@ -12,13 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.decoding.sampling import greedy_token, sampled_token
-from colar_jax.decoding.thinking import Think, Thought
 from colar_jax.model.cache import LayerCache
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.serving.ways import Ways
+from colar_jax.serving.traced_ways import TracedWays
 
 
-class Phase(enum.IntEnum):
+class SlotPhase(enum.IntEnum):
     """What a slot is at."""
 
     IDLE = 0
@@ -26,7 +27,7 @@ class Phase(enum.IntEnum):
     ANSWERING = 2
 
 
-class Kind(enum.IntEnum):
+class Act(enum.IntEnum):
     """What a slot did in a step."""
 
     NOTHING = 0
@@ -55,7 +56,7 @@ class Wish:
 class Course:
     """How far each of `B` slots is. Invariant: `embed_BD` is what an active slot feeds next, and nothing is pending."""
 
-    phase_B: jax.Array  # int32, of `Phase`
+    phase_B: jax.Array  # int32, of `SlotPhase`
     embed_BD: jax.Array
     length_B: jax.Array  # int32: positions that are fed, the question's included
     num_thoughts_B: jax.Array  # int32: drawn
@@ -79,20 +80,20 @@ class Slots:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Event:
+class StepEvent:
     """What `B` slots did in a step; of several steps, with an axis of steps behind that of slots."""
 
-    kind_B: jax.Array  # int32, of `Kind`
+    kind_B: jax.Array  # int32, of `Act`
     token_B: jax.Array  # int32: the token that was said, or the word that was thought
     log_prob_B: jax.Array  # float32, of the thought or the token
     stop_log_prob_B: jax.Array  # float32, of the decision to go on thinking or to stop
     latent_BD: jax.Array  # float32: the thought as it is fed
 
 
-def decide(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: Ways) -> tuple[Course, Event]:
+def decide(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: TracedWays) -> tuple[Course, StepEvent]:
     """From the hidden states after what was fed last to what is fed next, and what is to be told of it."""
-    is_thinking_B, is_answering_B = course.phase_B == Phase.THINKING, course.phase_B == Phase.ANSWERING
-    is_sampled_B = (wish.temperature_B > 0) & (course.phase_B != Phase.IDLE)
+    is_thinking_B, is_answering_B = course.phase_B == SlotPhase.THINKING, course.phase_B == SlotPhase.ANSWERING
+    is_sampled_B = (wish.temperature_B > 0) & (course.phase_B != SlotPhase.IDLE)
 
     def drawn(sampled: bool):
         def draw():
@@ -117,10 +118,10 @@ def decide(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: Ways) -
     said_BD = ways.embed(model, jnp.where(ends_B, ways.separator_id, ids_B), dtype)
     kind_B = jnp.select(
         [thinks_B, ends_B & is_cut_B, ends_B, is_last_B, is_answering_B],
-        [Kind.THOUGHT, Kind.CUT, Kind.STOPPED, Kind.LAST_TOKEN, Kind.TOKEN],
-        Kind.NOTHING,
+        [Act.THOUGHT, Act.CUT, Act.STOPPED, Act.LAST_TOKEN, Act.TOKEN],
+        Act.NOTHING,
     ).astype(jnp.int32)
-    phase_B = jnp.select([ends_B, is_last_B], [Phase.ANSWERING, Phase.IDLE], course.phase_B).astype(jnp.int32)
+    phase_B = jnp.select([ends_B, is_last_B], [SlotPhase.ANSWERING, SlotPhase.IDLE], course.phase_B).astype(jnp.int32)
     following = Course(
         phase_B=phase_B,
         embed_BD=jnp.where(thinks_B[:, None], thought.embed_BD, said_BD),
@@ -129,7 +130,7 @@ def decide(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: Ways) -
         num_tokens_B=num_tokens_B,
     )
     word_B = thought.record if ways.in_words else ids_B
-    event = Event(
+    event = StepEvent(
         kind_B=kind_B,
         token_B=jnp.where(thinks_B, word_B, ids_B),
         log_prob_B=jnp.where(thinks_B, thought.log_prob_B, log_probs_B),
@@ -139,7 +140,7 @@ def decide(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: Ways) -
     return following, event
 
 
-def _sampled(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: Ways):
+def _sampled(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: TracedWays):
     """A thought and a token of each slot, by its own key, temperature and nucleus: as the decoder draws them."""
 
     def of_one(hidden_D, seed, index, temperature, top_p, num_thoughts, num_tokens):

@@ -14,15 +14,15 @@ from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import Method, decode_limits
 from colar_jax.model.execution import Execution
 from colar_jax.parallel.mesh import make_mesh
-from colar_jax.serving.resident import Programs
-from colar_jax.serving.sizes import Sizes
+from colar_jax.serving.resident import SlotPrograms
+from colar_jax.serving.sizes import SlotSizes
 from colar_jax.serving.slot_engine import Ask, SlotEngine
-from colar_jax.serving.slots import Kind
-from colar_jax.serving.ways import Ways
+from colar_jax.serving.slots import Act
+from colar_jax.serving.traced_ways import TracedWays
 from colar_jax.settings import DecodeConfig
 
 DECODE = DecodeConfig(max_latents=10, min_latents=0, max_step_tokens=6, max_answer_tokens=8)
-SIZES = Sizes(slots=4, max_prompt=16, max_thoughts=10, max_tokens=8, steps=4)
+SIZES = SlotSizes(slots=4, max_prompt=16, max_thoughts=10, max_tokens=8, steps=4)
 
 __all__ = ["EOS_ID", "PROMPTS", "SEPARATOR_ID", "VOCABULARY"]
 
@@ -45,12 +45,12 @@ def ask(number: int, *, seed: int | None = None, temperature: float = 0.0, **wis
 
 
 @functools.cache
-def programs(method: Method = Colar(), decode: DecodeConfig = DECODE, num_devices: int = 1) -> Programs:  # noqa: B008
+def programs(method: Method = Colar(), decode: DecodeConfig = DECODE, num_devices: int = 1) -> SlotPrograms:  # noqa: B008
     """The programs of the slots, compiled once for all tests of a process."""
     graph, parameters = model_of(method)
     engine = Engine(graph, make_mesh(jax.devices()[:num_devices]))
-    ways = Ways.of(engine, method, decode, separator_id=SEPARATOR_ID, eos_id=EOS_ID)
-    return Programs(engine, ways, parameters)
+    ways = TracedWays.of(engine, method, decode, separator_id=SEPARATOR_ID, eos_id=EOS_ID)
+    return SlotPrograms(engine, ways, parameters)
 
 
 def model_of(method: Method):
@@ -58,7 +58,7 @@ def model_of(method: Method):
     return random_model()
 
 
-def slot_engine(sizes: Sizes = SIZES, **programs_of) -> SlotEngine:
+def slot_engine(sizes: SlotSizes = SIZES, **programs_of) -> SlotEngine:
     """Empty slots."""
     return SlotEngine(programs(**programs_of), sizes, programs_of.get("num_devices", 1))
 
@@ -142,11 +142,11 @@ class Answers:
                 continue
             said = self.said[self._of_slot[slot]]
             for step, kind in enumerate(happened.kind[row]):
-                if kind == Kind.THOUGHT:
+                if kind == Act.THOUGHT:
                     said.thoughts.append(latents[row, step])
-                elif kind == Kind.CUT:
+                elif kind == Act.CUT:
                     said.forced = True
-                elif kind in (Kind.TOKEN, Kind.LAST_TOKEN):
+                elif kind in (Act.TOKEN, Act.LAST_TOKEN):
                     said.tokens.append(int(happened.token[row, step]))
                     said.log_probs.append(float(happened.log_prob[row, step]))
 

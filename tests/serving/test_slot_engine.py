@@ -1,11 +1,8 @@
 """What comes out of a slot is what the decoder says, whoever is in the slots beside it and whenever it came."""
 
-import itertools
-
-import numpy as np
 import pytest
 from decoding.test_decoder import random_model
-from serving.pico_slots import PROMPTS, SIZES, Answers, ask, assert_same, decoded, slot_engine
+from serving.pico_slots import PROMPTS, Answers, ask, assert_same, decoded, slot_engine
 
 EMBED_STD = float(random_model()[1]["latent_head"]["embed_std"])
 

@@ -3,7 +3,7 @@
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
 
-from colar_jax.serving.scheduler import Observer
+from colar_jax.serving.jobs import Observer
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 

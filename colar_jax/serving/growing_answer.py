@@ -4,7 +4,7 @@ import base64
 import dataclasses
 
 from colar_jax.data.answers import extract_answer
-from colar_jax.serving.narration import EndOfThinking, Failed, Happening, Thought, Token
+from colar_jax.serving.narration import EndOfThinking, Failed, Happening, ToldThought, ToldToken
 from colar_jax.serving.refusal import Refusal
 from colar_jax.serving.service import Served
 from colar_jax.thinker.growing_text import GrowingText
@@ -37,7 +37,7 @@ class GrowingAnswer:
         reasoning, text, latents, tokens = "", "", [], []
         for happening in happenings:
             match happening:
-                case Thought():
+                case ToldThought():
                     self.num_thoughts += 1
                     if happening.word_id is not None:
                         reasoning += self._reasoning.add(happening.word_id)
@@ -46,14 +46,14 @@ class GrowingAnswer:
                 case EndOfThinking():
                     self.forced_stop = happening.forced
                     reasoning += self._reasoning.finish()
-                case Token():
+                case ToldToken():
                     text += self._add_token(happening)
                     tokens.append(self.tokens[-1])
                 case Failed():
                     raise Refusal(500, happening.message)
         return Piece(reasoning, text, tuple(latents), tuple(tokens), self.is_over)
 
-    def _add_token(self, token: Token) -> str:
+    def _add_token(self, token: ToldToken) -> str:
         tokenizer = self._served.tokenizer
         has_ended = token.token_id == tokenizer.eos_id
         self.num_tokens += 1
@@ -64,7 +64,7 @@ class GrowingAnswer:
             text += self._text.finish()
         return text
 
-    def _latent(self, thought: Thought) -> dict:
+    def _latent(self, thought: ToldThought) -> dict:
         return {
             "number": self.num_thoughts,
             "words": [[word.text, round(word.score, 4)] for word in thought.words],

@@ -1,7 +1,6 @@
 """How a method thinks and answers, with temperatures that are data: greedy and sampled requests share the slots."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from colar_jax.settings import DecodeConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Ways:
+class TracedWays:
     """One method on one engine. Equal ones compile equal programs.
 
     Attributes:
@@ -32,7 +31,9 @@ class Ways:
     num_devices: int = 1
 
     @classmethod
-    def of(cls, engine: Engine, method: Method, decode: DecodeConfig, *, separator_id: int, eos_id: int) -> "Ways":
+    def of(
+        cls, engine: Engine, method: Method, decode: DecodeConfig, *, separator_id: int, eos_id: int
+    ) -> "TracedWays":
         """Those of an engine."""
         return cls(method, decode, separator_id, eos_id, engine.dtype, engine.mesh.size)
 
@@ -59,7 +60,7 @@ class Ways:
 
     @property
     def limit_is_choosable(self) -> bool:
-        """Whether a request may say how many latents there are at most; others think as often as they were trained to."""
+        """Whether a request may say how many latents there are at most; others think a fixed number."""
         return self.in_latents and self._thinking(self.decode, greedy=True).min_thoughts < self.max_thoughts
 
     def greedy_thought(self, model: Reasoner, hidden_BD) -> Thought:
