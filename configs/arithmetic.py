@@ -9,6 +9,8 @@ python -m colar_jax.train --config=configs/arithmetic.py
 python -m colar_jax.train --config=configs/arithmetic.py:smoke         # in about a minute, learning nothing
 python -m colar_jax.train --config=configs/arithmetic.py:rl            # and reinforcement learning, in the same folder
 python -m colar_jax.train --config=configs/arithmetic.py:redundant     # RL on chains that have something to cut
+python -m colar_jax.train --config=configs/arithmetic.py:shorter       # the same, as short as they can be at no loss
+python -m colar_jax.train --config=configs/arithmetic.py:filler        # the same where three quarters can be cut
 python -m colar_jax.train --config=configs/arithmetic.py:no_averaging  # after that: without averaging over a chain
 python -m colar_jax.train --config=configs/arithmetic.py:baselines     # all methods on equal terms
 python -m colar_jax.train --config=configs/arithmetic.py:baselines --config.run=cot,coconut     # or some of them
@@ -118,6 +120,38 @@ def _redundant(config) -> None:
     config.eval.speeds = "2,5"
 
 
+def _shorten(stage) -> None:
+    """Reinforcement learning that cuts chains at no loss (docs/rl.md, the recipe for certain models)."""
+    stage.update(steps=200, eval_every=50, log_every=10)
+    stage.optimizer.update(learning_rate=5e-5, warmup_steps=10)
+    # Correctness and length apart: right chains are told apart by their length, in full where 95 of 100 are right.
+    stage.rl.update(length_penalty=0.0, length_credit="among_right", length_weight=0.5, length_target=0.95)
+    stage.rl.update(dual_clip=3.0, overlong="no_advantage", redraws=1)
+    # After supervised training the decision to stop is next to certain: odds are tempered, and less so each iteration.
+    stage.rl.update(stop_odds_temperature=3.0, final_stop_odds_temperature=1.0, length_price=0.1)
+
+
+def _shorter(config) -> None:
+    """`redundant`, with each step ended alike, and a length credit instead of a price in the reward."""
+    _redundant(config)
+    config.workdir = "runs/arithmetic_shorter"
+    # Steps of 8 tokens, the last one too: at speeds that divide 8 no short last group gives the end of a chain away.
+    config.data.train += ",step_tokens=8"
+    for stage in (config.stages.colar, config.stages.rl):
+        stage.latent.speeds = config.eval.speeds = "2,4"
+    _shorten(config.stages.rl)
+
+
+def _filler(config) -> None:
+    """Three quarters of a chain carry nothing: the last step said again up to 12 times, and sentences that are none."""
+    _shorter(config)
+    config.workdir = "runs/arithmetic_filler"
+    config.data.train = "arithmetic:max_number=20,max_change=9,max_repeats=12,max_fillers=10,step_tokens=8"
+    config.decode.update(max_step_tokens=224, max_latents=112)
+    config.stages.cot.row_positions = config.stages.colar.row_positions = 320
+    config.stages.colar.steps = 4000
+
+
 def _no_averaging(config) -> None:
     """The paper's ablation, credited as published: a chain's sum instead of its mean, stops as tokens of the answer.
 
@@ -165,6 +199,8 @@ VARIANTS = {
     "": lambda config: None,
     "rl": _rl,
     "redundant": _redundant,
+    "shorter": _shorter,
+    "filler": _filler,
     "no_averaging": _no_averaging,
     "baselines": _on_equal_terms,
     "smoke": _smoke,

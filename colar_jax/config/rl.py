@@ -13,6 +13,7 @@ _CHOICES = {
     "stop_credit": ("decision", "answer"),
     "overlong": ("count", "no_advantage", "left_out"),
     "first_latent": ("all", "best"),
+    "noise": ("two_sided", "one_sided"),
 }
 
 
@@ -55,7 +56,11 @@ class RlConfig:
     overlong: str = "count"  # chains cut at the limit: count; no_advantage; left_out (of the group's mean and std, too)
     first_latent: str = "all"  # whose first latents learn: all; best: of the good rollouts only the most likely
     min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
+    noise: str = "two_sided"  # of latents; one_sided: the size of a normal draw, so that latents lie above the mean
     stop_odds_temperature: float = 1.0  # of the odds of ending thinking; above 1 rollouts try other lengths
+    final_min_std: float = 0.0  # the floor moves evenly to this one until the stage's last iteration; 0: it stays
+    final_stop_odds_temperature: float = 0.0  # and the temperature of those odds to this one; 0: it stays
+    final_max_latents: int = 0  # and the limit, from decode.max_latents, to this one; 0: it stays
     # Names of `rl.credit.REWARDS` or package.module:function, with commas and weights: "correctness,0.1*brevity".
     reward: str = "correctness"
     length_penalty: float = 0.0  # share of a right answer's reward that a chain of decode.max_latents loses
@@ -72,11 +77,12 @@ class RlConfig:
         for field in ("num_questions", "num_generations", "minibatch_size", "num_iterations", "configured_length"):
             require(getattr(self, field) > 0, f"rl.{field}={getattr(self, field)} must be positive")
         require(self.num_generations > 1, "rl.num_generations=1: a group of one has no advantage; take at least 2")
-        for field in ("questions_per_epoch", "rollout_questions", "redraws"):
+        for field in ("questions_per_epoch", "rollout_questions", "redraws", "final_max_latents"):
             require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
         weights = ("latent_weight", "decision_weight", "answer_weight", "entropy_weight")
         lengths = ("length_weight", "budget", "budget_rate", "length_price")
-        for field in (*weights, "beta", "min_std", "advantage_eps", "length_penalty", *lengths):
+        finals = ("final_min_std", "final_stop_odds_temperature")
+        for field in (*weights, "beta", "min_std", "advantage_eps", "length_penalty", *lengths, *finals):
             require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
         require(
             self.length_penalty <= 1,

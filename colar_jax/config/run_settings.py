@@ -56,6 +56,12 @@ class Config:
                 f"stages.{name}.rl.min_std=0 with model.latent_head.deterministic=True: nothing is sampled, so nothing "
                 "can be learned from rewards; give the latents a standard deviation, such as rl.min_std=0.2",
             )
+            least, most, final = self.decode.min_latents, self.decode.max_latents, stage.rl.final_max_latents
+            require(
+                stage.trainer == "sft" or not final or least <= final <= most,
+                f"stages.{name}.rl.final_max_latents={final} is not between decode.min_latents={least} and "
+                f"decode.max_latents={most}",
+            )
             require(
                 stage.trainer == "sft" or not self.model.latent_head.deterministic or not stage.rl.entropy_weight,
                 f"stages.{name}.rl.entropy_weight={stage.rl.entropy_weight} with model.latent_head.deterministic=True "

@@ -11,6 +11,7 @@ chain of the test set was ever trained on, in any wording.
 import dataclasses
 import hashlib
 import random
+from collections.abc import Sequence
 
 from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
@@ -21,6 +22,8 @@ NAMES = {"Tom": "He", "Ann": "She", "Ben": "He", "Eva": "She", "Max": "He", "Mia
 THINGS = ("apples", "books", "coins", "eggs", "keys", "nuts", "pens", "shells", "stamps", "toys")
 START = "{name} has {n} {things}."
 END = "How many {things} now?"
+# Sentences of a chain that are no steps, in words of the questions.
+FILLERS = ("How many {things} now?", "{name} has {things}.", "Then more {things} arrive.")
 PHRASES = {
     "+": ("{He} buys {n} more.", "Then {he} finds {n}.", "Then {n} more arrive."),
     "-": ("{He} gives away {n}.", "Then {he} loses {n}.", "Then {n} of them break."),
@@ -30,6 +33,9 @@ PHRASES = {
 
 # Multiplication and division by these two and what lies between: tables that a tiny model can learn.
 SMALLEST_FACTOR, LARGEST_FACTOR = 2, 5
+
+# What a calculation such as <<10*3=30>> has of them: brackets, three numbers, an operator and an equals sign.
+CALCULATION_TOKENS = 7
 
 # Of ten chains one is for validation and one for testing; the hash of a chain says which.
 NUM_BUCKETS = 10
@@ -53,6 +59,11 @@ class ChainKind:
             about 4,000 at 20, about 10,000 at 99.
         max_repeats: how often, at most, the steps of a problem end on its last one said again; each number up to it is
             equally likely. Chains of thought that people write are redundant; here by as much as one likes.
+        max_fillers: how many sentences that are no steps, at most, stand between the steps, before them or after; each
+            number up to it is equally likely.
+        step_tokens: if not 0, every step and filler ends with line breaks that fill it up to so many tokens, and the
+            last one of a chain as well. Where speeds divide it all steps end alike, so that the size of the last group
+            does not give the chain's end away: whether to go on is decided where it is asked. At least 8.
     """
 
     min_steps: int = 3
@@ -60,6 +71,8 @@ class ChainKind:
     max_number: int = 99
     max_change: int = 20
     max_repeats: int = 0
+    max_fillers: int = 0
+    step_tokens: int = 0
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self).items())
@@ -86,14 +99,19 @@ def generate_problems(split: str, count: int, *, seed: int = 0, **kind: int) -> 
         raise UserError(f"arithmetic cannot make count={count} problems: ask for at least 1")
     steps = settings.min_steps, settings.max_steps
     is_possible = 1 <= steps[0] <= steps[1] and settings.max_number >= 2 and settings.max_change >= 1
-    if not is_possible or settings.max_repeats < 0:
+    if not is_possible or settings.max_repeats < 0 or settings.max_fillers < 0:
         raise UserError(
-            f"arithmetic with {settings}: 1 <= min_steps <= max_steps, max_number >= 2, max_change >= 1 and "
-            "max_repeats >= 0 are needed"
+            f"arithmetic with {settings}: 1 <= min_steps <= max_steps, max_number >= 2, max_change >= 1, max_repeats "
+            ">= 0 and max_fillers >= 0 are needed"
+        )
+    if settings.step_tokens and settings.step_tokens < CALCULATION_TOKENS + 1:
+        raise UserError(
+            f"arithmetic with {settings}: a step has {CALCULATION_TOKENS} tokens and a line break, so step_tokens is 0 "
+            f"or at least {CALCULATION_TOKENS + 1}"
         )
     order = f"{split}/{seed}/{steps[0]}/{steps[1]}/{settings.max_number}/{settings.max_change}"
-    # Repeats have draws of their own: the problems are the same ones with and without.
-    rng, repeats = random.Random(order), random.Random(f"{order}/repeats")
+    # Repeats and fillers have draws of their own: the problems are the same ones with and without.
+    rng, repeats, fillers = (random.Random(f"{order}{of}") for of in ("", "/repeats", "/fillers"))
     seen: set[Operations] = set()
     problems: list[Problem] = []
     failures = 0
@@ -109,7 +127,12 @@ def generate_problems(split: str, count: int, *, seed: int = 0, **kind: int) -> 
             continue
         failures = 0
         seen.add(chain)
-        problems.append(_tell(rng, chain, repeats.randint(0, settings.max_repeats)))
+        told = _tell(rng, chain)
+        lines = [*told.steps, *told.steps[-1:] * repeats.randint(0, settings.max_repeats)]
+        if settings.max_fillers:
+            _put_fillers_between(lines, fillers, settings.max_fillers)
+        needed = _filled_up(told.steps, settings.step_tokens)
+        problems.append(dataclasses.replace(told, steps=_filled_up(lines, settings.step_tokens), needed_steps=needed))
     return problems
 
 
@@ -177,7 +200,25 @@ def _draw_operation(rng: random.Random, value: int, max_number: int, max_change:
     return operator, rng.choice(divisors)
 
 
-def _tell(rng: random.Random, chain: Operations, num_repeats: int) -> Problem:
+def _filled_up(lines: Sequence[str], step_tokens: int) -> tuple[str, ...]:
+    """Steps and fillers with line breaks that make each `step_tokens` long, the one before the next with it."""
+    if not step_tokens:
+        return tuple(lines)
+    filled = [line + "\n" * (step_tokens - 1 - _num_tokens(line)) for line in lines]
+    return (*filled[:-1], filled[-1] + "\n")  # nothing joins the last one to a next
+
+
+def _num_tokens(line: str) -> int:
+    return CALCULATION_TOKENS if line.startswith("<<") else len(line.split()) + 1  # the sign at a sentence's end
+
+
+def _put_fillers_between(lines: list[str], rng: random.Random, at_most: int) -> None:
+    for _ in range(rng.randint(0, at_most)):
+        words = {"name": rng.choice(tuple(NAMES)), "things": rng.choice(THINGS)}
+        lines.insert(rng.randint(0, len(lines)), rng.choice(FILLERS).format(**words))
+
+
+def _tell(rng: random.Random, chain: Operations) -> Problem:
     name, things = rng.choice(tuple(NAMES)), rng.choice(THINGS)
     start, operations = chain
     words = {"name": name, "things": things, "He": NAMES[name], "he": NAMES[name].lower()}
@@ -188,4 +229,4 @@ def _tell(rng: random.Random, chain: Operations, num_repeats: int) -> Problem:
         steps.append(f"<<{value}{operator}{operand}={result}>>")
         value = result
     sentences.append(END.format(**words))
-    return Problem(" ".join(sentences), (*steps, *steps[-1:] * num_repeats), str(value))
+    return Problem(" ".join(sentences), tuple(steps), str(value))

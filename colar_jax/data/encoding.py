@@ -8,6 +8,7 @@ import numpy as np
 from tokenizers import models
 
 from colar_jax.data import prompts
+from colar_jax.data.grouping import num_groups
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed
 from colar_jax.data.tokenizers import Tokenizer
@@ -37,6 +38,7 @@ class EncodedProblems:
     eos_id: int
     step_starts: tuple[np.ndarray, ...] = ()  # where in `steps` each step begins, for methods that remove whole steps
     answer_prefix: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))  # of every answer
+    needed_lengths: np.ndarray | None = None  # tokens of the steps that each answer needs; None: not known of all
     step_ends: tuple[np.ndarray, ...] = ()  # where each step ends, without the line break after it
     before_digits: tuple[int, ...] = ()  # how many tokens of each answer stand before the one with its first digit
 
@@ -59,6 +61,13 @@ class EncodedProblems:
     def step_lengths(self) -> np.ndarray:
         """The number of step tokens of every problem."""
         return np.array([len(steps) for steps in self.steps])
+
+    def needed_latents(self, speed: float) -> float | None:
+        """Mean #L at `speed` of chains with only the steps that the answers need; None where that is not known.
+
+        No shorter chain says all of it: what a chain has more can be cut at no loss.
+        """
+        return None if self.needed_lengths is None else float(num_groups(self.needed_lengths, speed).mean())
 
     def shared_answer_tokens(self, index: int) -> int:
         """How many tokens at the start of an answer are the prefix that all answers have."""
@@ -115,6 +124,7 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
         answer_prefix=np.array(tokenizer.encode(prompts.ANSWER_PREFIX), np.int32),
         step_ends=step_ends,
         before_digits=_before_digits(problems, tokenizer),
+        needed_lengths=_needed_lengths(problems, tokenizer),
     )
     _check_tails(encoded, tokenizer, speeds)
     return encoded
@@ -133,6 +143,13 @@ def _step_bounds(problems: list[Problem], tokenizer: Tokenizer) -> tuple[tuple[n
         starts.append(np.searchsorted(starts_of_tokens, np.concatenate([[0], after[:-1]]).astype(int)[: len(after)]))
         ends.append(np.searchsorted(starts_of_tokens, after - 1))
     return tuple(starts), tuple(ends)
+
+
+def _needed_lengths(problems: list[Problem], tokenizer: Tokenizer) -> np.ndarray | None:
+    if not problems or any(problem.needed_steps is None for problem in problems):
+        return None
+    texts = [prompts.steps_text(problem.needed_steps) for problem in problems]
+    return np.array([len(ids) for ids in tokenizer.encode_batch(texts)])
 
 
 def _before_digits(problems: list[Problem], tokenizer: Tokenizer) -> tuple[int, ...]:

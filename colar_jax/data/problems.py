@@ -13,4 +13,6 @@ class Problem:
     question: str
     steps: tuple[str, ...]
     answer: str
+    # The steps that the answer needs, where it is known that the others carry nothing; None: not known.
+    needed_steps: tuple[str, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
     place: str = dataclasses.field(default="", compare=False, repr=False)

@@ -40,12 +40,14 @@ def latent_thinker(
     stop_temperature: float,
     stop_odds_temperature: float = 1.0,
     min_std: float = 0.0,
+    one_sided: bool = False,
 ) -> Think:
     """CoLaR: sample the next compressed embedding; stop when the language head says `###`.
 
     Greedy takes the Gaussian's mean, and stops where `###` is the most probable token. A latent's log-probability is
     the mean over its dimensions (as in the paper) of the density, under the tempered Gaussian, in units of `embed_std`.
-    `min_std` is a floor of the Gaussian's standard deviation, before the temperature.
+    `min_std` is a floor of the Gaussian's standard deviation, before the temperature. `one_sided` samples half of the
+    Gaussian: the size of the normal draw in each dimension, so that all latents lie above the mean.
     """
 
     def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
@@ -59,8 +61,9 @@ def latent_thinker(
         else:
             latent_key_B, stop_key_B = _split(keys_B)
             noise_BD = jax.vmap(lambda key: jax.random.normal(key, hidden_BD.shape[1:]))(latent_key_B)
+            noise_BD = jnp.abs(noise_BD) if one_sided else noise_BD
             latent_BD = predicted.sample(noise_BD, latent_temperature)
-            log_prob_B = latent_log_prob(predicted, latent_BD, latent_temperature)
+            log_prob_B = latent_log_prob(predicted, latent_BD, latent_temperature, one_sided=one_sided)
             separator_log_prob_B = _log_prob_of_one(logits_BV / stop_temperature, separator_id)
             separator_log_prob_B = temper_odds(separator_log_prob_B, stop_odds_temperature)
             stop_B = jnp.log(jax.vmap(jax.random.uniform)(stop_key_B)) < separator_log_prob_B
@@ -93,15 +96,20 @@ def _log_prob_of_one(logits_BV, token_id: int):
     return log_prob_of(logits_BV, jnp.full(logits_BV.shape[0], token_id, jnp.int32))
 
 
-def latent_log_prob(predicted, latent, temperature):
-    """Mean over dimensions of the tempered log density, `[..., D]` to `[...]`; zero for a head without a density."""
+def latent_log_prob(predicted, latent, temperature, *, one_sided: bool = False):
+    """Mean over dimensions of the tempered log density, `[..., D]` to `[...]`; zero for a head without a density.
+
+    Half of a Gaussian is twice as dense. A latent below the mean, which it did not come from, keeps the density that it
+    would have above.
+    """
     densities = jnp.where(predicted.std > 0, predicted.log_prob(latent, temperature), 0.0)
-    return jnp.mean(densities, axis=-1)
+    mean = jnp.mean(densities, axis=-1)
+    return mean + jnp.log(2.0) if one_sided else mean
 
 
 def temper_odds(log_prob, temperature: float):
     """The log-probability after the odds `p / (1 - p)` are raised to `1 / temperature`; above 1 towards one half."""
-    if temperature == 1:
+    if isinstance(temperature, float | int) and temperature == 1:
         return log_prob
     return jax.nn.log_sigmoid((log_prob - _log_of_rest(log_prob)) / temperature)
 

@@ -152,5 +152,6 @@ class Colar(Method):
             stop_temperature=decode.stop_temperature,
             stop_odds_temperature=decode.stop_odds_temperature,
             min_std=decode.min_latent_std,
+            one_sided=decode.latent_noise == "one_sided",
         )
         return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents, way="latent_head")

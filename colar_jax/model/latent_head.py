@@ -50,7 +50,9 @@ class Gaussian:
 
     def with_min_std(self, min_std: float) -> "Gaussian":
         """The same with no standard deviation below `min_std` (in units of `embed_std`; no gradient where it is)."""
-        return dataclasses.replace(self, std=jnp.maximum(self.std, min_std)) if min_std else self
+        if isinstance(min_std, float | int) and not min_std:
+            return self
+        return dataclasses.replace(self, std=jnp.maximum(self.std, min_std))
 
     def entropy(self):
         """Differential entropy of each dimension, in nats."""

@@ -52,6 +52,7 @@ COLUMNS = (
     Column("accuracy_over_questions", lambda result: result.accuracy_over_questions),
     Column("mean_length", lambda result: result.mean_length, "#L", length_text),
     Column("length_over_seeds", lambda result: result.length_over_seeds),
+    Column("needed_length", lambda result: result.needed_length),
     Column("forced_stop_share", lambda result: result.forced_stop_share, remark="Reasoning cut at its limit"),
     Column(
         "cut_answer_share",

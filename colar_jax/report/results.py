@@ -69,6 +69,7 @@ class Result:
     cost: Cost | None = None  # of an answer
     measured_SN: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # by name, as far as recorded
     thinks_in: str = ""  # "latents", "words", or "" for neither
+    needed_length: float | None = None  # mean #L of chains without what carries nothing, where the data knows it
 
     def __post_init__(self):
         if self.speed not in (NO_SPEED, AUTO_SPEED) and not _is_positive_number(self.speed):

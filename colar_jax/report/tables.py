@@ -47,7 +47,7 @@ def accuracy_table(results: Sequence[Result]) -> Table:
             of_row.append(_mean_cell(row) if row in complete else ABSENT)
         cells.append(of_row)
     header = [*datasets, *(["mean"] if len(datasets) > 1 else [])]
-    return _table("accuracy", "Accuracy", rows, header, cells, [_legend(results), *_remarks(rows)])
+    return _table("accuracy", "Accuracy", rows, header, cells, [_legend(results), *_floors(rows), *_remarks(rows)])
 
 
 def cost_table(results: Sequence[Result]) -> Table | None:
@@ -182,6 +182,23 @@ def _legend(results: Sequence[Result]) -> str:
     sentences.append(f"Questions: {_counts_text(questions)}.")
     sentences.append(f"Seeds: {_counts_text({name: numbers for name, numbers in seeds.items() if numbers})}.")
     return " ".join(sentences)
+
+
+def _floors(rows: Sequence[Row]) -> list[str]:
+    """What #L there would be without redundancy, and how much of each row's could still be cut."""
+    told = [
+        f"{row.way.name}, on {dataset} {length_text(floor)} of {_to_cut(floor, result)}"
+        for row in rows
+        for dataset, result in row.results.items()
+        if (floor := result.needed_length) is not None
+    ]
+    return [f"#L of chains without what carries nothing, of the #L measured: {'; '.join(told)}."] if told else []
+
+
+def _to_cut(floor: float, result: Result) -> str:
+    length = result.mean_length
+    can_go = f" ({percent(1 - floor / length)} % can go)" if length > floor else ""
+    return length_text(length) + can_go
 
 
 def _remarks(rows: Sequence[Row]) -> list[str]:

@@ -1,6 +1,7 @@
 """The trainer of reinforcement learning: a step of its stage is one iteration of `rl.learner`."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -157,6 +158,7 @@ def make_grpo_trainer(
         stream=QuestionStream(len(encoded), stage.seed, skip_solved=rl.skip_solved),
         length_weight=LengthWeight(rl, rl.length_weight),
         num_rows=rows_of_minibatch(stage.config, engine.num_shards),
+        num_iterations=iterations(stage.config, len(encoded)),
     )
     health = Health(stage.name, rl, stage.decode.min_latents, engine.compute.dtype)
     step = make_policy_step(engine, stage.config, sampling, tokenizer.separator_id, optimizer)
@@ -173,12 +175,15 @@ def make_sampler(
 ) -> Sampler:
     """What samples a stage's rollouts."""
     rl, speeds, sampling = stage.rl, method.recipe.prompt_speeds, sampling_of(decode, stage)
-    per_prompt = rl.num_generations // rl.speeds_per_group
+    ways_at = functools.partial(
+        ways_to_sample, engine, method, sampling, vocabulary, num_generations=rl.rollouts_per_prompt
+    )
     return Sampler(
         engine,
-        ways_to_sample(engine, method, sampling, vocabulary, num_generations=per_prompt),
+        ways_at(),
         batch_size=(rl.rollout_questions or rl.num_questions) * rl.speeds_per_group,
         prompt_lengths=np.concatenate([encoded.prompt_lengths(speed) + 1 for speed in speeds]),
+        ways_at=lambda at: ways_at(at=at),
     )
 
 
@@ -202,5 +207,8 @@ def most_updates(rl: RlConfig) -> int:
 def sampling_of(decode: DecodeConfig, stage: StageConfig) -> DecodeConfig:
     """How a stage's rollouts are sampled: as a sampled evaluation is, with the policy's floor."""
     return dataclasses.replace(
-        decode, min_latent_std=stage.rl.min_std, stop_odds_temperature=stage.rl.stop_odds_temperature
+        decode,
+        min_latent_std=stage.rl.min_std,
+        latent_noise=stage.rl.noise,
+        stop_odds_temperature=stage.rl.stop_odds_temperature,
     )

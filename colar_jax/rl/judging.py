@@ -11,6 +11,7 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Recipe
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.evaluation.judge import Judge
+from colar_jax.rl.annealing import Annealed
 from colar_jax.rl.credit import Reward
 from colar_jax.rl.lengths import Outcomes, rollout_advantages
 from colar_jax.rl.reward_list import rewards_of
@@ -51,6 +52,16 @@ class Judged:
 
 
 @dataclasses.dataclass(frozen=True)
+class Draw:
+    """Which draw of questions it is, and what holds in its iteration."""
+
+    iteration: int
+    number: int  # 0: the iteration's first; each has randomness of its own
+    length_weight: float
+    annealed: Annealed | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Questioner:
     """Asks questions of the policy, and judges what it answers."""
 
@@ -63,21 +74,21 @@ class Questioner:
     reward: Reward
     seed: int
 
-    def ask(self, parameters, questions: np.ndarray, iteration: int, *, draw: int, length_weight: float) -> Judged:
-        """The rollouts of some questions. `draw` counts the draws of an iteration, each with randomness of its own."""
-        redrawn = (draw,) if draw else ()
-        rng = np.random.default_rng((self.seed, 1, iteration, *redrawn))
+    def ask(self, parameters, questions: np.ndarray, draw: Draw) -> Judged:
+        """The rollouts of some questions, and what they are worth."""
+        redrawn = (draw.number,) if draw.number else ()
+        rng = np.random.default_rng((self.seed, 1, draw.iteration, *redrawn))
         asked = np.repeat(questions, self.config.speeds_per_group).tolist()
         problems = [self.encoded.problems[question] for question in asked]
         prompts = [
             np.append(self.encoded.prompt(question, self.recipe.said(*drawn)), np.int32(self.encoded.separator_id))
             for question, *drawn in zip(asked, *self.recipe.draw(rng, len(asked)), strict=True)
         ]
-        key = jax.random.fold_in(jax.random.key(self.seed), iteration)
-        if draw:
-            key = jax.random.fold_in(key, np.uint32(2**32 - draw))  # no rollout has such a number
+        key = jax.random.fold_in(jax.random.key(self.seed), draw.iteration)
+        if draw.number:
+            key = jax.random.fold_in(key, np.uint32(2**32 - draw.number))  # no rollout has such a number
         parts, rewards, right, host_seconds = [], [], [], 0.0
-        for place, part in self.sampler.run(parameters, prompts, key):
+        for place, part in self.sampler.run(parameters, prompts, key, draw.annealed):
             begin = time.perf_counter()
             per_prompt = len(part.num_thoughts_B) // len(problems[place])
             of_chains = [problem for problem in problems[place] for _ in range(per_prompt)]
@@ -90,5 +101,5 @@ class Questioner:
         of_groups = (np.concatenate(rewards), np.concatenate(right), decoded.num_thoughts_B, decoded.forced_stop_B)
         by_group = (values.reshape(len(questions), self.config.num_generations) for values in of_groups)
         outcomes = Outcomes(*by_group, self.sampling.max_latents)
-        advantages_QG, informative_Q = rollout_advantages(outcomes, self.config, length_weight)
+        advantages_QG, informative_Q = rollout_advantages(outcomes, self.config, draw.length_weight)
         return Judged(questions, prompts, decoded, outcomes, advantages_QG, informative_Q, host_seconds)

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from colar_jax.metrics import Metric, merge
-from colar_jax.rl.judging import Judged, Questioner
+from colar_jax.rl.annealing import Annealed, annealed
+from colar_jax.rl.judging import Draw, Judged, Questioner
 from colar_jax.rl.lengths import LengthWeight
 from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.tree_batch import KINDS, TreeBatch, assemble
@@ -26,6 +27,7 @@ class Learner:
     stream: QuestionStream
     length_weight: LengthWeight
     num_rows: int  # of a minibatch, a multiple of the devices
+    num_iterations: int = 1  # of the stage
     last_batch: TreeBatch | None = None
 
     @property
@@ -48,6 +50,9 @@ class Learner:
         metrics = _of_updates(jax.device_get(of_updates)) | self._of_rollouts(judged)
         if self.config.redraws:
             metrics["redraws"] = Metric(len(draws) - 1, 1)
+        if (at := self._annealed(iteration)) is not None:
+            annealing = {f"annealed/{field.name}": getattr(at, field.name) for field in dataclasses.fields(at)}
+            metrics |= {name: Metric(value, 1) for name, value in annealing.items()}
         if self.config.length_credit != "none":
             metrics["length_weight"] = Metric(self.length_weight.value, 1)
         self.length_weight.follow(judged.outcomes.lengths_QG.mean())
@@ -79,8 +84,9 @@ class Learner:
         """
         config, draws = self.config, []
         for draw in range(1 + config.redraws):
-            questions, weight = self.stream.draw(config.num_questions), self.length_weight.value
-            draws.append(self.questioner.ask(parameters, questions, iteration, draw=draw, length_weight=weight))
+            questions = self.stream.draw(config.num_questions)
+            drawn = Draw(iteration, draw, self.length_weight.value, self._annealed(iteration))
+            draws.append(self.questioner.ask(parameters, questions, drawn))
             if sum(judged.informative_Q.sum() for judged in draws) >= config.num_questions:
                 break
         return draws
@@ -109,7 +115,11 @@ class Learner:
                     prompt_room=self.questioner.sampler.prompt_room,
                     min_thoughts=self.questioner.sampling.min_latents,
                 )
+                batch = batch.under(self._annealed(iteration))
                 yield batch.counting(len(groups) / size) if config.minibatches == "even" else batch
+
+    def _annealed(self, iteration: int) -> Annealed | None:
+        return annealed(self.config, self.questioner.sampling, iteration, self.num_iterations)
 
     def _of_rollouts(self, judged: Judged) -> dict[str, Metric]:
         decoded, outcomes = judged.decoded, judged.outcomes

@@ -50,14 +50,16 @@ def rescore(
     states_BGLD = jnp.concatenate([jnp.broadcast_to(last_BD[:, None], (B, G, 1, D)), branches_BGTD[:, :, :L]], axis=2)
     with jax.named_scope("latents"):
         raw = model.latent_head(states_BGLD[:, :, :L])
-        sampled = raw.with_min_std(sampling.min_latent_std)
-        latents_BGL = latent_log_prob(sampled, batch.thoughts_BGLD, sampling.latent_temperature)
+        sampled = raw.with_min_std(floor_of(batch, sampling))
+        latents_BGL = _latent_log_probs(sampled, batch, sampling)
     with jax.named_scope("decisions"):
         separators = jnp.full((B, G, L + 1), separator_id, jnp.int32)
         separator_BGL1 = _token_log_probs(
             model, states_BGLD, separators, sampling.stop_temperature, 1.0, compute.logits_chunk
         )
-        separator_BGL1 = temper_odds(separator_BGL1, sampling.stop_odds_temperature)
+        by_row_B = batch.stop_odds_temperature_B
+        odds_temperature = sampling.stop_odds_temperature if by_row_B is None else by_row_B[:, None, None]
+        separator_BGL1 = temper_odds(separator_BGL1, odds_temperature)
         is_stop_BGL1 = jnp.arange(L + 1)[None, None] == batch.num_thoughts_BG[..., None]
         decisions_BGL1 = decision_log_prob(separator_BGL1, is_stop_BGL1)
     with jax.named_scope("answers"):
@@ -67,6 +69,25 @@ def rescore(
             model, answer_BGAD, batch.answer_ids_BGA, sampling.answer_temperature, sampling.top_p, compute.logits_chunk
         )
     return Rescored({"latent": latents_BGL, "decision": decisions_BGL1, "answer": answers_BGA}, raw, sampled)
+
+
+def floor_of(batch: TreeBatch, sampling: DecodeConfig):
+    """The least standard deviation of latents, which broadcasts over `[B, G, L, D]`."""
+    return sampling.min_latent_std if batch.min_std_B is None else batch.min_std_B[:, None, None, None]
+
+
+def _latent_log_probs(sampled: Gaussian, batch: TreeBatch, sampling: DecodeConfig):
+    """`[B, G, L]`, of a latent the mean over its dimensions.
+
+    With one-sided noise a drawn value lies above the mean; once the mean has moved past it, the gradient of its density
+    points the other way, and what was bad would be pulled near. So values of bad rollouts are mirrored to above the
+    mean: their density stays, and the mean moves down from them (arXiv 2604.27998 does so for its Gumbel noise).
+    """
+    value, one_sided = batch.thoughts_BGLD, sampling.latent_noise == "one_sided"
+    if one_sided:
+        mirrored = jax.lax.stop_gradient(sampled.mean + jnp.abs(value - sampled.mean))
+        value = jnp.where((batch.advantages_BG > 0)[..., None, None], value, mirrored)
+    return latent_log_prob(sampled, value, sampling.latent_temperature, one_sided=one_sided)
 
 
 def _embed(model: Reasoner, batch: TreeBatch, separator_id: int, dtype):

@@ -4,7 +4,8 @@ What is sampled for a rollout depends only on the iteration, the prompt's place 
 not depend on how many prompts are decoded at a time, nor on the number of devices.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import jax
@@ -17,8 +18,12 @@ from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts, shape_for,
 from colar_jax.decoding.thinking import Think
 from colar_jax.engine import Engine
 from colar_jax.errors import UserError
+from colar_jax.evaluation.decode_program import TracedDecode
 from colar_jax.methods.method import Method, decode_limits
 from colar_jax.parallel.hosts import fetch
+from colar_jax.rl.annealing import Annealed
+
+WaysToSample = tuple[Think, DecodeLimits]
 
 
 class ControlTokens(Protocol):
@@ -29,9 +34,21 @@ class ControlTokens(Protocol):
 
 
 def ways_to_sample(
-    engine: Engine, method: Method, sampling: DecodeConfig, vocabulary: ControlTokens, *, num_generations: int
+    engine: Engine,
+    method: Method,
+    sampling: DecodeConfig,
+    vocabulary: ControlTokens,
+    *,
+    num_generations: int,
+    at: Annealed | None = None,
 ) -> tuple[Think, DecodeLimits]:
-    """How a method's rollouts are sampled, `num_generations` of each prompt; `min_latent_std` is the policy's floor."""
+    """How a method's rollouts are sampled, `num_generations` of each prompt; `min_latent_std` is the policy's floor.
+
+    `at` may be traced: what it has is data to the program.
+    """
+    if at is not None:
+        changed = {"min_latent_std": at.min_std, "stop_odds_temperature": at.stop_odds_temperature}
+        sampling = TracedDecode(**vars(sampling) | changed)
     if not sampling.latents_see_question:
         raise UserError("decode.latents_see_question=False is for evaluating: rollouts see their question")
     thinking = method.thinking(sampling, vocabulary.separator_id, engine.dtype, False)
@@ -43,7 +60,7 @@ def ways_to_sample(
         greedy=False,
         num_rollouts=num_generations,
     )
-    return thinking.think, limits
+    return thinking.think, limits if at is None else dataclasses.replace(limits, cut_at=at.cut_at)
 
 
 class Sampler:
@@ -51,12 +68,19 @@ class Sampler:
 
     Args:
         ways: as `ways_to_sample` gives them.
+        ways_at: the same of what is annealed, for a stage in which anything is.
         batch_size: prompts decoded at a time, over all devices.
         prompt_lengths: of all prompts that may come (separator included): the program has room for the longest.
     """
 
     def __init__(
-        self, engine: Engine, ways: tuple[Think, DecodeLimits], *, batch_size: int, prompt_lengths: np.ndarray
+        self,
+        engine: Engine,
+        ways: WaysToSample,
+        *,
+        batch_size: int,
+        prompt_lengths: np.ndarray,
+        ways_at: Callable[[Annealed], WaysToSample] | None = None,
     ):
         _, limits = ways
         self._engine, self._num_generations = engine, limits.num_rollouts
@@ -64,7 +88,7 @@ class Sampler:
         # For a batch of the longest prompts. A batch that still needs more rows gets them, and a program of its own.
         longest = np.sort(prompt_lengths)[::-1][: self._shard_size]
         self._shape: PromptShape = shape_for([longest])
-        self._program = engine.compile_decode(lambda _: ways, keeps_thoughts=True)
+        self._program = engine.compile_decode(lambda at: ways if at is None else ways_at(at), keeps_thoughts=True)
 
     @property
     def prompt_room(self) -> int:
@@ -80,7 +104,9 @@ class Sampler:
         keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num_rollouts))
         return self._program.lower(parameters, *self._engine.shapes_of_rows((prompts, keys_B)))
 
-    def run(self, parameters, prompts: list[np.ndarray], key: jax.Array) -> Iterator[tuple[slice, Decoded]]:
+    def run(
+        self, parameters, prompts: list[np.ndarray], key: jax.Array, at: Annealed | None = None
+    ) -> Iterator[tuple[slice, Decoded]]:
         """The rollouts of these prompts (separator included) on the host, in parts, each with the prompts it is of.
 
         All parts are under way when the first is handed out: the caller judges one while the devices decode the next.
@@ -93,16 +119,17 @@ class Sampler:
             part = slice(start, min(start + batch_size, len(prompts)))
             # The last part is filled up with its last prompt.
             filled = np.arange(start, start + batch_size).clip(max=len(prompts) - 1)
-            pending.append((part, self._start(parameters, [prompts[i] for i in filled], keys[filled].reshape(-1))))
+            keys_B = keys[filled].reshape(-1)
+            pending.append((part, self._start(parameters, [prompts[i] for i in filled], keys_B, at)))
         for part, decoded in pending:
             num_rollouts = (part.stop - part.start) * self._num_generations
             yield part, jax.tree.map(lambda leaf, num=num_rollouts: leaf[:num], fetch(decoded))
 
-    def _start(self, parameters, prompts: list[np.ndarray], keys_B) -> Decoded:
+    def _start(self, parameters, prompts: list[np.ndarray], keys_B, at: Annealed | None) -> Decoded:
         shards = [prompts[i : i + self._shard_size] for i in range(0, len(prompts), self._shard_size)]
         shape = self._shape
         for shard in shards:
             shape = with_room_for(shape, np.array([len(prompt) for prompt in shard]))
         packed = [pack_prompts(shard, shape) for shard in shards]
         packed = jax.tree.map(lambda *parts: np.concatenate(parts), *packed)
-        return self._program(parameters, *self._engine.put_rows((packed, keys_B)))
+        return self._program(parameters, *self._engine.put_rows((packed, keys_B)), at)

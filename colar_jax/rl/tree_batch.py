@@ -13,6 +13,7 @@ import numpy as np
 
 from colar_jax.config import RlConfig
 from colar_jax.decoding.decoder import Decoded
+from colar_jax.rl.annealing import Annealed
 from colar_jax.rl.credit import term_weights
 
 KINDS = ("latent", "decision", "answer")  # of actions
@@ -41,6 +42,19 @@ class TreeBatch:
     advantages_BG: np.ndarray
     terms: dict[str, Terms]  # by kind: [B, G, L], [B, G, L + 1], [B, G, A]
     share_B: np.ndarray  # float32, 1 / rows: a part's metrics count by its share of the whole minibatch
+    # How the rollouts were sampled, where that changes from iteration to iteration (`rl.annealing`).
+    min_std_B: np.ndarray | None = None
+    stop_odds_temperature_B: np.ndarray | None = None
+
+    def under(self, at: Annealed | None) -> "TreeBatch":
+        """The same with what held when its rollouts were sampled."""
+        if at is None:
+            return self
+        return dataclasses.replace(
+            self,
+            min_std_B=np.full_like(self.share_B, at.min_std),
+            stop_odds_temperature_B=np.full_like(self.share_B, at.stop_odds_temperature),
+        )
 
     def counting(self, factor: float) -> "TreeBatch":
         """The same with every term's weight times `factor`."""

@@ -18,7 +18,7 @@ from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.rl.rescoring import Rescored, rescore
+from colar_jax.rl.rescoring import Rescored, floor_of, rescore
 from colar_jax.rl.tree_batch import KINDS, Terms, TreeBatch, sum_over
 
 # A head's standard deviation this near to its bound (relative) is at it.
@@ -78,7 +78,8 @@ def policy_loss(
         of_kind, metrics_of_kind = _of_kind(kind, now, before, batch, rl)
         loss += of_kind
         metrics |= metrics_of_kind
-    loss, of_latents = _with_entropy(loss, now, batch, rl, model.latent_head.config)
+    floor = jnp.max(jnp.asarray(floor_of(batch, sampling)))
+    loss, of_latents = _with_entropy(loss, now, batch, rl, (model.latent_head.config, floor))
     return loss, metrics | of_latents
 
 
@@ -116,8 +117,9 @@ def _kind_weight(kind: str, rl: RlConfig) -> float:
     return {"latent": rl.latent_weight, "decision": rl.decision_weight, "answer": rl.answer_weight}[kind]
 
 
-def _with_entropy(loss, now: Rescored, batch: TreeBatch, rl: RlConfig, head):
-    """The bonus, and how spread the latents are."""
+def _with_entropy(loss, now: Rescored, batch: TreeBatch, rl: RlConfig, bounds):
+    """The bonus, and how spread the latents are; `bounds` are those of the head, and the floor."""
+    head, floor = bounds
     mask, count = batch.terms["latent"].mask, jnp.sum(batch.terms["latent"].mask)
     entropy_BGL = jnp.mean(now.sampled.entropy(), axis=-1)
     if rl.entropy_weight:
@@ -128,7 +130,7 @@ def _with_entropy(loss, now: Rescored, batch: TreeBatch, rl: RlConfig, head):
 
     metrics = {"latent_entropy": Metric(jnp.sum(jnp.where(mask, entropy_BGL, 0.0)), count)}
     if not head.deterministic:
-        lowest = jnp.maximum(jnp.exp(head.min_log_std), rl.min_std)
+        lowest = jnp.maximum(jnp.exp(head.min_log_std), floor)
         at_bound = (now.raw.std <= lowest * _AT_BOUND) | (now.raw.std * _AT_BOUND >= jnp.exp(head.max_log_std))
         metrics |= {"latent_std": mean(now.raw.std), "latent_std_at_bound": mean(at_bound.astype(jnp.float32))}
     return loss, metrics

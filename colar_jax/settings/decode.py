@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from colar_jax.settings.checks import parse_positive, parse_speeds, require
+from colar_jax.settings.checks import one_of, parse_positive, parse_speeds, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +15,7 @@ class DecodeConfig:
     max_answer_tokens: int = 16  # the limit of an answer
     latent_temperature: float = 1.0  # scales the latent standard deviation of a sampled decode
     min_latent_std: float = 0.0  # floor of that standard deviation, in embedding scales, as rl.min_std is in rollouts
+    latent_noise: str = "two_sided"  # of a sampled latent; one_sided: the size of a normal draw in each dimension
     stop_temperature: float = 1.0  # of the decision to end thinking, and of words in a chain of thought
     stop_odds_temperature: float = 1.0  # of the odds of ending latent thinking; above 1 more lengths are tried
     answer_temperature: float = 1.0  # of the answer's tokens
@@ -36,6 +37,7 @@ class DecodeConfig:
                 f"decode.{field}={getattr(self, field)} must be positive; greedy decoding is eval.greedy",
             )
         require(self.min_latent_std >= 0, f"decode.min_latent_std={self.min_latent_std} is negative")
+        one_of("decode.latent_noise", self.latent_noise, ("two_sided", "one_sided"))
         require(0 < self.top_p <= 1, f"decode.top_p={self.top_p} is not in (0, 1]")
 
 

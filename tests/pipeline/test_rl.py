@@ -101,6 +101,8 @@ def test_what_the_stage_leaves_behind(finished):
     assert memory["length_weight"] != tiny_config(finished).stages["rl"].rl.length_weight, "it followed the budget"
     rows = json.loads((finished / "report.json").read_text())["results"]
     assert ("rl", "5", "greedy") in [(row["stage"], row["speed"], row["sampling"]) for row in rows]
+    (row,) = [row for row in rows if (row["stage"], row["sampling"]) == ("rl", "greedy")]
+    assert row["needed_length"] == prepare(tiny_config(finished)).tests["arithmetic"].needed_latents(5.0)
     # The policy moved away from where it started.
     run = prepare(tiny_config(finished))
     before, after = (finished_parameters(run, finished / name) for name in ("colar", "rl"))

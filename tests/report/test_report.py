@@ -276,3 +276,16 @@ def test_no_questions_are_no_result():
     nothing_SN = np.zeros((2, 0), dtype=bool)
     with pytest.raises(ValueError, match="not empty"):
         Result("cot", "arithmetic", "-", "greedy", nothing_SN, nothing_SN.astype(int), nothing_SN)
+
+
+def test_what_could_still_be_cut_stands_below_the_table():
+    """Where the data knows which steps carry something; and nothing where it does not."""
+    result = dataclasses.replace(RESULTS[0], needed_length=16.2)
+    (told,) = [line for line in table_of([result]).splitlines() if "carries nothing" in line]
+    share = f"{100 * (1 - 16.2 / result.mean_length):.1f}"
+    assert (
+        f"{result.way.name}, on {result.dataset} 16.2 of {length_text(result.mean_length)} ({share} % can go)" in told
+    )
+    shortest = dataclasses.replace(result, needed_length=result.mean_length)
+    assert "can go" not in table_of([shortest]) and "carries nothing" in table_of([shortest])
+    assert "carries nothing" not in table_of(RESULTS)

@@ -20,7 +20,7 @@ from colar_jax.metrics import Metric, divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.rl.credit import advantages_of
 from colar_jax.rl.grpo import make_policy_step
-from colar_jax.rl.judging import Questioner
+from colar_jax.rl.judging import Draw, Questioner
 from colar_jax.rl.learner import Learner
 from colar_jax.rl.lengths import LengthWeight
 from colar_jax.rl.questions import QuestionStream
@@ -100,8 +100,7 @@ def learner(reward, right, recipe=TWO_SPEEDS, **rl) -> Learner:
 
 def ask(one: Learner, iteration: int = 0):
     """What becomes of the four questions."""
-    weight = one.length_weight.value
-    return one.questioner.ask(policy()[1], np.arange(4), iteration, draw=0, length_weight=weight)
+    return one.questioner.ask(policy()[1], np.arange(4), Draw(iteration, 0, one.length_weight.value))
 
 
 def by_turns(problems, answers, num_latents):

@@ -32,6 +32,9 @@ def config_with(setting, value):
         ("stages.rl.rl.length_target", 0.0, "rl.length_target=0.0 is an accuracy"),
         ("stages.rl.rl.dual_clip", 1.1, "rl.dual_clip=1.1 is not above 1 [+] rl.epsilon_high"),
         ("stages.rl.accumulation", 16, "stage.accumulation=16 does not divide the 1 rows of a minibatch"),
+        ("stages.rl.rl.final_max_latents", 65, "final_max_latents=65 is not between decode.min_latents=1 and .*=64"),
+        ("stages.rl.rl.noise", "onesided", "none of two_sided, one_sided"),
+        ("decode.latent_noise", "onesided", "none of two_sided, one_sided"),
         ("decode.min_latent_std", -1.0, "decode.min_latent_std=-1.0 is negative"),
     ],
 )

@@ -12,7 +12,7 @@ from flax import nnx
 from colar_jax import __version__
 from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.prompts import speed_text
+from colar_jax.data.prompts import AUTO_SPEED, speed_text
 from colar_jax.evaluation.causal import causal_tests
 from colar_jax.evaluation.cost import CostModel, cost_of
 from colar_jax.evaluation.decode_program import TEMPERATURES
@@ -162,7 +162,17 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
             thinks_in=thinks_in,
             votes_SN=votes_of([seed.predictions for seed in seeds], is_same) if len(seeds) > 1 else None,
             cost=cost_of(model, seeds),
+            needed_length=_needed_length(part, dataset, speed, thinks_in),
         )
+
+
+def _needed_length(part: StageCells, dataset: str, speed: str, thinks_in: str) -> float | None:
+    """The shortest mean #L that loses nothing, of chains in words or at a speed; of others it is not known."""
+    # In words only a chain of thought is written as a whole: other methods leave steps out as they go.
+    is_chain = speed == NO_SPEED and thinks_in == "words" and part.run.config.stages[part.stage].method == "cot"
+    if speed == AUTO_SPEED or (speed == NO_SPEED and not is_chain):
+        return None
+    return part.run.tests[dataset].needed_latents(1.0 if speed == NO_SPEED else float(speed))
 
 
 def shown_samples(part: StageCells, store: Store) -> Iterator[dict]:
