@@ -23,6 +23,8 @@ ROWS = {
     "sim_coconut": 7,
     "sim_codi": 8,
     "sim_colar": 5,
+    "ruplar": 7,
+    "colar_khot": 5,
     "no_cot": 4,
 }
 
@@ -57,6 +59,7 @@ def _methods_own(config) -> None:
     # Speed 5 is the harder one; the latents need the weight (configs/arithmetic.py).
     for name in ("colar", "sim_colar"):
         config.stages[name][_group(name)].update(speeds="2,5,5", weight=10.0)
+    config.stages.colar_khot.khot.speeds = "1,2,5"
     # 8 tokens an epoch, a new AdamW at each: 31 tokens are gone after four epochs.
     config.stages.icot.icot.update(removed_per_epoch=8.0, smoothing=4.0, reset_optimizer=True)
     # Two latents a step, a stage an epoch, all-latent for the rest.

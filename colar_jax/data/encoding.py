@@ -40,6 +40,7 @@ class EncodedProblems:
     answer_prefix: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))  # of every answer
     needed_lengths: np.ndarray | None = None  # tokens of the steps that each answer needs; None: not known of all
     step_ends: tuple[np.ndarray, ...] = ()  # where each step ends, without the line break after it
+    step_token_starts: tuple[np.ndarray, ...] = ()  # where in the steps' text each token begins
     before_digits: tuple[int, ...] = ()  # how many tokens of each answer stand before the one with its first digit
 
     def __len__(self) -> int:
@@ -108,7 +109,7 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
     tails = _tails(tokenizer, questions[0] if questions else "", speeds)
     tail_length = len(tails[texts[0]])
     heads = tuple(ids[: len(ids) - tail_length] for ids in first_prompts)
-    step_starts, step_ends = _step_bounds(problems, tokenizer)
+    step_starts, step_ends, step_token_starts = _step_bounds(problems, tokenizer)
     encoded = EncodedProblems(
         problems=tuple(problems),
         heads=heads,
@@ -123,6 +124,7 @@ def encode(problems: list[Problem], tokenizer: Tokenizer, speeds: tuple[Speed, .
         step_starts=step_starts,
         answer_prefix=np.array(tokenizer.encode(prompts.ANSWER_PREFIX), np.int32),
         step_ends=step_ends,
+        step_token_starts=step_token_starts,
         before_digits=_before_digits(problems, tokenizer),
         needed_lengths=_needed_lengths(problems, tokenizer),
     )
@@ -135,14 +137,14 @@ def _arrays(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, ...]:
 
 
 def _step_bounds(problems: list[Problem], tokenizer: Tokenizer) -> tuple[tuple[np.ndarray, ...], ...]:
-    """The first token of each step, and the one after its last: a token begins before or after a line break."""
+    """The first token of each step, the one after its last, and where tokens begin: before or after a line break."""
     starts, ends = [], []
     token_starts = tokenizer.token_starts([prompts.steps_text(problem.steps) for problem in problems])
     for problem, starts_of_tokens in zip(problems, token_starts, strict=True):
         after = np.cumsum([len(step) + 1 for step in problem.steps], dtype=int)  # the line break
         starts.append(np.searchsorted(starts_of_tokens, np.concatenate([[0], after[:-1]]).astype(int)[: len(after)]))
         ends.append(np.searchsorted(starts_of_tokens, after - 1))
-    return tuple(starts), tuple(ends)
+    return tuple(starts), tuple(ends), tuple(np.array(of_one, np.int32) for of_one in token_starts)
 
 
 def _needed_lengths(problems: list[Problem], tokenizer: Tokenizer) -> np.ndarray | None:

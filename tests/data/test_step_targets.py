@@ -1,0 +1,80 @@
+"""What a latent of a step should say: shares of its numbers and signs, by rule."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colar_jax.data.arithmetic import generate_problems
+from colar_jax.data.encoding import encode
+from colar_jax.data.problems import Problem
+from colar_jax.data.step_targets import STEP_RULES, step_shares
+from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+
+SHARED = Path(__file__).parents[3] / "shared" / "tokenizers"
+LLAMA = str(SHARED / "llama3")
+needs_llama = pytest.mark.skipif(not Path(LLAMA).is_dir(), reason="the real tokenizers lie in ../shared/tokenizers")
+
+
+def shares_of(steps: tuple[str, ...], rule: str, name: str = LLAMA) -> list[dict[str, float]]:
+    tokenizer = load_tokenizer(name)
+    encoded = encode([Problem("How many?", steps, "7")], tokenizer, ("auto",))
+    found = []
+    for ids, shares in step_shares(encoded, 0, rule):
+        assert len(set(ids.tolist())) == len(ids)  # a token that stands twice has one share
+        found.append({tokenizer.token_text(int(i)).strip(): float(s) for i, s in zip(ids, shares, strict=True)})
+    return found
+
+
+@needs_llama
+def test_the_mix_of_a_step():
+    (shares,) = shares_of(("<<16-3-4=9>>",), "mix")
+    assert shares.keys() == {"16", "-", "3", "4", "=", "9"}  # no bracket
+    assert shares["9"] == pytest.approx(0.2 / 6 + 0.8)
+    assert all(shares[key] == pytest.approx(0.2 / 6) for key in shares.keys() - {"9"})
+
+
+@needs_llama
+def test_the_scores_of_a_step():
+    (shares,) = shares_of(("<<16-3-4=9>>",), "temp")
+    weights = np.exp(np.array([2.8, 2.0]) / 0.5)
+    assert shares["9"] / shares["3"] == pytest.approx(weights[0] / weights[1])
+    (uniform,) = shares_of(("<<16-3-4=9>>",), "uniform")
+    assert all(share == pytest.approx(1 / 6) for share in uniform.values())
+
+
+@needs_llama
+@pytest.mark.parametrize(
+    ("step", "result"),
+    [
+        ("<<2*3=6>>", {"6"}),
+        ("He has 2*3 = 6 apples left over", {"6"}),
+        ("<<5=5>>", {"5"}),
+        ("<<1/4=0.25>>", {"0", ".", "25"}),
+        ("<<1234*10=12340>>", {"123", "40"}),
+        ("x = y", set()),
+        ("no number at all", None),
+    ],
+)
+def test_what_the_result_of_a_step_is(step, result):
+    (shares,) = shares_of((step,), "mix")
+    likely = {key for key, share in shares.items() if share > 0.2}
+    if result is None:  # all its tokens, alike
+        assert len({round(share, 6) for share in shares.values()}) == 1 and len(shares) == 4
+    elif result:
+        assert likely == result
+    else:
+        assert shares == {"=": 1.0}
+
+
+@pytest.mark.parametrize("rule", STEP_RULES)
+def test_shares_sum_to_one_over_tokens_of_their_step(rule):
+    encoded = encode(generate_problems("train", 30), load_tokenizer(EMBEDDED), ("auto",))
+    for example, problem in enumerate(encoded.problems):
+        found = step_shares(encoded, example, rule)
+        assert len(found) == len(problem.steps)
+        for (ids, shares), start, stop in zip(
+            found, encoded.step_starts[example], encoded.step_ends[example], strict=True
+        ):
+            assert shares.sum() == pytest.approx(1, abs=1e-6)
+            assert set(ids.tolist()) <= set(encoded.steps[example][start:stop].tolist())
