@@ -68,12 +68,9 @@ class _Conversation:
     """Questions and what is printed of the replies; the draws of a question depend on how many came before it."""
 
     def __init__(self, thinker: Thinker, flags: Flags):
+        thinker.checked_speed(flags.speed)  # also where nothing is asked
         self._thinker, self._flags, self._num_asked = thinker, flags, 0
-        self._options = {
-            "speed": thinker.checked_speed(flags.speed),
-            "temperature": flags.temperature,
-            "seed": flags.seed,
-        }
+        self._options = {"speed": flags.speed or None, "temperature": flags.temperature, "seed": flags.seed}
 
     def answer(self, lines: list[str], *, is_list: bool = False) -> None:
         """Print the replies to these questions, one by one as it is thought, several when all are there.

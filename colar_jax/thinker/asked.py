@@ -114,10 +114,11 @@ def check_questions(questions: Any, tokenizer: Tokenizer, *, allow_unknown_words
 
 def _listed_questions(questions: Any) -> list[Any]:
     try:
-        return list(questions)
+        if not isinstance(questions, bytes | bytearray):
+            return list(questions)
     except TypeError:
-        kind = type(questions).__name__
-        raise UserError(f"questions is of type {kind}: a text is wanted, or a list of texts") from None
+        pass
+    raise UserError(f"questions is of type {type(questions).__name__}: a text is wanted, or a list of texts")
 
 
 def _refuse_or_warn(where: str, question: str, words: Sequence[str], tokenizer: Tokenizer, *, refuses: bool) -> None:

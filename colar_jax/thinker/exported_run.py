@@ -10,11 +10,11 @@ import numpy as np
 from colar_jax.config import plain, resolve_plain
 from colar_jax.config.of_before import of_this_version
 from colar_jax.errors import UserError
-from colar_jax.methods import find_method
+from colar_jax.methods import Method, find_method
 from colar_jax.parallel.mesh import put
 from colar_jax.runs.run import Run
 from colar_jax.training.state import Tree
-from colar_jax.weights.latent_head_file import HEAD_CONFIG_FILE, load_latent_head, read_head_config
+from colar_jax.weights.latent_head_file import load_latent_head, read_head_config
 from colar_jax.weights.peft import ADAPTER_CONFIG_FILE, read_adapter_config
 from colar_jax.weights.projection_file import PROJECTION_CONFIG_FILE, projection_sizes
 from colar_jax.weights.thinking_file import THINKING_FILE, ThinkingFacts, read_thinking
@@ -45,7 +45,7 @@ def exported_config(folder: Path) -> ml_collections.ConfigDict:
         "max_answer_tokens": facts.max_answer_tokens,
     }
     saved = {"title": folder.name, "run": name, "stages": {name: stage}, "decode": decode}
-    saved |= {"model": _model(folder, facts), "data": {"tokenizer": str(folder)}}
+    saved |= {"model": _model(folder, facts, method), "data": {"tokenizer": str(folder)}}
     try:
         config = ml_collections.ConfigDict(plain(resolve_plain(of_this_version(saved))))
     except UserError as error:
@@ -60,11 +60,16 @@ def exported_parameters(run: Run, folder: Path) -> Tree:
     Raises:
         UserError: a file is missing or damaged, or does not fit the model.
     """
-    own: Tree = {}
-    if (folder / HEAD_CONFIG_FILE).is_file():
-        own["latent_head"] = load_latent_head(folder)[0]
+    if (said := read_thinking(folder).separator_id) != run.tokenizer.separator_id:
+        raise UserError(
+            f"{folder / THINKING_FILE} has separator_id {said}, and the separator of its tokenizer is "
+            f"{run.tokenizer.separator_id}: the files do not belong together"
+        )
     (stage,) = run.config.stage_names
-    for name, module in run.method(stage).modules.items():
+    own, method = {}, run.method(stage)
+    if "latent_head" in method.trains:
+        own["latent_head"] = load_latent_head(folder)[0]
+    for name, module in method.modules.items():
         if module.save is None:  # for training alone
             continue
         if module.load is None:
@@ -76,10 +81,11 @@ def exported_parameters(run: Run, folder: Path) -> Tree:
     return run.initial_parameters() | placed
 
 
-def _model(folder: Path, facts: ThinkingFacts) -> dict[str, Any]:
+def _model(folder: Path, facts: ThinkingFacts, method: type[Method]) -> dict[str, Any]:
     """The group of settings `model`: the folder is the base, or holds adapters for one."""
+    # Every model has a latent head; one that nobody reads is as small as can be.
     model: dict[str, Any] = {"base": str(folder), "latent_head": {"intermediate_size": 1}}
-    if (folder / HEAD_CONFIG_FILE).is_file():
+    if "latent_head" in method.trains:
         model["latent_head"] = plain(read_head_config(folder))
     if (folder / ADAPTER_CONFIG_FILE).is_file():
         lora = read_adapter_config(folder)

@@ -1,6 +1,5 @@
 """What a name stands for (a run, a stage of one, an exported folder, a hub id of one), opened as a `Thinker`."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import ml_collections
 
 from colar_jax.config import Config, nearest, resolve
 from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import CONFIG_FILE, saved_config
@@ -65,18 +65,18 @@ def config_of(folder: Path) -> ml_collections.ConfigDict:
     """
     if is_exported(folder):
         return exported_config(folder)
-    if _is_run(folder):
+    if _is_language_model(folder):
+        raise UserError(
+            f"{folder} holds a language model, and no thinking.json that says how it thinks: name a run, or a folder "
+            "that colar_jax.export wrote"
+        )
+    if (folder / CONFIG_FILE).is_file():
         return saved_config(folder)
     if _is_run(folder.resolve().parent):
         name, parent = folder.resolve().name, folder.resolve().parent
         if name in saved_config(parent).stages:
             raise UserError(f"{folder} is the folder of a stage that has no checkpoint yet: train it first")
         raise UserError(f"{folder} is a folder in a run, and none of a stage: name the run, {parent}")
-    if (folder / CONFIG_FILE).is_file():
-        raise UserError(
-            f"{folder} holds a language model, and no thinking.json that says how it thinks: name a run, or a folder "
-            "that colar_jax.export wrote"
-        )
     raise UserError(f"{folder} is neither a run, nor a stage of one, nor a folder that colar_jax.export wrote")
 
 
@@ -97,14 +97,19 @@ def _check_stage(stage: str | None, config: Config) -> None:
     """UserError for a stage that is none of the run's, before anything is loaded."""
     if not stage or stage in config.stages:
         return
-    names = list(dict.fromkeys([*config.stage_names, *config.stages]))
+    names = _stages_of(config)
     raise UserError(
         f"stage={stage!r} is no stage of {config.workdir}, which has {', '.join(names)}.{nearest(stage, names)}"
     )
 
 
+def _stages_of(config: Config) -> list[str]:
+    """The stages of a run in their order, then those that are only defined."""
+    return list(dict.fromkeys([*config.stage_names, *config.stages]))
+
+
 def _what_to_do(run: Run) -> str:
-    has = [name for name in run.config.stages if latest_step(run.workdir / name) is not None]
+    has = [name for name in _stages_of(run.config) if latest_step(run.workdir / name) is not None]
     return f"train it first, or name one that has: {', '.join(has)}" if has else "train it first"
 
 
@@ -113,8 +118,16 @@ def _is_stage(folder: Path) -> bool:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder's config.json is a run's: a Hugging Face model has a file of that name, too."""
+    return "stages" in _config_json(folder)
+
+
+def _is_language_model(folder: Path) -> bool:
+    """Whether a folder's config.json is one of Hugging Face's: a run has a file of that name, too."""
+    return "model_type" in _config_json(folder) or "architectures" in _config_json(folder)
+
+
+def _config_json(folder: Path) -> dict[str, Any]:
     try:
-        return "stages" in json.loads((folder / CONFIG_FILE).read_bytes())
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+        return read_json_object(folder / CONFIG_FILE)
+    except (OSError, UserError):
+        return {}

@@ -12,13 +12,14 @@ import json
 import os
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from command_line.program import call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from colar_jax import evaluate, export, generate, import_published, plan
-from colar_jax.command_line import CONFIG, RUN, RUNS
+from colar_jax.command_line import ASKED, CONFIG, RUN, RUNS
 from colar_jax.config import Config, StageConfig, plain, reference
 
 NUM_EXAMPLES = int(os.environ.get("COLAR_FUZZ_EXAMPLES", "60"))
@@ -33,7 +34,7 @@ PROGRAMS = {
     "import_published": (import_published.Flags, CONFIG),
     "evaluate": (evaluate.Flags, RUNS),
     "export": (export.Flags, RUN),
-    "generate": (generate.Flags, RUN),
+    "generate": (generate.Flags, ASKED),
 }
 # What a CoT stage has: not the settings of other methods, nor of reinforcement learning.
 _OTHERS = tuple(f"stages.cot.{group}." for group in ("latent", "icot", "coconut", "codi", "rl"))
@@ -51,6 +52,18 @@ def get_config(argument):
     config.stages.cot = stage_defaults()
     return config
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_hub():
+    """A folder that is not there may be a hub id: nothing is asked of the network."""
+
+    def download(repository, **_):
+        raise OSError(f"no network for {repository}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub, "snapshot_download", download)
+        yield
 
 
 @pytest.fixture(scope="module")

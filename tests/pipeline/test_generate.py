@@ -9,9 +9,10 @@ import pytest
 from pipeline.tiny import tiny_config
 
 from colar_jax import generate
-from colar_jax.command_line import RUN, run_main
+from colar_jax.command_line import ASKED, run_main
 from colar_jax.data.answers import extract_answer
 from colar_jax.data.example_questions import EXAMPLE, EXAMPLES
+from colar_jax.exchange.folder import export_stage
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import finished_parameters
 
@@ -26,7 +27,7 @@ def ask(monkeypatch, capsys, finished):
     def ask(*flags, stdin: str = "", workdir=finished) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["generate", f"--workdir={workdir}", *flags])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        run_main(lambda config, flags: generate.generate(tiny_config(workdir), flags), generate.Flags, RUN)
+        run_main(generate.generate, generate.Flags, ASKED)
         captured = capsys.readouterr()
         ask.errors = captured.err.splitlines()
         return captured.out.splitlines()
@@ -116,16 +117,20 @@ def test_a_line_for_each_latent_and_then_the_answer(ask):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--stage=colarr", "--stage=colarr is no stage of this run: cot, colar.*Did you mean 'colar'?"),
-        ("--stage=rl", "--stage=rl: .*rl has no checkpoint yet: train it first, or name another stage"),
+        ("--stage=colarr", "stage='colarr' is no stage of .*, which has cot, colar.*Did you mean 'colar'?"),
+        (
+            "--stage=rl",
+            "stage 'rl' of .* has no checkpoint yet: train it first, or name one that has: cot, colar, no_cot$",
+        ),
         ("--speed=0.5", "'0.5' is no thinking speed"),
-        ("--speed=2,5", "--speed=2,5: one speed at a time, such as --speed=2"),
+        ("--speed=2,5", "speed=2,5: one speed at a time, such as speed=2"),
         ("--temperature=hot", "flag --temperature=hot: a number is wanted, not 'hot'"),
         ("--temperature=-1", "--temperature=-1.0 is no number of at least 0"),
         ("--seed=-1", "--seed=-1 is no whole number from 0"),
         ("--question=", "--question= is no question: write one, or leave the flag out"),
         ("--question=  ", "--question= is no question: write one, or leave the flag out"),
-        ("--workdir=", "--workdir is missing: name the folder of a run$"),
+        ("--question=Bob has 7 apples.", "the question, 'Bob has 7 apples.': the tokenizer does not know 'Bob'"),
+        ("--workdir=", "--workdir is missing: name the folder of a run, or one that"),
         (("--quiet", "--json"), "--show, --json and --quiet are three ways to print a reply: take one"),
     ],
 )
@@ -136,10 +141,37 @@ def test_what_cannot_be_asked_is_said_with_the_fix(ask, capsys, flag, message):
     assert re.match(f"error: {message}", line)
 
 
+def test_an_exported_folder_is_asked_as_its_run(ask, finished, tmp_path):
+    question = f"--question={EXAMPLE.question}"
+    folder = export_stage(prepare(tiny_config(finished), sets="none"), "colar", tmp_path / "out")
+    assert ask(question, "--json", workdir=folder) == ask(question, "--json", "--stage=colar")
+    (cut,) = ask(question, "--json", "--config.decode.max_latents=1", workdir=folder)
+    assert json.loads(cut)["length"] <= 1
+
+
+def test_at_a_terminal_a_question_that_cannot_be_read_ends_nothing(ask, monkeypatch):
+    monkeypatch.setattr(generate.sys, "stdin", io.StringIO())
+    typed = iter(["Bob has 7 apples.", "", EXAMPLE.question])
+
+    def type_next(prompt=""):
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    class Terminal(io.StringIO):
+        isatty = staticmethod(lambda: True)
+
+    monkeypatch.setattr("builtins.input", type_next)
+    monkeypatch.setattr(io, "StringIO", Terminal)
+    lines = ask("--stage=no_cot")
+    assert "does not know 'Bob'" in ask.errors[0] and len(lines) >= 1
+
+
 def test_a_method_without_a_speed_is_asked_without_one(ask, capsys):
     with pytest.raises(SystemExit):
         ask("--stage=cot", "--speed=2")
-    assert "stage cot has none to choose; leave the flag out" in capsys.readouterr().err
+    assert "stage cot has none to choose; leave it out" in capsys.readouterr().err
 
 
 def test_a_question_that_is_not_utf8(ask, capsys):

@@ -1,0 +1,265 @@
+"""What `colar_jax.load` opens, and what it says of what it cannot open."""
+
+import gc
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from exchange.tiny_run import MAX_LATENTS, given_run
+from thinker.test_generate import QUESTIONS, assert_same_answer
+
+import colar_jax
+from colar_jax.errors import UserError
+from colar_jax.exchange.folder import export_stage
+
+LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
+
+
+def exported(run, stage, folder, **options):
+    return export_stage(run, stage, folder, **options)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "colar",
+        "codi",
+        "cot",
+        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_cot", "icot", "coconut")),
+    ],
+)
+def test_an_exported_folder_answers_as_its_run(asked_run, loaded, stage, tmp_path):
+    folder = exported(asked_run, stage, tmp_path / "out")
+    model, of_run = colar_jax.load(folder), loaded(stage)
+    assert (model.stage, model.speeds, model.decode) == (stage, of_run.speeds, of_run.decode)
+    expected = of_run.generate(QUESTIONS)
+    for ours, theirs in zip(model.generate(QUESTIONS), expected, strict=True):
+        assert_same_answer(ours, theirs)
+
+    facts = json.loads((folder / "thinking.json").read_text())
+    for name in ("stage", "method_settings", "decode"):  # which earlier versions did not write
+        del facts[name]
+    (folder / "thinking.json").write_text(json.dumps(facts))
+    of_before = colar_jax.load(folder)
+    assert of_before.stage == stage
+    for ours, theirs in zip(of_before.generate(QUESTIONS), expected, strict=True):
+        assert_same_answer(ours, theirs)
+
+
+def test_adapters_are_opened_with_their_base(tmp_path):
+    first, _ = given_run(tmp_path / "first")
+    base = export_stage(first, "colar", tmp_path / "base")
+    run, _ = given_run(tmp_path / "second", base=str(base), lora=LORA)
+    folder = export_stage(run, "colar", tmp_path / "adapter", form="adapter")
+    ours, theirs = colar_jax.load(folder).generate(QUESTIONS), colar_jax.load(run.workdir).generate(QUESTIONS)
+    for answer, of_run in zip(ours, theirs, strict=True):
+        assert_same_answer(answer, of_run)
+
+
+def test_a_run_and_a_stage_of_it_are_the_same(asked_run, monkeypatch):
+    by_name = colar_jax.load(str(asked_run.workdir), stage="colar")
+    of_stage = colar_jax.load(asked_run.workdir / "colar")
+    assert of_stage.stage == by_name.stage == "colar" and of_stage.run.workdir == asked_run.workdir
+    monkeypatch.chdir(asked_run.workdir / "colar")
+    assert colar_jax.load(".").stage == "colar" and colar_jax.load("..").stage == "codi"
+    assert repr(by_name) == f"<Thinker: stage 'colar' of {asked_run.workdir}>"
+
+
+def test_the_default_is_the_last_stage_with_a_checkpoint_that_thinks_in_latents(asked_run, tmp_path):
+    assert colar_jax.load(asked_run.workdir).stage == "codi"
+    copy = shutil.copytree(asked_run.workdir, tmp_path / "copy")
+    for unfinished in ("codi", "coconut"):
+        shutil.rmtree(copy / unfinished / "checkpoints")
+    assert colar_jax.load(copy).stage == "colar"
+    shutil.rmtree(copy / "colar")
+    assert colar_jax.load(copy).stage == "icot"
+
+
+def test_settings_are_those_of_the_caller(asked_run):
+    model = colar_jax.load(asked_run.workdir, "colar", settings={"decode.max_latents": 2, "eval.batch_size": 1})
+    assert model.decode.max_latents == 2 and model.run.config.eval.batch_size == 1
+    assert all(answer.num_latents <= 2 < MAX_LATENTS for answer in model.generate(QUESTIONS))
+
+
+def test_a_hub_id_is_fetched(asked_run, tmp_path, monkeypatch):
+    """Its files, at a revision, and no pickled ones; what is fetched is opened as a folder is."""
+    import huggingface_hub
+
+    folder, calls = exported(asked_run, "colar", tmp_path / "snapshot"), []
+
+    def download(repository, **options):
+        calls.append((repository, options))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    model = colar_jax.load("someone/thinks-silently@v2")
+    ((repository, options),) = calls
+    assert (repository, options["revision"], model.stage) == ("someone/thinks-silently", "v2", "colar")
+    wanted = {path.suffix for path in folder.iterdir()} - {".md", ".py"}
+    assert all(f"*{suffix}" in options["allow_patterns"] for suffix in wanted)
+
+
+def test_a_hub_id_that_is_none(monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: 1 / 0)
+    with pytest.raises(UserError, match=r"^'runs/arithmetik' is no folder, and cannot be fetched from the hub \(Zero"):
+        colar_jax.load("runs/arithmetik")
+
+
+def folders_that_are_none(root: Path, run_folder: Path) -> dict[str, Path]:
+    """Folders and files that cannot be opened, by what is said of them."""
+    language_model, empty = root / "language_model", root / "empty"
+    for folder in (language_model, empty):
+        folder.mkdir()
+    (language_model / "config.json").write_text('{"model_type": "llama"}')
+    unfinished = shutil.copytree(run_folder, root / "unfinished")
+    shutil.rmtree(unfinished / "colar" / "checkpoints")
+    odd = root / "odd"
+    odd.mkdir()
+    (odd / "config.json").write_text("[" * 100_000)
+    return {
+        "holds a language model, and no thinking.json": language_model,
+        "is neither a run, nor a stage of one": empty,
+        "config.json": odd,
+        "is the folder of a stage that has no checkpoint yet: train it first": unfinished / "colar",
+        "is a folder in a run, and none of a stage: name the run": run_folder / "tokenizer",
+        "is a file: name the folder": language_model / "config.json",
+        "there is no such folder, and it is no hub id": root / "nothing",
+    }
+
+
+def test_what_is_no_model_is_said_in_one_line(asked_run, tmp_path):
+    for said, folder in folders_that_are_none(tmp_path, asked_run.workdir).items():
+        with pytest.raises(UserError) as raised:
+            colar_jax.load(folder)
+        assert said in str(raised.value) and str(folder) in str(raised.value), folder
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0b", "./nothing", "/nothing/at/all", "~nobody/run"])
+def test_a_name_that_names_nothing(name):
+    with pytest.raises(UserError, match="names nothing|there is no such folder|is no folder"):
+        colar_jax.load(name)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("colarr", "stage='colarr' is no stage of .*, which has cot, colar, .* Did you mean 'colar'"),
+        ("RL", "stage='RL' is no stage of "),
+        ("../colar", "stage='../colar' is no stage"),
+    ],
+)
+def test_a_stage_that_is_none(asked_run, stage, message):
+    with pytest.raises(UserError, match=message):
+        colar_jax.load(asked_run.workdir, stage)
+
+
+def test_a_stage_without_a_checkpoint(asked_run, tmp_path):
+    copy = shutil.copytree(asked_run.workdir, tmp_path / "copy")
+    shutil.rmtree(copy / "codi")
+    with pytest.raises(
+        UserError, match="stage 'codi' of .* has no checkpoint yet: train it first, or name .*cot, colar"
+    ):
+        colar_jax.load(copy, "codi")
+    for name in asked_run.config.stages:
+        shutil.rmtree(copy / name, ignore_errors=True)
+    with pytest.raises(UserError, match="stage 'codi' of .* has no checkpoint yet: train it first$"):
+        colar_jax.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decode.max_latentz": 3}, "decode.max_latentz is no setting"),
+        ({"decode.max_latents": "many"}, "max_latents"),
+        ({"decode.max_latents": 0}, "decode.max_latents=0 must be positive"),
+        ({"decode": 3}, "decode"),
+        ({"nothing": 3}, "nothing is no setting"),
+    ],
+)
+def test_settings_that_are_none(asked_run, settings, message):
+    with pytest.raises(UserError, match=message):
+        colar_jax.load(asked_run.workdir, "colar", settings=settings)
+
+
+DAMAGES = {
+    "thinking.json is not JSON": lambda folder: (folder / "thinking.json").write_text("{"),
+    "does not say 'way'": lambda folder: change(folder, lambda facts: facts.pop("way")),
+    "max_thoughts is 'x'": lambda folder: change(folder, lambda facts: facts.update(max_thoughts="x")),
+    "method='colour' is none of": lambda folder: change(folder, lambda facts: facts.update(method="colour")),
+    "config.stages.colar.latent.new is no": lambda folder: change(folder, lambda f: f["method_settings"].update(new=1)),
+    "latent_head.safetensors cannot be read": lambda f: (f / "latent_head.safetensors").write_bytes(b"\xff" * 100),
+    "has no latent_head.safetensors": lambda folder: (folder / "latent_head.safetensors").unlink(),
+    "has no latent_head.json: it is no exported": lambda folder: (folder / "latent_head.json").unlink(),
+    "there are no weights in it": lambda folder: (folder / "model.safetensors").unlink(),
+    "latent_head": lambda folder: (folder / "latent_head.json").write_text('{"intermediate_size": 24}'),
+    "the files do not fit": lambda folder: change(folder, lambda f: f.update(intermediate_size=8), "latent_head.json"),
+    "the separator of its tokenizer": lambda folder: change(folder, lambda facts: facts.update(separator_id=3)),
+}
+
+
+def change(folder, how, name="thinking.json"):
+    facts = json.loads((folder / name).read_text())
+    how(facts)
+    (folder / name).write_text(json.dumps(facts))
+
+
+def test_a_damaged_folder_is_one_line(asked_run, tmp_path):
+    whole = exported(asked_run, "colar", tmp_path / "whole")
+    for number, (said, damage) in enumerate(DAMAGES.items()):
+        folder = shutil.copytree(whole, tmp_path / str(number))
+        damage(folder)
+        with pytest.raises(UserError) as raised:
+            colar_jax.load(folder)
+        assert said in str(raised.value), (said, str(raised.value))
+
+
+def test_a_method_whose_modules_no_folder_holds(asked_run, tmp_path, monkeypatch):
+    folder = exported(asked_run, "codi", tmp_path / "out")
+    monkeypatch.setattr("colar_jax.methods.codi.load_projection", None)
+    with pytest.raises(UserError, match="its method has no way to read 'projection' from a folder: load the run"):
+        colar_jax.load(folder)
+
+
+def live_buffers() -> dict[int, int]:
+    """The bytes of each buffer that is held now, by where it is: views of one, such as a shard, count once."""
+    gc.collect()
+    arrays = [array for array in jax.live_arrays() if not jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)]
+    return {array.unsafe_buffer_pointer(): array.nbytes for array in arrays}
+
+
+def test_weights_are_held_once(asked_run, tmp_path):
+    folder = exported(asked_run, "colar", tmp_path / "out")
+    for source in (asked_run.workdir / "colar", folder):
+        before = live_buffers()
+        model = colar_jax.load(source)
+        held = sum(size for pointer, size in live_buffers().items() if pointer not in before)
+        whole = sum(leaf.nbytes for leaf in jax.tree.leaves(model.parameters))
+        assert held <= 1.05 * whole + 4096, source
+
+
+def test_importing_the_package_imports_no_jax():
+    program = (
+        "import sys, colar_jax; print(sorted({'jax', 'flax', 'transformers', 'torch'} & sys.modules.keys()), "
+        "'load' in dir(colar_jax), hasattr(colar_jax, 'lood'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "True", "False"]
+
+
+@pytest.mark.parametrize("name", colar_jax.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(colar_jax, name) is not None and name in dir(colar_jax)
+
+
+@pytest.mark.slow
+def test_asking_loads_nothing_that_only_training_needs():
+    program = "import sys, colar_jax; colar_jax.load; print([m for m in ('torch', 'datasets') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
