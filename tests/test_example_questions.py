@@ -173,7 +173,7 @@ def demo_run(tmp_path_factory) -> Path:
     """The folder of the README's run: `COLAR_DEMO_RUN`, or one whose `colar` stage is the model in tests/golden."""
     if os.environ.get("COLAR_DEMO_RUN"):
         return Path(os.environ["COLAR_DEMO_RUN"])
-    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]()
+    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]("two_speeds")  # which it was made by
     config.workdir, config.model.base = str(tmp_path_factory.mktemp("demo") / "run"), str(DEMO_MODEL)
     run = prepare(resolve(config), sets="none")
     adopt(run, "colar", run.initial_parameters() | {"latent_head": load_latent_head(DEMO_MODEL)[0]})
@@ -204,5 +204,5 @@ def test_the_readme_shows_every_sentence_that_the_demo_model_knows():
     text = " ".join(first_screen.split())
     assert f"whole numbers from 1 to {MAX_NUMBER}" in text and f"adds and subtracts up to {MAX_CHANGE}" in text
     assert f"multiplies and divides by {SMALLEST_FACTOR} to {LARGEST_FACTOR}" in text
-    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]()
+    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]("two_speeds")
     assert config.data.train == f"arithmetic:max_number={MAX_NUMBER}", "what README says depends on it"

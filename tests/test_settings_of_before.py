@@ -1,8 +1,17 @@
 """Settings that are younger than a run: what it meant by leaving them out."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
-from colar_jax.config import of_before
+import pytest
+
+from colar_jax.config import DecodeConfig, of_before, resolve
+from colar_jax.errors import UserError
+from colar_jax.methods.colar import Colar
+from colar_jax.runs.resuming import refuse_another_run
+from colar_jax.runs.run import prepare
+from colar_jax.runs.run_folder import saved_config
 from colar_jax.settings.on_resume import OnResume, adjustable, as_before, binding, observing, on_resume, walk
 
 
@@ -37,3 +46,26 @@ def test_what_a_saved_config_leaves_out_is_as_it_was_then():
     assert filled(saved) == saved | {"look": 6}
     assert saved == {"rate": 0.3, "inner": {"always": 2, "young": "new"}}
     assert filled({"inner": "no group"})["inner"] == "no group"  # for the check of types to say
+
+
+BEFORE = Path(__file__).parent / "runs_of_before" / "arithmetic"
+
+
+def test_a_run_of_before_weighs_groups_and_stops_as_it_did():
+    config = resolve(saved_config(BEFORE))
+    latent = config.stages["colar"].bound_method
+    assert (latent.weighting, latent.random_phase, latent.conditioning) == ("position", False, "text")
+    assert config.decode.greedy_stop == "argmax"
+    assert (Colar().weighting, Colar().random_phase, DecodeConfig().greedy_stop) == ("example", True, "half")
+
+
+def test_a_checkpoint_of_before_is_not_gone_on_with_as_if_it_were_new(tmp_path):
+    """By a config file, which has today's defaults: the settings that meant something else are named."""
+    workdir = shutil.copytree(BEFORE, tmp_path / "run")
+    config = saved_config(workdir)
+    config.stages.colar.latent.update(weighting=Colar().weighting, random_phase=Colar().random_phase)
+    with pytest.raises(UserError) as refusal:
+        refuse_another_run(prepare(resolve(config)), "colar", accept_changes=True)
+    assert "stages.colar.latent.weighting was 'position', is 'example'" in str(refusal.value)
+    assert "stages.colar.latent.random_phase was False, is True" in str(refusal.value)
+    assert refuse_another_run(prepare(resolve(saved_config(workdir))), "colar", accept_changes=False) == []

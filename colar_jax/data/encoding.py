@@ -11,6 +11,7 @@ from colar_jax.data import prompts
 from colar_jax.data.grouping import num_groups
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed
+from colar_jax.data.recipe import Told
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
 
@@ -19,6 +20,17 @@ NUM_CHECKED = 64
 
 # Words as a person sees them: a run of letters, a run of digits, or a single sign.
 _WORD = re.compile(r"\d+|[^\W\d_]+|[^\w\s]|_")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prompt:
+    """A question as a model is asked it: its ids, the separator that opens the reasoning last."""
+
+    ids: np.ndarray  # int32
+    speed_number: float  # what that separator is told of the speed (`data.recipe.Told.number`)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +62,21 @@ class EncodedProblems:
         """The ids of problem `index`'s prompt at `speed`, without the separator after it."""
         return np.concatenate([self.heads[index], self.tails[prompts.speed_text(speed)]])
 
+    def ask(self, index: int, told: Told) -> Prompt:
+        """Problem `index` as it is asked where the model is `told` of the speed."""
+        return Prompt(np.append(self.prompt(index, told.said), np.int32(self.separator_id)), told.number)
+
     def prompt_lengths(self, speed: Speed) -> np.ndarray:
         """The number of tokens of every problem's prompt at `speed`."""
-        return self._head_lengths + len(self.tails[prompts.speed_text(speed)])
+        return self.head_lengths + self.tail_length(speed)
+
+    def tail_length(self, speed: Speed) -> int:
+        """The number of tokens of a prompt from where its speed makes a difference."""
+        return len(self.tails[prompts.speed_text(speed)])
 
     @functools.cached_property
-    def _head_lengths(self) -> np.ndarray:
+    def head_lengths(self) -> np.ndarray:
+        """The number of tokens of every problem's prompt before that."""
         return np.array([len(head) for head in self.heads])
 
     @functools.cached_property
@@ -175,7 +196,9 @@ def _tails(tokenizer: Tokenizer, question: str, speeds: tuple[Speed, ...]) -> di
 
 
 def _check_tails(encoded: EncodedProblems, tokenizer: Tokenizer, speeds: tuple[Speed, ...]) -> None:
-    for index in np.linspace(0, len(encoded) - 1, min(NUM_CHECKED, len(encoded))).astype(int):
+    # Ranges bring hundreds of speeds: each of them is tried on fewer problems.
+    per_speed = NUM_CHECKED if len(speeds) <= NUM_CHECKED else 2
+    for index in np.linspace(0, len(encoded) - 1, min(per_speed, len(encoded))).astype(int):
         for speed in speeds:
             prompt = prompts.question_prompt(encoded.problems[index].question, speed)
             if tokenizer.encode(prompt) != encoded.prompt(index, speed).tolist():

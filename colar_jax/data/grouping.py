@@ -2,7 +2,8 @@
 
 At speed `c` every `c` consecutive tokens are one group, and the last group may be short. A fraction is a mean: at 1.5
 the groups have 1, 2, 1, 2, ... tokens, at 2.5 they have 2, 3, 2, 3, ... Group `k` ends before token
-`floor((k + 1) * c)`.
+`floor((k + 1) * c + phase)`. The phase, in [0, 1), says where in its pattern the grouping begins: from one half on, 1.5
+is 2, 1, 2, 1, ... It changes nothing for a whole number.
 """
 
 import math
@@ -15,21 +16,22 @@ from colar_jax.errors import UserError
 _EPSILON = 1e-9
 
 
-def num_groups(num_tokens, speed):
-    """How many groups `num_tokens` tokens make at `speed`: integers or arrays of them, elementwise."""
-    return np.ceil(np.asarray(num_tokens) / np.asarray(speed) - _EPSILON).astype(np.int64)
+def num_groups(num_tokens, speed, phase=0.0):
+    """How many groups `num_tokens` tokens make at `speed`: numbers or arrays of them, elementwise."""
+    groups = np.ceil((np.asarray(num_tokens) - np.asarray(phase)) / np.asarray(speed) - _EPSILON)
+    return np.maximum(groups, 0).astype(np.int64)
 
 
-def group_ends(num_tokens: int, speed: float) -> np.ndarray:
+def group_ends(num_tokens: int, speed: float, phase: float = 0.0) -> np.ndarray:
     """The index after the last token of each group, increasing; the last one is `num_tokens`."""
     if speed < 1:
         raise UserError(f"speed={speed}: a position holds at least one token, so a speed is at least 1")
-    count = int(num_groups(num_tokens, speed))
-    ends = np.array([math.floor((k + 1) * speed + _EPSILON) for k in range(count)], np.int64)
+    count = int(num_groups(num_tokens, speed, phase))
+    ends = np.array([math.floor((k + 1) * speed + phase + _EPSILON) for k in range(count)], np.int64)
     return np.minimum(ends, num_tokens)
 
 
-def group_of_token(num_tokens: int, speed: float) -> np.ndarray:
+def group_of_token(num_tokens: int, speed: float, phase: float = 0.0) -> np.ndarray:
     """The group of each token, `[num_tokens]`, starting at 0 and never decreasing."""
-    ends = group_ends(num_tokens, speed)
+    ends = group_ends(num_tokens, speed, phase)
     return np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))

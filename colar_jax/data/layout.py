@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from colar_jax.data.grouping import group_of_token, num_groups
+from colar_jax.settings.speeds import NO_NUMBER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Layout:
     tokens_in_position_S: np.ndarray  # int64
     label_ids_M: np.ndarray  # int32, -1 where the language head is not supervised
     latent_mask_M: np.ndarray  # bool, where the latent head is supervised
+    speed_number: float = NO_NUMBER  # what the opening separator is told of the speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,19 @@ def lay_out(
     `draw_T` has a uniform number in [0, 1) for each step token; a group's label is the token picked by its first one.
     """
     group_T = group_of_token(len(step_ids), speed)
+    return lay_out_groups(prompt_ids, step_ids, answer_ids, separator_id, group_T, draw_T, supervision)
+
+
+def lay_out_groups(
+    prompt_ids: np.ndarray,
+    step_ids: np.ndarray,
+    answer_ids: np.ndarray,
+    separator_id: int,
+    group_T: np.ndarray,
+    draw_T: np.ndarray,
+    supervision: Supervision,
+) -> Layout:
+    """As `lay_out`, with the group of each step token: 0, 0, 1, 1, ..., never decreasing and none left out."""
     sizes_G = np.bincount(group_T)
     starts_G = np.cumsum(sizes_G) - sizes_G
     drawn_G = step_ids[starts_G + (draw_T[starts_G] * sizes_G).astype(np.int64)]
@@ -86,8 +101,8 @@ def lay_out(
     )
 
 
-def sizes(prompt_lengths, step_lengths, answer_lengths, speeds) -> Sizes:
+def sizes(prompt_lengths, step_lengths, answer_lengths, speeds, phases=0.0) -> Sizes:
     """The sizes that `lay_out` would give for many examples at once (all arguments are arrays of one length)."""
-    groups = num_groups(step_lengths, speeds)
+    groups = num_groups(step_lengths, speeds, phases)
     positions = prompt_lengths + 1 + groups + answer_lengths
     return Sizes(positions, positions - groups + step_lengths, 2 + groups + answer_lengths)

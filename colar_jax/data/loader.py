@@ -17,9 +17,10 @@ import numpy as np
 
 from colar_jax.data import layout, packing
 from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.grouping import group_of_token
 from colar_jax.data.layout import Layout, Sizes
 from colar_jax.data.packing import Batch, RowShape
-from colar_jax.data.prompts import AUTO_SPEED, Speed
+from colar_jax.data.recipe import Recipe
 from colar_jax.errors import UserError
 
 # Examples packed together. Longer windows pack tighter; within one, rows are shuffled.
@@ -29,42 +30,11 @@ SLACK = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a method turns a problem into an example."""
-
-    speeds: tuple[float, ...]  # one is drawn for each example and epoch; one listed twice, twice as often
-    auto_probability: float = 0.0  # how often the prompt says "auto" and not the drawn speed
-    keeps_steps: bool = True  # False: the answer follows the question at once
-    supervise_latents: bool = False  # whether the latent head learns
-    supervise_steps: bool = True  # whether the language head learns the tokens of the steps
-    pooling: str = "sqrt"
-    prompt_speed: Speed | None = None  # what every prompt says, where it is not the drawn speed
-
-    @property
-    def prompt_speeds(self) -> tuple[Speed, ...]:
-        """Every speed that a prompt may say."""
-        if self.prompt_speed is not None:
-            return (self.prompt_speed,)
-        speeds = tuple(dict.fromkeys(self.speeds))
-        return (*speeds, AUTO_SPEED) if self.auto_probability else speeds
-
-    def draw(self, rng: np.random.Generator, size) -> tuple[np.ndarray, np.ndarray]:
-        """So many speeds, and whether the prompt hides each behind "auto"."""
-        speeds = np.array(self.speeds)[rng.integers(len(self.speeds), size=size)]
-        return speeds, rng.random(size) < self.auto_probability
-
-    def said(self, speed: float, is_auto: bool) -> Speed:
-        """What the prompt says of a drawn speed."""
-        if self.prompt_speed is not None:
-            return self.prompt_speed
-        return AUTO_SPEED if is_auto else speed
-
-
-@dataclasses.dataclass(frozen=True)
 class _Plan:
     rows: list[list[int]]  # example numbers, one list a row
     speeds: np.ndarray  # the drawn speed of each example
     is_auto: np.ndarray
+    phases: np.ndarray  # of the grouping of each example
 
 
 class Batches(Protocol):
@@ -141,26 +111,34 @@ class Loader:
     def _rng(self, *what: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, *what))
 
-    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The speed of each example in this epoch, and whether its prompt hides it behind "auto"."""
-        return self.recipe.draw(self._rng(epoch, 0), len(self.encoded))
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The speed of each example in this epoch, whether its prompt hides it behind "auto", and its phase."""
+        size = len(self.encoded)
+        phases = self._rng(epoch, 3).random(size) if self.recipe.random_phase else np.zeros(size)
+        return *self.recipe.draw(self._rng(epoch, 0), size), phases
 
-    def _sizes(self, speeds: np.ndarray, is_auto: np.ndarray) -> Sizes:
-        prompt_lengths = np.zeros(len(self.encoded), np.int64)
-        for speed in np.unique(speeds):
-            for auto in (False, True):
-                chosen = (speeds == speed) & (is_auto == auto)
-                if not chosen.any():
-                    continue
-                prompt_lengths[chosen] = self.encoded.prompt_lengths(self.recipe.said(speed, auto))[chosen]
+    def _sizes(self, speeds: np.ndarray, is_auto: np.ndarray, phases: np.ndarray | float = 0.0) -> Sizes:
+        drawn, which = np.unique(np.where(is_auto, -speeds, speeds), return_inverse=True)
+        said = [self.recipe.said(float(abs(speed)), bool(speed < 0)) for speed in drawn]
+        prompt_lengths = self.encoded.head_lengths + np.array([self.encoded.tail_length(text) for text in said])[which]
         step_lengths = self.encoded.step_lengths * self.recipe.keeps_steps
-        return layout.sizes(prompt_lengths, step_lengths, self.encoded.answer_lengths, speeds)
+        return layout.sizes(prompt_lengths, step_lengths, self.encoded.answer_lengths, speeds, phases)
 
     def _possible_sizes(self) -> Iterator[Sizes]:
-        """The sizes of all examples at each speed, and with each prompt, that may be drawn."""
+        """The sizes of all examples at each speed, and with each prompt, that may be drawn.
+
+        Of ranges only the largest: at the lowest speed, with the longest prompt.
+        """
+        size, step_lengths = len(self.encoded), self.encoded.step_lengths * self.recipe.keeps_steps
+        if self.recipe.ranges:
+            longest = max(self.encoded.tail_length(text) for text in self.recipe.prompt_speeds)
+            slowest = np.full(size, self.recipe.slowest[0])
+            prompt_lengths = self.encoded.head_lengths + longest
+            yield layout.sizes(prompt_lengths, step_lengths, self.encoded.answer_lengths, slowest)
+            return
         for speed in set(self.recipe.speeds):
             for is_auto in (False, True) if self.recipe.auto_probability else (False,):
-                yield self._sizes(np.full(len(self.encoded), speed), np.full(len(self.encoded), is_auto))
+                yield self._sizes(np.full(size, speed), np.full(size, is_auto))
 
     def _pack(self, epoch: int) -> list[list[int]]:
         sizes = self._sizes(*self._draw(epoch))
@@ -178,15 +156,17 @@ class Loader:
         encoded, recipe = self.encoded, self.recipe
         speed = float(plan.speeds[example])
         step_ids = encoded.steps[example] if recipe.keeps_steps else encoded.steps[example][:0]
-        return layout.lay_out(
-            encoded.prompt(example, self.recipe.said(speed, bool(plan.is_auto[example]))),
+        told = recipe.told_of_drawn(speed, bool(plan.is_auto[example]))
+        laid_out = layout.lay_out_groups(
+            encoded.prompt(example, told.said),
             step_ids,
             encoded.answers[example],
             encoded.separator_id,
-            speed,
+            group_of_token(len(step_ids), speed, float(plan.phases[example])),
             self._rng(epoch, 2, example).random(len(step_ids)),
             layout.Supervision(recipe.supervise_latents, recipe.supervise_steps),
         )
+        return dataclasses.replace(laid_out, speed_number=told.number)
 
 
 def _row_shape(drawn: Sizes, possible: list[Sizes], row_positions: int) -> RowShape:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from colar_jax.data.layout import Layout, Sizes
+from colar_jax.settings.speeds import NO_NUMBER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Batch:
     supervised_BM: np.ndarray  # int32, the positions whose hidden states the heads read; 0 for padding
     label_ids_BM: np.ndarray  # int32, -1 = no label
     latent_mask_BM: np.ndarray  # bool, where the latent head predicts the next position's embedding
+    label_shares_BM: np.ndarray  # float32, 1 / (labels of its example) where there is one, else 0
+    latent_shares_BM: np.ndarray  # float32, the same of what the latent head predicts
+    # float32, `data.recipe.Told.number` at every opening separator that is told one, `NO_NUMBER` everywhere else
+    speeds_BS: np.ndarray
     row_ids_B: np.ndarray  # int32, the row's number in the whole batch: what its random numbers are drawn from
 
     @property
@@ -89,6 +94,9 @@ def fill(rows: list[list[Layout]], shape: RowShape, *, pooling: str = "sqrt") ->
         supervised_BM=np.zeros((num_rows, shape.supervised), np.int32),
         label_ids_BM=np.full((num_rows, shape.supervised), -1, np.int32),
         latent_mask_BM=np.zeros((num_rows, shape.supervised), bool),
+        label_shares_BM=np.zeros((num_rows, shape.supervised), np.float32),
+        latent_shares_BM=np.zeros((num_rows, shape.supervised), np.float32),
+        speeds_BS=np.full((num_rows, shape.positions), NO_NUMBER, np.float32),
         row_ids_B=np.arange(num_rows, dtype=np.int32),
     )
     for row, layouts in enumerate(rows):
@@ -105,8 +113,16 @@ def fill(rows: list[list[Layout]], shape: RowShape, *, pooling: str = "sqrt") ->
             batch.supervised_BM[row, labels] = np.arange(position + S - M, position + S)
             batch.label_ids_BM[row, labels] = layout.label_ids_M
             batch.latent_mask_BM[row, labels] = layout.latent_mask_M
+            batch.label_shares_BM[row, labels] = shares(layout.label_ids_M >= 0)
+            batch.latent_shares_BM[row, labels] = shares(layout.latent_mask_M)
+            batch.speeds_BS[row, position + S - M + 1] = layout.speed_number  # after the prompt's last position
             position, token, supervised = position + S, token + T, supervised + M
     return batch
+
+
+def shares(mask) -> np.ndarray:
+    """What each place of a mask is of the whole: they add up to 1, or to 0 where the mask is empty."""
+    return mask / np.float32(max(int(mask.sum()), 1))
 
 
 def pooling_scale(tokens_in_position, pooling: str) -> np.ndarray:

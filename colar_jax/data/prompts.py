@@ -9,6 +9,7 @@ break is one other token in the vocabularies of Llama-3 and Qwen2.
 SEPARATOR = "###"
 ANSWER_PREFIX = "Answer:"
 AUTO_SPEED = "auto"
+SILENT = ""  # instead of a speed: the prompt says none
 
 # A speed is the number of step tokens that share one position, or "auto": the model may use any.
 Speed = float | str
@@ -20,8 +21,9 @@ def speed_text(speed: Speed) -> str:
 
 
 def question_prompt(question: str, speed: Speed) -> str:
-    """The prompt up to, not including, the separator that opens the reasoning."""
-    return f"Question: {question} Let's think step by step:(Thinking speed: {speed_text(speed)})"
+    """The prompt up to, not including, the separator that opens the reasoning; with `SILENT` it says no speed."""
+    said = "" if speed == SILENT else f"(Thinking speed: {speed_text(speed)})"
+    return f"Question: {question} Let's think step by step:{said}"
 
 
 def steps_text(steps: tuple[str, ...]) -> str:

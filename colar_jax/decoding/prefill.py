@@ -10,6 +10,7 @@ from colar_jax.model.cache import Prefix, Suffix
 from colar_jax.model.execution import Execution
 from colar_jax.model.llama import Llama
 from colar_jax.model.reasoner import Reasoner, embed_positions
+from colar_jax.model.speed_embedding import SPEED
 from colar_jax.model.visibility import cascade, packed
 
 
@@ -30,18 +31,43 @@ def prefill(model: Reasoner, prompts: PackedPrompts, num_rollouts: int, compute:
         ones_RS = jnp.ones(prompts.token_ids_RS.shape, jnp.float32)
         dtype = jnp.dtype(compute.dtype)
         embeds_RSD = embed_positions(model.llama.embedding[...], prompts.token_ids_RS, positions_RS, ones_RS, dtype)
+        embeds_RSD = _with_speeds(model, embeds_RSD, prompts)
         hidden_CD, prefix = read_questions(model.llama, embeds_RSD, prompts, compute)
     hidden_BD = jnp.repeat(hidden_CD, num_rollouts, axis=0)
     return Prefilled(prefix, hidden_BD, jnp.repeat(prompts.lengths_C, num_rollouts))
+
+
+def with_speeds(model: Reasoner, embeds_RPD, lengths_R, speeds_R):
+    """Questions, one a row, with what the last position of each is told of the speed: `Told.number`, `[R]`."""
+    if not hasattr(model, SPEED):
+        return embeds_RPD
+    told_RD = model.speed(speeds_R).astype(embeds_RPD.dtype)
+    return embeds_RPD.at[jnp.arange(len(lengths_R)), lengths_R - 1].add(told_RD)
+
+
+def _with_speeds(model: Reasoner, embeds_RSD, prompts: PackedPrompts):
+    """The embeddings with what each question's last separator is told of the speed, where the model takes a number."""
+    if not hasattr(model, SPEED):
+        return embeds_RSD
+    if prompts.speeds_C is None:
+        raise ValueError("the model is told its speed as a number, and these prompts have none: pack `Prompt`s")
+    told_CD = model.speed(prompts.speeds_C).astype(embeds_RSD.dtype)
+    flat_ND = embeds_RSD.reshape(-1, embeds_RSD.shape[-1])
+    return flat_ND.at[_last_slots(prompts)].add(told_CD).reshape(embeds_RSD.shape)
+
+
+def _last_slots(prompts: PackedPrompts):
+    """Where each question's last token is in the flattened rows, `[C]`."""
+    return jnp.take_along_axis(prompts.slots_CP, (prompts.lengths_C - 1)[:, None], axis=1)[:, 0]
 
 
 def read_questions(llama: Llama, embeds_RSD, prompts: PackedPrompts, compute: Execution):
     """Read `C` questions packed into rows: each one's last hidden state `[C, D]`, and their cache."""
     sees = packed(prompts.segment_ids_RS, compute, keeps=True)
     hidden_RSD, layers = llama.run(embeds_RSD, prompts.position_ids_RS, sees, compute.for_prefill())
-    slots_CP, lengths_C = prompts.slots_CP, prompts.lengths_C
-    last_C = jnp.take_along_axis(slots_CP, (lengths_C - 1)[:, None], axis=1)[:, 0]
-    return hidden_RSD.reshape(-1, hidden_RSD.shape[-1])[last_C], Prefix.of_rows(layers, slots_CP, lengths_C)
+    last_C = _last_slots(prompts)
+    prefix = Prefix.of_rows(layers, prompts.slots_CP, prompts.lengths_C)
+    return hidden_RSD.reshape(-1, hidden_RSD.shape[-1])[last_C], prefix
 
 
 @dataclasses.dataclass(frozen=True)

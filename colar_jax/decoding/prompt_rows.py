@@ -5,10 +5,12 @@ lie in the rows is data (`slots_CP`); by it the prefill gives every question its
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
+from colar_jax.data.encoding import Prompt
 from colar_jax.data.layout import Sizes
 from colar_jax.data.packing import RowShape, pack
 from colar_jax.errors import UserError
@@ -37,6 +39,8 @@ class PackedPrompts:
     segment_ids_RS: np.ndarray  # int32, 1, 2, ... a question each; 0 is padding
     slots_CP: np.ndarray  # int32, where each question's tokens are in the flattened rows; 0 beyond its length
     lengths_C: np.ndarray  # int32
+    # float32, what each question's last separator is told of the speed (`data.recipe.Told.number`); None: not known
+    speeds_C: np.ndarray | None = None
 
 
 def shape_for(batches: list[np.ndarray]) -> PromptShape:
@@ -51,8 +55,12 @@ def with_room_for(shape: PromptShape, lengths: np.ndarray) -> PromptShape:
     return dataclasses.replace(shape, rows=max(shape.rows, len(_rows(lengths, shape.positions))))
 
 
-def pack_prompts(prompts: list[np.ndarray], shape: PromptShape) -> PackedPrompts:
-    """Lay the questions into rows. UserError where they do not fit into `shape`."""
+def pack_prompts(prompts: Sequence[Prompt | np.ndarray], shape: PromptShape) -> PackedPrompts:
+    """Lay the questions into rows. UserError where they do not fit into `shape`.
+
+    Args:
+        prompts: or their ids alone, for a model that is told no speed as a number.
+    """
     lengths_C = np.array([len(prompt) for prompt in prompts], np.int32)
     if lengths_C.max() > shape.width:
         raise UserError(f"a prompt of {lengths_C.max()} tokens does not fit the decoder's {shape.width}")
@@ -67,12 +75,15 @@ def pack_prompts(prompts: list[np.ndarray], shape: PromptShape) -> PackedPrompts
         for segment, question in enumerate(questions, start=1):
             length = lengths_C[question]
             place = slice(start, start + length)
-            token_ids_RS[row, place] = prompts[question]
+            prompt = prompts[question]
+            token_ids_RS[row, place] = prompt.ids if isinstance(prompt, Prompt) else prompt
             position_ids_RS[row, place] = np.arange(length)
             segment_ids_RS[row, place] = segment
             slots_CP[question, :length] = row * shape.positions + start + np.arange(length)
             start += length
-    return PackedPrompts(token_ids_RS, position_ids_RS, segment_ids_RS, slots_CP, lengths_C)
+    numbers = [prompt.speed_number for prompt in prompts if isinstance(prompt, Prompt)]
+    speeds_C = np.array(numbers, np.float32) if len(numbers) == len(prompts) else None
+    return PackedPrompts(token_ids_RS, position_ids_RS, segment_ids_RS, slots_CP, lengths_C, speeds_C)
 
 
 def _rows(lengths: np.ndarray, positions: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.encoding import EncodedProblems, Prompt
 from colar_jax.data.prompts import Speed
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
@@ -19,6 +19,7 @@ from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.measures import measured
 from colar_jax.methods import Method
 from colar_jax.settings import DecodeConfig
+from colar_jax.settings.speeds import AUTO_NUMBER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +93,7 @@ class Evaluator:
         programs: Programs | None = None,
     ):
         self._engine, self._judge, self._config = engine, judge, decode_config
+        self._recipe = method.recipe
         self._spec = functools.partial(
             ProgramSpec,
             engine=engine,
@@ -102,7 +104,8 @@ class Evaluator:
         )
         self._programs = Programs() if programs is None else programs
         self._shard_size = -(-workload.batch_size // engine.num_shards)
-        lengths = [encoded.prompt_lengths(speed) + 1 for encoded in workload.sets for speed in workload.speeds]
+        said = dict.fromkeys(self._recipe.told(speed).said for speed in workload.speeds)
+        lengths = [encoded.prompt_lengths(text) + 1 for encoded in workload.sets for text in said]
         self._shape = shape_for([part for of_set in lengths for part in self._parts(of_set)])
 
     def run(self, parameters, encoded: EncodedProblems, speed: Speed, *, seed: int | None) -> Outcome:
@@ -133,9 +136,10 @@ class Evaluator:
             jax.random.key(request.seed or 0), jnp.arange(len(encoded))
         )
         shards, per_batch = self._parts(np.arange(len(encoded))), self._engine.num_shards
+        told = self._recipe.told(request.speed)
         for start in range(0, len(shards), per_batch):
             batch = shards[start : start + per_batch]
-            packed = [pack_prompts([_prompt(encoded, i, request.speed) for i in part], self._shape) for part in batch]
+            packed = [pack_prompts([encoded.ask(i, told) for i in part], self._shape) for part in batch]
             packed = jax.tree.map(lambda *parts: np.concatenate(parts), *packed)
             questions = np.concatenate(batch)
             yield _Batch(
@@ -150,7 +154,7 @@ class Evaluator:
     def lower(self, parameters, *, greedy: bool) -> jax.stages.Lowered:
         """The program of a batch, not compiled yet, for parameters that may be shapes alone."""
         shards = self._engine.num_shards
-        part = pack_prompts([np.zeros(1, np.int32)] * self._shard_size, self._shape)
+        part = pack_prompts([Prompt(np.zeros(1, np.int32), AUTO_NUMBER)] * self._shard_size, self._shape)
         prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[part] * shards)
         keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._shard_size * shards))
         placed = self._engine.shapes_of_rows((prompts, keys_B))
@@ -203,14 +207,10 @@ class Evaluator:
             lengths_N=answers.lengths_N,
             forced_stop_N=decoded.forced_stop_B[new],
             answer_tokens_N=answers.num_tokens_N,
-            prompt_tokens_N=encoded.prompt_lengths(batch.request.speed)[questions] + 1,
+            prompt_tokens_N=encoded.prompt_lengths(self._recipe.told(batch.request.speed).said)[questions] + 1,
             measured=measured(answers),
             seconds=seconds,
         )
-
-
-def _prompt(encoded: EncodedProblems, index: int, speed: Speed) -> np.ndarray:
-    return np.append(encoded.prompt(index, speed), np.int32(encoded.separator_id))
 
 
 def _joined(parts: list[Outcome]) -> Outcome:

@@ -112,7 +112,8 @@ class Inspector:
         size = -(-min(self._batch_size, len(encoded)) // self._engine.num_shards)
         per_batch = size * self._engine.num_shards
         numbers = np.arange(-(-len(encoded) // per_batch) * per_batch).clip(max=len(encoded) - 1)
-        prompts = [np.append(encoded.prompt(i, speed), np.int32(encoded.separator_id)) for i in range(len(encoded))]
+        told = self._method.recipe.told(speed)
+        prompts = [encoded.ask(i, told) for i in range(len(encoded))]
         shards = np.split(numbers, len(numbers) // size)
         shape = shape_for([np.array([len(prompts[i]) for i in shard]) for shard in shards])
         keys = jax.random.split(jax.random.key(0), per_batch)  # greedy: nothing is drawn

@@ -65,6 +65,23 @@ def projection(hidden_size: int, inner_size: int, has_norm: bool) -> torch.nn.Se
     return layers
 
 
+class SpeedEmbedding(torch.nn.Sequential):
+    """What is added to the `###` that opens the reasoning, for a speed that is told as a number, or for "auto"."""
+
+    def __init__(self, hidden_size: int, inner_size: int, num_waves: int):
+        first, second = torch.nn.Linear(1 + 2 * num_waves, inner_size), torch.nn.Linear(inner_size, hidden_size)
+        super().__init__(first, torch.nn.GELU(), second)
+        self.auto = torch.nn.Parameter(torch.zeros(hidden_size))
+        self.num_waves = num_waves
+
+    def forward(self, speed: float | str):
+        if speed == "auto":
+            return self.auto
+        log = torch.tensor([max(float(speed), 1.0)]).log()
+        waves = torch.arange(1, self.num_waves + 1) * log
+        return super().forward(torch.cat([log, waves.sin(), waves.cos()]))
+
+
 def unread_words(question: str, tokenizer) -> list[str]:
     """The words and numbers that are not read as written: unknown, or a number cut up by a tokenizer of whole words."""
     has_whole_words = tokenizer.is_fast and type(tokenizer.backend_tokenizer.model).__name__ == "WordLevel"
@@ -109,8 +126,9 @@ GREEDY = Sampling()
 class LatentReasoner:
     """A model that thinks before it answers. `maker` makes its latents: a latent head, a projection, or None."""
 
-    def __init__(self, model, tokenizer, maker: torch.nn.Module | None, settings: dict):
+    def __init__(self, model, tokenizer, maker: torch.nn.Module | None, settings: dict, speed_embedding=None):
         self.model, self.tokenizer, self.settings = model.eval(), tokenizer, settings
+        self._speed_embedding = speed_embedding
         self.maker = None if maker is None else maker.eval()
         self._embedding = model.get_input_embeddings()
         self._language_model = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -144,7 +162,13 @@ class LatentReasoner:
                 )
             maker.load_state_dict(weights)
             maker = maker.to(dtype)
-        return cls(model, AutoTokenizer.from_pretrained(folder), maker, settings)
+        speed_embedding = None
+        if (settings.get("method_settings") or {}).get("conditioning", "text") != "text":
+            sizes = json.loads((folder / "speed_embedding.json").read_text(encoding="utf-8"))
+            weights = load_file(folder / "speed_embedding.safetensors")
+            speed_embedding = SpeedEmbedding(weights["auto"].shape[0], **sizes)
+            speed_embedding.load_state_dict(weights)
+        return cls(model, AutoTokenizer.from_pretrained(folder), maker, settings, speed_embedding)
 
     @torch.inference_mode()
     def answer(
@@ -172,7 +196,10 @@ class LatentReasoner:
         prompt = settings["prompt"].format(question=question, speed=speed if isinstance(speed, str) else f"{speed:g}")
         separator = settings["separator_id"]
         prompt_ids = [*self.tokenizer(prompt, add_special_tokens=False)["input_ids"], separator]
-        state = self._step(self._embedding(torch.tensor([prompt_ids])), None)
+        embeds = self._embedding(torch.tensor([prompt_ids]))
+        if self._speed_embedding is not None:
+            embeds[0, -1] += self._speed_embedding(speed).to(embeds.dtype)
+        state = self._step(embeds, None)
         most = settings["max_thoughts"] if max_latents is None else max_latents
         least = settings["min_thoughts"] if min_latents is None else min_latents
         if settings["way"] in ("hidden_states", "projection"):
@@ -221,7 +248,8 @@ class LatentReasoner:
             return fed.float(), fed, True
         latent = self._latent(hidden, sampling)
         if sampling.greedy:
-            stops = int(logits.argmax()) == separator
+            is_half = (self.settings.get("decode") or {}).get("greedy_stop") == "half"
+            stops = bool(logits.softmax(-1)[separator] >= 0.5) if is_half else int(logits.argmax()) == separator
         else:
             probability = (logits / sampling.temperature).softmax(-1)[separator]
             stops = bool(torch.rand((), generator=sampling.generator) < probability)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colar_jax.config import plain
-from colar_jax.data.prompts import ANSWER_PREFIX, question_prompt, speed_text
+from colar_jax.data.prompts import ANSWER_PREFIX, SILENT, question_prompt, speed_text
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.errors import UserError
 from colar_jax.exchange import ways
@@ -106,7 +106,7 @@ def _thinking_facts(run: Run, stage: str, thinking: Thinking, way: str) -> Think
     return ThinkingFacts(
         method=run.config.stages[stage].method,
         way=way,
-        prompt=question_prompt("{question}", "{speed}"),
+        prompt=question_prompt("{question}", SILENT if method.recipe.conditioning == "number" else "{speed}"),
         speeds=[speed_text(speed) for speed in run.trained_speeds(stage)],
         answer_prefix=ANSWER_PREFIX,
         separator_id=run.tokenizer.separator_id,

@@ -2,7 +2,9 @@
 
     total = cross-entropy + weight * latent + entropy_weight * entropy + predicted_pass_weight * predicted-pass
 
-Each term is a mean over what it supervises: labels, latent positions, answers of the second pass.
+With `weighting="example"` the first three are means over examples of each one's mean over its own labels or latents, so
+that an example weighs the same at every speed; with "position" they are means over all labels or latents, of which a
+slow example has more. The last is a mean over answer tokens.
 """
 
 import dataclasses
@@ -11,14 +13,19 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.data.loader import Recipe
-from colar_jax.decoding.thinking import latent_thinker
+from colar_jax.decoding.thinking import latent_thinker, stopping_at_half
 from colar_jax.losses import gather_positions, gaussian_nll, masked_sum, soft_mse
 from colar_jax.methods import method
 from colar_jax.methods.method import Counts, Method, Thinking
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
-from colar_jax.settings import DecodeConfig, ModelConfig, parse_speeds
+from colar_jax.model.reasoner import OwnModule
+from colar_jax.model.speed_embedding import SPEED, SpeedEmbedding, SpeedEmbeddingConfig
+from colar_jax.settings import DecodeConfig, ModelConfig
 from colar_jax.settings.checks import one_of, require
+from colar_jax.settings.on_resume import binding
+from colar_jax.settings.speeds import parse_trained_speeds
+from colar_jax.weights.speed_file import load_speed_embedding, save_speed_embedding
 
 
 def colar_loss(model, batch, keys_B, counts: Counts, latent: "Colar", compute):
@@ -32,8 +39,12 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
     """The CoLaR loss for a given standard normal draw at each supervised position; no keys: no dropout."""
     own = method.count(batch)
     embeds_BSD = method.embed(model, batch, compute)
+    # Groups, which are what the latent head predicts, are told nothing: the targets stay as they are.
+    if latent.conditioning != "text":
+        embeds_BSD = embeds_BSD + model.speed(batch.speeds_BS).astype(embeds_BSD.dtype)
     hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute, dropout_keys_B)
-    cross_entropy, right = method.language_loss(model, hidden_BMD, batch.label_ids_BM, compute)
+    terms = _Terms.of(batch, own, counts, latent.weighting)
+    cross_entropy, right = method.language_loss(model, hidden_BMD, batch.label_ids_BM, compute, terms.label_weights_BM)
 
     predicted = model.latent_head(hidden_BMD)
     embed_std = model.latent_head.embed_std[...]
@@ -44,19 +55,19 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
         latent_BM = gaussian_nll(predicted, target_BMD)
     else:
         latent_BM = soft_mse(predicted, target_BMD, noise_BMD)
-    latent_loss = masked_sum(latent_BM, batch.latent_mask_BM)
-    loss = cross_entropy / counts.labels + latent.weight * latent_loss / counts.latents
+    latent_loss = masked_sum(terms.of_latents(latent_BM), batch.latent_mask_BM)
+    loss = cross_entropy / terms.all_labels + latent.weight * latent_loss / terms.all_latents
     metrics = {
-        "cross_entropy": Metric(cross_entropy, own.labels),
-        "label_accuracy": Metric(right, own.labels),
-        "latent_loss": Metric(latent_loss, own.latents),
+        "cross_entropy": Metric(cross_entropy, terms.own_labels),
+        "label_accuracy": Metric(right, terms.own_labels),
+        "latent_loss": Metric(latent_loss, terms.own_latents),
     }
 
     if not model.latent_head.config.deterministic:
-        entropy = masked_sum(jnp.mean(predicted.entropy(), axis=-1), batch.latent_mask_BM)
+        entropy = masked_sum(terms.of_latents(jnp.mean(predicted.entropy(), axis=-1)), batch.latent_mask_BM)
         std = masked_sum(jnp.mean(predicted.std, axis=-1), batch.latent_mask_BM)
-        loss += latent.entropy_weight * entropy / counts.latents
-        metrics |= {"latent_entropy": Metric(entropy, own.latents), "latent_std": Metric(std, own.latents)}
+        loss += latent.entropy_weight * entropy / terms.all_latents
+        metrics |= {"latent_entropy": Metric(entropy, terms.own_latents), "latent_std": Metric(std, own.latents)}
 
     if latent.predicted_pass_weight:
         fed_BMD = (predicted.sample(noise_BMD) * embed_std).astype(embeds_BSD.dtype)
@@ -69,6 +80,30 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
         metrics["predicted_pass"] = Metric(second_loss, own.answers)
     further, more = latent.further_loss(model, predicted, noise_BMD, batch, counts, compute)
     return loss + further, metrics | more
+
+
+@dataclasses.dataclass(frozen=True)
+class _Terms:
+    """What each label and latent counts, and what their sums are divided by: in this part, and in the whole step."""
+
+    label_weights_BM: jax.Array | None  # None: 1 each
+    latent_weights_BM: jax.Array | None
+    own_labels: jax.Array
+    own_latents: jax.Array
+    all_labels: jax.Array
+    all_latents: jax.Array
+
+    @classmethod
+    def of(cls, batch, own: Counts, counts: Counts, weighting: str) -> "_Terms":
+        """Of a batch, `own` its counts and `counts` those of the step."""
+        if weighting == "position":
+            return cls(None, None, own.labels, own.latents, counts.labels, counts.latents)
+        examples = own.examples, own.examples, counts.examples, counts.examples
+        return cls(batch.label_shares_BM, batch.latent_shares_BM, *examples)
+
+    def of_latents(self, values_BM):
+        """Values of the latents, each times what it counts."""
+        return values_BM if self.latent_weights_BM is None else self.latent_weights_BM * values_BM
 
 
 def _feed_predictions(embeds_BSD, fed_BMD, batch):
@@ -88,27 +123,35 @@ class Colar(Method):
     """How compressed steps are learned (docs/method.md)."""
 
     group = "latent"
-    trains = ("llama", "latent_head")
+    trains = ("llama", "latent_head", SPEED)
     has_speed = True
 
-    # One is drawn for each example (one listed twice, twice as often); fractions are group lengths that alternate.
+    # One is drawn for each example: of a list such as 1,2,5 (one listed twice, twice as often), or of ranges such as
+    # 1..6 or 1..2.3,2.7..6 (uniformly in the logarithm, two decimals; where two overlap, twice as often). Fractions are
+    # group lengths that alternate.
     speeds: str = "1,2,3,4,5"
+    # How the model is told the speed: text (in the prompt, as published), number (an embedding of its logarithm, added
+    # at the opening ###; the prompt says nothing), or both.
+    conditioning: str = "text"
+    # Whether the groups of a fraction begin anywhere in their pattern: 1.5 is 1, 2, 1, 2 or 2, 1, 2, 1.
+    random_phase: bool = binding(True, before=False)
     # How often the prompt says "auto" instead of the drawn speed. Then nothing says how long the first group is, and
     # soft_mse learns the mean over all speeds, which is right for none. From the second latent on the input shows it.
     auto_probability: float = 0.0
     loss: str = "soft_mse"  # soft_mse, or nll (for MATH, and before RL)
     weight: float = 1.0  # of the latent loss beside the cross-entropy
+    # What weighs the same in the loss: each example, whatever its speed; or each position, so that an example at speed
+    # c weighs about 1/c.
+    weighting: str = binding("example", before="position")
     entropy_weight: float = 0.0  # added as weight * entropy: negative rewards entropy
     predicted_pass_weight: float = 0.0  # of the answer's cross-entropy when predictions are fed instead of embeddings
     supervise_steps: bool = True  # ablation OC: False
     pooling: str = "sqrt"  # ablation MP: mean
 
     def __post_init__(self):
-        speeds = parse_speeds(self.speeds)
-        require(
-            bool(speeds) and "auto" not in speeds,
-            f"latent.speeds={self.speeds!r}: list the numbers to train, as in 1,2,3 (auto has latent.auto_probability)",
-        )
+        parse_trained_speeds(self.speeds)
+        one_of("latent.conditioning", self.conditioning, ("text", "number", "both"))
+        one_of("latent.weighting", self.weighting, ("example", "position"))
         require(0 <= self.auto_probability <= 1, f"latent.auto_probability={self.auto_probability} is not in [0, 1]")
         one_of("latent.loss", self.loss, ("soft_mse", "nll"))
         one_of("latent.pooling", self.pooling, ("sqrt", "mean"))
@@ -117,13 +160,23 @@ class Colar(Method):
 
     @property
     def recipe(self) -> Recipe:
+        speeds, ranges = parse_trained_speeds(self.speeds)
         return Recipe(
-            speeds=tuple(float(speed) for speed in parse_speeds(self.speeds)),
+            speeds=speeds,
+            ranges=ranges,
+            random_phase=self.random_phase,
+            conditioning=self.conditioning,
             auto_probability=self.auto_probability,
             supervise_latents=True,
             supervise_steps=self.supervise_steps,
             pooling=self.pooling,
         )
+
+    @property
+    def modules(self) -> dict[str, OwnModule]:
+        """The speed's embedding, where it is told as a number."""
+        module = OwnModule(SpeedEmbedding, SpeedEmbeddingConfig(), save_speed_embedding, load_speed_embedding)
+        return {} if self.conditioning == "text" else {SPEED: module}
 
     @property
     def num_passes(self) -> int:
@@ -154,4 +207,6 @@ class Colar(Method):
             min_std=decode.min_latent_std,
             one_sided=decode.latent_noise == "one_sided",
         )
+        if greedy and decode.greedy_stop == "half":
+            think = stopping_at_half(think)
         return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents, way="latent_head")

@@ -28,6 +28,7 @@ class Counts:
     labels: jax.Array
     latents: jax.Array
     answers: jax.Array  # labels after the reasoning
+    examples: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,7 @@ def count(batch: Batch) -> Counts:
         labels=jnp.sum(batch.label_ids_BM >= 0),
         latents=jnp.sum(batch.latent_mask_BM),
         answers=jnp.sum(answer_mask(batch)),
+        examples=jnp.sum(jnp.max(batch.segment_ids_BS, axis=1)),
     )
 
 

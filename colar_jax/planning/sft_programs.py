@@ -55,7 +55,7 @@ def lower_validation(setting: PlannedStage) -> Lowered:
         setting.method,
         Judge(setting.data.vocabulary),
         config.decode,
-        Workload([val], setting.method.recipe.prompt_speeds, batch_size),
+        Workload([val], setting.method.recipe.trained_speeds, batch_size),
     )
     parameters = setting.placed_parameters()
     return Lowered(

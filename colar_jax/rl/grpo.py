@@ -178,6 +178,8 @@ def make_sampler(
     ways_at = functools.partial(
         ways_to_sample, engine, method, sampling, vocabulary, num_generations=rl.rollouts_per_prompt
     )
+    if method.recipe.ranges:  # hundreds of speeds, whose prompts are as long as each other but for a digit or two
+        speeds = (max(speeds, key=encoded.tail_length),)
     return Sampler(
         engine,
         ways_at(),

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from colar_jax.config import DecodeConfig, RlConfig
-from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.encoding import EncodedProblems, Prompt
 from colar_jax.data.loader import Recipe
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.evaluation.judge import Judge
@@ -23,7 +23,7 @@ class Judged:
     """Rollouts with what they are worth. `K` prompts a group: prompt `q * K + k` is of question `q`."""
 
     questions: np.ndarray
-    prompts: list[np.ndarray]  # with the separator at their end
+    prompts: list[Prompt]
     decoded: Decoded  # on the host
     outcomes: Outcomes
     advantages_QG: np.ndarray
@@ -81,7 +81,7 @@ class Questioner:
         asked = np.repeat(questions, self.config.speeds_per_group).tolist()
         problems = [self.encoded.problems[question] for question in asked]
         prompts = [
-            np.append(self.encoded.prompt(question, self.recipe.said(*drawn)), np.int32(self.encoded.separator_id))
+            self.encoded.ask(question, self.recipe.told_of_drawn(*drawn))
             for question, *drawn in zip(asked, *self.recipe.draw(rng, len(asked)), strict=True)
         ]
         key = jax.random.fold_in(jax.random.key(self.seed), draw.iteration)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.config import DecodeConfig
+from colar_jax.decoding.prefill import with_speeds
 from colar_jax.decoding.sampling import log_prob_of, nucleus
 from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob, temper_odds
 from colar_jax.losses import in_chunks
@@ -103,6 +104,7 @@ def _embed(model: Reasoner, batch: TreeBatch, separator_id: int, dtype):
     latents_BGTD = jnp.pad(latents_BGLD, ((0, 0), (0, 0), (0, A), (0, 0)))
     branches_BGTD = jnp.where((after_BGT < 0)[..., None], latents_BGTD, embedding_VD[token_BGT].astype(dtype))
     prompts_BPD = embedding_VD[batch.prompt_ids_BP].astype(dtype)
+    prompts_BPD = with_speeds(model, prompts_BPD, batch.prompt_lengths_B, batch.speeds_B)
     return jnp.concatenate([prompts_BPD, branches_BGTD.reshape(B, G * (L + A), D)], axis=1)
 
 

@@ -5,7 +5,7 @@ not depend on how many prompts are decoded at a time, nor on the number of devic
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colar_jax.config import DecodeConfig
+from colar_jax.data.encoding import Prompt
 from colar_jax.decoding.decoder import Decoded, DecodeLimits
 from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts, shape_for, with_room_for
 from colar_jax.decoding.thinking import Think
@@ -22,6 +23,7 @@ from colar_jax.evaluation.decode_program import TracedDecode
 from colar_jax.methods.method import Method, decode_limits
 from colar_jax.parallel.hosts import fetch
 from colar_jax.rl.annealing import Annealed
+from colar_jax.settings.speeds import AUTO_NUMBER
 
 WaysToSample = tuple[Think, DecodeLimits]
 
@@ -98,14 +100,14 @@ class Sampler:
     def lower(self, parameters) -> jax.stages.Lowered:
         """The program of a part, not compiled yet, for parameters that may be shapes alone."""
         shards = self._engine.num_shards
-        shard = pack_prompts([np.zeros(1, np.int32)] * self._shard_size, self._shape)
+        shard = pack_prompts([Prompt(np.zeros(1, np.int32), AUTO_NUMBER)] * self._shard_size, self._shape)
         prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[shard] * shards)
         num_rollouts = self._shard_size * shards * self._num_generations
         keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num_rollouts))
         return self._program.lower(parameters, *self._engine.shapes_of_rows((prompts, keys_B)))
 
     def run(
-        self, parameters, prompts: list[np.ndarray], key: jax.Array, at: Annealed | None = None
+        self, parameters, prompts: Sequence[Prompt | np.ndarray], key: jax.Array, at: Annealed | None = None
     ) -> Iterator[tuple[slice, Decoded]]:
         """The rollouts of these prompts (separator included) on the host, in parts, each with the prompts it is of.
 
@@ -125,7 +127,7 @@ class Sampler:
             num_rollouts = (part.stop - part.start) * self._num_generations
             yield part, jax.tree.map(lambda leaf, num=num_rollouts: leaf[:num], fetch(decoded))
 
-    def _start(self, parameters, prompts: list[np.ndarray], keys_B, at: Annealed | None) -> Decoded:
+    def _start(self, parameters, prompts: Sequence[Prompt | np.ndarray], keys_B, at: Annealed | None) -> Decoded:
         shards = [prompts[i : i + self._shard_size] for i in range(0, len(prompts), self._shard_size)]
         shape = self._shape
         for shard in shards:

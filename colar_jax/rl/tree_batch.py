@@ -7,14 +7,17 @@ which is compiled once: most chains are far shorter than the longest that a roll
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from colar_jax.config import RlConfig
+from colar_jax.data.encoding import Prompt
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.rl.annealing import Annealed
 from colar_jax.rl.credit import term_weights
+from colar_jax.settings.speeds import NO_NUMBER
 
 KINDS = ("latent", "decision", "answer")  # of actions
 
@@ -36,6 +39,7 @@ class TreeBatch:
 
     prompt_ids_BP: np.ndarray  # int32, right-padded
     prompt_lengths_B: np.ndarray  # int32, at least 1
+    speeds_B: np.ndarray  # float32, what the prompt's last position is told of the speed (`data.recipe.Told.number`)
     thoughts_BGLD: np.ndarray  # as drawn, in units of embed_std
     num_thoughts_BG: np.ndarray
     answer_ids_BGA: np.ndarray
@@ -119,7 +123,7 @@ def _only_the_best_first(weights: dict[str, np.ndarray], log_probs_B: np.ndarray
 
 
 def assemble(
-    prompts: list[np.ndarray],
+    prompts: Sequence[Prompt | np.ndarray],
     decoded: Decoded,
     advantages_BG: np.ndarray,
     rl: RlConfig,
@@ -157,13 +161,15 @@ def assemble(
         return Terms(*(trees(array[:, : rooms[kind]]) for array in (mask, old_log_probs, weights)))
 
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    prompt_ids_BP = np.zeros((num_rows, prompt_room), np.int32)
+    prompt_ids_BP, speeds_B = np.zeros((num_rows, prompt_room), np.int32), np.full(num_rows, NO_NUMBER, np.float32)
     for row, prompt in enumerate(prompts):
-        prompt_ids_BP[row, : len(prompt)] = prompt
+        prompt_ids_BP[row, : len(prompt)] = prompt.ids if isinstance(prompt, Prompt) else prompt
+        speeds_B[row] = prompt.speed_number if isinstance(prompt, Prompt) else NO_NUMBER
     is_fed = masks["latent"][:, :room, None]
     return TreeBatch(
         prompt_ids_BP=prompt_ids_BP,
         prompt_lengths_B=np.concatenate([lengths, np.ones(num_rows - len(lengths), np.int32)]),
+        speeds_B=speeds_B,
         thoughts_BGLD=trees(np.where(is_fed, decoded.thoughts[:, :room], 0).astype(np.float32)),
         num_thoughts_BG=trees(decoded.num_thoughts_B.astype(np.int32)),
         answer_ids_BGA=trees(decoded.answer_ids_BA.astype(np.int32)),

@@ -111,8 +111,8 @@ class Run:
         )
 
     def trained_speeds(self, stage_name: str) -> tuple[Speed, ...]:
-        """The speeds that a stage's prompts say in training: what it is validated at."""
-        return self.method(stage_name).recipe.prompt_speeds
+        """The speeds that a stage trains (of ranges some): what it is validated at."""
+        return self.method(stage_name).recipe.trained_speeds
 
     def decode_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds to decode a stage at: those it was trained with, unless the config asks for others."""
@@ -213,17 +213,18 @@ def decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:
     method = config.stages[stage_name].bound_method
     recipe = method.recipe
     if not method.has_speed:
-        return recipe.prompt_speeds[:1]
-    return parse_speeds(config.eval.speeds) or recipe.prompt_speeds
+        return recipe.trained_speeds[:1]
+    return parse_speeds(config.eval.speeds) or recipe.trained_speeds
 
 
 def _all_speeds(config: Config) -> tuple[Speed, ...]:
     """Every speed that any prompt of the run may say, in a fixed order."""
     speeds: dict[Speed, None] = {}
     for name, stage in config.stages.items():
-        speeds |= dict.fromkeys(stage.bound_method.recipe.prompt_speeds)
-        speeds |= dict.fromkeys(decode_speeds(config, name))
-    return tuple(sorted(speeds, key=lambda speed: (speed == AUTO_SPEED, speed if speed != AUTO_SPEED else 0)))
+        recipe = stage.bound_method.recipe
+        speeds |= dict.fromkeys(recipe.prompt_speeds)
+        speeds |= dict.fromkeys(recipe.told(speed).said for speed in decode_speeds(config, name))
+    return tuple(sorted(speeds, key=lambda speed: (1, speed) if isinstance(speed, str) else (0, speed)))
 
 
 def _room(config: Config) -> DecodeRoom:

@@ -14,6 +14,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from colar_jax.decoding.prefill import with_speeds
 from colar_jax.engine import Engine
 from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
@@ -126,6 +127,7 @@ class SlotPrograms:
         positions_RP = jnp.broadcast_to(jnp.arange(num_positions)[None], ids_RP.shape)
         sees, reading = questions(positions_RP < lengths_R[:, None], lengths_R, compute)
         embeds_RPD = self._ways.embed(model, ids_RP, jnp.dtype(compute.dtype))
+        embeds_RPD = with_speeds(model, embeds_RPD, lengths_R, wish.speed_number_B)
         hidden_R1D, caches = model.llama.run(embeds_RPD, positions_RP, sees, compute, reading=reading, layers=layers)
         zeros_R = jnp.zeros_like(lengths_R)
         separator_RD = self._ways.embed(model, zeros_R + self._ways.separator_id, embeds_RPD.dtype)

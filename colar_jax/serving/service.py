@@ -91,8 +91,8 @@ class Service:
             raise Refusal(
                 400, f"n: {num_answers} answers are asked for, and a request may have {self.most_answers}", param="n"
             )
-        speed, max_thoughts = self._speed(request), self._max_thoughts(request)
-        prompts = [self._prompt(question, speed, request) for question in questions]
+        told, max_thoughts = served.ways.method.recipe.told(self._speed(request)), self._max_thoughts(request)
+        prompts = [self._prompt(question, told.said, request) for question in questions]
         call = Call(sum(map(len, prompts)), num_answers)
         seed = secrets.randbits(32) if request.seed is None else request.seed
         decode = served.ways.decode
@@ -105,6 +105,7 @@ class Service:
                 top_p=decode.top_p if request.top_p is None else request.top_p,
                 max_thoughts=max_thoughts,
                 max_tokens=min(request.answer_limit or served.sizes.max_tokens, served.sizes.max_tokens),
+                speed_number=told.number,
             )
             call.jobs.append(Job(ask, request.stream_latents and served.ways.in_latents, owner=call, index=index))
         try:

@@ -11,6 +11,7 @@ from colar_jax.serving.resident import SlotPrograms
 from colar_jax.serving.shapes import Shapes
 from colar_jax.serving.sizes import SlotSizes
 from colar_jax.serving.slots import Act, Slots, StepEvent, Wish
+from colar_jax.settings.speeds import NO_NUMBER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Ask:
     top_p: float = 1.0
     max_thoughts: int = 0
     max_tokens: int = 1
+    speed_number: float = NO_NUMBER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +197,7 @@ class SlotEngine:
     def _no_questions(self, width: int) -> tuple[np.ndarray, np.ndarray, Wish]:
         """Rows for one question of each device, without any."""
         num_rows = self._num_shards
-        kinds = np.uint32, np.uint32, np.float32, np.float32, np.int32, np.int32
+        kinds = np.uint32, np.uint32, np.float32, np.float32, np.int32, np.int32, np.float32
         wish = Wish(*(np.ones(num_rows, kind) for kind in kinds))
         wish.temperature_B[:] = 0  # else the costlier draws are made for it
         return np.zeros((num_rows, width), np.int32), np.ones(num_rows, np.int32), wish

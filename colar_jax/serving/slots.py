@@ -49,6 +49,7 @@ class Wish:
     top_p_B: jax.Array  # float32, of words
     max_thoughts_B: jax.Array  # int32
     max_tokens_B: jax.Array  # int32, at least 1
+    speed_number_B: jax.Array  # float32, what the question's last token is told of the speed (`data.recipe.Told`)
 
 
 @jax.tree_util.register_dataclass

@@ -3,6 +3,7 @@
 import dataclasses
 
 from colar_jax.settings.checks import one_of, parse_positive, parse_speeds, require
+from colar_jax.settings.on_resume import observing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,6 +12,9 @@ class DecodeConfig:
 
     max_latents: int = 64  # L_max: 64 for grade school, 128 for MATH
     min_latents: int = 1  # as published: the stop decision is read after the first latent
+    # When greedy latent thinking ends: half (### has a probability of at least one half) or argmax (it is the most
+    # probable token, as published).
+    greedy_stop: str = observing("half", before="argmax")
     max_step_tokens: int = 128  # the limit of a chain of thought in words
     max_answer_tokens: int = 16  # the limit of an answer
     latent_temperature: float = 1.0  # scales the latent standard deviation of a sampled decode
@@ -25,6 +29,7 @@ class DecodeConfig:
     latents_see_question: bool = True
 
     def __post_init__(self):
+        one_of("decode.greedy_stop", self.greedy_stop, ("half", "argmax"))
         for field in ("max_latents", "max_step_tokens", "max_answer_tokens"):
             require(getattr(self, field) > 0, f"decode.{field}={getattr(self, field)} must be positive")
         require(

@@ -13,6 +13,7 @@ from tokenizers import models
 from colar_jax.config import DecodeConfig, nearest, parse_speeds
 from colar_jax.data.encoding import unreadable_words
 from colar_jax.data.prompts import AUTO_SPEED, Speed, speed_text
+from colar_jax.data.recipe import Recipe
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
 
@@ -67,12 +68,13 @@ def check_options(
     )
 
 
-def check_speed(asked: Any, *, trained: Sequence[Speed], has_speed: bool, stage: str) -> Speed:
+def check_speed(asked: Any, recipe: Recipe, *, has_speed: bool, stage: str) -> Speed:
     """The speed to think at: `asked`, a number or "auto"; None is the first that was trained.
 
     Raises:
         UserError: it is no speed, or several, or the stage has none to choose.
     """
+    trained = recipe.trained_speeds
     if asked is None or asked == "":
         return trained[0]
     given = parse_speeds(asked) if isinstance(asked, str) else (float(asked),) if _is_number(asked) else (math.nan,)
@@ -82,7 +84,7 @@ def check_speed(asked: Any, *, trained: Sequence[Speed], has_speed: bool, stage:
         raise UserError(f"speed={asked!r} is no thinking speed: a number of at least 1 (tokens per latent), or auto")
     if not has_speed:
         raise UserError(f"speed={asked}: stage {stage} has none to choose; leave it out")
-    if given[0] not in trained:
+    if not recipe.was_trained(given[0]):
         _tell_untrained(stage, ", ".join(map(speed_text, trained)), speed_text(given[0]))
     return given[0]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
+from colar_jax.data.encoding import Prompt
 from colar_jax.decoding.prompt_rows import PackedPrompts, PromptShape, pack_prompts
 
 # No prompt of the published form is shorter than some twenty tokens.
@@ -27,11 +28,11 @@ class QuestionBatch:
     prompts: PackedPrompts
 
 
-def batches_of(prompts: Sequence[np.ndarray], most_rows: int, num_shards: int) -> Iterator[QuestionBatch]:
+def batches_of(prompts: Sequence[Prompt], most_rows: int, num_shards: int) -> Iterator[QuestionBatch]:
     """All questions, each once.
 
     Args:
-        prompts: the ids of each, the separator included.
+        prompts: as they are asked.
         most_rows: questions of a batch; the power of two below it counts.
         num_shards: into how many parts the rows are split over devices.
     """

@@ -29,7 +29,8 @@ def score(thinker: "Thinker", problems, speeds, *, seeds: int, limit: int | None
         raise UserError(f"seeds={seeds!r} is no number of sampled decodes: 0, or some")
     name, problems = _problems(problems, limit)
     chosen, run = _speeds(thinker, speeds), thinker.run
-    encoded = encode(problems, thinker.tokenizer, chosen)
+    said = tuple(dict.fromkeys(thinker.method.recipe.told(speed).said for speed in chosen))
+    encoded = encode(problems, thinker.tokenizer, said)
     refuse_unreadable(name, encoded, thinker.tokenizer, run.config.data)
     evaluator = run.evaluator(thinker.stage, [encoded], chosen)
     return [result for speed in chosen for result in _results(thinker, evaluator, encoded, name, speed, seeds)]
@@ -58,7 +59,7 @@ def _result(thinker: "Thinker", name: str, speed: Speed, sampling: str, outcomes
         lengths_SN=np.stack([outcome.lengths_N for outcome in outcomes]),
         forced_stops_SN=np.stack([outcome.forced_stop_N for outcome in outcomes]),
         method=run.config.stages[thinker.stage].method,
-        was_trained=not method.has_speed or speed in run.trained_speeds(thinker.stage),
+        was_trained=not method.has_speed or method.recipe.was_trained(speed),
         votes_SN=votes_of([outcome.predictions for outcome in outcomes], run.judge.is_right)
         if len(outcomes) > 1
         else None,

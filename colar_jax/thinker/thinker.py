@@ -9,6 +9,7 @@ from typing import overload
 import jax
 import numpy as np
 
+from colar_jax.data.encoding import Prompt
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed, question_prompt
 from colar_jax.data.tokenizers import Tokenizer
@@ -188,8 +189,7 @@ class Thinker:
 
     def checked_speed(self, asked) -> Speed:
         """The speed that is meant; UserError where it is none."""
-        trained = self.run.trained_speeds(self.stage)
-        return check_speed(asked, trained=trained, has_speed=self.method.has_speed, stage=self.stage)
+        return check_speed(asked, self.method.recipe, has_speed=self.method.has_speed, stage=self.stage)
 
     @functools.cached_property
     def _programs(self) -> AskPrograms:
@@ -212,9 +212,11 @@ class Thinker:
                 answers[number] = self._reader.answer(decoded, row, questions[number], limits)
         return [answers[number] for number in range(len(questions))]
 
-    def _prompts(self, questions: list[str], speed: Speed) -> list[np.ndarray]:
-        """The ids of each prompt, and the separator that opens the reasoning."""
-        texts = [question_prompt(question, speed) for question in questions]
+    def _prompts(self, questions: list[str], speed: Speed) -> list[Prompt]:
+        """The questions as the model is asked them."""
+        told = self.method.recipe.told(speed)
+        texts = [question_prompt(question, told.said) for question in questions]
         # Not by `encode_batch`, which logs what `check_questions` has said already.
         ids = self.tokenizer.hf(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [np.array([*of_one, self.tokenizer.separator_id], np.int32) for of_one in ids["input_ids"]]
+        prompts = (np.array([*of_one, self.tokenizer.separator_id], np.int32) for of_one in ids["input_ids"])
+        return [Prompt(prompt, told.number) for prompt in prompts]

@@ -15,7 +15,7 @@ THINKING_FILE = "thinking.json"
 class ThinkingFacts:
     """What a program has to know to think with an exported model.
 
-    `colar_torch.py` reads all but the last three, and the name of the method.
+    `colar_torch.py` reads all but the stage and the name of the method.
     """
 
     method: str  # a name of `methods.METHODS`, or package.module:NAME

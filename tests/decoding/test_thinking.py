@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from colar_jax.decoding.thinking import Thought, latent_thinker, word_thinker
+from colar_jax.decoding.thinking import Thought, latent_thinker, stopping_at_half, word_thinker
 from colar_jax.model.latent_head import Gaussian
 
 SEPARATOR_ID = 3
@@ -114,6 +114,22 @@ def test_greedy_takes_the_mean_and_stops_where_the_separator_is_most_probable(se
     stop_log_prob = special.log_softmax(logits.astype(np.float64))[SEPARATOR_ID]
     expected = stop_log_prob if stops else np.log1p(-np.exp(stop_log_prob))
     np.testing.assert_allclose(thought.stop_log_prob_B, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("separator_logit", "at_half", "at_argmax"), [(2.1, False, True), (2.6, True, True)])
+def test_greedy_stops_at_one_half(separator_logit, at_half, at_argmax):
+    """And not where `###` is merely the likeliest of many: with c labels in a group that comes at 1 / (c + 1)."""
+    logits = LOGITS.copy()
+    logits[SEPARATOR_ID] = separator_logit
+    assert logits.argmax() == SEPARATOR_ID
+    assert (special.softmax(logits.astype(np.float64))[SEPARATOR_ID] >= 0.5) == at_half
+    think = latent_thinker(SEPARATOR_ID, greedy=True, latent_temperature=1.0, stop_temperature=1.0)
+    assert (think_once(think, model(logits)).stop_B == at_argmax).all()
+    thought = think_once(stopping_at_half(think), model(logits))
+    assert (thought.stop_B == at_half).all()
+    stop_log_prob = special.log_softmax(logits.astype(np.float64))[SEPARATOR_ID]
+    expected = stop_log_prob if at_half else np.log1p(-np.exp(stop_log_prob))
+    np.testing.assert_allclose(thought.stop_log_prob_B, expected, rtol=1e-5)
 
 
 def test_a_certain_decision_has_a_log_probability_of_zero():

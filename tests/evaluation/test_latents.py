@@ -31,7 +31,7 @@ PROBLEMS = [
 STD, EMBED_STD, STOP_LOGIT = 0.25, 0.5, 2.0
 HIDDEN = 180  # even, and a dimension for every token
 THOUGHT = ("27", "=")  # what every latent is the sum of
-DECODE = DecodeConfig(max_latents=4, min_latents=3, max_answer_tokens=2, max_step_tokens=4)
+DECODE = DecodeConfig(max_latents=4, min_latents=3, max_answer_tokens=2, max_step_tokens=4, greedy_stop="argmax")
 
 
 @pytest.fixture(scope="module")

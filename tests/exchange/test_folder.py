@@ -14,6 +14,7 @@ from exchange.tiny_run import given_run, tiny_config
 from flax import nnx
 
 from colar_jax.config import plain
+from colar_jax.data.encoding import Prompt
 from colar_jax.data.prompts import question_prompt
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
@@ -45,9 +46,10 @@ def exported(request, tmp_path_factory):
 
 def our_decode(run, parameters, stage):
     """Of every test problem what is thought, and the answer's ids, greedily."""
-    tokenizer, [speed] = run.tokenizer, run.trained_speeds(stage)[:1]
-    questions = [question_prompt(problem.question, speed) for problem in run.tests["arithmetic"].problems]
-    prompts = [np.array([*tokenizer.encode(text), tokenizer.separator_id], np.int32) for text in questions]
+    tokenizer, told = run.tokenizer, run.method(stage).recipe.told(run.trained_speeds(stage)[0])
+    questions = [question_prompt(problem.question, told.said) for problem in run.tests["arithmetic"].problems]
+    ids = [np.array([*tokenizer.encode(text), tokenizer.separator_id], np.int32) for text in questions]
+    prompts = [Prompt(of_one, told.number) for of_one in ids]
     packed = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
     ids = {"separator_id": tokenizer.separator_id, "eos_id": tokenizer.eos_id}
     thinking = run.method(stage).thinking(run.config.decode, tokenizer.separator_id, np.dtype("float32"), True)
@@ -88,6 +90,19 @@ def assert_thinks_alike(run, parameters, stage, folder):
 def test_the_torch_file_thinks_what_we_think(exported):
     pytest.importorskip("torch")
     assert_thinks_alike(*exported[:2], "colar", exported[2])
+
+
+@pytest.mark.parametrize(("conditioning", "greedy_stop"), [("number", "argmax"), ("both", "half")])
+def test_the_torch_file_is_told_the_speed_as_we_tell_it(conditioning, greedy_stop, tmp_path):
+    pytest.importorskip("torch")
+    run, parameters = given_run(tmp_path / "run", latent={"conditioning": conditioning}, greedy_stop=greedy_stop)
+    folder = export_stage(run, "colar", tmp_path / "out")
+    assert_thinks_alike(run, parameters, "colar", folder)
+    told = torch_file_of(folder).LatentReasoner.load(folder)._speed_embedding
+    numbers = {2.5: 2.5, 1: 1.0, "auto": 0.0}
+    ours = nnx.merge(run.graph, parameters).speed(np.array(list(numbers.values()), np.float32))
+    for speed, expected in zip(numbers, ours, strict=True):
+        np.testing.assert_allclose(told(speed).detach().numpy(), expected, atol=1e-5)
 
 
 OTHER_METHODS = {

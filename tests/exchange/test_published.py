@@ -52,6 +52,21 @@ def test_adapters_and_head_are_taken_and_the_base_stays(run, tmp_path):
     assert measured == run.initial_parameters()["latent_head"]["embed_std"]
 
 
+def test_told_the_speed_as_a_number_too_it_answers_as_before(run, tmp_path):
+    """What a new embedding of the speed adds is nothing, until it is trained."""
+    trained = larger(jax.device_get(run.initial_parameters()))
+    published(tmp_path / "a.ckpt", trained)
+    told = prepare(tiny_config(tmp_path / "told", lora=LORA, latent={"conditioning": "both"}))
+    outcomes = [
+        (one.evaluator("colar", [one.val], (speed,)).run(parameters, one.val, speed, seed=None), "speed" in parameters)
+        for one, speed in ((run, 2.0), (told, 2.0))
+        if (parameters := published_parameters(one, tmp_path / "a.ckpt"))
+    ]
+    (plain, has_none), (with_number, has_one) = outcomes
+    assert not has_none and has_one
+    assert plain.texts == with_number.texts and plain.lengths_N.tolist() == with_number.lengths_N.tolist()
+
+
 def test_it_evaluates_and_trains_on(run, tmp_path):
     trained = larger(jax.device_get(run.initial_parameters()))
     import_checkpoint(run, "colar", published(tmp_path / "a.ckpt", trained))

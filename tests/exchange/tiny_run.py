@@ -13,11 +13,12 @@ HIDDEN, MAX_LATENTS, MAX_ANSWER_TOKENS = 32, 6, 5
 
 
 def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
-    """One stage, `colar`, of two steps; or these, each named after its method."""
+    """One stage, `colar`, of two steps; or these, each named after its method; `latent`: settings of `colar`."""
     config = defaults()
     config.update(workdir=str(workdir), run=",".join(stages))
     config.data.update(train_limit=40, num_val=4, num_test=4)
     lora, projection_size = model.pop("lora", {}), model.pop("projection", 0)
+    latent, config.decode.greedy_stop = model.pop("latent", {}), model.pop("greedy_stop", config.decode.greedy_stop)
     config.model.update(preset="pico", **model)
     config.model.lora.update(lora)
     config.model.latent_head.intermediate_size = 24
@@ -26,7 +27,7 @@ def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
     if "codi" in stages:
         config.stages.codi.codi.projection_size = projection_size
     if "colar" in stages:
-        config.stages.colar.latent.speeds = "2"
+        config.stages.colar.latent.update(speeds="2", **latent)
     config.decode.update(max_latents=MAX_LATENTS, max_answer_tokens=MAX_ANSWER_TOKENS)
     config.eval.seeds = 0
     return resolve(config)

@@ -41,8 +41,9 @@ from colar_jax.model.visibility import packed
 
 def test_ablation_oc_takes_the_steps_out_of_the_cross_entropy_alone():
     oc = tuple(example(number, steps=False) for number in range(ROWS))
-    _, plain, _ = evaluated(ALONE, latent=ALL_TERMS)
-    _, without, _ = evaluated(ALONE, latent=ALL_TERMS, layouts=oc)
+    latent = dataclasses.replace(ALL_TERMS, weighting="position")
+    _, plain, _ = evaluated(ALONE, latent=latent)
+    _, without, _ = evaluated(ALONE, latent=latent, layouts=oc)
     num_drawn = sum(int(layout.latent_mask_M.sum()) - 1 for layout in EXAMPLES)
     assert without["cross_entropy"].count == plain["cross_entropy"].count - num_drawn
     assert without["cross_entropy"].sum < plain["cross_entropy"].sum
@@ -78,7 +79,7 @@ def test_ablation_dl_has_no_standard_deviation():
 def test_switches_of_a_stage_reach_its_recipe():
     latent = Colar(speeds="2,1.5", auto_probability=0.1, supervise_steps=False, pooling="mean")
     recipe = latent.recipe
-    expected = Recipe((2.0, 1.5), 0.1, supervise_latents=True, supervise_steps=False, pooling="mean")
+    expected = Recipe((2.0, 1.5), 0.1, supervise_latents=True, supervise_steps=False, pooling="mean", random_phase=True)
     assert recipe == expected
 
 

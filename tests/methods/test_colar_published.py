@@ -32,10 +32,10 @@ TOLERANCE = 1e-4
 RISE = 0.02  # of a loss of 10: 2,000 times its float32 resolution, and small enough to be linear
 PROBLEMS, SPEEDS = range(8), (1, 2, 3, 5)
 VARIANTS = {
-    "mse": Colar(),
-    "mse_det": Colar(),
-    "mse_mean": Colar(pooling="mean"),
-    "nll_ent": Colar(loss="nll", entropy_weight=0.01),
+    "mse": Colar(weighting="position"),
+    "mse_det": Colar(weighting="position"),
+    "mse_mean": Colar(weighting="position", pooling="mean"),
+    "nll_ent": Colar(weighting="position", loss="nll", entropy_weight=0.01),
 }
 # The recorded models: (family, whether only an adapter and the latent head are trained), and their variants.
 SETUPS = {

@@ -215,7 +215,7 @@ def test_prompts_say_speeds_as_often_as_the_recipe_does():
         for iteration in range(300):
             with pytest.raises(StopIteration):
                 ask(one, iteration)
-            said.update(prompt[-3:-1].tolist()[-1] for prompt in run.call_args.args[1])
+            said.update(prompt.ids[-3:-1].tolist()[-1] for prompt in run.call_args.args[1])
     shares = {ending: count / 1200 for ending, count in said.items()}
     assert shares == pytest.approx({1: 0.25, 2: 0.25, 5: 0.5}, abs=0.05)
 
@@ -223,7 +223,7 @@ def test_prompts_say_speeds_as_often_as_the_recipe_does():
 def test_several_speeds_in_a_group():
     one = learner(by_turns, never, speeds_per_group=4, centre="group")
     judged = ask(one)
-    endings = np.array([prompt[-2] for prompt in judged.prompts]).reshape(4, 4)
+    endings = np.array([prompt.ids[-2] for prompt in judged.prompts]).reshape(4, 4)
     assert set(endings.ravel()) == {2, 5} and any(len(set(of_group)) == 2 for of_group in endings)
     assert len(judged.prompts) == len(judged.decoded.num_thoughts_B) == 16 and judged.advantages_QG.shape == (4, 4)
     (batch,) = one._minibatches(judged, 0)

@@ -8,11 +8,13 @@ import numpy as np
 from decoding.test_decoder import EOS_ID, PROMPTS, SEPARATOR_ID, VOCABULARY, packed, random_model
 from flax import nnx
 
+from colar_jax.data.encoding import Prompt
 from colar_jax.decoding.decoder import decode
 from colar_jax.engine import Engine
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import Method, decode_limits
 from colar_jax.model.execution import Execution
+from colar_jax.model.reasoner import abstract
 from colar_jax.parallel.mesh import make_mesh
 from colar_jax.serving.resident import SlotPrograms
 from colar_jax.serving.sizes import SlotSizes
@@ -21,7 +23,8 @@ from colar_jax.serving.slots import Act
 from colar_jax.serving.traced_ways import TracedWays
 from colar_jax.settings import DecodeConfig
 
-DECODE = DecodeConfig(max_latents=10, min_latents=0, max_step_tokens=6, max_answer_tokens=8)
+DECODE = DecodeConfig(max_latents=10, min_latents=0, max_step_tokens=6, max_answer_tokens=8, greedy_stop="argmax")
+SPEED = 1.5  # of methods that are told it as a number
 SIZES = SlotSizes(slots=4, max_prompt=16, max_thoughts=10, max_tokens=8, steps=4)
 
 __all__ = ["EOS_ID", "PROMPTS", "SEPARATOR_ID", "VOCABULARY"]
@@ -55,7 +58,14 @@ def programs(method: Method = Colar(), decode: DecodeConfig = DECODE, num_device
 
 def model_of(method: Method):
     """The small model; `method` may bring modules of its own."""
-    return random_model()
+    graph, parameters = random_model()
+    if not method.modules:
+        return graph, parameters
+    model = nnx.merge(graph, parameters)
+    graph, shapes = abstract(model.llama.config, model.latent_head.config, modules=method.modules)
+    rng = np.random.default_rng(3)
+    own = {name: shapes[name] for name in method.modules}
+    return graph, parameters | jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), own)
 
 
 def slot_engine(sizes: SlotSizes = SIZES, **programs_of) -> SlotEngine:
@@ -87,7 +97,7 @@ def _decode(model, config: DecodeConfig, method: Method, greedy: bool, number: i
     thinking = method.thinking(config, SEPARATOR_ID, jax.numpy.dtype("float32"), greedy)
     limits = decode_limits(thinking, config, separator_id=SEPARATOR_ID, eos_id=EOS_ID, greedy=greedy)
     graph, parameters = model
-    prompts = packed([PROMPTS[number]])
+    prompts = packed([Prompt(PROMPTS[number], method.recipe.told(SPEED).number)])
     program = _program(graph, thinking.think, limits, (config, method, greedy))
     return program(parameters, prompts, key[None])
 

@@ -1,0 +1,59 @@
+"""Thinking speeds to train at: a list of numbers, or ranges of them."""
+
+import dataclasses
+import math
+
+from colar_jax.errors import UserError
+from colar_jax.settings.checks import parse_speeds, require, split_names
+
+# A speed that is drawn from a range has so many decimals: few enough for a prompt to say it.
+DECIMALS = 2
+# The speed as the number that a model is told: at least 1, or one of these.
+AUTO_NUMBER, NO_NUMBER = 0.0, -1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedRange:
+    """All speeds from `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+    def __contains__(self, speed: float) -> bool:
+        return self.low <= speed <= self.high
+
+    @property
+    def size(self) -> float:
+        """How much of the logarithm's axis it takes: a speed is drawn from it that often."""
+        return math.log(self.high / self.low)
+
+
+def parse_trained_speeds(text: str) -> tuple[tuple[float, ...], tuple[SpeedRange, ...]]:
+    """The numbers that `1,2,5` lists, or the ranges that `1..2.3,2.7..6` lists; the other of the two is empty.
+
+    Raises:
+        UserError: the text lists nothing, both kinds, or what is no speed.
+    """
+    parts = split_names(text)
+    ranges = tuple(_range(part) for part in parts if ".." in part)
+    if ranges and len(ranges) < len(parts):
+        raise UserError(f"latent.speeds={text!r} has numbers beside ranges: list numbers, or list ranges")
+    if not ranges:
+        speeds = parse_speeds(text)
+        require(
+            bool(speeds) and "auto" not in speeds,
+            f"latent.speeds={text!r}: list the numbers to train, as in 1,2,3, or ranges, as in 1..6 (auto has "
+            "latent.auto_probability)",
+        )
+        return tuple(map(float, speeds)), ()
+    return (), ranges
+
+
+def _range(text: str) -> SpeedRange:
+    ends = text.split("..")
+    speeds = [parse_speeds(end) for end in ends]
+    if len(ends) != 2 or any(len(speed) != 1 or speed[0] == "auto" for speed in speeds):
+        raise UserError(f"{text!r} is no range of speeds: write two numbers of at least 1, as in 1..6")
+    (low,), (high,) = speeds
+    require(low < high, f"{text!r} is an empty range of speeds: the first number has to be below the second")
+    return SpeedRange(round(low, DECIMALS), round(high, DECIMALS))
