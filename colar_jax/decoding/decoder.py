@@ -190,7 +190,6 @@ def answering_loop(feeder: Feeder, suffix: Suffix, num_thoughts_B, keys_B, limit
     model, dtype = feeder.model, jnp.dtype(feeder.compute.dtype)
     num_rollouts, limit = num_thoughts_B.shape[0], limits.max_answer_tokens
     keys_B = _fold_in(keys_B, 1)
-    embedding_VD = model.llama.embedding[...]
     everyone_B = jnp.ones(num_rollouts, bool)
 
     def goes_on(state: AnsweringState):
@@ -198,7 +197,7 @@ def answering_loop(feeder: Feeder, suffix: Suffix, num_thoughts_B, keys_B, limit
 
     def next_token(ids_B, step, suffix):
         """Feed a token to everyone and draw the one after it; a rollout that has ended draws what nobody reads."""
-        hidden_BD, suffix = feeder.feed(embedding_VD[ids_B].astype(dtype), num_thoughts_B + step, everyone_B, suffix)
+        hidden_BD, suffix = feeder.feed(model.llama.embed(ids_B, dtype), num_thoughts_B + step, everyone_B, suffix)
         logits_BV = model.llama.logits(hidden_BD)
         if limits.greedy:
             return *greedy_token(logits_BV), suffix

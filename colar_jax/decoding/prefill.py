@@ -9,7 +9,7 @@ from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.model.cache import Prefix, Suffix
 from colar_jax.model.execution import Execution
 from colar_jax.model.llama import Llama
-from colar_jax.model.reasoner import Reasoner, embed_positions
+from colar_jax.model.reasoner import Reasoner
 from colar_jax.model.speed_embedding import SPEED
 from colar_jax.model.visibility import cascade, packed
 
@@ -30,7 +30,7 @@ def prefill(model: Reasoner, prompts: PackedPrompts, num_rollouts: int, compute:
         positions_RS = jnp.broadcast_to(jnp.arange(prompts.token_ids_RS.shape[1]), prompts.token_ids_RS.shape)
         ones_RS = jnp.ones(prompts.token_ids_RS.shape, jnp.float32)
         dtype = jnp.dtype(compute.dtype)
-        embeds_RSD = embed_positions(model.llama.embedding[...], prompts.token_ids_RS, positions_RS, ones_RS, dtype)
+        embeds_RSD = model.embed_positions(prompts.token_ids_RS, positions_RS, ones_RS, dtype)
         embeds_RSD = _with_speeds(model, embeds_RSD, prompts)
         hidden_CD, prefix = read_questions(model.llama, embeds_RSD, prompts, compute)
     hidden_BD = jnp.repeat(hidden_CD, num_rollouts, axis=0)
@@ -63,7 +63,7 @@ def _last_slots(prompts: PackedPrompts):
 
 def read_questions(llama: Llama, embeds_RSD, prompts: PackedPrompts, compute: Execution):
     """Read `C` questions packed into rows: each one's last hidden state `[C, D]`, and their cache."""
-    sees = packed(prompts.segment_ids_RS, compute, keeps=True)
+    sees = packed(prompts.segment_ids_RS, compute, keeps=True, longest=prompts.slots_CP.shape[1])
     hidden_RSD, layers = llama.run(embeds_RSD, prompts.position_ids_RS, sees, compute.for_prefill())
     last_C = _last_slots(prompts)
     prefix = Prefix.of_rows(layers, prompts.slots_CP, prompts.lengths_C)

@@ -100,7 +100,7 @@ def word_thinker(separator_id: int, dtype, *, greedy: bool, temperature: float, 
     def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
         logits_BV = model.llama.logits(hidden_BD)
         ids_B, log_prob_B = greedy_token(logits_BV) if greedy else sampled_token(keys_B, logits_BV, temperature, top_p)
-        embed_BD = model.llama.embedding[...][ids_B].astype(dtype)
+        embed_BD = model.llama.embed(ids_B, dtype)
         # One draw decides both what is thought and whether thinking ends, so the decision has none of its own.
         return Thought(embed_BD, ids_B, log_prob_B, ids_B == separator_id, jnp.zeros_like(log_prob_B))
 

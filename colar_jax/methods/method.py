@@ -15,7 +15,7 @@ from colar_jax.decoding.thinking import Think
 from colar_jax.losses import cross_entropy_sum, gather_positions
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
-from colar_jax.model.reasoner import OwnModule, Reasoner, embed_positions
+from colar_jax.model.reasoner import OwnModule, Reasoner
 from colar_jax.model.visibility import packed
 from colar_jax.settings import DecodeConfig, ModelConfig
 
@@ -144,9 +144,7 @@ class Method(abc.ABC):
 
 def embed(model: Reasoner, batch: Batch, compute: Execution):
     """The batch's input embeddings `[B, S, D]`."""
-    return embed_positions(
-        model.llama.embedding[...], batch.token_ids_BT, batch.token_positions_BT, batch.scale_BS, compute.dtype
-    )
+    return model.embed_positions(batch.token_ids_BT, batch.token_positions_BT, batch.scale_BS, compute.dtype)
 
 
 def supervised_hidden(model: Reasoner, embeds_BSD, batch: Batch, compute: Execution, dropout_keys_B=None):

@@ -56,6 +56,14 @@ def _swiglu_backward(residuals, grad):
 swiglu.defvjp(_swiglu_forward, _swiglu_backward)
 
 
+def geglu(gate, up):
+    """`gelu(gate) * up`, with the tanh approximation of Gemma."""
+    return jax.nn.gelu(gate, approximate=True) * up
+
+
+GATED = {"silu": swiglu, "gelu_tanh": geglu}  # `LlamaConfig.activation`
+
+
 def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, *, stddev: float | None = None, fill: float = 0.0):
     """A float32 parameter with its logical axis names: normal with `stddev`, or constant `fill`."""
     if stddev is None:

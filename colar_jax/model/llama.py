@@ -17,9 +17,9 @@ from colar_jax.model import rope
 from colar_jax.model.block import Attend, Block
 from colar_jax.model.execution import Execution, Tree
 from colar_jax.model.linear import parameter
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.lora import LoraConfig
 from colar_jax.model.norm import RMSNorm
-from colar_jax.model.presets import LlamaConfig
 from colar_jax.model.visibility import Visibility
 from colar_jax.parallel import fsdp
 
@@ -67,7 +67,7 @@ class Llama(nnx.Module):
             return Block(config, lora, rngs=rngs)
 
         self.blocks = stack(rngs)
-        self.final_norm = RMSNorm(config.hidden_size, config.norm_eps, rngs=rngs)
+        self.final_norm = RMSNorm(config.hidden_size, config.norm_eps, config.norm_offset, rngs=rngs)
         self.head = (
             None
             if config.tied_head
@@ -78,6 +78,18 @@ class Llama(nnx.Module):
     def head_matrix_VD(self):
         """The language head's rows, one a token: the embedding matrix itself when the two are tied."""
         return self.embedding[...] if self.head is None else self.head[...]
+
+    def embed(self, ids, dtype):
+        """Tokens as they are fed, `[...]` to `[..., D]`.
+
+        A Gemma scales a token's row by sqrt(D). What is no token (a latent, a mixture that is made of fed tokens) is in
+        the scaled space already, and is fed as it is.
+        """
+        return self.scaled(self.embedding[...][ids].astype(dtype))
+
+    def scaled(self, rows):
+        """Rows of the embedding matrix, or sums of them, in the space of what is fed."""
+        return rows if self.config.embedding_scale == 1 else rows * self.config.embedding_scale
 
     def logits(self, hidden):
         """float32 logits over the vocabulary for hidden states `[..., D]`."""
@@ -109,7 +121,8 @@ class Llama(nnx.Module):
             tuple over layers: what `visibility` kept, or with a probe (what was kept, what was probed).
         """
         config, scan = self.config, compute.scan_layers
-        rotations = rope.rotation_tables(position_ids_BT, config.head_dim, config.rope_theta, config.rope_scaling)
+        config.check_reach(visibility.reach_of(embeds_BTD.shape[1]))
+        rotations, which_L = rope.rotations_of_layers(position_ids_BT, config)
         graphdef, stacked = nnx.split(self.blocks)
         contexts, last = visibility.contexts, reading.last
         layer_of = functools.partial(_layer, graphdef, rotations, compute)
@@ -118,7 +131,7 @@ class Llama(nnx.Module):
         keys_LB = _keys_of_layers(dropout_keys_B if self.drops_out else None, config.num_layers)
         if scan:
             context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()
-            x_BTD, kept = jax.lax.scan(layer, x_BTD, (nnx.to_pure_dict(stacked), keys_LB, *context))
+            x_BTD, kept = jax.lax.scan(layer, x_BTD, (nnx.to_pure_dict(stacked), keys_LB, which_L, *context))
             of_layers = [jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(config.num_layers)]
             if last is not None:  # of a stack, all but the last would be a copy
                 x_BTD = last.pick(x_BTD)
@@ -129,7 +142,8 @@ class Llama(nnx.Module):
             for i in range(config.num_layers):
                 keys_B = None if keys_LB is None else keys_LB[i]
                 run = layer if i < config.num_layers - 1 else last_layer
-                x_BTD, kept = run(x_BTD, (layers[i], keys_B, *contexts[i : i + 1]))
+                which = None if which_L is None else which_L[i]
+                x_BTD, kept = run(x_BTD, (layers[i], keys_B, which, *contexts[i : i + 1]))
                 of_layers.append(kept)
         return self.final_norm(x_BTD), tuple(of_layers)
 
@@ -152,13 +166,14 @@ class Llama(nnx.Module):
 
 
 def _layer(graphdef, rotations, compute: Execution, attend: Attend, probe, pick=None):
-    """A step over the layers: (x, (its parameters, dropout keys, context if any)) -> (x, what is kept)."""
+    """A step over the layers: (x, (its parameters, dropout keys, rotation, context if any)) -> (x, what is kept)."""
 
     def layer(x, stacked_part):
-        layer_params, keys_B, *context = stacked_part
+        layer_params, keys_B, which, *context = stacked_part
+        own_rotations = rotations if which is None else [table_RBTH[which] for table_RBTH in rotations]
         attend_here = functools.partial(attend, context=context[0]) if context else attend
         block = nnx.merge(graphdef, compute.whole(layer_params))
-        x, kept = block(x, *rotations, attend_here, keys_B, pick)
+        x, kept = block(x, *own_rotations, attend_here, keys_B, pick)
         return x, kept if probe is None else (kept, probe(x))
 
     policy = REMAT_POLICIES[compute.remat]

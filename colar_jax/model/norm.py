@@ -10,14 +10,16 @@ from colar_jax.model.linear import along_last, parameter
 
 
 class RMSNorm(nnx.Module):
-    """Scale to unit root mean square, in float32."""
+    """Scale to unit root mean square, in float32; `offset` is added to the weights, which begin at 1 less that."""
 
-    def __init__(self, size: int, eps: float, *, rngs: nnx.Rngs):
-        self.scale = parameter(rngs, (size,), ("norm",), fill=1.0)
-        self.eps = eps
+    def __init__(self, size: int, eps: float, offset: float = 0.0, *, rngs: nnx.Rngs):
+        self.scale = parameter(rngs, (size,), ("norm",), fill=1.0 - offset)
+        self.eps, self.offset = eps, offset
 
     def __call__(self, x):
-        return _normalise(x, self.scale[...], self.eps)
+        scale_D = self.scale[...]
+        # In float32 whatever the weights are held in: 1 + w in bfloat16 would lose most of w.
+        return _normalise(x, scale_D.astype(jnp.float32) + self.offset if self.offset else scale_D, self.eps)
 
 
 LAYER_NORM_EPS = 1e-5

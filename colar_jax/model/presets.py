@@ -1,49 +1,35 @@
-"""What a Llama-type model is made of, as data, and the sizes that have a name.
+"""The sizes of models that have a name."""
 
-One description covers Llama 2 / 3.x and Qwen2 / 2.5: they differ in numbers, in a bias on q, k and v, and in whether
-the language head is the embedding matrix.
-"""
+from colar_jax.model.llama_config import FULL, NO_ROPE, SLIDING, LlamaConfig
+from colar_jax.model.rope_scaling import LinearScaling, RopeScaling
 
-import dataclasses
+__all__ = ["PRESETS", "LlamaConfig", "RopeScaling"]
 
-from colar_jax.errors import UserError
+_QWEN2 = {"family": "qwen2", "qkv_bias": True, "rope_theta": 1_000_000.0}
+_QWEN3 = {"family": "qwen3", "qk_norm": "head", "rope_theta": 1_000_000.0}
+_MISTRAL = {"family": "mistral", "rope_theta": 1_000_000.0, "norm_eps": 1e-5, "tied_head": False}
+_OLMO2 = {"family": "olmo2", "qk_norm": "whole", "norms": "after", "rope_theta": 500_000.0, "tied_head": False}
+_GEMMA3 = {
+    "family": "gemma3_text",
+    "qk_norm": "head",
+    "norms": "around",
+    "norm_offset": 1.0,
+    "activation": "gelu_tanh",
+    "scales_embeddings": True,
+    "query_scalar": 256,
+    "rope_theta": 1_000_000.0,
+    "sliding_rope_theta": 10_000.0,
+}
+_LLAMA3 = {"rope_theta": 500_000.0, "norm_eps": 1e-5}
+_SMOLLM2 = {"norm_eps": 1e-5}
 
 
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Llama-3's stretch of the low rotary frequencies (`rope_type: llama3` of a Hugging Face config)."""
-
-    factor: float = 32.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = 8192
+def _five_sliding_to_one(num_layers: int) -> tuple[str, ...]:
+    return tuple(FULL if layer % 6 == 5 else SLIDING for layer in range(num_layers))
 
 
-@dataclasses.dataclass(frozen=True)
-class LlamaConfig:
-    """The shape of a Llama-type model; every name is the field's standard one."""
-
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
-    norm_eps: float = 1e-6
-    tied_head: bool = True
-    qkv_bias: bool = False
-
-    def __post_init__(self):
-        if self.num_heads % self.num_kv_heads:
-            raise UserError(
-                f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: every key-value head "
-                "serves the same number of query heads"
-            )
-        if self.head_dim % 2:
-            raise UserError(f"head_dim={self.head_dim} is odd: rotary embeddings turn pairs of dimensions")
+def _every_fourth_without_rope(num_layers: int) -> tuple[str, ...]:
+    return tuple(NO_ROPE if layer % 4 == 3 else FULL for layer in range(num_layers))
 
 
 # vocab_size is replaced by the tokenizer's when a model is made from random weights.
@@ -60,41 +46,31 @@ PRESETS = {
     "micro": LlamaConfig(
         vocab_size=4096, hidden_size=384, num_layers=6, num_heads=6, num_kv_heads=6, head_dim=64, intermediate_size=1024
     ),
-    "llama-3.2-1b": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=2048,
-        num_layers=16,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=64,
-        intermediate_size=8192,
-        rope_theta=500_000.0,
-        rope_scaling=RopeScaling(),
-        norm_eps=1e-5,
-    ),
+    # Published: vocabulary, width, layers, query heads, key-value heads, their size, width of the feed-forward.
+    "llama-3.2-1b": LlamaConfig(128256, 2048, 16, 32, 8, 64, 8192, rope_scaling=RopeScaling(), **_LLAMA3),
     "llama-3.1-8b": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        num_layers=32,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
-        intermediate_size=14336,
-        rope_theta=500_000.0,
-        rope_scaling=RopeScaling(factor=8.0),
-        norm_eps=1e-5,
-        tied_head=False,
+        128256, 4096, 32, 32, 8, 128, 14336, rope_scaling=RopeScaling(factor=8.0), tied_head=False, **_LLAMA3
     ),
-    "qwen2.5-1.5b": LlamaConfig(
-        vocab_size=151936,
-        hidden_size=1536,
-        num_layers=28,
-        num_heads=12,
-        num_kv_heads=2,
-        head_dim=128,
-        intermediate_size=8960,
-        rope_theta=1_000_000.0,
-        tied_head=True,
-        qkv_bias=True,
+    "qwen2.5-1.5b": LlamaConfig(151936, 1536, 28, 12, 2, 128, 8960, **_QWEN2),
+    "qwen3-0.6b": LlamaConfig(151936, 1024, 28, 16, 8, 128, 3072, **_QWEN3),
+    "qwen3-1.7b": LlamaConfig(151936, 2048, 28, 16, 8, 128, 6144, **_QWEN3),
+    "qwen3-4b": LlamaConfig(151936, 2560, 36, 32, 8, 128, 9728, **_QWEN3),
+    "qwen3-8b": LlamaConfig(151936, 4096, 36, 32, 8, 128, 12288, tied_head=False, **_QWEN3),
+    "smollm2-135m": LlamaConfig(49152, 576, 30, 9, 3, 64, 1536, rope_theta=100_000.0, **_SMOLLM2),
+    "smollm2-360m": LlamaConfig(49152, 960, 32, 15, 5, 64, 2560, rope_theta=100_000.0, **_SMOLLM2),
+    "smollm2-1.7b": LlamaConfig(49152, 2048, 24, 32, 32, 64, 8192, rope_theta=130_000.0, **_SMOLLM2),
+    "smollm3-3b": LlamaConfig(
+        128256, 2048, 36, 16, 4, 128, 11008,
+        family="smollm3", rope_theta=5_000_000.0, layers=_every_fourth_without_rope(36),
     ),
-}
+    "mistral-7b": LlamaConfig(32768, 4096, 32, 32, 8, 128, 14336, **_MISTRAL),
+    "olmo2-1b": LlamaConfig(100352, 2048, 16, 16, 16, 128, 8192, **_OLMO2),
+    "olmo2-7b": LlamaConfig(100352, 4096, 32, 32, 32, 128, 11008, **_OLMO2),
+    "gemma3-1b": LlamaConfig(
+        262144, 1152, 26, 4, 1, 256, 6912, layers=_five_sliding_to_one(26), window=512, **_GEMMA3
+    ),
+    "gemma3-4b": LlamaConfig(
+        262208, 2560, 34, 8, 4, 256, 10240,
+        layers=_five_sliding_to_one(34), window=1024, rope_scaling=LinearScaling(8.0), **_GEMMA3,
+    ),
+}  # fmt: skip

@@ -11,8 +11,8 @@ from flax import nnx
 
 from colar_jax.model.latent_head import LatentHead, LatentHeadConfig
 from colar_jax.model.llama import Llama
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.lora import LoraConfig, joined, random_streams, split_base
-from colar_jax.model.presets import LlamaConfig
 
 # A stream of its own for the random weights of a method's own modules.
 _OWN_STREAM = 0xC0D1
@@ -63,6 +63,11 @@ class Reasoner(nnx.Module):
         for name, module in modules.items():
             setattr(self, name, module.kind(llama, module.settings, rngs=rngs))
 
+    def embed_positions(self, token_ids_BT, token_positions_BT, scale_BS, dtype):
+        """Tokens added into positions, as they are fed: `embed_positions` on this model's embedding, `[B, S, D]`."""
+        embeds_BSD = embed_positions(self.llama.embedding[...], token_ids_BT, token_positions_BT, scale_BS, dtype)
+        return self.llama.scaled(embeds_BSD)
+
 
 def build(
     llama: LlamaConfig,
@@ -78,7 +83,7 @@ def build(
     with nnx.use_eager_sharding(False):
         graph, state = nnx.split(Reasoner(llama, latent_head, lora, modules, rngs=random_streams(seed)))
     parameters = with_copies(nnx.to_pure_dict(state), modules, modules)
-    return graph, calibrate(parameters)
+    return graph, calibrate(parameters, llama)
 
 
 def abstract(
@@ -107,7 +112,7 @@ def build_on(
     graph, _ = abstract(llama, latent_head, lora, modules)
     with nnx.use_eager_sharding(False):
         head = LatentHead(llama.hidden_size, latent_head, rngs=nnx.Rngs(seed))
-    parameters = calibrate({"llama": llama_parameters, "latent_head": nnx.to_pure_dict(nnx.state(head))})
+    parameters = calibrate({"llama": llama_parameters, "latent_head": nnx.to_pure_dict(nnx.state(head))}, llama)
     parameters = with_copies(parameters | initial_modules(llama, seed, modules), modules, modules)
     if lora is not None:
         parameters = joined(parameters, initial_adapters(llama, latent_head, lora, seed))
@@ -153,13 +158,15 @@ def initial_adapters(llama: LlamaConfig, latent_head: LatentHeadConfig, lora: Lo
         return adapters()
 
 
-def calibrate(parameters: dict) -> dict:
-    """The parameters with the latent head's `embed_std` measured on their own embedding matrix.
+def calibrate(parameters: dict, llama: LlamaConfig) -> dict:
+    """The parameters with the latent head's `embed_std` measured on their own embedding matrix, as `llama` feeds it.
 
     The published code looks it up in a table of five model names; the standard deviation over all entries of the matrix
     is what that table holds (docs/method.md, departures).
     """
     embed_std = _std_of_all(parameters["llama"]["embedding"])
+    if llama.embedding_scale != 1:
+        embed_std = embed_std * llama.embedding_scale
     return parameters | {"latent_head": parameters["latent_head"] | {"embed_std": embed_std}}
 
 

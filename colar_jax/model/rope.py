@@ -1,38 +1,50 @@
-"""Rotary position embeddings in the rotate-half form of the Hugging Face Llama, with Llama-3's frequency scaling."""
+"""Rotary position embeddings in the rotate-half form of the Hugging Face Llama."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.model.presets import RopeScaling
+from colar_jax.model.llama_config import NO_ROPE, SLIDING, LlamaConfig
+from colar_jax.model.rope_scaling import Scaling
 
 
-def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
-    """Angle per position for each pair of dimensions: float32 `[head_dim / 2]`.
-
-    Llama-3's scaling divides the frequencies whose wavelength exceeds the original context by `factor`, leaves the
-    short wavelengths alone, and blends in between (Hugging Face `rope_type: llama3`).
-    """
+def inverse_frequencies(head_dim: int, theta: float, scaling: Scaling | None) -> np.ndarray:
+    """Angle per position for each pair of dimensions, stretched as `scaling` says: float32 `[head_dim / 2]`."""
     inverse = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
-    if scaling is None:
-        return inverse.astype(np.float32)
-    wavelength = 2 * np.pi / inverse
-    low_wavelength = scaling.original_max_positions / scaling.low_freq_factor
-    high_wavelength = scaling.original_max_positions / scaling.high_freq_factor
-    blend = (scaling.original_max_positions / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    blended = (1 - blend) * inverse / scaling.factor + blend * inverse
-    scaled = np.where(wavelength > low_wavelength, inverse / scaling.factor, inverse)
-    is_between = (wavelength <= low_wavelength) & (wavelength >= high_wavelength)
-    return np.where(is_between, blended, scaled).astype(np.float32)
+    return (inverse if scaling is None else scaling.stretched(inverse, theta)).astype(np.float32)
 
 
-def rotation_tables(position_ids_BT, head_dim: int, theta: float, scaling: RopeScaling | None):
+def rotation_tables(position_ids_BT, head_dim: int, theta: float, scaling: Scaling | None):
     """Cosines and sines of every position's angles, computed once for all layers: float32 `[B, T, H / 2]` twice."""
     inverse_H = inverse_frequencies(head_dim, theta, scaling)
     angles_BTH = position_ids_BT[..., None].astype(jnp.float32) * inverse_H[None, None]
-    return _once(jnp.cos(angles_BTH)), _once(jnp.sin(angles_BTH))
+    tables = jnp.cos(angles_BTH), jnp.sin(angles_BTH)
+    if scaling is not None and scaling.amplitude != 1:
+        tables = tuple(scaling.amplitude * table for table in tables)
+    return _once(tables[0]), _once(tables[1])
+
+
+def rotations_of_layers(position_ids_BT, config: LlamaConfig):
+    """The tables of a model's layers, and which of them each layer takes.
+
+    Returns:
+        Where all layers turn alike, their tables and None. Otherwise the tables of each kind stacked, float32
+        `[R, B, T, H / 2]` twice, and each layer's place among them, int32 `[L]`. A layer without rotary embeddings
+        turns by nothing: cosine 1, sine 0.
+    """
+    kinds = tuple(dict.fromkeys(config.rotations))
+
+    def tables(kind: str):
+        if kind == SLIDING:
+            return rotation_tables(position_ids_BT, config.head_dim, config.sliding_rope_theta, None)
+        cos_BTH, sin_BTH = rotation_tables(position_ids_BT, config.head_dim, config.rope_theta, config.rope_scaling)
+        return (jnp.ones_like(cos_BTH), jnp.zeros_like(sin_BTH)) if kind == NO_ROPE else (cos_BTH, sin_BTH)
+
+    of_kinds = [tables(kind) for kind in kinds]
+    if len(kinds) == 1:
+        return of_kinds[0], None
+    stacked = tuple(jnp.stack(of_each) for of_each in zip(*of_kinds, strict=True))
+    return stacked, np.array([kinds.index(kind) for kind in config.rotations], np.int32)
 
 
 def _once(x_BTH):

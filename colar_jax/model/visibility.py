@@ -23,20 +23,33 @@ class Visibility:
         attend: queries, keys and values of a layer to its output, and whatever is to be kept of the layer.
         contexts: empty, or a pytree for each layer, which `attend` then gets as `context=`: what is seen besides the
             row itself.
+        reach: positions that a query sees at most, its own included; None: all of the row and of its context.
     """
 
     attend: Attend
     contexts: tuple = ()
+    reach: int | None = None
+
+    def reach_of(self, num_positions: int) -> int:
+        """That of a pass over rows of so many positions."""
+        if self.reach is not None:
+            return self.reach
+        # Keys and values of a layer's context, [rows, K, slots, H] each, and biases of fewer dimensions.
+        slots = [leaf.shape[-2] for leaf in jax.tree.leaves(self.contexts[:1]) if leaf.ndim == 4]
+        return num_positions + sum(slots) // 2
 
 
-def packed(segment_ids_BT, compute: Execution, *, keeps: bool = False) -> Visibility:
-    """Packed rows: causal within a segment (0 is padding); `keeps` keys and values, as a cache holds them."""
+def packed(segment_ids_BT, compute: Execution, *, keeps: bool = False, longest: int | None = None) -> Visibility:
+    """Packed rows: causal within a segment (0 is padding); `keeps` keys and values, as a cache holds them.
+
+    `longest` is how many positions a segment has at most, where that is known to be less than a row's.
+    """
     kernel = packed_attention(segment_ids_BT, compute.attention, splits_heads=compute.splits_heads)
 
     def attend(q, k, v):
         return kernel(q, k, v), (heads_first(k), heads_first(v)) if keeps else None
 
-    return Visibility(attend)
+    return Visibility(attend, reach=longest)
 
 
 def tree(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int) -> Visibility:
@@ -46,7 +59,7 @@ def tree(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int) 
     it, which is computed once instead.
     """
     biases = attention.tree_mask_bias(trunk_lengths_B, trunk_size, num_branches, branch_size)
-    return Visibility(lambda q, k, v: (attention.attend_tree(q, k, v, *biases), None))
+    return Visibility(lambda q, k, v: (attention.attend_tree(q, k, v, *biases), None), reach=trunk_size + branch_size)
 
 
 def tree_positions(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int):
@@ -68,7 +81,8 @@ def cascade(prefix: Prefix, suffix: Suffix, is_real_B) -> tuple[Visibility, jax.
         new_layer = write_slot(suffix_layer, k, v, suffix.num_written)
         return attention.attend_cascade(q, *prefix_layer, prefix.is_real_CP, *new_layer, is_real_BS), new_layer
 
-    return Visibility(attend, tuple(zip(prefix.layers, suffix.layers, strict=True))), is_real_BS
+    reach = prefix.is_real_CP.shape[1] + suffix.is_real_BS.shape[1]
+    return Visibility(attend, tuple(zip(prefix.layers, suffix.layers, strict=True)), reach), is_real_BS
 
 
 # (keys, values and context of a layer) -> (the blocks of keys that are seen, whatever is to be kept)

@@ -144,7 +144,7 @@ class RunModel:
         head = _latent_head(config, self.llama)
         parameters = reasoner.build(self.llama, head, config.seed, self._lora, own_modules(config))[1]
         # Calibrated again after the cast: a later stage measures the weights as they are held, and must find the same.
-        return reasoner.calibrate(cast_base(parameters, jnp.dtype(config.model.base_dtype)))
+        return reasoner.calibrate(cast_base(parameters, jnp.dtype(config.model.base_dtype)), self.llama)
 
     def _loaded_base(self) -> Tree:
         return self.base.load(self._shardings(self.shapes["llama"]), jnp.dtype(self.config.model.base_dtype))

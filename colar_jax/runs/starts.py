@@ -80,7 +80,7 @@ def start_parameters(run: Run, name: str) -> Tree:
     starts_latents = run.method(name).calibrates and "latent_head" not in source_method.trains
     if stage.trainer == "grpo" and starts_latents:
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
-    return calibrate(parameters) if starts_latents else parameters
+    return calibrate(parameters, run.model.llama) if starts_latents else parameters
 
 
 def stage_state(run: Run, name: str, optimizer: optax.GradientTransformation) -> tuple[TrainState, Tree]:

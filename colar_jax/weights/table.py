@@ -1,13 +1,25 @@
-"""The weights of a Llama or Qwen2: each leaf of our parameter tree, its names and its shape in a Hugging Face folder.
+"""The weights of a Llama-type model: each leaf of our parameter tree, its names and its shape in a Hugging Face folder.
 
 torch keeps a linear layer as `[out, in]` and every layer by itself; ours are `[in, out]`, stacked over the layers.
 """
 
 import dataclasses
 
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 
 EMBEDDING_NAME, HEAD_NAME = "model.embed_tokens.weight", "lm_head.weight"
+
+# By `LlamaConfig.norms`. A Llama's norm before the feed-forward is called after what comes before it.
+_NORMS = {
+    "before": {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
+    "after": {"attention_out_norm": "post_attention_layernorm", "mlp_out_norm": "post_feedforward_layernorm"},
+    "around": {
+        "attention_norm": "input_layernorm",
+        "attention_out_norm": "post_attention_layernorm",
+        "mlp_norm": "pre_feedforward_layernorm",
+        "mlp_out_norm": "post_feedforward_layernorm",
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +61,12 @@ def llama_weights(config: LlamaConfig) -> list[Weight]:
         for ours in ("query", "key", "value"):
             name, out, _ = projections[ours]
             of_layer[ours, "bias"] = f"{name}.bias", (out,)
-    of_layer["attention_norm", "scale"] = "input_layernorm.weight", (D,)
-    of_layer["mlp_norm", "scale"] = "post_attention_layernorm.weight", (D,)
+    if config.qk_norm:
+        sizes = (query_size, kv_size) if config.qk_norm == "whole" else (config.head_dim,) * 2
+        for ours, name, size in zip(("query_norm", "key_norm"), ("q_norm", "k_norm"), sizes, strict=True):
+            of_layer[ours, "scale"] = f"self_attn.{name}.weight", (size,)
+    for ours, name in _NORMS[config.norms].items():
+        of_layer[ours, "scale"] = f"{name}.weight", (D,)
 
     weights = [
         Weight(("embedding",), (EMBEDDING_NAME,), (V, D), False),

@@ -72,7 +72,7 @@ def random_model(seed: int = 37):
         return 0.2 * values
 
     parameters = jax.tree_util.tree_map_with_path(large, parameters)
-    return graph, calibrate(jax.tree.map(jnp.float32, parameters))
+    return graph, calibrate(jax.tree.map(jnp.float32, parameters), config)
 
 
 def packed(prompts: list[np.ndarray], width: int = WIDTH):

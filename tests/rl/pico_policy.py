@@ -59,7 +59,7 @@ def policy(seed: int = 2):
         return 0.2 * values
 
     parameters = jax.tree_util.tree_map_with_path(large, parameters)
-    return graph, calibrate(jax.tree.map(np.float32, parameters))
+    return graph, calibrate(jax.tree.map(np.float32, parameters), config)
 
 
 def engine_of(compute=COMPUTE) -> Engine:

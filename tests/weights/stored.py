@@ -16,7 +16,7 @@ from colar_jax.weights.loading import load_llama
 from colar_jax.weights.table import llama_weights
 
 TIED = dataclasses.replace(PRESETS["pico"], vocab_size=37)
-UNTIED = dataclasses.replace(TIED, tied_head=False, qkv_bias=True)
+UNTIED = dataclasses.replace(TIED, tied_head=False, qkv_bias=True, family="qwen2")
 INDEX = "model.safetensors.index.json"
 
 

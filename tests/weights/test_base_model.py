@@ -10,6 +10,7 @@ from golden.base_folders import QWEN2, base_folder
 from golden.published import recorded
 
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build_on, calibrate
 from colar_jax.weights import base_model
 from colar_jax.weights.base_model import base_identity, open_base
@@ -105,7 +106,9 @@ def test_embed_std_of_a_known_matrix():
     """Entries of +-0.03 around 0.01, so many that a plain float32 sum of their squares would no longer be exact."""
     signs = np.where(np.arange(40_000_000, dtype=np.int32).reshape(40_000, 1000) % 2, 1, -1).astype(np.int8)
     matrix = (jnp.float32(0.01) + jnp.float32(0.03) * jnp.asarray(signs)).astype(jnp.float32)
-    parameters = calibrate({"llama": {"embedding": matrix}, "latent_head": {"embed_std": 1.0, "other": 2}})
+    parameters = calibrate(
+        {"llama": {"embedding": matrix}, "latent_head": {"embed_std": 1.0, "other": 2}}, PRESETS["pico"]
+    )
     np.testing.assert_allclose(parameters["latent_head"]["embed_std"], 0.03, rtol=1e-5)
     assert parameters["latent_head"]["other"] == 2
 

@@ -12,7 +12,10 @@ from golden.base_folders import QWEN2
 from golden.published import llama_config, recorded
 
 from colar_jax.errors import UserError
-from colar_jax.model.presets import PRESETS, LlamaConfig, RopeScaling
+from colar_jax.model.llama_config import NO_ROPE, SLIDING, LlamaConfig
+from colar_jax.model.presets import PRESETS
+from colar_jax.model.rope_scaling import DynamicScaling, LinearScaling, RopeScaling, YarnScaling
+from colar_jax.weights.families import FAMILIES
 from colar_jax.weights.hf_config import carried_over, from_hf, read_config, to_hf
 from colar_jax.weights.hf_fields import _OPTIONAL, _REQUIRED, unknown_fields
 
@@ -41,6 +44,16 @@ LLAMA3 = {
 }
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+SLIDING_3 = ["sliding_attention"] * 3
+
+
+def raw_of(family: str) -> dict:
+    """A config.json of a family, in the classic layout, with little in it."""
+    named = {"architectures": [FAMILIES[family].architecture], "model_type": family}
+    return without(LLAMA, "hidden_act", "rms_norm_eps", "tie_word_embeddings", "rope_theta") | named
+
+
 def without(raw, *names):
     return {name: value for name, value in raw.items() if name not in names}
 
@@ -51,7 +64,9 @@ def test_the_recorded_llama_in_both_layouts(key):
 
 
 def test_the_recorded_qwen2_in_both_layouts():
-    expected = LlamaConfig(640, 64, 2, 4, 2, 16, 128, rope_theta=10000.0, tied_head=False, qkv_bias=True)
+    expected = LlamaConfig(
+        640, 64, 2, 4, 2, 16, 128, rope_theta=10000.0, tied_head=False, qkv_bias=True, family="qwen2"
+    )
     assert read_config(QWEN2) == expected
     assert from_hf(json.loads((QWEN2 / "config_transformers5.json").read_text())) == expected
 
@@ -90,19 +105,47 @@ def test_a_qwen2_that_could_slide_but_does_not():
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (LLAMA | {"model_type": "mistral"}, "model_type='mistral' .* not supported: model.base takes llama .*, qwen2"),
+        (LLAMA | {"model_type": "mixtral"}, "model_type='mixtral' .* not supported: model.base takes llama .*, qwen2"),
         (LLAMA | {"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         (without(LLAMA, "model_type"), "model_type=None"),
         (LLAMA | {"hidden_act": "gelu"}, "hidden_act='gelu': only silu"),
         (LLAMA | {"attention_bias": True}, "attention_bias=true"),
         (LLAMA | {"mlp_bias": True}, "mlp_bias=true"),
-        (LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type='linear'"),
-        (LLAMA | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn'"),
+        (LLAMA | {"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope_type='longrope'"),
+        (LLAMA | {"rope_scaling": {"type": "linear"}}, "'linear' needs a number factor above 0, not None"),
+        (LLAMA | {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' needs a number original_max_pos"),
+        (LLAMA | {"rope_scaling": YARN | {"mscale": "1"}}, "mscale='1' of rope_type 'yarn': expected a number"),
+        (LLAMA | {"rope_scaling": YARN | {"truncate": 1}}, "truncate=1 of rope_type 'yarn': expected true or false"),
+        (LLAMA | {"rope_scaling": YARN, "rope_theta": 1}, "rope_theta=1 of rope_type 'yarn' is not above 1"),
+        (LLAMA | {"rope_scaling": YARN | {"low_freq_factor": 1.0}}, "low_freq_factor=1.0 means nothing"),
+        (LLAMA | {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic' needs max_position_embeddings"),
         (LLAMA | {"rope_scaling": without(LLAMA3, "factor")}, "needs a number factor above 0, not None"),
         (LLAMA | {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         (LLAMA | {"quantization_config": {"bits": 4}}, "quantization_config"),
-        (QWEN | {"use_sliding_window": True, "sliding_window": 64}, "use_sliding_window=true"),
-        (QWEN | {"layer_types": ["full_attention", "sliding_attention"]}, "use_sliding_window=true"),
+        (LLAMA | {"use_sliding_window": True, "sliding_window": 64}, "use_sliding_window=true"),
+        (QWEN | {"layer_types": ["full_attention", "sliding_attention"] * 3}, "layer_types names 6 layers"),
+        (QWEN | {"layer_types": ["sliding_attention"] * 3}, "there is no sliding window"),
+        (QWEN | {"layer_types": ["linear_attention"] * 3}, "layer_types has linear_attention"),
+        (raw_of("mistral") | {"layer_types": ["full_attention"] * 3}, "layer_types: a mistral has none"),
+        (raw_of("ministral") | {"sliding_window": None, "layer_types": SLIDING_3}, "there is no sliding window"),
+        (raw_of("smollm3") | {"use_sliding_window": True}, "use_sliding_window=true"),
+        (raw_of("smollm3") | {"no_rope_layers": [1, 0]}, r"no_rope_layers=\[1, 0\]: expected 0"),
+        (raw_of("smollm3") | {"no_rope_layers": [1, 0, 2]}, r"no_rope_layers=\[1, 0, 2\]: expected 0"),
+        (raw_of("qwen3") | {"attention_bias": True}, "attention_bias=true: a qwen3"),
+        (raw_of("olmo2") | {"attention_bias": True}, "attention_bias=true: a olmo2"),
+        (raw_of("gemma3_text") | {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0: soft caps"),
+        (raw_of("gemma3_text") | {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0: soft caps"),
+        (raw_of("gemma3_text") | {"use_bidirectional_attention": True}, "use_bidirectional_attention=true"),
+        (raw_of("gemma3_text") | {"sliding_window": None}, "sliding_window=null: the sliding layers"),
+        (raw_of("gemma3_text") | {"hidden_activation": "silu"}, "hidden_activation='silu': only gelu_pytorch_tanh"),
+        (raw_of("gemma3_text") | {"rope_scaling": YARN}, "full_attention: rope_type='yarn': only default, linear"),
+        (raw_of("gemma3_text") | {"rope_parameters": LLAMA3}, "expected an object for full_attention"),
+        (
+            raw_of("gemma3_text") | {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "sliding_attention: rope_type='linear': only default",
+        ),
+        (raw_of("gemma3_text") | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "has a type and no rope_type"),
+        (LLAMA | {"model_type": "gemma3", "architectures": None}, "model_type='gemma3' .* not supported"),
         (LLAMA | {"hidden_size": 0}, "hidden_size=0: expected a whole number above 0"),
         (without(LLAMA, "vocab_size"), "vocab_size=None"),
         (without(LLAMA, "head_dim") | {"hidden_size": 25}, "hidden_size=25 is no multiple of num_attention_heads=6"),
@@ -163,8 +206,8 @@ def test_what_is_refused(raw, told):
 
 
 def test_all_faults_are_one_error():
-    raw = QWEN | {"hidden_act": "relu", "use_sliding_window": True, "rope_scaling": {"rope_type": "yarn"}}
-    with pytest.raises(ValueError, match=r"(?s)hidden_act.*use_sliding_window.*rope_type='yarn'"):
+    raw = QWEN | {"hidden_act": "relu", "mlp_bias": True, "rope_scaling": {"rope_type": "yarn"}}
+    with pytest.raises(ValueError, match=r"(?s)hidden_act.*mlp_bias.*'yarn' needs"):
         from_hf(raw)
 
 
@@ -204,11 +247,11 @@ def test_fields_that_nobody_knows_are_named(caplog):
     ]
 
 
-@pytest.mark.parametrize("kind", ["LlamaConfig", "Qwen2Config"])
-def test_all_fields_of_transformers_are_known(kind):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_fields_of_transformers_are_known(family):
     """A field that a newer transformers adds is looked at before it is called harmless."""
-    written = getattr(transformers, kind)().to_dict()
-    assert not unknown_fields(written)
+    written = transformers.AutoConfig.for_model(family).to_dict()
+    assert not unknown_fields(written, FAMILIES[family].fields)
     assert from_hf(written | {"architectures": None}).num_layers == written["num_hidden_layers"]
 
 
@@ -217,7 +260,7 @@ def test_what_is_written_is_read_again(preset):
     config = dataclasses.replace(PRESETS[preset], tied_head=preset != "nano")
     raw = json.loads(json.dumps(to_hf(config)))
     assert from_hf(raw) == config
-    assert raw["model_type"] == ("qwen2" if config.qkv_bias else "llama")
+    assert raw["model_type"] == config.family
     assert "rope_parameters" not in raw and "dtype" not in raw
 
 
@@ -237,7 +280,7 @@ FUZZ = hypothesis.settings(
 )
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(1, 64), st.floats(), st.floats(0, 2), st.text(max_size=8),
-    st.sampled_from(["llama3", "default", "silu", "full_attention", 1e-6, 8, 10**30]),
+    st.sampled_from(["llama3", "default", "linear", "dynamic", "yarn", "silu", "full_attention", 1e-6, 8, 10**30]),
 )  # fmt: skip
 ROPE_KEYS = st.sampled_from([*LLAMA3, "type", "rope_theta", "partial_rotary_factor", "other"])
 VALUES = st.recursive(
@@ -247,7 +290,8 @@ VALUES = st.recursive(
     ),
     max_leaves=5,
 )
-FIELDS = st.sampled_from([*_REQUIRED, *_OPTIONAL, "model_type", "architectures", "other"])
+OWN = {name for family in FAMILIES.values() for name in family.fields}
+FIELDS = st.sampled_from(sorted({*_REQUIRED, *_OPTIONAL, *OWN, "model_type", "architectures", "other"}))
 ROPES = st.dictionaries(ROPE_KEYS, LEAVES).map(lambda changes: LLAMA3 | changes)
 CHANGES = st.one_of(
     st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3),
@@ -265,7 +309,9 @@ def read_or_refused(folder) -> LlamaConfig | None:
 
 
 @FUZZ
-@hypothesis.given(base=st.sampled_from([LLAMA, QWEN]), changes=CHANGES, removed=st.sets(FIELDS, max_size=2))
+@hypothesis.given(
+    base=st.sampled_from([LLAMA, QWEN, *map(raw_of, FAMILIES)]), changes=CHANGES, removed=st.sets(FIELDS, max_size=2)
+)
 def test_any_value_is_read_as_transformers_reads_it_or_refused(tmp_path_factory, base, changes, removed):
     folder = tmp_path_factory.getbasetemp() / "any_value"
     folder.mkdir(exist_ok=True)
@@ -280,16 +326,33 @@ def test_any_value_is_read_as_transformers_reads_it_or_refused(tmp_path_factory,
     assert ours.num_layers == theirs.num_hidden_layers and ours.intermediate_size == theirs.intermediate_size
     assert (ours.num_heads, ours.num_kv_heads) == (theirs.num_attention_heads, theirs.num_key_value_heads)
     assert (ours.norm_eps, ours.tied_head) == (theirs.rms_norm_eps, theirs.tie_word_embeddings)
-    assert theirs.hidden_act == "silu"
+    assert ours.head_dim == getattr(theirs, "head_dim", None) or ours.head_dim == ours.hidden_size // ours.num_heads
+    if ours.family == "gemma3_text":
+        assert (theirs.hidden_activation, ours.query_scalar) == ("gelu_pytorch_tanh", theirs.query_pre_attn_scalar)
+        if SLIDING in ours.kinds:
+            assert ours.sliding_rope_theta == theirs.rope_parameters["sliding_attention"]["rope_theta"]
+    else:
+        assert theirs.hidden_act == "silu"
+    if SLIDING in ours.kinds:
+        assert ours.window == theirs.sliding_window
+    if ours.family == "smollm3":
+        assert [kind != NO_ROPE for kind in ours.kinds] == list(map(bool, theirs.no_rope_layers[: ours.num_layers]))
+    elif (types := getattr(theirs, "layer_types", None)) is not None and ours.family not in (
+        "llama",
+        "olmo2",
+        "mistral",
+    ):
+        assert [kind == SLIDING for kind in ours.kinds] == [kind == "sliding_attention" for kind in types]
     rope = theirs.rope_parameters
+    rope = rope["full_attention"] if ours.family == "gemma3_text" else rope
     assert ours.rope_theta == rope["rope_theta"] and rope.get("partial_rotary_factor", 1.0) == 1.0
     scaling = ours.rope_scaling
-    assert rope["rope_type"] == ("default" if scaling is None else "llama3")
+    kinds = {RopeScaling: "llama3", LinearScaling: "linear", DynamicScaling: "dynamic", YarnScaling: "yarn"}
+    assert rope["rope_type"] == kinds.get(type(scaling), "default")
     if scaling is not None:
-        assert (scaling.factor, scaling.original_max_positions) == (
-            rope["factor"],
-            rope["original_max_position_embeddings"],
-        )
+        assert scaling.factor == rope["factor"]
+    if isinstance(scaling, RopeScaling | YarnScaling):
+        assert scaling.original_max_positions == rope["original_max_position_embeddings"]
 
 
 @FUZZ

@@ -195,7 +195,7 @@ def fixed_thinking(num_latents: int, project, *, way: str) -> Thinking:
 
 
 def _embed(model: Reasoner, ids_BT, compute: Execution):
-    return model.llama.embedding[...][ids_BT].astype(compute.dtype)
+    return model.llama.embed(ids_BT, compute.dtype)
 
 
 def _keys_of(keys_B, part):
