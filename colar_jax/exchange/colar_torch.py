@@ -242,7 +242,7 @@ class LatentReasoner:
         way, separator = self.settings["way"], self.settings["separator_id"]
         if way == "words":
             token = sampling.pick(logits)
-            return token, self._embedding.weight[token], token == separator
+            return token, self._embedding(torch.tensor(token)), token == separator
         if way != "latent_head":
             fed = hidden if self.maker is None else self.maker(hidden)
             return fed.float(), fed, True

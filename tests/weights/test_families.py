@@ -1,6 +1,7 @@
 """Each family against transformers, where rows are padded, shifted, cached, or fed as embeddings; and as a whole."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 from golden.published import largest_difference
 
+import colar_jax
 from colar_jax.errors import UserError
 from colar_jax.model.cache import Prefix, Suffix
 from colar_jax.model.execution import Execution
@@ -200,6 +202,15 @@ def test_what_is_fed_without_a_token_is_not_scaled():
     rows = np.array([[3, 5, 7]]), np.array([[0, 1, 1]]), np.array([[1.0, 0.5]], np.float32)
     expected = embed_positions(embedding_VD, *rows, "float32") * root
     np.testing.assert_allclose(model.embed_positions(*rows, "float32"), expected, rtol=1e-6)
+
+
+def test_every_token_is_fed_through_embed():
+    """The matrix itself is read where it is held, and where words are looked for: nowhere to feed them."""
+    package = Path(colar_jax.__file__).parent
+    readers = {
+        str(path.relative_to(package)) for path in package.rglob("*.py") if ".embedding[" in path.read_text("utf-8")
+    }
+    assert readers == {"model/llama.py", "model/reasoner.py", "evaluation/latents.py"}
 
 
 @pytest.mark.parametrize(
