@@ -12,8 +12,10 @@ import numpy as np
 import transformers
 
 from colar_jax.data.embedded_tokenizers import EMBEDDED_TOKENIZERS
+from colar_jax.data.gguf_tokenizer import gguf_tokenizer
 from colar_jax.data.prompts import SEPARATOR, answer_text, question_prompt
 from colar_jax.errors import UserError
+from colar_jax.gguf_header import is_gguf
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,8 @@ def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
     if not name:
         raise UserError("data.tokenizer is empty: name a folder or a hub id (empty means model.base's own, with one)")
     place = os.path.expanduser(name)
+    if os.path.isfile(place) and is_gguf(place):
+        return gguf_tokenizer(Path(place))
     if os.path.isfile(place):
         raise UserError(f"data.tokenizer={name!r} is a file: name the folder that it is in")
     # A folder's tokenizer.json says everything. AutoTokenizer goes by the model_type in config.json beside it, and

@@ -144,7 +144,11 @@ class LatentReasoner:
         if (folder / "adapter_config.json").is_file():
             from peft import PeftModel
 
-            base = AutoModelForCausalLM.from_pretrained(settings["base"], dtype=dtype)
+            of_base = pathlib.Path(settings["base"])
+            if of_base.suffix == ".gguf":  # transformers wants its folder, and then its name
+                base = AutoModelForCausalLM.from_pretrained(of_base.parent, gguf_file=of_base.name, dtype=dtype)
+            else:
+                base = AutoModelForCausalLM.from_pretrained(settings["base"], dtype=dtype)
             model = PeftModel.from_pretrained(base, folder)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)

@@ -19,7 +19,7 @@ def llama_shape(config: Config, num_tokens: int) -> LlamaConfig:
     if not config.model.base:
         return dataclasses.replace(PRESETS[config.model.preset], vocab_size=num_tokens)
     folder = Path(config.model.base).expanduser()
-    stored = hf_config.read_config(folder) if folder.is_dir() else _from_hub(config.model.base)
+    stored = hf_config.read_config(folder) if folder.exists() else _from_hub(config.model.base)
     return dataclasses.replace(stored, vocab_size=max(stored.vocab_size, num_tokens))
 
 

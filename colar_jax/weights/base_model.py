@@ -1,10 +1,12 @@
 """The published model that a run starts from: its folder, its config, and its parameters.
 
-A base is named by `model.base`: a Hugging Face folder, or a hub id (`owner/name`, or `owner/name@revision`).
+A base is named by `model.base`: a Hugging Face folder, a GGUF file, or a hub id (`owner/name`, or
+`owner/name@revision`).
 """
 
 import dataclasses
 import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from colar_jax.errors import UserError
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.gguf_header import is_gguf
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.weights import hf_config
-from colar_jax.weights.loading import Tree, load_llama, stored_config
-from colar_jax.weights.safetensors_io import find_tensors
+from colar_jax.weights.loading import Tree, load_llama, stored_config, stored_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +28,23 @@ _SAMPLED_BYTES = 4096  # of every tensor, for its hash
 
 
 def base_folder(name: str, said: str = "model.base=") -> Path:
-    """The local folder of a base model; one named by a hub id is fetched, or found in the hub's cache.
+    """The local folder (or GGUF file) of a base model; one named by a hub id is fetched, or found in the hub's cache.
 
     Args:
-        name: a folder, or owner/name[@revision].
+        name: a folder, a GGUF file, or owner/name[@revision].
         said: what the name was given as, for messages.
 
     Raises:
         UserError: there is no such folder, and no such model on the hub (or no access to it, or no network).
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (is_gguf(path) and path.is_file()):
         return path
+    if path.is_file():
+        raise UserError(f"{said}{name!r} is a file, and no GGUF file (.gguf): name the folder that it is in")
     repository, _, revision = name.partition("@")
-    if path.is_absolute() or name.startswith((".", "~")) or repository.count("/") != 1:
-        raise UserError(f"{said}{name!r}: there is no such folder, and it is no hub id (owner/name)")
+    if path.is_absolute() or is_gguf(path) or name.startswith((".", "~")) or repository.count("/") != 1:
+        raise UserError(f"{said}{name!r}: there is no such folder or file, and it is no hub id (owner/name)")
     import huggingface_hub  # here, because only hub ids need it
 
     try:
@@ -113,7 +117,7 @@ def base_identity(folder: Path) -> dict[str, str]:
     Raises:
         UserError: the folder's weights cannot be read.
     """
-    stored, faults = find_tensors(folder)
+    stored, faults = stored_tensors(folder)
     if faults:
         raise UserError(f"{folder} has no readable weights:\n  " + "\n  ".join(faults))
     weights = hashlib.sha256()
@@ -122,5 +126,8 @@ def base_identity(folder: Path) -> dict[str, str]:
         with open(tensor.file, "rb") as file:
             file.seek(tensor.start + tensor.num_bytes // 2)
             weights.update(file.read(min(_SAMPLED_BYTES, tensor.num_bytes - tensor.num_bytes // 2)))
-    config = hashlib.sha256((folder / hf_config.HF_CONFIG_FILE).read_bytes())
+    if is_gguf(folder):
+        config = hashlib.sha256(json.dumps(hf_config.read_raw(folder), sort_keys=True).encode())
+    else:
+        config = hashlib.sha256((folder / hf_config.HF_CONFIG_FILE).read_bytes())
     return {"name": folder.name, "config": config.hexdigest()[:16], "weights": weights.hexdigest()[:16]}

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from colar_jax.errors import UserError
+from colar_jax.gguf_header import SUFFIX, is_gguf
 from colar_jax.json_object import read_json_object
 from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.weights import hf_rope
 from colar_jax.weights.families import FAMILIES, Family
+from colar_jax.weights.gguf_tensors import gguf_config
 from colar_jax.weights.hf_fields import field_faults, warn_of_unknown
 
 HF_CONFIG_FILE = "config.json"
@@ -29,19 +31,23 @@ _FEATURES += ("layers", "window", "sliding_rope_theta")
 
 
 def read_config(folder: Path) -> LlamaConfig:
-    """The model that a Hugging Face folder holds.
+    """The model that a Hugging Face folder or a GGUF file holds.
 
     Raises:
         UserError: there is no `config.json`, or it asks for what we do not compute; lists all of it.
     """
-    return from_hf(read_raw(folder), str(folder / HF_CONFIG_FILE))
+    return from_hf(read_raw(folder), str(folder if is_gguf(folder) else folder / HF_CONFIG_FILE))
 
 
 def read_raw(folder: Path) -> dict[str, Any]:
-    """`config.json` as it is; UserError where there is none, or it is no JSON object."""
+    """`config.json` as it is, or would be of a GGUF file; UserError where there is none, or it is no JSON object."""
+    if is_gguf(folder):
+        return gguf_config(folder)
     path = folder / HF_CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{folder} has no {HF_CONFIG_FILE}: it is no Hugging Face folder of a model")
+        files = sorted(file.name for file in folder.glob(f"*{SUFFIX}"))
+        hint = f", but {files[0]}: name that file" if files else ": it is no Hugging Face folder of a model"
+        raise UserError(f"{folder} has no {HF_CONFIG_FILE}{hint}")
     return read_json_object(path)
 
 

@@ -1,4 +1,4 @@
-"""The weights of a Hugging Face Llama or Qwen2 folder into our parameter tree.
+"""The weights of a Hugging Face folder or a GGUF file into our parameter tree.
 
 What is in a file is compared with what the model needs before anything is read, and all differences are one error.
 """
@@ -17,8 +17,10 @@ from flax import traverse_util
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from colar_jax.errors import UserError
+from colar_jax.gguf_header import is_gguf
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.sharding import Tree
+from colar_jax.weights.gguf_tensors import find_gguf_tensors
 from colar_jax.weights.hf_config import read_config
 from colar_jax.weights.safetensors_io import DTYPES, StoredTensor, find_tensors
 from colar_jax.weights.table import EMBEDDING_NAME, HEAD_NAME, Weight, llama_weights
@@ -40,7 +42,7 @@ def stored_config(folder: Path) -> LlamaConfig:
     Raises:
         UserError: `config.json` is missing or not supported, or there are no safetensors.
     """
-    config, (stored, _) = read_config(folder), find_tensors(folder)
+    config, (stored, _) = read_config(folder), stored_tensors(folder)
     if config.tied_head and _has_own_head(stored):
         logger.warning(
             "%s ties the head to the embedding, and its %s is another matrix: taken as a head of its own",
@@ -49,6 +51,11 @@ def stored_config(folder: Path) -> LlamaConfig:
         )
         return dataclasses.replace(config, tied_head=False)
     return config
+
+
+def stored_tensors(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
+    """Every tensor of a base by Hugging Face's name, none of them read, and what is wrong with its files."""
+    return find_gguf_tensors(folder) if is_gguf(folder) else find_tensors(folder)
 
 
 def _has_own_head(stored: dict[str, StoredTensor]) -> bool:
@@ -104,7 +111,7 @@ def load_llama(
 
 def check_weights(folder: Path, config: LlamaConfig) -> dict[str, StoredTensor]:
     """The tensors of a folder by name, none of them read; UserError where they are not exactly those of `config`."""
-    stored, faults = find_tensors(folder)
+    stored, faults = stored_tensors(folder)
     if config.tied_head and EMBEDDING_NAME not in stored and HEAD_NAME in stored:
         stored[EMBEDDING_NAME] = stored.pop(HEAD_NAME)  # either may be stored for both
     faults += _differences(llama_weights(config), stored, config)

@@ -44,7 +44,7 @@ class StoredTensor:
         rows = np.empty((last - first, *self.shape[1:]), dtype)
         with open(self.file, "rb") as file:
             file.seek(self.start + first * math.prod(self.shape[1:]) * dtype.itemsize)
-            wanted = memoryview(rows.view(np.uint8).reshape(-1)) if rows.size else b""
+            wanted = memoryview(rows.view(np.uint8).reshape(-1)) if rows.size else bytearray()
             if file.readinto(wanted) != len(wanted):
                 raise UserError(f"{self.file} ended while it was being read: it was changed meanwhile")
         return rows
