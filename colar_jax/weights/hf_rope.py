@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from colar_jax.model.rope_scaling import DynamicScaling, LinearScaling, RopeScaling, Scaling, YarnScaling
-from colar_jax.weights.families import Family
+from colar_jax.weights.families import Family, Raw
 from colar_jax.weights.hf_fields import is_number, is_positive, is_whole
 
-Raw = dict[str, Any]
 DEFAULT_THETA = 10_000.0  # where neither config.json nor the family says
 _POSITIONS = "original_max_position_embeddings"
 _LLAMA3 = {  # ours -> theirs

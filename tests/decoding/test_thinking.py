@@ -33,7 +33,8 @@ class Head:
 
 def model(logits=LOGITS, std=STD):
     llama = types.SimpleNamespace(
-        logits=lambda hidden_BD: jnp.tile(logits, (len(hidden_BD), 1)), embedding=jnp.array(EMBEDDING)
+        logits=lambda hidden_BD: jnp.tile(logits, (len(hidden_BD), 1)),
+        embed=lambda ids, dtype: jnp.array(EMBEDDING)[ids].astype(dtype),
     )
     return types.SimpleNamespace(llama=llama, latent_head=Head(std))
 
