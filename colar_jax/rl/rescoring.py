@@ -99,11 +99,10 @@ def _embed(model: Reasoner, batch: TreeBatch, separator_id: int, dtype):
     after_BGT = in_branch_BGT - batch.num_thoughts_BG[..., None]  # 0 at the separator that closes the reasoning
     answer_BGT = jnp.take_along_axis(batch.answer_ids_BGA, jnp.clip(after_BGT - 1, 0, A - 1), axis=2)
     token_BGT = jnp.where(after_BGT == 0, separator_id, answer_BGT)
-    embedding_VD = model.llama.embedding[...]
     latents_BGLD = (batch.thoughts_BGLD * jax.lax.stop_gradient(model.latent_head.embed_std[...])).astype(dtype)
     latents_BGTD = jnp.pad(latents_BGLD, ((0, 0), (0, 0), (0, A), (0, 0)))
-    branches_BGTD = jnp.where((after_BGT < 0)[..., None], latents_BGTD, embedding_VD[token_BGT].astype(dtype))
-    prompts_BPD = embedding_VD[batch.prompt_ids_BP].astype(dtype)
+    branches_BGTD = jnp.where((after_BGT < 0)[..., None], latents_BGTD, model.llama.embed(token_BGT, dtype))
+    prompts_BPD = model.llama.embed(batch.prompt_ids_BP, dtype)
     prompts_BPD = with_speeds(model, prompts_BPD, batch.prompt_lengths_B, batch.speeds_B)
     return jnp.concatenate([prompts_BPD, branches_BGTD.reshape(B, G * (L + A), D)], axis=1)
 

@@ -80,7 +80,7 @@ class TracedWays:
 
     def embed(self, model: Reasoner, ids_B, dtype):
         """Tokens as they are fed."""
-        return model.llama.embedding[...][ids_B].astype(dtype)
+        return model.llama.embed(ids_B, dtype)
 
     def anyone(self, is_B) -> jax.Array:
         """Whether it is so for any slot of any device: what all of them branch by."""

@@ -6,7 +6,6 @@ has two: of its full and of its sliding layers.
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from colar_jax.model.rope_scaling import DynamicScaling, LinearScaling, RopeScaling, Scaling, YarnScaling
 from colar_jax.weights.families import Family, Raw

@@ -25,7 +25,7 @@ def test_a_folder_wins(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "~/nowhere-at-all", "llama", "a/b/c"])
 def test_what_is_no_folder_and_no_hub_id(name):
-    with pytest.raises(ValueError, match="there is no such folder, and it is no hub id"):
+    with pytest.raises(ValueError, match="there is no such folder or file, and it is no hub id"):
         base_model.base_folder(name)
 
 
@@ -89,7 +89,7 @@ def test_identity_is_of_the_content(tmp_path):
     assert one == two and json.dumps(one)
 
     file = folders[2] / "model.safetensors"
-    stored = base_model.find_tensors(folders[2])[0]["model.norm.weight"]
+    stored = base_model.stored_tensors(folders[2])[0]["model.norm.weight"]
     content = bytearray(file.read_bytes())
     content[stored.start + stored.num_bytes // 2] ^= 1  # fine-tuned: shapes and names are the same
     file.write_bytes(content)

@@ -18,7 +18,7 @@ def hidden_states(model: Reasoner, layers: tuple, ids_BT, positions_BE, *, with_
     states = [*layers[:-1], model.llama.final_norm(layers[-1])]
     if with_embedding:
         ids_BE = jnp.take_along_axis(ids_BT, positions_BE, axis=1)
-        states.insert(0, model.llama.embedding[...][ids_BE].astype(layers[-1].dtype))
+        states.insert(0, model.llama.embed(ids_BE, layers[-1].dtype))
     return jnp.stack(states).astype(jnp.float32)
 
 

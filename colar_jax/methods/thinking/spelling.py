@@ -107,7 +107,7 @@ def spelling_loss(model, latents_BXD, batch: Spelling, num_texts, compute: Execu
         num_texts: of the whole step.
     """
     decoder: Llama = getattr(model, STEP_DECODER)
-    tokens_BYD = decoder.embedding[...][batch.spelled_ids_BY].astype(latents_BXD.dtype)
+    tokens_BYD = decoder.embed(batch.spelled_ids_BY, latents_BXD.dtype)
     bias_BZZ = packed_mask_bias(batch.spelled_segments_BZ)
     with jax.named_scope("spelling"):
         hidden_BZD, _ = decoder.run(
@@ -135,7 +135,9 @@ def spread_of_latents(model, latents_BLED, num_latents_BE) -> dict[str, Metric]:
     """
     latents_BLED = jax.lax.stop_gradient(latents_BLED).astype(jnp.float32)
     is_real_BLE = jnp.arange(latents_BLED.shape[1])[None, :, None] < num_latents_BE[:, None]
-    center_D = jnp.mean(jax.lax.stop_gradient(model.llama.embedding[...]).astype(jnp.float32), axis=0)
+    center_D = model.llama.scaled(
+        jnp.mean(jax.lax.stop_gradient(model.llama.embedding[...]).astype(jnp.float32), axis=0)
+    )
     from_center_BLE = jnp.linalg.norm(latents_BLED - center_D[None, None, None], axis=-1)
     pairs_BLLE = (
         is_real_BLE[:, :, None] & is_real_BLE[:, None] & ~jnp.eye(latents_BLED.shape[1], dtype=bool)[None, ..., None]
