@@ -47,7 +47,7 @@ def latent_tokens(batch: Batch, shares_BT) -> LatentTokens:
 
 def embed_shares(model: Reasoner, batch: Batch, tokens: LatentTokens, dtype):
     """The input embeddings `[B, S, D]`: tokens as they are, latents as mixtures without a gradient."""
-    embeds_BTD = model.llama.embedding[...][batch.token_ids_BT].astype(jnp.float32)
+    embeds_BTD = model.llama.embed(batch.token_ids_BT, jnp.float32)
     part_BT1 = tokens.is_part_BT[..., None]
     embeds_BTD = jnp.where(part_BT1, tokens.shares_BT[..., None] * jax.lax.stop_gradient(embeds_BTD), embeds_BTD)
 
@@ -139,7 +139,8 @@ def superposition_thinker(separator_id: int) -> Think:
         logits_BV = model.llama.logits(hidden_BD)
         shares_BV = jax.nn.softmax(logits_BV, axis=-1)
         embedding_VD = model.llama.embedding[...]
-        embed_BD = jnp.einsum("bv,vd->bd", shares_BV, embedding_VD.astype(jnp.float32)).astype(hidden_BD.dtype)
+        mixed_BD = model.llama.scaled(jnp.einsum("bv,vd->bd", shares_BV, embedding_VD.astype(jnp.float32)))
+        embed_BD = mixed_BD.astype(hidden_BD.dtype)
         zeros_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
         return Thought(embed_BD, embed_BD, zeros_B, jnp.argmax(logits_BV, axis=-1) == separator_id, zeros_B)
 
