@@ -60,7 +60,7 @@ def reinforcement(
         reward=lambda problems, answers, lengths: [float(number % 2) for number in range(len(answers))],
     )  # fmt: skip
     stream, rows = QuestionStream(len(questions), 0), minibatch_size // num_generations
-    learner = Learner(questioner, stream, LengthWeight(rl, rl.length_weight), num_rows=rows)
+    learner = Learner(questioner, stream, LengthWeight(rl, rl.length_weight), row_rooms=(rows,))
     prompts = [np.array([*question, jax_side.SEPARATOR], np.int32) for question in questions]
     key, count = jax.random.key(0), 0
 

@@ -142,7 +142,7 @@ def _redundant(config) -> None:
     config.eval.speeds = "2,5"
 
 
-def _shorten(stage) -> None:
+def shorten(stage) -> None:
     """Reinforcement learning that cuts chains at no loss (docs/rl.md, the recipe for certain models)."""
     stage.update(steps=200, eval_every=50, log_every=10)
     stage.optimizer.update(learning_rate=5e-5, warmup_steps=10)
@@ -161,7 +161,7 @@ def _shorter(config) -> None:
     config.data.train += ",step_tokens=8"
     for stage in (config.stages.colar, config.stages.rl):
         stage.latent.speeds = config.eval.speeds = "2,4"
-    _shorten(config.stages.rl)
+    shorten(config.stages.rl)
 
 
 def _filler(config) -> None:

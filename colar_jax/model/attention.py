@@ -119,19 +119,20 @@ def attend_tree(q_BSNH, k_BSKH, v_BSKH, trunk_bias_BPP, branch_bias_BTU):
     """Attention in tree rows, a trunk of `P` positions and after it `G` branches of `T`: `[B, P + G * T, N * H]`.
 
     No score between two branches is ever computed. The trunk's keys stand once in a row; their gradient is the sum over
-    the branches.
+    the branches. Fewer queries of the trunk may be asked than it has keys: `trunk_bias` has a row for each.
     """
-    B, P = trunk_bias_BPP.shape[:2]
+    B, num_queries, P = trunk_bias_BPP.shape
     num_rows, T, _ = branch_bias_BTU.shape
 
-    def branches(x_BSKH):
-        return x_BSKH[:, P:].reshape(num_rows, T, *x_BSKH.shape[2:])
+    def branches(x_BSKH, trunk_size=P):
+        return x_BSKH[:, trunk_size:].reshape(num_rows, T, *x_BSKH.shape[2:])
 
     def seen_by_branches(x_BSKH):
         return jnp.concatenate([jnp.repeat(x_BSKH[:, :P], num_rows // B, axis=0), branches(x_BSKH)], axis=1)
 
-    of_trunks = attend(q_BSNH[:, :P], k_BSKH[:, :P], v_BSKH[:, :P], trunk_bias_BPP)
-    of_branches = attend(branches(q_BSNH), seen_by_branches(k_BSKH), seen_by_branches(v_BSKH), branch_bias_BTU)
+    of_trunks = attend(q_BSNH[:, :num_queries], k_BSKH[:, :P], v_BSKH[:, :P], trunk_bias_BPP)
+    q_BTNH = branches(q_BSNH, num_queries)
+    of_branches = attend(q_BTNH, seen_by_branches(k_BSKH), seen_by_branches(v_BSKH), branch_bias_BTU)
     return jnp.concatenate([of_trunks, of_branches.reshape(B, -1, of_branches.shape[-1])], axis=1)
 
 

@@ -62,6 +62,27 @@ def tree(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int) 
     return Visibility(lambda q, k, v: (attention.attend_tree(q, k, v, *biases), None), reach=trunk_size + branch_size)
 
 
+def tree_ends(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int):
+    """What is read of tree rows, `[B, 1 + G * T]`: the last position of each trunk, and all of its branches.
+
+    In a last layer (`llama.LastLayer`) keys and values are everywhere, as branches see their trunk; the rest is only
+    computed where it is read.
+
+    Returns:
+        What picks these positions of `[B, P + G * T, ...]`, and the attention of their queries.
+    """
+    _, branch_bias = attention.tree_mask_bias(trunk_lengths_B, trunk_size, num_branches, branch_size)
+    is_real_BP = jnp.arange(trunk_size)[None] < trunk_lengths_B[:, None]
+    trunk_bias_B1P = jnp.where(is_real_BP, 0.0, attention.MASKED)[:, None]
+    last_B = trunk_lengths_B - 1
+
+    def pick(x):
+        last = jnp.take_along_axis(x, last_B.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)
+        return jnp.concatenate([last, x[:, trunk_size:]], axis=1)
+
+    return pick, lambda q, k, v: (attention.attend_tree(q, k, v, trunk_bias_B1P, branch_bias), None)
+
+
 def tree_positions(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int):
     """Position ids `[B, P + G * T]` of tree rows: every branch continues its trunk's."""
     in_branch_T = jnp.tile(jnp.arange(branch_size), num_branches)

@@ -157,7 +157,7 @@ def make_grpo_trainer(
         questioner=questioner,
         stream=QuestionStream(len(encoded), stage.seed, skip_solved=rl.skip_solved),
         length_weight=LengthWeight(rl, rl.length_weight),
-        num_rows=rows_of_minibatch(stage.config, engine.num_shards),
+        row_rooms=row_rooms(stage.config, engine.num_shards),
         num_iterations=iterations(stage.config, len(encoded)),
     )
     health = Health(stage.name, rl, stage.decode.min_latents, engine.compute.dtype)
@@ -191,8 +191,18 @@ def make_sampler(
 
 def rows_of_minibatch(stage: StageConfig, num_shards: int) -> int:
     """Tree rows of an update: those that a minibatch needs, and empty ones that make them divide by the devices."""
+    return row_rooms(stage, num_shards)[-1]
+
+
+def row_rooms(stage: StageConfig, num_shards: int) -> tuple[int, ...]:
+    """The sizes of a minibatch in tree rows: a full one, and where minibatches are even three and two quarters of it.
+
+    Few minibatches are full then, and rows without a group cost as much as any.
+    """
     rows, parts = stage.rl.minibatch_size // stage.rl.num_generations * stage.rl.speeds_per_group, stage.accumulation
-    return num_shards * parts * -(-rows // (num_shards * parts))
+    quarters = (2, 3, 4) if stage.rl.minibatches == "even" else (4,)
+    multiple = num_shards * parts
+    return tuple(sorted({multiple * -(-rows * quarter // (4 * multiple)) for quarter in quarters}))
 
 
 def iterations(stage: StageConfig, num_questions: int) -> int:

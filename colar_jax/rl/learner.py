@@ -26,7 +26,7 @@ class Learner:
     questioner: Questioner
     stream: QuestionStream
     length_weight: LengthWeight
-    num_rows: int  # of a minibatch, a multiple of the devices
+    row_rooms: tuple[int, ...]  # sizes of a minibatch in rows that are compiled, ascending; multiples of the devices
     num_iterations: int = 1  # of the stage
     last_batch: TreeBatch | None = None
 
@@ -111,7 +111,7 @@ class Learner:
                     jax.tree.map(lambda leaf, chains=chains: leaf[chains], judged.decoded),
                     judged.advantages_QG[groups].reshape(len(rows), -1),
                     config,
-                    num_rows=self.num_rows,
+                    num_rows=next(room for room in self.row_rooms if room >= len(rows)),
                     prompt_room=self.questioner.sampler.prompt_room,
                     min_thoughts=self.questioner.sampling.min_latents,
                 )

@@ -20,8 +20,9 @@ from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob, temp
 from colar_jax.losses import in_chunks
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import Gaussian
+from colar_jax.model.llama import LastLayer, Reading
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.model.visibility import tree, tree_positions
+from colar_jax.model.visibility import tree, tree_ends, tree_positions
 from colar_jax.rl.tree_batch import TreeBatch
 
 
@@ -43,21 +44,25 @@ def rescore(
     A, P = batch.answer_ids_BGA.shape[2], batch.prompt_ids_BP.shape[1]
     embeds_BSD = _embed(model, batch, separator_id, jnp.dtype(compute.dtype))
     shape = batch.prompt_lengths_B, P, G, L + A
-    hidden_BSD, _ = model.llama.run(embeds_BSD, tree_positions(*shape), tree(*shape), compute)
-    D = hidden_BSD.shape[-1]
-    last_BD = jnp.take_along_axis(hidden_BSD, (batch.prompt_lengths_B - 1)[:, None, None], axis=1)
-    branches_BGTD = hidden_BSD[:, P:].reshape(B, G, L + A, D)
+    reading = Reading(last=LastLayer(*tree_ends(*shape)))
+    hidden_BMD, _ = model.llama.run(embeds_BSD, tree_positions(*shape), tree(*shape), compute, reading=reading)
+    D = hidden_BMD.shape[-1]
+    branches_BGTD = hidden_BMD[:, 1:].reshape(B, G, L + A, D)
     # State `i` is the hidden state after `i` latents; state 0 of every branch is the end of the prompt.
-    states_BGLD = jnp.concatenate([jnp.broadcast_to(last_BD[:, None], (B, G, 1, D)), branches_BGTD[:, :, :L]], axis=2)
+    ends_BG1D = jnp.broadcast_to(hidden_BMD[:, None, :1], (B, G, 1, D))
+    states_BGLD = jnp.concatenate([ends_BG1D, branches_BGTD[:, :, :L]], axis=2)
     with jax.named_scope("latents"):
         raw = model.latent_head(states_BGLD[:, :, :L])
         sampled = raw.with_min_std(floor_of(batch, sampling))
         latents_BGL = _latent_log_probs(sampled, batch, sampling)
     with jax.named_scope("decisions"):
-        separators = jnp.full((B, G, L + 1), separator_id, jnp.int32)
+        # Where nothing is decided no words are weighed: before the least number of latents.
+        first = min(sampling.min_latents, L)
+        separators = jnp.full((B, G, L + 1 - first), separator_id, jnp.int32)
         separator_BGL1 = _token_log_probs(
-            model, states_BGLD, separators, sampling.stop_temperature, 1.0, compute.logits_chunk
+            model, states_BGLD[:, :, first:], separators, sampling.stop_temperature, 1.0, compute.logits_chunk
         )
+        separator_BGL1 = jnp.pad(separator_BGL1, ((0, 0), (0, 0), (first, 0)), constant_values=-1.0)
         by_row_B = batch.stop_odds_temperature_B
         odds_temperature = sampling.stop_odds_temperature if by_row_B is None else by_row_B[:, None, None]
         separator_BGL1 = temper_odds(separator_BGL1, odds_temperature)

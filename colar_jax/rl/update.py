@@ -87,7 +87,10 @@ def _of_kind(kind: str, now: Rescored, before: Rescored | None, batch: TreeBatch
     """The loss of the terms of a kind, and what is reported of them; a latent's log-ratios are of the whole latent."""
     terms: Terms = batch.terms[kind]
     mask, size = terms.mask, batch.thoughts_BGLD.shape[-1] if kind == "latent" else 1
-    log_probs = jnp.where(mask, now.log_probs[kind], 0.0)
+    weight = _kind_weight(kind, rl)
+    # A kind without weight has no gradient to be computed.
+    log_probs = now.log_probs[kind] if weight else jax.lax.stop_gradient(now.log_probs[kind])
+    log_probs = jnp.where(mask, log_probs, 0.0)
     advantages_BG1 = batch.advantages_BG[..., None]
     if kind == "latent":
         of_terms, ratios = latent_loss(log_probs, terms.old_log_probs, advantages_BG1, size, rl)
@@ -99,7 +102,7 @@ def _of_kind(kind: str, now: Rescored, before: Rescored | None, batch: TreeBatch
         divergence = k3_divergence(log_probs * scale, jnp.where(mask, before.log_probs[kind] * scale, 0.0))
         of_terms += rl.beta * divergence
         metrics[f"kl/{kind}"] = Metric(jnp.sum(divergence * mask), count)
-    own_loss = _kind_weight(kind, rl) * jnp.sum(terms.weights * of_terms)
+    own_loss = weight * jnp.sum(terms.weights * of_terms)
     is_clipped = (ratios < 1 - rl.epsilon) | (ratios > 1 + rl.epsilon_high)
     gaps = jnp.abs(log_probs - terms.old_log_probs)
     metrics[f"loss/{kind}"] = Metric(own_loss, share)

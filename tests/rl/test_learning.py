@@ -95,7 +95,9 @@ def learner(reward, right, recipe=TWO_SPEEDS, **rl) -> Learner:
         sampler=sampler(num_generations=config.rollouts_per_prompt), reward=reward, seed=3,
     )  # fmt: skip
     stream = QuestionStream(len(PROMPTS), 0, skip_solved=config.skip_solved)
-    return Learner(questioner, stream, LengthWeight(config, config.length_weight), num_rows=2 * config.speeds_per_group)
+    return Learner(
+        questioner, stream, LengthWeight(config, config.length_weight), row_rooms=(2 * config.speeds_per_group,)
+    )
 
 
 def ask(one: Learner, iteration: int = 0):

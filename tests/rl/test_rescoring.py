@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from rl.pico_policy import (
+    COMPUTE,
     PROMPTS,
     SAMPLING,
     SEPARATOR_ID,
+    VOCABULARY,
     G,
     batch_of,
     policy,
@@ -20,8 +22,12 @@ from rl.pico_policy import (
 
 from colar_jax.config import RlConfig
 from colar_jax.model.execution import Execution
+from colar_jax.model.presets import PRESETS
 from colar_jax.rl.rescoring import rescore
 from colar_jax.rl.tree_batch import KINDS
+from colar_jax.rl.update import policy_loss
+
+HIDDEN, PROMPTS_AND_CHAINS = PRESETS["pico"].hidden_size, len(PROMPTS) * G
 
 
 def gaps(batch, log_probs):
@@ -79,6 +85,38 @@ def test_ways_to_compute_agree(other):
     expected, actual = rescored(policy()[1], batch), rescored(policy()[1], batch, compute=other)
     for kind in KINDS:
         np.testing.assert_allclose(actual[kind], expected[kind], rtol=1e-4, atol=1e-4)
+
+
+def update_of(compute=COMPUTE, sampling=SAMPLING, **rl):
+    """The gradient of the loss, jitted, and the batch."""
+    rl = RlConfig(min_std=sampling.min_latent_std, **rl)
+    batch = batch_of(rollouts(), rl=rl)
+
+    def loss(parameters):
+        model = nnx.merge(policy()[0], parameters)
+        return policy_loss(model, None, batch, SEPARATOR_ID, rl, sampling, compute)[0]
+
+    return jax.jit(jax.grad(loss))
+
+
+def flops(**settings) -> float:
+    update = update_of(Execution(scan_layers=False), **settings)
+    return update.lower(policy()[1]).compile().cost_analysis()["flops"]
+
+
+def test_what_no_term_reads_is_not_computed():
+    """Words where nothing is decided; the backward pass of a kind without weight."""
+    unread = dataclasses.replace(SAMPLING, min_latents=SAMPLING.max_latents)
+    words = 2 * PROMPTS_AND_CHAINS * (SAMPLING.max_latents - SAMPLING.min_latents) * HIDDEN * VOCABULARY
+    assert flops() - flops(sampling=unread) > 2.5 * words, "forwards, and twice backwards"
+    assert flops() - flops(decision_weight=0.0) > 1.5 * words, "backwards"
+
+
+def test_a_last_layer_that_is_computed_where_it_is_read_has_the_same_gradient():
+    """A scan computes all of it."""
+    whole, picked = (update_of(Execution(scan_layers=scan))(policy()[1]) for scan in (True, False))
+    for expected, actual in zip(jax.tree.leaves(whole), jax.tree.leaves(picked), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_chain_in_a_tree_is_that_chain_alone():
