@@ -8,8 +8,9 @@
 
 The same command again goes on: a run goes on from its checkpoints, and one that has its line of JSON in
 `<folder>/results.jsonl` is not started again. Each set of problems has one supervised start, seed 0; the seeds are
-those of reinforcement learning. Accuracy is sampled (`eval.seeds` decodes of each question); a seed's difference is to the
-start on the same questions, with a paired bootstrap interval; over seeds ± is the half width of the 95 % t-interval.
+those of reinforcement learning. Accuracy is sampled (`eval.seeds` decodes of each question); a seed's difference is to
+the start on the same questions, with a paired bootstrap interval; over seeds ± is the half width of the 95 %
+t-interval.
 """
 
 import argparse
