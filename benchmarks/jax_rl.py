@@ -31,21 +31,26 @@ NEVER = -1  # no token ends an answer: the work is the same for everyone
 
 
 def reinforcement(
-    questions: list[list[int]], num_generations: int, minibatch_size: int, latent_intermediate: int, vocab: int
+    questions: list[list[int]],
+    num_generations: int,
+    minibatch_size: int,
+    subject: jax_side.Subject = jax_side.MICRO,
+    *,
+    latents: int = 64,
 ) -> tuple[Callable[[], int], Callable[[], int]]:
     """Two functions that return the number of their rollouts: the rollouts alone, and a whole iteration.
 
     All chains have 64 latents, and 16 answer tokens. The second has `facts`, what was measured in its last call.
     """
-    sampling = DecodeConfig(min_latents=64, max_latents=64, min_latent_std=0.2)
+    sampling = DecodeConfig(min_latents=latents, max_latents=latents, min_latent_std=0.2)
     rl = RlConfig(
         num_questions=len(questions), num_generations=num_generations, minibatch_size=minibatch_size, min_std=0.2
     )
     stage, method, mesh = StageConfig(method="colar", trainer="grpo", rl=rl), METHODS["colar"](), make_mesh()
-    graph, parameters = jax_side.build(latent_intermediate)
+    graph, parameters = jax_side.build(subject)
     trainable, frozen = partition(parameters, ("llama", "latent_head"))
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-6, schedule="constant"), 1)
-    engine, judge = Engine(graph, mesh, jax_side.COMPUTE), Judge(_tokenizer(vocab))
+    engine, judge = Engine(graph, mesh, subject.compute), Judge(_tokenizer(subject.llama.vocab_size))
     step = make_policy_step(engine, stage, sampling, jax_side.SEPARATOR, optimizer)
     state = replicate(initial_state(trainable, optimizer), mesh)
     sampler = Sampler(
@@ -76,7 +81,7 @@ def reinforcement(
         state, metrics, num_chains = learner.iterate(state, lambda s: join(s.trainable, frozen), update, count)
         count += 1
         values = divide(metrics)
-        assert values["length"] == 64 and values["updates"] == len(prompts) * num_generations / minibatch_size
+        assert values["length"] == latents and values["updates"] == len(prompts) * num_generations / minibatch_size
         iteration.facts = {name: values[name] for name in ("time/host_share", "time/rollout_share", "gap/latent")}
         return num_chains
 

@@ -12,30 +12,43 @@ from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.engine import Engine
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
-from colar_jax.model import presets, reasoner
-from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.training.state import initial_state, make_optimizer, partition
 from colar_jax.training.step import make_train_step
 
-METHODS = {"coconut": Coconut(epochs_per_stage=1e-6), "codi": Codi(num_latents=6, projection_size=384)}
+# Neither has a latent head: it is as small as can be.
+MICRO = dataclasses.replace(jax_side.MICRO, latent_intermediate=8)
+
+
+def method_of(name: str, subject: jax_side.Subject):
+    """Coconut in its last stage, or CODI with a projection as wide as the model."""
+    if name == "coconut":
+        return Coconut(epochs_per_stage=1e-6)
+    return Codi(num_latents=6, projection_size=subject.llama.hidden_size)
 
 
 def training(
-    name: str, problems, rows: int, row_positions: int, *, remat: str = "none", scan: bool = False
+    name: str,
+    problems,
+    rows: int,
+    row_positions: int,
+    subject: jax_side.Subject = MICRO,
+    *,
+    remat: str = "none",
+    scan: bool = False,
 ) -> Callable[[], int]:
     """A function that takes one step of the method's last phase, and returns the number of its examples.
 
     Its `facts`: the memory that the compiled step needs besides its arguments, and what of the rows is real.
     """
-    method, mesh = METHODS[name], make_mesh()
+    method, mesh = method_of(name, subject), make_mesh()
     stage = StageConfig(method=name, rows=rows, row_positions=row_positions, bound_method=method)
-    graph, parameters = reasoner.build(presets.PRESETS["micro"], LatentHeadConfig(8), 0, modules=method.modules)
+    graph, parameters = jax_side.build(subject, method.modules)
     encoded = jax_side.encode(problems, (AUTO_SPEED,))
     loader = method.make_loader(encoded, seed=0, rows=rows, row_positions=row_positions)
     trainable, frozen = partition(parameters, method.trains)
     optimizer = make_optimizer(OptimizerConfig(schedule="constant"), 1)
-    compute = dataclasses.replace(jax_side.COMPUTE, remat=remat, scan_layers=scan)
+    compute = dataclasses.replace(subject.compute, remat=remat, scan_layers=scan)
     step = make_train_step(Engine(graph, mesh, compute), method, stage, optimizer)
     state = replicate(initial_state(trainable, optimizer), mesh)
     key, count = jax.random.key(0), loader.first_final_step

@@ -55,12 +55,14 @@ ENVIRONMENT = {
 }
 
 
-def problems_of(lengths: list[tuple[int, int, int]]) -> list[tuple[list[int], list[int], list[int]]]:
+def problems_of(
+    lengths: list[tuple[int, int, int]], vocab: int = VOCAB
+) -> list[tuple[list[int], list[int], list[int]]]:
     """Random ids in problems of these lengths (question, steps, answer with its end token)."""
     rng = random.Random(0)
 
     def ids(count: int) -> list[int]:
-        return [rng.randrange(FIRST_ID, VOCAB) for _ in range(count)]
+        return [rng.randrange(FIRST_ID, vocab) for _ in range(count)]
 
     return [(ids(question), ids(steps), [*ids(answer - 1), 1]) for question, steps, answer in lengths]
 
@@ -135,17 +137,17 @@ def jax_task(name: str):
 
     if name == "generation":
         prompts = [question for question, _, _ in problems_of(gsm8k_lengths())[:64]]
-        return jax_side.generation(prompts, 64, 16, LATENT_INTERMEDIATE)
+        return jax_side.generation(prompts, 64, 16)
     if name.startswith("rl_"):
         import jax_rl
 
         questions = [question for question, _, _ in problems_of(gsm8k_lengths())[:QUESTIONS]]
-        tasks = jax_rl.reinforcement(questions, GENERATIONS, MINIBATCH, LATENT_INTERMEDIATE, VOCAB)
+        tasks = jax_rl.reinforcement(questions, GENERATIONS, MINIBATCH)
         return dict(zip(("rl_rollout", "rl_iteration"), tasks, strict=True))[name]
     if name == "sft_fixed":
         positions = 64 + 1 + 16 + 8
-        return jax_side.training(problems_of(fixed_lengths(64)), (2,), 16, positions, LATENT_INTERMEDIATE)
-    step = jax_side.training(problems_of(gsm8k_lengths()), SPEEDS, 10, 320, LATENT_INTERMEDIATE)
+        return jax_side.training(problems_of(fixed_lengths(64)), (2,), 16, positions)
+    step = jax_side.training(problems_of(gsm8k_lengths()), SPEEDS, 10, 320)
     return lambda: sum(step() for _ in range(len(SPEEDS)))
 
 

@@ -63,6 +63,7 @@ def build_model(
     kv_heads: int = 6,
     latent_intermediate: int = 3072,
     special: SpecialTokens = DEFAULT_TOKENS,
+    attention: str = "eager",
 ) -> tuple[LlamaForCausalLM, LatentPolicy]:
     """A randomly initialised Llama with tied embeddings, and its latent head; the defaults have 25.2M parameters.
 
@@ -80,7 +81,7 @@ def build_model(
         bos_token_id=None,
         eos_token_id=special.end,
         pad_token_id=special.pad,
-        attn_implementation="eager",
+        attn_implementation=attention,
     )
     return LlamaForCausalLM(config), LatentPolicy(hidden, latent_intermediate)
 
@@ -175,7 +176,7 @@ class SftStep:
         ids = pad_groups(rows, speed, pad, self.device).unflatten(1, (-1, speed))
         mask = (ids != pad).float()
         count = mask.sum(2, keepdim=True)
-        embeds = (embed(ids) * mask[..., None]).sum(2) / (count.sqrt() + 1e-5)
+        embeds = ((embed(ids) * mask[..., None]).sum(2) / (count.sqrt() + 1e-5)).to(embed.weight.dtype)
         drawn = torch.multinomial((mask + 1e-5).flatten(0, 1), 1).view(*ids.shape[:2], 1)
         return embeds, (count[..., 0] > 0).long(), ids.gather(2, drawn)[..., 0]
 
