@@ -73,9 +73,10 @@ def training(size: Size, *, lora: bool = False, scan: bool = True) -> Callable[[
     return run
 
 
-def rollouts(size: Size, *, counted: bool = False) -> Callable[[], int]:
-    """Rollouts of many questions, with weights held in bfloat16."""
+def rollouts(size: Size, *, counted: bool = False, share: int = 1) -> Callable[[], int]:
+    """Rollouts of many questions (or of one in `share`), with weights held in bfloat16."""
     model = subject(size, held="bfloat16")
+    size = dataclasses.replace(size, questions=-(-size.questions // share))
     prompts = questions(size, size.questions)
     run = jax_side.generation(
         prompts, size.latents, size.answer_tokens, model, num_rollouts=size.generations, counted=counted

@@ -30,6 +30,7 @@ PARTS: dict[str, tuple[str, str, dict]] = {
     "train_lora.torch_eager": ("gpu_theirs", "training", {"lora": True, "compiled": False}),
     "rollouts.ours": ("gpu_ours", "rollouts", {}),
     "rollouts.transformers": ("gpu_theirs", "rollouts", {}),
+    "rollouts.ours_few": ("gpu_ours", "rollouts", {"share": 8}),
     "rl_iteration.ours": ("gpu_ours", "rl_iteration", {}),
     "rl_iteration.torch_eager": ("gpu_theirs", "rl_iteration", {}),
     "thoughts.coconut_ours": ("gpu_ours", "thoughts", {"method": "coconut"}),

@@ -105,7 +105,7 @@ def bounds(work: dict, card: Card) -> dict[str, float]:
 
 
 def share_of_bound(found: dict | None, card: Card) -> float | None:
-    """How much of the time is what prefill and reading weights and cache take at least."""
+    """How much of the time is what prefill and reading weights and cache take at least: the bandwidth bound."""
     if not found or "bytes" not in found.get("work", {}):
         return None
     least = bounds(found["work"], card)
@@ -161,16 +161,23 @@ def _decoding(found: dict, card: Card) -> str:
         for name, one in here.items()
     ]
     text = _table(("", "rollouts/s", "seconds", *COMMON), map(_row, rows))
-    if "bytes" in here.get("ours", {}).get("work", {}):
-        least, ms = bounds(here["ours"]["work"], card), 1e3 / here["ours"]["work"]["steps"]
-        reading, computing, measured = (ms * x for x in (least["reading"], least["computing"], here["ours"]["seconds"]))
-        text += (
-            f"\n\nOurs takes at least {1e3 * least['prefill']:.3g} ms for the prefill and, at each step after it, "
-            f"{reading:.3g} ms to read weights and cache, or {computing:.3g} ms to compute at the card's peak, "
-            f"whichever is more. Measured: {measured:.3g} ms a step, prefill included. As computing takes its time "
-            f"too, no decode can have more than {100 * _most(least):.0f} % of the bandwidth bound here."
-        )
+    for name, one in here.items():
+        text += _of_bounds(name, one, card) if "bytes" in one["work"] else ""
     return text
+
+
+def _of_bounds(name: str, one: dict, card: Card) -> str:
+    """A decode beside what it takes at least."""
+    least, ms = bounds(one["work"], card), 1e3 / one["work"]["steps"]
+    reading, computing, measured = (ms * x for x in (least["reading"], least["computing"], one["seconds"]))
+    roofline = (least["prefill"] + max(least["reading"], least["computing"])) / one["seconds"]
+    reached = share_of_bound(one, card)
+    return (
+        f"\n\n{name}: at least {1e3 * least['prefill']:.3g} ms for the prefill and, at each step after it, "
+        f"{reading:.3g} ms to read weights and cache, or {computing:.3g} ms to compute at the card's peak, whichever "
+        f"is more. Measured: {measured:.3g} ms a step, prefill included: {100 * reached:.0f} % of the bandwidth bound, "
+        f"{100 * roofline:.0f} % of the slower of the two. As computing takes its time too, no decode can have more than {100 * _most(least):.0f} % of the bandwidth bound here."
+    )
 
 
 def _most(least: dict[str, float]) -> float:
