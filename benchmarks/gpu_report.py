@@ -176,7 +176,8 @@ def _of_bounds(name: str, one: dict, card: Card) -> str:
         f"\n\n{name}: at least {1e3 * least['prefill']:.3g} ms for the prefill and, at each step after it, "
         f"{reading:.3g} ms to read weights and cache, or {computing:.3g} ms to compute at the card's peak, whichever "
         f"is more. Measured: {measured:.3g} ms a step, prefill included: {100 * reached:.0f} % of the bandwidth bound, "
-        f"{100 * roofline:.0f} % of the slower of the two. As computing takes its time too, no decode can have more than {100 * _most(least):.0f} % of the bandwidth bound here."
+        f"{100 * roofline:.0f} % of the slower of the two. As computing takes its time too, no decode can have more "
+        f"than {100 * _most(least):.0f} % of the bandwidth bound here."
     )
 
 
