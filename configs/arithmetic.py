@@ -95,7 +95,7 @@ def _two_speeds(config) -> None:
     config.decode.greedy_stop = "argmax"
     config.stages.colar.update(steps=8000, eval_every=4000)
     config.stages.colar.latent.update(speeds="2,5,5", conditioning="text", weighting="position")
-    config.stages.rl.latent.update(speeds="1.5,3.5,5", conditioning="text", weighting="position", random_phase=False)
+    config.stages.rl.latent.update(speeds="1.5,3.5,5", conditioning="text", weighting="position")
     config.eval.speeds = "1.5,2,3.5,5"
 
 

@@ -54,18 +54,17 @@ BEFORE = Path(__file__).parent / "runs_of_before" / "arithmetic"
 def test_a_run_of_before_weighs_groups_and_stops_as_it_did():
     config = resolve(saved_config(BEFORE))
     latent = config.stages["colar"].bound_method
-    assert (latent.weighting, latent.random_phase, latent.conditioning) == ("position", False, "text")
+    assert (latent.weighting, latent.conditioning) == ("position", "text")
     assert config.decode.greedy_stop == "argmax"
-    assert (Colar().weighting, Colar().random_phase, DecodeConfig().greedy_stop) == ("example", True, "half")
+    assert (Colar().weighting, DecodeConfig().greedy_stop) == ("example", "half")
 
 
 def test_a_checkpoint_of_before_is_not_gone_on_with_as_if_it_were_new(tmp_path):
     """By a config file, which has today's defaults: the settings that meant something else are named."""
     workdir = shutil.copytree(BEFORE, tmp_path / "run")
     config = saved_config(workdir)
-    config.stages.colar.latent.update(weighting=Colar().weighting, random_phase=Colar().random_phase)
+    config.stages.colar.latent.update(weighting=Colar().weighting)
     with pytest.raises(UserError) as refusal:
         refuse_another_run(prepare(resolve(config)), "colar", accept_changes=True)
     assert "stages.colar.latent.weighting was 'position', is 'example'" in str(refusal.value)
-    assert "stages.colar.latent.random_phase was False, is True" in str(refusal.value)
     assert refuse_another_run(prepare(resolve(saved_config(workdir))), "colar", accept_changes=False) == []

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from colar_jax.data.grouping import group_of_token, num_groups
-from colar_jax.settings.speeds import NO_NUMBER
+from colar_jax.settings.speeds import ASKED_PHASE, NO_NUMBER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Layout:
     label_ids_M: np.ndarray  # int32, -1 where the language head is not supervised
     latent_mask_M: np.ndarray  # bool, where the latent head is supervised
     speed_number: float = NO_NUMBER  # what the opening separator is told of the speed
+    phase: float = ASKED_PHASE  # and of where in its pattern the grouping begins
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,8 +114,7 @@ class Loader:
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The speed of each example in this epoch, whether its prompt hides it behind "auto", and its phase."""
         size = len(self.encoded)
-        phases = self._rng(epoch, 3).random(size) if self.recipe.random_phase else np.zeros(size)
-        return *self.recipe.draw(self._rng(epoch, 0), size), phases
+        return *self.recipe.draw(self._rng(epoch, 0), size), self.recipe.phases(self._rng(epoch, 3), size)
 
     def _sizes(self, speeds: np.ndarray, is_auto: np.ndarray, phases: np.ndarray | float = 0.0) -> Sizes:
         drawn, which = np.unique(np.where(is_auto, -speeds, speeds), return_inverse=True)
@@ -154,7 +153,7 @@ class Loader:
 
     def _lay_out(self, example: int, epoch: int, plan: _Plan) -> Layout:
         encoded, recipe = self.encoded, self.recipe
-        speed = float(plan.speeds[example])
+        speed, phase = float(plan.speeds[example]), float(plan.phases[example])
         step_ids = encoded.steps[example] if recipe.keeps_steps else encoded.steps[example][:0]
         told = recipe.told_of_drawn(speed, bool(plan.is_auto[example]))
         laid_out = layout.lay_out_groups(
@@ -162,11 +161,11 @@ class Loader:
             step_ids,
             encoded.answers[example],
             encoded.separator_id,
-            group_of_token(len(step_ids), speed, float(plan.phases[example])),
+            group_of_token(len(step_ids), speed, phase),
             self._rng(epoch, 2, example).random(len(step_ids)),
             layout.Supervision(recipe.supervise_latents, recipe.supervise_steps),
         )
-        return dataclasses.replace(laid_out, speed_number=told.number)
+        return dataclasses.replace(laid_out, speed_number=told.number, phase=recipe.told_phase(phase))
 
 
 def _row_shape(drawn: Sizes, possible: list[Sizes], row_positions: int) -> RowShape:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from colar_jax.data.layout import Layout, Sizes
-from colar_jax.settings.speeds import NO_NUMBER
+from colar_jax.settings.speeds import ASKED_PHASE, NO_NUMBER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Batch:
     latent_shares_BM: np.ndarray  # float32, the same of what the latent head predicts
     # float32, `data.recipe.Told.number` at every opening separator that is told one, `NO_NUMBER` everywhere else
     speeds_BS: np.ndarray
+    phases_BS: np.ndarray  # float32, what it is told of the phase of the grouping
     row_ids_B: np.ndarray  # int32, the row's number in the whole batch: what its random numbers are drawn from
 
     @property
@@ -97,6 +98,7 @@ def fill(rows: list[list[Layout]], shape: RowShape, *, pooling: str = "sqrt") ->
         label_shares_BM=np.zeros((num_rows, shape.supervised), np.float32),
         latent_shares_BM=np.zeros((num_rows, shape.supervised), np.float32),
         speeds_BS=np.full((num_rows, shape.positions), NO_NUMBER, np.float32),
+        phases_BS=np.full((num_rows, shape.positions), ASKED_PHASE, np.float32),
         row_ids_B=np.arange(num_rows, dtype=np.int32),
     )
     for row, layouts in enumerate(rows):
@@ -115,7 +117,8 @@ def fill(rows: list[list[Layout]], shape: RowShape, *, pooling: str = "sqrt") ->
             batch.latent_mask_BM[row, labels] = layout.latent_mask_M
             batch.label_shares_BM[row, labels] = shares(layout.label_ids_M >= 0)
             batch.latent_shares_BM[row, labels] = shares(layout.latent_mask_M)
-            batch.speeds_BS[row, position + S - M + 1] = layout.speed_number  # after the prompt's last position
+            opening = position + S - M + 1  # after the prompt's last position
+            batch.speeds_BS[row, opening], batch.phases_BS[row, opening] = layout.speed_number, layout.phase
             position, token, supervised = position + S, token + T, supervised + M
     return batch
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from colar_jax.data.prompts import AUTO_SPEED, SILENT, Speed
-from colar_jax.settings.speeds import AUTO_NUMBER, DECIMALS, NO_NUMBER, SpeedRange
+from colar_jax.settings.speeds import ASKED_PHASE, AUTO_NUMBER, DECIMALS, NO_NUMBER, SpeedRange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Recipe:
     prompt_speed: Speed | None = None  # what every prompt says, where it is not the drawn speed
     # Instead of `speeds`: drawn from these, uniformly in the logarithm; where two overlap, twice as often.
     ranges: tuple[SpeedRange, ...] = ()
-    random_phase: bool = False  # whether groups of a fraction begin anywhere in their pattern (`data.grouping`)
+    random_phase: bool = False  # whether groups of a fraction begin anywhere in their pattern (`phases`)
     conditioning: str = "text"  # how the speed is told: text, number or both
 
     @property
@@ -69,6 +69,19 @@ class Recipe:
         else:
             speeds = np.array(self.speeds)[rng.integers(len(self.speeds), size=size)]
         return speeds, rng.random(size) < self.auto_probability
+
+    def phases(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """Where in its pattern the grouping of each example begins (`data.grouping`).
+
+        Of lists that are said in text alone always at its start, as every run of before had it.
+        """
+        if not self.ranges and self.conditioning == "text":
+            return np.zeros(size)
+        return rng.random(size) if self.random_phase else np.full(size, ASKED_PHASE)
+
+    def told_phase(self, phase: float) -> float:
+        """What a model that is told numbers is told of a drawn phase."""
+        return phase if self.random_phase and self.conditioning != "text" else ASKED_PHASE
 
     def said(self, speed: float, is_auto: bool) -> Speed:
         """What the prompt says of a drawn speed."""

@@ -69,7 +69,7 @@ class SpeedEmbedding(torch.nn.Sequential):
     """What is added to the `###` that opens the reasoning, for a speed that is told as a number, or for "auto"."""
 
     def __init__(self, hidden_size: int, inner_size: int, num_waves: int):
-        first, second = torch.nn.Linear(1 + 2 * num_waves, inner_size), torch.nn.Linear(inner_size, hidden_size)
+        first, second = torch.nn.Linear(10 + 2 * num_waves, inner_size), torch.nn.Linear(inner_size, hidden_size)
         super().__init__(first, torch.nn.GELU(), second)
         self.auto = torch.nn.Parameter(torch.zeros(hidden_size))
         self.num_waves = num_waves
@@ -77,9 +77,10 @@ class SpeedEmbedding(torch.nn.Sequential):
     def forward(self, speed: float | str):
         if speed == "auto":
             return self.auto
-        log = torch.tensor([max(float(speed), 1.0)]).log()
-        waves = torch.arange(1, self.num_waves + 1) * log
-        return super().forward(torch.cat([log, waves.sin(), waves.cos()]))
+        speeds, phases = torch.tensor([max(float(speed), 1.0)]), torch.tensor([0.25])
+        turns = 2 * torch.pi * torch.cat([speeds, 2 * speeds, phases, speeds + phases])
+        angles = torch.cat([torch.arange(1, self.num_waves + 1) * speeds.log(), turns])
+        return super().forward(torch.cat([speeds.log(), phases, angles.sin(), angles.cos()]))
 
 
 def unread_words(question: str, tokenizer) -> list[str]:

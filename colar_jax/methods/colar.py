@@ -41,7 +41,7 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
     embeds_BSD = method.embed(model, batch, compute)
     # Groups, which are what the latent head predicts, are told nothing: the targets stay as they are.
     if latent.conditioning != "text":
-        embeds_BSD = embeds_BSD + model.speed(batch.speeds_BS).astype(embeds_BSD.dtype)
+        embeds_BSD = embeds_BSD + model.speed(batch.speeds_BS, batch.phases_BS).astype(embeds_BSD.dtype)
     hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute, dropout_keys_B)
     terms = _Terms.of(batch, own, counts, latent.weighting)
     cross_entropy, right = method.language_loss(model, hidden_BMD, batch.label_ids_BM, compute, terms.label_weights_BM)
@@ -133,8 +133,9 @@ class Colar(Method):
     # How the model is told the speed: text (in the prompt, as published), number (an embedding of its logarithm, added
     # at the opening ###; the prompt says nothing), or both.
     conditioning: str = "text"
-    # Whether the groups of a fraction begin anywhere in their pattern: 1.5 is 1, 2, 1, 2 or 2, 1, 2, 1.
-    random_phase: bool = binding(True, before=False)
+    # Whether the groups of a fraction begin anywhere in their pattern, 1.5 as 1, 2, 1, 2 or as 2, 1, 2, 1; a number
+    # tells where. Lists said in text alone always begin at the start.
+    random_phase: bool = True
     # How often the prompt says "auto" instead of the drawn speed. Then nothing says how long the first group is, and
     # soft_mse learns the mean over all speeds, which is right for none. From the second latent on the input shows it.
     auto_probability: float = 0.0

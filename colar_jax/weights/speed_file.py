@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from colar_jax.errors import UserError
-from colar_jax.model.speed_embedding import SpeedEmbeddingConfig
+from colar_jax.model.speed_embedding import SpeedEmbeddingConfig, num_speed_features
 from colar_jax.parallel.sharding import Tree
 from colar_jax.weights.array_file import read_arrays
 from colar_jax.weights.safetensors_io import write_arrays
@@ -63,7 +63,7 @@ def load_speed_embedding(config: SpeedEmbeddingConfig, folder: Path) -> Tree:
 def _shapes(config: SpeedEmbeddingConfig, hidden: int) -> dict[str, tuple[int, ...]]:
     inner = config.inner_size
     return {
-        "0.weight": (inner, 1 + 2 * config.num_waves),
+        "0.weight": (inner, num_speed_features(config)),
         "0.bias": (inner,),
         "2.weight": (hidden, inner),
         "2.bias": (hidden,),

@@ -136,19 +136,39 @@ def test_sizes_are_those_of_the_layout():
 
 def test_the_phase_changes_nothing_of_whole_speeds():
     def batch(**settings):
-        return Loader(arithmetic(), recipe_of("1,2,5", **settings), seed=3, rows=4, row_positions=160).batch(5)
+        recipe = recipe_of("1,2,5", conditioning="both", **settings)
+        return Loader(arithmetic(), recipe, seed=3, rows=4, row_positions=160).batch(5)
 
     one, other = batch(random_phase=True), batch(random_phase=False)
     for field in dataclasses.fields(one):
-        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+        if field.name != "phases_BS":
+            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+
+
+def test_lists_in_text_alone_begin_at_the_start_of_their_pattern():
+    """As every run of before had it."""
+    rng = np.random.default_rng(0)
+    assert not recipe_of("1.5,2.5").phases(rng, 5).any()
+    for recipe in (
+        recipe_of("1.5,2.5", conditioning="number"),
+        recipe_of("1..6"),
+        recipe_of("1..6", conditioning="both"),
+    ):
+        assert len(set(recipe.phases(rng, 5))) == 5
+        fixed = dataclasses.replace(recipe, random_phase=False)
+        assert set(fixed.phases(rng, 5)) == {0.25} and fixed.told_phase(0.25) == 0.25
+    assert recipe_of("1..6", conditioning="both").told_phase(0.7) == 0.7
+    assert recipe_of("1..6").told_phase(0.7) == 0.25  # text does not say it
 
 
 def test_phases_are_drawn_for_each_example_and_epoch():
     encoded = made_up([(10, 30, 3)] * 8, (1.5,))
-    recipe = dataclasses.replace(recipe_of("1.5"), random_phase=True)
+    recipe = recipe_of("1.5", conditioning="both")
     loader = Loader(encoded, recipe, seed=0, rows=1, row_positions=80)
     first = [_first_group(batch) for batch in _epoch(loader)]
     assert set(first) == {1, 2}
+    batch = loader.batch(0)
+    assert (batch.phases_BS[0, 10] >= 0.5) == (_first_group(batch) == 2) and batch.speeds_BS[0, 10] == 1.5
     assert first == [_first_group(batch) for batch in _epoch(loader)]
 
 

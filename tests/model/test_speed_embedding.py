@@ -59,12 +59,22 @@ def test_speeds_auto_and_nothing():
     assert added(np.ones((2, 3))).shape == (2, 3, LLAMA.hidden_size)
 
 
+def test_the_phase_of_a_fraction_is_told():
+    graph, parameters = model()
+    speed = nnx.merge(graph, parameters).speed
+    numbers = np.array([2.5, 2.5, 0.0, -1.0], np.float32)
+    one, other = speed(numbers, np.float32(0.25)), speed(numbers, np.array([0.75, 0.25, 0.75, 0.75], np.float32))
+    differ = np.abs(one - other).max(axis=1) > 0.02
+    assert differ.tolist() == [True, False, False, False]
+    np.testing.assert_array_equal(one, speed(numbers))  # which is what a model is told when it is asked
+
+
 def test_a_file_and_back(tmp_path):
     config, parameters = SpeedEmbeddingConfig(), model()[1]["speed"]
     save_speed_embedding(parameters, config, tmp_path)
     loaded = load_speed_embedding(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, parameters, loaded)
-    with pytest.raises(UserError, match=r"no embedding of a speed that fits: 0.weight has shape \(64, 17\), expected"):
+    with pytest.raises(UserError, match=r"no embedding of a speed that fits: 0.weight has shape \(64, 26\), expected"):
         load_speed_embedding(SpeedEmbeddingConfig(num_waves=4), tmp_path)
     (tmp_path / "speed_embedding.safetensors").unlink()
     with pytest.raises(UserError, match="is missing"):
@@ -95,7 +105,7 @@ def first_latents_in_decoding(recipe, speed):
 @pytest.mark.parametrize(("conditioning", "auto"), [("number", 0.0), ("number", 1.0), ("both", 0.0), ("text", 0.0)])
 def test_decoding_is_told_what_training_was(conditioning, auto, monkeypatch):
     """The first latent of a chain, which the opening separator predicts: in a packed training row, and in a decode."""
-    latent = Colar(speeds="2.5", conditioning=conditioning, auto_probability=auto)
+    latent = Colar(speeds="2.5", conditioning=conditioning, auto_probability=auto, random_phase=False)
     recipe = latent.recipe
     loader = Loader(problems(), recipe, seed=0, rows=1, row_positions=128)
     batch = loader.batch(0)

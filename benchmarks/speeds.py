@@ -1,0 +1,177 @@
+"""The tables of docs/speed.md: any thinking speed, told as text or as a number, over training seeds.
+
+    python benchmarks/speeds.py --out=runs/speeds                               # all, resumable: run it again to go on
+    python benchmarks/speeds.py --out=runs/speeds --tables=bands --seeds=0,1    # some
+    python benchmarks/speeds.py --out=runs/speeds --only_table                  # what is there so far
+    python benchmarks/speeds.py --out=/tmp/tiny --tiny --seeds=0                # every step, learning nothing
+
+A cell is one CoLaR stage of configs/arithmetic.py, some of its settings changed, from one chain of thought a seed; each
+is a process of its own, one at a time. `cells.jsonl` in the folder has a line for each that is finished: accuracy, #L
+and forward passes at each speed, greedily on the 1,000 held-out problems, and the gold #L: the mean number of groups
+that the problems' own steps make at that speed. Printed is a table of each experiment, means over seeds with their
+95 % t-interval.
+
+    bands    trained on 1 to 6 without 2.3 to 2.7 and 4.3 to 4.7, told as a number, as text, as both, as a number with
+             groups that always begin at one place of their pattern, and as text that says nothing of where they begin
+    weights  speeds 1 to 5 in text, every example weighing the same or every position
+    main     the config as it is
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from colar_jax.config import resolve
+from colar_jax.data.grouping import num_groups
+from colar_jax.report.files import read_report
+from colar_jax.runs.run import prepare
+from colar_jax.runs.run_folder import saved_config
+from colar_jax.settings.speeds import ASKED_PHASE
+from colar_jax.statistics.intervals import mean_over_seeds
+
+CONFIG = Path(__file__).parents[1] / "configs" / "arithmetic.py"
+BANDS = "1..2.3,2.7..4.3,4.7..6"
+AROUND_BANDS = "1,1.5,2,2.3,2.5,2.7,3,3.5,4,4.3,4.5,4.7,5,6"
+# Inside a band, and its two ends.
+LINES = {"2.5": ("2.3", "2.7"), "4.5": ("4.3", "4.7")}
+EXPERIMENTS = {
+    "bands": {
+        "number": {"speeds": BANDS, "conditioning": "number"},
+        "text": {"speeds": BANDS, "conditioning": "text", "random_phase": False},
+        "both": {"speeds": BANDS, "conditioning": "both"},
+        "number, one phase": {"speeds": BANDS, "conditioning": "number", "random_phase": False},
+        "text, any phase": {"speeds": BANDS, "conditioning": "text"},
+    },
+    "weights": {
+        "example": {"speeds": "1,2,3,4,5", "conditioning": "text", "weighting": "example"},
+        "position": {"speeds": "1,2,3,4,5", "conditioning": "text", "weighting": "position"},
+    },
+    "main": {"as configured": {}},
+}
+ASKED = {"bands": AROUND_BANDS, "weights": "1,2,3,4,5", "main": ""}
+TINY = {
+    "model.preset": "pico",
+    "model.latent_head.intermediate_size": 16,
+    "data.train_limit": 200,
+    "data.num_val": 4,
+    "data.num_test": 8,
+    "decode.max_latents": 8,
+    "decode.max_step_tokens": 8,
+    "decode.max_answer_tokens": 3,
+    "stages.cot.steps": 2,
+    "stages.colar.steps": 3,
+    "stages.colar.eval_every": 0,
+}
+
+
+def train(folder: Path, seed: int, settings: dict) -> None:
+    """A run in a folder; what is finished there is not done again."""
+    settings = {"workdir": folder, "seed": seed, "eval.seeds": 0, "eval.latent_words": 0} | settings
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    subprocess.run([sys.executable, "-m", "colar_jax.train", f"--config={CONFIG}", *flags], check=True)
+
+
+def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict:
+    """Train and evaluate one arm; what is said of it."""
+    of_seed = out / f"seed_{seed}"
+    train(of_seed / "cot", seed, {"run": "cot"} | changes)
+    folder = of_seed / experiment / arm.replace(", ", "_").replace(" ", "_")
+    settings = {"run": "colar", "stages.colar.init_from": of_seed / "cot" / "cot"} | changes
+    settings |= {f"stages.colar.latent.{name}": value for name, value in EXPERIMENTS[experiment][arm].items()}
+    if ASKED[experiment]:
+        settings["eval.speeds"] = ASKED[experiment]
+    train(folder, seed, settings)
+    steps = next(iter(prepare(resolve(saved_config(folder)), sets="tests").tests.values())).step_lengths
+    phase = (
+        0.0 if EXPERIMENTS[experiment][arm].get("conditioning") == "text" and experiment == "weights" else ASKED_PHASE
+    )
+    speeds = {}
+    for result in read_report(folder)["results"]:
+        speed = result["speed"]
+        speeds[speed] = {
+            "accuracy": 100 * result["accuracy"],
+            "length": result["mean_length"],
+            "forward_passes": result["cost"]["forward_passes"],
+            "was_trained": result["was_trained"],
+            "gold": None if speed == "auto" else float(num_groups(steps, float(speed), phase).mean()),
+        }
+    return {"experiment": experiment, "arm": arm, "seed": seed, "speeds": speeds}
+
+
+def shown(values: list[float], digits: int = 1) -> str:
+    """The mean, and the interval's half width where more than one seed gives it one."""
+    interval = mean_over_seeds(values)
+    spread = "" if interval.half_width is None else f" ± {interval.half_width:.{digits}f}"
+    return f"{interval.center:.{digits}f}{spread}"
+
+
+def print_table(cells: list[dict], experiment: str) -> None:
+    """Rows are speeds; each arm has accuracy in %, and #L in % of the gold number of groups."""
+    of_arms = {arm: [c for c in cells if (c["experiment"], c["arm"]) == (experiment, arm)]
+               for arm in EXPERIMENTS[experiment]}  # fmt: skip
+    of_arms = {arm: found for arm, found in of_arms.items() if found}
+    if not of_arms:
+        return
+    speeds = list(dict.fromkeys(speed for found in of_arms.values() for cell in found for speed in cell["speeds"]))
+    print(f"\n### {experiment}, seeds: {', '.join(f'{arm} {len(found)}' for arm, found in of_arms.items())}\n")
+    print("| c | gold #L |", " | ".join(f"{arm}: accuracy, % | #L, % of gold" for arm in of_arms), "|")
+    print("| --- | --- |" + " --- | --- |" * len(of_arms))
+    for speed in speeds:
+        row, gold = [], [cell["speeds"][speed]["gold"] for found in of_arms.values() for cell in found]
+        mark = "" if all(found[0]["speeds"][speed]["was_trained"] for found in of_arms.values()) else "*"
+        for found in of_arms.values():
+            of_speed = [cell["speeds"][speed] for cell in found]
+            row.append(shown([one["accuracy"] for one in of_speed]))
+            relative = [100 * one["length"] / one["gold"] for one in of_speed if one["gold"]]
+            row.append(shown(relative) if relative else shown([one["length"] for one in of_speed], 2))
+        known = [value for value in gold if value]
+        print(f"| {speed}{mark} | {np.mean(known):.2f} |" if known else f"| {speed}{mark} | - |", " | ".join(row), "|")
+    print("\n\\* never trained. Speed at which accuracy is compared with the line between a band's ends, in points:\n")
+    for speed, (low, high) in LINES.items():
+        for arm, found in of_arms.items():
+            if all({speed, low, high} <= cell["speeds"].keys() for cell in found):
+                ends = [(cell["speeds"][low]["accuracy"] + cell["speeds"][high]["accuracy"]) / 2 for cell in found]
+                falls = [cell["speeds"][speed]["accuracy"] - end for cell, end in zip(found, ends, strict=True)]
+                print(f"- {speed}, {arm}: {shown(falls)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tables", default=",".join(EXPERIMENTS), help="some of: " + ", ".join(EXPERIMENTS))
+    parser.add_argument("--arms", default="", help="only these arms, with semicolons between them")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--steps", type=int, default=0, help="of the CoLaR stage; 0: as configured")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--only_table", action="store_true")
+    options = parser.parse_args()
+    path = options.out / "cells.jsonl"
+    cells = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    done = {(cell["experiment"], cell["arm"], cell["seed"]) for cell in cells}
+    changes = TINY if options.tiny else {}
+    if options.steps:
+        changes = changes | {"stages.colar.steps": options.steps}
+    arms = [arm.strip() for arm in options.arms.split(";") if arm.strip()]
+    tables = options.tables.split(",")
+    wanted = [
+        (experiment, arm, int(seed))
+        for seed in options.seeds.split(",")
+        for experiment in tables
+        for arm in EXPERIMENTS[experiment]
+        if not arms or arm in arms
+    ]
+    for name in () if options.only_table else wanted:
+        if name not in done:
+            cells.append(cell(options.out, *name, changes))
+            with path.open("a") as file:
+                file.write(json.dumps(cells[-1]) + "\n")
+    for experiment in tables:
+        print_table(cells, experiment)
+
+
+if __name__ == "__main__":
+    main()
