@@ -27,14 +27,18 @@ class Prefilled:
 def prefill(model: Reasoner, prompts: PackedPrompts, num_rollouts: int, compute: Execution) -> Prefilled:
     """Read each question once, for `num_rollouts` rollouts."""
     with jax.named_scope("prefill"):
-        positions_RS = jnp.broadcast_to(jnp.arange(prompts.token_ids_RS.shape[1]), prompts.token_ids_RS.shape)
-        ones_RS = jnp.ones(prompts.token_ids_RS.shape, jnp.float32)
-        dtype = jnp.dtype(compute.dtype)
-        embeds_RSD = model.embed_positions(prompts.token_ids_RS, positions_RS, ones_RS, dtype)
-        embeds_RSD = _with_speeds(model, embeds_RSD, prompts)
+        embeds_RSD = embed_questions(model, prompts, jnp.dtype(compute.dtype))
         hidden_CD, prefix = read_questions(model.llama, embeds_RSD, prompts, compute)
     hidden_BD = jnp.repeat(hidden_CD, num_rollouts, axis=0)
     return Prefilled(prefix, hidden_BD, jnp.repeat(prompts.lengths_C, num_rollouts))
+
+
+def embed_questions(model: Reasoner, prompts: PackedPrompts, dtype) -> jax.Array:
+    """What the model is fed of questions in rows, `[R, S, D]`: their tokens, and what it is told of the speed."""
+    positions_RS = jnp.broadcast_to(jnp.arange(prompts.token_ids_RS.shape[1]), prompts.token_ids_RS.shape)
+    ones_RS = jnp.ones(prompts.token_ids_RS.shape, jnp.float32)
+    embeds_RSD = model.embed_positions(prompts.token_ids_RS, positions_RS, ones_RS, dtype)
+    return _with_speeds(model, embeds_RSD, prompts)
 
 
 def with_speeds(model: Reasoner, embeds_RPD, lengths_R, speeds_R):

@@ -22,6 +22,7 @@ class Answer:
         latents: `[L, D]` float32, as they were fed: in units of the token embeddings. `[0, D]` for words, or nothing.
         readings: of each latent, what can be read in it (`evaluation.latents.Latent`); none for words.
         reasoning: a chain of thought in words; "" for latents.
+        reasoning_ids: `[L]` int32, the tokens of it; `[0]` for latents.
         num_thoughts: `L`, of latents or of words.
         thought_log_probs: `[L]` float32, of each thought as it was drawn; of a latent the mean over its dimensions of
             the log density, in units of the standard deviation of embeddings; 0 where nothing is drawn (greedy).
@@ -39,6 +40,7 @@ class Answer:
     latents: np.ndarray = dataclasses.field(repr=False)
     readings: tuple[Latent, ...] = dataclasses.field(repr=False)
     reasoning: str
+    reasoning_ids: np.ndarray = dataclasses.field(repr=False)
     num_thoughts: int
     thought_log_probs: np.ndarray = dataclasses.field(repr=False)
     stop_log_probs: np.ndarray = dataclasses.field(repr=False)

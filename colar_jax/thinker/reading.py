@@ -44,13 +44,13 @@ class Reader:
 
     def whole(self, thoughts: "_Thoughts", ids_A, log_probs_A, question: str, limits: AskLimits) -> Answer:
         """The answer that a chain and the `A` tokens after it are."""
-        readings, reasoning = (), ""
+        readings, reasoning_ids = (), np.zeros(0, np.int32)
         latents_LD = np.zeros((0, self.hidden_size), np.float32)
         if self.thinking.in_latents:
             readings = tuple(self.latent(thoughts, place) for place in range(len(thoughts.records)))
             latents_LD = np.stack([reading.vector for reading in readings]) if readings else latents_LD
         elif self.thinking.in_words:
-            reasoning = self.tokenizer.decode([int(record) for record in thoughts.records])
+            reasoning_ids = np.array(thoughts.records, np.int32)
         (text,) = self.tokenizer.answer_texts(ids_A[None], np.array([len(ids_A)]))
         return Answer(
             question=question,
@@ -59,7 +59,8 @@ class Reader:
             text=text,
             latents=latents_LD,
             readings=readings,
-            reasoning=reasoning,
+            reasoning=self.tokenizer.decode(reasoning_ids.tolist()),
+            reasoning_ids=reasoning_ids,
             num_thoughts=len(thoughts.records),
             thought_log_probs=thoughts.log_probs_L,
             stop_log_probs=thoughts.stop_log_probs_L,

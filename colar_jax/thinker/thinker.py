@@ -143,7 +143,7 @@ class Thinker:
         """
         options = self._options(speed, temperature=temperature, seed=seed, **limits)
         (question,) = check_questions([question], self.tokenizer, allow_unknown_words=allow_unknown_words)
-        prompt = self._prompts([question], options.speed)[0]
+        prompt = self.prompts([question], options.speed)[0]
         packed = pack_prompts([prompt], prompt_shape(1, len(prompt)))
         key = jax.random.fold_in(jax.random.key(options.seed), index)
         return self._reader.events(
@@ -200,7 +200,7 @@ class Thinker:
         return Reader(self.stage, self.tokenizer, self.run.thinking(self.stage), self.run.model.llama.hidden_size)
 
     def _answers(self, questions: list[str], options: Options, first_index: int) -> list[Answer]:
-        prompts, answers = self._prompts(questions, options.speed), {}
+        prompts, answers = self.prompts(questions, options.speed), {}
         keys_N = jax.vmap(jax.random.fold_in, (None, 0))(
             jax.random.key(options.seed), np.arange(first_index, first_index + len(questions))
         )
@@ -212,8 +212,8 @@ class Thinker:
                 answers[number] = self._reader.answer(decoded, row, questions[number], limits)
         return [answers[number] for number in range(len(questions))]
 
-    def _prompts(self, questions: list[str], speed: Speed) -> list[Prompt]:
-        """The questions as the model is asked them."""
+    def prompts(self, questions: Sequence[str], speed: Speed) -> list[Prompt]:
+        """The questions as the model is asked them: the ids of each, int32 `[T]`; the last opens the reasoning."""
         told = self.method.recipe.told(speed)
         texts = [question_prompt(question, told.said) for question in questions]
         # Not by `encode_batch`, which logs what `check_questions` has said already.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from exchange.tiny_run import MAX_LATENTS, given_run
 from thinker.test_generate import QUESTIONS, assert_same_answer
@@ -48,6 +49,16 @@ def test_an_exported_folder_answers_as_its_run(asked_run, loaded, stage, tmp_pat
     assert of_before.stage == stage
     for ours, theirs in zip(of_before.generate(QUESTIONS), expected, strict=True):
         assert_same_answer(ours, theirs)
+
+
+@pytest.mark.parametrize("conditioning", ["number", pytest.param("both", marks=pytest.mark.slow)])
+def test_a_folder_that_is_told_its_speed_as_a_number(conditioning, tmp_path):
+    run, _ = given_run(tmp_path / "run", latent={"conditioning": conditioning})
+    folder = export_stage(run, "colar", tmp_path / "out")
+    of_run, of_folder = (colar_jax.load(source).generate(QUESTIONS, 3) for source in (run.workdir, folder))
+    for ours, theirs in zip(of_folder, of_run, strict=True):
+        assert_same_answer(ours, theirs)
+    assert not np.array_equal(of_run[0].latents, colar_jax.load(folder).generate(QUESTIONS[0], 2).latents)
 
 
 def test_adapters_are_opened_with_their_base(tmp_path):
