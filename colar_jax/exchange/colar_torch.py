@@ -156,6 +156,8 @@ class LatentReasoner:
         if settings["way"] == "own":
             raise ValueError(f"{folder}: its method makes latents in a way of its own, which this file does not know")
         maker = None
+        if settings["way"] == "rescaled_states":
+            settings |= json.loads((folder / "latent_head.json").read_text(encoding="utf-8"))
         if settings["way"] in ("latent_head", "projection"):
             settings |= json.loads((folder / f"{settings['way']}.json").read_text(encoding="utf-8"))
             weights = load_file(folder / f"{settings['way']}.safetensors")
@@ -207,7 +209,7 @@ class LatentReasoner:
         state = self._step(embeds, None)
         most = settings["max_thoughts"] if max_latents is None else max_latents
         least = settings["min_thoughts"] if min_latents is None else min_latents
-        if settings["way"] in ("hidden_states", "projection"):
+        if settings["way"] in ("hidden_states", "rescaled_states", "projection"):
             most = least = settings["max_thoughts"]
         thoughts: list = []
         while len(thoughts) < most:
@@ -248,6 +250,12 @@ class LatentReasoner:
         if way == "words":
             token = sampling.pick(logits)
             return token, self._embedding(torch.tensor(token)), token == separator
+        if way == "superposition":
+            fed = logits.softmax(-1) @ self._embedding.weight.float() * float(getattr(self._embedding, "embed_scale", 1))
+            return fed, fed, int(logits.argmax()) == separator
+        if way == "rescaled_states":
+            fed = hidden.float() * (self.settings["embed_std"] / hidden.float().square().mean().sqrt())
+            return fed, fed, True
         if way != "latent_head":
             fed = hidden if self.maker is None else self.maker(hidden)
             return fed.float(), fed, True

@@ -69,7 +69,7 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
             carried = _carried(run)
             write_llama(whole["llama"], model.llama.config, folder, dtype=jnp.dtype(dtype), carried=carried)
             run.tokenizer.save(folder)
-        if way == ways.LATENT_HEAD:
+        if way in (ways.LATENT_HEAD, ways.RESCALED_STATES):  # whose scale is the head's
             save_latent_head(parameters["latent_head"], model.latent_head.config, folder)
         for name, module in modules.items():
             module.save(parameters[name], module.settings, folder)

@@ -7,10 +7,12 @@ no exported file can make is refused.
 from colar_jax.errors import UserError
 from colar_jax.methods.method import Thinking
 
-LATENT_HEAD, PROJECTION, HIDDEN_STATES, WORDS, NOTHING, OWN = (
+LATENT_HEAD, PROJECTION, HIDDEN_STATES, RESCALED_STATES, SUPERPOSITION, WORDS, NOTHING, OWN = (
     "latent_head",
     "projection",
     "hidden_states",
+    "rescaled_states",
+    "superposition",
     "words",
     "nothing",
     "own",
@@ -31,6 +33,15 @@ WAYS = {
     HIDDEN_STATES: (
         "It reasons in {num_thoughts} latents: each is the last hidden state, fed as the next input as it is. There is "
         "no other weight than the language model's, which loads with `transformers`."
+    ),
+    RESCALED_STATES: (
+        "It reasons in {num_thoughts} latents: each is the last hidden state at the size of an embedding (`embed_std` "
+        "in `latent_head.json`), fed as the next input. The language model loads with `transformers`."
+    ),
+    SUPERPOSITION: (
+        "It reasons in latents that are mixtures of tokens: what its language head predicts is fed as "
+        "`softmax(logits) E`, until `###` is the most probable token. There is no other weight than the language "
+        "model's, which loads with `transformers`."
     ),
     WORDS: "It reasons in words: the steps as text, then `###`, then the answer.",
     OWN: (

@@ -107,6 +107,8 @@ def test_the_torch_file_is_told_the_speed_as_we_tell_it(conditioning, greedy_sto
 
 OTHER_METHODS = {
     "coconut": {"way": "hidden_states"},
+    "coconut rescaled": {"way": "rescaled_states", "rescale": True},
+    "ruplar": {"way": "superposition"},
     "codi": {"way": "projection", "projection": 20},
     "codi without a projection": {"way": "hidden_states"},
     "cot": {"way": "words"},
@@ -126,7 +128,8 @@ def test_other_methods_think_there_as_here(case, tmp_path):
     facts = json.loads((folder / "thinking.json").read_text())
     assert (facts["way"], facts["method"]) == (way, stage)
     files = {path.name for path in folder.glob("*.safetensors")}
-    assert files == {"model.safetensors"} | ({"projection.safetensors"} if way == "projection" else set())
+    of_latents = {"projection": {"projection.safetensors"}, "rescaled_states": {"latent_head.safetensors"}}
+    assert files == {"model.safetensors"} | of_latents.get(way, set())
     card = (folder / "README.md").read_text()
     assert ways.WAYS[way].format(num_thoughts=facts["max_thoughts"]) in card
     assert "There is no thinking speed to choose." in card and "--speed" not in card

@@ -17,7 +17,7 @@ def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
     config = defaults()
     config.update(workdir=str(workdir), run=",".join(stages))
     config.data.update(train_limit=40, num_val=4, num_test=4)
-    lora, projection_size = model.pop("lora", {}), model.pop("projection", 0)
+    lora, projection_size, rescale = model.pop("lora", {}), model.pop("projection", 0), model.pop("rescale", False)
     latent, config.decode.greedy_stop = model.pop("latent", {}), model.pop("greedy_stop", config.decode.greedy_stop)
     config.model.update(preset="pico", **model)
     config.model.lora.update(lora)
@@ -26,6 +26,8 @@ def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
         config.stages[name] = stage_defaults(method=name, steps=2, rows=2, row_positions=128)
     if "codi" in stages:
         config.stages.codi.codi.projection_size = projection_size
+    if "coconut" in stages:
+        config.stages.coconut.coconut.rescale = rescale
     if "colar" in stages:
         config.stages.colar.latent.update(speeds="2", **latent)
     config.decode.update(max_latents=MAX_LATENTS, max_answer_tokens=MAX_ANSWER_TOKENS)

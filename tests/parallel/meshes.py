@@ -49,6 +49,7 @@ def bound_method(name: str):
     settings = {
         "colar": dict(weight=0.7, entropy_weight=-0.05),
         "codi": dict(projection_size=8),
+        "sim_codi": dict(projection_size=8),
     }
     return METHODS[name](**settings.get(name, {}))
 
