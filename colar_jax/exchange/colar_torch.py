@@ -251,7 +251,9 @@ class LatentReasoner:
             token = sampling.pick(logits)
             return token, self._embedding(torch.tensor(token)), token == separator
         if way == "superposition":
-            fed = logits.softmax(-1) @ self._embedding.weight.float() * float(getattr(self._embedding, "embed_scale", 1))
+            fed = (
+                logits.softmax(-1) @ self._embedding.weight.float() * float(getattr(self._embedding, "embed_scale", 1))
+            )
             return fed, fed, int(logits.argmax()) == separator
         if way == "rescaled_states":
             fed = hidden.float() * (self.settings["embed_std"] / hidden.float().square().mean().sqrt())

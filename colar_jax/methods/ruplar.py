@@ -29,8 +29,9 @@ from colar_jax.methods.thinking.staged_loader import Dealt, Room, StagedLoader
 from colar_jax.methods.thinking.superposition import LatentTokens
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
-from colar_jax.settings import DecodeConfig, parse_speeds
+from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import one_of, require
+from colar_jax.settings.speeds import parse_trained_speeds
 
 _NOISE_STREAM = 0x6B  # of a row's key
 
@@ -198,19 +199,22 @@ class ColarKhot(Khot):
     group = "khot"
     has_speed = True
 
-    speeds: str = "1,2,3,4,5"  # one is drawn for each example; one listed twice, twice as often
+    # One is drawn for each example: of a list (one listed twice, twice as often), or of ranges such as 1..6.
+    speeds: str = "1,2,3,4,5"
     auto_probability: float = 0.0  # how often the prompt says "auto" instead of the drawn speed
 
     def __post_init__(self):
         super().__post_init__()
-        speeds = parse_speeds(self.speeds)
-        require(bool(speeds) and "auto" not in speeds, f"khot.speeds={self.speeds!r}: list numbers, as in 1,2,3")
+        parse_trained_speeds(self.speeds)
         require(0 <= self.auto_probability <= 1, f"khot.auto_probability={self.auto_probability} is not in [0, 1]")
 
     @property
     def recipe(self) -> Recipe:
+        speeds, ranges = parse_trained_speeds(self.speeds)
         return Recipe(
-            speeds=tuple(float(speed) for speed in parse_speeds(self.speeds)),
+            speeds=speeds,
+            ranges=ranges,
+            random_phase=True,
             auto_probability=self.auto_probability,
             supervise_latents=True,
             supervise_steps=False,

@@ -155,7 +155,7 @@ def test_a_latent_of_one_token_is_an_ordinary_token():
     words = Colar(speeds="1").make_loader(ENCODED, seed=0, rows=2, row_positions=150).batch(0)
     np.testing.assert_array_equal(batch.token_ids_BT, words.token_ids_BT)
     (_, metrics), _ = objective("khot", batch, khot)
-    (_, of_words), _ = objective("khot", jax.tree.map(jnp.asarray, words), Colar(speeds="1"))
+    (_, of_words), _ = objective("khot", jax.tree.map(jnp.asarray, words), Colar(speeds="1", weighting="position"))
     total = float(metrics["cross_entropy"].sum) + float(metrics["latent_kl"].sum)
     assert total == pytest.approx(float(of_words["cross_entropy"].sum), rel=1e-5)
 
