@@ -1,6 +1,7 @@
 """Our side of the Coconut and CODI training steps: the package's own loader and step, 6 latents, on given token ids."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 import jax
@@ -21,10 +22,12 @@ MICRO = dataclasses.replace(jax_side.MICRO, latent_intermediate=8)
 
 
 def method_of(name: str, subject: jax_side.Subject):
-    """Coconut in its last stage, or CODI with a projection as wide as the model."""
+    """Coconut in its last stage, or CODI with a projection as wide as the model; both as the PyTorch side has them."""
     if name == "coconut":
         return Coconut(epochs_per_stage=1e-6)
-    return Codi(num_latents=6, projection_size=subject.llama.hidden_size)
+    # Random ids have no steps and no digits, and the PyTorch side distils as CoLaR's authors do.
+    as_theirs = dict(teacher_last_step=True, matched="prefix", spread="example", distill_embedding=False)
+    return Codi(num_latents=6, projection_size=subject.llama.hidden_size, **as_theirs)
 
 
 def training(
@@ -52,8 +55,9 @@ def training(
     step = make_train_step(Engine(graph, mesh, compute), method, stage, optimizer)
     state = replicate(initial_state(trainable, optimizer), mesh)
     key, count = jax.random.key(0), loader.first_final_step
-    first = loader.batch(count)
+    first, begin = loader.batch(count), time.perf_counter()
     step = step.lower(state, frozen, put_rows(first, mesh), key).compile()  # all batches are of one shape
+    compile_seconds = time.perf_counter() - begin
 
     def run() -> int:
         nonlocal state, count
@@ -63,6 +67,7 @@ def training(
         count += 1
         return batch.num_examples
 
+    run.compile_seconds = compile_seconds
     run.facts = {
         "GiB of temporaries": step.memory_analysis().temp_size_in_bytes / 2**30,
         "trunk positions that are real": np.mean(first.trunk_segments_BP > 0),

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["sft_fixed", "generation", "rl_iteration", "coconut"])
+@pytest.mark.parametrize("task", ["sft_fixed", "generation", "rl_iteration", "coconut", "codi"])
 def test_our_side_does_a_round(task):
     command = [sys.executable, ROOT / "benchmarks" / "speed.py", "--side", "jax", "--task", task]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}

@@ -161,8 +161,14 @@ def test_flags_are_given_to_the_process_that_is_to_have_them(benchmark_module, r
         "ended",
         lambda command, environment, _: seen.append(environment["XLA_FLAGS"]) or found(),
     )
-    runner().section("command_buffers")
+    made = runner()
+    made.section("command_buffers")
     assert seen[0] == "--mine" and "--mine --xla_gpu_enable_command_buffer=+WHILE" in seen
+    made.results["sections"] = {"rollouts": {"ours": found(0.5)}}
+    seen.clear()
+    made.section("command_buffers")
+    assert made.results["sections"]["command_buffers"]["as they are"]["seconds"] == 0.5
+    assert seen.count("--mine") == 1, "the counted loops alone were not measured before"
 
 
 def test_compile_times_are_of_an_empty_cache_and_of_a_full_one(benchmark_module, runner, monkeypatch):
