@@ -2,8 +2,8 @@
 
 An entry says which class of transformers it is, which features our layers need for it, what its `config.json` means by
 leaving a field out, which fields it alone has, and which layers are of another kind than the others. A family that is
-made of features that are there is one more entry; one with a feature of its own also needs `model.block` and
-`weights.table`.
+made of features that are there is one more entry. One with a layer of its own also needs a field in
+`model.llama_config` and the layer in `model.block`; its entry names the weights.
 """
 
 import dataclasses
@@ -29,6 +29,8 @@ class Family:
     written: Callable[[LlamaConfig], Raw] = lambda config: {}  # fields besides the usual ones
     faults: Callable[[Raw], Iterator[str]] = lambda raw: iter(())  # of the fields, with defaults
     rope_types: tuple[str, ...] = ("default", "llama3", "linear", "dynamic", "yarn")
+    # Of each layer, besides the usual ones: path in our block -> (name in its files, shape there).
+    weights: Callable[[LlamaConfig], Mapping[tuple[str, str], tuple[str, tuple[int, ...]]]] = lambda config: {}
 
 
 def _layer_types(config: LlamaConfig) -> list[str]:

@@ -6,6 +6,7 @@ torch keeps a linear layer as `[out, in]` and every layer by itself; ours are `[
 import dataclasses
 
 from colar_jax.model.llama_config import LlamaConfig
+from colar_jax.weights.families import FAMILIES
 
 EMBEDDING_NAME, HEAD_NAME = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -67,6 +68,7 @@ def llama_weights(config: LlamaConfig) -> list[Weight]:
             of_layer[ours, "scale"] = f"self_attn.{name}.weight", (size,)
     for ours, name in _NORMS[config.norms].items():
         of_layer[ours, "scale"] = f"{name}.weight", (D,)
+    of_layer |= FAMILIES[config.family].weights(config)
 
     weights = [
         Weight(("embedding",), (EMBEDDING_NAME,), (V, D), False),
