@@ -56,6 +56,7 @@ class RlConfig:
     overlong: str = "count"  # chains cut at the limit: count; no_advantage; left_out (of the group's mean and std, too)
     first_latent: str = "all"  # whose first latents learn: all; best: of the good rollouts only the most likely
     min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
+    rollout_dropout: bool = False  # the adapters' dropout is on: one mask a rollout, and the same in its updates
     noise: str = "two_sided"  # of latents; one_sided: the size of a normal draw, so that latents lie above the mean
     stop_odds_temperature: float = 1.0  # of the odds of ending thinking; above 1 rollouts try other lengths
     final_min_std: float = 0.0  # the floor moves evenly to this one until the stage's last iteration; 0: it stays

@@ -56,6 +56,10 @@ class Config:
                 f"stages.{name}.rl.min_std=0 with model.latent_head.deterministic=True: nothing is sampled, so nothing "
                 "can be learned from rewards; give the latents a standard deviation, such as rl.min_std=0.2",
             )
+            require(
+                stage.trainer == "sft" or not stage.rl.rollout_dropout or self.model.lora.dropout > 0,
+                f"stages.{name}.rl.rollout_dropout=True without dropout: set model.lora.rank and model.lora.dropout",
+            )
             least, most, final = self.decode.min_latents, self.decode.max_latents, stage.rl.final_max_latents
             require(
                 stage.trainer == "sft" or not final or least <= final <= most,

@@ -17,6 +17,7 @@ from colar_jax.decoding.sampling import greedy_token, sampled_token
 from colar_jax.decoding.thinking import Think, Thought
 from colar_jax.model.cache import Suffix
 from colar_jax.model.execution import Execution
+from colar_jax.model.lora import fold_each
 from colar_jax.model.reasoner import Reasoner
 
 
@@ -33,6 +34,7 @@ class DecodeLimits:
     separator_id: int
     eos_id: int
     num_rollouts: int = 1  # G, for each question
+    drops_out: bool = False  # whether adapters drop out, each rollout one mask
     latents_see_question: bool = True  # False: each after the first is made of the one before it alone
     cut_at: jax.Array | None = None  # int32 scalar, traced: thinking is cut there already; None: at max_thoughts
 
@@ -53,6 +55,7 @@ class Decoded:
     answer_ids_BA: jax.Array
     answer_log_probs_BA: jax.Array
     num_answer_tokens_B: jax.Array  # eos included; A where there was none
+    key_data_BK: jax.Array | None = None  # of the rollouts' keys, where `dropout_keys` made something of them
     end_log_prob_B: jax.Array | None = None  # of rollouts that were cut: of the stop that they did not choose
 
 
@@ -108,7 +111,7 @@ def decode(
     num_rollouts = prompts.lengths_C.shape[0] * limits.num_rollouts
     assert keys_B.shape == (num_rollouts,), (keys_B.shape, num_rollouts)
     prefilled = prefill(model, prompts, limits.num_rollouts, compute)
-    feeder = Feeder.of(model, prefilled, compute)
+    feeder = Feeder.of(model, prefilled, compute, dropout_keys(keys_B) if limits.drops_out else None)
     with jax.named_scope("think"):
         thinking = thinking_loop(feeder, keys_B, think, limits)
         thinking = thinking.run() if limits.max_thoughts else thinking.start
@@ -124,7 +127,13 @@ def decode(
         answer_log_probs_BA=answering.log_probs_BA,
         num_answer_tokens_B=answering.num_tokens_B,
         end_log_prob_B=thinking.next.end_log_prob_B,
+        key_data_BK=jax.random.key_data(keys_B) if limits.drops_out else None,
     )
+
+
+def dropout_keys(keys_B):
+    """The keys of rollouts' dropout, from the rollouts' own, `[B]` or of any shape."""
+    return fold_each(keys_B, 2)  # thoughts have 0, and answers 1
 
 
 def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) -> Loop:

@@ -82,11 +82,12 @@ class Feeder:
     prefilled: Prefilled
     compute: Execution
     layers: list  # the blocks' weights one by one, sliced out of their stack before any loop
+    dropout_keys_B: jax.Array | None = None  # each rollout drops the same entries at all positions; None: nothing
 
     @classmethod
-    def of(cls, model: Reasoner, prefilled: Prefilled, compute: Execution) -> "Feeder":
+    def of(cls, model: Reasoner, prefilled: Prefilled, compute: Execution, dropout_keys_B=None) -> "Feeder":
         """The layers are sliced here."""
-        return cls(model, prefilled, compute, model.llama.unstacked_blocks(compute))
+        return cls(model, prefilled, compute, model.llama.unstacked_blocks(compute), dropout_keys_B)
 
     def empty_suffix(self, num_slots: int) -> Suffix:
         """Of rollouts that fed nothing yet."""
@@ -100,7 +101,12 @@ class Feeder:
         sees, is_real_BS = cascade(self.prefilled.prefix, suffix, is_real_B)
         position_ids_B1 = (self.prefilled.lengths_B + num_fed_B)[:, None]
         hidden_B1D, written = self.model.llama.run(
-            embeds_BD[:, None], position_ids_B1, sees, self.compute.for_steps(), layers=self.layers
+            embeds_BD[:, None],
+            position_ids_B1,
+            sees,
+            self.compute.for_steps(),
+            dropout_keys_B=self.dropout_keys_B,
+            layers=self.layers,
         )
         return hidden_B1D[:, 0], Suffix(written, is_real_BS, suffix.num_written + 1)
 

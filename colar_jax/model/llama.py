@@ -18,7 +18,7 @@ from colar_jax.model.block import Attend, Block
 from colar_jax.model.execution import Execution, Tree
 from colar_jax.model.linear import parameter
 from colar_jax.model.llama_config import LlamaConfig
-from colar_jax.model.lora import LoraConfig
+from colar_jax.model.lora import LoraConfig, fold_each
 from colar_jax.model.norm import RMSNorm
 from colar_jax.model.visibility import Visibility
 from colar_jax.parallel import fsdp
@@ -112,7 +112,7 @@ class Llama(nnx.Module):
 
         Args:
             visibility: who sees whom (`model.visibility`).
-            dropout_keys_B: a typed key for each row turns the adapters' dropout on; it is for training alone.
+            dropout_keys_B: a typed key for each row (or `lora.BranchKeys`) turns the adapters' dropout on.
             layers: `layer_parameters()`, for passes that share weights (without a scan): their gradients meet before
                 they are stacked.
 
@@ -140,7 +140,7 @@ class Llama(nnx.Module):
             last_layer = layer if last is None else layer_of(last.attend, last.probe, last.pick)
             of_layers = []
             for i in range(config.num_layers):
-                keys_B = None if keys_LB is None else keys_LB[i]
+                keys_B = jax.tree.map(lambda leaf, i=i: leaf[i], keys_LB)
                 run = layer if i < config.num_layers - 1 else last_layer
                 which = None if which_L is None else which_L[i]
                 x_BTD, kept = run(x_BTD, (layers[i], keys_B, which, *contexts[i : i + 1]))
@@ -182,9 +182,6 @@ def _layer(graphdef, rotations, compute: Execution, attend: Attend, probe, pick=
     return layer if policy is None else jax.checkpoint(layer, policy=policy, prevent_cse=not compute.scan_layers)
 
 
-def _keys_of_layers(keys_B, num_layers: int):
-    """A key of its own for every layer and row, `[L, B]`; None for None."""
-    if keys_B is None:
-        return None
-    fold_rows = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    return jax.vmap(fold_rows, in_axes=(None, 0))(keys_B, jnp.arange(num_layers))
+def _keys_of_layers(keys, num_layers: int):
+    """A key of its own for every layer and row, a leading axis `L` before those of `keys`; None for None."""
+    return None if keys is None else jax.vmap(fold_each, in_axes=(None, 0))(keys, jnp.arange(num_layers))

@@ -5,6 +5,7 @@ and `B` are float32, computed in the dtype of `x`; what they are added to may be
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -58,18 +59,49 @@ class LowRank(nnx.Module):
     def __call__(self, x, dropout_keys_B=None):
         """What to add to the linear layer's output; in training, `dropout_keys_B` has a key for each row of `x`."""
         if dropout_keys_B is not None:
-            x = dropped_out(
-                x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(dropout_keys_B, self.number), self.config
-            )
+            x = dropped_out(x, fold_each(dropout_keys_B, self.number), self.config)
         low = project(x, self.a[...].astype(x.dtype))
         return self.config.scale * project(low, self.b[...].astype(x.dtype))
 
 
-def dropped_out(x, keys_B, config: LoraConfig):
-    """`x` with a share `dropout` of its entries zero and the others scaled up, each row from a key of its own."""
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["keys_BG"], meta_fields=["branch_size"])
+@dataclasses.dataclass(frozen=True)
+class BranchKeys:
+    """Dropout in tree rows: none of the trunk, and of each branch the same entries at all of its positions.
+
+    What a branch drops is what a row of one position drops with its key: a decode, which feeds a position at a time
+    with one key, has the same mask at every step.
+    """
+
+    keys_BG: jax.Array
+    branch_size: int  # T
+
+
+def fold_each(keys, number):
+    """A `number` folded into each key of a pytree of arrays of them."""
+    return jax.tree.map(
+        lambda of: jax.vmap(jax.random.fold_in, in_axes=(0, None))(of.reshape(-1), number).reshape(of.shape), keys
+    )
+
+
+def dropped_out(x, keys, config: LoraConfig):
+    """`x` with a share `dropout` of its entries zero and the others scaled up, each row from a key of its own.
+
+    `keys` has a key for each row, or is `BranchKeys`.
+    """
+    if isinstance(keys, BranchKeys):
+        (B, G), T, size = keys.keys_BG.shape, keys.branch_size, x.shape[-1]
+        first = x.shape[1] - G * T
+        branches = x[:, first:].reshape(B * G, T, size)
+        masks_BG1I = _kept(keys.keys_BG.reshape(-1), branches[:, :1], config)
+        branches = jnp.where(masks_BG1I, branches / (1 - config.dropout), jnp.zeros((), x.dtype))
+        return jnp.concatenate([x[:, :first], branches.reshape(B, G * T, size)], axis=1)
+    return jnp.where(_kept(keys, x, config), x / (1 - config.dropout), jnp.zeros((), x.dtype))
+
+
+def _kept(keys_B, x, config: LoraConfig):
     keep = 1 - config.dropout
-    is_kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, keep, row.shape))(keys_B, x)
-    return jnp.where(is_kept, x / keep, jnp.zeros((), x.dtype))
+    return jax.vmap(lambda key, row: jax.random.bernoulli(key, keep, row.shape))(keys_B, x)
 
 
 def random_streams(seed: int) -> nnx.Rngs:

@@ -176,7 +176,13 @@ def make_sampler(
     """What samples a stage's rollouts."""
     rl, speeds, sampling = stage.rl, method.recipe.prompt_speeds, sampling_of(decode, stage)
     ways_at = functools.partial(
-        ways_to_sample, engine, method, sampling, vocabulary, num_generations=rl.rollouts_per_prompt
+        ways_to_sample,
+        engine,
+        method,
+        sampling,
+        vocabulary,
+        num_generations=rl.rollouts_per_prompt,
+        drops_out=rl.rollout_dropout,
     )
     if method.recipe.ranges:  # hundreds of speeds, whose prompts are as long as each other but for a digit or two
         speeds = (max(speeds, key=encoded.tail_length),)

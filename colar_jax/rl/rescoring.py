@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.config import DecodeConfig
+from colar_jax.decoding.decoder import dropout_keys
 from colar_jax.decoding.prefill import with_speeds
 from colar_jax.decoding.sampling import log_prob_of, nucleus
 from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob, temper_odds
@@ -21,6 +22,7 @@ from colar_jax.losses import in_chunks
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import Gaussian
 from colar_jax.model.llama import LastLayer, Reading
+from colar_jax.model.lora import BranchKeys
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.model.visibility import tree, tree_ends, tree_positions
 from colar_jax.rl.tree_batch import TreeBatch
@@ -45,7 +47,12 @@ def rescore(
     embeds_BSD = _embed(model, batch, separator_id, jnp.dtype(compute.dtype))
     shape = batch.prompt_lengths_B, P, G, L + A
     reading = Reading(last=LastLayer(*tree_ends(*shape)))
-    hidden_BMD, _ = model.llama.run(embeds_BSD, tree_positions(*shape), tree(*shape), compute, reading=reading)
+    keys = None
+    if batch.key_data_BGK is not None:
+        keys = BranchKeys(dropout_keys(jax.random.wrap_key_data(batch.key_data_BGK)), L + A)
+    hidden_BMD, _ = model.llama.run(
+        embeds_BSD, tree_positions(*shape), tree(*shape), compute, dropout_keys_B=keys, reading=reading
+    )
     D = hidden_BMD.shape[-1]
     branches_BGTD = hidden_BMD[:, 1:].reshape(B, G, L + A, D)
     # State `i` is the hidden state after `i` latents; state 0 of every branch is the end of the prompt.

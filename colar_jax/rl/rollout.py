@@ -42,11 +42,13 @@ def ways_to_sample(
     vocabulary: ControlTokens,
     *,
     num_generations: int,
+    drops_out: bool = False,
     at: Annealed | None = None,
 ) -> tuple[Think, DecodeLimits]:
     """How a method's rollouts are sampled, `num_generations` of each prompt; `min_latent_std` is the policy's floor.
 
-    `at` may be traced: what it has is data to the program.
+    `at` may be traced: what it has is data to the program. With `drops_out` the adapters' dropout is on, one mask a
+    rollout.
     """
     if at is not None:
         changed = {"min_latent_std": at.min_std, "stop_odds_temperature": at.stop_odds_temperature}
@@ -62,6 +64,7 @@ def ways_to_sample(
         greedy=False,
         num_rollouts=num_generations,
     )
+    limits = dataclasses.replace(limits, drops_out=drops_out)
     return thinking.think, limits if at is None else dataclasses.replace(limits, cut_at=at.cut_at)
 
 

@@ -49,6 +49,7 @@ class TreeBatch:
     # How the rollouts were sampled, where that changes from iteration to iteration (`rl.annealing`).
     min_std_B: np.ndarray | None = None
     stop_odds_temperature_B: np.ndarray | None = None
+    key_data_BGK: np.ndarray | None = None  # of the rollouts' keys, where adapters dropped out (`rl.rollout_dropout`)
 
     def under(self, at: Annealed | None) -> "TreeBatch":
         """The same with what held when its rollouts were sampled."""
@@ -176,6 +177,7 @@ def assemble(
         advantages_BG=trees(advantages_BG.reshape(-1).astype(np.float32)),
         terms={kind: terms(kind) for kind in KINDS},
         share_B=np.full(num_rows, 1 / num_rows, np.float32),
+        key_data_BGK=None if decoded.key_data_BK is None else trees(decoded.key_data_BK),
     )
 
 
