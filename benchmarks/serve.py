@@ -46,7 +46,7 @@ MOST_LATENTS, MOST_TOKENS, MOST_PROMPT = 64, 16, 256
 HEAD = """\
 {work}: {requests} requests in each of {rounds} rounds; times in milliseconds
 
-| clients | server | requests/s | latents/s | first token | p99 | answer | p99 | p99/median | slot use | x one | x static |
+| clients | server | req/s | latents/s | first token | p99 | answer | p99 | p99/median | slot use | x one | x static |
 | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 

@@ -28,7 +28,7 @@ def make_app(service: Service, metrics: Metrics, bounds: Bounds, *, lifespan=Non
         title="colar_jax", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
         responses={status: {"description": text} for status, text in _STATUSES.items()},
     )  # fmt: skip
-    app.add_middleware(Guard, bounds=bounds)
+    app.add_middleware(Guard, bounds=bounds, count=metrics.replied)
     api = Api(service, metrics, bounds)
     app.post("/v1/completions")(api.complete)
     app.post("/v1/chat/completions")(api.chat)

@@ -8,10 +8,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from colar_jax.errors import UserError
+from colar_jax.serving.guards import LARGEST_HEAD
 
 # Connections that wait to be accepted.
 _BACKLOG = 2048
-_LARGEST_HEAD = 32 * 1024  # bytes of a request line with its headers
 
 
 def protocol(seconds_to_send: float) -> type[H11Protocol]:
@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
             server_header=False,
             backlog=_BACKLOG,
             limit_concurrency=most_connections,
-            h11_max_incomplete_event_size=_LARGEST_HEAD,
+            h11_max_incomplete_event_size=LARGEST_HEAD,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=int(seconds_to_finish),
         )

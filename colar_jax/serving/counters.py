@@ -6,6 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from colar_jax.serving.jobs import Observer
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/models", "/healthz", "/metrics")
 
 
 class Metrics(Observer):
@@ -43,6 +44,10 @@ class Metrics(Observer):
     def now(self, num_waiting: int, num_active: int) -> None:
         self.waiting.set(num_waiting)
         self.active.set(num_active)
+
+    def replied(self, path: str, status: int) -> None:
+        """A reply was begun; paths that are none of ours share a label, for clients choose them."""
+        self.replies.labels(path if path in _ROUTES else "other", str(status)).inc()
 
     def text(self) -> bytes:
         """All of it, in Prometheus' form."""

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import hmac
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +12,11 @@ from colar_jax.serving.refusal import Refusal
 
 # What answers without a key: who watches a server has none.
 _OPEN = ("/healthz", "/metrics")
+
+LARGEST_HEAD = 32 * 1024  # bytes of a path with its headers
+
+# Is told of every reply: its path and its status.
+Count = Callable[[str, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +41,8 @@ class Bounds:
 class Guard:
     """ASGI: lets through what is within bounds."""
 
-    def __init__(self, app: ASGIApp, bounds: Bounds):
-        self._app, self._bounds = app, bounds
+    def __init__(self, app: ASGIApp, bounds: Bounds, count: Count):
+        self._app, self._bounds, self._count = app, bounds, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,10 +50,13 @@ class Guard:
             return
 
         async def send_in_time(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._count(scope["path"], message["status"])
             # One who does not read fills the buffers; to raise closes the connection.
             await asyncio.wait_for(send(message), self._bounds.seconds_to_read)
 
         try:
+            self._check_head(scope)
             self._check_key(scope)
             body = await self._body(scope, receive)
         except Refusal as refusal:
@@ -67,6 +76,11 @@ class Guard:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, receive_read, send_in_time)
+
+    def _check_head(self, scope: Scope) -> None:
+        size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(a) + len(b) for a, b in scope["headers"])
+        if size > LARGEST_HEAD:  # one that came in a single piece; others have ended before
+            raise Refusal(431, f"the path and the headers have {size} bytes, and may have {LARGEST_HEAD}")
 
     def _check_key(self, scope: Scope) -> None:
         wanted = self._bounds.api_key
