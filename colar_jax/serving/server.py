@@ -61,7 +61,9 @@ class Deployment:
         )  # fmt: skip
         sizes = dataclasses.replace(plan.sizes, max_thoughts=min(plan.sizes.max_thoughts, ways.max_thoughts))
         if ways.min_thoughts > sizes.max_thoughts:
-            raise UserError(f"--max_thoughts={sizes.max_thoughts}: the stage thinks {ways.min_thoughts} times at least")
+            raise UserError(
+                f"--max_latents={sizes.max_thoughts}: the stage thinks {ways.min_thoughts} times, whatever is asked"
+            )
         programs = SlotPrograms(engine, ways, thinker.parameters)
         self.plan, self.metrics, self._loop = plan, Metrics(), None
         self.slots = SlotEngine(programs, sizes, engine.num_shards)

@@ -21,7 +21,7 @@ class SlotSizes:
     def __post_init__(self):
         for field in ("slots", "max_prompt", "max_tokens", "steps"):
             require(getattr(self, field) > 0, f"--{field}={getattr(self, field)} must be positive")
-        require(self.max_thoughts >= 0, f"--max_thoughts={self.max_thoughts} is negative")
+        require(self.max_thoughts >= 0, f"--max_latents={self.max_thoughts} is negative")
 
     @property
     def longest(self) -> int:

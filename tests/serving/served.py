@@ -22,9 +22,9 @@ SIZES = SlotSizes(slots=4, max_prompt=64, max_thoughts=6, max_tokens=5, steps=4)
 PLAN = Plan("tiny", SIZES, Bounds(body=20_000, seconds_to_send=2.0), most_waiting=64, seconds_to_finish=20)
 
 
-def tiny_thinker(folder, stage: str = "colar") -> Thinker:
+def tiny_thinker(folder, stage: str = "colar", **model) -> Thinker:
     """A stage with random weights that make a difference."""
-    run = prepare(tiny_config(folder, stages=(stage,)), sets="none")
+    run = prepare(tiny_config(folder, stages=(stage,), **model), sets="none")
     return Thinker(run, stage, larger(jax.device_get(run.initial_parameters())))
 
 

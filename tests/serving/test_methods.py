@@ -1,0 +1,56 @@
+"""Every method that decodes is served, and says what `generate` says; what it does not have is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from serving.served import PLAN, QUESTIONS, serving, tiny_thinker
+
+from colar_jax.errors import UserError
+from colar_jax.serving.server import refuse_what_cannot_be_served
+
+METHODS = [
+    ("cot", {}),
+    ("codi", {"projection": 16}),
+    pytest.param("no_cot", {}, marks=pytest.mark.slow),
+    pytest.param("icot", {}, marks=pytest.mark.slow),
+    pytest.param("coconut", {}, marks=pytest.mark.slow),
+    pytest.param("codi", {}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("method", "model"), METHODS)
+def test_a_method_says_what_generate_says(tmp_path, method, model):
+    thinker = tiny_thinker(tmp_path, method, **model)
+    thoughts = thinker.run.thinking(method).max_thoughts
+    sizes = dataclasses.replace(PLAN.sizes, max_thoughts=max(thoughts, 1))
+    with serving(thinker, dataclasses.replace(PLAN, sizes=sizes)) as served:
+        for wishes in ({}, {"temperature": 0.8, "seed": 4}):
+            expected = thinker.generate(QUESTIONS, **wishes)
+            choices = served.complete(QUESTIONS, logprobs=0, **wishes)["choices"]
+            for choice, answer in zip(choices, expected, strict=True):
+                assert (choice["text"], choice["num_thoughts"]) == (answer.text, answer.num_thoughts)
+                assert choice["forced_stop"] == answer.forced_stop
+                assert choice.get("reasoning", "") == answer.reasoning
+                log_probs = choice["logprobs"]["token_logprobs"]
+                np.testing.assert_allclose(log_probs, answer.token_log_probs, rtol=1e-3, atol=1e-3)
+            assert len({choice["text"] for choice in choices}) > 1
+        for field, value in (("thinking_speed", 2), ("max_latents", 2)):
+            reply = served.post("/v1/completions", prompt=QUESTIONS[0], **{field: value})
+            assert reply.status_code == 400 and reply.json()["error"]["param"] == field
+
+
+def test_a_stage_that_has_to_think_longer_than_the_server_allows(tmp_path):
+    thinker = tiny_thinker(tmp_path, "coconut")
+    sizes = dataclasses.replace(PLAN.sizes, max_thoughts=2)
+    with pytest.raises(UserError, match="--max_latents=2: the stage thinks 6 times"):
+        serving(thinker, dataclasses.replace(PLAN, sizes=sizes)).__enter__()
+
+
+def test_several_processes_and_split_heads_are_refused(tmp_path, monkeypatch):
+    thinker = tiny_thinker(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("jax.process_count", lambda: 2)
+        with pytest.raises(UserError, match="2 processes"):
+            refuse_what_cannot_be_served(thinker)
+    refuse_what_cannot_be_served(thinker)
