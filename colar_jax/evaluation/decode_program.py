@@ -21,6 +21,7 @@ from colar_jax.parallel.hosts import fetch
 from colar_jax.settings import DecodeConfig
 
 TEMPERATURES = ("latent_temperature", "stop_temperature", "answer_temperature")
+LIMITS = ("max_latents", "max_step_tokens")  # of the reasoning: a program has room for the largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +58,12 @@ def variation(spec: ProgramSpec, config: DecodeConfig) -> Variation:
     Raises:
         UserError: another program is needed, because the reasoning may become longer or a fixed setting differs.
     """
-    fixed = (f.name for f in dataclasses.fields(config) if f.name not in (*TEMPERATURES, "max_latents"))
+    fixed = (f.name for f in dataclasses.fields(config) if f.name not in (*TEMPERATURES, *LIMITS))
     changed = [name for name in fixed if getattr(config, name) != getattr(spec.decode, name)]
     limit, room = (_thinking(spec, settings).max_thoughts for settings in (config, spec.decode))
     if changed or limit > room:
-        what = ", ".join(f"decode.{name}" for name in changed) or f"decode.max_latents={config.max_latents} > {room}"
+        longer = (f"decode.{name}={getattr(config, name)} > {getattr(spec.decode, name)}" for name in LIMITS)
+        what = ", ".join(f"decode.{name}" for name in changed) or ", ".join(longer)
         raise UserError(f"{what}: fixed when the evaluator was made; make one for this")
     temperatures = tuple(np.float32(getattr(config, name)) for name in TEMPERATURES)
     return Variation(np.int32(limit), temperatures)

@@ -34,7 +34,7 @@ class Way:
         parts = [
             f"{self.run}: {self.stage}" if self.run else self.stage,
             "" if self.speed == NO_SPEED else f"speed {self.speed}",
-            "" if self.latent_limit == AS_CONFIGURED else f"at most {self.latent_limit} latents",
+            "" if self.latent_limit == AS_CONFIGURED else f"#L at most {self.latent_limit}",
             "" if self.temperature == AS_CONFIGURED else f"temperature {self.temperature}",
             self.sampling,
         ]

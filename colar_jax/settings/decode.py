@@ -57,6 +57,9 @@ class EvalConfig:
     stages: str = ""  # which stages to evaluate; empty: all of the run
     temperatures: str = ""  # one for latents, stops and answers alike, such as 0.5,1; empty: those of `decode`
     latent_limits: str = ""  # values of decode.max_latents, for methods that read it; empty: that one
+    # Values of decode.max_step_tokens, for chains of thought in words: one that is longer is ended there by `###`, and
+    # answers (the budget forcing of s1, arXiv 2501.19393). Empty: that one.
+    word_budgets: str = ""
     latent_words: int = 3  # nearest words of each latent in samples.jsonl; costs one more decode; 0: none
     causal: bool = False  # test whether answers depend on the latents: six more decodes at every speed
 
@@ -64,6 +67,7 @@ class EvalConfig:
         parse_speeds(self.speeds)
         parse_positive("eval.temperatures", self.temperatures, float)
         parse_positive("eval.latent_limits", self.latent_limits, int)
+        parse_positive("eval.word_budgets", self.word_budgets, int)
         require(self.seeds >= 0, f"eval.seeds={self.seeds} is negative")
         require(self.batch_size > 0, f"eval.batch_size={self.batch_size} must be positive")
         require(self.latent_words >= 0, f"eval.latent_words={self.latent_words} is negative: 0 means none")

@@ -73,7 +73,7 @@ def test_a_row_without_a_limit_is_compared_at_its_own_temperature():
     ]  # fmt: skip
     rows = table_rows([*limited, result("cot", "-", 9, sampling="sampled", temperature="1")])
     assert of(differences(rows))["cot, temperature 1, sampled"] == (
-        "colar, speed 2, at most 4 latents, temperature 1, sampled",
+        "colar, speed 2, #L at most 4, temperature 1, sampled",
         0.1,
     )
 

@@ -222,3 +222,19 @@ def test_a_wrong_reference_or_folder_is_found_before_anything_is_decoded(configs
 def test_an_unregistered_method_is_one_line(configs):
     with pytest.raises(UserError, match=r"method='colr' is none of no_cot, cot, colar.*Did you mean 'colar'"):
         config_of(configs[0].workdir, **{"stages.colar.method": "colr"})
+
+
+def test_a_chain_in_words_is_ended_at_each_budget(folder):
+    """One program for all; the largest budget is no other decode than one without a budget."""
+    settings = {"run": "cot", "eval.seeds": 0, "decode.max_step_tokens": 4}
+    config = make_run(folder / "budgets", **settings)
+    budgets = config_of(folder / "budgets", **settings, **{"eval.word_budgets": "1,2,4", "eval.latent_limits": "2"})
+    (plain,) = sweep([config])
+    results = sweep([budgets])
+    rows = {result.latent_limit: result for result in results}
+    assert rows.keys() == {"1", "2", "4"}
+    assert read_report(budgets.workdir)["timing"]["num_compiled"] == 1
+    assert rows["1"].mean_length == 1 < rows["4"].mean_length <= 4
+    assert rows["1"].forced_stop_share == 1 and "#L at most 1" in rows["1"].way.name
+    for field in ("right_SN", "lengths_SN", "forced_stops_SN"):
+        np.testing.assert_array_equal(getattr(rows["4"], field), getattr(plain, field))

@@ -18,7 +18,7 @@ function latentItem(latent, index) {
 function sampleCard(sample) {
   const facts = [
     sample.run, sample.dataset, sample.stage, sample.showsSpeed ? `speed ${sample.speed}` : "",
-    sample.latent_limit ? `at most ${sample.latent_limit} latents` : "", sample.temperature ? `temperature ${sample.temperature}` : "",
+    sample.latent_limit ? `#L at most ${sample.latent_limit}` : "", sample.temperature ? `temperature ${sample.temperature}` : "",
     `#L ${sample.length}`, sample.forced_stop ? "reasoning cut at its limit" : "", sample.cut_answer ? "answer cut at its limit" : "",
   ].filter(Boolean).map((text) => element("span", "", text));
   const card = element("article", "sample",

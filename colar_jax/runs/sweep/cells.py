@@ -40,7 +40,7 @@ def stages_of(config: Config) -> tuple[str, ...]:
 
 def cells_of(config: Config, stage: str, datasets: Sequence[str]) -> list[Cell]:
     """What `config.eval` asks of a stage. Greedy decoding has no temperature, so it is done once for all of them."""
-    limits = _latent_limits(config, stage) or {AS_CONFIGURED: config.decode}
+    limits = _limits(config, stage) or {AS_CONFIGURED: config.decode}
     cells = []
     for dataset in datasets:
         for speed in decode_speeds(config, stage):
@@ -53,26 +53,36 @@ def cells_of(config: Config, stage: str, datasets: Sequence[str]) -> list[Cell]:
     return cells
 
 
+# The limits of a chain -> the setting that lists what to evaluate of it: in latents, and in words.
+_LIMITS = {"max_latents": "latent_limits", "max_step_tokens": "word_budgets"}
+
+
 def room_for(config: Config) -> DecodeConfig:
     """The settings of a program that has room for every cell."""
-    limits = parse_positive("eval.latent_limits", config.eval.latent_limits, int)
-    return dataclasses.replace(config.decode, max_latents=max(limits, default=config.decode.max_latents))
+    most = {field: max(_listed(config, field), default=getattr(config.decode, field)) for field in _LIMITS}
+    return dataclasses.replace(config.decode, **most)
 
 
-def _latent_limits(config: Config, stage: str) -> dict[str, DecodeConfig]:
-    """The settings of each limit by its text; none where the stage's method does not read `max_latents`."""
-    method = config.stages[stage].bound_method
+def _listed(config: Config, field: str) -> tuple[int, ...]:
+    """The values of a limit that the evaluation asks for."""
+    setting = _LIMITS[field]
+    return tuple(parse_positive(f"eval.{setting}", getattr(config.eval, setting), int))
 
-    def with_limit(limit: int) -> DecodeConfig:
-        return dataclasses.replace(config.decode, max_latents=limit)
 
-    def num_thoughts(limit: int) -> int:
-        return method.thinking(with_limit(limit), 0, jnp.dtype(config.model.dtype), True).max_thoughts
+def _limits(config: Config, stage: str) -> dict[str, DecodeConfig]:
+    """The settings of each limit by its text; none where the stage's method reads neither of the two."""
+    method, found = config.stages[stage].bound_method, {}
 
-    if num_thoughts(config.decode.max_latents) == num_thoughts(config.decode.max_latents + 1):
-        return {}
-    limits = parse_positive("eval.latent_limits", config.eval.latent_limits, int)
-    return {str(limit): with_limit(limit) for limit in limits}
+    def num_thoughts(decode: DecodeConfig) -> int:
+        return method.thinking(decode, 0, jnp.dtype(config.model.dtype), True).max_thoughts
+
+    for field in _LIMITS:
+        one_more = dataclasses.replace(config.decode, **{field: getattr(config.decode, field) + 1})
+        if num_thoughts(one_more) != num_thoughts(config.decode):
+            found |= {
+                str(limit): dataclasses.replace(config.decode, **{field: limit}) for limit in _listed(config, field)
+            }
+    return found
 
 
 def _temperatures(config: Config, decode: DecodeConfig) -> dict[str, DecodeConfig]:
