@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from demo_model import make_demo_run
 
-from colar_jax.config import resolve
 from colar_jax.data.arithmetic import (
     END,
     LARGEST_FACTOR,
@@ -24,12 +24,8 @@ from colar_jax.data.arithmetic import (
     vocabulary,
 )
 from colar_jax.data.example_questions import EXAMPLE, EXAMPLES
-from colar_jax.runs.run import prepare
-from colar_jax.runs.starts import adopt
-from colar_jax.weights.latent_head_file import load_latent_head
 
 ROOT = Path(__file__).parents[1]
-DEMO_MODEL = ROOT / "tests" / "golden" / "demo_model"
 HOME = ROOT / "colar_jax" / "data" / "example_questions.py"
 READ_BY_STRANGERS = sorted(
     path
@@ -173,11 +169,7 @@ def demo_run(tmp_path_factory) -> Path:
     """The folder of the README's run: `COLAR_DEMO_RUN`, or one whose `colar` stage is the model in tests/golden."""
     if os.environ.get("COLAR_DEMO_RUN"):
         return Path(os.environ["COLAR_DEMO_RUN"])
-    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]("two_speeds")  # which it was made by
-    config.workdir, config.model.base = str(tmp_path_factory.mktemp("demo") / "run"), str(DEMO_MODEL)
-    run = prepare(resolve(config), sets="none")
-    adopt(run, "colar", run.initial_parameters() | {"latent_head": load_latent_head(DEMO_MODEL)[0]})
-    return run.workdir
+    return make_demo_run(tmp_path_factory.mktemp("demo") / "run")
 
 
 @pytest.mark.slow

@@ -7,27 +7,16 @@ from pathlib import Path
 
 import ml_collections
 
-from colar_jax.config import plain, resolve, resolve_plain
+from colar_jax.config import plain, resolve_plain
 from colar_jax.config.of_before import of_this_version
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.parallel.hosts import is_first
-from colar_jax.runs.run import Run, prepare
+from colar_jax.runs.run import Run
 from colar_jax.settings import AUTOMATIC
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"
-
-
-def open_run(workdir: str | Path, **settings) -> Run:
-    """A finished run, to look at; `settings` such as `**{"data.num_test": 200}` override its config.
-
-    Raises:
-        UserError: the folder is no run's, or as `prepare`.
-    """
-    config = saved_config(workdir)
-    config.update_from_flattened_dict(settings)
-    return prepare(resolve(config))
 
 
 def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:

@@ -14,10 +14,14 @@ from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.data.readable import refuse_unreadable
 from colar_jax.data.sources import load_problems
+from colar_jax.data.splits import load_tests
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Evaluator, Outcome, Request
 from colar_jax.report.results import NO_SPEED, Result
+from colar_jax.runs.trained_questions import refuse_trained_questions
+from colar_jax.settings import DataConfig
 from colar_jax.statistics.repeated import votes_of
+from colar_jax.thinker.exported_run import is_exported
 
 if TYPE_CHECKING:
     from colar_jax.thinker.thinker import Thinker
@@ -29,11 +33,23 @@ def score(thinker: "Thinker", problems, speeds, *, seeds: int, limit: int | None
         raise UserError(f"seeds={seeds!r} is no number of sampled decodes: 0, or some")
     name, problems = _problems(problems, limit)
     chosen, run = _speeds(thinker, speeds), thinker.run
-    said = tuple(dict.fromkeys(thinker.method.recipe.told(speed).said for speed in chosen))
-    encoded = encode(problems, thinker.tokenizer, said)
+    encoded = encoded_for(thinker, problems, chosen)
     refuse_unreadable(name, encoded, thinker.tokenizer, run.config.data)
+    if not is_exported(run.workdir):  # a folder that does not say what it was trained on
+        refuse_trained_questions(dataclasses.replace(run, tests={name: encoded}), thinker.stage)
     evaluator = run.evaluator(thinker.stage, [encoded], chosen)
     return [result for speed in chosen for result in _results(thinker, evaluator, encoded, name, speed, seeds)]
+
+
+def encoded_for(thinker: "Thinker", problems: Sequence[Problem], speeds: Sequence[Speed]) -> EncodedProblems:
+    """The problems as token ids, for what prompts say where these speeds are asked for."""
+    said = (thinker.method.recipe.told(speed).said for speed in speeds)
+    return encode(list(problems), thinker.tokenizer, tuple(dict.fromkeys(said)))
+
+
+def first_problems(data: DataConfig, limit: int | None) -> dict[str, list[Problem]]:
+    """The test sets that a run's settings name, of each the first `limit` problems."""
+    return load_tests(data if limit is None else dataclasses.replace(data, num_test=limit))
 
 
 def _results(

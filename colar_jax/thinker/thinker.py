@@ -9,12 +9,13 @@ from typing import overload
 import jax
 import numpy as np
 
-from colar_jax.data.encoding import Prompt
+from colar_jax.data.encoding import EncodedProblems, Prompt
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed, question_prompt
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.decoding.prompt_rows import pack_prompts
 from colar_jax.engine import Engine
+from colar_jax.errors import UserError
 from colar_jax.methods import Method
 from colar_jax.parallel.hosts import fetch
 from colar_jax.report.results import Result
@@ -23,9 +24,10 @@ from colar_jax.settings import DecodeConfig
 from colar_jax.thinker.answer import Answer, Event
 from colar_jax.thinker.ask_programs import AskPrograms
 from colar_jax.thinker.asked import Options, check_options, check_questions, check_speed
+from colar_jax.thinker.exported_run import is_exported
 from colar_jax.thinker.question_batches import batches_of, prompt_shape
 from colar_jax.thinker.reading import Reader
-from colar_jax.thinker.scoring import score
+from colar_jax.thinker.scoring import encoded_for, first_problems, score
 from colar_jax.training.state import Tree
 
 
@@ -172,9 +174,24 @@ class Thinker:
             which problems are right, `accuracy_over_questions` the accuracy with its 95 % Wilson interval.
 
         Raises:
-            UserError: a speed, a source or a problem that cannot be used.
+            UserError: a speed, a source or a problem that cannot be used; or the stage was trained on a question (of
+                an exported folder that is not known), and `data.allow_overlap` is False.
         """
         return score(self, problems, speeds, seeds=seeds, limit=limit)
+
+    def test_problems(self, limit: int | None = None) -> dict[str, list[Problem]]:
+        """The test sets of the run by name, of each the first `limit` problems.
+
+        Raises:
+            UserError: an exported folder knows no problems; or a set cannot be read.
+        """
+        if is_exported(self.run.workdir):
+            raise UserError(f"{self.run.workdir} is an exported folder and knows no problems: bring your own")
+        return first_problems(self.run.config.data, limit)
+
+    def encode_problems(self, problems: Sequence[Problem], *speeds: Speed) -> EncodedProblems:
+        """Problems as token ids, to be asked at these speeds: for what looks closer at them (docs/inspect.md)."""
+        return encoded_for(self, problems, [self.checked_speed(speed) for speed in speeds])
 
     def _options(self, speed, *, max_latents=None, max_answer_tokens=None, num_words=3, **given) -> Options:
         return self._programs.checked(

@@ -11,7 +11,6 @@ from pipeline.tiny import copy_of, tiny_config
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
 from colar_jax.runs.run import prepare
-from colar_jax.runs.run_folder import open_run
 from colar_jax.runs.sweep.sweep import sweep
 from colar_jax.runs.trained_questions import (
     QUESTIONS_FILE,
@@ -70,7 +69,7 @@ def test_a_stage_inherits_what_its_start_was_trained_on(tmp_path, finished):
     expected = np.union1d(question_hashes(run.train_problems), inherited)
     np.testing.assert_array_equal(read_trained_questions(run.workdir / "colar"), expected)
     # And a test set of this run that the start was trained on is refused before the first step.
-    question = open_run(finished).train_problems[0].question
+    question = prepare(tiny_config(finished)).train_problems[0].question
     test = write_problems(tmp_path / "trained.jsonl", [question])
     settings = {"stages.colar.init_from": str(finished / "cot"), "data.test": f"t={test}"}
     other = prepare(files_config(tmp_path, run="colar", workdir=str(tmp_path / "other"), **settings))

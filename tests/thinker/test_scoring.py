@@ -1,11 +1,15 @@
 """`Thinker.evaluate` measures what the evaluation of a run measures."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+import colar_jax
+from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
+from colar_jax.exchange.folder import export_stage
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,27 @@ def test_problems_may_be_a_file(loaded, problems, tmp_path):
     assert of_file.dataset == str(path) and of_file.num_questions == len(problems)
     (few,) = loaded("colar").evaluate(str(path), limit=2)
     assert few.num_questions == 2
+
+
+def test_questions_that_the_stage_was_trained_on_say_nothing(asked_run, problems, tmp_path):
+    copy = shutil.copytree(asked_run.workdir, tmp_path / "copy")
+    np.save(copy / "colar" / "trained_questions.npy", np.sort(question_hashes(problems[1:2])))
+    with pytest.raises(UserError, match="1 of the 4 questions of test set 'problems' are among those .* is trained on"):
+        colar_jax.load(copy, "colar").evaluate(problems)
+    allowed = colar_jax.load(copy, "colar", settings={"data.allow_overlap": True})
+    assert allowed.evaluate(problems[:1])[0].num_questions == 1
+
+
+def test_the_test_sets_are_those_of_the_run(loaded, asked_run, problems, tmp_path):
+    ((name, own),) = loaded("colar").test_problems().items()
+    assert (name, own) == ("arithmetic", problems)
+    assert loaded("colar").test_problems(limit=2) == {"arithmetic": problems[:2]}
+    encoded = loaded("colar").encode_problems(own, 2, "auto")
+    assert len(encoded) == len(own) and set(encoded.tails) == {"2", "auto"}
+    folder = export_stage(asked_run, "colar", tmp_path / "out")
+    with pytest.raises(UserError, match="is an exported folder and knows no problems: bring your own"):
+        colar_jax.load(folder).test_problems()
+    assert colar_jax.load(folder).evaluate(problems)[0].num_questions == len(problems)
 
 
 @pytest.mark.slow
