@@ -10,6 +10,7 @@ import torch
 import torch_side
 from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import pad as pad_right
 from transformers import AttentionInterface
 
 CAUSAL = "causal_without_mask"
@@ -51,6 +52,9 @@ class FlashStep(torch_side.SftStep):
         mask = torch.cat([(question != pad).long(), steps_mask, (answer != pad).long()], 1)
         labels = torch.cat([torch.full_like(question, torch_side.IGNORED), step_labels, answer], 1)
         is_step = torch.cat([torch.zeros_like(question), steps_mask, torch.zeros_like(answer)], 1)
+        missing = max(0, self.width - mask.shape[1])
+        embeds = pad_right(embeds, (0, 0, 0, missing))
+        mask, labels, is_step = (pad_right(x, (0, missing)) for x in (mask, labels, is_step))
         order = mask.argsort(dim=1, descending=True, stable=True)[:, : self.width]
         kept = mask.gather(1, order) > 0
         embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))

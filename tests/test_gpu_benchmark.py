@@ -265,6 +265,10 @@ def test_the_faster_opponent_has_the_published_loss_where_nothing_is_padded(benc
         torch.manual_seed(1)
         losses.append(step.loss([problem], 1).item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    embeds, labels, is_step = step.rows([problem, side.Problem([5], [6], [7, 1])], 2)
+    assert embeds.shape[:2] == labels.shape == is_step.shape == (2, 16), "one shape, so that nothing is compiled again"
+    assert is_step.sum(1).tolist() == [3, 2], "the separator has a slot of its own"
+    assert (labels >= 0).sum(1).tolist() == [3 + 4, 2 + 3]
 
 
 @pytest.mark.slow
