@@ -1,6 +1,7 @@
 """Embedded word problems, from nothing: CoT, CoLaR and the answer-only floor on a 1M-parameter Llama; then RL.
 
-Problems of one to six operations; any thinking speed from 1 to 6, told as a number. docs/speed.md says what was tried.
+Problems of one to six operations; any thinking speed from 1 to 6, told as a number; and `auto`, which chooses its own.
+docs/speed.md says what was tried.
 
 `:two_speeds` is what it was before, 12 minutes on two CPU cores; greedy accuracy % / #L on 1,000 held-out problems of
 three to five operations, seed 0, on two CPUs: CoT 96.7 / 31.0 and 96.0 / 31.0, c = 2 99.3 / 16.0 and 99.0 / 16.0, c = 5
@@ -40,7 +41,7 @@ def _config():
     config = defaults()
     config.title = "Embedded arithmetic"
     config.workdir = "runs/arithmetic"
-    config.run = "cot,colar,no_cot"
+    config.run = "cot,colar,auto,no_cot"
     # Numbers up to 50: errors are neighbours of the right number, and half the numbers are half as dense. One operation
     # to six: of one there are only some 1,400 different problems, so they are 2 % of what is trained on.
     config.data.train = "arithmetic:max_number=50,min_steps=1,max_steps=6"
@@ -68,6 +69,12 @@ def _config():
     # are too blurred to carry numbers. From 3 on speeds are the harder ones: drawn twice as often.
     config.stages.colar.latent.update(SPEEDS, weight=10.0)
 
+    # It chooses a speed for each question by itself: the fastest at which it is right. A head alone is trained.
+    config.stages.auto = stage_defaults(
+        method="own_speed", init_from="colar", steps=400, rows=8, row_positions=160, log_every=100
+    )
+    config.stages.auto.optimizer.update(learning_rate=2e-3, **optimizer)
+
     # The CoLaR stage leaves latents with next to no spread (soft MSE): the floor min_std gives the policy some, and
     # without it ratios explode. A reward says little, right or wrong once a chain: at twice this learning rate, or with
     # latents that count no more than answers, the model forgets as fast as it learns. The cosine ends on small steps.
@@ -91,6 +98,8 @@ def _config():
 def _two_speeds(config) -> None:
     """As the tables of docs/rl.md and docs/methods.md were measured: two speeds, said in text, weighed by positions."""
     config.workdir = "runs/arithmetic_two_speeds"
+    config.run = "cot,colar,no_cot"
+    del config.stages.auto  # which is told its speed as a number
     config.data.train = "arithmetic:max_number=50"
     config.decode.greedy_stop = "argmax"
     config.stages.colar.update(steps=8000, eval_every=4000)
@@ -101,7 +110,8 @@ def _two_speeds(config) -> None:
 
 def _smoke(config) -> None:
     """Everything tiny, at two speeds, so that there is less to validate."""
-    _rl(config)
+    config.run = "cot,colar,rl,no_cot"
+    del config.stages.auto
     for name in ("colar", "rl"):
         config.stages[name].latent.update(speeds="2,5,5", conditioning="both")
     config.eval.speeds = "1.5,2,3.5,5"
@@ -121,7 +131,7 @@ def _smoke(config) -> None:
 
 def _rl(config) -> None:
     """Reinforcement learning after supervised training, in the same folder."""
-    config.run = "cot,colar,rl,no_cot"
+    config.run = "cot,colar,auto,rl,no_cot"
 
 
 def _redundant(config) -> None:

@@ -49,6 +49,7 @@ class EncodedProblems:
     separator_id: int
     eos_id: int
     step_starts: tuple[np.ndarray, ...] = ()  # where in `steps` each step begins, for methods that remove whole steps
+    speed_labels: np.ndarray | None = None  # of each problem, which of a grid of speeds to choose (`methods.own_speed`)
     answer_prefix: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))  # of every answer
     needed_lengths: np.ndarray | None = None  # tokens of the steps that each answer needs; None: not known of all
     step_ends: tuple[np.ndarray, ...] = ()  # where each step ends, without the line break after it
@@ -61,6 +62,11 @@ class EncodedProblems:
     def prompt(self, index: int, speed: Speed) -> np.ndarray:
         """The ids of problem `index`'s prompt at `speed`, without the separator after it."""
         return np.concatenate([self.heads[index], self.tails[prompts.speed_text(speed)]])
+
+    def head(self, count: int) -> "EncodedProblems":
+        """The first problems alone."""
+        parts = {name: getattr(self, name)[:count] for name in ("problems", "heads", "steps", "answers", "step_starts")}
+        return dataclasses.replace(self, **parts)
 
     def ask(self, index: int, told: Told) -> Prompt:
         """Problem `index` as it is asked where the model is `told` of the speed."""

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from colar_jax.data.prompts import AUTO_SPEED, SILENT, Speed
-from colar_jax.settings.speeds import ASKED_PHASE, AUTO_NUMBER, DECIMALS, NO_NUMBER, SpeedRange
+from colar_jax.settings.speeds import ASKED_PHASE, AUTO_NUMBER, DECIMALS, NO_NUMBER, OWN_NUMBER, SpeedRange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Recipe:
     # Instead of `speeds`: drawn from these, uniformly in the logarithm; where two overlap, twice as often.
     ranges: tuple[SpeedRange, ...] = ()
     random_phase: bool = False  # whether groups of a fraction begin anywhere in their pattern (`phases`)
-    conditioning: str = "text"  # how the speed is told: text, number or both
+    conditioning: str = "text"  # how the speed is told: text, number or both; own: a number, for "auto" the model's own
 
     @property
     def prompt_speeds(self) -> tuple[Speed, ...]:
         """Every speed that a prompt may say."""
         if self.prompt_speed is not None:
             return (self.prompt_speed,)
-        if self.conditioning == "number":
+        if self.conditioning in ("number", "own"):
             return (SILENT,)
         return self._with_auto(tuple(dict.fromkeys(self.speeds)) or self._said_of_ranges)
 
@@ -47,6 +47,8 @@ class Recipe:
         """The speeds that are trained; of ranges their ends and the whole numbers inside."""
         if self.prompt_speed is not None:
             return (self.prompt_speed,)
+        if self.conditioning == "own":
+            return (AUTO_SPEED,)
         ends = {end for part in self.ranges for end in (part.low, part.high)}
         whole = {float(n) for part in self.ranges for n in range(math.ceil(part.low), math.floor(part.high) + 1)}
         return self._with_auto(tuple(dict.fromkeys(self.speeds)) or tuple(sorted(ends | whole)))
@@ -93,8 +95,9 @@ class Recipe:
         """What the model is told where it is asked for a speed, in training and in decoding."""
         if self.conditioning == "text":
             return Told(speed, NO_NUMBER)
-        number = AUTO_NUMBER if speed == AUTO_SPEED else float(speed)
-        return Told(SILENT if self.conditioning == "number" else speed, number)
+        of_auto = OWN_NUMBER if self.conditioning == "own" else AUTO_NUMBER
+        number = of_auto if speed == AUTO_SPEED else float(speed)
+        return Told(speed if self.conditioning == "both" else SILENT, number)
 
     def told_of_drawn(self, speed: float, is_auto: bool) -> Told:
         """As `told`, of one of `draw`."""

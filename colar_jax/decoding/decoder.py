@@ -56,6 +56,8 @@ class Decoded:
     answer_log_probs_BA: jax.Array
     num_answer_tokens_B: jax.Array  # eos included; A where there was none
     key_data_BK: jax.Array | None = None  # of the rollouts' keys, where `dropout_keys` made something of them
+    # float32, those that the model chose itself; 0 where it was told, None: it never does
+    own_speeds_B: jax.Array | None = None
     end_log_prob_B: jax.Array | None = None  # of rollouts that were cut: of the stop that they did not choose
 
 
@@ -126,6 +128,7 @@ def decode(
         answer_ids_BA=answering.ids_BA,
         answer_log_probs_BA=answering.log_probs_BA,
         num_answer_tokens_B=answering.num_tokens_B,
+        own_speeds_B=prefilled.own_speeds_B,
         end_log_prob_B=thinking.next.end_log_prob_B,
         key_data_BK=jax.random.key_data(keys_B) if limits.drops_out else None,
     )

@@ -10,8 +10,10 @@ from colar_jax.model.cache import Prefix, Suffix
 from colar_jax.model.execution import Execution
 from colar_jax.model.llama import Llama
 from colar_jax.model.reasoner import Reasoner
+from colar_jax.model.speed_choice import SPEED_CHOICE
 from colar_jax.model.speed_embedding import SPEED
 from colar_jax.model.visibility import cascade, packed
+from colar_jax.settings.speeds import OWN_NUMBER
 
 
 @jax.tree_util.register_dataclass
@@ -22,15 +24,41 @@ class Prefilled:
     prefix: Prefix
     hidden_BD: jax.Array  # after the opening separator
     lengths_B: jax.Array  # of the questions, the separator included
+    # float32, those that the model chose itself; 0 where it was told, None: it never does
+    own_speeds_B: jax.Array | None = None
 
 
 def prefill(model: Reasoner, prompts: PackedPrompts, num_rollouts: int, compute: Execution) -> Prefilled:
     """Read each question once, for `num_rollouts` rollouts."""
     with jax.named_scope("prefill"):
-        embeds_RSD = embed_questions(model, prompts, jnp.dtype(compute.dtype))
+        own_C = _own_speeds(model, prompts, compute)
+        told = prompts
+        if own_C is not None:
+            told = dataclasses.replace(prompts, speeds_C=jnp.where(own_C > 0, own_C, prompts.speeds_C))
+        embeds_RSD = embed_questions(model, told, jnp.dtype(compute.dtype))
         hidden_CD, prefix = read_questions(model.llama, embeds_RSD, prompts, compute)
-    hidden_BD = jnp.repeat(hidden_CD, num_rollouts, axis=0)
-    return Prefilled(prefix, hidden_BD, jnp.repeat(prompts.lengths_C, num_rollouts))
+    hidden_BD, lengths_B = (jnp.repeat(of_C, num_rollouts, axis=0) for of_C in (hidden_CD, prompts.lengths_C))
+    own_B = None if own_C is None else jnp.repeat(own_C, num_rollouts)
+    return Prefilled(prefix, hidden_BD, lengths_B, own_B)
+
+
+def _own_speeds(model: Reasoner, prompts: PackedPrompts, compute: Execution):
+    """The speed that the model chooses for each question that asks it to, 0 for others, `[C]`; None without a choice.
+
+    It is chosen from the hidden state before the separator, which is told of it: so such questions are read twice.
+    """
+    if not hasattr(model, SPEED_CHOICE) or prompts.speeds_C is None:
+        return None
+    is_own_C = prompts.speeds_C == OWN_NUMBER
+
+    def chosen():
+        embeds_RSD = embed_questions(model, prompts, jnp.dtype(compute.dtype))
+        sees = packed(prompts.segment_ids_RS, compute, keeps=True, longest=prompts.slots_CP.shape[1])
+        hidden_RSD, _ = model.llama.run(embeds_RSD, prompts.position_ids_RS, sees, compute.for_prefill())
+        before_CD = hidden_RSD.reshape(-1, hidden_RSD.shape[-1])[_last_slots(prompts) - 1]
+        return jnp.where(is_own_C, model.speed_choice.chosen(before_CD), 0.0)
+
+    return jax.lax.cond(compute.anyone(jnp.any(is_own_C)), chosen, lambda: jnp.zeros_like(prompts.speeds_C))
 
 
 def embed_questions(model: Reasoner, prompts: PackedPrompts, dtype) -> jax.Array:

@@ -153,6 +153,8 @@ class LatentReasoner:
             model = PeftModel.from_pretrained(base, folder)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        if settings["method"] == "own_speed":
+            raise ValueError(f"{folder}: this model chooses its own speed, which this file does not: export its source")
         if settings["way"] == "own":
             raise ValueError(f"{folder}: its method makes latents in a way of its own, which this file does not know")
         maker = None

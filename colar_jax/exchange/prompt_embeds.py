@@ -19,6 +19,7 @@ from flax import nnx
 from colar_jax.data.prompts import speed_text
 from colar_jax.decoding.prefill import embed_questions
 from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts
+from colar_jax.errors import UserError
 from colar_jax.thinker.answer import Answer
 from colar_jax.thinker.thinker import Thinker
 from colar_jax.weights.hf_folder import new_folder
@@ -46,6 +47,8 @@ def export_prompt_embeds(
     Raises:
         UserError: a question or an option is wrong, or `out` is not empty.
     """
+    if thinker.method.recipe.conditioning == "own":
+        raise UserError(f"stage {thinker.stage} chooses its own speed, which its prompts' embeddings do not show")
     with new_folder(out) as folder:
         answers = thinker.generate(questions, num_words=0, **options)
         embeds = [prompt_embeds(thinker, answer) for answer in answers]

@@ -11,6 +11,7 @@ from colar_jax.methods.cot import Cot
 from colar_jax.methods.icot import Icot
 from colar_jax.methods.method import Method
 from colar_jax.methods.no_cot import NoCot
+from colar_jax.methods.own_speed import OwnSpeed
 from colar_jax.methods.ruplar import ColarKhot, Ruplar
 from colar_jax.methods.sim_cot import SimCoconut, SimCodi, SimColar
 from colar_jax.settings import import_object, is_import_path, unknown_name
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "icot": Icot,
     "coconut": Coconut,
     "codi": Codi,
+    "own_speed": OwnSpeed,
     "sim_coconut": SimCoconut,
     "sim_codi": SimCodi,
     "sim_colar": SimColar,

@@ -97,6 +97,8 @@ class Method(abc.ABC):
     # The parts of the model that it changes; with "latent_head", its latents are drawn from the latent head.
     trains: ClassVar[tuple[str, ...]] = ("llama",)
     old_names: ClassVar[dict[str, str]] = {}  # settings of earlier versions, such as model.x.size -> its own field
+    # Whether its labels are what the model itself gets right (`runs.speed_labels`).
+    learns_from_answers: ClassVar[bool] = False
     has_speed: ClassVar[bool] = False  # whether the prompt's thinking speed is something to choose when decoding
 
     @property

@@ -23,6 +23,7 @@ from colar_jax.runs.identity import identity_of
 from colar_jax.runs.resuming import latest_step, note_changes, refuse_another_run
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import write_config
+from colar_jax.runs.speed_labels import labelled
 from colar_jax.runs.starts import stage_state, start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
@@ -128,8 +129,9 @@ def _num_steps(run: Run, name: str) -> int:
 
 def _loader_of(run: Run, name: str) -> Batches:
     stage = run.config.stages[name]
-    seed = run.seed_of(name)
-    return run.method(name).make_loader(run.train, seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+    seed, method = run.seed_of(name), run.method(name)
+    problems = labelled(run, name) if method.learns_from_answers else run.train
+    return method.make_loader(problems, seed=seed, rows=stage.rows, row_positions=stage.row_positions)
 
 
 def _steps_of_epochs(stage: StageConfig, loader: Batches) -> int:

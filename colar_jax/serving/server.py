@@ -67,6 +67,11 @@ class Deployment:
         programs = SlotPrograms(engine, ways, thinker.parameters)
         self.plan, self.metrics, self._loop = plan, Metrics(), None
         self.slots = SlotEngine(programs, sizes, engine.num_shards)
+        if thinker.method.recipe.conditioning == "own":
+            raise UserError(
+                f"stage {thinker.stage} chooses its own speed, which the server does not do: serve the stage that it "
+                "started from, and ask it for a speed"
+            )
         speeds = thinker.run.trained_speeds(thinker.stage)
         served = Served(plan.name, ways, tokenizer, speeds, thinker.method.has_speed, sizes)
         self.scheduler = Scheduler(

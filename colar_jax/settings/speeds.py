@@ -9,7 +9,7 @@ from colar_jax.settings.checks import parse_speeds, require, split_names
 # A speed that is drawn from a range has so many decimals: few enough for a prompt to say it.
 DECIMALS = 2
 # The speed as the number that a model is told: at least 1, or one of these.
-AUTO_NUMBER, NO_NUMBER = 0.0, -1.0
+AUTO_NUMBER, NO_NUMBER, OWN_NUMBER = 0.0, -1.0, -2.0  # "auto"; nothing; what the model itself chooses
 # The phase of the grouping (`data.grouping`) that a model is told when it is asked. At whole and at half speeds no
 # group of this phase is near to holding a token more or fewer: at phase 0 the first group of 2.99 has two tokens, and
 # that of 3 has three.

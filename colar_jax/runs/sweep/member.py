@@ -14,7 +14,7 @@ from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import AUTO_SPEED, speed_text
 from colar_jax.evaluation.causal import causal_tests
-from colar_jax.evaluation.cost import CostModel, cost_of
+from colar_jax.evaluation.cost import Cost, CostModel, cost_of
 from colar_jax.evaluation.decode_program import TEMPERATURES
 from colar_jax.evaluation.evaluator import Outcome, Request
 from colar_jax.evaluation.inspector import Chain, Inspector
@@ -161,7 +161,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
             measured_SN=_stacked([seed.measured for seed in seeds]),
             thinks_in=thinks_in,
             votes_SN=votes_of([seed.predictions for seed in seeds], is_same) if len(seeds) > 1 else None,
-            cost=cost_of(model, seeds),
+            cost=_cost(model, seeds, part),
             needed_length=_needed_length(part, dataset, speed, thinks_in),
         )
 
@@ -204,6 +204,14 @@ def _facts(cell: Cell) -> dict:
     facts = {"stage": cell.stage, "dataset": cell.dataset, "speed": speed_text(cell.speed)}
     varied = {"latent_limit": cell.latent_limit, "temperature": cell.temperature}
     return facts | {name: text for name, text in varied.items() if text != AS_CONFIGURED}
+
+
+def _cost(model: CostModel, seeds: list[StoredDecode], part: StageCells) -> Cost:
+    """Of an answer; a model that chooses its speed reads the question twice."""
+    cost = cost_of(model, seeds)
+    if part.run.method(part.stage).recipe.conditioning != "own":
+        return cost
+    return dataclasses.replace(cost, forward_passes=cost.forward_passes + 1)
 
 
 def _cost_model(part: StageCells) -> CostModel:

@@ -1,0 +1,46 @@
+"""A model's own choice of its speed: from the hidden state of a question's last token to one of a grid of speeds.
+
+    Linear(D, I) GELU Linear(I, K)  ->  log-odds of the K speeds
+
+It is read before the separator that opens the reasoning, so what is chosen can be told there. The last layer starts at
+zero: every speed is as likely.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from colar_jax.model.linear import Linear, along_last, parameter, project
+from colar_jax.model.presets import LlamaConfig
+
+SPEED_CHOICE = "speed_choice"  # the name of this part of the model
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedChoiceConfig:
+    """What there is to choose from, rising, and the size of the layer between."""
+
+    speeds: tuple[float, ...]
+    inner_size: int = 64
+
+
+class SpeedChoice(nnx.Module):
+    """The head over a grid of speeds."""
+
+    def __init__(self, llama: LlamaConfig, config: SpeedChoiceConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.first = Linear(llama.hidden_size, config.inner_size, ("choice_in", "choice"), bias=True, rngs=rngs)
+        self.second_kernel = parameter(rngs, (config.inner_size, len(config.speeds)), ("choice", "choice_out"))
+        self.second_bias = parameter(rngs, (len(config.speeds),), ("choice_out",))
+
+    def __call__(self, hidden):
+        """Logits `[..., K]`, float32, from hidden states `[..., D]`."""
+        inner = jax.nn.gelu(self.first(hidden), approximate=False)
+        logits = project(inner, self.second_kernel[...].astype(inner.dtype)).astype(jnp.float32)
+        return logits + along_last(self.second_bias[...], logits)
+
+    def chosen(self, hidden):
+        """The likeliest speed at each hidden state, float32 `[...]`."""
+        return jnp.asarray(self.config.speeds, jnp.float32)[jnp.argmax(self(hidden), axis=-1)]

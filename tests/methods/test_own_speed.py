@@ -1,0 +1,109 @@
+"""A model that chooses its own speed: its labels, its choice in a decode, and a whole stage."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from pico_model import COMPUTE, SEPARATOR, VOCABULARY
+from pipeline.tiny import tiny_config_dict
+
+from colar_jax.config import resolve, stage_defaults
+from colar_jax.data.encoding import Prompt
+from colar_jax.decoding.decoder import decode
+from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+from colar_jax.errors import UserError
+from colar_jax.exchange.folder import export_stage
+from colar_jax.methods.method import decode_limits
+from colar_jax.methods.own_speed import OwnSpeed, speed_labels
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.presets import PRESETS
+from colar_jax.model.reasoner import build
+from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
+from colar_jax.runs.speed_labels import RIGHT_FILE
+from colar_jax.settings import DecodeConfig
+from colar_jax.settings.speeds import NO_NUMBER, OWN_NUMBER
+
+METHOD = OwnSpeed(grid="1,2,4")
+DECODE = DecodeConfig(max_latents=3, min_latents=3, max_answer_tokens=3)
+IDS = [
+    np.append(np.random.default_rng(n).integers(10, VOCABULARY, n), SEPARATOR).astype(np.int32) for n in range(4, 12)
+]
+
+
+def test_the_label_is_the_fastest_speed_that_was_right():
+    right_KN = np.array([[1, 1, 0, 1, 0], [1, 0, 0, 1, 1], [0, 0, 0, 1, 0]], bool)  # speeds 1, 2, 4
+    assert speed_labels(right_KN).tolist() == [1, 0, 0, 2, 1]
+
+
+@functools.cache
+def model():
+    llama = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY)
+    graph, parameters = build(llama, LatentHeadConfig(24), 0, modules=METHOD.modules)
+    rng = np.random.default_rng(0)
+    return graph, jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32), parameters)
+
+
+def decoded(numbers):
+    thinking = METHOD.thinking(DECODE, SEPARATOR, jnp.float32, True)
+    limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=1, greedy=True)
+    packed = pack_prompts(
+        [Prompt(ids, number) for ids, number in zip(IDS, numbers, strict=True)],
+        shape_for([np.array([len(ids) for ids in IDS])]),
+    )
+    keys = jax.random.split(jax.random.key(0), len(IDS))
+    graph, parameters = model()
+    return jax.device_get(
+        jax.jit(lambda tree: decode(nnx.merge(graph, tree), packed, keys, thinking.think, limits, COMPUTE))(parameters)
+    )
+
+
+def test_a_question_that_asks_for_it_is_told_what_the_model_chose():
+    own = decoded([OWN_NUMBER] * len(IDS))
+    assert set(own.own_speeds_B) <= {1.0, 2.0, 4.0} and len(set(own.own_speeds_B)) > 1
+    told = decoded(own.own_speeds_B)
+    np.testing.assert_allclose(own.thoughts, told.thoughts, atol=1e-5)
+    assert not told.own_speeds_B.any()
+    # Each by itself: the others are told what they are told.
+    mixed = decoded([OWN_NUMBER, NO_NUMBER, *[2.0] * (len(IDS) - 2)])
+    assert mixed.own_speeds_B.tolist() == [own.own_speeds_B[0], *[0.0] * (len(IDS) - 1)]
+    np.testing.assert_allclose(mixed.thoughts[0], own.thoughts[0], atol=1e-5)
+
+
+def own_config(workdir, conditioning="number"):
+    config = tiny_config_dict(workdir, run="cot,colar,auto")
+    config.stages.colar.latent.update(speeds="1..6", conditioning=conditioning)
+    config.stages.rl.latent.update(speeds="1..6", conditioning=conditioning)
+    config.stages.auto = stage_defaults(method="own_speed", init_from="colar", steps=3, rows=2, log_every=1)
+    config.stages.auto.own_speed.update(grid="1,2,4", num_labelled=10)
+    config.eval.speeds = "2"
+    return resolve(config)
+
+
+def test_a_stage_labels_trains_and_answers_without_being_told(tmp_path):
+    config = own_config(tmp_path / "run")
+    results = pipeline.train(config)
+    (auto,) = [result for result in results if result.stage == "auto" and result.sampling == "greedy"]
+    assert auto.method == "own_speed" and auto.speed == "-"
+    (at_two,) = [result for result in results if result.stage == "colar" and result.sampling == "greedy"]
+    assert auto.cost.forward_passes >= 1 + 1 + auto.mean_length and at_two.speed == "2"
+    right_KN = np.load(tmp_path / "run" / "auto" / RIGHT_FILE)
+    assert right_KN.shape == (3, 10)
+    pipeline.train(config)  # there is nothing to do
+    folder = export_stage(prepare(config), "auto", tmp_path / "out")
+    assert (folder / "speed_choice.safetensors").is_file() and (folder / "speed_embedding.safetensors").is_file()
+
+
+def test_a_source_that_is_told_in_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"stages.auto: .* trained with latent.conditioning='text'"):
+        pipeline.train(own_config(tmp_path / "run", conditioning="text"))
+
+
+@pytest.mark.parametrize("grid", ["2", "2,1", "1,1", "1,auto", ""])
+def test_what_is_no_grid(grid):
+    with pytest.raises(UserError, match="list at least two numbers that rise"):
+        OwnSpeed(grid=grid)
