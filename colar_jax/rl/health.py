@@ -116,6 +116,11 @@ class Health:
                 f"{values['zero_variance']:.0%} of the groups have one reward only, and teach nothing: other "
                 "questions, more generations or a higher temperature are needed"
             )
+        if self.config.latent_ratio == "reduced" and values.get("log_ratio/latent", 0.0) > _LOST_LOG_RATIO:
+            alarms["unclipped"] = (
+                f"a latent's density changed by a factor of e^{values['log_ratio/latent']:.3g} in the mean within one "
+                "iteration, which the ratio of means over dimensions hardly shows: rl.latent_ratio='whole' clips it"
+            )
         gaps = {kind: values.get(f"gap/{kind}", 0.0) for kind in ("latent", "decision", "answer")}
         if wide := [f"{kind} {gap:.2g}" for kind, gap in gaps.items() if gap > _GAPS[self.dtype][kind]]:
             alarms["gap"] = (
@@ -131,7 +136,9 @@ class Health:
         return alarms
 
     def _collapse(self, values: dict[str, float]) -> str:
-        lost = max(values.get(f"log_ratio/{kind}", 0.0) for kind in ("latent", "decision", "answer"))
+        # What is clipped is what tells: with reduced ratios the whole ones are an alarm.
+        of_latents = "latent" if self.config.latent_ratio == "whole" else "latent_reduced"
+        lost = max(values.get(f"log_ratio/{kind}", 0.0) for kind in (of_latents, "decision", "answer"))
         if lost > _LOST_LOG_RATIO:
             return (
                 f"ratios explode: mean |log ratio| {lost:.3g} (latent std {values.get('latent_std', 0):.3g}). Where"

@@ -13,7 +13,7 @@ from colar_jax.rl.annealing import Annealed, annealed
 from colar_jax.rl.judging import Draw, Judged, Questioner
 from colar_jax.rl.lengths import LengthWeight
 from colar_jax.rl.questions import QuestionStream
-from colar_jax.rl.tree_batch import KINDS, TreeBatch, assemble
+from colar_jax.rl.tree_batch import TreeBatch, assemble
 
 # (state, batch) -> (state, metrics): one optimizer step, with everything else bound
 Update = Callable[[Any, TreeBatch], tuple[Any, dict[str, Metric]]]
@@ -153,7 +153,7 @@ def _of_updates(metrics: list[dict[str, Metric]]) -> dict[str, Metric]:
     """All updates added up; but the gap, which means something only before the first, and the last drift."""
     if not metrics:
         return {"updates": Metric(0, 1)}
-    last = [f"log_ratio/{kind}" for kind in KINDS]
+    last = [name for name in metrics[-1] if name.startswith("log_ratio/")]
     gaps = {name: metric for name, metric in metrics[0].items() if name.startswith("gap/")}
     ends = {name: metrics[-1][name] for name in last}
     return merge(*metrics) | gaps | ends | {"updates": Metric(len(metrics), 1)}

@@ -109,6 +109,9 @@ def _of_kind(kind: str, now: Rescored, before: Rescored | None, batch: TreeBatch
     metrics[f"clip_fraction/{kind}"] = Metric(jnp.sum(is_clipped & mask), count)
     metrics[f"ratio/{kind}"] = Metric(jnp.sum(jnp.where(mask, ratios, 0.0)), count)
     metrics[f"log_ratio/{kind}"] = Metric(size * jnp.sum(gaps * mask), count)
+    if kind == "latent" and rl.latent_ratio == "reduced":
+        reduced = sum_over(size, rl.log_prob_reduction)
+        metrics["log_ratio/latent_reduced"] = Metric(reduced * jnp.sum(gaps * mask), count)
     # The mean of the parts' largest, as metrics are summed over parts. A latent's gap is a mean over dimensions.
     metrics[f"gap/{kind}"] = Metric(jnp.max(gaps) * share, share)
     return own_loss, metrics

@@ -58,6 +58,15 @@ def test_exploding_ratios_end_the_run_and_say_why():
         health().look(3, WELL | {"log_ratio/latent": 7.0, "latent_std": 0.002})
 
 
+def test_reduced_ratios_end_the_run_as_ever_and_whole_ones_are_an_alarm(caplog):
+    """A run that clips as published goes on where its own ratios are small."""
+    watched = health(latent_ratio="reduced")
+    watched.look(1, WELL | {"log_ratio/latent": 7.0, "log_ratio/latent_reduced": 0.05})
+    assert "changed by a factor of e^7" in caplog.text and "rl.latent_ratio='whole' clips it" in caplog.text
+    with pytest.raises(Collapsed, match="ratios explode"):
+        watched.look(2, WELL | {"log_ratio/latent": 400.0, "log_ratio/latent_reduced": 3.0})
+
+
 def test_a_collapse_that_does_not_end_the_run_is_a_warning(caplog):
     watched = health(stop_on_collapse=False)
     for step in range(1, 25):
