@@ -132,6 +132,8 @@ def refuse_what_cannot_be_served(thinker: Thinker) -> None:
     """UserError for a model or devices that the slots cannot be made of."""
     if jax.process_count() > 1:
         raise UserError(f"{jax.process_count()} processes: a server is one; start one on each machine")
+    if not thinker.decode.latents_see_question:
+        raise UserError("decode.latents_see_question=False is for evaluating: a server's latents see their question")
     if thinker.engine.mesh.shape["tensor"] > 1:
         tensor = thinker.engine.mesh.shape["tensor"]
         raise UserError(

@@ -10,6 +10,8 @@ from golden.published import largest_difference
 from pico_thoughts import COMPUTE, merged, problems
 
 from colar_jax.methods.coconut import Coconut
+from colar_jax.methods.codi import Codi
+from colar_jax.methods.colar import Colar
 from colar_jax.methods.cot import Cot
 from colar_jax.methods.thinking import thought_chain
 from colar_jax.methods.thinking.thought_chain import rescaled, unchanged
@@ -72,3 +74,8 @@ def test_a_rescaled_state_has_the_size_of_an_embedding(scale):
     sizes = np.sqrt(np.mean(np.square(fed), axis=-1))
     np.testing.assert_allclose(sizes, float(model.latent_head.embed_std[...]), rtol=1e-5)
     assert largest_difference(fed / sizes[:, None], hidden / np.sqrt(np.mean(hidden**2, -1, keepdims=True))) < 1e-5
+
+
+def test_only_what_reads_the_scale_of_embeddings_measures_it_anew():
+    assert dataclasses.replace(COCONUT, rescale=True).calibrates and Colar().calibrates
+    assert not COCONUT.calibrates and not Codi().calibrates

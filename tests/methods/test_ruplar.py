@@ -160,6 +160,25 @@ def test_a_latent_of_one_token_is_an_ordinary_token():
     assert total == pytest.approx(float(of_words["cross_entropy"].sum), rel=1e-5)
 
 
+def test_small_shares_are_fed_and_not_learned():
+    batch = batch_of("ruplar")
+    tokens, cut = tokens_of("ruplar", batch), 0.4
+    shares = np.asarray(tokens.shares_BT)
+    assert ((shares > 0) & (shares <= cut)).any() and (shares > cut).any()
+    (_, whole), _ = objective("ruplar", batch)
+    (_, metrics), _ = objective("ruplar", batch, Ruplar(min_share=cut))
+    without = dataclasses.replace(batch, shares_BT=jnp.where(shares > cut, shares, 0.0))
+    hidden = jnp.asarray(np.random.default_rng(0).normal(size=(*batch.supervised_BM.shape, 32)), jnp.float32)
+    words = superposition.predicted_words(merged(), hidden, COMPUTE)
+
+    def divergence(tokens, min_share):
+        return float(superposition.divergence(merged(), hidden, words, batch.token_ids_BT, tokens, min_share))
+
+    assert divergence(tokens, cut) == pytest.approx(divergence(tokens_of("ruplar", without), 0.0), rel=1e-5)
+    assert float(metrics["latent_kl"].sum) != pytest.approx(float(whole["latent_kl"].sum), rel=1e-3)
+    assert float(metrics["cross_entropy"].sum) == pytest.approx(float(whole["cross_entropy"].sum), rel=1e-5)
+
+
 def test_as_many_latents_as_steps():
     batch = batch_of("ruplar")
     for row, dealt in enumerate(loader("ruplar")._rows(0)):

@@ -15,6 +15,7 @@ METHODS = [
     pytest.param("no_cot", {}, marks=pytest.mark.slow),
     pytest.param("icot", {}, marks=pytest.mark.slow),
     pytest.param("coconut", {}, marks=pytest.mark.slow),
+    pytest.param("coconut", {"rescale": True}, marks=pytest.mark.slow),
     pytest.param("codi", {}, marks=pytest.mark.slow),
 ]
 
@@ -54,3 +55,10 @@ def test_several_processes_and_split_heads_are_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="2 processes"):
             refuse_what_cannot_be_served(thinker)
     refuse_what_cannot_be_served(thinker)
+
+
+def test_latents_without_their_question_are_refused(tmp_path):
+    thinker = tiny_thinker(tmp_path)
+    decode = dataclasses.replace(thinker.decode, latents_see_question=False)
+    with pytest.raises(UserError, match="latents_see_question=False is for evaluating"):
+        refuse_what_cannot_be_served(type("Thinker", (), {"decode": decode}))
