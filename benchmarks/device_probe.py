@@ -14,7 +14,8 @@ def probe(matrix_size: int, copy_bytes: int) -> dict:
     import jax.numpy as jnp
 
     device = jax.local_devices()[0]
-    square = jnp.ones((matrix_size, matrix_size), jnp.bfloat16)
+    # Random numbers: of zeros and ones a product takes less power, and is faster.
+    square = jax.random.normal(jax.random.key(0), (matrix_size, matrix_size), jnp.bfloat16)
     product = jax.jit(jnp.matmul)
     # An addition of 1 reads everything once and writes it once, as a copy does, and XLA cannot leave it out.
     long = jnp.zeros(copy_bytes // 4, jnp.float32)
