@@ -54,7 +54,7 @@ def _config():
     config.decode.max_step_tokens = 64
     config.decode.max_latents = 48
     config.decode.max_answer_tokens = 8
-    config.eval.speeds = "1,1.5,2,2.5,3,3.5,4,5,6"
+    config.eval.update(speeds="1,1.5,2,2.5,3,3.5,4,5,6", seeds=3)  # ten rows: three seeds are enough
     optimizer = dict(b2=0.98, warmup_steps=100)
 
     # Small batches everywhere: what a model this small lacks is optimizer steps, not examples.
@@ -62,7 +62,7 @@ def _config():
     config.stages.cot.optimizer.update(learning_rate=2e-3, **optimizer)
 
     config.stages.colar = stage_defaults(
-        method="colar", steps=9000, rows=3, row_positions=160, eval_every=4500, log_every=200
+        method="colar", steps=8500, rows=3, row_positions=160, eval_every=4250, log_every=200
     )
     config.stages.colar.optimizer.update(learning_rate=2e-3, **optimizer)
     # The speed as a number alone: in text it is read by its last digits (docs/speed.md). Weight 10: with 1 the latents
@@ -74,6 +74,7 @@ def _config():
         method="own_speed", init_from="colar", steps=400, rows=8, row_positions=160, log_every=100
     )
     config.stages.auto.optimizer.update(learning_rate=2e-3, **optimizer)
+    config.stages.auto.own_speed.num_labelled = 2000
 
     # The CoLaR stage leaves latents with next to no spread (soft MSE): the floor min_std gives the policy some, and
     # without it ratios explode. A reward says little, right or wrong once a chain: at twice this learning rate, or with
@@ -105,7 +106,7 @@ def _two_speeds(config) -> None:
     config.stages.colar.update(steps=8000, eval_every=4000)
     config.stages.colar.latent.update(speeds="2,5,5", conditioning="text", weighting="position")
     config.stages.rl.latent.update(speeds="1.5,3.5,5", conditioning="text", weighting="position")
-    config.eval.speeds = "1.5,2,3.5,5"
+    config.eval.update(speeds="1.5,2,3.5,5", seeds=5)
 
 
 def _smoke(config) -> None:
