@@ -67,7 +67,7 @@ def export(config: Config, flags: Flags) -> None:
         return
     if is_exported(Path(config.workdir)):
         raise UserError(f"--workdir={config.workdir} is exported already; of it there is --form=prompt_embeds")
-    run = prepare(config, sets="none")
+    run = prepare(config, sets="none", for_training=False)
     export_stage(run, flags.stage, out, form=flags.form, dtype=flags.dtype)
 
 

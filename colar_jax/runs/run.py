@@ -149,11 +149,12 @@ class Run:
         )
 
 
-def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all") -> Run:
+def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all", for_training: bool = True) -> Run:
     """Load data and tokenizer, and find out what the model is; its weights are not loaded yet.
 
     Args:
         sets: which problems are loaded; the others are empty. Evaluating needs the tests, exporting and asking none.
+        for_training: whether the model has the modules that nothing but training reads.
 
     Raises:
         UserError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
@@ -166,7 +167,7 @@ def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all") ->
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
     splits = _LOAD[sets](config.data)
     speeds, room = _all_speeds(config), _room(config)
-    model = make_model(config, folder, tokenizer)
+    model = make_model(config, folder, tokenizer, for_training=for_training)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(model.shapes))
     devices = "1 device" if jax.device_count() == 1 else f"{jax.device_count()} devices"
     logger.info("model: %s, %.2fM parameters, %s", model_name(config), num_parameters / 1e6, devices)

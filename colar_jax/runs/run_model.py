@@ -34,9 +34,9 @@ def model_name(config: Config) -> str:
     return config.model.base or config.model.preset
 
 
-def abstract_model(config: Config, llama: LlamaConfig) -> tuple[object, Tree]:
+def abstract_model(config: Config, llama: LlamaConfig, *, for_training: bool = True) -> tuple[object, Tree]:
     """Graph and parameters of a run's model on a Llama of this shape, as shapes: nothing is allocated."""
-    lora, modules = lora_config(config.model.lora), own_modules(config)
+    lora, modules = lora_config(config.model.lora), own_modules(config, for_training=for_training)
     graph, shapes = reasoner.abstract(llama, _latent_head(config, llama), lora, modules)
     return graph, jax.eval_shape(lambda tree: cast_base(tree, jnp.dtype(config.model.base_dtype)), shapes)
 
@@ -62,8 +62,11 @@ def _latent_head(config: Config, llama: LlamaConfig) -> LatentHeadConfig:
     )
 
 
-def own_modules(config: Config) -> dict[str, OwnModule]:
-    """What the methods of a run's stages bring to its model, by name; UserError where two do not agree on one."""
+def own_modules(config: Config, *, for_training: bool = True) -> dict[str, OwnModule]:
+    """What the methods of a run's stages bring to its model, by name; UserError where two do not agree on one.
+
+    Not `for_training`: without those that nothing but training reads.
+    """
     found: dict[str, tuple[str, OwnModule]] = {}
     for name, stage in config.stages.items():
         for part, module in stage.bound_method.modules.items():
@@ -73,7 +76,7 @@ def own_modules(config: Config) -> dict[str, OwnModule]:
                     f"stages.{other} and stages.{name} each have a part {part!r} of the model, and they differ "
                     f"({same.settings} and {module.settings}): give both the same settings, or make two runs of them"
                 )
-    return {part: module for part, (_, module) in found.items()}
+    return {part: module for part, (_, module) in found.items() if for_training or module.save is not None}
 
 
 def _mesh_for(config: Config, parameters: Tree) -> jax.sharding.Mesh:
@@ -102,6 +105,7 @@ class RunModel:
     graph: object  # from `reasoner.abstract`
     shapes: Tree  # of its parameters, with shardings
     adapters: Tree  # to start from (`model.lora.init_from`), on the host; empty without
+    modules: dict[str, OwnModule]  # that methods bring to it
 
     @functools.cached_property
     def frozen_base(self) -> Tree:
@@ -117,7 +121,7 @@ class RunModel:
         if self.base is not None:
             loaded = self._loaded_base() if self._lora is None else self.frozen_base["llama"]
             head, config = _latent_head(self.config, self.llama), self.config
-            parameters = reasoner.build_on(self.llama, head, loaded, config.seed, self._lora, own_modules(config))[1]
+            parameters = reasoner.build_on(self.llama, head, loaded, config.seed, self._lora, self.modules)[1]
         elif self._lora is None:
             parameters = self._random()
         else:
@@ -132,7 +136,7 @@ class RunModel:
         if self.base is None:
             made = self._random()
         else:
-            made = reasoner.initial_modules(self.llama, self.config.seed, own_modules(self.config))
+            made = reasoner.initial_modules(self.llama, self.config.seed, self.modules)
         return put({name: made[name] for name in names}, self._shardings({name: self.shapes[name] for name in names}))
 
     @property
@@ -142,7 +146,7 @@ class RunModel:
     def _random(self) -> Tree:
         config = self.config
         head = _latent_head(config, self.llama)
-        parameters = reasoner.build(self.llama, head, config.seed, self._lora, own_modules(config))[1]
+        parameters = reasoner.build(self.llama, head, config.seed, self._lora, self.modules)[1]
         # Calibrated again after the cast: a later stage measures the weights as they are held, and must find the same.
         return reasoner.calibrate(cast_base(parameters, jnp.dtype(config.model.base_dtype)), self.llama)
 
@@ -154,11 +158,12 @@ class RunModel:
         return jax.tree.map(lambda leaf: leaf.sharding, shapes)
 
 
-def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> RunModel:
+def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, *, for_training: bool = True) -> RunModel:
     """The model of a run on its mesh, without weights.
 
     Args:
         folder: of the base model; None without one.
+        for_training: whether it has the modules that nothing but training reads.
 
     Raises:
         UserError: the base or the adapters to start from are not what they should be; found before weights are read.
@@ -170,11 +175,12 @@ def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer) -> Run
         base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
         check_weights(folder, base.stored)
         llama = base.config
-    graph, shapes = abstract_model(config, llama)
+    graph, shapes = abstract_model(config, llama, for_training=for_training)
     mesh = _mesh_for(config, shapes)
     adapters = {}
     if config.model.lora.init_from:
         source = Path(config.model.lora.init_from).expanduser()
         adapters = peft.read_adapter(source, llama, expected=lora_config(config.model.lora))[1]
     placed = placed_shapes(shapes, parameter_specs(graph, shapes, mesh), mesh)
-    return RunModel(config, llama, base, mesh, graph, placed, adapters)
+    modules = own_modules(config, for_training=for_training)
+    return RunModel(config, llama, base, mesh, graph, placed, adapters, modules)

@@ -70,7 +70,7 @@ def exported_parameters(run: Run, folder: Path) -> Tree:
     if "latent_head" in method.trains:
         own["latent_head"] = load_latent_head(folder)[0]
     for name, module in method.modules.items():
-        if module.save is None:  # for training alone
+        if name not in run.shapes:  # for training alone
             continue
         if module.load is None:
             raise UserError(f"{folder}: its method has no way to read {name!r} from a folder: load the run instead")

@@ -83,7 +83,7 @@ def config_of(folder: Path) -> ml_collections.ConfigDict:
 def _opened(config: Config, stage: str | None) -> Thinker:
     folder = Path(config.workdir).expanduser()
     _check_stage(stage, config)
-    run = prepare(config, sets="none")
+    run = prepare(config, sets="none", for_training=False)
     if is_exported(folder):
         (name,) = run.config.stage_names
         return Thinker(run, name, exported_parameters(run, folder))

@@ -7,7 +7,7 @@ import contextlib
 import json
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -133,16 +133,28 @@ class Checkpoints:
         Raises:
           UserError: there is no such step, or its paths, shapes or dtypes are not the expected ones; lists them all.
         """
-        return self._restore(step, abstract_tree, self._metadata(step), wants_all=True)
+        metadata = self._metadata(step)
+        return self._restore(step, abstract_tree, metadata.metadata, metadata)
 
-    def restore_part(self, step: int, abstract_tree: dict[str, PyTree]) -> dict[str, PyTree]:
-        """As `restore`, for some of the saved tree's top-level entries; no other is read."""
-        return self._restore(step, abstract_tree, self._metadata(step), wants_all=False)
+    def restore_part(
+        self, step: int, abstract_tree: dict[str, PyTree], without: Collection[str] = ()
+    ) -> dict[str, PyTree]:
+        """As `restore`, for some of the saved tree's top-level entries; no other is read, nor what is below `without`.
 
-    def _restore(self, step: int, abstract_tree: PyTree, metadata: Any, *, wants_all: bool) -> PyTree:
-        wanted, saved = leaf_of_path(abstract_tree), metadata.metadata
-        if not wants_all:
-            saved = {path: leaf for path, leaf in saved.items() if path.split("/")[0] in abstract_tree}
+        Args:
+          without: paths such as `parameters/projection`.
+        """
+        metadata = self._metadata(step)
+        unread = tuple(f"{path}/" for path in without)
+        saved = {
+            path: leaf
+            for path, leaf in metadata.metadata.items()
+            if path.split("/")[0] in abstract_tree and not path.startswith(unread)
+        }
+        return self._restore(step, abstract_tree, saved, metadata)
+
+    def _restore(self, step: int, abstract_tree: PyTree, saved: dict[str, Any], metadata: Any) -> PyTree:
+        wanted = leaf_of_path(abstract_tree)
         differences = list(differences_of(saved, wanted))
         if differences:
             raise UserError(

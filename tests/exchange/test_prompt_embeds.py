@@ -1,7 +1,9 @@
 """transformers answers after our thoughts what we answer, token by token, from what `--form=prompt_embeds` wrote."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from colar_jax.errors import UserError
 from colar_jax.exchange.folder import export_stage
 from colar_jax.exchange.prompt_embeds import export_prompt_embeds
 
+ROOT = Path(__file__).parents[2]
 QUESTIONS = [example.question for example in EXAMPLES]
 
 
@@ -32,6 +35,20 @@ def written(folder):
 def test_transformers_answers_after_our_thoughts(run, stage, tmp_path):
     answers = assert_answered_after_our_thoughts(run, stage, tmp_path)
     assert len({tuple(answer.token_ids) for answer in answers}) > 1, "they differ from question to question"
+
+
+def test_the_example_on_the_page_holds(run, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    section = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").split("## For other engines")[1]
+    example = next(
+        block for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if "inputs_embeds" in block
+    )
+    export_stage(run, "colar", tmp_path / "exported")
+    export_prompt_embeds(colar_jax.load(run.workdir, "colar"), QUESTIONS, tmp_path / "thought")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(example, names)  # it asserts that the answers are the same
+    assert len(names["index"]["prompts"]) == len(QUESTIONS)
 
 
 def test_a_speed_that_is_told_as_a_number_is_in_the_embeddings(tmp_path):

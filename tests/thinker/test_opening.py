@@ -255,6 +255,16 @@ def test_weights_are_held_once(asked_run, tmp_path):
         assert held <= 1.05 * whole + 4096, source
 
 
+@pytest.mark.parametrize("of", ["run", "folder"])
+def test_what_only_training_reads_is_not_loaded(of, tmp_path):
+    run, _ = given_run(tmp_path / "run", stages=("sim_codi",))
+    assert "step_decoder" in run.shapes
+    source = run.workdir if of == "run" else export_stage(run, "sim_codi", tmp_path / "out")
+    model = colar_jax.load(source)
+    assert set(model.parameters) == {"llama", "latent_head"}
+    assert model.generate(QUESTIONS[0]).num_latents > 0
+
+
 def test_importing_the_package_imports_no_jax():
     program = (
         "import sys, colar_jax; print(sorted({'jax', 'flax', 'transformers', 'torch'} & sys.modules.keys()), "
