@@ -1,7 +1,10 @@
 """HTTP on a socket: uvicorn, with a bound on how long a connection may be open without a whole request."""
 
 import asyncio
+import contextlib
+import signal
 import socket
+import threading
 from collections.abc import Callable
 
 import uvicorn
@@ -85,6 +88,19 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.on_start: Callable[[], None] = lambda: None
+
+    @contextlib.contextmanager
+    def capture_signals(self):
+        """SIGTERM and Ctrl-C end serving; uvicorn would raise them again afterwards, as if it had been killed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets=None) -> None:
         await super().startup(sockets)

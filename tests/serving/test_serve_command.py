@@ -1,0 +1,90 @@
+"""`python -m colar_jax.serve`: what goes wrong is one line, and SIGTERM lets it finish."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+
+ROOT = Path(__file__).parents[2]
+A_RUN = ROOT / "tests" / "runs_of_before" / "arithmetic"
+QUESTION = "Eva has 10 apples. Each becomes 3. She gives away 5. She buys 9 more. How many apples now?"
+
+
+def started(*arguments: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "colar_jax.serve", *arguments]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | environment
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def error_of(*arguments: str) -> str:
+    """The one line of a command that ends at once."""
+    process = started(*arguments)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 2 and error.startswith("error: ") and error.count("\n") == 1, (out, error)
+    return error
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return shutil.copytree(A_RUN, tmp_path_factory.mktemp("runs") / "arithmetic")
+
+
+def test_a_port_that_is_in_use_is_said_before_anything_is_loaded(run):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert re.search(rf"--port={port}: .*in use", error_of(f"--model={run}", f"--port={port}"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--model is missing"),
+        (("--model=nowhere",), "nowhere"),
+        (("--model={run}", "--stage=colr"), "did you mean colar|Did you mean"),
+        (("--model={run}", "--slots=0"), "--slots=0 must be positive"),
+        (("--model={run}", "--port=70000"), "--port=70000 is no port"),
+        (("--model={run}", "--host=999.1.1.1", "--port=0"), "--host=999.1.1.1"),
+    ],
+)
+def test_what_is_wrong_is_one_line(run, arguments, message):
+    assert re.search(message, error_of(*(argument.format(run=run) for argument in arguments)))
+
+
+def test_help():
+    process = started("--help")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert all(f"--{name}" in out for name in ("model", "port", "slots", "queue", "api_key", "max_prompt", "grace"))
+
+
+@pytest.mark.slow
+def test_sigterm_in_the_middle_of_a_stream(run):
+    process = started(f"--model={run}", "--port=0", "--slots=2", "--max_prompt=64", COLAR_JAX_API_KEY="sesame")
+    try:
+        for line in process.stdout:
+            if found := re.search(r"serving 'arithmetic', with an API key: (http://127.0.0.1:\d+)/v1", line):
+                url = found[1]
+                break
+        headers = {"Authorization": "Bearer sesame"}
+        assert requests.get(f"{url}/v1/models", timeout=30).status_code == 401
+        body = {"model": "arithmetic", "prompt": [QUESTION] * 4, "n": 4, "stream": True, "temperature": 0.5}
+        with requests.post(f"{url}/v1/completions", json=body, headers=headers, stream=True, timeout=60) as reply:
+            lines = reply.iter_lines()
+            first = next(lines)
+            process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert first.startswith(b"data: {") and rest[-1] == b"data: [DONE]"
+        assert sum(b'"finish_reason": "' in line for line in rest) == 16
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
