@@ -1,4 +1,4 @@
-"""As a script, in a process of eight devices: slots on this mesh (data-fsdp-tensor) say what one device's decoder says."""
+"""As a script, with eight devices: slots on this mesh (data-fsdp-tensor) say what the decoder of one device says."""
 
 import sys
 
