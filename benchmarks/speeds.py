@@ -14,7 +14,8 @@ that the problems' own steps make at that speed. Printed is a table of each expe
     bands    trained on 1 to 6 without 2.3 to 2.7 and 4.3 to 4.7, told as a number, as text, as both, as a number with
              groups that always begin at one place of their pattern, and as text that says nothing of where they begin
     weights  speeds 1 to 5 in text, every example weighing the same or every position
-    main     the config as it is
+    main     the config as it is, and the stage that chooses its own speed: accuracy and forward passes beside the best
+             fixed speed, and what it chooses for problems of how many operations (`chosen.png` in the cell's folder)
 """
 
 import argparse
@@ -24,12 +25,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
 
 from colar_jax.config import resolve
 from colar_jax.data.grouping import num_groups
+from colar_jax.decoding.prefill import prefill
+from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.report.files import read_report
 from colar_jax.runs.run import prepare
 from colar_jax.runs.run_folder import saved_config
+from colar_jax.runs.starts import finished_parameters
 from colar_jax.settings.speeds import ASKED_PHASE
 from colar_jax.statistics.intervals import mean_over_seeds
 
@@ -65,6 +71,9 @@ TINY = {
     "stages.cot.steps": 2,
     "stages.colar.steps": 3,
     "stages.colar.eval_every": 0,
+    "stages.auto.steps": 3,
+    "stages.auto.own_speed.num_labelled": 8,
+    "stages.auto.own_speed.grid": "1,6",
 }
 
 
@@ -84,6 +93,8 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
     settings |= {f"stages.colar.latent.{name}": value for name, value in EXPERIMENTS[experiment][arm].items()}
     if ASKED[experiment]:
         settings["eval.speeds"] = ASKED[experiment]
+    if experiment == "main":
+        settings["run"] = "colar,auto"
     train(folder, seed, settings)
     steps = next(iter(prepare(resolve(saved_config(folder)), sets="tests").tests.values())).step_lengths
     phase = (
@@ -91,15 +102,42 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
     )
     speeds = {}
     for result in read_report(folder)["results"]:
-        speed = result["speed"]
+        speed = result["speed"].replace("-", "own")
         speeds[speed] = {
             "accuracy": 100 * result["accuracy"],
             "length": result["mean_length"],
             "forward_passes": result["cost"]["forward_passes"],
             "was_trained": result["was_trained"],
-            "gold": None if speed == "auto" else float(num_groups(steps, float(speed), phase).mean()),
+            "gold": None if speed in ("auto", "own") else float(num_groups(steps, float(speed), phase).mean()),
         }
-    return {"experiment": experiment, "arm": arm, "seed": seed, "speeds": speeds}
+    chosen = chosen_speeds(folder) if "own" in speeds else None
+    return {"experiment": experiment, "arm": arm, "seed": seed, "speeds": speeds, "chosen": chosen}
+
+
+def chosen_speeds(folder: Path) -> dict:
+    """What the stage `auto` of a run chooses: the mean by number of operations, a picture, and the rank correlation."""
+    run = prepare(resolve(saved_config(folder)), sets="tests")
+    (encoded,) = run.tests.values()
+    told = run.method("auto").recipe.told("auto")
+    prompts = [encoded.ask(index, told) for index in range(len(encoded))]
+    size = min(len(prompts), 200)
+    parts = [prompts[start : start + size] for start in range(0, len(prompts) - size + 1, size)]
+    shape = shape_for([np.array([len(prompt) for prompt in part]) for part in parts])
+    program = run.engine.compile_rows(lambda model, compute, packed, _: prefill(model, packed, 1, compute).own_speeds_B)
+    parameters = finished_parameters(run, folder / "auto")
+    of_parts = [program(parameters, run.engine.put_rows((pack_prompts(part, shape),))) for part in parts]
+    speeds = np.concatenate(of_parts)
+    operations = np.array([len(problem.steps) for problem in encoded.problems[: len(speeds)]])
+    counts = sorted(set(operations.tolist()))
+    means = {str(count): float(speeds[operations == count].mean()) for count in counts}
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(counts, list(means.values()), "o-")
+    axes.set(xlabel="operations of a problem", ylabel="mean speed that is chosen")
+    figure.savefig(folder / "chosen.png", dpi=160)
+    same = len(set(speeds.tolist())) == 1
+    correlation = None if same else float(stats.spearmanr(operations, speeds).statistic)
+    return {"rank_correlation": correlation, "mean_by_operations": means}
 
 
 def shown(values: list[float], digits: int = 1) -> str:
@@ -130,6 +168,8 @@ def print_table(cells: list[dict], experiment: str) -> None:
             row.append(shown(relative) if relative else shown([one["length"] for one in of_speed], 2))
         known = [value for value in gold if value]
         print(f"| {speed}{mark} | {np.mean(known):.2f} |" if known else f"| {speed}{mark} | - |", " | ".join(row), "|")
+    for found in of_arms.values():
+        print_chosen([cell for cell in found if cell.get("chosen")])
     print("\n\\* never trained. Speed at which accuracy is compared with the line between a band's ends, in points:\n")
     for speed, (low, high) in LINES.items():
         for arm, found in of_arms.items():
@@ -137,6 +177,29 @@ def print_table(cells: list[dict], experiment: str) -> None:
                 ends = [(cell["speeds"][low]["accuracy"] + cell["speeds"][high]["accuracy"]) / 2 for cell in found]
                 falls = [cell["speeds"][speed]["accuracy"] - end for cell, end in zip(found, ends, strict=True)]
                 print(f"- {speed}, {arm}: {shown(falls)}")
+
+
+def print_chosen(cells: list[dict]) -> None:
+    """The model's own speed beside the best fixed one."""
+    if not cells:
+        return
+    own = [cell["speeds"]["own"] for cell in cells]
+    best = [
+        max(
+            (of for c, of in cell["speeds"].items() if c != "own"),
+            key=lambda of: (of["accuracy"], -of["forward_passes"]),
+        )
+        for cell in cells
+    ]
+    falls = [a["accuracy"] - b["accuracy"] for a, b in zip(own, best, strict=True)]
+    costs = [100 * a["forward_passes"] / b["forward_passes"] for a, b in zip(own, best, strict=True)]
+    known = [cell["chosen"]["rank_correlation"] for cell in cells]
+    correlations = [value for value in known if value is not None]
+    print(f"\nOwn speed against the best fixed one: {shown(falls)} points at {shown(costs)} % of its forward passes; ")
+    print(
+        f"rank correlation of the speed with the number of operations {shown(correlations, 2) if correlations else '-'}"
+    )
+    print("mean speed by operations, first seed:", cells[0]["chosen"]["mean_by_operations"])
 
 
 def main() -> None:
