@@ -132,20 +132,20 @@ def _heading(results: dict, card: Card) -> str:
 def _training(found: dict, card: Card) -> str:
     """Positions a second: real ones, and with padding."""
     here = {name: one for name, one in found.items() if "seconds" in one}
-    # Of examples alike on both sides; PyTorch's are padded, and how much is not counted.
+    # Both sides have the same examples: what a part does not say of its real positions, another's examples say.
     per_example = next(
         (
             one["work"]["positions"] * one["work"]["real_share"] / one["examples"]
             for one in here.values()
-            if one["work"]
+            if "real_share" in one["work"]
         ),
         None,
     )
     rows = []
     for name, one in here.items():
-        rate, has_work = one["examples_per_second"], bool(one["work"])
+        rate = one["examples_per_second"]
         real = BLANK if per_example is None else f"{rate * per_example:,.0f}"
-        padded = f"{one['work']['positions'] / one['seconds']:,.0f}" if has_work else BLANK
+        padded = f"{one['work']['positions'] / one['seconds']:,.0f}" if "positions" in one["work"] else BLANK
         share = mfu(one, card)
         rows.append(
             [name, f"{rate:.1f}", real, padded, BLANK if share is None else f"{100 * share:.1f} %", *_common(one)]

@@ -52,7 +52,17 @@ def training(size: gpu_sizes.Size, device: str, *, lora: bool = False, compiled:
         torch_flash.accumulated(step, batch, size.speed, size.microbatch)
         return len(batch)
 
+    microbatches = [batch[start : start + size.microbatch] for start in range(0, len(batch), size.microbatch)]
+    width = step.width if compiled else None
+    run.work = {"positions": sum(len(part) * (width or published_width(part, size.speed)) for part in microbatches)}
     return run
+
+
+def published_width(problems: list[torch_side.Problem], speed: int) -> int:
+    """Positions of a row as `SftStep` pads it, above speed 1: each part to the longest of its own."""
+    special, device = torch_side.DEFAULT_TOKENS, torch.device("cpu")
+    slots = torch_side.pad_groups([[0, *p.step_ids] for p in problems], speed, special.pad, device).shape[1] // speed
+    return max(len(p.question_ids) for p in problems) + slots + 1 + max(len(p.answer_ids) for p in problems)
 
 
 def rollouts(size: gpu_sizes.Size, device: str) -> Callable[[], int]:

@@ -45,7 +45,10 @@ def test_targets_that_are_missed_are_marked_and_explained(benchmark_module):
     profile = [{"operation": "a_slow_kernel", "seconds": 0.1, "share": 0.5, "times": 3}]
     page = report.markdown(
         results(
-            train_full={"ours": found(work=work, profile=profile), "torch_compiled": found(2.0)},
+            train_full={
+                "ours": found(work=work, profile=profile),
+                "torch_compiled": found(2.0, work={"positions": 900}),
+            },
             rollouts={"ours": found(work=decoding, profile=profile)},
         )
     )  # fmt: skip
@@ -55,6 +58,7 @@ def test_targets_that_are_missed_are_marked_and_explained(benchmark_module):
     assert "| train_lora | beside compiled PyTorch | 1.50 x | not measured |  |" in lines
     assert "| rollouts | of the bandwidth bound | 60 % | 75 % | reached |" in lines
     assert "real positions/s" in page and "| ours | 10.0 | 900 | 1,000 | 40.0 % | 2.0 | 3.0 |" in lines
+    assert "| torch_compiled | 5.0 | 450 | 450 | - | 2.0 | 3.0 |" in lines
     assert page.count("a_slow_kernel") == 1, "only where a target is missed"
 
 
@@ -269,6 +273,21 @@ def test_the_faster_opponent_has_the_published_loss_where_nothing_is_padded(benc
     assert embeds.shape[:2] == labels.shape == is_step.shape == (2, 16), "one shape, so that nothing is compiled again"
     assert is_step.sum(1).tolist() == [3, 2], "the separator has a slot of its own"
     assert (labels >= 0).sum(1).tolist() == [3 + 4, 2 + 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("speed", [2, 3])
+def test_the_published_rows_are_as_wide_as_counted(benchmark_module, monkeypatch, speed):
+    torch = pytest.importorskip("torch")
+    theirs, side = benchmark_module("gpu_theirs"), benchmark_module("torch_side")
+    sizes = dict(hidden=32, layers=1, intermediate=64, vocab=64, heads=4, kv_heads=2, latent_intermediate=16)
+    problems = [side.Problem([5, 6, 7, 8], [9, 10, 11], [12, 1]), side.Problem([5], [6] * 8, [12, 13, 14, 1])]
+    step, widths = side.SftStep(*side.build_model(**sizes)), []
+    count = side.positions
+    monkeypatch.setattr(side, "positions", lambda mask: widths.append(mask.shape[1]) or count(mask))
+    with torch.no_grad():
+        step.loss(problems, speed)
+    assert widths == [theirs.published_width(problems, speed)]
 
 
 @pytest.mark.slow
