@@ -1,9 +1,7 @@
-"""What the shell hands to a command besides flags: text encodings, and the variables that jax reads."""
+"""What the shell hands to a command besides flags: text, in some encoding."""
 
 import codecs
 import sys
-
-import jax
 
 from colar_jax.errors import UserError
 
@@ -35,12 +33,3 @@ def require_text(text: str, where: str) -> str:
     except UnicodeError:
         shown = text.encode("utf-8", "backslashreplace").decode("utf-8")
         raise UserError(f"{where} is not UTF-8: {shown[:80]!r}") from None
-
-
-def require_32_bits() -> None:
-    """UserError where jax is told to compute in 64 bits."""
-    if jax.config.jax_enable_x64:
-        raise UserError(
-            "JAX_ENABLE_X64 is set: this program computes in float32 or bfloat16 (model.dtype), and its compiled loops "
-            "hold numbers of 32 bits; unset it"
-        )

@@ -18,7 +18,7 @@ import ml_collections
 from absl import flags as absl_flags
 
 from colar_jax.command_line.config_file import load_config_file
-from colar_jax.command_line.environment import arguments_as_utf8, prepare_streams, require_32_bits
+from colar_jax.command_line.environment import arguments_as_utf8, prepare_streams
 from colar_jax.command_line.flags import flag, override, parse_own
 from colar_jax.command_line.help import help_text
 from colar_jax.config import Config, resolve
@@ -215,6 +215,6 @@ def _visible(letter: str) -> str:
 def _with_its_peers(config: Config) -> Any:
     """As one of several processes, where there are several; when one ends before its time, all do."""
     hosts.initialize(config.parallel)
-    require_32_bits()
+    hosts.require_32_bits()
     with hosts.ends_with_its_peers():
         yield

@@ -81,6 +81,15 @@ def require_devices() -> None:
         ) from None
 
 
+def require_32_bits() -> None:
+    """UserError where jax is told to compute in 64 bits."""
+    if jax.config.jax_enable_x64:
+        raise UserError(
+            "JAX_ENABLE_X64 is set: this program computes in float32 or bfloat16 (model.dtype), and its compiled loops "
+            "hold numbers of 32 bits; unset it"
+        )
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes what a run writes once. UserError where jax has no devices."""
     require_devices()  # this is the first that a program asks of jax

@@ -37,7 +37,7 @@ from colar_jax.methods import Method, find_method
 from colar_jax.methods.method import Thinking
 from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
-from colar_jax.parallel.hosts import require_devices
+from colar_jax.parallel.hosts import require_32_bits, require_devices
 from colar_jax.rl.reward_list import check_credit
 from colar_jax.runs.run_model import RunModel, make_model, model_name
 from colar_jax.training.state import Tree
@@ -161,6 +161,7 @@ def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all", fo
     """
     _check_names(config)
     require_devices()
+    require_32_bits()
     if config.model.dtype == "bfloat16" and jax.default_backend() == "cpu":
         logger.warning("bfloat16 is many times slower than float32 on a CPU: set --config.model.dtype=float32")
     folder = base_folder(config.model.base) if config.model.base else None

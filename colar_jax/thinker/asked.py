@@ -109,9 +109,20 @@ def check_questions(questions: Any, tokenizer: Tokenizer, *, allow_unknown_words
         except UnicodeEncodeError as error:
             half = question[error.start]
             raise UserError(f"{where} has {half!r}, half of a character: it cannot be encoded") from None
+        if sign := _special_in(question, tokenizer):
+            raise UserError(
+                f"{where} has {sign!r} in it, which tells the model that something ends: write it otherwise"
+            )
         if words := unreadable_words(question, tokenizer):
             _refuse_or_warn(where, question, words, tokenizer, refuses=not allow_unknown_words)
     return list(questions)
+
+
+def _special_in(question: str, tokenizer: Tokenizer) -> str:
+    """What in a question the tokenizer reads as the separator, or as a special token; "" for nothing."""
+    ids = tokenizer.hf(question, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    special = {tokenizer.separator_id, *tokenizer.hf.all_special_ids} - {tokenizer.hf.unk_token_id}
+    return next((tokenizer.token_text(token_id) for token_id in ids if token_id in special), "")
 
 
 def _listed_questions(questions: Any) -> list[Any]:

@@ -41,15 +41,15 @@ def load(
         folder, stage = folder.resolve().parent, folder.resolve().name
     config = config_of(folder)
     try:
-        config.update_from_flattened_dict(settings or {})
-    except (TypeError, AttributeError, KeyError) as error:
+        config.update_from_flattened_dict(dict(settings or {}))
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
         raise UserError(f"settings={settings!r}: {error}") from None
     return _opened(resolve(config), stage)
 
 
 def folder_named(source: str | os.PathLike) -> Path:
     """The local folder of a source; of a hub id that of its files, which are fetched. UserError where there is none."""
-    name = os.fspath(source)
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else source
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise UserError(f"{name!r} names nothing: name a run, a stage, an exported folder, or a hub id of one")
     if os.path.isfile(os.path.expanduser(name)):
@@ -95,9 +95,9 @@ def _opened(config: Config, stage: str | None) -> Thinker:
 
 def _check_stage(stage: str | None, config: Config) -> None:
     """UserError for a stage that is none of the run's, before anything is loaded."""
-    if not stage or stage in config.stages:
+    if not stage or (isinstance(stage, str) and stage in config.stages):
         return
-    names = _stages_of(config)
+    names, stage = _stages_of(config), str(stage)
     raise UserError(
         f"stage={stage!r} is no stage of {config.workdir}, which has {', '.join(names)}.{nearest(stage, names)}"
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,9 +98,14 @@ def _speeds(thinker: "Thinker", asked) -> tuple[Speed, ...]:
 
 def _problems(given, limit: int | None) -> tuple[str, list[Problem]]:
     """A name for the set, and its problems; UserError where there are none, or one is none."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise UserError(f"limit={limit!r} is no number of problems: at least 1, or None for all")
     if isinstance(given, str | os.PathLike):
         source = os.fspath(given)
         return source, load_problems(source, "test", limit=limit)
+    if isinstance(given, dict) or not isinstance(given, Iterable):
+        kind = type(given).__name__
+        raise UserError(f"problems is of type {kind}: a list of problems is wanted, or the name of a source")
     problems = []
     for number, problem in enumerate(given):
         if not isinstance(problem, Problem):

@@ -88,6 +88,8 @@ def test_what_a_stage_does_not_read(loaded, stage, options, said):
             "Wie viele Äpfel hat Zoë? 🍎",
             "the question, 'Wie viele Äpfel hat Zoë? 🍎': the tokenizer does not know 'Wie'",
         ),
+        ("Tom has 7 ### apples.", "the question has '###' in it, which tells the model that something ends"),
+        ("Tom has 7 apples.<eos>", "the question has '<eos>' in it"),
         ("西瓜", "the question, '西瓜': the tokenizer does not know '西瓜'"),
         ("Bob " * 2500, "the question, 'Bob Bob"),
     ],

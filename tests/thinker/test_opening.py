@@ -152,7 +152,7 @@ def test_what_is_no_model_is_said_in_one_line(asked_run, tmp_path):
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\0b", "./nothing", "/nothing/at/all", "~nobody/run"])
+@pytest.mark.parametrize("name", ["", "  ", "a\0b", None, 5, b"runs", "./nothing", "/nothing/at/all", "~nobody/run"])
 def test_a_name_that_names_nothing(name):
     with pytest.raises(UserError, match="names nothing|there is no such folder|is no folder"):
         colar_jax.load(name)
@@ -164,6 +164,7 @@ def test_a_name_that_names_nothing(name):
         ("colarr", "stage='colarr' is no stage of .*, which has cot, colar, .* Did you mean 'colar'"),
         ("RL", "stage='RL' is no stage of "),
         ("../colar", "stage='../colar' is no stage"),
+        (3, "stage='3' is no stage"),
     ],
 )
 def test_a_stage_that_is_none(asked_run, stage, message):
@@ -192,6 +193,7 @@ def test_a_stage_without_a_checkpoint(asked_run, tmp_path):
         ({"decode.max_latents": 0}, "decode.max_latents=0 must be positive"),
         ({"decode": 3}, "decode"),
         ({"nothing": 3}, "nothing is no setting"),
+        (["decode.max_latents"], "settings="),
     ],
 )
 def test_settings_that_are_none(asked_run, settings, message):
@@ -263,6 +265,15 @@ def test_what_only_training_reads_is_not_loaded(of, tmp_path):
     model = colar_jax.load(source)
     assert set(model.parameters) == {"llama", "latent_head"}
     assert model.generate(QUESTIONS[0]).num_latents > 0
+
+
+def test_a_program_that_computes_in_64_bits_is_told(asked_run):
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with pytest.raises(UserError, match="JAX_ENABLE_X64 is set: this program computes in float32 or bfloat16"):
+            colar_jax.load(asked_run.workdir, "colar")
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 def test_importing_the_package_imports_no_jax():
