@@ -125,7 +125,10 @@ def finished_parameters(run: Run, folder: Path) -> Tree:
         own, _ = split_base(run.shapes)
         not_trained_yet = run.model.initial_modules([name for name in own if name not in saved])
         own = {name: part for name, part in own.items() if name in saved}
-        unread = [f"parameters/{name}" for name in own_modules(run.config) if name not in run.shapes]
+        modules = (
+            own_modules(run.config) | find_method(identity["stage.method"])().modules
+        )  # of this run, of the source
+        unread = [f"parameters/{name}" for name, module in modules.items() if module.save is None and name not in own]
         restored = checkpoints.restore_part(step, {"parameters": own}, without=unread)["parameters"]
         parameters = join(restored | not_trained_yet, run.model.frozen_base)
         return with_copies(parameters, run.model.modules, not_trained_yet)

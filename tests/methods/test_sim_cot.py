@@ -24,7 +24,8 @@ from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
-from colar_jax.runs.starts import finished_parameters
+from colar_jax.runs.starts import finished_parameters, start_parameters
+from colar_jax.runs.sweep.sweep import sweep
 
 ENCODED = problems(30)
 ENCODED = dataclasses.replace(ENCODED, tails=dict.fromkeys(("auto", "1", "2", "5"), ENCODED.tails["auto"]))
@@ -233,6 +234,16 @@ def test_it_trains_from_a_copy_and_is_exported_as_its_host(tmp_path):
     trained = finished_parameters(run, run.workdir / "sim")
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), trained["step_decoder"], cot["step_decoder"])
     assert all(jax.tree.leaves(changed))
-    folder = export_stage(run, "sim", tmp_path / "out")
+    to_look_at = prepare(resolve(config), sets="none", for_training=False)
+    held = finished_parameters(to_look_at, run.workdir / "sim")
+    assert "step_decoder" not in held and "step_decoder" not in to_look_at.shapes  # nothing but training holds it
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), held["llama"], trained["llama"]))
+    assert [result.stage for result in sweep([resolve(config)])] == ["cot", "sim"]
+    folder = export_stage(to_look_at, "sim", tmp_path / "out")
     assert {path.name for path in folder.glob("*.safetensors")} == {"model.safetensors", "projection.safetensors"}
+    other = tiny_config_dict(tmp_path / "other", run="codi")
+    other.stages.codi = stage_defaults(method="codi", init_from=str(run.workdir / "sim"))
+    other.stages.codi.codi.update(num_latents=2, projection_size=8)
+    started = start_parameters(prepare(resolve(other)), "codi")
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), started["projection"], trained["projection"]))
     pipeline.train(resolve(config))  # goes on from its own checkpoint: there is nothing to do

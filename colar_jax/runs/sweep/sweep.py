@@ -53,7 +53,8 @@ def sweep(configs: Sequence[Config], folder: Path | None = None, *, reference: s
         first = _workdir(configs[0])
         folder = first if len(configs) == 1 else first.parent / FOLDER_OF_SEVERAL
     one_by_one = (
-        (name, prepare(config, sets="tests")) for name, config in zip(run_names(configs), configs, strict=True)
+        (name, prepare(config, sets="tests", for_training=False))
+        for name, config in zip(run_names(configs), configs, strict=True)
     )
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
