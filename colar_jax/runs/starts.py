@@ -76,11 +76,23 @@ def start_parameters(run: Run, name: str) -> Tree:
         return run.initial_parameters()
     parameters = finished_parameters(run, folder)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
-        source_method = find_method(checkpoints.read(checkpoints.latest_step())[1]["stage.method"])
+        settings = checkpoints.read(checkpoints.latest_step())[1]
+    source_method = find_method(settings["stage.method"])
+    if stage.trainer == "grpo":
+        _refuse_another_telling(run, name, folder, settings.get("stage.latent.conditioning", "text"))
     starts_latents = run.method(name).calibrates and "latent_head" not in source_method.trains
     if stage.trainer == "grpo" and starts_latents:
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     return calibrate(parameters, run.model.llama) if starts_latents else parameters
+
+
+def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) -> None:
+    """UserError where rollouts would not be told their speed as the policy that they start from has learned it."""
+    is_told = run.method(name).recipe.conditioning
+    if was_told not in ("text", is_told):
+        raise UserError(
+            f"stages.{name}.latent.conditioning={is_told!r}, and {folder} was trained with {was_told!r}: set it to that"
+        )
 
 
 def stage_state(run: Run, name: str, optimizer: optax.GradientTransformation) -> tuple[TrainState, Tree]:

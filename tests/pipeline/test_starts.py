@@ -11,8 +11,10 @@ import pytest
 from pipeline.tiny import NUM_STEPS, Captured, capture_stage, captured_by, tiny_config, tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
+from colar_jax.errors import UserError
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import saved_tree
 from colar_jax.training.state import initial_state, join, make_optimizer, partition
@@ -100,6 +102,17 @@ def test_the_ladder_of_starts(tmp_path, monkeypatch):
         checkpoints.save(3, zeros, metrics={"accuracy": 1.0}, identity=stage.identity)
         checkpoints.save(4, saved_tree(state, frozen), metrics=None, identity=stage.identity)
     assert told(starts_with(monkeypatch, run, "no_cot")) == (5.0, 0.5)
+
+
+def test_a_policy_is_told_its_speed_as_it_has_learned_it(tmp_path):
+    """The smoke run's stages are told in both ways: rewards for text alone would be for another policy."""
+    run = prepare(tiny_config(tmp_path / "run"))
+    adopt(run, "colar", run.initial_parameters())
+    settings = {"run": "colar,rl", "stages.rl.init_from": "colar"}
+    start_parameters(prepare(tiny_config(tmp_path / "run", **settings)), "rl")
+    other = prepare(tiny_config(tmp_path / "run", **settings, **{"stages.rl.latent.conditioning": "text"}))
+    with pytest.raises(UserError, match="stages.rl.latent.conditioning='text', and .*colar was trained with 'both'"):
+        start_parameters(other, "rl")
 
 
 def test_a_source_that_was_not_run_is_an_error(tmp_path, monkeypatch):
