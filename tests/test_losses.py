@@ -108,3 +108,14 @@ def test_masked_sum_ignores_nan_where_it_is_not_asked():
     assert value == 4
     assert gradient.tolist() == [1, 0, 1, 0, 0]  # by the values themselves
     assert np.isnan(masked_sum(values, ~mask))  # what counts is not hidden
+
+
+def test_weighted_labels_count_their_weight_however_they_are_chunked():
+    hidden_ND, head_VD = HIDDEN_ND, HEAD_VD
+    weights_N = np.random.default_rng(1).random(N).astype(np.float32)
+    each = [summed(hidden_ND[n : n + 1], head_VD, LABELS_N[n : n + 1], chunk=N) for n in range(N)]
+    losses_N, right_N = (np.array([float(one[part]) for one in each]) for part in (0, 1))
+    for chunk in (N, 5):
+        loss, right = summed(hidden_ND, head_VD, LABELS_N, weights_N, chunk=chunk)
+        np.testing.assert_allclose(loss, weights_N @ losses_N, rtol=1e-5)
+        np.testing.assert_allclose(right, weights_N @ right_N, rtol=1e-5)
