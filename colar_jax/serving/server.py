@@ -67,11 +67,6 @@ class Deployment:
         programs = SlotPrograms(engine, ways, thinker.parameters)
         self.plan, self.metrics, self._loop = plan, Metrics(), None
         self.slots = SlotEngine(programs, sizes, engine.num_shards)
-        if thinker.method.recipe.conditioning == "own":
-            raise UserError(
-                f"stage {thinker.stage} chooses its own speed, which the server does not do: serve the stage that it "
-                "started from, and ask it for a speed"
-            )
         speeds = thinker.run.trained_speeds(thinker.stage)
         served = Served(plan.name, ways, tokenizer, speeds, thinker.method.has_speed, sizes)
         self.scheduler = Scheduler(
@@ -134,6 +129,11 @@ def refuse_what_cannot_be_served(thinker: Thinker) -> None:
         raise UserError(f"{jax.process_count()} processes: a server is one; start one on each machine")
     if not thinker.decode.latents_see_question:
         raise UserError("decode.latents_see_question=False is for evaluating: a server's latents see their question")
+    if thinker.method.recipe.conditioning == "own":
+        raise UserError(
+            f"stage {thinker.stage} chooses its own speed, which the server does not do: serve the stage that it "
+            "started from, and ask it for a speed"
+        )
     if thinker.engine.mesh.shape["tensor"] > 1:
         tensor = thinker.engine.mesh.shape["tensor"]
         raise UserError(

@@ -63,8 +63,10 @@ class SlotEngine:
         self._longest: dict[int, int] = {}  # that it may come to have
         self._shapes = Shapes(sizes)
         self._filling, _ = jax.eval_shape(programs.prefill, programs.weights, *self._no_questions(sizes.prompts[-1]))
-        self._shape = self._shapes.smallest(1, 1)
+        self._shape = self._shapes.smallest(1, 1)  # as yet the largest
         self._slots: Slots = programs.empty(self._filling, *self._shape)
+        # What the model cannot compute over so many positions is said now, not when the program is compiled.
+        jax.eval_shape(lambda slots: programs.advance(programs.weights, slots, np.int32(0), sizes.steps), self._slots)
 
     @property
     def num_slots(self) -> int:

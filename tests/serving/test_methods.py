@@ -7,7 +7,7 @@ import pytest
 from serving.served import PLAN, QUESTIONS, serving, tiny_thinker
 
 from colar_jax.errors import UserError
-from colar_jax.serving.server import refuse_what_cannot_be_served
+from colar_jax.serving.server import Deployment, refuse_what_cannot_be_served
 
 METHODS = [
     ("cot", {}),
@@ -62,3 +62,16 @@ def test_latents_without_their_question_are_refused(tmp_path):
     decode = dataclasses.replace(thinker.decode, latents_see_question=False)
     with pytest.raises(UserError, match="latents_see_question=False is for evaluating"):
         refuse_what_cannot_be_served(type("Thinker", (), {"decode": decode}))
+
+
+def test_positions_that_the_model_cannot_compute_are_said_before_anything_is_compiled(tmp_path, monkeypatch):
+    """As those of a sliding window that is shorter than a slot."""
+    thinker, longest = tiny_thinker(tmp_path), PLAN.sizes.rooms[-1]
+
+    def check_reach(self, positions: int) -> None:
+        if positions >= longest:
+            raise UserError(f"a pass over {positions} is asked for")
+
+    monkeypatch.setattr(type(thinker.run.model.llama), "check_reach", check_reach)
+    with pytest.raises(UserError, match="a pass over"):
+        Deployment(thinker, PLAN)
