@@ -170,7 +170,9 @@ class Worker:
 async def ask(client: openai.AsyncOpenAI, body: dict, seen: Seen) -> None:
     """One request, to its last piece."""
     start, first = time.perf_counter(), None
-    stream = await client.completions.create(model="micro", stream=True, stream_options={"include_usage": True}, **body)
+    # With log-probabilities a piece comes for every token, also of those that the small tokenizer has no text for.
+    options = dict(model="micro", logprobs=0, stream=True, stream_options={"include_usage": True})
+    stream = await client.completions.create(**options, **body)
     async for piece in stream:
         if first is None:
             first = time.perf_counter() - start
