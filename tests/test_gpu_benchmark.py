@@ -1,6 +1,6 @@
 """`benchmarks/gpu.py` is for a machine that is rarely at hand: it must run to its end, whatever fails on the way."""
 
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
