@@ -8,6 +8,8 @@ import dataclasses
 import json
 import logging
 
+import jax
+
 from colar_jax.command_line import flag, run_main
 from colar_jax.config import Config, nearest
 from colar_jax.errors import UserError
@@ -100,4 +102,5 @@ def _plain(planned: StagePlan) -> dict:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_enable_compilation_cache", False)  # a plan says how long compiling takes
     run_main(plan, Flags)

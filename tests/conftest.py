@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import hypothesis
+
+# Commands keep what they compile in ~/.cache/colar_jax: not those of tests, unless a cache is asked for.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+
 import jax
 
 # Nearly all the time of these tests is XLA's on the CPU, compiling what then runs for milliseconds. The mathematics is

@@ -17,6 +17,7 @@ from typing import Any
 import ml_collections
 from absl import flags as absl_flags
 
+from colar_jax.command_line.compilation_cache import use_compilation_cache
 from colar_jax.command_line.config_file import load_config_file
 from colar_jax.command_line.environment import arguments_as_utf8, prepare_streams
 from colar_jax.command_line.flags import flag, override, parse_own
@@ -216,5 +217,6 @@ def _with_its_peers(config: Config) -> Any:
     """As one of several processes, where there are several; when one ends before its time, all do."""
     hosts.initialize(config.parallel)
     hosts.require_32_bits()
+    use_compilation_cache(config.compilation_cache)
     with hosts.ends_with_its_peers():
         yield

@@ -8,6 +8,7 @@ from colar_jax.settings.checks import one_of, require, split_names
 from colar_jax.settings.data import DataConfig
 from colar_jax.settings.decode import DecodeConfig, EvalConfig
 from colar_jax.settings.model import ModelConfig
+from colar_jax.settings.on_resume import observing
 from colar_jax.settings.parallel import ParallelConfig
 
 
@@ -21,6 +22,7 @@ class Config:
     run: str = "cot,colar"  # the stages to run, in order
     keep_checkpoints: int = 3  # best ones by accuracy (by reward in reinforcement learning), besides the latest
     report_to: str = ""  # where metrics go besides the run's folder: wandb, or package.module:function(step, values)
+    compilation_cache: str = observing("auto")  # of compiled programs: auto (~/.cache/colar_jax), off, or a folder
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
@@ -34,6 +36,7 @@ class Config:
             bool(self.workdir.strip()) and "\0" not in self.workdir,
             f"workdir={self.workdir!r} names no folder: name the one that the run is to be in",
         )
+        require(bool(self.compilation_cache.strip()), "compilation_cache is empty: name a folder, or auto, or off")
         for name in self.stages:
             require(
                 re.fullmatch(r"\w[\w-]*", name) is not None,
