@@ -131,7 +131,10 @@ class Llama(nnx.Module):
         keys_LB = _keys_of_layers(dropout_keys_B if self.drops_out else None, config.num_layers)
         if scan:
             context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()
-            x_BTD, kept = jax.lax.scan(layer, x_BTD, (nnx.to_pure_dict(stacked), keys_LB, which_L, *context))
+            weights = nnx.to_pure_dict(stacked)
+            if x_BTD.dtype == jnp.float32:
+                weights, layer = as_bits(weights), functools.partial(_from_bits, layer)
+            x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights, keys_LB, which_L, *context))
             of_layers = [jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(config.num_layers)]
             if last is not None:  # of a stack, all but the last would be a copy
                 x_BTD = last.pick(x_BTD)
@@ -155,9 +158,13 @@ class Llama(nnx.Module):
     def unstacked_blocks(self, compute: Execution) -> list[Tree]:
         """The layers' weights one by one, each a copy of its own, sliced outside a decode's loops.
 
-        A scan would copy each layer's weights out of the stack at every step.
+        A scan would copy each layer's weights out of the stack at every step. A bfloat16 base that is computed with in
+        float32 is made wide here, once: otherwise XLA does it before each of the loops, for all layers.
         """
-        return [compute.before_decode(layer) for layer in self.layer_parameters()]
+        layers = [compute.before_decode(layer) for layer in self.layer_parameters()]
+        if compute.dtype != "float32" or compute.gathers_each_step:
+            return layers
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), layers)
 
     def layer_parameters(self) -> list[Tree]:
         """The parameters of the layers one by one, as they lie on this device."""
@@ -180,6 +187,28 @@ def _layer(graphdef, rotations, compute: Execution, attend: Attend, probe, pick=
     if policy is None and compute.gather_layer is not None:
         policy = fsdp.all_but_gathered
     return layer if policy is None else jax.checkpoint(layer, policy=policy, prevent_cse=not compute.scan_layers)
+
+
+def as_bits(tree: Tree) -> Tree:
+    """The bfloat16 leaves as whole numbers of 16 bits, for a scan in float32.
+
+    XLA's CPU backend has no slices of bfloat16. It makes them slices of float32, and so a float32 copy of the whole
+    stack, before the scan.
+    """
+
+    def bits(leaf):
+        return jax.lax.bitcast_convert_type(leaf, jnp.uint16) if leaf.dtype == jnp.bfloat16 else leaf
+
+    return jax.tree.map(bits, tree)
+
+
+def _from_bits(layer, x, stacked_part):
+    """A step over the layers, of weights from `as_bits`."""
+
+    def weights(leaf):
+        return jax.lax.bitcast_convert_type(leaf, jnp.bfloat16) if leaf.dtype == jnp.uint16 else leaf
+
+    return layer(x, (jax.tree.map(weights, stacked_part[0]), *stacked_part[1:]))
 
 
 def _keys_of_layers(keys, num_layers: int):
