@@ -26,9 +26,11 @@ from colar_jax.export import Flags, export
 from colar_jax.methods.method import Thinking, decode_limits
 from colar_jax.model.execution import Execution
 from colar_jax.model.lora import LoraConfig
+from colar_jax.model.presets import PRESETS
 from colar_jax.model.visibility import packed as packed_rows
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import default_stage, stage_named
+from colar_jax.weights.families import FAMILIES
 from colar_jax.weights.latent_head_file import load_latent_head
 from colar_jax.weights.peft import read_adapter
 
@@ -133,6 +135,24 @@ def test_other_methods_think_there_as_here(case, tmp_path):
     card = (folder / "README.md").read_text()
     assert ways.WAYS[way].format(num_thoughts=facts["max_thoughts"]) in card
     assert "There is no thinking speed to choose." in card and "--speed" not in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["colar", "cot"])
+@pytest.mark.parametrize("family", ["qwen3", "smollm3", "ministral", "olmo2", "gemma3_text"])
+def test_other_families_think_there_as_here(family, stage, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    own = {
+        "smollm3": {"layers": ("full", "no_rope")},
+        "ministral": {"layers": ("sliding", "full"), "window": 256},
+        "gemma3_text": {
+            "layers": ("sliding", "full"), "window": 256, "sliding_rope_theta": 100.0, "query_scalar": 5,
+        },
+    }.get(family, {})  # fmt: skip
+    config = dataclasses.replace(PRESETS["pico"], family=family, **FAMILIES[family].features, **own)
+    monkeypatch.setitem(PRESETS, "pico", config)
+    run, parameters = given_run(tmp_path / "run", stages=(stage,))
+    assert_thinks_alike(run, parameters, stage, export_stage(run, "", tmp_path / "out"))
 
 
 def test_the_command_of_an_exported_chain_of_thought(tmp_path, monkeypatch, capsys):
