@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 
 import hypothesis
@@ -40,7 +41,7 @@ TOLERANCE = 1e-4  # of the largest logit
 
 
 def tiny(family: str, **besides) -> LlamaConfig:
-    sizes = SIZES | ({"head_dim": 32} if family == "qwen3" else {})
+    sizes = SIZES | ({"head_dim": 128} if family == "qwen3" else {})  # transformers takes no other from a GGUF file
     return LlamaConfig(**sizes, family=family, **FAMILIES[family].features, norm_eps=float(np.float32(1e-5)), **besides)
 
 
@@ -281,7 +282,9 @@ def test_smollm2_as_transformers_loads_it():
         expected = theirs.eval()(torch.from_numpy(ids)).logits.numpy()
     assert largest_difference(our_logits(path, ids), expected) < TOLERANCE
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    texts = real_texts()
+    # It does not take digits apart first, as the model's own tokenizer does: then spaces before them are together.
+    texts = [text for text in real_texts() if not re.search(r"\s\s\d", text)]
+    assert len(texts) > 300
     assert tokenizer.encode_batch(texts) == their_tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
