@@ -35,11 +35,13 @@ from colar_jax.training.state import (
 def default_stage(run: Run) -> str:
     """What to ask and what to export where nobody says: the last stage that thinks in latents, else the last.
 
-    Of the stages that have a checkpoint, where any has one.
+    Of the stages that have a checkpoint, where any has one. One that chooses its own speed has to be named: it adds a
+    choice to another, which can be asked for any speed.
     """
     stages = [name for name in run.config.stage_names if latest_step(run.workdir / name) is not None]
     stages = stages or list(run.config.stage_names)
-    return [*stages, *(name for name in stages if run.thinking(name).in_latents)][-1]
+    in_latents = [name for name in stages if run.thinking(name).in_latents]
+    return [*stages, *in_latents, *(name for name in in_latents if not run.method(name).learns_from_answers)][-1]
 
 
 def stage_named(run: Run, name: str) -> str:
