@@ -32,6 +32,15 @@ reasoner = LatentReasoner.load(".")
 print(reasoner.answer("{question}"{speed_argument}).text)
 ```
 
+With JAX, from anywhere (`colar_jax.serve` and `colar_jax.generate` take the folder, too):
+
+```python
+import colar_jax
+
+model = colar_jax.load("<this folder, or its hub id>")
+print(model.generate("{question}"{speed_argument}).answer)
+```
+
 {speeds}
 
 ## Results
