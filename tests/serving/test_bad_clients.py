@@ -93,6 +93,21 @@ def test_200_clients_leave_and_the_others_do_not_notice(served, thinker):
     assert served.deployment.metrics.given_up._value.get() > 50, "they left while their answers were made"
 
 
+def test_who_leaves_frees_the_slots_at_once(thinker):
+    """An answer takes seconds here; its slots are free after a step or two, and so are places in the queue."""
+    with serving(thinker, slowly=0.4) as served:
+        scheduler = served.deployment.scheduler
+        for stream in (False, True):
+            with connect(served) as leaving:
+                leaving.sendall(request(served, {"prompt": QUESTIONS[:2], "n": 4, "stream": stream}))
+                end = time.monotonic() + 10
+                while scheduler.num_active < 4 or scheduler.num_waiting < 4:
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+            served.wait_until_idle(1.5)
+        assert served.deployment.metrics.answers._value.get() == 0
+
+
 def test_a_connection_without_a_request_is_closed(served):
     with connect(served) as silent, connect(served) as half, connect(served) as slow, connect(served) as second:
         half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n")
