@@ -140,7 +140,7 @@ def folders_that_are_none(root: Path, run_folder: Path) -> dict[str, Path]:
         "is the folder of a stage that has no checkpoint yet: train it first": unfinished / "colar",
         "is a folder in a run, and none of a stage: name the run": run_folder / "tokenizer",
         "is a file: name the folder": language_model / "config.json",
-        "there is no such folder, and it is no hub id": root / "nothing",
+        "there is no such folder": root / "nothing",
     }
 
 
