@@ -16,12 +16,13 @@ from colar_jax.data.prompts import SEPARATOR
 _UNKNOWN, _PAD, _EOS = "[UNK]", "[PAD]", "<eos>"
 
 
-def _of_words(words: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
+def _of_words(words: Sequence[str], *, says_sentences: bool = False) -> transformers.PreTrainedTokenizerFast:
     """One token for each of the words, each phrase of the prompt, and each number below 100.
 
     Spaces are no tokens, so that a number is the same token in a sentence and in an equation; larger numbers are read
     in pairs of digits from the left (1205 is 12 and 05). When ids become text again, spaces stand before words and
     between a word and a number. Equations, answers and whole prompts of embedded problems come back exactly.
+    Where models say sentences, none stands before a word that begins a line or an answer.
     """
     phrases = ("Let's think step by step:", "(Thinking speed:", "Question:", "Answer:", "<<", ">>", SEPARATOR)
     symbols = ("\n", "+", "-", "*", "/", "=", "(", ")", ".", ",", "?", ":")
@@ -32,12 +33,13 @@ def _of_words(words: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
     found = "|".join((*map(re.escape, phrases), r"\d{1,2}", r"\p{L}+", r"\n", r"[^\s\p{L}\d]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(found), behavior="removed", invert=True)
     before_word, before_number = r"^(?=\p{L})(?!Answer:)", r"(?<=\p{L}|speed:)(?=\d)"
+    begins = r"(?<=\n|Answer:) (?=\p{L})"
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.Replace(tokenizers.Regex(before_word), " "),
             decoders.Fuse(),
             decoders.Replace(tokenizers.Regex(before_number), " "),
-            decoders.Replace(tokenizers.Regex(r"(?<=\n|Answer:) (?=\p{L})"), ""),
+            *([decoders.Replace(tokenizers.Regex(begins), "")] if says_sentences else []),
             decoders.Strip(" ", 1, 0),
         ]
     )
@@ -53,5 +55,5 @@ def _of_words(words: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
 # name -> what makes it.
 EMBEDDED_TOKENIZERS: dict[str, Callable[[], transformers.PreTrainedTokenizerFast]] = {
     "embedded:arithmetic": lambda: _of_words(arithmetic.vocabulary()),
-    "embedded:graphs": lambda: _of_words(graphs.graph_vocabulary()),
+    "embedded:graphs": lambda: _of_words(graphs.graph_vocabulary(), says_sentences=True),
 }
