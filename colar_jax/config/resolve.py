@@ -89,7 +89,7 @@ def _build_stage(value: Any, path: str) -> StageConfig:
     own = settings.pop(kind.group, {}) if has_own else {}
     for other in METHODS.values():
         # Left at its defaults a group says nothing: the stage's method was changed after it had been put there.
-        if other.group in settings and settings.pop(other.group) != plain(other()):
+        if other.group and other.group in settings and settings.pop(other.group) != plain(other()):
             shown = f"its settings are {path}.{kind.group}" if has_own else "it has no settings of its own"
             raise UserError(
                 f"{path}.{other.group}: the stage's method is {name!r}, and {shown}; take {path}.{other.group} out, or "

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from colar_jax import evaluate, export, generate, import_published, plan
 from colar_jax.command_line import ASKED, CONFIG, RUN, RUNS
 from colar_jax.config import Config, StageConfig, plain, reference
+from colar_jax.methods import METHODS
 
 NUM_EXAMPLES = int(os.environ.get("COLAR_FUZZ_EXAMPLES", "60"))
 fuzz = settings(
@@ -37,7 +38,7 @@ PROGRAMS = {
     "generate": (generate.Flags, ASKED),
 }
 # What a CoT stage has: not the settings of other methods, nor of reinforcement learning.
-_OTHERS = tuple(f"stages.cot.{group}." for group in ("latent", "icot", "coconut", "codi", "rl"))
+_OTHERS = tuple(f"stages.cot.{group}." for group in ("rl", *(method.group for method in METHODS.values())) if group)
 _PATHS = [found.path.replace("<stage>", "cot") for found in reference.settings()]
 SETTINGS = [path for path in _PATHS if not path.startswith(_OTHERS)]
 SAVED = json.loads(json.dumps(plain(Config(run="cot", stages={"cot": StageConfig()}))))

@@ -31,7 +31,12 @@ def make_base(folder: Path, *, seed=0, extra_rows=3, tied=False) -> Path:
     """A Qwen2 with the tokenizer of the embedded problems, and rows that no token has, as Qwen2 itself."""
     tokenizer = load_tokenizer(EMBEDDED)
     config = dataclasses.replace(
-        PRESETS["pico"], vocab_size=tokenizer.num_tokens + extra_rows, tied_head=tied, qkv_bias=True, rope_theta=1e6
+        PRESETS["pico"],
+        vocab_size=tokenizer.num_tokens + extra_rows,
+        tied_head=tied,
+        qkv_bias=True,
+        rope_theta=1e6,
+        family="qwen2",
     )
     _, parameters = build(config, LatentHeadConfig(8), seed)
     save_llama(parameters["llama"], config, folder, max_shard_bytes=30_000)

@@ -101,7 +101,7 @@ def test_a_later_stage_resumes_without_its_source(finished, tmp_path, monkeypatc
 
 
 def test_the_base_is_loaded_once_for_all_stages(tmp_path, monkeypatch):
-    run = prepare(lora_config(tmp_path / "run"))
+    run = prepare(lora_config(tmp_path / "run", **{"stages.colar.latent.conditioning": "text"}))
     for name in ("cot", "colar"):
         adopt(run, name, run.initial_parameters())
     monkeypatch.setattr(RunModel, "_random", None)  # from here on nothing is made anew
@@ -114,7 +114,8 @@ def test_the_reference_has_only_what_is_trained(tmp_path, monkeypatch):
     """It shares the frozen base with the policy, whose update compares the two (`rl.beta`)."""
     rl = stage_defaults(method="colar", trainer="grpo", steps=2)
     rl.rl.beta = 0.1
-    run = prepare(lora_config(tmp_path / "run", run="colar,rl", **{"stages.rl": rl, "stages.rl.rl.num_questions": 4}))
+    settings = {"stages.rl": rl, "stages.rl.rl.num_questions": 4, "stages.colar.latent.conditioning": "text"}
+    run = prepare(lora_config(tmp_path / "run", run="colar,rl", **settings))
     adopt(run, "colar", run.initial_parameters())
 
     def stop(engine, stage, optimizer, reference):
