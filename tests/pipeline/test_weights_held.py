@@ -101,7 +101,9 @@ def test_a_later_stage_resumes_without_its_source(finished, tmp_path, monkeypatc
 
 
 def test_the_base_is_loaded_once_for_all_stages(tmp_path, monkeypatch):
-    run = prepare(lora_config(tmp_path / "run", **{"stages.colar.latent.conditioning": "text"}))
+    # In text: no module of a speed is made anew.
+    told = {f"stages.{name}.latent.conditioning": "text" for name in ("colar", "rl")}
+    run = prepare(lora_config(tmp_path / "run", **told))
     for name in ("cot", "colar"):
         adopt(run, name, run.initial_parameters())
     monkeypatch.setattr(RunModel, "_random", None)  # from here on nothing is made anew
