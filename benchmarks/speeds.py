@@ -5,8 +5,8 @@
     python benchmarks/speeds.py --out=runs/speeds --only_table                  # what is there so far
     python benchmarks/speeds.py --out=/tmp/tiny --tiny --seeds=0                # every step, learning nothing
 
-A cell is one CoLaR stage of configs/arithmetic.py, some of its settings changed, from one chain of thought a seed; each
-is a process of its own, one at a time. `cells.jsonl` in the folder has a line for each that is finished: accuracy, #L
+A cell is one CoLaR stage of configs/arithmetic.py:any_speed, some of its settings changed, from one chain of thought a
+seed; each is a process of its own, one at a time. `cells.jsonl` in the folder has a line for each that is finished: accuracy, #L
 and forward passes at each speed, greedily on the 1,000 held-out problems, and the gold #L: the mean number of groups
 that the problems' own steps make at that speed. Printed is a table of each experiment, means over seeds with their
 95 % t-interval.
@@ -81,7 +81,7 @@ def train(folder: Path, seed: int, settings: dict) -> None:
     """A run in a folder; what is finished there is not done again."""
     settings = {"workdir": folder, "seed": seed, "eval.seeds": 0, "eval.latent_words": 0} | settings
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
-    subprocess.run([sys.executable, "-m", "colar_jax.train", f"--config={CONFIG}", *flags], check=True)
+    subprocess.run([sys.executable, "-m", "colar_jax.train", f"--config={CONFIG}:any_speed", *flags], check=True)
 
 
 def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict:

@@ -196,5 +196,5 @@ def test_the_readme_shows_every_sentence_that_the_demo_model_knows():
     text = " ".join(first_screen.split())
     assert f"whole numbers from 1 to {MAX_NUMBER}" in text and f"adds and subtracts up to {MAX_CHANGE}" in text
     assert f"multiplies and divides by {SMALLEST_FACTOR} to {LARGEST_FACTOR}" in text
-    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]("two_speeds")
+    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]()
     assert config.data.train == f"arithmetic:max_number={MAX_NUMBER}", "what README says depends on it"
