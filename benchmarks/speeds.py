@@ -6,10 +6,10 @@
     python benchmarks/speeds.py --out=/tmp/tiny --tiny --seeds=0                # every step, learning nothing
 
 A cell is one CoLaR stage of configs/arithmetic.py:any_speed, some of its settings changed, from one chain of thought a
-seed; each is a process of its own, one at a time. `cells.jsonl` in the folder has a line for each that is finished: accuracy, #L
-and forward passes at each speed, greedily on the 1,000 held-out problems, and the gold #L: the mean number of groups
-that the problems' own steps make at that speed. Printed is a table of each experiment, means over seeds with their
-95 % t-interval.
+seed; each is a process of its own, one at a time. `cells.jsonl` in the folder has a line for each that is finished:
+accuracy, #L and forward passes at each speed, greedily on the 1,000 held-out problems, and the gold #L: the mean number
+of groups that the problems' own steps make at that speed. Printed is a table of each experiment, means over seeds with
+their 95 % t-interval.
 
     bands    trained on 1 to 6 without 2.3 to 2.7 and 4.3 to 4.7, told as a number, as text, as both, as a number with
              groups that always begin at one place of their pattern, and as text that says nothing of where they begin
