@@ -2,6 +2,7 @@
 
 "Every dax is a wug. Tom is a fep. ... Is Tom a wug or zib?": one of the two can be reached, and which step leads there
 shows only later. Answering at once is a coin that falls right every second time, unless the search is done in silence.
+Not run to its end yet: scores and times are not measured.
 
 python -m colar_jax.train --config=configs/graphs.py
 python -m colar_jax.train --config=configs/graphs.py:smoke         # in about a minute, learning nothing
