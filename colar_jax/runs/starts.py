@@ -63,7 +63,8 @@ def adopt(run: Run, name: str, parameters: Tree) -> None:
         if checkpoints.steps():
             raise UserError(f"{folder} has checkpoints already: choose another workdir or stage")
         write_config(run)
-        checkpoints.save(0, saved_tree(state, frozen), metrics=None, identity=identity_of(run, name) | {"unlogged": []})
+        saved = saved_tree(state, frozen, run.config.stages[name])
+        checkpoints.save(0, saved, metrics=None, identity=identity_of(run, name) | {"unlogged": []})
 
 
 def start_parameters(run: Run, name: str) -> Tree:
@@ -109,7 +110,8 @@ def stage_state(run: Run, name: str, optimizer: optax.GradientTransformation) ->
     if not has_checkpoint:
         return place_state(initial_state(trainable, optimizer), optimizer, specs, run.mesh), frozen
     state = state_shapes(trainable, optimizer, specs, run.mesh)
-    unsaved = [part for part in frozen if part not in PARTS]  # other methods' modules
+    # Other methods' modules.
+    unsaved = [part for part in frozen if part not in PARTS and part not in run.method(name).modules]
     if unsaved:
         start = start_parameters(run, name)
         frozen = frozen | {part: start[part] for part in unsaved}

@@ -72,7 +72,7 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
         if latest is not None:  # 0 where a stage was given to begin with (`starts.adopt`)
             if start >= stage.num_steps:
                 return
-            state, frozen = restore_state(checkpoints, start, state, frozen)
+            state, frozen = restore_state(checkpoints, start, state, frozen, stage.config)
             saved = checkpoints.read(start)[1]
             unlogged = saved.get("unlogged", [])
             stage.trainer.recall(saved.get("trainer", {}))
@@ -122,7 +122,7 @@ def _loop(stage: StageRun, steps: Iterator[tuple[int, Step]], frozen: Tree, log:
             log.check()
             metrics = _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
             identity = stage.identity | {"unlogged": log.unlogged(), "trainer": stage.trainer.memory()}
-            checkpoints.save(step, saved_tree(state, frozen), metrics=metrics, identity=identity)
+            checkpoints.save(step, saved_tree(state, frozen, config), metrics=metrics, identity=identity)
         if is_saved and (signal_number := agreement.now(signal_number or guard.signal_number)):
             checkpoints.wait()
             logger.warning("stage %s: signal %d, saved step %d", stage.name, signal_number, step)
@@ -157,14 +157,19 @@ def _validate(
     return means
 
 
-def saved_tree(state: TrainState, frozen: Tree) -> Tree:
-    """What a checkpoint holds: not the base beside adapters, nor other methods' own modules."""
+def saved_tree(state: TrainState, frozen: Tree, config: StageConfig) -> Tree:
+    """What a stage's checkpoint holds: not the base beside adapters, nor other methods' own modules.
+
+    Its method's modules are there even where they are not trained: what reads the checkpoint needs them as they were.
+    """
     own, _ = split_base(join(state.trainable, frozen))
-    own = {name: part for name, part in own.items() if name in PARTS or name in state.trainable}
+    own = {name: part for name, part in own.items() if name in PARTS or name in config.bound_method.modules}
     return {"parameters": own, "optimizer": state.optimizer, "step": state.step}
 
 
-def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree) -> tuple[TrainState, Tree]:
+def restore_state(
+    checkpoints: Checkpoints, step: int, state: TrainState, frozen: Tree, config: StageConfig
+) -> tuple[TrainState, Tree]:
     """The state and what is frozen, from a checkpoint, placed as the given ones are, which may be shapes.
 
     What the checkpoint does not hold, as the base beside adapters, is taken from `frozen`.
@@ -172,7 +177,7 @@ def restore_state(checkpoints: Checkpoints, step: int, state: TrainState, frozen
     Raises:
         UserError: the checkpoint is of another model.
     """
-    saved = checkpoints.restore(step, jax.tree.map(_abstract, saved_tree(state, frozen)))
+    saved = checkpoints.restore(step, jax.tree.map(_abstract, saved_tree(state, frozen, config)))
     trainable = _subtree(saved["parameters"], state.trainable)
     flat, given = (traverse_util.flatten_dict(tree) for tree in (saved["parameters"], frozen))
     frozen = traverse_util.unflatten_dict({path: flat.get(path, leaf) for path, leaf in given.items()})

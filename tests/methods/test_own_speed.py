@@ -25,7 +25,7 @@ from colar_jax.model.reasoner import build
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.runs.speed_labels import RIGHT_FILE
-from colar_jax.runs.starts import default_stage
+from colar_jax.runs.starts import default_stage, finished_parameters
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.speeds import NO_NUMBER, OWN_NUMBER
 
@@ -95,7 +95,12 @@ def test_a_stage_labels_trains_and_answers_without_being_told(tmp_path):
     right_KN = np.load(tmp_path / "run" / "auto" / RIGHT_FILE)
     assert right_KN.shape == (3, 10)
     pipeline.train(config)  # there is nothing to do
-    assert default_stage(prepare(config)) == "colar"
+    run = prepare(config)
+    assert default_stage(run) == "colar"
+    # What the source learned is in the stage's own checkpoint, although the stage does not train it.
+    chosen, source = (finished_parameters(run, run.workdir / name) for name in ("auto", "colar"))
+    for part in ("llama", "latent_head", "speed"):
+        jax.tree.map(np.testing.assert_array_equal, chosen[part], source[part])
     folder = export_stage(prepare(config), "auto", tmp_path / "out")
     assert (folder / "speed_choice.safetensors").is_file() and (folder / "speed_embedding.safetensors").is_file()
 

@@ -36,7 +36,7 @@ def final_state(run, name: str, workdir: Path):
     trainable, frozen = partition(run.initial_parameters(), run.method(name).trains)
     state = initial_state(trainable, make_optimizer(stage.optimizer, stage.steps))
     with Checkpoints(workdir / name / "checkpoints") as checkpoints:
-        return jax.device_get(checkpoints.restore(stage.steps, saved_tree(state, frozen)))
+        return jax.device_get(checkpoints.restore(stage.steps, saved_tree(state, frozen, stage)))
 
 
 def assert_same_run(workdir: Path, expected: Path):

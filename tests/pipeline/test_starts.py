@@ -98,9 +98,9 @@ def test_the_ladder_of_starts(tmp_path, monkeypatch):
     trainable, frozen = partition(parameters_of(run, 5.0, 0.5), ("llama",))
     state = initial_state(trainable, make_optimizer(stage.config.optimizer, stage.num_steps))
     with Checkpoints(stage.folder / "checkpoints") as checkpoints:
-        zeros = jax.tree.map(jnp.zeros_like, saved_tree(state, frozen))
+        zeros = jax.tree.map(jnp.zeros_like, saved_tree(state, frozen, stage.config))
         checkpoints.save(3, zeros, metrics={"accuracy": 1.0}, identity=stage.identity)
-        checkpoints.save(4, saved_tree(state, frozen), metrics=None, identity=stage.identity)
+        checkpoints.save(4, saved_tree(state, frozen, stage.config), metrics=None, identity=stage.identity)
     assert told(starts_with(monkeypatch, run, "no_cot")) == (5.0, 0.5)
 
 
