@@ -93,7 +93,7 @@ def renumber(template: Template, rng: random.Random) -> Problem | None:
         if steps is not None:
             question = with_numbers(template.problem.question, template.mentions, new)
             answer = steps[-1].partition("=")[2].removesuffix(">>")
-            return Problem(question, tuple(steps), answer, template.problem.place + NEW_NUMBERS)
+            return Problem(question, tuple(steps), answer, place=template.problem.place + NEW_NUMBERS)
     return None
 
 

@@ -34,7 +34,8 @@ class _LabelledLoader(Loader):
     def _lay_out(self, example: int, epoch: int, plan) -> Layout:
         laid_out = super()._lay_out(example, epoch, plan)
         labels = np.full_like(laid_out.label_ids_M, -1)
-        labels[0] = self.encoded.speed_labels[example]
+        labels_N = self.encoded.speed_labels  # None where problems are assumed, to plan a step
+        labels[0] = 0 if labels_N is None else labels_N[example]
         return dataclasses.replace(laid_out, label_ids_M=labels)
 
 

@@ -9,11 +9,13 @@ from pipeline.tiny import NUM_STEPS, copy_of, count_steps, tiny_config
 
 from colar_jax.config import Config, ModelConfig, OnResume, StageConfig, walk
 from colar_jax.errors import UserError
+from colar_jax.methods.colar import Colar
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
 from colar_jax.runs.identity import PROBLEMS, changes_since, identity_of
 from colar_jax.runs.resuming import CHANGES_FILE, refuse_another_run
 from colar_jax.runs.run import prepare
+from colar_jax.settings.on_resume import values_of_before
 
 
 def run_with(workdir, **settings):
@@ -82,6 +84,7 @@ def test_a_setting_that_is_younger_than_a_checkpoint_counts_as_its_default(finis
     young = [name for name in saved if name.startswith(("stage.latent.", "model.latent_head.", "stage.accumulation"))]
     groups = {"stage.": StageConfig(method="colar"), "model.": ModelConfig()}
     defaults = {name: value for prefix, group in groups.items() for name, value, _ in walk(group, prefix)}
+    defaults |= {f"stage.latent.{name}": value for name, value in values_of_before(Colar).items()}
     for name in young:
         older = {setting: value for setting, value in saved.items() if setting != name}
         expected = [] if saved[name] == defaults[name] else [name]

@@ -28,6 +28,7 @@ LORA = {
     "model.lora.targets": "v_proj,q_proj",
     "model.base_dtype": "bfloat16",
     "eval.seeds": 0,
+    **{f"stages.{name}.latent.conditioning": "text" for name in ("colar", "rl")},  # no module besides the two heads
     **{f"stages.{name}.steps": 4 for name in STAGES},
     **{f"stages.{name}.{field}": 0 for name in STAGES for field in ("eval_every", "save_every")},
 }
