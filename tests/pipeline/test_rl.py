@@ -51,6 +51,7 @@ TINY = {
     "stages.rl.rl.redraws": 1,
     "stages.rl.rl.length_credit": "penalty",
     "stages.rl.rl.budget": 2.0,
+    "stages.rl.rl.stop_on_collapse": False,  # a policy that was never trained has ratios of any size
 }
 
 
@@ -236,6 +237,7 @@ def test_a_policy_that_explodes_is_stopped_and_told_why(tmp_path, finished):
     """Without a floor and with a learning rate that no ratio survives."""
     settings = {"stages.rl.init_from": str(finished / "colar"), "stages.rl.rl.min_std": 0.0, "stages.rl.rl.beta": 0.0}
     settings |= {"stages.rl.optimizer.learning_rate": 0.3, "stages.rl.optimizer.warmup_steps": 0, "run": "rl"}
+    settings |= {"stages.rl.rl.stop_on_collapse": True}
     run = prepare(tiny_config(tmp_path / "run", **settings))
     with pytest.raises((Collapsed, Diverged), match=r"rl.min_std") as stopped:
         pipeline.train_stage(run, "rl")
