@@ -20,7 +20,8 @@ def without_encoding(source: str) -> list[int]:
         # gzip's and tarfile's open are binary; so is one without a mode there.
         of_module = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") in ("gzip", "os")
         opens = name in TEXT or (name == "open" and not is_binary and not of_module)
-        asks_for_text = "text" in keywords or "universal_newlines" in keywords
+        true = {keyword.arg for keyword in node.keywords if getattr(keyword.value, "value", None) is True}
+        asks_for_text = bool(true & {"text", "universal_newlines"})
         if (opens or asks_for_text) and "encoding" not in keywords:
             lines.append(node.lineno)
     return lines
