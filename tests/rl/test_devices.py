@@ -46,6 +46,7 @@ def write_numbers(path: str, accumulation: int) -> None:
     state, metrics = step(state, frozen_and_reference, put_rows(batch, mesh), jax.random.key(0))
     values = divide(metrics)
     arrays = {f.name: getattr(sampled, f.name) for f in dataclasses.fields(sampled) if f.name != "prompts"}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
     leaves = {str(number): leaf for number, leaf in enumerate(jax.tree.leaves(join(state.trainable, frozen)))}
     np.savez(
         path, devices=jax.device_count(), **arrays, **leaves, **{k.replace("/", "."): v for k, v in values.items()}
