@@ -1,5 +1,6 @@
 """Replies in OpenAI's two forms, whole and in pieces."""
 
+import abc
 import dataclasses
 import secrets
 import time
@@ -10,7 +11,7 @@ from colar_jax.serving.service import Served
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplyForm:
+class ReplyForm(abc.ABC):
     """One of the two forms, for one request."""
 
     served: Served
@@ -38,13 +39,13 @@ class ReplyForm:
             "completion_tokens_details": {"reasoning_tokens": thoughts},
         }
 
+    @abc.abstractmethod
     def choice(self, index: int, answer: GrowingAnswer) -> dict:
         """A finished answer."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def pieces_of(self, index: int, piece: Piece, answer: GrowingAnswer) -> list[dict]:
         """What is new of an answer, as choices of pieces: a latent has one of its own."""
-        raise NotImplementedError
 
     def opening(self, index: int) -> list[dict]:
         """What a stream says of an answer before anything is there."""
@@ -53,8 +54,9 @@ class ReplyForm:
     def _head(self, kind: str) -> dict:
         return {"id": self.id, "object": kind, "created": int(time.time()), "model": self.served.name}
 
+    @abc.abstractmethod
     def _log_probs(self, tokens: Sequence[tuple[str, float]]) -> dict | None:
-        raise NotImplementedError
+        """The log-probabilities of tokens, in this form; None where they were not asked for."""
 
 
 class CompletionForm(ReplyForm):
