@@ -3,14 +3,22 @@
 This file also makes `tests/` importable (`from golden.published import ...`), which `--import-mode=importlib` does not.
 """
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
 
-# Commands keep what they compile in ~/.cache/colar_jax: not those of tests, unless a cache is asked for.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+# What is compiled is kept for this run of the tests, for its processes and the commands that they start: many compile
+# the same programs. A folder of your own is used where the variable names one; "" keeps nothing.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.mkdtemp(prefix="colar_jax_compiled_")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 

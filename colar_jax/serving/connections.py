@@ -31,6 +31,11 @@ def protocol(seconds_to_send: float) -> type[H11Protocol]:
             super().data_received(data)
             self._expect_request()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.conn.trailing_data[0]:
+                self._expect_request()  # the next request began before this answer was out
+
         def connection_lost(self, exc) -> None:
             super().connection_lost(exc)
             self._expect_nothing()

@@ -25,12 +25,12 @@ def flags(workdir: Path) -> list[str]:
 @pytest.mark.parametrize(("place", "words"), [("file", "File exists"), ("file/run", "Not a directory")])
 def test_a_file_in_the_place_of_the_folder(tmp_path, place, words):
     (tmp_path / "file").write_text("in the way")
-    _, errors = start("-m", "colar_jax.train", *flags(tmp_path / place), environment={}).communicate(timeout=120)
+    _, errors = start("-m", "colar_jax.train", *flags(tmp_path / place)).communicate(timeout=120)
     assert errors == f"error: {tmp_path / place}: {words}\n"
 
 
-def test_a_disk_that_is_full_is_one_line(tmp_path, compiled_once):
-    environment = compiled_once | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
+def test_a_disk_that_is_full_is_one_line(tmp_path):
+    environment = {"JAX_ENABLE_COMPILATION_CACHE": "0"}
     process = start("-c", LIMITED, *flags(tmp_path / "run"), environment=environment)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 2, errors[-3000:]

@@ -26,7 +26,7 @@ NOT_CALLABLE = 3
 
 
 @pytest.fixture(scope="module")
-def every_step(tmp_path_factory, compiled_once):
+def every_step(tmp_path_factory):
     """A stage that logs at every step, and reports to a function; its folder and its settings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "my_reports", sys.modules[__name__])

@@ -39,7 +39,7 @@ def lora_config(workdir, **overrides):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled_once) -> Path:
+def finished(tmp_path_factory) -> Path:
     """The folder of a run that was never stopped. Not to be changed."""
     workdir = tmp_path_factory.mktemp("lora") / "run"
     pipeline.train(lora_config(workdir))

@@ -54,8 +54,8 @@ def test_there_are_two_notebooks():
 
 
 @pytest.mark.slow
-def test_evaluation(finished, monkeypatch, compiled_once):
-    environment = compiled_once | {"COLAR_WORKDIR": str(finished), "COLAR_NUM_QUESTIONS": "4"}
+def test_evaluation(finished, monkeypatch):
+    environment = {"COLAR_WORKDIR": str(finished), "COLAR_NUM_QUESTIONS": "4"}
     shown = run_notebook(ROOT / "notebooks" / "evaluation.ipynb", monkeypatch, environment)
     assert shown.count("<picture>") == 3, "accuracy against length, latents, errors"
     assert "| colar | 2 | greedy |" in shown and "tokens of the gold groups among the nearest words: {'at 1'" in shown
@@ -64,8 +64,8 @@ def test_evaluation(finished, monkeypatch, compiled_once):
 
 
 @pytest.mark.slow
-def test_quickstart(tmp_path, monkeypatch, compiled_once):
-    environment = compiled_once | {"COLAR_WORKDIR": str(tmp_path / "run"), "COLAR_CONFIG_ARGUMENT": "smoke"}
+def test_quickstart(tmp_path, monkeypatch):
+    environment = {"COLAR_WORKDIR": str(tmp_path / "run"), "COLAR_CONFIG_ARGUMENT": "smoke"}
     shown = run_notebook(ROOT / "notebooks" / "quickstart.ipynb", monkeypatch, environment)
     assert "| colar | 2 | greedy |" in shown and "P(stop)" in shown and "right is " in shown
     assert shown.count(" latents): ") == 8

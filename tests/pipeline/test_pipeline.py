@@ -116,12 +116,11 @@ def test_another_learning_rate_is_refused_and_another_look_is_not(tmp_path, monk
     assert pipeline.train(tiny_config(workdir, **looks)) == "evaluated" and not taken
 
 
-def test_a_finished_run_is_evaluated_as_asked(tmp_path, finished, compiled_once):
+def test_a_finished_run_is_evaluated_as_asked(tmp_path, finished):
     workdir = copy_of(finished, tmp_path)
     process = start(
         *("-m", "colar_jax.evaluate", f"--workdir={workdir}", "--config.eval.speeds=1,3.5", "--config.eval.seeds=3"),
         *("--config.eval.stages=colar,no_cot", "--config.eval.greedy=False"),
-        environment=compiled_once,
     )
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -144,7 +143,7 @@ def test_a_finished_run_is_evaluated_as_asked(tmp_path, finished, compiled_once)
 
 
 def test_a_folder_of_no_run_is_one_line_and_status_2(tmp_path):
-    process = start("-m", "colar_jax.evaluate", f"--workdir={tmp_path}", environment={})
+    process = start("-m", "colar_jax.evaluate", f"--workdir={tmp_path}")
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (2, "")
     assert errors == f"error: --workdir={tmp_path}: name the folder of a run; {tmp_path}/config.json does not exist\n"

@@ -101,9 +101,9 @@ def latest_steps(workdir: Path) -> tuple[int, ...]:
     return tuple(max(checkpoint_steps(workdir / name / "checkpoints"), default=0) for name in STAGES)
 
 
-def stop_run(workdir: Path, stop: "Stop", environment: dict) -> None:
+def stop_run(workdir: Path, stop: "Stop") -> None:
     """Start a run, or go on with one, stop it by a signal, and look at how it ended."""
-    process = start("-c", DRIVER, stop.moment, stop.number, int(stop.signal), *flags(workdir), environment=environment)
+    process = start("-c", DRIVER, stop.moment, stop.number, int(stop.signal), *flags(workdir))
     output, errors = process.communicate(timeout=300)
     assert "signal" in output, errors
     assert latest_steps(workdir) in stop.latest
@@ -149,21 +149,21 @@ STOPS = [
 
 
 @pytest.mark.parametrize("stops", [STOPS[0], *(pytest.param(stops, marks=pytest.mark.slow) for stops in STOPS[1:])])
-def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch, finished, compiled_once, stops):
+def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch, finished, stops):
     for stop in stops:
-        stop_run(tmp_path / "run", stop, compiled_once)
+        stop_run(tmp_path / "run", stop)
     assert_goes_on_to_the_same_end(tmp_path / "run", finished, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_goes_on_to_the_same_end(tmp_path, monkeypatch, finished, compiled_once):
+def test_a_run_killed_at_random_moments_goes_on_to_the_same_end(tmp_path, monkeypatch, finished):
     workdir, rng = tmp_path / "run", random.Random(time.time_ns())
     begin = time.monotonic()
-    start("-m", "colar_jax.train", *flags(tmp_path / "measured"), environment=compiled_once).communicate(timeout=600)
+    start("-m", "colar_jax.train", *flags(tmp_path / "measured")).communicate(timeout=600)
     seconds, delays = time.monotonic() - begin, []
     for _ in range(5):
         delays.append(rng.uniform(0.3, 0.7) * seconds)
-        process = start("-m", "colar_jax.train", *flags(workdir), environment=compiled_once)
+        process = start("-m", "colar_jax.train", *flags(workdir))
         try:
             process.communicate(timeout=delays[-1])
         except subprocess.TimeoutExpired:

@@ -64,7 +64,7 @@ def tiny_config(workdir, **overrides):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled_once) -> Path:
+def finished(tmp_path_factory) -> Path:
     """The folder of a run that was never stopped. Not to be changed."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     pipeline.train(tiny_config(workdir))
@@ -178,10 +178,10 @@ run_main(pipeline.train)
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_a_rollout_an_update_and_a_save_goes_on_to_the_same_end(tmp_path, finished, compiled_once):
+def test_a_run_killed_in_a_rollout_an_update_and_a_save_goes_on_to_the_same_end(tmp_path, finished):
     workdir = tmp_path / "run"
     flags = [f"--config.{name}={value}" for name, value in (TINY | {"workdir": str(workdir)}).items()]
-    environment = os.environ | compiled_once | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     # The first save of all is the CoLaR stage's, at its end.
     for moment, number in (("save", 2), ("rollout", 2), ("update", 7), ("save", 2)):
         process = subprocess.run(
@@ -224,7 +224,7 @@ def test_words_are_no_latent_policy(tmp_path, finished):
         pipeline.train_stage(prepare(resolve(config)), "rl")
 
 
-def test_latents_that_were_never_trained_are_no_policy(tmp_path, compiled_once):
+def test_latents_that_were_never_trained_are_no_policy(tmp_path):
     config = tiny_config_dict(tmp_path / "run", **{"run": "cot", "eval.stages": "cot", "stages.cot.steps": 1})
     pipeline.train(resolve(config))
     config.run = "cot,rl"

@@ -79,10 +79,10 @@ def count_steps(monkeypatch) -> list[int]:
     return taken
 
 
-def start(*arguments, environment: dict) -> subprocess.Popen:
+def start(*arguments, environment: dict[str, str] | None = None) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
