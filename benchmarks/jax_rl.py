@@ -25,7 +25,8 @@ from colar_jax.rl.learner import Learner
 from colar_jax.rl.lengths import LengthWeight
 from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.rollout import Sampler, ways_to_sample
-from colar_jax.training.state import initial_state, join, make_optimizer, partition
+from colar_jax.training.optimizer import make_optimizer
+from colar_jax.training.state import initial_state, join, partition
 
 NEVER = -1  # no token ends an answer: the work is the same for everyone
 

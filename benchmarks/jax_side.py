@@ -29,7 +29,8 @@ from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import LoraConfig, cast_base
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
-from colar_jax.training.state import initial_state, make_optimizer, partition
+from colar_jax.training.optimizer import make_optimizer
+from colar_jax.training.state import initial_state, partition
 from colar_jax.training.step import make_train_step
 
 SEPARATOR, EOS = 0, 1

@@ -14,7 +14,8 @@ from colar_jax.engine import Engine
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
-from colar_jax.training.state import initial_state, make_optimizer, partition
+from colar_jax.training.optimizer import make_optimizer
+from colar_jax.training.state import initial_state, partition
 from colar_jax.training.step import make_train_step
 
 # Neither has a latent head: it is as small as can be.

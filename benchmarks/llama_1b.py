@@ -25,7 +25,8 @@ from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.mesh import put_rows, replicate
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt
-from colar_jax.training.state import initial_state, join, make_optimizer, partition
+from colar_jax.training.optimizer import make_optimizer
+from colar_jax.training.state import initial_state, join, partition
 from colar_jax.training.step import make_train_step
 from colar_jax.weights.hf_folder import save_llama
 from colar_jax.weights.table import llama_weights
@@ -92,7 +93,7 @@ def main() -> None:
         clock.tell("load it in bfloat16, with adapters and latent head")
 
         stage, method = run.config.stages[STAGE], run.method(STAGE)
-        optimizer = make_optimizer(stage.optimizer, 1)
+        optimizer = make_optimizer(stage.optimizer, 1, run.logical_axes)
         trainable, frozen = partition(parameters, ("llama", "latent_head"))
         state = replicate(initial_state(trainable, optimizer), run.mesh)
         loader = Loader(run.train, method.recipe, seed=0, rows=1, row_positions=stage.row_positions)

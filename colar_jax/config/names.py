@@ -62,6 +62,12 @@ OTHER_NAMES = {
     "num_steps": "stages.*.steps",
     "num_train_epochs": "stages.*.epochs",
     "num_warmup_steps": _OPTIMIZER + "warmup_steps",
+    "optim": _OPTIMIZER + "name",
+    "optimiser": _OPTIMIZER + "name",
+    "optimizer": _OPTIMIZER + "name",
+    "optimizer_class": _OPTIMIZER + "name",
+    "optimizer_name": _OPTIMIZER + "name",
+    "optimizer_type": _OPTIMIZER + "name",
     "out_dir": "workdir",
     "output_dir": "workdir",
     "per_device_eval_batch_size": "eval.batch_size",
@@ -89,8 +95,6 @@ OTHER_NAMES = {
     "wd": _OPTIMIZER + "weight_decay",
 }
 
-_OPTIMIZERS = ("optim", "optimiser", "optimizer", "optimizer_class", "optimizer_name", "optimizer_type")
-
 
 def what_is_meant(path: str, beside: Iterable[str] = (), stages: Sequence[str] = ()) -> str:
     """` Did you mean ...?` or ` The setting is ...`, for a setting that does not exist; or nothing.
@@ -102,8 +106,6 @@ def what_is_meant(path: str, beside: Iterable[str] = (), stages: Sequence[str] =
     """
     *groups, name = path.split(".")
     wanted = name.replace("-", "_").lower()
-    if wanted in _OPTIMIZERS:
-        return f" The optimizer is always AdamW; its settings are config.{_OPTIMIZER.replace('*', '<stage>')}*."
     by_name: dict[str, list[str]] = {}
     for setting in settings():
         by_name.setdefault(setting.path.rpartition(".")[2], []).append(setting.path)

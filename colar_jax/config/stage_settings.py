@@ -10,12 +10,16 @@ from colar_jax.settings.on_resume import adjustable, execution, observing
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with clipping, a linear warm-up and a schedule."""
+    """AdamW or Muon, with clipping, a linear warm-up and a schedule."""
 
+    # adamw; or muon: the matrices of layers and heads by Muon, all else (embedding, language head, norms, biases) by
+    # AdamW. Its updates are as large as AdamW's, so that learning rate and decay mean the same for both.
+    name: str = "adamw"
     learning_rate: float = adjustable(1e-4)  # the highest, reached after the warm-up
     weight_decay: float = adjustable(0.01)  # decoupled, of all that is trained
     b1: float = adjustable(0.9)  # decay of AdamW's average of gradients
     b2: float = adjustable(0.999)  # decay of AdamW's average of squared gradients
+    momentum: float = adjustable(0.95)  # decay of Muon's average of gradients
     clip_norm: float = adjustable(1.0)  # larger gradients are scaled down to this norm; published SFT does not clip
     schedule: str = adjustable("cosine")  # after the warm-up: cosine (to `final_fraction`) or constant
     # The rate rises linearly from 0: update k of k = 0, 1, ... has k / warmup_steps of it. So the first update of a
@@ -24,10 +28,11 @@ class OptimizerConfig:
     final_fraction: float = adjustable(0.0)  # the cosine ends at this share of the learning rate
 
     def __post_init__(self):
+        one_of("optimizer.name", self.name, ("adamw", "muon"))
         require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
         require(self.clip_norm > 0, f"optimizer.clip_norm={self.clip_norm} must be positive")
         require(self.weight_decay >= 0, f"optimizer.weight_decay={self.weight_decay} is negative")
-        for field in ("b1", "b2"):
+        for field in ("b1", "b2", "momentum"):
             require(0 <= getattr(self, field) < 1, f"optimizer.{field}={getattr(self, field)} is not in [0, 1)")
         one_of("optimizer.schedule", self.schedule, ("cosine", "constant"))
         require(self.warmup_steps >= 0, f"optimizer.warmup_steps={self.warmup_steps} is negative")

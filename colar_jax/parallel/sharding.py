@@ -12,6 +12,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 Tree = dict[str, Any]
+# The name of each axis of each parameter, by the parameter's path.
+LogicalAxes = dict[tuple[str, ...], tuple[str | None, ...]]
 
 # logical axis -> mesh axis
 RULES = {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"}
@@ -23,14 +25,15 @@ def parameter_specs(graph, parameters: Tree, mesh: Mesh) -> Tree:
     A dimension is split where its name has a rule and the mesh axis divides it (a vocabulary with an added row, for
     one, has few divisors); otherwise it is whole everywhere. No mesh axis is used twice in one parameter.
     """
-    names_of = _logical_axes(graph, parameters)
+    names_of = logical_axes(graph, parameters)
     flat = traverse_util.flatten_dict(parameters)
     return traverse_util.unflatten_dict({path: _spec(names_of[path], leaf.shape, mesh) for path, leaf in flat.items()})
 
 
-def _logical_axes(graph, parameters: Tree) -> dict[tuple[str, ...], tuple[str | None, ...]]:
+def logical_axes(graph, parameters: Tree) -> LogicalAxes:
+    """The names that the modules give the axes of their parameters (arrays, tracers or shapes, of the whole model)."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parameters)
-    names: dict[tuple[str, ...], tuple[str | None, ...]] = {}
+    names: LogicalAxes = {}
 
     def read(parameters):
         for path, variable in nnx.to_flat_state(nnx.state(nnx.merge(graph, parameters))):

@@ -13,7 +13,7 @@ from colar_jax.engine import Engine
 from colar_jax.methods import Method
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.mesh import REPLICATED
-from colar_jax.parallel.sharding import placed_shapes, specs_for
+from colar_jax.parallel.sharding import LogicalAxes, logical_axes, placed_shapes, specs_for
 from colar_jax.planning.data_shape import PlannedData
 from colar_jax.training.state import TrainState, model_specs, partition, state_shapes
 
@@ -36,6 +36,11 @@ class PlannedStage:
     @property
     def method(self) -> Method:
         return self.stage.bound_method
+
+    @property
+    def logical_axes(self) -> LogicalAxes:
+        """What the model says of the axes of its parameters."""
+        return logical_axes(self.engine.graph, self.parameters)
 
     def placed_parameters(self):
         """All parameters, as decoding is given them."""

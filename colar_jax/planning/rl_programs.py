@@ -18,7 +18,7 @@ from colar_jax.rl.grpo import (
 )
 from colar_jax.rl.rollout import Sampler
 from colar_jax.rl.tree_batch import TreeBatch, assemble
-from colar_jax.training.state import make_optimizer
+from colar_jax.training.optimizer import make_optimizer
 
 
 def lower_rollouts(setting: PlannedStage) -> tuple[Lowered, Sampler]:
@@ -44,7 +44,7 @@ def lower_update(setting: PlannedStage, sampler: Sampler) -> tuple[Lowered, Stag
     """The optimizer step on a minibatch of the longest chains, and the stage's schedule, in iterations."""
     config, stage, rl = setting.config, setting.stage, setting.stage.rl
     num_iterations = iterations(stage, setting.data.num_examples)
-    optimizer = make_optimizer(stage.optimizer, num_iterations * most_updates(rl))
+    optimizer = make_optimizer(stage.optimizer, num_iterations * most_updates(rl), setting.logical_axes)
     state, frozen = setting.placed_state(optimizer)
     if rl.beta:
         frozen = frozen | {REFERENCE: state.trainable}

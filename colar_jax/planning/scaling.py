@@ -22,7 +22,7 @@ from colar_jax.errors import UserError
 from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.parallel.choice import choose_mesh
 from colar_jax.parallel.mesh import AXES
-from colar_jax.parallel.sharding import bytes_per_device, parameter_specs, specs_for
+from colar_jax.parallel.sharding import bytes_per_device, logical_axes, parameter_specs
 from colar_jax.planning.chips import CHIPS, GIB, Chip, Topology
 from colar_jax.planning.data_shape import planned_data
 from colar_jax.planning.model_flops import (
@@ -35,7 +35,8 @@ from colar_jax.planning.model_flops import (
 )
 from colar_jax.planning.model_shape import llama_shape
 from colar_jax.runs.run_model import abstract_model, state_bytes
-from colar_jax.training.state import partition
+from colar_jax.training.optimizer import make_optimizer
+from colar_jax.training.state import initial_state, partition, state_specs
 
 FLOAT, CHIP_COUNTS = 4, (8, 16, 32, 64, 128, 256, 512, 1024)
 _LARGEST_SLICE = {"v5e": 256, "v6e": 256, "v5p": 8960}
@@ -88,6 +89,8 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
     llama = llama_shape(config, data.vocabulary.num_tokens)
     graph, parameters = abstract_model(config, llama)
     trainable, _ = partition(parameters, method.trains)
+    optimizer = make_optimizer(stage.optimizer, 1, logical_axes(graph, parameters))
+    state = jax.eval_shape(lambda tree: initial_state(tree, optimizer), trainable)
     loader = Loader(data.train, recipe, seed=0, rows=stage.rows, row_positions=stage.row_positions)
     rows = []
     for num_chips in CHIP_COUNTS:
@@ -95,11 +98,12 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
             break  # a row is the least that a chip can have
         sizes = parse_mesh(config.parallel.mesh)
         if sizes is None:
-            sizes, _ = choose_mesh(state_bytes(config, parameters), num_chips, int(CHIPS[chip].hbm_bytes))
+            sizes, _ = choose_mesh(state_bytes(config, graph, parameters), num_chips, int(CHIPS[chip].hbm_bytes))
         fsdp = sizes.get("fsdp", 1)
         mesh = jax.sharding.AbstractMesh((num_chips // fsdp, fsdp, 1), AXES)
         specs = parameter_specs(graph, parameters, mesh)
-        of_trained = bytes_per_device(trainable, specs_for(trainable, specs), mesh)
+        of_training = state_specs(state, optimizer, specs)
+        of_trained = bytes_per_device(trainable, of_training.trainable, mesh)
         rows.append(
             scale(
                 llama,
@@ -107,7 +111,9 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
                 chip,
                 num_chips,
                 fsdp=fsdp,
-                state=bytes_per_device(parameters, specs, mesh) + 3 * of_trained,
+                state=bytes_per_device(parameters, specs, mesh)
+                + of_trained
+                + bytes_per_device(state.optimizer, of_training.optimizer, mesh),
                 rows=RowsOfChip(
                     rows_per_chip or stage.rows / num_chips, loader.row_shape.positions, loader.row_shape.supervised
                 ),

@@ -8,7 +8,7 @@ from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.judge import Judge
 from colar_jax.planning.lowering import Lowered, PlannedStage, StageLength
 from colar_jax.planning.model_flops import packed_rows, step_flops
-from colar_jax.training.state import make_optimizer
+from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.step import make_train_step
 
 
@@ -29,7 +29,7 @@ def lower_training_step(setting: PlannedStage) -> tuple[Lowered, StageLength]:
     batch = loader.batch(0)  # where a schedule removes steps, the largest
     num_examples = _examples_per_step(loader, batch, len(data.train))
     num_steps = stage.steps or math.ceil(stage.epochs * data.num_examples / num_examples)
-    optimizer = make_optimizer(stage.optimizer, num_steps)
+    optimizer = make_optimizer(stage.optimizer, num_steps, setting.logical_axes)
     state, frozen = setting.placed_state(optimizer)
     rows = engine.shapes_of_rows(batch)
     step = make_train_step(engine, method, stage, optimizer)

@@ -146,17 +146,17 @@ def _schedule_seconds(schedule: StageLength, programs: list[ProgramPlan]) -> tup
 
 def _engine(config: Config, graph, parameters, target: Target) -> Engine:
     """What a run would compute with on this slice."""
-    engine = Engine(graph, _mesh(config, parameters, target), config.model.compute, config.parallel)
+    engine = Engine(graph, _mesh(config, graph, parameters, target), config.model.compute, config.parallel)
     choice, _ = engine.decode_gather(parameters, int(target.topology.chip.hbm_bytes))
     return dataclasses.replace(engine, parallel=dataclasses.replace(config.parallel, decode_gather=choice))
 
 
-def _mesh(config: Config, parameters, target: Target) -> jax.sharding.Mesh:
+def _mesh(config: Config, graph, parameters, target: Target) -> jax.sharding.Mesh:
     """The mesh that a run would have on this slice."""
     sizes = parse_mesh(config.parallel.mesh)
     if sizes is None:
         memory = int(target.topology.chip.hbm_bytes)
-        sizes, reason = choose_mesh(state_bytes(config, parameters), target.topology.num_chips, memory)
+        sizes, reason = choose_mesh(state_bytes(config, graph, parameters), target.topology.num_chips, memory)
         logger.info("mesh, by itself: %s", reason)
     return make_mesh(target.devices, sizes)
 

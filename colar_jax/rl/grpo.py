@@ -28,7 +28,8 @@ from colar_jax.rl.reward_list import make_reward, rewards_of
 from colar_jax.rl.rollout import ControlTokens, Sampler, ways_to_sample
 from colar_jax.rl.tree_batch import TreeBatch
 from colar_jax.rl.update import policy_loss
-from colar_jax.training.state import REFERENCE, TrainState, Tree, at_update, join
+from colar_jax.training.optimizer import at_update
+from colar_jax.training.state import REFERENCE, TrainState, Tree, join
 from colar_jax.training.step import Merge, TrainStep, compile_step
 from colar_jax.training.trainer import Step
 

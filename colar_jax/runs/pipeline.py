@@ -27,8 +27,9 @@ from colar_jax.runs.speed_labels import labelled
 from colar_jax.runs.starts import stage_state, start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
+from colar_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from colar_jax.training.stage import StageRun, run_stage
-from colar_jax.training.state import TrainState, Tree, learning_rate_schedule, make_optimizer, partition
+from colar_jax.training.state import TrainState, Tree, partition
 from colar_jax.training.step import make_train_step
 from colar_jax.training.trainer import SftTrainer, Trainer
 
@@ -160,7 +161,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             f"{num_steps}: the model would never be trained as it is decoded. Train longer (steps or epochs), or "
             f"shorten the schedule (stages.{name}.{stage.method})"
         )
-    optimizer = make_optimizer(stage.optimizer, num_steps)
+    optimizer = make_optimizer(stage.optimizer, num_steps, run.logical_axes)
     step = make_train_step(run.engine, method, stage, optimizer)
     return SftTrainer(loader, step, run.mesh), *stage_state(run, name, optimizer), num_steps
 
@@ -173,7 +174,7 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
             f"stages.{name}: trainer='grpo' improves latent chains, and method={stage.method!r} has none: use colar"
         )
     num_steps = iterations(stage, len(run.train))
-    optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl))
+    optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl), run.logical_axes)
     state, frozen = stage_state(run, name, optimizer)
     reference = None
     if stage.rl.beta:  # read on its own: the state's arrays are donated

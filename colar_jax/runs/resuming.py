@@ -17,6 +17,7 @@ from colar_jax.training.stage import CHECKPOINTS_FOLDER
 logger = logging.getLogger(__name__)
 
 CHANGES_FILE = "changes.jsonl"  # in a stage's folder
+_OPTIMIZER_NAME = "stage.optimizer.name"
 
 
 def latest_step(folder: Path) -> int | None:
@@ -67,6 +68,8 @@ def note_changes(run: Run, name: str, changes: Sequence[Change]) -> None:
 def _refusal(run: Run, name: str, changes: Sequence[Change]) -> str:
     folder = run.workdir / name
     what = "; ".join(f"{_setting(change, name)} was {change.was!r}, is {change.value!r}" for change in changes)
+    if any(change.name == _OPTIMIZER_NAME for change in changes):
+        what += ". One optimizer cannot go on with what another has kept of the gradients"
     ways = [f"  as it was:      {_old_settings(name, changes)}"]
     if all(change.on_resume is OnResume.ADJUSTABLE for change in changes):
         ways.insert(0, "  go on with it:  the same command with --accept_changes")

@@ -38,6 +38,7 @@ from colar_jax.methods.method import Thinking
 from colar_jax.model.lora import split_base
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import require_32_bits, require_devices
+from colar_jax.parallel.sharding import LogicalAxes, logical_axes
 from colar_jax.rl.reward_list import check_credit
 from colar_jax.runs.run_model import RunModel, make_model, model_name
 from colar_jax.training.state import Tree
@@ -74,6 +75,11 @@ class Run:
     def shapes(self) -> Tree:
         """The parameters as `jax.ShapeDtypeStruct`s with shardings."""
         return self.model.shapes
+
+    @functools.cached_property
+    def logical_axes(self) -> LogicalAxes:
+        """What the model says of the axes of its parameters."""
+        return logical_axes(self.graph, self.shapes)
 
     def initial_parameters(self) -> Tree:
         """The parameters before any stage: random ones, or the base model's. Made anew at each call."""

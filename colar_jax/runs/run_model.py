@@ -20,7 +20,8 @@ from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.model.reasoner import OwnModule
 from colar_jax.parallel.choice import choose_mesh, device_bytes
 from colar_jax.parallel.mesh import make_mesh, put
-from colar_jax.parallel.sharding import parameter_specs, placed_shapes
+from colar_jax.parallel.sharding import logical_axes, parameter_specs, placed_shapes
+from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.state import Tree, partition
 from colar_jax.weights import peft
 from colar_jax.weights.base_model import BaseModel, open_base
@@ -41,15 +42,18 @@ def abstract_model(config: Config, llama: LlamaConfig, *, for_training: bool = T
     return graph, jax.eval_shape(lambda tree: cast_base(tree, jnp.dtype(config.model.base_dtype)), shapes)
 
 
-def state_bytes(config: Config, parameters: Tree) -> int:
-    """What training holds at most in any stage, whole: parameters, and for trained ones gradient and both moments."""
+def state_bytes(config: Config, graph, parameters: Tree) -> int:
+    """What training holds at most in any stage, whole: parameters, and of trained ones gradient and optimizer state."""
 
     def num_bytes(tree: Tree) -> int:
         return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
     trained = {part for name in config.stage_names for part in config.stages[name].bound_method.trains}
     trainable, _ = partition(parameters, trained)
-    return num_bytes(parameters) + 3 * num_bytes(trainable)
+    axes = logical_axes(graph, parameters)
+    optimizers = (make_optimizer(config.stages[name].optimizer, 1, axes) for name in config.stage_names)
+    kept = max(num_bytes(jax.eval_shape(optimizer.init, trainable)) for optimizer in optimizers)
+    return num_bytes(parameters) + num_bytes(trainable) + kept
 
 
 def _latent_head(config: Config, llama: LlamaConfig) -> LatentHeadConfig:
@@ -79,13 +83,13 @@ def own_modules(config: Config, *, for_training: bool = True) -> dict[str, OwnMo
     return {part: module for part, (_, module) in found.items() if for_training or module.save is not None}
 
 
-def _mesh_for(config: Config, parameters: Tree) -> jax.sharding.Mesh:
+def _mesh_for(config: Config, graph, parameters: Tree) -> jax.sharding.Mesh:
     sizes = parse_mesh(config.parallel.mesh)
     if sizes is not None:
         mesh = make_mesh(sizes=sizes)
     else:
         memory = device_bytes(jax.local_devices()[0])
-        sizes, reason = choose_mesh(state_bytes(config, parameters), jax.device_count(), memory)
+        sizes, reason = choose_mesh(state_bytes(config, graph, parameters), jax.device_count(), memory)
         mesh = make_mesh(sizes=sizes)
         if jax.device_count() > 1:
             logger.info("mesh, by itself: %s", reason)
@@ -176,7 +180,7 @@ def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, *, for
         check_weights(folder, base.stored)
         llama = base.config
     graph, shapes = abstract_model(config, llama, for_training=for_training)
-    mesh = _mesh_for(config, shapes)
+    mesh = _mesh_for(config, graph, shapes)
     adapters = {}
     if config.model.lora.init_from:
         source = Path(config.model.lora.init_from).expanduser()

@@ -18,13 +18,13 @@ from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import write_config
 from colar_jax.runs.run_model import own_modules
 from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
 from colar_jax.training.state import (
     TrainState,
     Tree,
     initial_state,
     join,
-    make_optimizer,
     model_specs,
     partition,
     place_state,
@@ -56,7 +56,7 @@ def adopt(run: Run, name: str, parameters: Tree) -> None:
     """Make `parameters` step 0 of a stage that has no checkpoint: what is evaluated, and what training goes on from."""
     stage, folder = run.config.stages[name], run.workdir / name / CHECKPOINTS_FOLDER
     trainable, frozen = partition(parameters, run.method(name).trains)
-    optimizer = make_optimizer(stage.optimizer, num_steps=1)
+    optimizer = make_optimizer(stage.optimizer, 1, run.logical_axes)
     specs = model_specs(run.graph, trainable, frozen, run.mesh)
     state = place_state(initial_state(trainable, optimizer), optimizer, specs, run.mesh)
     with locked(run.workdir, TRAINING, "import"), Checkpoints(folder) as checkpoints:

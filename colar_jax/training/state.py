@@ -9,7 +9,6 @@ import optax
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from colar_jax.config import OptimizerConfig
 from colar_jax.model.lora import joined, split_base
 from colar_jax.parallel.mesh import REPLICATED, put
 from colar_jax.parallel.sharding import Tree, parameter_specs, placed_shapes, shardings_of, specs_for
@@ -51,51 +50,6 @@ def join(trainable: Tree, frozen: Tree) -> Tree:
     return joined(trainable, frozen)
 
 
-def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then a cosine to `final_fraction` of the peak at `num_steps`, or the peak for ever."""
-    warmup = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
-    if config.schedule == "constant":
-        after = optax.constant_schedule(config.learning_rate)
-    else:
-        rest = max(num_steps - config.warmup_steps, 1)
-        after = optax.cosine_decay_schedule(config.learning_rate, rest, alpha=config.final_fraction)
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
-
-
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW (decoupled decay of every parameter, as in PyTorch)."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate_schedule(config, num_steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
-        ),
-    )
-
-
-def without_moments(state: TrainState) -> TrainState:
-    """The state with AdamW's moments as before the first step; the learning rate goes on by its schedule."""
-
-    def is_moments(part) -> bool:
-        return isinstance(part, optax.ScaleByAdamState)
-
-    def forget(part):
-        return jax.tree.map(jnp.zeros_like, part) if is_moments(part) else part
-
-    return dataclasses.replace(state, optimizer=jax.tree.map(forget, state.optimizer, is_leaf=is_moments))
-
-
-def at_update(state: TrainState, number: int) -> TrainState:
-    """The state with the learning rate of update `number` (from 0), whatever the number of those taken."""
-
-    def is_schedule(part) -> bool:
-        return isinstance(part, optax.ScaleByScheduleState)
-
-    def moved(part):
-        return part._replace(count=jnp.full_like(part.count, number)) if is_schedule(part) else part
-
-    return dataclasses.replace(state, optimizer=jax.tree.map(moved, state.optimizer, is_leaf=is_schedule))
-
-
 def initial_state(trainable: Tree, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(jnp.int32(0), trainable, optimizer.init(trainable))
@@ -113,8 +67,18 @@ def model_specs(graph, trainable: Tree, frozen: Tree, mesh: Mesh) -> Tree:
 def state_specs(state: TrainState, optimizer: optax.GradientTransformation, specs: Tree) -> TrainState:
     """How a state lies on a mesh: what the optimizer keeps of a parameter lies as the parameter does."""
     own = specs_for(state.trainable, specs)
+
+    def is_elsewhere(part) -> bool:
+        """Whether another optimizer moves this parameter."""
+        return isinstance(part, optax.MaskedNode)
+
     of_optimizer = optax.tree.map_params(
-        optimizer, lambda _, spec: spec, state.optimizer, own, transform_non_params=lambda _: REPLICATED
+        optimizer,
+        lambda part, spec: part if is_elsewhere(part) else spec,
+        state.optimizer,
+        own,
+        transform_non_params=lambda _: REPLICATED,
+        is_leaf=is_elsewhere,
     )
     return TrainState(REPLICATED, own, of_optimizer)
 

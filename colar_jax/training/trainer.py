@@ -12,7 +12,8 @@ from colar_jax.data.problems import Problem
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metrics import Metric
 from colar_jax.parallel.mesh import own_rows, put_own_rows
-from colar_jax.training.state import TrainState, Tree, without_moments
+from colar_jax.training.optimizer import without_moments
+from colar_jax.training.state import TrainState, Tree
 from colar_jax.training.step import TrainStep
 
 # The state after a step, what was measured in it, and how many examples it had.

@@ -217,8 +217,8 @@ def assert_refused(ran: Ran, line: str):
         ("-config.decode.topp=1", "config.decode has no setting 'topp'. Did you mean 'top_p'?"),
         (
             "--config.optimiser=adamw",
-            "config has no setting 'optimiser'. The optimizer is always AdamW; its settings are "
-            "config.stages.<stage>.optimizer.*.",
+            "config has no setting 'optimiser'. The setting is config.stages.cot.optimizer.name "
+            "(or of another stage: colar, no_cot, rl).",
         ),
         ("--config.data.train.path=x", "config.data.train has no setting 'path'."),
     ],

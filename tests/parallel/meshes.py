@@ -89,7 +89,7 @@ def keeps_gradients():
     )
 
 
-def step_and_arguments(method: str, adapted: str, mesh_name: str, **compute):
+def step_and_arguments(method: str, adapted: str, mesh_name: str, optimizer=None, **compute):
     """The compiled step of a case, and what to call it with."""
     import jax
     from pico_model import ROWS
@@ -104,7 +104,7 @@ def step_and_arguments(method: str, adapted: str, mesh_name: str, **compute):
     mesh, (graph, parameters), bound = mesh_of(mesh_name), model(adapted == "lora", method), bound_method(method)
     trainable, frozen = partition(parameters, bound.trains)
     stage = StageConfig(method=method, rows=ROWS, bound_method=bound)
-    optimizer = keeps_gradients()
+    optimizer = keeps_gradients() if optimizer is None else optimizer
     step = make_train_step(Engine(graph, mesh, Compute(**compute)), stage.bound_method, stage, optimizer)
     specs = model_specs(graph, trainable, frozen, mesh)
     state = place_state(initial_state(trainable, optimizer), optimizer, specs, mesh)
@@ -124,6 +124,31 @@ def numbers_of_a_step(method: str, adapted: str, mesh_name: str) -> dict[str, np
     numbers = {f"metrics/{name}": value for name, value in divide(metrics).items()}
     gradients = traverse_util.flatten_dict(jax.device_get(state.optimizer), sep="/")
     return numbers | {f"gradients/{name}": leaf for name, leaf in gradients.items()}
+
+
+def numbers_of_muon(method: str, adapted: str, mesh_name: str) -> dict[str, np.ndarray]:
+    """What two steps of Muon move, relative to how far it is moved at most, and what it keeps."""
+    import jax
+    from flax import traverse_util
+
+    from colar_jax.config import OptimizerConfig
+    from colar_jax.parallel.sharding import logical_axes
+    from colar_jax.training.optimizer import make_optimizer
+
+    config = OptimizerConfig(name="muon", learning_rate=0.01, schedule="constant")
+    optimizer = make_optimizer(config, 1, logical_axes(*model(adapted == "lora", method)))
+    step, (state, *others) = step_and_arguments(method, adapted, mesh_name, optimizer)
+    before = jax.device_get(state.trainable)
+    for _ in range(2):
+        state, _ = step(state, *others)
+    moved = jax.tree.map(np.subtract, jax.device_get(state.trainable), before)
+    kept = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(jax.device_get(state.optimizer))
+    }
+    moved = traverse_util.flatten_dict(moved, sep="/")
+    named = {"moved": moved, "kept": kept}
+    return {f"{kind}/{name}": leaf for kind, leaves in named.items() for name, leaf in leaves.items()}
 
 
 def numbers_of_a_decode(method: str, gather: str, mesh_name: str) -> dict[str, np.ndarray]:
@@ -202,6 +227,7 @@ def collectives_of_a_step(method: str, adapted: str, mesh_name: str) -> dict[str
 
 CASES = {
     "step": numbers_of_a_step,
+    "muon": numbers_of_muon,
     "decode": numbers_of_a_decode,
     "update": numbers_of_an_update,
     "collectives": collectives_of_a_step,

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from parallel.meshes import MESHES, run_cases
 
-FAST = ["step,colar,full,2-2-2", "step,colar,full,1-1-2", "decode,colar,layer,1-4-2", "decode,cot,once,1-1-2"]
+FAST = [
+    "step,colar,full,2-2-2",
+    "muon,colar,full,2-2-2",
+    "step,colar,full,1-1-2",
+    "decode,colar,layer,1-4-2",
+    "decode,cot,once,1-1-2",
+]
 SLOW = [
     *(
         f"step,{method},{adapted},{mesh}"
@@ -22,6 +28,7 @@ SLOW = [
     *(f"decode,{method},once,{mesh}" for method in ("cot", "colar") for mesh in MESHES),
     *(f"decode,colar,layer,{mesh}" for mesh in ("2-4-1", "2-2-2", "1-1-2")),
     *(f"update,colar,full,{mesh}" for mesh in MESHES),
+    *(f"muon,colar,{adapted},{mesh}" for adapted in ("full", "lora") for mesh in MESHES),
 ]
 
 
@@ -48,8 +55,9 @@ def assert_is_one_device(case: str, cases: list[str], folder) -> None:
         if values.dtype.kind in "iub":
             np.testing.assert_array_equal(actual[name], values, err_msg=name)
         else:
-            # Chains of latents feed rounding back; a step's gradients are relative to their largest.
-            tolerance = 1e-3 if name == "thoughts" else 1e-5
+            # Chains of latents feed rounding back, and an orthogonal update has what is next to nothing in a gradient in
+            # full size; a step's gradients are relative to their largest.
+            tolerance = 1e-3 if name == "thoughts" else 1e-2 if name.startswith("moved/") else 1e-5
             error, largest = np.abs(actual[name] - values).max(), np.abs(values).max()
             assert error <= tolerance * largest, (name, error, largest)
 

@@ -70,6 +70,12 @@ def test_what_binds_is_refused_with_the_ways_out(finished):
         assert ("init_from" in message) == (not setting.startswith("model.")), message
 
 
+def test_another_optimizer_is_refused_with_the_reason(finished):
+    message = refusal(finished, accept_changes=True, **{"stages.cot.optimizer.name": "muon"})
+    assert "optimizer.name was 'adamw', is 'muon'. One optimizer cannot go on with what another has kept" in message
+    assert "init_from" in message and "--accept_changes" not in message
+
+
 def walk_values(config: Config):
     """Every setting of a run by its dotted name."""
     yield from ((name, value) for name, value, _ in walk(config) if name != "stages")

@@ -9,7 +9,7 @@ from colar_jax.errors import UserError
 from colar_jax.metric_hooks import check_hooks
 from colar_jax.metric_writer import MetricWriter, read_metrics
 from colar_jax.runs import pipeline
-from colar_jax.training.state import learning_rate_schedule
+from colar_jax.training.optimizer import learning_rate_schedule
 
 REPORTED: list[tuple[int, dict[str, float]]] = []
 

@@ -26,15 +26,16 @@ from colar_jax.report.files import read_report
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.stage import saved_tree
-from colar_jax.training.state import initial_state, make_optimizer, partition
+from colar_jax.training.state import initial_state, partition
 
 
 def final_state(run, name: str, workdir: Path):
     """Everything in a stage's last checkpoint."""
     stage = run.config.stages[name]
     trainable, frozen = partition(run.initial_parameters(), run.method(name).trains)
-    state = initial_state(trainable, make_optimizer(stage.optimizer, stage.steps))
+    state = initial_state(trainable, make_optimizer(stage.optimizer, stage.steps, run.logical_axes))
     with Checkpoints(workdir / name / "checkpoints") as checkpoints:
         return jax.device_get(checkpoints.restore(stage.steps, saved_tree(state, frozen, stage)))
 
@@ -153,6 +154,26 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch, fi
     for stop in stops:
         stop_run(tmp_path / "run", stop)
     assert_goes_on_to_the_same_end(tmp_path / "run", finished, monkeypatch)
+
+
+MUON = {"run": "colar", "stages.colar.optimizer.name": "muon"}
+
+
+def test_muon_goes_on_bit_for_bit(tmp_path, monkeypatch, compiled_once):
+    """Killed after its save at step 4 of 7: parameters, averages and metrics of a run that was never stopped."""
+    pipeline.train(tiny_config(tmp_path / "whole", **MUON))
+    overrides = [f"--config.{name}={value}" for name, value in MUON.items()]
+    arguments = [*flags(tmp_path / "run"), *overrides]
+    process = start("-c", DRIVER, "step", 6, int(KILL), *arguments, environment=compiled_once)
+    process.communicate(timeout=300)
+    assert process.returncode == -KILL and latest_steps(tmp_path / "run")[1] in (3, 4)
+    pipeline.train(tiny_config(tmp_path / "run", **MUON))
+    run = prepare(tiny_config(tmp_path / "whole", **MUON))
+    states = (final_state(run, "colar", tmp_path / name) for name in ("run", "whole"))
+    actual, expected = map(jax.tree_util.tree_leaves_with_path, states)
+    assert any("ns_coeffs" in jax.tree_util.keystr(path) for path, _ in expected)
+    assert [(path, leaf.tobytes()) for path, leaf in actual] == [(path, leaf.tobytes()) for path, leaf in expected]
+    assert untimed_metrics(tmp_path / "run" / "colar") == untimed_metrics(tmp_path / "whole" / "colar")
 
 
 @pytest.mark.slow

@@ -16,8 +16,9 @@ from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.stage import saved_tree
-from colar_jax.training.state import initial_state, join, make_optimizer, partition
+from colar_jax.training.state import initial_state, join, partition
 
 
 def starts_with(monkeypatch, run, name: str) -> dict:
@@ -96,7 +97,7 @@ def test_the_ladder_of_starts(tmp_path, monkeypatch):
     # Its own latest checkpoint goes before everything, the best one included.
     stage = capture_stage(monkeypatch, run, "no_cot")
     trainable, frozen = partition(parameters_of(run, 5.0, 0.5), ("llama",))
-    state = initial_state(trainable, make_optimizer(stage.config.optimizer, stage.num_steps))
+    state = initial_state(trainable, make_optimizer(stage.config.optimizer, stage.num_steps, run.logical_axes))
     with Checkpoints(stage.folder / "checkpoints") as checkpoints:
         zeros = jax.tree.map(jnp.zeros_like, saved_tree(state, frozen, stage.config))
         checkpoints.save(3, zeros, metrics={"accuracy": 1.0}, identity=stage.identity)

@@ -24,7 +24,8 @@ def write_numbers(path: str, accumulation: int) -> None:
     from colar_jax.metrics import divide
     from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
     from colar_jax.rl.grpo import make_policy_step
-    from colar_jax.training.state import initial_state, join, make_optimizer, partition
+    from colar_jax.training.optimizer import make_optimizer
+    from colar_jax.training.state import initial_state, join, partition
 
     mesh = make_mesh()
     graph, parameters = policy()

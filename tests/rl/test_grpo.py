@@ -8,7 +8,8 @@ import optax
 
 from colar_jax.config import OptimizerConfig, RlConfig
 from colar_jax.rl.grpo import GrpoTrainer, most_updates
-from colar_jax.training.state import at_update, initial_state, learning_rate_schedule, make_optimizer
+from colar_jax.training.optimizer import at_update, learning_rate_schedule, make_optimizer
+from colar_jax.training.state import initial_state
 
 CONFIG = OptimizerConfig(learning_rate=0.1, weight_decay=0.0, clip_norm=1e9, warmup_steps=2, schedule="cosine")
 PARAMETERS = {"a": np.array([1.0, -2.0], np.float32)}

@@ -30,7 +30,8 @@ from colar_jax.rl.credit import advantages_of, term_weights
 from colar_jax.rl.rescoring import rescore
 from colar_jax.rl.tree_batch import KINDS, Terms, TreeBatch, assemble
 from colar_jax.rl.update import policy_loss
-from colar_jax.training.state import join, make_optimizer, partition
+from colar_jax.training.optimizer import make_optimizer
+from colar_jax.training.state import join, partition
 
 # The published log-probabilities ignore temperatures and top-p.
 SAMPLING = DecodeConfig(max_latents=12, min_latents=0, max_answer_tokens=8, top_p=1.0)

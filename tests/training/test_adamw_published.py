@@ -13,7 +13,7 @@ import pytest
 from golden.published import recorded
 
 from colar_jax.config import OptimizerConfig
-from colar_jax.training.state import make_optimizer
+from colar_jax.training.optimizer import make_optimizer
 
 NUM_STEPS = 3
 

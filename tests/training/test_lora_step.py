@@ -17,7 +17,8 @@ from colar_jax.metrics import divide
 from colar_jax.model.execution import Execution
 from colar_jax.model.lora import LoraConfig, cast_base, split_base
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
-from colar_jax.training.state import initial_state, join, make_optimizer, partition
+from colar_jax.training.optimizer import make_optimizer
+from colar_jax.training.state import initial_state, join, partition
 from colar_jax.training.step import make_train_step
 
 LORA = LoraConfig(rank=4, alpha=8.0, targets=("query", "down"), dropout=0.25)

@@ -9,7 +9,8 @@ import pytest
 from pico_model import EMBED_STD, assert_close, model, parts
 
 from colar_jax.config import OptimizerConfig
-from colar_jax.training.state import initial_state, join, learning_rate_schedule, make_optimizer, without_moments
+from colar_jax.training.optimizer import learning_rate_schedule, make_optimizer, without_moments
+from colar_jax.training.state import initial_state, join
 
 
 @pytest.mark.parametrize("method", ["cot", "no_cot"])

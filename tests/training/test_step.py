@@ -49,7 +49,8 @@ from colar_jax.metrics import divide
 from colar_jax.model.execution import Execution
 from colar_jax.model.visibility import packed
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
-from colar_jax.training.state import initial_state, make_optimizer
+from colar_jax.training.optimizer import make_optimizer
+from colar_jax.training.state import initial_state
 from colar_jax.training.step import make_train_step
 
 TESTS = Path(__file__).parents[1]
