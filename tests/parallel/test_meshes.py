@@ -55,8 +55,8 @@ def assert_is_one_device(case: str, cases: list[str], folder) -> None:
         if values.dtype.kind in "iub":
             np.testing.assert_array_equal(actual[name], values, err_msg=name)
         else:
-            # Chains of latents feed rounding back, and an orthogonal update has what is next to nothing in a gradient in
-            # full size; a step's gradients are relative to their largest.
+            # Chains of latents feed rounding back, and an orthogonal update has what is next to nothing in a gradient
+            # at full size; a step's gradients are relative to their largest.
             tolerance = 1e-3 if name == "thoughts" else 1e-2 if name.startswith("moved/") else 1e-5
             error, largest = np.abs(actual[name] - values).max(), np.abs(values).max()
             assert error <= tolerance * largest, (name, error, largest)
