@@ -218,7 +218,7 @@ def assert_refused(ran: Ran, line: str):
         (
             "--config.optimiser=adamw",
             "config has no setting 'optimiser'. The setting is config.stages.cot.optimizer.name "
-            "(or of another stage: colar, no_cot, rl).",
+            "(or of another stage: colar).",
         ),
         ("--config.data.train.path=x", "config.data.train has no setting 'path'."),
     ],
