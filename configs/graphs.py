@@ -11,7 +11,7 @@ python -m colar_jax.train --config=configs/graphs.py --config.run=cot,coconut
 
 from colar_jax.config import defaults, stage_defaults
 
-METHODS = ("colar", "icot", "coconut", "codi", "no_cot")
+METHODS = ("colar", "icot", "coconut", "codi", "pccot", "kava", "no_cot")
 
 
 def get_config(argument: str = ""):
@@ -55,7 +55,11 @@ def _config():
     # A latent for each step, as at home for ProsQA; the last stage, without steps, is what is evaluated.
     config.stages.coconut.coconut.update(num_stages=3, latents_per_stage=1, epochs_per_stage=0.5, reset_optimizer=False)
     config.stages.icot.icot.update(removed_per_epoch=8.0, reset_optimizer=False)
-    config.stages.codi.codi.update(num_latents=3, distill_weight=5.0, projection_size=128)
+    for name in ("codi", "pccot", "kava"):
+        config.stages[name][name].update(num_latents=3, distill_weight=5.0, projection_size=128)
+    # Three passes, as CODI's, over as many latents as a chain without its last step has words, or more.
+    for name in ("pccot", "kava"):
+        config.stages[name][name].update(num_latents=16, num_sweeps=2)
     return config
 
 

@@ -20,6 +20,8 @@ ROWS = {
     "icot": 7,
     "coconut": 6,
     "codi": 7,
+    "pccot": 7,
+    "kava": 7,
     "sim_coconut": 7,
     "sim_codi": 8,
     "sim_colar": 5,
@@ -66,8 +68,11 @@ def _methods_own(config) -> None:
     for name in ("coconut", "sim_coconut"):
         config.stages[name][name].update(num_stages=4, latents_per_stage=2, epochs_per_stage=1.0)
         config.stages[name][name].update(reset_each_epoch=True, uniform_probability=0.1, end_marker=True, rescale=True)
-    for name in ("codi", "sim_codi"):
+    for name in ("codi", "sim_codi", "pccot", "kava"):
         config.stages[name][name].update(num_latents=4, distill_weight=5.0, projection_size=128)
+    # Three sweeps are four passes, as many as CODI's; a teacher's chain has 18 tokens on average.
+    for name in ("pccot", "kava"):
+        config.stages[name][name].update(num_latents=12, num_sweeps=3)
 
 
 def _group(name: str) -> str:
@@ -105,5 +110,5 @@ def _smoke(config) -> None:
     config.stages.icot.icot.removed_per_epoch = 1e4
     for name in ("coconut", "sim_coconut"):
         config.stages[name][name].epochs_per_stage = 0.01
-    for name in ("codi", "sim_codi"):
+    for name in ("codi", "sim_codi", "pccot", "kava"):
         config.stages[name][name].projection_size = 16

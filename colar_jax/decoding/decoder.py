@@ -5,38 +5,21 @@ loop ends when the last rollout has ended, or at its limit. The same loops go a 
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from colar_jax.decoding.loops import AnsweringState, DecodeLimits, Loop, ThinkingState
 from colar_jax.decoding.prefill import Feeder, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.sampling import greedy_token, sampled_token
-from colar_jax.decoding.thinking import Think, Thought
+from colar_jax.decoding.swept import swept_loop
+from colar_jax.decoding.thinking import Think
 from colar_jax.model.cache import Suffix
 from colar_jax.model.execution import Execution
 from colar_jax.model.lora import fold_each
 from colar_jax.model.reasoner import Reasoner
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeLimits:
-    """Settings of a decode; `cut_at` and the temperature may be traced, so that one program serves many values."""
-
-    max_thoughts: int  # 0: answer at once; sizes the buffers
-    min_thoughts: int
-    max_answer_tokens: int
-    greedy: bool
-    answer_temperature: float
-    answer_top_p: float
-    separator_id: int
-    eos_id: int
-    num_rollouts: int = 1  # G, for each question
-    drops_out: bool = False  # whether adapters drop out, each rollout one mask
-    latents_see_question: bool = True  # False: each after the first is made of the one before it alone
-    cut_at: jax.Array | None = None  # int32 scalar, traced: thinking is cut there already; None: at max_thoughts
 
 
 @jax.tree_util.register_dataclass
@@ -59,48 +42,6 @@ class Decoded:
     # float32, those that the model chose itself; 0 where it was told, None: it never does
     own_speeds_B: jax.Array | None = None
     end_log_prob_B: jax.Array | None = None  # of rollouts that were cut: of the stop that they did not choose
-
-
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """One of the two loops: run it whole, or step by step from `start` for as long as it `goes_on`."""
-
-    start: Any
-    goes_on: Callable[[Any], jax.Array]  # state -> bool scalar
-    step: Callable[[Any], Any]  # state -> state
-
-    def run(self):
-        """The state in which the last rollout has ended, or the limit is reached."""
-        return jax.lax.while_loop(self.goes_on, self.step, self.start)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ThinkingState:
-    """State of the thinking loop. Invariant: `next` is what each rollout would do after `num_thoughts` of its thoughts;
-    rollouts with `done` have stopped, for good."""
-
-    step: jax.Array
-    suffix: Suffix
-    next: Thought
-    done_B: jax.Array
-    num_thoughts_B: jax.Array
-    records: Any
-    log_probs_BL: jax.Array
-    stop_log_probs_BL: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class AnsweringState:
-    """State of the answer loop. Invariant: `step` tokens of the answer are written, the last of them not yet fed."""
-
-    step: jax.Array
-    suffix: Suffix
-    done_B: jax.Array
-    num_tokens_B: jax.Array
-    ids_BA: jax.Array
-    log_probs_BA: jax.Array
 
 
 def decode(
@@ -141,6 +82,8 @@ def dropout_keys(keys_B):
 
 def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) -> Loop:
     """The loop over `ThinkingState`, from the questions' last hidden states and an empty suffix."""
+    if limits.sweeps is not None:
+        return swept_loop(feeder, keys_B, think, limits)
     model, hidden_BD = feeder.model, feeder.prefilled.hidden_BD
     num_rollouts, limit = hidden_BD.shape[0], limits.max_thoughts
     cut_at = limit if limits.cut_at is None else limits.cut_at

@@ -12,7 +12,7 @@ from colar_jax.model.llama import Llama
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.model.speed_choice import SPEED_CHOICE
 from colar_jax.model.speed_embedding import SPEED
-from colar_jax.model.visibility import cascade, packed
+from colar_jax.model.visibility import cascade, cascade_start, packed
 from colar_jax.settings.speeds import OWN_NUMBER
 
 
@@ -137,6 +137,24 @@ class Feeder:
             layers=self.layers,
         )
         return hidden_B1D[:, 0], Suffix(written, is_real_BS, suffix.num_written + 1)
+
+    def feed_all(self, embeds_BTD, num_slots: int) -> tuple[jax.Array, Suffix]:
+        """The hidden states `[B, T, D]` of all positions right after the questions, and a suffix that begins with them.
+
+        Each sees its question, the positions before it, and itself. The suffix has `num_slots` slots.
+        """
+        num_rollouts, num_positions, _ = embeds_BTD.shape
+        empty = self.empty_suffix(num_slots)
+        hidden_BTD, written = self.model.llama.run(
+            embeds_BTD,
+            self.prefilled.lengths_B[:, None] + jnp.arange(num_positions)[None],
+            cascade_start(self.prefilled.prefix, empty, num_positions),
+            self.compute.for_steps(),
+            dropout_keys_B=self.dropout_keys_B,
+            layers=self.layers,
+        )
+        is_real_BS = jnp.broadcast_to(jnp.arange(num_slots)[None] < num_positions, (num_rollouts, num_slots))
+        return hidden_BTD, Suffix(written, is_real_BS, jnp.int32(num_positions))
 
     def alone(self, embeds_BD) -> jax.Array:
         """The hidden states `[B, D]` of one position that sees nothing but itself."""

@@ -82,9 +82,11 @@ class Streamer:
         given = parameters, self._prefill(parameters, prompt), key[None], what
         state = self._first_thought(*given)
         yield StreamedStart(float(state.stop_log_probs_BL[0, 0]))
+        for number in range(int(state.step)):  # where all are made at once
+            yield _thought(state, number)
         while not state.done_B[0] and state.step < most:
             state = self._next_thought(state, *given)
-            yield _last_thought(state)
+            yield _thought(state, int(state.step) - 1)
         yield from self._answer(given, state, limits.max_answer_tokens)
 
     def _answer(self, given, thinking: ThinkingState, max_tokens: int) -> Iterator[StreamedToken]:
@@ -95,11 +97,11 @@ class Streamer:
             yield _last_token(state)
 
 
-def _last_thought(state: ThinkingState) -> StreamedThought:
-    step = int(state.step)
-    record = jax.tree.map(lambda buffer_BL: np.asarray(buffer_BL[0, step - 1]), state.records)
-    log_prob, stop_log_prob = state.log_probs_BL[0, step - 1], state.stop_log_probs_BL[0, step]
-    return StreamedThought(record, float(log_prob), float(stop_log_prob), bool(state.done_B[0]))
+def _thought(state: ThinkingState, number: int) -> StreamedThought:
+    record = jax.tree.map(lambda buffer_BL: np.asarray(buffer_BL[0, number]), state.records)
+    log_prob, stop_log_prob = state.log_probs_BL[0, number], state.stop_log_probs_BL[0, number + 1]
+    is_last = bool(state.done_B[0]) and number + 1 == int(state.num_thoughts_B[0])
+    return StreamedThought(record, float(log_prob), float(stop_log_prob), is_last)
 
 
 def _last_token(state: AnsweringState) -> StreamedToken:

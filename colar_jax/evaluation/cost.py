@@ -26,6 +26,11 @@ class CostModel:
     llama: LlamaConfig
     latent_head_size: int  # its intermediate size; 0 for a method that does not read it
     bytes_per_value: int  # of the cache
+    sweeps: int | None = None  # of a method that makes all its thoughts at once (`decoding.swept`)
+
+    def passes(self, thoughts_N: np.ndarray) -> np.ndarray:
+        """Forward passes that thinking takes, `[N]`, one after the other."""
+        return thoughts_N if self.sweeps is None else np.full_like(thoughts_N, self.sweeps + 1)
 
     def flops(self, prompt_tokens_N: np.ndarray, thoughts_N: np.ndarray, answer_tokens_N: np.ndarray) -> np.ndarray:
         """Of each answer, `[N]`: all layers at every position, attention to all before it, heads once a forward pass.
@@ -37,12 +42,17 @@ class CostModel:
         weights = c.num_layers * (attention + 3 * c.hidden_size * c.intermediate_size)
         positions_N = _positions(prompt_tokens_N, thoughts_N, answer_tokens_N)
         pairs_N = positions_N * (positions_N + 1) / 2
+        heads_N = 1 + thoughts_N + answer_tokens_N
+        if self.sweeps is not None:  # thoughts are computed more than once, and no head reads them
+            pairs_N = pairs_N + self.sweeps * thoughts_N * (prompt_tokens_N + (thoughts_N + 1) / 2)
+            positions_N = positions_N + self.sweeps * thoughts_N
+            heads_N = 1 + answer_tokens_N
         D, I = c.hidden_size, self.latent_head_size  # noqa: E741 (the paper's letter)
         latent_head = D * I + I * I + 2 * I * D
         return (
             2 * weights * positions_N
             + 4 * c.num_layers * c.num_heads * c.head_dim * pairs_N
-            + 2 * c.vocab_size * D * (1 + thoughts_N + answer_tokens_N)
+            + 2 * c.vocab_size * D * heads_N
             + 2 * latent_head * (1 + thoughts_N)
         )
 
@@ -74,7 +84,7 @@ def cost_of(model: CostModel, decodes: Sequence[Measured]) -> Cost:
         for name in ("prompt_tokens_N", "lengths_N", "answer_tokens_N")
     )
     return Cost(
-        forward_passes=float((1 + thoughts + answers).mean()),
+        forward_passes=float((1 + model.passes(thoughts) + answers).mean()),
         flops=float(model.flops(prompts, thoughts, answers).mean()),
         kv_bytes=float(model.kv_bytes(prompts, thoughts, answers).mean()),
         seconds_per_question=sum(decode.seconds for decode in decodes) / len(thoughts),

@@ -16,8 +16,8 @@ imports the package it came from.
 
 The prompt and `###` are read once. Then the model thinks, in its way: CoLaR ("Think Silently, Think Fast", arXiv
 2505.16552) predicts the next compressed embedding with the latent head, and stops where the language head says `###`;
-CODI and Coconut feed the last hidden state, a fixed number of times; a chain of thought is in words. Then the answer is
-decoded as text.
+CODI and Coconut feed the last hidden state, a fixed number of times; PCCoT and KaVa make all latents at once, in a few
+passes; a chain of thought is in words. Then the answer is decoded as text.
 """
 
 import argparse
@@ -160,10 +160,11 @@ class LatentReasoner:
         maker = None
         if settings["way"] == "rescaled_states":
             settings |= json.loads((folder / "latent_head.json").read_text(encoding="utf-8"))
-        if settings["way"] in ("latent_head", "projection"):
-            settings |= json.loads((folder / f"{settings['way']}.json").read_text(encoding="utf-8"))
-            weights = load_file(folder / f"{settings['way']}.safetensors")
-            if settings["way"] == "latent_head":
+        name = "projection" if settings["way"] == "swept" else settings["way"]
+        if name in ("latent_head", "projection") and (folder / f"{name}.json").is_file():
+            settings |= json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            weights = load_file(folder / f"{name}.safetensors")
+            if name == "latent_head":
                 maker = LatentHead(weights["mean.bias"].shape[0], settings["intermediate_size"])
             else:
                 maker = projection(
@@ -214,6 +215,9 @@ class LatentReasoner:
         if settings["way"] in ("hidden_states", "rescaled_states", "projection"):
             most = least = settings["max_thoughts"]
         thoughts: list = []
+        if settings["way"] == "swept":
+            thoughts, state = self._swept(state)
+            most = 0
         while len(thoughts) < most:
             thought, embed, stops = self._think(state, sampling)
             if stops and len(thoughts) >= least:
@@ -239,11 +243,29 @@ class LatentReasoner:
         stacked = torch.stack(latents) if latents else torch.zeros(0, self._embedding.weight.shape[1])
         return Answer(text.strip(), len(thoughts), stacked, ids, reasoning)
 
-    def _step(self, embeds, cache):
-        """The last hidden state, the logits after it, and the cache."""
+    def _run(self, embeds, cache):
+        """The hidden states of all positions, the logits after the last, and the cache."""
         past = {self._cache_name: cache}
         out = self._language_model(inputs_embeds=embeds, use_cache=True, output_hidden_states=True, **past)
-        return out.hidden_states[-1][0, -1], out.logits[0, -1].float(), getattr(out, self._cache_name)
+        return out.hidden_states[-1][0], out.logits[0, -1].float(), getattr(out, self._cache_name)
+
+    def _step(self, embeds, cache):
+        """The last hidden state, the logits after it, and the cache."""
+        hidden, logits, cache = self._run(embeds, cache)
+        return hidden[-1], logits, cache
+
+    def _swept(self, state):
+        """All latents, made at once, and the state after them: each pass makes them of what the one before had."""
+        (first, _, cache), count = state, self.settings["max_thoughts"]
+        length = cache.get_seq_length()
+        fed = self._embedding(torch.full((count,), self.settings["separator_id"]))
+        hidden, logits, cache = self._run(fed[None], cache)
+        for _ in range(self.settings["method_settings"]["num_sweeps"]):
+            before = torch.cat([first[None], hidden[:-1]])
+            fed = (before if self.maker is None else self.maker(before)).to(self._embedding.weight.dtype)
+            cache.crop(length)
+            hidden, logits, cache = self._run(fed[None], cache)
+        return list(fed.float()), (hidden[-1], logits, cache)
 
     def _think(self, state, sampling: Sampling):
         """The next thought, what is fed of it, and whether thinking is over instead."""

@@ -7,11 +7,12 @@ no exported file can make is refused.
 from colar_jax.errors import UserError
 from colar_jax.methods.method import Thinking
 
-LATENT_HEAD, PROJECTION, HIDDEN_STATES, RESCALED_STATES, SUPERPOSITION, WORDS, NOTHING, OWN = (
+LATENT_HEAD, PROJECTION, HIDDEN_STATES, RESCALED_STATES, SWEPT, SUPERPOSITION, WORDS, NOTHING, OWN = (
     "latent_head",
     "projection",
     "hidden_states",
     "rescaled_states",
+    "swept",
     "superposition",
     "words",
     "nothing",
@@ -37,6 +38,11 @@ WAYS = {
     RESCALED_STATES: (
         "It reasons in {num_thoughts} latents: each is the last hidden state at the size of an embedding (`embed_std` "
         "in `latent_head.json`), fed as the next input. The language model loads with `transformers`."
+    ),
+    SWEPT: (
+        "It reasons in {num_thoughts} latents that it makes all at once, in a few passes (PCCoT): in each pass every "
+        "latent is made of the hidden state that the pass before had in front of it, through a small network where "
+        "`projection.safetensors` holds one. The language model loads with `transformers`."
     ),
     SUPERPOSITION: (
         "It reasons in latents that are mixtures of tokens: what its language head predicts is fed as "

@@ -9,9 +9,11 @@ from colar_jax.methods.codi import Codi
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.cot import Cot
 from colar_jax.methods.icot import Icot
+from colar_jax.methods.kava import Kava
 from colar_jax.methods.method import Method
 from colar_jax.methods.no_cot import NoCot
 from colar_jax.methods.own_speed import OwnSpeed
+from colar_jax.methods.pccot import Pccot
 from colar_jax.methods.ruplar import ColarKhot, Ruplar
 from colar_jax.methods.sim_cot import SimCoconut, SimCodi, SimColar
 from colar_jax.settings import import_object, is_import_path, unknown_name
@@ -23,6 +25,8 @@ METHODS: dict[str, type[Method]] = {
     "icot": Icot,
     "coconut": Coconut,
     "codi": Codi,
+    "pccot": Pccot,
+    "kava": Kava,
     "own_speed": OwnSpeed,
     "sim_coconut": SimCoconut,
     "sim_codi": SimCodi,

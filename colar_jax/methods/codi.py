@@ -24,6 +24,7 @@ from colar_jax.methods.thinking import thought_chain, thought_rows
 from colar_jax.methods.thinking.hidden_distillation import SPREADS, distance, hidden_states
 from colar_jax.methods.thinking.schedule import Constant, Phase
 from colar_jax.methods.thinking.staged_loader import Dealt, Form, Room, StagedLoader
+from colar_jax.methods.thinking.thought_chain import Latents, Trunk
 from colar_jax.methods.thinking.thought_rows import ThoughtBatch, ThoughtExample, ThoughtShape
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
@@ -94,10 +95,11 @@ def codi_loss(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Cod
     """The part's share of the three losses; the chain of thought is one packed pass, as CoT's own."""
     own = count_supervised(batch)
     with jax.named_scope("teacher"):
-        trunk = thought_chain.run_trunk(model, batch, compute, keys_B, probes=True)
+        watched_BT = codi.watched(batch)
+        trunk = thought_chain.run_trunk(model, batch, compute, keys_B, probes=True, watched_BT=watched_BT)
         teacher_loss, _ = language_loss(model, trunk.supervised_hidden_BMD, batch.trunk_labels_BM, compute)
     with jax.named_scope("student"):
-        latents = thought_chain.run_latents(model, trunk, batch, codi.num_latents, codi.project, compute, keys_B)
+        latents = codi.think_in_training(model, trunk, batch, compute, keys_B)
         hidden_BTD, probed = thought_chain.run_tail(
             model, trunk, latents, batch, compute, keys_B,
             probe=lambda x_BTD: gather_positions(x_BTD, batch.matched_tail_BE),
@@ -109,7 +111,7 @@ def codi_loss(model, batch: ThoughtBatch, keys_B, counts: CodiCounts, codi: "Cod
     is_real_BE = batch.question_lengths_BE > 0
     spread = SPREADS[codi.spread](teacher_LBED, is_real_BE, compute) if codi.normalise else None
     distill = masked_sum(distance(student_LBED, teacher_LBED, spread), is_real_BE)
-    further, more = codi.further_loss(model, latents, batch, counts, compute)
+    further, more = codi.further_loss(model, trunk, latents, batch, counts, compute)
     loss = further + (
         codi.teacher_weight * teacher_loss / counts.teacher
         + codi.student_weight * student_loss / counts.student
@@ -140,7 +142,8 @@ class Codi(Method):
     student_weight: float = 1.0  # beta, of the answer's after the latents
     distill_weight: float = 20.0  # gamma
     normalise: bool = True  # each layer's distance in units of the teacher's standard deviation there
-    spread: str = binding("batch", before="example")  # over what: the batch, as in CODI's code, or each example alone
+    # Over what: batch, as in CODI's code; each example alone; or all, the batch and its layers at once.
+    spread: str = binding("batch", before="example")
     distill_embedding: bool = binding(True, before=False)  # among the layers, the embedding of the token that is fed
     matched: str = binding("digit", before="prefix")  # the token that predicts the answer's first digit, or first token
     # Whether the teacher sees the last step: its result is the answer, which the teacher would copy (43.7 to 31.7 % in
@@ -150,12 +153,13 @@ class Codi(Method):
     projection_layer_norm: bool = True  # at the MLP's end, as in the paper; CoLaR's authors have none
 
     def __post_init__(self):
-        require(self.num_latents > 0, f"codi.num_latents={self.num_latents} must be positive")
-        one_of("codi.spread", self.spread, tuple(SPREADS))
-        one_of("codi.matched", self.matched, ("digit", "prefix"))
+        group = self.group
+        require(self.num_latents > 0, f"{group}.num_latents={self.num_latents} must be positive")
+        one_of(f"{group}.spread", self.spread, tuple(SPREADS))
+        one_of(f"{group}.matched", self.matched, ("digit", "prefix"))
         for field in ("teacher_weight", "student_weight", "distill_weight"):
-            require(getattr(self, field) >= 0, f"codi.{field}={getattr(self, field)} is negative")
-        require(self.projection_size >= 0, f"codi.projection_size={self.projection_size} is negative: 0 means none")
+            require(getattr(self, field) >= 0, f"{group}.{field}={getattr(self, field)} is negative")
+        require(self.projection_size >= 0, f"{group}.projection_size={self.projection_size} is negative: 0 means none")
 
     @property
     def modules(self) -> dict[str, OwnModule]:
@@ -185,8 +189,16 @@ class Codi(Method):
     def count(self, batch: ThoughtBatch) -> CodiCounts:
         return count_supervised(batch)
 
-    def further_loss(self, model, latents, batch, counts, compute: Execution):
-        """What a method built on this one adds, from the latents: a loss and its metrics."""
+    def watched(self, batch: ThoughtBatch):
+        """Positions of the teacher whose queries a method built on this one reads; None: of no position."""
+        return None
+
+    def think_in_training(self, model: Reasoner, trunk: Trunk, batch: ThoughtBatch, compute: Execution, keys_B):
+        """The latents of a training step."""
+        return thought_chain.run_latents(model, trunk, batch, self.num_latents, self.project, compute, keys_B)
+
+    def further_loss(self, model, trunk: Trunk, latents: Latents, batch, counts, compute: Execution):
+        """What a method built on this one adds, from teacher and latents: a loss and its metrics."""
         return 0.0, {}
 
     def objective(self, model, batch: ThoughtBatch, keys_B, counts: CodiCounts, compute: Execution):

@@ -39,6 +39,7 @@ class Thinking:
     max_thoughts: int
     min_thoughts: int = 0
     in_words: bool = False  # whether a thought is a token, and its record the token's id
+    sweeps: int | None = None  # all thoughts are made at once, in so many sweeps (`decoding.swept`); None: in turn
     way: str = ""  # how an exported folder thinks in latents like this (`exchange.ways`); empty: none can
 
     @property
@@ -61,6 +62,7 @@ def decode_limits(
         separator_id=separator_id,
         eos_id=eos_id,
         num_rollouts=num_rollouts,
+        sweeps=thinking.sweeps,
         latents_see_question=decode.latents_see_question or thinking.in_words,
     )
 

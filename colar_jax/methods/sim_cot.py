@@ -150,7 +150,7 @@ class SimCodi(Codi):
     def count(self, batch: SpelledThoughts) -> SimCodiCounts:
         return SimCodiCounts(**vars(count_supervised(batch)), texts=num_spelled(batch))
 
-    def further_loss(self, model, latents, batch: SpelledThoughts, counts: SimCodiCounts, compute: Execution):
+    def further_loss(self, model, trunk, latents, batch: SpelledThoughts, counts: SimCodiCounts, compute: Execution):
         following_B1ED = self.project(model, latents.last_hidden_BED)[:, None]
         B, L, E, D = latents.fed_BLED.shape
         all_BXD = jnp.concatenate([latents.fed_BLED, following_B1ED], axis=1).reshape(B, (L + 1) * E, D)

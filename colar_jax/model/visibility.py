@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from colar_jax.model import attention
 from colar_jax.model.block import Attend
 from colar_jax.model.cache import Prefix, Suffix, write_slot
-from colar_jax.model.context import Seen, attend_blocks, heads_first
+from colar_jax.model.context import Seen, attend_blocks, bias_of, heads_first
 from colar_jax.model.execution import Execution
 from colar_jax.model.flash_attention import packed_attention
 
@@ -104,6 +104,35 @@ def cascade(prefix: Prefix, suffix: Suffix, is_real_B) -> tuple[Visibility, jax.
 
     reach = prefix.is_real_CP.shape[1] + suffix.is_real_BS.shape[1]
     return Visibility(attend, tuple(zip(prefix.layers, suffix.layers, strict=True)), reach), is_real_BS
+
+
+def cascade_start(prefix: Prefix, suffix: Suffix, num_positions: int) -> Visibility:
+    """The first `T` positions of each rollout's suffix at once: each sees its question, those before it, and itself.
+
+    What is kept of a layer is its suffix with them written.
+    """
+    (num_questions, num_slots), num_rollouts = prefix.is_real_CP.shape, suffix.is_real_BS.shape[0]
+
+    def of_rollouts(leaf_C):
+        return leaf_C if num_questions == num_rollouts else jnp.repeat(leaf_C, num_rollouts // num_questions, axis=0)
+
+    causal_TT = jnp.tril(jnp.ones((num_positions, num_positions), bool))
+    prefix_bias_BTP = bias_of(
+        jnp.broadcast_to(of_rollouts(prefix.is_real_CP)[:, None], (num_rollouts, num_positions, num_slots))
+    )
+    own_bias_BTT = bias_of(jnp.broadcast_to(causal_TT[None], (num_rollouts, num_positions, num_positions)))
+
+    def attend(q, k, v, context):
+        (prefix_k, prefix_v), suffix_layer = context
+        own = heads_first(k), heads_first(v)
+        before = Seen((of_rollouts(prefix_k), of_rollouts(prefix_v)), prefix_bias_BTP)
+        written = tuple(
+            jax.lax.dynamic_update_slice(cache, new.astype(cache.dtype), (0, 0, 0, 0))
+            for cache, new in zip(suffix_layer, own, strict=True)
+        )
+        return attend_blocks(q, (before, Seen(own, own_bias_BTT))), written
+
+    return Visibility(attend, tuple(zip(prefix.layers, suffix.layers, strict=True)), num_slots + num_positions)
 
 
 # (keys, values and context of a layer) -> (the blocks of keys that are seen, whatever is to be kept)

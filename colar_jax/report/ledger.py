@@ -138,6 +138,7 @@ _TOLERANCES = (
 )
 _STATUS = {
     "hub:gsm8k_aug": "not run here: needs the weights and GSM8K-Aug",
+    "hub:whynlp/gsm8k-aug-nl": "not run here: needs the weights and GSM8K-Aug-NL",
     "hub:math": "not run here: needs the weights and MATH",
 }
 _HEADER = f"""# Ledger: the paper's numbers, and the runs that should give them

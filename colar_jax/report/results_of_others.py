@@ -1,5 +1,7 @@
 """Numbers of other papers on the same base, each with the run that should give it: accuracy in % and #L."""
 
+import dataclasses
+
 from colar_jax.report.published_results import GRADE_SCHOOL, LLAMA, MEAN_OF_SETS, Published
 
 ALL_LINEAR = "query,key,value,out,gate,up,down"
@@ -32,6 +34,37 @@ def _codi(gamma: int, accuracies) -> Published:
     return _row(
         f"CODI, gamma={gamma}", "2502.21074", f"--config=configs/gsm8k_codi.py{flags}", "codi", accuracies, 6, **differs
     )
+
+
+# KaVa's tables have CODI's settings with other latents; versions of the paper differ in methods that are not its own.
+_SWEPT: dict[str, object] = {"num_latents": 24, "num_sweeps": 3, "teacher_last_step": False, "distill_embedding": False}
+_KAVA_SETTINGS = _SWEPT | {
+    "distill_weight": 10.0,
+    "cache_weight": 1.0,
+    "cache_distance": "smooth_l1",
+    "cache_normalise": True,
+    "importance_share": 0.1,
+    "projection_size": 2048,
+}
+_SENTENCES = "hub:whynlp/gsm8k-aug-nl"
+
+
+def _in_kavas_tables(name: str, method: str, argument: str, accuracy: float, flags: str = "", **settings) -> Published:
+    """GSM8K alone; `argument` is the config's, `settings` are the method's."""
+    of_method = (_KAVA_SETTINGS if method == "kava" else _SWEPT) | settings
+    adapters = {name: value for name, value in _CODI.items() if name.startswith("model.")}
+    differs = adapters | {f"{method}.{setting}": value for setting, value in of_method.items()}
+    command = f"--config=configs/gsm8k_{method}.py{argument}{flags}"
+    row = _row(name, "2510.02312", command, method, (accuracy,), 24, **differs)
+    return dataclasses.replace(row, train=_SENTENCES) if "nl" in argument or "nl" in flags else row
+
+
+_NL = f" --config.data.train={_SENTENCES} --config.workdir=runs/gsm8k_pccot_nl"
+
+
+def _kava_without(what: str, accuracy: float, setting: str, value) -> Published:
+    flags = f" --config.stages.kava.kava.{setting}={value} --config.workdir=runs/gsm8k_kava_{setting}"
+    return _in_kavas_tables(f"KaVa, {what}", "kava", "", accuracy, flags, **{setting: value})
 
 
 _RUPLAR: dict[str, object] = {
@@ -81,6 +114,13 @@ OF_OTHERS: tuple[Published, ...] = (
         "SIM-CoT on CODI", _SIM, "--config=configs/gsm8k_simcot.py", "sim_codi", (56.1, 12.7, 61.5, 96.2), 6,
         **_SIM_CODI, **{"sim_codi.spelling_weight": 1.0},
     ),
+    _in_kavas_tables("PCCoT", "pccot", "", 54.2),  # 53.4 in the other version
+    _in_kavas_tables("PCCoT, sentences", "pccot", "", 51.0, _NL),
+    _in_kavas_tables("KaVa", "kava", "", 56.5),
+    _in_kavas_tables("KaVa, sentences", "kava", ":nl", 55.7, cache_distance="mse"),
+    _kava_without("hidden states not distilled", 52.8, "distill_weight", 0.0),
+    _kava_without("without a projection", 52.2, "projection_size", 0),
+    _kava_without("with the last step", 51.2, "teacher_last_step", True),
     _ruplar(
         "RuPLaR, mix", "",
         {"gsm8k": (46.0, 3.0), "gsmhard": (10.8, None), "svamp": (54.3, None), "multiarith": (95.0, None),

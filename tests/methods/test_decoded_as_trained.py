@@ -1,4 +1,4 @@
-"""iCoT, Coconut and CODI are decoded exactly as they are trained: the same prompt, cache, positions, number of latents.
+"""Methods are decoded exactly as they are trained: the same prompt, cache, positions, number of latents.
 
 What a model is evaluated at is what its loss was about: the latents are the same numbers, and the log-probabilities of
 a decoded answer are those that training gives it. The published code evaluates Coconut and Distill without the cache,
@@ -23,7 +23,9 @@ from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
 from colar_jax.methods.icot import Icot
+from colar_jax.methods.kava import Kava
 from colar_jax.methods.method import decode_limits
+from colar_jax.methods.pccot import Pccot
 from colar_jax.methods.thinking import thought_chain
 from colar_jax.methods.thinking.thought_chain import rescaled, unchanged
 from colar_jax.model.cache import Prefix
@@ -36,8 +38,12 @@ METHODS = {
     "coconut": Coconut(num_stages=2, latents_per_stage=2, epochs_per_stage=0.1),
     "rescaled": Coconut(num_stages=2, latents_per_stage=2, epochs_per_stage=0.1, rescale=True),
     "codi": Codi(num_latents=NUM_LATENTS, projection_size=PROJECTION_SIZE),
+    "pccot": Pccot(num_latents=NUM_LATENTS, num_sweeps=2, projection_size=PROJECTION_SIZE),
+    "pauses": Pccot(num_latents=NUM_LATENTS, num_sweeps=0, projection_size=PROJECTION_SIZE),
+    "kava": Kava(num_latents=NUM_LATENTS, num_sweeps=3, projection_size=PROJECTION_SIZE),
 }
 PROJECTIONS = {"coconut": unchanged, "rescaled": rescaled, "codi": METHODS["codi"].project}
+IN_LATENTS = [*PROJECTIONS, "pccot", "kava"]
 DECODE = DecodeConfig(max_answer_tokens=6)
 LATE = 10**4  # a step after every schedule
 
@@ -63,7 +69,7 @@ def batch_and_order(name: str, encoded):
     return loader.batch(LATE), order[order >= 0]
 
 
-def latents_of(batch, projected, *, scale_of_cache=1.0):
+def latents_of(batch, name: str, *, scale_of_cache=1.0):
     """What training feeds, `[E, L, D]` of the examples of the batch's one row."""
 
     @jax.jit
@@ -72,18 +78,20 @@ def latents_of(batch, projected, *, scale_of_cache=1.0):
         trunk = thought_chain.run_trunk(model, batch, COMPUTE)
         caches = jax.tree.map(lambda cache: scale_of_cache * cache, trunk.caches)
         trunk = dataclasses.replace(trunk, caches=caches)
-        return thought_chain.run_latents(model, trunk, batch, NUM_LATENTS, projected, COMPUTE).fed_BLED
+        if isinstance(METHODS[name], Codi):
+            return METHODS[name].think_in_training(model, trunk, batch, COMPUTE, None).fed_BLED
+        return thought_chain.run_latents(model, trunk, batch, NUM_LATENTS, PROJECTIONS[name], COMPUTE).fed_BLED
 
     return np.asarray(program(batch))[0].transpose(1, 0, 2)[: batch.num_examples]
 
 
-@pytest.mark.parametrize("name", list(PROJECTIONS))
+@pytest.mark.parametrize("name", IN_LATENTS)
 def test_latents_in_training_are_those_in_decoding(name):
     encoded, outcome = decoded(name)
     assert (outcome.num_thoughts_B == NUM_LATENTS).all() and not outcome.forced_stop_B.any()
     batch, order = batch_and_order(name, encoded)
     assert (batch.num_latents_BE[batch.question_lengths_BE > 0] == NUM_LATENTS).all()
-    trained = latents_of(batch, PROJECTIONS[name])
+    trained = latents_of(batch, name)
     assert largest_difference(trained, outcome.thoughts[order]) < 1e-5
     latents = outcome.thoughts.reshape(-1, outcome.thoughts.shape[-1])
     assert (
@@ -113,12 +121,12 @@ def test_latents_with_the_cache_are_those_of_whole_passes(name):
             embeds_BTD = jnp.concatenate([embeds_BTD, latent_BD[:, None]], axis=1)
 
 
-@pytest.mark.parametrize("name", list(PROJECTIONS))
+@pytest.mark.parametrize("name", IN_LATENTS)
 def test_latents_see_the_question_in_the_cache(name, monkeypatch):
     """Without the question's keys and values every latent but the first is another one, in training and decoding."""
     encoded, outcome = decoded(name)
     batch, order = batch_and_order(name, encoded)
-    blind = latents_of(batch, PROJECTIONS[name], scale_of_cache=0.0)
+    blind = latents_of(batch, name, scale_of_cache=0.0)
     of_rows = Prefix.of_rows
 
     def forgetful(*arguments):

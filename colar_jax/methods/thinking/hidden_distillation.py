@@ -42,12 +42,25 @@ def spread_of_batch(teacher_LBED, is_real_BE, compute: Execution):
 
     Over the whole step, on however many devices; with `accumulation`, over a microbatch.
     """
-    is_real_BE1, hidden_size = is_real_BE[..., None], teacher_LBED.shape[-1]
+    return _spread_over((1, 2, 3), teacher_LBED, is_real_BE, compute)
+
+
+def spread_of_all(teacher_LBED, is_real_BE, compute: Execution):
+    """The same over all layers at once, `[1, 1, 1]`: what PCCoT's code divides by where it does not take each layer's.
+
+    A layer whose states are small then counts little.
+    """
+    return _spread_over((0, 1, 2, 3), teacher_LBED, is_real_BE, compute)
+
+
+def _spread_over(axes: tuple[int, ...], teacher_LBED, is_real_BE, compute: Execution):
+    is_real_BE1 = is_real_BE[..., None]
+    num_states = teacher_LBED.shape[-1] * (teacher_LBED.shape[0] if 0 in axes else 1)
 
     def total(values_LBED):
-        return compute.over_all_rows(jnp.sum(jnp.where(is_real_BE1, values_LBED, 0), axis=(1, 2, 3), keepdims=True))
+        return compute.over_all_rows(jnp.sum(jnp.where(is_real_BE1, values_LBED, 0), axis=axes, keepdims=True))
 
-    count = compute.over_all_rows(jnp.sum(is_real_BE)) * hidden_size
+    count = compute.over_all_rows(jnp.sum(is_real_BE)) * num_states
     mean = total(teacher_LBED) / jnp.maximum(count, 1)
     return jnp.sqrt(total(jnp.square(teacher_LBED - mean)) / jnp.maximum(count - 1, 1))[..., 0]
 
@@ -60,4 +73,4 @@ def spread_of_example(teacher_LBED, is_real_BE, compute: Execution):
     return jnp.std(teacher_LBED, axis=-1, ddof=1)
 
 
-SPREADS = {"batch": spread_of_batch, "example": spread_of_example}
+SPREADS = {"batch": spread_of_batch, "example": spread_of_example, "all": spread_of_all}

@@ -33,6 +33,7 @@ class Trunk:
     caches: tuple
     probed: tuple
     layers: list  # each layer's parameters, sliced out of their stack once for all passes
+    queries: tuple = ()  # each layer's at the watched positions, [B, T, N, H]
 
 
 @jax.tree_util.register_dataclass
@@ -57,23 +58,33 @@ def rescaled(model: Reasoner, hidden):
     return (hidden_f32 * (model.latent_head.embed_std[...] / jnp.maximum(size, 1e-6))).astype(hidden.dtype)
 
 
-def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: Execution, keys_B=None, probes: bool = False) -> Trunk:
-    """The first pass over the rows; `probes` keeps the residual stream before the answer after each layer."""
+def run_trunk(
+    model: Reasoner, batch: ThoughtBatch, compute: Execution, keys_B=None, *, probes: bool = False, watched_BT=None
+) -> Trunk:
+    """The first pass over the rows; `probes` keeps the residual stream before the answer after each layer.
+
+    Args:
+        watched_BT: supervised positions whose queries are kept, too.
+    """
     bias_BPP = packed_mask_bias(batch.trunk_segments_BP)
     matched = [batch.matched_trunk_BE] if probes else []
     read_BM = jnp.concatenate([batch.last_BE, batch.supervised_BM, *matched], axis=1)
     bias_BMP = jax.lax.optimization_barrier(gather_positions(bias_BPP, read_BM))
+    # Of the last layer, queries are only where it is read.
+    places_in_read = None
+    if watched_BT is not None:
+        places_in_read = jnp.argmax(watched_BT[..., None] == read_BM[:, None], axis=-1)
     num_examples, stop = batch.last_BE.shape[1], batch.last_BE.shape[1] + batch.supervised_BM.shape[1]
 
-    def attending(attend, bias):
+    def attending(attend, bias, places_BT):
         def attend_and_keep(q, k, v):
-            return attend(q, k, v, bias), (heads_first(k), heads_first(v))
+            queries = () if places_BT is None else (pick_places(q, places_BT),)
+            return attend(q, k, v, bias), (heads_first(k), heads_first(v), *queries)
 
         return attend_and_keep
 
     def pick(x):
-        flat = x.reshape(*x.shape[:2], -1)
-        return gather_positions(flat, read_BM).reshape(*read_BM.shape, *x.shape[2:])
+        return pick_places(x, read_BM)
 
     probe, probe_read = (
         (lambda x_BPD: gather_positions(x_BPD, batch.matched_trunk_BE), lambda x_BMD: x_BMD[:, stop:])
@@ -84,15 +95,28 @@ def run_trunk(model: Reasoner, batch: ThoughtBatch, compute: Execution, keys_B=N
     hidden_BMD, kept = model.llama.run(
         embeds_BPD,
         batch.trunk_positions_BP,
-        Visibility(attending(attend_causally, bias_BPP)),
+        Visibility(attending(attend_causally, bias_BPP, watched_BT)),
         compute,
-        dropout_keys_B=_keys_of(keys_B, 0),
-        reading=Reading(probe, LastLayer(pick, attending(attend, bias_BMP), probe_read)),
+        dropout_keys_B=keys_of(keys_B, 0),
+        reading=Reading(probe, LastLayer(pick, attending(attend, bias_BMP, places_in_read), probe_read)),
         layers=layers,
     )
-    caches = tuple(cache for cache, _ in kept) if probes else kept
+    of_layers = tuple(of_layer for of_layer, _ in kept) if probes else kept
     probed = tuple(probed for _, probed in kept) if probes else ()
-    return Trunk(hidden_BMD[:, :num_examples], hidden_BMD[:, num_examples:stop], caches, probed, layers)
+    caches, queries = tuple((k, v) for k, v, *_ in of_layers), tuple(q for _, _, *own in of_layers for q in own)
+    return Trunk(hidden_BMD[:, :num_examples], hidden_BMD[:, num_examples:stop], caches, probed, layers, queries)
+
+
+def pick_places(x_BSX, places_BM):
+    """Positions of each row, of arrays with any axes behind: `[B, S, ...]` to `[B, M, ...]`."""
+    flat = x_BSX.reshape(*x_BSX.shape[:2], -1)
+    return gather_positions(flat, places_BM).reshape(*places_BM.shape, *x_BSX.shape[2:])
+
+
+def own_question(batch: ThoughtBatch):
+    """Which positions of the trunk are each example's question, bool `[B, E, P]`."""
+    example_E = jnp.arange(batch.last_BE.shape[1])
+    return batch.is_question_BP[:, None] & (batch.trunk_segments_BP[:, None] == example_E[None, :, None] + 1)
 
 
 def run_latents(
@@ -102,10 +126,7 @@ def run_latents(
     B, E = batch.last_BE.shape
     example_E = jnp.arange(E)
     slot_examples, slot_steps = jnp.tile(example_E, num_latents), jnp.repeat(jnp.arange(num_latents), E)
-    of_own_question_BEP = batch.is_question_BP[:, None] & (
-        batch.trunk_segments_BP[:, None] == example_E[None, :, None] + 1
-    )
-    trunk_bias_BEP = bias_of(of_own_question_BEP)
+    trunk_bias_BEP = bias_of(own_question(batch))
 
     def body(carry, step):
         hidden_BED, caches = carry
@@ -126,7 +147,7 @@ def run_latents(
             batch.question_lengths_BE + step,
             blocks(seen, tuple(zip(trunk.caches, caches, strict=True))),
             compute,
-            dropout_keys_B=_keys_of(keys_B, 2 + step),
+            dropout_keys_B=keys_of(keys_B, 2 + step),
             layers=trunk.layers,
         )
         is_real_BE1 = (step < batch.num_latents_BE)[..., None]
@@ -165,7 +186,7 @@ def run_tail(
         batch.tail_positions_BT,
         blocks(seen, tuple(zip(trunk.caches, latents.caches, strict=True))),
         compute,
-        dropout_keys_B=_keys_of(keys_B, 1),
+        dropout_keys_B=keys_of(keys_B, 1),
         reading=Reading(probe),
         layers=trunk.layers,
     )
@@ -198,6 +219,6 @@ def _embed(model: Reasoner, ids_BT, compute: Execution):
     return model.llama.embed(ids_BT, compute.dtype)
 
 
-def _keys_of(keys_B, part):
-    """The keys of a part of the chain: each drops out what its own keys say."""
+def keys_of(keys_B, part):
+    """The dropout keys of a part of the chain (0 the trunk, 1 the tail, then the latents' passes); None for None."""
     return None if keys_B is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, part)

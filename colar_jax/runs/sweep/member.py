@@ -220,4 +220,5 @@ def _cost_model(part: StageCells) -> CostModel:
         llama=model.llama.config,
         latent_head_size=model.latent_head.config.intermediate_size if "latent_head" in method.trains else 0,
         bytes_per_value=jnp.dtype(part.run.config.model.dtype).itemsize,
+        sweeps=part.run.thinking(part.stage).sweeps,
     )
