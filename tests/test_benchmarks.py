@@ -23,3 +23,15 @@ def test_our_side_does_a_round(task):
     ready, measured = worker.stdout.splitlines()
     assert ready == "ready"
     assert json.loads(measured)["examples_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_what_a_step_computes_is_counted():
+    command = [sys.executable, ROOT / "benchmarks" / "step_flops.py"]
+    command += ["--config", ROOT / "configs" / "methods.py:smoke", "--stages", "codi,pccot"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    counted = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert counted.returncode == 0, counted.stderr
+    rows = [line.split(" | ") for line in counted.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| no_cot", "| codi", "| pccot"]  # the cheapest first
+    assert [row[1] for row in rows] == ["1", "6", "6"]

@@ -113,6 +113,8 @@ OTHER_METHODS = {
     "ruplar": {"way": "superposition"},
     "codi": {"way": "projection", "projection": 20},
     "codi without a projection": {"way": "hidden_states"},
+    "pccot": {"way": "swept", "projection": 20},
+    "kava without a projection": {"way": "swept"},
     "cot": {"way": "words"},
     "no_cot": {"way": "nothing"},
     "icot": {"way": "nothing"},
@@ -130,8 +132,9 @@ def test_other_methods_think_there_as_here(case, tmp_path):
     facts = json.loads((folder / "thinking.json").read_text())
     assert (facts["way"], facts["method"]) == (way, stage)
     files = {path.name for path in folder.glob("*.safetensors")}
-    of_latents = {"projection": {"projection.safetensors"}, "rescaled_states": {"latent_head.safetensors"}}
-    assert files == {"model.safetensors"} | of_latents.get(way, set())
+    of_latents = {"rescaled_states": {"latent_head.safetensors"}}
+    projection = {"projection.safetensors"} if "projection" in options else set()
+    assert files == {"model.safetensors"} | of_latents.get(way, set()) | projection
     card = (folder / "README.md").read_text()
     assert ways.WAYS[way].format(num_thoughts=facts["max_thoughts"]) in card
     assert "There is no thinking speed to choose." in card and "--speed" not in card

@@ -24,8 +24,8 @@ def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
     config.model.latent_head.intermediate_size = 24
     for name in stages:
         config.stages[name] = stage_defaults(method=name, steps=2, rows=2, row_positions=128)
-    if "codi" in stages:
-        config.stages.codi.codi.projection_size = projection_size
+    for name in {"codi", "pccot", "kava"}.intersection(stages):
+        config.stages[name][name].projection_size = projection_size
     if "coconut" in stages:
         config.stages.coconut.coconut.rescale = rescale
     if "colar" in stages:

@@ -17,7 +17,9 @@ from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
+from colar_jax.methods.kava import Kava
 from colar_jax.methods.method import decode_limits
+from colar_jax.methods.pccot import Pccot
 from colar_jax.methods.ruplar import ColarKhot, Ruplar
 from colar_jax.methods.sim_cot import SimCodi
 from colar_jax.model.execution import Execution
@@ -32,6 +34,8 @@ METHODS = {
     "colar_khot": ColarKhot(speeds="2"),
     "coconut": Coconut(num_stages=2, latents_per_stage=1, epochs_per_stage=20, rescale=True, uniform_probability=0.2),
     "codi": Codi(num_latents=2, projection_size=32),
+    "pccot": Pccot(num_latents=3, num_sweeps=2, projection_size=32),
+    "kava": Kava(num_latents=3, num_sweeps=2, projection_size=32),
     "sim_codi": SimCodi(num_latents=2, projection_size=32),
 }
 DECODE = DecodeConfig(max_latents=12, max_answer_tokens=6)

@@ -50,6 +50,7 @@ def bound_method(name: str):
         "colar": dict(weight=0.7, entropy_weight=-0.05),
         "codi": dict(projection_size=8),
         "sim_codi": dict(projection_size=8),
+        "kava": dict(projection_size=8, num_latents=4),
     }
     return METHODS[name](**settings.get(name, {}))
 

@@ -57,6 +57,12 @@ def test_several_processes_and_split_heads_are_refused(tmp_path, monkeypatch):
     refuse_what_cannot_be_served(thinker)
 
 
+@pytest.mark.parametrize("method", ["pccot", "kava"])
+def test_latents_that_are_made_all_at_once_are_refused(tmp_path, method):
+    with pytest.raises(UserError, match=f"stage {method} makes all its latents at once, and a server's slots"):
+        refuse_what_cannot_be_served(tiny_thinker(tmp_path, method, projection=16))
+
+
 def test_latents_without_their_question_are_refused(tmp_path):
     thinker = tiny_thinker(tmp_path)
     decode = dataclasses.replace(thinker.decode, latents_see_question=False)
