@@ -159,12 +159,12 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch, fi
 MUON = {"run": "colar", "stages.colar.optimizer.name": "muon"}
 
 
-def test_muon_goes_on_bit_for_bit(tmp_path, monkeypatch, compiled_once):
+def test_muon_goes_on_bit_for_bit(tmp_path):
     """Killed after its save at step 4 of 7: parameters, averages and metrics of a run that was never stopped."""
     pipeline.train(tiny_config(tmp_path / "whole", **MUON))
     overrides = [f"--config.{name}={value}" for name, value in MUON.items()]
     arguments = [*flags(tmp_path / "run"), *overrides]
-    process = start("-c", DRIVER, "step", 6, int(KILL), *arguments, environment=compiled_once)
+    process = start("-c", DRIVER, "step", 6, int(KILL), *arguments)
     process.communicate(timeout=300)
     assert process.returncode == -KILL and latest_steps(tmp_path / "run")[1] in (3, 4)
     pipeline.train(tiny_config(tmp_path / "run", **MUON))
