@@ -49,6 +49,7 @@ def in_chunks(part, hidden_ND, ids_N, *more_N, chunk: int, padding_id: int, join
 
     What a chunk computes is computed again in the backward pass; `N <= chunk` is one plain call. `join` makes one
     result of those of the chunks, which are stacked; the last chunk is filled up with `padding_id`, `more_N` with 0.
+    A row may have several ids, `[N, ...]`.
     """
     num_rows, size = hidden_ND.shape
     if num_rows <= chunk:
@@ -56,7 +57,9 @@ def in_chunks(part, hidden_ND, ids_N, *more_N, chunk: int, padding_id: int, join
     num_chunks = -(-num_rows // chunk)
     padding = num_chunks * chunk - num_rows
     hidden = jnp.pad(hidden_ND, ((0, padding), (0, 0))).reshape(num_chunks, chunk, size)
-    ids = jnp.pad(ids_N, (0, padding), constant_values=padding_id).reshape(num_chunks, chunk)
+    rest = ids_N.shape[1:]
+    ids = jnp.pad(ids_N, ((0, padding), *((0, 0) for _ in rest)), constant_values=padding_id)
+    ids = ids.reshape(num_chunks, chunk, *rest)
     more = tuple(jnp.pad(values_N, (0, padding)).reshape(num_chunks, chunk) for values_N in more_N)
     return join(jax.lax.map(jax.checkpoint(lambda chunk_of: part(*chunk_of)), (hidden, ids, *more)))
 

@@ -11,7 +11,7 @@ python -m colar_jax.train --config=configs/graphs.py --config.run=cot,coconut
 
 from colar_jax.config import defaults, stage_defaults
 
-METHODS = ("colar", "icot", "coconut", "codi", "pccot", "kava", "no_cot")
+METHODS = ("colar", "icot", "coconut", "codi", "pccot", "kava", "latent_sft", "adaptive", "no_cot")
 
 
 def get_config(argument: str = ""):
@@ -60,6 +60,9 @@ def _config():
     # Three passes, as CODI's, over as many latents as a chain without its last step has words, or more.
     for name in ("pccot", "kava"):
         config.stages[name][name].update(num_latents=16, num_sweeps=2)
+    config.stages.latent_sft.latent_sft.speeds = "2,5"
+    # As many latents as steps.
+    config.stages.adaptive.adaptive.update(num_latents=3, base_latents=0, distill_weight=5.0, projection_size=128)
     return config
 
 

@@ -27,6 +27,8 @@ ROWS = {
     "sim_colar": 5,
     "ruplar": 7,
     "colar_khot": 5,
+    "latent_sft": 5,
+    "adaptive": 7,
     "no_cot": 4,
 }
 
@@ -61,7 +63,7 @@ def _methods_own(config) -> None:
     # Speed 5 is the harder one; the latents need the weight (configs/arithmetic.py).
     for name in ("colar", "sim_colar"):
         config.stages[name][_group(name)].update(speeds="2,5,5", weight=10.0)
-    config.stages.colar_khot.khot.speeds = "1,2,5"
+    config.stages.colar_khot.khot.speeds = config.stages.latent_sft.latent_sft.speeds = "1,2,5"
     # 8 tokens an epoch, a new AdamW at each: 31 tokens are gone after four epochs.
     config.stages.icot.icot.update(removed_per_epoch=8.0, smoothing=4.0, reset_optimizer=True)
     # Two latents a step, a stage an epoch, all-latent for the rest.
@@ -73,6 +75,9 @@ def _methods_own(config) -> None:
     # Three sweeps are four passes, as many as CODI's; a teacher's chain has 18 tokens on average.
     for name in ("pccot", "kava"):
         config.stages[name][name].update(num_latents=12, num_sweeps=3)
+    # A latent for each of the two to four steps.
+    adaptive = dict(num_latents=4, base_latents=0, distill_weight=5.0, projection_size=128)
+    config.stages.adaptive.adaptive.update(adaptive)
 
 
 def _group(name: str) -> str:
@@ -110,5 +115,5 @@ def _smoke(config) -> None:
     config.stages.icot.icot.removed_per_epoch = 1e4
     for name in ("coconut", "sim_coconut"):
         config.stages[name][name].epochs_per_stage = 0.01
-    for name in ("codi", "sim_codi", "pccot", "kava"):
+    for name in ("codi", "sim_codi", "pccot", "kava", "adaptive"):
         config.stages[name][name].projection_size = 16

@@ -54,6 +54,8 @@ class Config:
         for name, stage in self.stages.items():
             objection = stage.bound_method.objection(self.model)
             require(not objection, f"stages.{name}.{objection}")
+            objection = stage.bound_method.objection_to_rewards(stage.rl) if stage.trainer == "grpo" else ""
+            require(not objection, f"stages.{name}.rl.{objection}")
             require(
                 stage.trainer == "sft" or not self.model.latent_head.deterministic or stage.rl.min_std > 0,
                 f"stages.{name}.rl.min_std=0 with model.latent_head.deterministic=True: nothing is sampled, so nothing "

@@ -30,6 +30,19 @@ class Thought:
     end_log_prob_B: jax.Array | None = None  # of the decision to stop; None where it has no distribution of its own
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Determined:
+    """The record of a thought that is a function of the question: nothing of it is kept, for it can be made again.
+
+    `maker.project(model, hidden)` makes it, and `maker.stop_log_prob(model, hidden, temperature)` says how likely it is
+    that thinking is over instead.
+    """
+
+    nothing: jax.Array  # [..., 1]
+    maker: Any = dataclasses.field(metadata={"static": True})
+
+
 LOG_HALF = -math.log(2)
 
 Think = Callable[[Reasoner, jax.Array, jax.Array], Thought]

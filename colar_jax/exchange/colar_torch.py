@@ -279,6 +279,11 @@ class LatentReasoner:
                 logits.softmax(-1) @ self._embedding.weight.float() * float(getattr(self._embedding, "embed_scale", 1))
             )
             return fed, fed, int(logits.argmax()) == separator
+        if way == "khot":
+            scores, ids = logits.topk(min(self.settings["method_settings"]["top_k"], len(logits)))
+            scale = float(getattr(self._embedding, "embed_scale", 1))
+            fed = scores.softmax(-1) @ self._embedding.weight[ids].float() * scale
+            return fed, fed, int(logits.argmax()) == separator
         if way == "rescaled_states":
             fed = hidden.float() * (self.settings["embed_std"] / hidden.float().square().mean().sqrt())
             return fed, fed, True

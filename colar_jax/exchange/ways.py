@@ -7,13 +7,14 @@ no exported file can make is refused.
 from colar_jax.errors import UserError
 from colar_jax.methods.method import Thinking
 
-LATENT_HEAD, PROJECTION, HIDDEN_STATES, RESCALED_STATES, SWEPT, SUPERPOSITION, WORDS, NOTHING, OWN = (
+LATENT_HEAD, PROJECTION, HIDDEN_STATES, RESCALED_STATES, SWEPT, SUPERPOSITION, KHOT, WORDS, NOTHING, OWN = (
     "latent_head",
     "projection",
     "hidden_states",
     "rescaled_states",
     "swept",
     "superposition",
+    "khot",
     "words",
     "nothing",
     "own",
@@ -48,6 +49,11 @@ WAYS = {
         "It reasons in latents that are mixtures of tokens: what its language head predicts is fed as "
         "`softmax(logits) E`, until `###` is the most probable token. There is no other weight than the language "
         "model's, which loads with `transformers`."
+    ),
+    KHOT: (
+        "It reasons in latents that are mixtures of a few tokens: the likeliest ones of its language head (as many as "
+        "`top_k` in `thinking.json`), each with its share, are fed as one embedding, until `###` is the most probable "
+        "token. There is no other weight than the language model's, which loads with `transformers`."
     ),
     WORDS: "It reasons in words: the steps as text, then `###`, then the answer.",
     OWN: (

@@ -4,12 +4,14 @@ import dataclasses
 import inspect
 
 from colar_jax.errors import UserError
+from colar_jax.methods.adaptive import Adaptive
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.cot import Cot
 from colar_jax.methods.icot import Icot
 from colar_jax.methods.kava import Kava
+from colar_jax.methods.latent_sft import LatentSft
 from colar_jax.methods.method import Method
 from colar_jax.methods.no_cot import NoCot
 from colar_jax.methods.own_speed import OwnSpeed
@@ -33,6 +35,8 @@ METHODS: dict[str, type[Method]] = {
     "sim_colar": SimColar,
     "ruplar": Ruplar,
     "colar_khot": ColarKhot,
+    "latent_sft": LatentSft,
+    "adaptive": Adaptive,
 }
 
 

@@ -112,6 +112,15 @@ class Method(abc.ABC):
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
         """How to think when decoding, within the limits of `decode`."""
 
+    def rollout_thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype) -> Thinking:
+        """How to think in the rollouts of reinforcement learning: as a sampled decode does, unless a method says."""
+        return self.thinking(decode, separator_id, dtype, False)
+
+    @property
+    def takes_rewards(self) -> bool:
+        """Whether reinforcement learning (`trainer=grpo`) knows the log-probabilities of what it thinks."""
+        return "latent_head" in self.trains
+
     @property
     def modules(self) -> dict[str, OwnModule]:
         """The parts of the model that it brings with it, by their names in `trains` and on the model."""
@@ -129,6 +138,10 @@ class Method(abc.ABC):
 
     def objection(self, model: ModelConfig) -> str:
         """What speaks against these settings with that model, the setting first; empty where nothing does."""
+        return ""
+
+    def objection_to_rewards(self, rl: Any) -> str:
+        """What speaks against these settings of reinforcement learning, one of them first; empty where nothing does."""
         return ""
 
     def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> Batches:

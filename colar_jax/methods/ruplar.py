@@ -183,13 +183,7 @@ def _noisy(tokens: LatentTokens, keys_B) -> LatentTokens:
     """The shares after Gumbel noise on their scores: a softmax over each latent's tokens."""
     num_tokens = tokens.shares_BT.shape[1]
     noise_BT = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, _NOISE_STREAM), (num_tokens,)))(keys_B)
-    weights_BT = jnp.where(tokens.is_part_BT, tokens.shares_BT * jnp.exp(noise_BT / TEMPERATURE), 0.0)
-
-    def normalised(weights_T, at_T):
-        sums_T = jax.ops.segment_sum(weights_T, at_T, num_tokens)
-        return weights_T / jnp.maximum(sums_T[at_T], 1e-30)
-
-    return tokens._replace(shares_BT=jax.vmap(normalised)(weights_BT, tokens.predicted_at_BT))
+    return superposition.reweighed(tokens, noise_BT / TEMPERATURE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +200,10 @@ class ColarKhot(Khot):
     def __post_init__(self):
         super().__post_init__()
         parse_trained_speeds(self.speeds)
-        require(0 <= self.auto_probability <= 1, f"khot.auto_probability={self.auto_probability} is not in [0, 1]")
+        require(
+            0 <= self.auto_probability <= 1,
+            f"{self.group}.auto_probability={self.auto_probability} is not in [0, 1]",
+        )
 
     @property
     def recipe(self) -> Recipe:
@@ -221,9 +218,12 @@ class ColarKhot(Khot):
             pooling="mean",
         )
 
-    def objective(self, model, batch: Batch, keys_B, counts: KhotCounts, compute: Execution):
+    def latent_tokens(self, batch: Batch, keys_B) -> LatentTokens:
+        """The tokens of the batch's latents, with their shares."""
         # A padding token lies in no position, and has none.
         scale_BS = jnp.pad(batch.scale_BS, ((0, 0), (0, 1)))
         shares_BT = jnp.take_along_axis(scale_BS, batch.token_positions_BT, axis=1)
-        tokens = superposition.latent_tokens(batch, shares_BT)
-        return khot_loss(model, batch, tokens, keys_B, counts, self, compute)
+        return superposition.latent_tokens(batch, shares_BT)
+
+    def objective(self, model, batch: Batch, keys_B, counts: KhotCounts, compute: Execution):
+        return khot_loss(model, batch, self.latent_tokens(batch, keys_B), keys_B, counts, self, compute)

@@ -5,6 +5,7 @@ import numpy as np
 
 from colar_jax.config import StageConfig
 from colar_jax.decoding.decoder import Decoded
+from colar_jax.decoding.thinking import Determined
 from colar_jax.planning.lowering import Lowered, PlannedStage, StageLength
 from colar_jax.planning.model_flops import forward_flops, step_flops, tree_rows
 from colar_jax.rl.grpo import (
@@ -49,7 +50,8 @@ def lower_update(setting: PlannedStage, sampler: Sampler) -> tuple[Lowered, Stag
     if rl.beta:
         frozen = frozen | {REFERENCE: state.trainable}
     rows = rows_of_minibatch(stage, setting.engine.num_shards)
-    row = _longest_row(stage, config.decode, sampler, setting.llama.hidden_size)
+    thoughts = sampler.shapes(setting.placed_parameters()).thoughts
+    row = _longest_row(stage, config.decode, sampler, thoughts)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), row)
     batch = setting.engine.shapes_of_rows(batch)
     sampling = sampling_of(config.decode, stage)
@@ -76,12 +78,12 @@ def _smaller_batch(setting: PlannedStage) -> str:
     return f"--config.decode.max_latents={setting.config.decode.max_latents // 2} shortens the chains"
 
 
-def _longest_row(stage: StageConfig, decode, sampler: Sampler, hidden_size: int) -> TreeBatch:
-    """A tree row whose chains think to the limit."""
+def _longest_row(stage: StageConfig, decode, sampler: Sampler, thoughts) -> TreeBatch:
+    """A tree row whose chains think to the limit; `thoughts` has the shapes of what rollouts keep, `[B, L, ...]`."""
     rl = stage.rl
     branches, latents, answer = rl.num_generations // rl.speeds_per_group, decode.max_latents, decode.max_answer_tokens
     decoded = Decoded(
-        thoughts=np.zeros((branches, latents, hidden_size), np.float32),
+        thoughts=jax.tree.map(lambda leaf: np.zeros((branches, latents, *leaf.shape[2:]), leaf.dtype), thoughts),
         thought_log_probs_BL=np.zeros((branches, latents), np.float32),
         stop_log_probs_BL=np.zeros((branches, latents + 1), np.float32),
         num_thoughts_B=np.full(branches, latents, np.int32),
@@ -102,8 +104,13 @@ def _longest_row(stage: StageConfig, decode, sampler: Sampler, hidden_size: int)
 
 
 def _useful_flops(setting: PlannedStage, row: TreeBatch) -> float:
-    """Of the rows that a minibatch fills; rows that only make it divide by the chips are no work."""
-    rl, (_, branches, latents, _) = setting.stage.rl, row.thoughts_BGLD.shape
+    """Of the rows that a minibatch fills; rows that only make it divide by the chips are no work.
+
+    0 where latents are made again one after the other: such an update has no closed form here.
+    """
+    if isinstance(row.thoughts_BGLD, Determined):
+        return 0.0
+    rl, (_, branches, latents, _) = setting.stage.rl, row.latents_shape
     filled = rl.minibatch_size // rl.num_generations * rl.speeds_per_group
     shape = tree_rows(filled, row.prompt_ids_BP.shape[1], branches, latents, row.answer_ids_BGA.shape[2])
     of_reference = sum(forward_flops(setting.llama, setting.config.model, shape).values()) if rl.beta else 0.0

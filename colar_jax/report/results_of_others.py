@@ -91,6 +91,43 @@ def _ruplar(name: str, argument: str, cells: dict[str, tuple[float, float | None
     return Published(name, command, LLAMA, "hub:gsm8k_aug", "ruplar", "-", cells, settings, "sampled", "2605.09346")
 
 
+_LATENT_SFT: dict[str, object] = {
+    "model.lora.rank": 64,
+    "model.lora.targets": ALL_LINEAR,
+    "latent_sft.speeds": "2",
+    "latent_sft.top_k": 10,
+    "latent_sft.noise": True,
+    "decode.answer_temperature": 0.6,
+    "decode.top_p": 0.95,
+    "decode.max_latents": 128,
+}
+_LATENT_GRPO: dict[str, object] = {
+    "trainer": "grpo",
+    "rl.noise": "one_sided",
+    "rl.first_latent": "best",
+    "rl.overlong": "no_advantage",
+    "rl.loss_aggregation": "token",
+    "rl.dual_clip": 3.0,
+}
+
+
+def _latent_sft(name: str, source: str, config: str, mean: float, length: float | None, **differs) -> Published:
+    """The mean of the four sets, sampled."""
+    cells, settings = {MEAN_OF_SETS: (mean, length)}, _LATENT_SFT | differs
+    command = f"--config=configs/{config}"
+    return Published(name, command, LLAMA, "hub:gsm8k_aug", "latent_sft", "2", cells, settings, "sampled", source)
+
+
+_ADAPTIVE = {setting.replace("codi.", "adaptive."): value for setting, value in _CODI.items()}
+_ADAPTIVE_SOURCE = "2511.21581"
+_WHEN_SOLVED: dict[str, object] = {
+    "trainer": "grpo",
+    "adaptive.num_latents": 10,
+    "adaptive.base_latents": 5,
+    "rl.num_generations": 16,
+    "rl.length_credit": "when_solved",
+    "rl.beta": 1e-3,
+}
 _SIM_CODI = {setting.replace("codi.", "sim_codi."): value for setting, value in _CODI.items()}
 _SIM = "2509.20317"
 _WHOLE: dict[str, object] = {"model.lora.rank": 0}
@@ -131,4 +168,14 @@ OF_OTHERS: tuple[Published, ...] = (
     _ruplar("RuPLaR, uniform", "", {"gsm8k": (35.1, None)}, **{"ruplar.rule": "uniform"}),
     _ruplar("RuPLaR without SEM", "", {"gsm8k": (39.1, None)}, **{"ruplar.sem_weight": 0.0}),
     _ruplar("RuPLaR without cut", "", {"gsm8k": (39.6, None)}, **{"ruplar.min_share": 0.0}),
+    _latent_sft("Latent-SFT", "2510.15522", "gsm8k_latent_sft.py", 50.5, None),
+    _latent_sft("Latent-GRPO", "2604.27998", "gsm8k_latent_grpo.py", 58.3, 21, **_LATENT_GRPO),
+    _row(
+        "Adaptive latents, Latent-6", _ADAPTIVE_SOURCE, "--config=configs/gsm8k_adaptive.py:latent_6", "adaptive",
+        (49.73,), 6, **_ADAPTIVE, **{"adaptive.base_latents": 6, "adaptive.latents_per_step": 0},
+    ),
+    _row(
+        "Adaptive latents after RL", _ADAPTIVE_SOURCE, "--config=configs/gsm8k_adaptive.py", "adaptive",
+        (50.11,), 1.76, **_ADAPTIVE | _WHEN_SOLVED,
+    ),
 )  # fmt: skip

@@ -6,6 +6,7 @@ a decorated function here; or, in a module of the user's own, a function that a 
 A *term* is one action: a latent, a decision to stop or to go on, a token of the answer.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ MakeReward = Callable[[RlConfig, Verifier, int], Reward]  # (settings, is_right,
 Advantage = Callable[[np.ndarray, RlConfig], np.ndarray]
 # (terms of each chain [chains..., 1], number of chains, settings) -> the weight of each term of a chain
 Aggregation = Callable[[np.ndarray, int, RlConfig], Any]
+
+_DIGIT = re.compile(r"\d")
 
 REWARDS: dict[str, MakeReward] = {}
 ADVANTAGES: dict[str, Advantage] = {}
@@ -68,6 +71,12 @@ def correctness(config: RlConfig, is_right: Verifier, max_latents: int) -> Rewar
 def brevity(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
     """`1 - #L / max_latents`, right or wrong: give it a small weight beside correctness, or nothing is thought."""
     return lambda problems, answers, num_latents: [1.0 - length / max_latents for length in num_latents]
+
+
+@reward("well_formed")
+def well_formed(config: RlConfig, is_right: Verifier, max_latents: int) -> Reward:
+    """-1 for an answer without a digit, else 0: beside correctness, what arXiv 2511.21581 takes for a bad format."""
+    return lambda problems, answers, num_latents: [0.0 if _DIGIT.search(answer) else -1.0 for answer in answers]
 
 
 @advantage("group")

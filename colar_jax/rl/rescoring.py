@@ -8,41 +8,35 @@ and the recorded token always counts as inside: otherwise its log-probability wo
 no gradient could bring it back.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from colar_jax.config import DecodeConfig
 from colar_jax.decoding.decoder import dropout_keys
+from colar_jax.decoding.khot import KhotLatents, mixed
 from colar_jax.decoding.prefill import with_speeds
-from colar_jax.decoding.sampling import log_prob_of, nucleus
-from colar_jax.decoding.thinking import decision_log_prob, latent_log_prob, temper_odds
-from colar_jax.losses import in_chunks
+from colar_jax.decoding.thinking import Determined, latent_log_prob
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import Gaussian
 from colar_jax.model.llama import LastLayer, Reading
 from colar_jax.model.lora import BranchKeys
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.model.visibility import tree, tree_ends, tree_positions
+from colar_jax.rl.determined import rescore_determined
+from colar_jax.rl.term_scores import Rescored, decision_log_probs, khot_log_probs, token_log_probs
 from colar_jax.rl.tree_batch import TreeBatch
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Rescored:
-    """Log-probabilities of the terms of a `TreeBatch`, and the Gaussians; meaningless where nothing was done."""
-
-    log_probs: dict[str, jax.Array]  # by kind, as `TreeBatch.terms`; of a latent the mean over its dimensions
-    raw: Gaussian  # [B, G, L, D], as the head gives it
-    sampled: Gaussian  # with the floor: what was drawn from
 
 
 def rescore(
     model: Reasoner, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: Execution
 ) -> Rescored:
-    """One forward pass over tree rows, and both heads where something was decided. Nothing flows into what was fed."""
-    B, G, L, _ = batch.thoughts_BGLD.shape
+    """One forward pass over tree rows, and both heads where something was decided. Nothing flows into what was fed.
+
+    Latents that are functions of the question are made again instead (`rl.determined`).
+    """
+    if isinstance(batch.thoughts_BGLD, Determined):
+        return rescore_determined(model, batch, separator_id, sampling, compute)
+    B, G, L, _ = batch.latents_shape
     A, P = batch.answer_ids_BGA.shape[2], batch.prompt_ids_BP.shape[1]
     embeds_BSD = _embed(model, batch, separator_id, jnp.dtype(compute.dtype))
     shape = batch.prompt_lengths_B, P, G, L + A
@@ -58,30 +52,43 @@ def rescore(
     # State `i` is the hidden state after `i` latents; state 0 of every branch is the end of the prompt.
     ends_BG1D = jnp.broadcast_to(hidden_BMD[:, None, :1], (B, G, 1, D))
     states_BGLD = jnp.concatenate([ends_BG1D, branches_BGTD[:, :, :L]], axis=2)
+    raw, sampled, decisions_BGL1 = None, None, jnp.zeros((B, G, L + 1), jnp.float32)
     with jax.named_scope("latents"):
-        raw = model.latent_head(states_BGLD[:, :, :L])
-        sampled = raw.with_min_std(floor_of(batch, sampling))
-        latents_BGL = _latent_log_probs(sampled, batch, sampling)
+        if isinstance(batch.thoughts_BGLD, KhotLatents):
+            is_good_BG1 = (batch.advantages_BG > 0)[..., None]
+            before_BGLD, chunk = states_BGLD[:, :, :L], compute.logits_chunk
+            latents_BGL = khot_log_probs(model, before_BGLD, batch.thoughts_BGLD, is_good_BG1, chunk)
+        else:
+            raw = model.latent_head(states_BGLD[:, :, :L])
+            sampled = raw.with_min_std(floor_of(batch, sampling))
+            latents_BGL = _latent_log_probs(sampled, batch, sampling)
     with jax.named_scope("decisions"):
-        # Where nothing is decided no words are weighed: before the least number of latents.
-        first = min(sampling.min_latents, L)
-        separators = jnp.full((B, G, L + 1 - first), separator_id, jnp.int32)
-        separator_BGL1 = _token_log_probs(
-            model, states_BGLD[:, :, first:], separators, sampling.stop_temperature, 1.0, compute.logits_chunk
-        )
-        separator_BGL1 = jnp.pad(separator_BGL1, ((0, 0), (0, 0), (first, 0)), constant_values=-1.0)
-        by_row_B = batch.stop_odds_temperature_B
-        odds_temperature = sampling.stop_odds_temperature if by_row_B is None else by_row_B[:, None, None]
-        separator_BGL1 = temper_odds(separator_BGL1, odds_temperature)
-        is_stop_BGL1 = jnp.arange(L + 1)[None, None] == batch.num_thoughts_BG[..., None]
-        decisions_BGL1 = decision_log_prob(separator_BGL1, is_stop_BGL1)
+        if not isinstance(batch.thoughts_BGLD, KhotLatents):
+            decisions_BGL1 = _decisions(model, states_BGLD, batch, separator_id, sampling, compute)
     with jax.named_scope("answers"):
         at_BGA = batch.num_thoughts_BG[..., None] + jnp.arange(A)[None, None]
         answer_BGAD = jnp.take_along_axis(branches_BGTD, at_BGA[..., None], axis=2)
-        answers_BGA = _token_log_probs(
+        answers_BGA = token_log_probs(
             model, answer_BGAD, batch.answer_ids_BGA, sampling.answer_temperature, sampling.top_p, compute.logits_chunk
         )
     return Rescored({"latent": latents_BGL, "decision": decisions_BGL1, "answer": answers_BGA}, raw, sampled)
+
+
+def _decisions(
+    model: Reasoner, states_BGLD, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: Execution
+):
+    """`[B, G, L + 1]`, by what the language head says of `###`."""
+    B, G, num_states, _ = states_BGLD.shape
+    # Where nothing is decided no words are weighed: before the least number of latents.
+    first = min(sampling.min_latents, num_states - 1)
+    separators = jnp.full((B, G, num_states - first), separator_id, jnp.int32)
+    stop_BGL1 = token_log_probs(
+        model, states_BGLD[:, :, first:], separators, sampling.stop_temperature, 1.0, compute.logits_chunk
+    )
+    stop_BGL1 = jnp.pad(stop_BGL1, ((0, 0), (0, 0), (first, 0)), constant_values=-1.0)
+    by_row_B = batch.stop_odds_temperature_B
+    odds_temperature = sampling.stop_odds_temperature if by_row_B is None else by_row_B
+    return decision_log_probs(stop_BGL1, odds_temperature, batch.num_thoughts_BG)
 
 
 def floor_of(batch: TreeBatch, sampling: DecodeConfig):
@@ -105,33 +112,22 @@ def _latent_log_probs(sampled: Gaussian, batch: TreeBatch, sampling: DecodeConfi
 
 def _embed(model: Reasoner, batch: TreeBatch, separator_id: int, dtype):
     """The input of tree rows: tokens by their embeddings, latents as they were fed."""
-    B, G, L, D = batch.thoughts_BGLD.shape
+    B, G, L, _ = batch.latents_shape
     A = batch.answer_ids_BGA.shape[2]
     in_branch_BGT = jnp.broadcast_to(jnp.arange(L + A)[None, None], (B, G, L + A))
     after_BGT = in_branch_BGT - batch.num_thoughts_BG[..., None]  # 0 at the separator that closes the reasoning
     answer_BGT = jnp.take_along_axis(batch.answer_ids_BGA, jnp.clip(after_BGT - 1, 0, A - 1), axis=2)
     token_BGT = jnp.where(after_BGT == 0, separator_id, answer_BGT)
-    latents_BGLD = (batch.thoughts_BGLD * jax.lax.stop_gradient(model.latent_head.embed_std[...])).astype(dtype)
+    latents_BGLD = _fed(model, batch.thoughts_BGLD, dtype)
     latents_BGTD = jnp.pad(latents_BGLD, ((0, 0), (0, 0), (0, A), (0, 0)))
     branches_BGTD = jnp.where((after_BGT < 0)[..., None], latents_BGTD, model.llama.embed(token_BGT, dtype))
     prompts_BPD = model.llama.embed(batch.prompt_ids_BP, dtype)
     prompts_BPD = with_speeds(model, prompts_BPD, batch.prompt_lengths_B, batch.speeds_B)
-    return jnp.concatenate([prompts_BPD, branches_BGTD.reshape(B, G * (L + A), D)], axis=1)
+    return jnp.concatenate([prompts_BPD, branches_BGTD.reshape(B, G * (L + A), -1)], axis=1)
 
 
-def _token_log_probs(model: Reasoner, hidden, ids, temperature: float, top_p: float, chunk: int):
-    """Of each `ids` `[...]` at hidden states `[..., D]`; at most `chunk` positions have logits at a time."""
-
-    def part(hidden_ND, ids_N):
-        logits_NV = model.llama.logits(hidden_ND) / temperature
-        if top_p < 1:
-            inside_NV = jnp.isfinite(nucleus(jax.lax.stop_gradient(logits_NV), top_p))
-            is_own_NV = jnp.arange(logits_NV.shape[1])[None] == ids_N[:, None]
-            logits_NV = jnp.where(inside_NV | is_own_NV, logits_NV, -jnp.inf)
-        return log_prob_of(logits_NV, ids_N)
-
-    hidden_ND, ids_N = hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1)
-    log_probs = in_chunks(
-        part, hidden_ND, ids_N, chunk=chunk, padding_id=0, join=lambda of_chunks: of_chunks.reshape(-1)[: len(ids_N)]
-    )
-    return log_probs.reshape(ids.shape)
+def _fed(model: Reasoner, thoughts, dtype):
+    """Recorded latents as embeddings, `[..., D]`, without a gradient."""
+    if isinstance(thoughts, KhotLatents):
+        return mixed(model, thoughts, dtype)
+    return (thoughts * jax.lax.stop_gradient(model.latent_head.embed_std[...])).astype(dtype)

@@ -55,7 +55,7 @@ def ways_to_sample(
         sampling = TracedDecode(**vars(sampling) | changed)
     if not sampling.latents_see_question:
         raise UserError("decode.latents_see_question=False is for evaluating: rollouts see their question")
-    thinking = method.thinking(sampling, vocabulary.separator_id, engine.dtype, False)
+    thinking = method.rollout_thinking(sampling, vocabulary.separator_id, engine.dtype)
     limits = decode_limits(
         thinking,
         sampling,
@@ -102,12 +102,19 @@ class Sampler:
 
     def lower(self, parameters) -> jax.stages.Lowered:
         """The program of a part, not compiled yet, for parameters that may be shapes alone."""
+        return self._program.lower(parameters, *self._shapes_of_rows())
+
+    def shapes(self, parameters) -> Decoded:
+        """Of what that program gives."""
+        return self._program.eval_shape(parameters, *self._shapes_of_rows())
+
+    def _shapes_of_rows(self):
         shards = self._engine.num_shards
         shard = pack_prompts([Prompt(np.zeros(1, np.int32), AUTO_NUMBER)] * self._shard_size, self._shape)
         prompts = jax.tree.map(lambda *parts: np.concatenate(parts), *[shard] * shards)
         num_rollouts = self._shard_size * shards * self._num_generations
         keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num_rollouts))
-        return self._program.lower(parameters, *self._engine.shapes_of_rows((prompts, keys_B)))
+        return self._engine.shapes_of_rows((prompts, keys_B))
 
     def run(
         self, parameters, prompts: Sequence[Prompt | np.ndarray], key: jax.Array, at: Annealed | None = None

@@ -8,6 +8,7 @@ which is compiled once: most chains are far shorter than the longest that a roll
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from colar_jax.config import RlConfig
 from colar_jax.data.encoding import Prompt
 from colar_jax.decoding.decoder import Decoded
+from colar_jax.decoding.khot import KhotLatents
+from colar_jax.decoding.thinking import Determined
 from colar_jax.rl.annealing import Annealed
 from colar_jax.rl.credit import term_weights
 from colar_jax.settings.speeds import NO_NUMBER
@@ -40,7 +43,7 @@ class TreeBatch:
     prompt_ids_BP: np.ndarray  # int32, right-padded
     prompt_lengths_B: np.ndarray  # int32, at least 1
     speeds_B: np.ndarray  # float32, what the prompt's last position is told of the speed (`data.recipe.Told.number`)
-    thoughts_BGLD: np.ndarray  # as drawn, in units of embed_std
+    thoughts_BGLD: Any  # as drawn, in units of embed_std; or a `KhotLatents` of [B, G, L, K], or `Determined`
     num_thoughts_BG: np.ndarray
     answer_ids_BGA: np.ndarray
     advantages_BG: np.ndarray
@@ -50,6 +53,11 @@ class TreeBatch:
     min_std_B: np.ndarray | None = None
     stop_odds_temperature_B: np.ndarray | None = None
     key_data_BGK: np.ndarray | None = None  # of the rollouts' keys, where adapters dropped out (`rl.rollout_dropout`)
+
+    @property
+    def latents_shape(self) -> tuple[int, int, int, int]:
+        """`B`, `G`, `L`, and over how many numbers the log-probability of a latent is a mean."""
+        return jax.tree.leaves(self.thoughts_BGLD)[0].shape
 
     def under(self, at: Annealed | None) -> "TreeBatch":
         """The same with what held when its rollouts were sampled."""
@@ -86,6 +94,8 @@ def masks_of(decoded: Decoded, min_thoughts: int, rl: RlConfig) -> dict[str, np.
     Decision `i` is taken after `i` latents. There is none before `min_thoughts`; and the end of a chain that was cut at
     the limit is none either: what the policy chose there (to go on) did not happen; what happened it did not choose.
     With `rl.credit_forced_stops` it counts as a stop all the same; with `rl.stop_credit = answer` going on is no term.
+    K-hot latents have no decision: `###` ends them where it is the most probable token, for certain. Latents that are
+    functions of the question are no actions.
     """
     lengths_B1 = decoded.num_thoughts_B[:, None]
     step_1L1 = np.arange(decoded.stop_log_probs_BL.shape[1])[None]
@@ -93,8 +103,9 @@ def masks_of(decoded: Decoded, min_thoughts: int, rl: RlConfig) -> dict[str, np.
     if not rl.credit_forced_stops:
         is_last &= ~decoded.forced_stop_B[:, None]
     is_decision = is_last if rl.stop_credit == "answer" else (step_1L1 < lengths_B1) | is_last
+    is_decision &= not isinstance(decoded.thoughts, KhotLatents)
     return {
-        "latent": step_1L1[:, :-1] < lengths_B1,
+        "latent": (step_1L1[:, :-1] < lengths_B1) & (not isinstance(decoded.thoughts, Determined)),
         "decision": (step_1L1 >= min_thoughts) & is_decision,
         "answer": np.arange(decoded.answer_ids_BA.shape[1])[None] < decoded.num_answer_tokens_B[:, None],
     }
@@ -139,7 +150,7 @@ def assemble(
         prompts: with the separator at their end; `decoded` has as many rollouts of each, one prompt's after another's.
         prompt_room: P.
     """
-    longest, max_thoughts = int(decoded.num_thoughts_B.max()), decoded.thoughts.shape[1]
+    longest, max_thoughts = int(decoded.num_thoughts_B.max()), decoded.thought_log_probs_BL.shape[1]
     room = next(size for size in latent_rooms(max_thoughts) if size >= longest)
     masks, log_probs = masks_of(decoded, min_thoughts, rl), _log_probs_of(decoded)
     by_prompt = {kind: mask.reshape(len(prompts), -1, mask.shape[1]) for kind, mask in masks.items()}
@@ -171,7 +182,9 @@ def assemble(
         prompt_ids_BP=prompt_ids_BP,
         prompt_lengths_B=np.concatenate([lengths, np.ones(num_rows - len(lengths), np.int32)]),
         speeds_B=speeds_B,
-        thoughts_BGLD=trees(np.where(is_fed, decoded.thoughts[:, :room], 0).astype(np.float32)),
+        thoughts_BGLD=jax.tree.map(
+            lambda leaf: trees(np.where(is_fed, leaf[:, :room], 0).astype(_kept_as(leaf))), decoded.thoughts
+        ),
         num_thoughts_BG=trees(decoded.num_thoughts_B.astype(np.int32)),
         answer_ids_BGA=trees(decoded.answer_ids_BA.astype(np.int32)),
         advantages_BG=trees(advantages_BG.reshape(-1).astype(np.float32)),
@@ -179,6 +192,10 @@ def assemble(
         share_B=np.full(num_rows, 1 / num_rows, np.float32),
         key_data_BGK=None if decoded.key_data_BK is None else trees(decoded.key_data_BK),
     )
+
+
+def _kept_as(leaf: np.ndarray):
+    return np.int32 if np.issubdtype(leaf.dtype, np.integer) else np.float32
 
 
 def _log_probs_of(decoded: Decoded) -> dict[str, np.ndarray]:

@@ -18,7 +18,8 @@ from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.rl.rescoring import Rescored, floor_of, rescore
+from colar_jax.rl.rescoring import floor_of, rescore
+from colar_jax.rl.term_scores import Rescored
 from colar_jax.rl.tree_batch import KINDS, Terms, TreeBatch, sum_over
 
 # A head's standard deviation this near to its bound (relative) is at it.
@@ -78,6 +79,8 @@ def policy_loss(
         of_kind, metrics_of_kind = _of_kind(kind, now, before, batch, rl)
         loss += of_kind
         metrics |= metrics_of_kind
+    if now.sampled is None:
+        return loss, metrics
     floor = jnp.max(jnp.asarray(floor_of(batch, sampling)))
     loss, of_latents = _with_entropy(loss, now, batch, rl, (model.latent_head.config, floor))
     return loss, metrics | of_latents
@@ -86,7 +89,7 @@ def policy_loss(
 def _of_kind(kind: str, now: Rescored, before: Rescored | None, batch: TreeBatch, rl: RlConfig):
     """The loss of the terms of a kind, and what is reported of them; a latent's log-ratios are of the whole latent."""
     terms: Terms = batch.terms[kind]
-    mask, size = terms.mask, batch.thoughts_BGLD.shape[-1] if kind == "latent" else 1
+    mask, size = terms.mask, batch.latents_shape[-1] if kind == "latent" else 1
     weight = _kind_weight(kind, rl)
     # A kind without weight has no gradient to be computed.
     log_probs = now.log_probs[kind] if weight else jax.lax.stop_gradient(now.log_probs[kind])

@@ -169,9 +169,10 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
 def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
     """As `_learn_from_data`, for a stage that is trained by its rollouts' rewards; a step is an iteration."""
     config, stage, method = run.config, run.config.stages[name], run.method(name)
-    if "latent_head" not in method.trains:
+    if not method.takes_rewards:
         raise UserError(
-            f"stages.{name}: trainer='grpo' improves latent chains, and method={stage.method!r} has none: use colar"
+            f"stages.{name}: trainer='grpo' improves latent chains, and method={stage.method!r} has none that are "
+            "drawn: use colar or latent_sft"
         )
     num_steps = iterations(stage, len(run.train))
     optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl), run.logical_axes)

@@ -111,6 +111,7 @@ OTHER_METHODS = {
     "coconut": {"way": "hidden_states"},
     "coconut rescaled": {"way": "rescaled_states", "rescale": True},
     "ruplar": {"way": "superposition"},
+    "latent_sft": {"way": "khot"},
     "codi": {"way": "projection", "projection": 20},
     "codi without a projection": {"way": "hidden_states"},
     "pccot": {"way": "swept", "projection": 20},
@@ -137,7 +138,8 @@ def test_other_methods_think_there_as_here(case, tmp_path):
     assert files == {"model.safetensors"} | of_latents.get(way, set()) | projection
     card = (folder / "README.md").read_text()
     assert ways.WAYS[way].format(num_thoughts=facts["max_thoughts"]) in card
-    assert "There is no thinking speed to choose." in card and "--speed" not in card
+    has_speed = run.method(stage).has_speed
+    assert ("There is no thinking speed to choose." in card, "--speed" in card) == (not has_speed, has_speed)
 
 
 @pytest.mark.slow

@@ -15,9 +15,11 @@ from colar_jax.data.grouping import num_groups
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+from colar_jax.methods.adaptive import Adaptive
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
 from colar_jax.methods.kava import Kava
+from colar_jax.methods.latent_sft import LatentSft
 from colar_jax.methods.method import decode_limits
 from colar_jax.methods.pccot import Pccot
 from colar_jax.methods.ruplar import ColarKhot, Ruplar
@@ -37,6 +39,8 @@ METHODS = {
     "pccot": Pccot(num_latents=3, num_sweeps=2, projection_size=32),
     "kava": Kava(num_latents=3, num_sweeps=2, projection_size=32),
     "sim_codi": SimCodi(num_latents=2, projection_size=32),
+    "latent_sft": LatentSft(top_k=4),
+    "adaptive": Adaptive(num_latents=4, base_latents=0, projection_size=32),
 }
 DECODE = DecodeConfig(max_latents=12, max_answer_tokens=6)
 
@@ -81,7 +85,7 @@ def test_what_was_learned_by_heart_is_decoded(name):
         for ids, count, answer in zip(outcome.answer_ids_BA, outcome.num_answer_tokens_B, ENCODED.answers, strict=True)
     ]
     assert sum(right) >= len(ENCODED) - 1
-    if name in ("ruplar", "colar_khot"):
-        lengths = ENCODED.step_lengths
-        expected = [len(starts) for starts in ENCODED.step_starts] if name == "ruplar" else num_groups(lengths, 2)
+    if name in ("ruplar", "colar_khot", "latent_sft", "adaptive"):
+        by_step = name in ("ruplar", "adaptive")
+        expected = [len(starts) for starts in ENCODED.step_starts] if by_step else num_groups(ENCODED.step_lengths, 2)
         assert np.mean(outcome.num_thoughts_B == np.asarray(expected)) > 0.8

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
 from golden.published import largest_difference
-from pico_thoughts import COMPUTE, EOS, SEPARATOR, VOCABULARY, problems
+from pico_khot import ENCODED, merged, model
+from pico_thoughts import COMPUTE, EOS, SEPARATOR, VOCABULARY
 
 from colar_jax.config import DecodeConfig
 from colar_jax.data.prompts import AUTO_SPEED
@@ -21,34 +21,9 @@ from colar_jax.methods.method import decode_limits, supervised_hidden
 from colar_jax.methods.ruplar import ColarKhot, Ruplar, _noisy
 from colar_jax.methods.thinking import superposition
 from colar_jax.model.execution import Execution
-from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.presets import PRESETS
-from colar_jax.model.reasoner import build
 from colar_jax.model.visibility import packed
 
-ENCODED = problems(20)
-ENCODED = dataclasses.replace(ENCODED, tails=dict.fromkeys(("auto", "1", "2", "3"), ENCODED.tails["auto"]))
 METHODS = {"ruplar": Ruplar(), "khot": ColarKhot(speeds="2,3")}
-
-
-@functools.cache
-def model():
-    llama = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY)
-    graph, parameters = build(llama, LatentHeadConfig(24), 0)
-    rng = np.random.default_rng(0)
-
-    def larger(path, leaf):
-        shift = 1.0 if path[-1] in ("scale", "norm_scale", "embed_std") else 0.0
-        fan_in = leaf.shape[-2] if path[-1] == "kernel" else llama.hidden_size
-        return (shift + rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
-
-    flat = traverse_util.flatten_dict(parameters)
-    return graph, traverse_util.unflatten_dict({path: larger(path, leaf) for path, leaf in sorted(flat.items())})
-
-
-def merged(parameters=None):
-    graph, own = model()
-    return nnx.merge(graph, jax.tree.map(jnp.asarray, own if parameters is None else parameters))
 
 
 @functools.cache

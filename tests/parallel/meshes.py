@@ -51,6 +51,8 @@ def bound_method(name: str):
         "codi": dict(projection_size=8),
         "sim_codi": dict(projection_size=8),
         "kava": dict(projection_size=8, num_latents=4),
+        "adaptive": dict(projection_size=8),
+        "latent_sft": dict(top_k=4),
     }
     return METHODS[name](**settings.get(name, {}))
 
@@ -201,15 +203,18 @@ def numbers_of_an_update(method: str, adapted: str, mesh_name: str) -> dict[str,
     from colar_jax.training.state import initial_state, model_specs, partition, place_state
 
     mesh, (graph, parameters) = mesh_of(mesh_name), policy()
-    trainable, frozen = partition(parameters, ("llama", "latent_head"))
-    frozen = frozen | {"reference": jax.tree.map(lambda leaf: 1.2 * leaf, parameters)}
+    bound, parts = bound_method(method), {"colar": ("llama", "latent_head"), "latent_sft": ("llama",)}
+    trainable, frozen = partition(parameters, parts[method])
+    frozen = frozen | {"reference": jax.tree.map(lambda leaf: 1.2 * leaf, trainable)}
     stage = StageConfig(method="colar", trainer="grpo", rl=RlConfig(beta=0.1, entropy_weight=0.1, minibatch_size=32))
     optimizer = keeps_gradients()
     step = make_policy_step(Engine(graph, mesh, COMPUTE), stage, SAMPLING, SEPARATOR_ID, optimizer)
     specs = model_specs(graph, trainable, frozen, mesh)
     state = place_state(initial_state(trainable, optimizer), optimizer, specs, mesh)
     frozen = put(frozen, shardings_of(specs_for(frozen, specs), mesh))
-    state, metrics = step(state, frozen, put_rows(batch_of(rollouts(), num_rows=8), mesh), jax.random.key(0))
+    state, metrics = step(
+        state, frozen, put_rows(batch_of(rollouts(method=bound), num_rows=8), mesh), jax.random.key(0)
+    )
     # At the first update both are nothing but rounding.
     is_rounding = ("gap/", "log_ratio/")
     numbers = {f"metrics/{name}": value for name, value in divide(metrics).items() if not name.startswith(is_rounding)}

@@ -24,10 +24,15 @@ SLOW = [
         for mesh in MESHES
     ),
     *(f"step,codi,{adapted},{mesh}" for adapted in ("full", "lora") for mesh in ("8-1-1", "2-2-2")),
-    *(f"step,{method},full,{mesh}" for method in ("sim_codi", "kava", "ruplar") for mesh in ("8-1-1", "2-2-2")),
+    *(
+        f"step,{method},full,{mesh}"
+        for method in ("sim_codi", "kava", "ruplar", "latent_sft", "adaptive")
+        for mesh in ("8-1-1", "2-2-2")
+    ),
     *(f"decode,{method},once,{mesh}" for method in ("cot", "colar") for mesh in MESHES),
     *(f"decode,colar,layer,{mesh}" for mesh in ("2-4-1", "2-2-2", "1-1-2")),
     *(f"update,colar,full,{mesh}" for mesh in MESHES),
+    *(f"update,latent_sft,full,{mesh}" for mesh in ("8-1-1", "2-2-2")),
     *(f"muon,colar,{adapted},{mesh}" for adapted in ("full", "lora") for mesh in MESHES),
 ]
 

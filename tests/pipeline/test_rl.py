@@ -220,7 +220,7 @@ def test_one_error_for_what_cannot_be(tmp_path, finished, settings, message):
 def test_words_are_no_latent_policy(tmp_path, finished):
     config = tiny_config_dict(tmp_path / "run")
     config.stages.rl = stage_defaults(method="cot", trainer="grpo", init_from=str(finished / "cot"), steps=1)
-    with pytest.raises(UserError, match="improves latent chains, and method='cot' has none: use colar"):
+    with pytest.raises(UserError, match="improves latent chains, and method='cot' has none that are drawn: use colar"):
         pipeline.train_stage(prepare(resolve(config)), "rl")
 
 

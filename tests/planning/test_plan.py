@@ -169,6 +169,17 @@ def test_latents_in_training_are_planned_too():
     assert plan["schedule"]["num_steps"] == 6
 
 
+@pytest.mark.parametrize("config", ["gsm8k_latent_grpo", "gsm8k_adaptive"])
+def test_rewards_of_other_latents_are_planned_too(config):
+    """A sequence of latents that are made again has no closed form; rollouts of k-hot ones keep ids and scores."""
+    flags = (f"--config=configs/{config}.py:smoke", "--stage=rl", "--compiler=host", "--topology=v5e:2x2", "--json")
+    done = run(*flags, "--rows_per_chip=1", "--config.parallel.mesh=data=4")
+    assert done.returncode == 0, done.stderr
+    update, rollouts = json.loads(done.stdout)["programs"]
+    assert update["compiled"]["costs"]["flops"] > 0 < rollouts["compiled"]["costs"]["flops"]
+    assert bool(update["useful_flops"]) == (config == "gsm8k_latent_grpo")
+
+
 def test_a_mistake_is_one_line_that_names_the_fix():
     done = run("--config=configs/arithmetic.py:smoke", "--topology=v5e:2x4", "--stage=colr")
     assert done.returncode == 2

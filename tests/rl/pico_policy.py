@@ -31,6 +31,7 @@ PROMPTS = [
 ]
 G = 4
 COMPUTE = Execution()
+COLAR = METHODS["colar"]()
 
 
 class Ends:
@@ -67,21 +68,21 @@ def engine_of(compute=COMPUTE) -> Engine:
     return Engine(policy()[0], make_mesh(jax.devices()[:1]), compute)
 
 
-def sampler(sampling=SAMPLING, *, engine=None, batch_size=4, num_generations=G, prompts=PROMPTS):
+def sampler(sampling=SAMPLING, *, engine=None, batch_size=4, num_generations=G, prompts=PROMPTS, method=COLAR):
     """A sampler of rollouts of the pico policy."""
     engine = engine or engine_of()
     return Sampler(
         engine,
-        ways_to_sample(engine, METHODS["colar"](), sampling, Ends(), num_generations=num_generations),
+        ways_to_sample(engine, method, sampling, Ends(), num_generations=num_generations),
         batch_size=batch_size,
         prompt_lengths=np.array([len(prompt) for prompt in prompts]),
     )
 
 
 @functools.cache
-def rollouts(sampling=SAMPLING, dtype="float32") -> Decoded:
+def rollouts(sampling=SAMPLING, dtype="float32", method=COLAR) -> Decoded:
     """One batch of rollouts."""
-    ((place, sampled),) = sampler(sampling, engine=engine_of(Execution(dtype=dtype))).run(
+    ((place, sampled),) = sampler(sampling, engine=engine_of(Execution(dtype=dtype)), method=method).run(
         policy()[1], PROMPTS, jax.random.key(5)
     )
     assert place == slice(0, len(PROMPTS))

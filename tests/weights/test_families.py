@@ -30,7 +30,8 @@ from colar_jax.weights.loading import load_llama, stored_config
 TOLERANCE = 1e-4  # of the largest number
 WINDOW = 24
 SIZES = dict(vocab_size=60, hidden_size=20, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=36)
-NOT_FED = {"methods/thinking/spelling.py", "methods/thinking/superposition.py"}  # take means of rows, and scale them
+# Take means of rows, and scale them.
+NOT_FED = {"methods/thinking/spelling.py", "methods/thinking/superposition.py", "decoding/khot.py"}
 MIXED = (SLIDING, "full", SLIDING, "full")
 OWN = {  # of one model, besides what all of its family have
     "qwen2": {"layers": ("full", SLIDING, SLIDING, SLIDING), "window": WINDOW},

@@ -105,6 +105,18 @@ class Constant:
         return phase
 
 
+@dataclasses.dataclass(frozen=True)
+class LatentsByStep(Constant):
+    """A chain of s steps has `base + per_step * s` latents, no more than the phase says."""
+
+    base: int = 0
+    per_step: int = 1
+
+    def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
+        """What holds for an example of so many steps."""
+        return dataclasses.replace(phase, num_latents=min(phase.num_latents, self.base + self.per_step * num_steps))
+
+
 Schedule = TokenRemoval | LatentStages | Constant
 
 

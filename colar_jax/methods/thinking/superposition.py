@@ -45,6 +45,18 @@ def latent_tokens(batch: Batch, shares_BT) -> LatentTokens:
     return LatentTokens(at_BT >= 0, jnp.maximum(at_BT, 0), jnp.where(at_BT >= 0, shares_BT, 0.0))
 
 
+def reweighed(tokens: LatentTokens, log_factor_BT) -> LatentTokens:
+    """The shares times `exp(log_factor_BT)`, made to sum to 1 over each latent's tokens again."""
+    num_tokens = tokens.shares_BT.shape[1]
+    weights_BT = jnp.where(tokens.is_part_BT, tokens.shares_BT * jnp.exp(log_factor_BT), 0.0)
+
+    def normalised(weights_T, at_T):
+        sums_T = jax.ops.segment_sum(weights_T, at_T, num_tokens)
+        return weights_T / jnp.maximum(sums_T[at_T], 1e-30)
+
+    return tokens._replace(shares_BT=jax.vmap(normalised)(weights_BT, tokens.predicted_at_BT))
+
+
 def embed_shares(model: Reasoner, batch: Batch, tokens: LatentTokens, dtype):
     """The input embeddings `[B, S, D]`: tokens as they are, latents as mixtures without a gradient."""
     embeds_BTD = model.llama.embed(batch.token_ids_BT, jnp.float32)

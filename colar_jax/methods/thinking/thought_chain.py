@@ -42,6 +42,7 @@ class Latents:
     """`L` latents of `E` examples a row; those beyond an example's own number are not real, and nobody sees them."""
 
     fed_BLED: jax.Array
+    states_BLED: jax.Array  # the hidden states that they are made from
     last_hidden_BED: jax.Array  # after the last real one: what the tail's first token is predicted from
     caches: tuple  # each layer's keys and values, slot `l * E + e` for latent `l` of example `e`
 
@@ -151,7 +152,7 @@ def run_latents(
             layers=trunk.layers,
         )
         is_real_BE1 = (step < batch.num_latents_BE)[..., None]
-        return (jnp.where(is_real_BE1, next_BED, hidden_BED), caches), fed_BED
+        return (jnp.where(is_real_BE1, next_BED, hidden_BED), caches), (fed_BED, hidden_BED)
 
     def empty(cache_BKPH):
         _, K, _, H = cache_BKPH.shape
@@ -159,8 +160,9 @@ def run_latents(
         return jnp.zeros((B, K, num_latents * E, H), cache_BKPH.dtype) + 0 * cache_BKPH[:, :, :1]
 
     caches = jax.tree.map(empty, trunk.caches)
-    (last_BED, caches), fed_LBED = jax.lax.scan(body, (trunk.last_hidden_BED, caches), jnp.arange(num_latents))
-    return Latents(fed_LBED.transpose(1, 0, 2, 3), last_BED, caches)
+    (last_BED, caches), made = jax.lax.scan(body, (trunk.last_hidden_BED, caches), jnp.arange(num_latents))
+    fed_BLED, states_BLED = (of_steps.transpose(1, 0, 2, 3) for of_steps in made)
+    return Latents(fed_BLED, states_BLED, last_BED, caches)
 
 
 def run_tail(
