@@ -111,7 +111,7 @@ class Adaptive(Codi):
         of_words = count_supervised(batch)
         return dataclasses.replace(of_words, student=of_words.student + num_choices(batch))
 
-    def further_loss(self, model, latents: Latents, batch: ThoughtBatch, counts: CodiCounts, compute: Execution):
+    def further_loss(self, model, trunk, latents: Latents, batch: ThoughtBatch, counts: CodiCounts, compute: Execution):
         """The cross-entropy of the choices: to go on before each latent of an example, and to stop after its last."""
         is_real_BE = batch.question_lengths_BE > 0
         step_L = jnp.arange(latents.states_BLED.shape[1])

@@ -42,9 +42,9 @@ class Latents:
     """`L` latents of `E` examples a row; those beyond an example's own number are not real, and nobody sees them."""
 
     fed_BLED: jax.Array
-    states_BLED: jax.Array  # the hidden states that they are made from
     last_hidden_BED: jax.Array  # after the last real one: what the tail's first token is predicted from
     caches: tuple  # each layer's keys and values, slot `l * E + e` for latent `l` of example `e`
+    states_BLED: jax.Array | None = None  # the hidden states that they are made from, where they are made in turn
 
 
 def unchanged(model: Reasoner, hidden):
@@ -162,7 +162,7 @@ def run_latents(
     caches = jax.tree.map(empty, trunk.caches)
     (last_BED, caches), made = jax.lax.scan(body, (trunk.last_hidden_BED, caches), jnp.arange(num_latents))
     fed_BLED, states_BLED = (of_steps.transpose(1, 0, 2, 3) for of_steps in made)
-    return Latents(fed_BLED, states_BLED, last_BED, caches)
+    return Latents(fed_BLED, last_BED, caches, states_BLED)
 
 
 def run_tail(
