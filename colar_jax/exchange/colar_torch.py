@@ -160,7 +160,7 @@ class LatentReasoner:
         maker = None
         if settings["way"] == "rescaled_states":
             settings |= json.loads((folder / "latent_head.json").read_text(encoding="utf-8"))
-        name = "projection" if settings["way"] == "swept" else settings["way"]
+        name = "projection" if settings["way"] in ("swept", "chosen_stop") else settings["way"]
         if name in ("latent_head", "projection") and (folder / f"{name}.json").is_file():
             settings |= json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
             weights = load_file(folder / f"{name}.safetensors")
@@ -172,6 +172,9 @@ class LatentReasoner:
                 )
             maker.load_state_dict(weights)
             maker = maker.to(dtype)
+        if settings["way"] == "chosen_stop":
+            rows = load_file(folder / "stop_choice.safetensors")
+            settings["stop_row"] = rows["stop"] - rows["continue"]
         speed_embedding = None
         if (settings.get("method_settings") or {}).get("conditioning", "text") != "text":
             sizes = json.loads((folder / "speed_embedding.json").read_text(encoding="utf-8"))
@@ -284,6 +287,13 @@ class LatentReasoner:
             scale = float(getattr(self._embedding, "embed_scale", 1))
             fed = scores.softmax(-1) @ self._embedding.weight[ids].float() * scale
             return fed, fed, int(logits.argmax()) == separator
+        if way == "chosen_stop":
+            fed = (hidden if self.maker is None else self.maker(hidden)).float()
+            odds = hidden.float() @ self.settings["stop_row"]
+            if sampling.greedy:
+                return fed, fed, bool(odds > 0)
+            probability = (odds / sampling.temperature).sigmoid()
+            return fed, fed, bool(torch.rand((), generator=sampling.generator) < probability)
         if way == "rescaled_states":
             fed = hidden.float() * (self.settings["embed_std"] / hidden.float().square().mean().sqrt())
             return fed, fed, True

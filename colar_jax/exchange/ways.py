@@ -7,7 +7,19 @@ no exported file can make is refused.
 from colar_jax.errors import UserError
 from colar_jax.methods.method import Thinking
 
-LATENT_HEAD, PROJECTION, HIDDEN_STATES, RESCALED_STATES, SWEPT, SUPERPOSITION, KHOT, WORDS, NOTHING, OWN = (
+(
+    LATENT_HEAD,
+    PROJECTION,
+    HIDDEN_STATES,
+    RESCALED_STATES,
+    SWEPT,
+    SUPERPOSITION,
+    KHOT,
+    CHOSEN_STOP,
+    WORDS,
+    NOTHING,
+    OWN,
+) = (
     "latent_head",
     "projection",
     "hidden_states",
@@ -15,6 +27,7 @@ LATENT_HEAD, PROJECTION, HIDDEN_STATES, RESCALED_STATES, SWEPT, SUPERPOSITION, K
     "swept",
     "superposition",
     "khot",
+    "chosen_stop",
     "words",
     "nothing",
     "own",
@@ -54,6 +67,11 @@ WAYS = {
         "It reasons in latents that are mixtures of a few tokens: the likeliest ones of its language head (as many as "
         "`top_k` in `thinking.json`), each with its share, are fed as one embedding, until `###` is the most probable "
         "token. There is no other weight than the language model's, which loads with `transformers`."
+    ),
+    CHOSEN_STOP: (
+        "It reasons in latents that are its last hidden state, sent through a small network where there is one "
+        "(`projection.safetensors`), until it chooses to stop: `stop_choice.safetensors` has the two rows of that "
+        "choice. Without them this is an ordinary language model, which loads with `transformers`."
     ),
     WORDS: "It reasons in words: the steps as text, then `###`, then the answer.",
     OWN: (

@@ -8,7 +8,7 @@ import optax
 
 from colar_jax.config import nearest
 from colar_jax.errors import UserError
-from colar_jax.methods import find_method
+from colar_jax.methods import Method, find_method
 from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import PARTS, calibrate, with_copies
 from colar_jax.runs.folder_lock import TRAINING, locked
@@ -84,9 +84,16 @@ def start_parameters(run: Run, name: str) -> Tree:
     if stage.trainer == "grpo":
         _refuse_another_telling(run, name, folder, settings.get("stage.latent.conditioning", "text"))
     starts_latents = run.method(name).calibrates and "latent_head" not in source_method.trains
-    if stage.trainer == "grpo" and starts_latents:
+    if stage.trainer == "grpo" and (starts_latents or not _are_related(type(run.method(name)), source_method)):
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     return calibrate(parameters, run.model.llama) if starts_latents else parameters
+
+
+def _are_related(method: type[Method], source: type[Method]) -> bool:
+    """Whether latents of the one are anything to the other: they are built on one method, or drawn from one head."""
+    if "latent_head" in method.trains and "latent_head" in source.trains:
+        return True
+    return any(issubclass(kind, Method) and kind is not Method for kind in set(method.__mro__) & set(source.__mro__))
 
 
 def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) -> None:

@@ -116,6 +116,7 @@ OTHER_METHODS = {
     "codi without a projection": {"way": "hidden_states"},
     "pccot": {"way": "swept", "projection": 20},
     "kava without a projection": {"way": "swept"},
+    "adaptive": {"way": "chosen_stop", "projection": 20},
     "cot": {"way": "words"},
     "no_cot": {"way": "nothing"},
     "icot": {"way": "nothing"},
@@ -133,7 +134,7 @@ def test_other_methods_think_there_as_here(case, tmp_path):
     facts = json.loads((folder / "thinking.json").read_text())
     assert (facts["way"], facts["method"]) == (way, stage)
     files = {path.name for path in folder.glob("*.safetensors")}
-    of_latents = {"rescaled_states": {"latent_head.safetensors"}}
+    of_latents = {"rescaled_states": {"latent_head.safetensors"}, "chosen_stop": {"stop_choice.safetensors"}}
     projection = {"projection.safetensors"} if "projection" in options else set()
     assert files == {"model.safetensors"} | of_latents.get(way, set()) | projection
     card = (folder / "README.md").read_text()

@@ -24,7 +24,7 @@ def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
     config.model.latent_head.intermediate_size = 24
     for name in stages:
         config.stages[name] = stage_defaults(method=name, steps=2, rows=2, row_positions=128)
-    for name in {"codi", "pccot", "kava"}.intersection(stages):
+    for name in {"codi", "pccot", "kava", "adaptive"}.intersection(stages):
         config.stages[name][name].projection_size = projection_size
     if "coconut" in stages:
         config.stages.coconut.coconut.rescale = rescale

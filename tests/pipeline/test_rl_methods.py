@@ -14,11 +14,15 @@ from pipeline.test_rl import DRIVER
 from pipeline.tiny import ROOT, untimed_metrics, without_times
 
 from colar_jax.config import resolve
+from colar_jax.errors import UserError
 from colar_jax.metric_writer import read_metrics
 from colar_jax.report.files import read_report
 from colar_jax.rl import grpo
 from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
 from colar_jax.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.slow  # two runs of two stages, and as many again
 
 ITERATIONS = 3
 TINY = {
@@ -36,6 +40,7 @@ TINY = {
     "stages.rl.rl.minibatch_size": 4,
     "stages.rl.rl.num_iterations": 2,
     "stages.rl.rl.beta": 0.1,
+    "stages.rl.rl.overlong": "count",  # a model that was hardly trained never stops by itself
     "stages.rl.optimizer.learning_rate": 1e-3,
 }
 CONFIGS = {"latent_sft": "gsm8k_latent_grpo", "adaptive": "gsm8k_adaptive"}
@@ -52,7 +57,7 @@ def tiny_config(method: str, workdir, **overrides):
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
-def finished(request, tmp_path_factory, compiled_once):
+def finished(request, tmp_path_factory):
     """A method, and the folder of its run, which was never stopped. Not to be changed."""
     workdir = tmp_path_factory.mktemp(request.param) / "run"
     pipeline.train(tiny_config(request.param, workdir))
@@ -120,12 +125,20 @@ def test_stopped_in_an_update_it_goes_on_to_the_same_end(finished, tmp_path, mon
     assert_the_same_end(workdir, expected)
 
 
-@pytest.mark.slow
-def test_killed_in_a_rollout_an_update_and_a_save_it_goes_on_to_the_same_end(finished, tmp_path, compiled_once):
+def test_latents_of_another_kind_are_no_policy(finished, tmp_path):
+    """Those of the other method, which this one never learned to think in."""
+    method, folder = finished
+    other = next(name for name in CONFIGS if name != method)
+    config = tiny_config(other, tmp_path / "run", **{"stages.rl.init_from": str(folder / method), "run": "rl"})
+    with pytest.raises(UserError, match=f"needs latents that were trained, and .*{method} has none yet"):
+        pipeline.train_stage(prepare(config), "rl")
+
+
+def test_killed_in_a_rollout_an_update_and_a_save_it_goes_on_to_the_same_end(finished, tmp_path):
     method, expected = finished
     workdir = tmp_path / "run"
     flags = [f"--config.{name}={value}" for name, value in (TINY | {"workdir": str(workdir)}).items()]
-    environment = os.environ | compiled_once | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     # The first save of all is that of the stage before, at its end.
     for moment, number in (("save", 2), ("rollout", 2), ("update", 3)):
         process = subprocess.run(

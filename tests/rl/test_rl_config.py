@@ -59,3 +59,21 @@ def test_a_deterministic_head_needs_a_floor_to_sample():
     config.stages.rl.rl.min_std = 0.0
     with pytest.raises(ValueError, match="stages.rl.rl.min_std=0 with model.latent_head.deterministic=True"):
         resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("latent_sft", {"entropy_weight": 0.1}, "stages.rl.rl.entropy_weight=0.1 is of Gaussian latents"),
+        ("latent_sft", {"stop_odds_temperature": 3.0}, "stages.rl.rl.stop_odds_temperature=3.0 does nothing"),
+        ("adaptive", {"entropy_weight": 0.1}, "stages.rl.rl.entropy_weight=0.1 does nothing: no latent is drawn"),
+    ],
+)
+def test_what_other_latents_have_nothing_of_is_refused(method, settings, message):
+    config = defaults()
+    config.run = "rl"
+    config.stages.rl = stage_defaults(method=method, trainer="grpo", rl=settings)
+    with pytest.raises(ValueError, match=message):
+        resolve(config)
+    config.stages.rl.trainer = "sft"
+    resolve(config)
