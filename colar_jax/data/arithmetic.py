@@ -14,6 +14,7 @@ import random
 from collections.abc import Sequence
 
 from colar_jax.data.problems import Problem
+from colar_jax.data.reflections import reflecting
 from colar_jax.errors import UserError
 
 # Every sentence begins with a word, not a number, so that a tokenizer without spaces can write it back exactly: in
@@ -64,6 +65,9 @@ class ChainKind:
         step_tokens: if not 0, every step and filler ends with line breaks that fill it up to so many tokens, and the
             last one of a chain as well. Where speeds divide it all steps end alike, so that the size of the last group
             does not give the chain's end away: whether to go on is decided where it is asked. At least 8.
+        max_reflections: if not 0, a chain says its answer ("So 12.") and then works it out again up to so many times
+            ("Wait, check: ..."), each number equally likely; every second chain also doubts one of its first steps.
+        slip_percent: of so many chains in 100 the first attempt has a wrong result, and a reflection the right one.
     """
 
     min_steps: int = 3
@@ -72,6 +76,8 @@ class ChainKind:
     max_change: int = 20
     max_repeats: int = 0
     max_fillers: int = 0
+    max_reflections: int = 0
+    slip_percent: int = 0
     step_tokens: int = 0
 
     def __str__(self) -> str:
@@ -109,9 +115,10 @@ def generate_problems(split: str, count: int, *, seed: int = 0, **kind: int) -> 
             f"arithmetic with {settings}: a step has {CALCULATION_TOKENS} tokens and a line break, so step_tokens is 0 "
             f"or at least {CALCULATION_TOKENS + 1}"
         )
+    _check_reflections(settings)
     order = f"{split}/{seed}/{steps[0]}/{steps[1]}/{settings.max_number}/{settings.max_change}"
     # Repeats and fillers have draws of their own: the problems are the same ones with and without.
-    rng, repeats, fillers = (random.Random(f"{order}{of}") for of in ("", "/repeats", "/fillers"))
+    rng, repeats, fillers, doubts = (random.Random(f"{order}{of}") for of in ("", "/repeats", "/fillers", "/doubts"))
     seen: set[Operations] = set()
     problems: list[Problem] = []
     failures = 0
@@ -131,9 +138,20 @@ def generate_problems(split: str, count: int, *, seed: int = 0, **kind: int) -> 
         lines = [*told.steps, *told.steps[-1:] * repeats.randint(0, settings.max_repeats)]
         if settings.max_fillers:
             _put_fillers_between(lines, fillers, settings.max_fillers)
+        if settings.max_reflections:
+            lines = reflecting(lines, doubts, settings.max_reflections, settings.slip_percent, settings.max_number)
         needed = _filled_up(told.steps, settings.step_tokens)
         problems.append(dataclasses.replace(told, steps=_filled_up(lines, settings.step_tokens), needed_steps=needed))
     return problems
+
+
+def _check_reflections(settings: ChainKind) -> None:
+    if not 0 <= settings.slip_percent <= 100 or settings.max_reflections < 0:
+        raise UserError(f"arithmetic with {settings}: max_reflections >= 0 and 0 <= slip_percent <= 100 are needed")
+    if settings.slip_percent and not settings.max_reflections:
+        raise UserError(f"arithmetic with {settings}: a slip is put right in a reflection: set max_reflections")
+    if settings.max_reflections and settings.step_tokens:
+        raise UserError(f"arithmetic with {settings}: step_tokens is for chains without reflections")
 
 
 def split_of(chain: Operations) -> str:

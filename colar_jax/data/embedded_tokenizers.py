@@ -12,6 +12,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from colar_jax.data import arithmetic, graphs
 from colar_jax.data.prompts import SEPARATOR
+from colar_jax.data.reflections import REFLECTION_WORDS
+from colar_jax.data.segment_judging import JUDGE_WORDS
 
 _UNKNOWN, _PAD, _EOS = "[UNK]", "[PAD]", "<eos>"
 
@@ -55,5 +57,8 @@ def _of_words(words: Sequence[str], *, says_sentences: bool = False) -> transfor
 # name -> what makes it.
 EMBEDDED_TOKENIZERS: dict[str, Callable[[], transformers.PreTrainedTokenizerFast]] = {
     "embedded:arithmetic": lambda: _of_words(arithmetic.vocabulary()),
+    "embedded:reflections": lambda: _of_words(
+        (*arithmetic.vocabulary(), *REFLECTION_WORDS, *JUDGE_WORDS), says_sentences=True
+    ),
     "embedded:graphs": lambda: _of_words(graphs.graph_vocabulary(), says_sentences=True),
 }

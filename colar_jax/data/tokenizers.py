@@ -83,11 +83,15 @@ class Tokenizer:
         return [self.decode(ids[:-1] if ids and ids[-1] == self.eos_id else ids) for ids in kept]
 
 
-def load_tokenizer(name: str, *, adds_padding: bool = True) -> Tokenizer:
+NO_SEPARATOR = -1  # instead of its id
+
+
+def load_tokenizer(name: str, *, adds_padding: bool = True, needs_separator: bool = True) -> Tokenizer:
     """An embedded tokenizer (`embedded:arithmetic`, `embedded:graphs`), or that of a folder or hub id.
 
     Where there is no padding token apart from eos, `[PAD]` is added, which makes the vocabulary one larger. Without
-    `adds_padding` such a tokenizer pads with eos instead, and keeps its size.
+    `adds_padding` such a tokenizer pads with eos instead, and keeps its size. A model that is never asked in the form
+    of this project (a verifier of `evaluation.trimming`) does without `###`: then `needs_separator` is False.
 
     Raises:
         UserError: there is no such tokenizer, it has no end-of-sequence token, or `###` is not one token of it.
@@ -98,7 +102,8 @@ def load_tokenizer(name: str, *, adds_padding: bool = True) -> Tokenizer:
     if hf.pad_token_id is None or hf.pad_token_id == hf.eos_token_id:
         hf.add_special_tokens({"pad_token": PAD if adds_padding else hf.eos_token})
     num_tokens = max(hf.get_vocab().values()) + 1  # not len(hf), which is less where ids have gaps
-    return Tokenizer(hf, _separator_id(hf, name), hf.eos_token_id, hf.pad_token_id, num_tokens)
+    separator_id = _separator_id(hf, name) if needs_separator else NO_SEPARATOR
+    return Tokenizer(hf, separator_id, hf.eos_token_id, hf.pad_token_id, num_tokens)
 
 
 def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:

@@ -42,6 +42,7 @@ class Decoded:
     # float32, those that the model chose itself; 0 where it was told, None: it never does
     own_speeds_B: jax.Array | None = None
     end_log_prob_B: jax.Array | None = None  # of rollouts that were cut: of the stop that they did not choose
+    trim: dict[str, Any] | None = None  # `[B]` by name, of chains that were watched (`evaluation.trimming`)
 
 
 def decode(

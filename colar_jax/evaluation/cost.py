@@ -74,14 +74,18 @@ class Measured(Protocol):
     prompt_tokens_N: np.ndarray
     lengths_N: np.ndarray  # #L
     answer_tokens_N: np.ndarray  # eos included
+    measured: dict[str, np.ndarray]  # thoughts that were computed and then discarded are among it, where there are any
     seconds: float
 
 
 def cost_of(model: CostModel, decodes: Sequence[Measured]) -> Cost:
-    """The mean cost of an answer over some decodes."""
+    """The mean cost of an answer over some decodes; thoughts that were discarded have been computed all the same."""
     prompts, thoughts, answers = (
         np.concatenate([getattr(decode, name) for decode in decodes])
         for name in ("prompt_tokens_N", "lengths_N", "answer_tokens_N")
+    )
+    thoughts = thoughts + np.concatenate(
+        [decode.measured.get("discarded_thoughts", 0 * decode.lengths_N) for decode in decodes]
     )
     return Cost(
         forward_passes=float((1 + model.passes(thoughts) + answers).mean()),

@@ -7,6 +7,7 @@ program and sampled decoding another.
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -81,8 +82,19 @@ class Programs:
         self.device_seconds = 0.0  # in which the host did nothing but hand a batch over, or wait for one
         self._jitted = functools.cache(self._build)
 
-    def start(self, spec: ProgramSpec, parameters, prompts: PackedPrompts, keys_B, what: Variation) -> Decoded:
-        """Hand a batch to the device; what is returned is under way."""
+    def start(
+        self,
+        spec: ProgramSpec,
+        parameters,
+        prompts: PackedPrompts,
+        keys_B,
+        what: Variation,
+        questions: Sequence[str] = (),
+    ) -> Decoded:
+        """Hand a batch to the device; what is returned is under way.
+
+        `questions` are the texts, for decodes that look at them (`evaluation.trimming`).
+        """
         num_before, start = self.num_compiled, time.perf_counter()
         decoded = self._jitted(spec)(parameters, prompts, keys_B, what)
         seconds = time.perf_counter() - start

@@ -171,7 +171,9 @@ class Evaluator:
     def _start(self, parameters, batch: _Batch) -> tuple[_Batch, Decoded, float]:
         """A batch, its result, which is under way, and when it began (later by what compiling took)."""
         start, compiling = time.perf_counter(), self._programs.compile_seconds
-        decoded = self._programs.start(batch.spec, parameters, *batch.arguments)
+        problems = batch.request.encoded.problems
+        questions = [problems[i].question for i in batch.questions]
+        decoded = self._programs.start(batch.spec, parameters, *batch.arguments, questions)
         return batch, decoded, start + self._programs.compile_seconds - compiling
 
     def _wait(self, running: tuple[_Batch, Decoded, float] | None) -> tuple[_Batch, Decoded, float] | None:
@@ -179,7 +181,10 @@ class Evaluator:
         if running is None:
             return None
         batch, decoded, start = running
-        return batch, self._programs.finish(decoded), time.perf_counter() - start
+        compiling = self._programs.compile_seconds
+        finished = self._programs.finish(decoded)
+        compiled = self._programs.compile_seconds - compiling  # of what is decoded in chunks, the last ones
+        return batch, finished, time.perf_counter() - start - compiled
 
     def _collect(
         self, judged: list[Outcome], batch: _Batch, decoded: Decoded, seconds: float
@@ -199,6 +204,7 @@ class Evaluator:
             decoded.answer_ids_BA[new],
             decoded.num_answer_tokens_B[new],
             decoded.num_thoughts_B[new],
+            trim=None if decoded.trim is None else {name: of_B[new] for name, of_B in decoded.trim.items()},
         )
         return Outcome(
             predictions=list(answers.predictions),

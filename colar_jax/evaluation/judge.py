@@ -30,12 +30,17 @@ class Judge:
         return texts, [extract_answer(text) for text in texts]
 
     def answers(
-        self, problems: Sequence[Problem], ids_NA: np.ndarray, num_tokens_N: np.ndarray, lengths_N: np.ndarray
+        self,
+        problems: Sequence[Problem],
+        ids_NA: np.ndarray,
+        num_tokens_N: np.ndarray,
+        lengths_N: np.ndarray,
+        trim: dict[str, np.ndarray] | None = None,
     ) -> Answers:
-        """Answers that are read and judged."""
+        """Answers that are read and judged; `trim` as `Answers` has it."""
         texts, predictions = self.read(ids_NA, num_tokens_N)
         right_N = self.judge(problems, predictions)
-        return Answers(problems, self.tokenizer, ids_NA, num_tokens_N, texts, predictions, right_N, lengths_N)
+        return Answers(problems, self.tokenizer, ids_NA, num_tokens_N, texts, predictions, right_N, lengths_N, trim)
 
     def judge(self, problems: Sequence[Problem], predictions: Sequence[str]) -> np.ndarray:
         """Which of the predictions, one for each problem, are right: bool `[N]`."""

@@ -25,6 +25,7 @@ class Answers:
     predictions: Sequence[str]  # the answers that were found in the texts
     right_N: np.ndarray  # bool
     lengths_N: np.ndarray  # int, #L
+    trim: dict[str, np.ndarray] | None = None  # of chains that were trimmed (`evaluation.trimming`), by measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Measure:
 
     name: str
     kind: type  # bool, int (not negative) or float (finite)
-    of: Callable[[Answers], np.ndarray]  # -> [N]
+    of: Callable[[Answers], np.ndarray | None]  # -> [N]; None: not measured here
 
 
 def _cut_answer(answers: Answers) -> np.ndarray:
@@ -42,9 +43,22 @@ def _cut_answer(answers: Answers) -> np.ndarray:
     return is_full_N & (answers.ids_NA[:, -1] != answers.tokenizer.eos_id)
 
 
-MEASURES = {measure.name: measure for measure in (Measure("cut_answer", bool, _cut_answer),)}
+def _of_trimming(name: str, kind: type) -> Measure:
+    return Measure(name, kind, lambda answers: None if answers.trim is None else answers.trim[name])
+
+
+_MEASURES = (
+    Measure("cut_answer", bool, _cut_answer),
+    _of_trimming("agreed", bool),  # thinking ended because answers agreed
+    _of_trimming("cut_without_agreement", bool),  # or for another reason of trimming
+    _of_trimming("discarded_thoughts", int),  # were thought after the place where thinking was then ended
+    _of_trimming("verifier_passes", int),  # questions to the verifier
+    _of_trimming("verifier_tokens", int),  # that it read for them, besides what all questions share
+)
+MEASURES = {measure.name: measure for measure in _MEASURES}
 
 
 def measured(answers: Answers) -> dict[str, np.ndarray]:
-    """Every measure of `N` answers, `[N]` each."""
-    return {name: np.asarray(measure.of(answers), measure.kind) for name, measure in MEASURES.items()}
+    """Every measure of `N` answers that was taken, `[N]` each."""
+    values = {name: measure.of(answers) for name, measure in MEASURES.items()}
+    return {name: np.asarray(of_N, MEASURES[name].kind) for name, of_N in values.items() if of_N is not None}

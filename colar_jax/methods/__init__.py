@@ -17,6 +17,8 @@ from colar_jax.methods.no_cot import NoCot
 from colar_jax.methods.own_speed import OwnSpeed
 from colar_jax.methods.pccot import Pccot
 from colar_jax.methods.ruplar import ColarKhot, Ruplar
+from colar_jax.methods.segment_judge import SegmentJudge
+from colar_jax.methods.shorter_chains import Concise, DroppedSteps
 from colar_jax.methods.sim_cot import SimCoconut, SimCodi, SimColar
 from colar_jax.settings import import_object, is_import_path, unknown_name
 
@@ -37,6 +39,9 @@ METHODS: dict[str, type[Method]] = {
     "colar_khot": ColarKhot,
     "latent_sft": LatentSft,
     "adaptive": Adaptive,
+    "segment_judge": SegmentJudge,
+    "concise": Concise,
+    "dropped_steps": DroppedSteps,
 }
 
 

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Batches, Loader, Recipe
 from colar_jax.data.packing import Batch
+from colar_jax.data.problems import Problem
 from colar_jax.decoding.decoder import DecodeLimits
 from colar_jax.decoding.thinking import Think
 from colar_jax.losses import cross_entropy_sum, gather_positions
@@ -101,6 +103,8 @@ class Method(abc.ABC):
     old_names: ClassVar[dict[str, str]] = {}  # settings of earlier versions, such as model.x.size -> its own field
     # Whether its labels are what the model itself gets right (`runs.speed_labels`).
     learns_from_answers: ClassVar[bool] = False
+    # Whether it answers the run's problems; else its stage has to be named to be asked or exported.
+    answers_problems: ClassVar[bool] = True
     has_speed: ClassVar[bool] = False  # whether the prompt's thinking speed is something to choose when decoding
 
     @property
@@ -143,6 +147,10 @@ class Method(abc.ABC):
     def objection_to_rewards(self, rl: Any) -> str:
         """What speaks against these settings of reinforcement learning, one of them first; empty where nothing does."""
         return ""
+
+    def problems_of(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
+        """What it learns from, and is validated on, made of a run's problems: these themselves."""
+        return problems
 
     def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> Batches:
         """The batches of a stage: rows of as many examples as fit, as the recipe makes them."""

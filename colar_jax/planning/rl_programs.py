@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 
-from colar_jax.config import StageConfig
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.thinking import Determined
 from colar_jax.planning.lowering import Lowered, PlannedStage, StageLength
@@ -14,11 +13,12 @@ from colar_jax.rl.grpo import (
     make_policy_step,
     make_sampler,
     most_updates,
+    rollout_sampling,
     rows_of_minibatch,
-    sampling_of,
 )
 from colar_jax.rl.rollout import Sampler
 from colar_jax.rl.tree_batch import TreeBatch, assemble
+from colar_jax.rl.words import thinks_in_words, without_thoughts
 from colar_jax.training.optimizer import make_optimizer
 
 
@@ -51,10 +51,10 @@ def lower_update(setting: PlannedStage, sampler: Sampler) -> tuple[Lowered, Stag
         frozen = frozen | {REFERENCE: state.trainable}
     rows = rows_of_minibatch(stage, setting.engine.num_shards)
     thoughts = sampler.shapes(setting.placed_parameters()).thoughts
-    row = _longest_row(stage, config.decode, sampler, thoughts)
+    row = _longest_row(setting, sampler, thoughts)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), row)
     batch = setting.engine.shapes_of_rows(batch)
-    sampling = sampling_of(config.decode, stage)
+    sampling = rollout_sampling(setting.method, config.decode, stage)
     separator_id = setting.data.vocabulary.separator_id
     step = make_policy_step(setting.engine, stage, sampling, separator_id, optimizer)
     lowered = Lowered(
@@ -75,13 +75,19 @@ def _smaller_batch(setting: PlannedStage) -> str:
     stage, shards = setting.stage, setting.engine.num_shards
     if rows_of_minibatch(stage, shards) // shards > stage.accumulation:
         return f"--config.stages.{setting.name}.accumulation={2 * stage.accumulation} computes a minibatch in parts"
-    return f"--config.decode.max_latents={setting.config.decode.max_latents // 2} shortens the chains"
+    limit = "max_step_tokens" if thinks_in_words(setting.method, setting.config.decode) else "max_latents"
+    return f"--config.decode.{limit}={getattr(setting.config.decode, limit) // 2} shortens the chains"
 
 
-def _longest_row(stage: StageConfig, decode, sampler: Sampler, thoughts) -> TreeBatch:
-    """A tree row whose chains think to the limit; `thoughts` has the shapes of what rollouts keep, `[B, L, ...]`."""
-    rl = stage.rl
-    branches, latents, answer = rl.num_generations // rl.speeds_per_group, decode.max_latents, decode.max_answer_tokens
+def _longest_row(setting: PlannedStage, sampler: Sampler, thoughts) -> TreeBatch:
+    """A tree row whose chains think to the limit; `thoughts` has the shapes of what rollouts keep, `[B, L, ...]`.
+
+    Chains in words are a part of the answer (`rl.words`).
+    """
+    rl, sampling = setting.stage.rl, rollout_sampling(setting.method, setting.config.decode, setting.stage)
+    in_words = thinks_in_words(setting.method, setting.config.decode)
+    branches, answer = rl.num_generations // rl.speeds_per_group, sampling.max_answer_tokens
+    latents = 0 if in_words else sampling.max_latents
     decoded = Decoded(
         thoughts=jax.tree.map(lambda leaf: np.zeros((branches, latents, *leaf.shape[2:]), leaf.dtype), thoughts),
         thought_log_probs_BL=np.zeros((branches, latents), np.float32),
@@ -94,12 +100,12 @@ def _longest_row(stage: StageConfig, decode, sampler: Sampler, thoughts) -> Tree
     )
     return assemble(
         [np.zeros(1, np.int32)],
-        decoded,
+        without_thoughts(decoded) if in_words else decoded,
         np.zeros((1, branches), np.float32),
         rl,
         num_rows=1,
         prompt_room=sampler.prompt_room,
-        min_thoughts=decode.min_latents,
+        min_thoughts=sampling.min_latents,
     )
 
 

@@ -23,6 +23,7 @@ class Column:
     text: Callable[[Any], str] = str  # a value that is not None, as tables show it
     remark: str = ""  # for a share: the line under the accuracies that names the rows where it is above 0
     in_csv: bool = True
+    is_shown: bool = True  # in the table of costs also where it is known of no row
 
 
 def of_all_samples(by_k: dict[int, float]) -> tuple[int, float] | None:
@@ -37,6 +38,11 @@ def _share_at_k(by_k: dict[int, float]) -> str:
 
 def _of_cost(name: str) -> Callable[[Result], Any]:
     return lambda result: None if result.cost is None else getattr(result.cost, name)
+
+
+def _of_verifier(name: str, heading: str) -> Column:
+    """A mean of what trimming costs."""
+    return Column(name, lambda result: result.mean_of(name), heading, length_text, is_shown=False)
 
 
 COLUMNS = (
@@ -59,6 +65,12 @@ COLUMNS = (
         lambda result: result.mean_of("cut_answer"),
         remark="Answers cut at decode.max_answer_tokens",
     ),
+    Column("agreed_share", lambda result: result.mean_of("agreed"), remark="Thinking ended where answers agreed"),
+    Column(
+        "cut_without_agreement_share",
+        lambda result: result.mean_of("cut_without_agreement"),
+        remark="Thinking ended by a limit of eval.trim",
+    ),
     Column("cost.forward_passes", _of_cost("forward_passes"), "forward passes", length_text),
     Column("cost.flops", _of_cost("flops"), "FLOPs", quantity),
     Column("cost.kv_bytes", _of_cost("kv_bytes"), "KV cache", lambda value: quantity(value, "B")),
@@ -68,6 +80,9 @@ COLUMNS = (
         "ms a question",
         lambda value: length_text(1000 * value),
     ),
+    _of_verifier("discarded_thoughts", "discarded"),
+    _of_verifier("verifier_passes", "verifier's passes"),
+    _of_verifier("verifier_tokens", "verifier's tokens"),
     Column("pass_at", lambda result: result.pass_at, "pass@k", _share_at_k),
     Column("majority_at", lambda result: result.majority_at, "majority@k", _share_at_k),
     Column("thinks_in", lambda result: result.thinks_in),

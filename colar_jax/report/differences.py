@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from colar_jax.errors import UserError
-from colar_jax.report.results import NO_SPEED, Result, Way
+from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, Result, Way
 from colar_jax.report.rows import Row
 from colar_jax.statistics.intervals import Interval
 from colar_jax.statistics.paired import paired_difference
@@ -30,7 +30,8 @@ def differences(rows: Sequence[Row], reference: str = "") -> list[Difference]:
 
     Args:
         reference: which stage at which speed, as `[run:]stage[@speed]`. Empty: of one run, the first CoLaR stage at the
-            lowest speed that it was trained at, and no differences where there is none; of several runs, every row of
+            lowest speed that it was trained at, else the first stage with trimmed rows, as it is without, and no
+            differences where there is neither; of several runs, every row of
             a later run is compared with the first run's row of the same stage and speed. `run:stage` without a speed,
             of several runs: the rows of other runs with that stage at their own speed, where it has it.
 
@@ -70,11 +71,11 @@ def _reference_of(row: Row, rows: Sequence[Row], reference: str) -> Row | None:
     """What a row is compared with."""
     first_run = rows[0].way.run
     if reference:
-        named = _named(rows, reference)
+        named = _untrimmed(_named(rows, reference))
         same_speed = [other for other in named if other.way.run != row.way.run and other.way.speed == row.way.speed]
         return _counterpart(row.way, same_speed) or _counterpart(row.way, _one_place(named))
     if all(other.way.run == first_run for other in rows):
-        return _counterpart(row.way, _default(rows))
+        return _counterpart(row.way, _untrimmed(_default(rows)))
     return None if row.way.run == first_run else _counterpart(row.way, _same_place(row.way, first_run, rows))
 
 
@@ -105,7 +106,14 @@ def _default(rows: Sequence[Row]) -> list[Row]:
     def trained(result: Result) -> bool:
         return result.method == REFERENCE_METHOD and result.was_trained
 
-    return _one_place([row for row in rows if all(trained(result) for result in row.results.values())])
+    of_colar = [row for row in rows if all(trained(result) for result in row.results.values())]
+    trimmed_stages = {row.way.stage for row in rows if row.way.trim != AS_CONFIGURED}
+    return _one_place(of_colar or [row for row in rows if row.way.stage in trimmed_stages])
+
+
+def _untrimmed(rows: Sequence[Row]) -> list[Row]:
+    """What trimmed rows of the same run are compared with."""
+    return [row for row in rows if row.way.trim == AS_CONFIGURED]
 
 
 def _one_place(rows: Sequence[Row]) -> list[Row]:
@@ -126,7 +134,8 @@ def _reference_name(place: tuple[str, str, str]) -> str:
 def _counterpart(way: Way, candidates: list[Row]) -> Row | None:
     """The reference's row of the same sampling that is most like `way`."""
 
-    def alike(row: Row) -> tuple[bool, bool]:
-        return row.way.temperature == way.temperature, row.way.latent_limit == way.latent_limit
+    def alike(row: Row) -> tuple[bool, ...]:
+        alike = (getattr(row.way, name) == getattr(way, name) for name in ("temperature", "latent_limit", "trim"))
+        return tuple(alike)
 
     return max((row for row in candidates if row.way.sampling == way.sampling), key=alike, default=None)

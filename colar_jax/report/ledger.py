@@ -199,7 +199,7 @@ def _cells(published: Published, config: dict, stage: str, report: dict) -> list
     if (settings["method"], settings["trainer"]) != (published.method, published.settings["trainer"]):
         return []
     way = {"stage": stage, "speed": published.speed, "sampling": published.sampling}
-    way |= {"temperature": AS_CONFIGURED, "latent_limit": AS_CONFIGURED}
+    way |= {"temperature": AS_CONFIGURED, "latent_limit": AS_CONFIGURED, "trim": AS_CONFIGURED}
     rows = [row for row in report["results"] if all(row.get(name, value) == value for name, value in way.items())]
     measured = {row["dataset"]: (row["accuracy_over_seeds"]["center"], row) for row in rows}
     if len(measured) == 1 and config["data"]["train"] == published.train == "hub:math":

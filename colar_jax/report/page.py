@@ -66,7 +66,8 @@ def _some(samples: Iterable[dict]) -> tuple[list[dict], int]:
     counts: dict[tuple, int] = {}
     shown, num_left_out = [], 0
     for sample in samples:
-        group = tuple(sample.get(name) for name in ("run", "stage", "dataset", "speed", "latent_limit", "temperature"))
+        names = ("run", "stage", "dataset", "speed", "latent_limit", "temperature", "trim")
+        group = tuple(sample.get(name) for name in names)
         counts[group] = counts.get(group, 0) + 1
         if counts[group] <= MAX_SAMPLES:
             shown.append(sample)

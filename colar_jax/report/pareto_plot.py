@@ -87,6 +87,7 @@ def point_label(point: Point) -> str:
     parts = [
         "" if way.speed == NO_SPEED else f"c = {way.speed}{asterisk}" if way.speed != "auto" else f"auto{asterisk}",
         "" if way.latent_limit == "-" else f"≤ {way.latent_limit}",
+        "" if way.trim == "-" else f"trim {way.trim}",
         "" if way.temperature == "-" else f"T = {way.temperature}",
     ]
     return ", ".join(filter(None, parts)) or way.stage

@@ -27,6 +27,7 @@ class Way:
     latent_limit: str  # "8", or "-": as the run's config has it
     temperature: str  # "0.7" for all that is sampled, or "-": as the run's config has it
     sampling: str  # "greedy" or "sampled"
+    trim: str = AS_CONFIGURED  # "2": chains end after so many agreements; "-": they are left alone
 
     @property
     def name(self) -> str:
@@ -36,6 +37,7 @@ class Way:
             "" if self.speed == NO_SPEED else f"speed {self.speed}",
             "" if self.latent_limit == AS_CONFIGURED else f"#L at most {self.latent_limit}",
             "" if self.temperature == AS_CONFIGURED else f"temperature {self.temperature}",
+            "" if self.trim == AS_CONFIGURED else f"trimmed at {self.trim}",
             self.sampling,
         ]
         return ", ".join(filter(None, parts))
@@ -63,6 +65,7 @@ class Result:
     method: str = ""  # what the stage trained
     latent_limit: str = AS_CONFIGURED
     temperature: str = AS_CONFIGURED
+    trim: str = AS_CONFIGURED
     was_trained: bool = True  # whether the stage's training had this speed
     questions: str = ""  # a digest of the questions: results with the same one can be compared question by question
     votes_SN: np.ndarray | None = None  # equal where two seeds gave a question the same answer (`repeated.votes_of`)
@@ -76,7 +79,8 @@ class Result:
             raise UserError(
                 f"speed must be a positive number as text, {AUTO_SPEED!r} or {NO_SPEED!r}, got {self.speed!r}"
             )
-        for name, text in (("latent_limit", self.latent_limit), ("temperature", self.temperature)):
+        for name in ("latent_limit", "temperature", "trim"):
+            text = getattr(self, name)
             if text != AS_CONFIGURED and not _is_positive_number(text):
                 raise UserError(f"{name} must be a positive number as text, or {AS_CONFIGURED!r}, got {text!r}")
         if self.sampling not in SAMPLINGS:
@@ -98,7 +102,7 @@ class Result:
     @property
     def way(self) -> Way:
         """The table row that this is in."""
-        return Way(self.run, self.stage, self.speed, self.latent_limit, self.temperature, self.sampling)
+        return Way(self.run, self.stage, self.speed, self.latent_limit, self.temperature, self.sampling, self.trim)
 
     @property
     def num_seeds(self) -> int:

@@ -43,7 +43,7 @@ def table_rows(results: Sequence[Result]) -> list[Row]:
     """Results as table rows in the table's order, whatever the order within `results`.
 
     Runs, stages and data sets come in the order in which they first appear; within a stage speeds rise (none first,
-    "auto" last), then limits and temperatures do (the config's own first), and greedy comes before sampled.
+    "auto" last), then limits, temperatures and agreements do (the config's own first), and greedy comes before sampled.
 
     Raises:
         UserError: there are no results, or two are for the same cell.
@@ -59,7 +59,7 @@ def table_rows(results: Sequence[Result]) -> list[Row]:
             runs.index(result.run),
             stages.index(result.stage),
             _speed_order(result.speed),
-            *(_number_order(text) for text in (result.latent_limit, result.temperature)),
+            *(_number_order(text) for text in (result.latent_limit, result.temperature, result.trim)),
             SAMPLINGS.index(result.sampling),
             datasets.index(result.dataset),
         )

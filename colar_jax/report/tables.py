@@ -55,6 +55,7 @@ def cost_table(results: Sequence[Result]) -> Table | None:
     if all(result.cost is None for result in results):
         return None
     shown = [column for column in columns.COLUMNS if column.heading]
+    shown = [column for column in shown if column.is_shown or any(column.value(one) is not None for one in results)]
     pairs = [(row, result) for row in table_rows(results) for result in row.results.values() if result.cost is not None]
     cells = [[_cell_of(column, result) for column in shown] for _, result in pairs]
     note = (
@@ -124,6 +125,7 @@ def _table(name: str, title: str, rows: Sequence[Row], header, cells: list[list[
     """Lines of cells, each after what makes its row; columns in which no row says anything are left out."""
     ways = [row.way for row in rows]
     names = {"run": "run", "stage": "stage", "speed": "speed", "latent_limit": "limit", "temperature": "temperature"}
+    names |= {"trim": "agreements"}
     shown = [
         name
         for name in names

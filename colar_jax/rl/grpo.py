@@ -28,6 +28,7 @@ from colar_jax.rl.reward_list import make_reward, rewards_of
 from colar_jax.rl.rollout import ControlTokens, Sampler, ways_to_sample
 from colar_jax.rl.tree_batch import TreeBatch
 from colar_jax.rl.update import policy_loss
+from colar_jax.rl.words import SaidInWords, as_answers, thinks_in_words
 from colar_jax.training.optimizer import at_update
 from colar_jax.training.state import REFERENCE, TrainState, Tree, join
 from colar_jax.training.step import Merge, TrainStep, compile_step
@@ -143,7 +144,8 @@ def make_grpo_trainer(
             f"stages.{stage.name}.rl.num_questions={rl.num_questions}, but there are only {len(encoded)} training "
             "questions"
         )
-    sampling, tokenizer = sampling_of(stage.decode, stage.config), judge.tokenizer
+    sampling, tokenizer = rollout_sampling(method, stage.decode, stage.config), judge.tokenizer
+    in_words = thinks_in_words(method, stage.decode)
     questioner = Questioner(
         config=rl,
         sampling=sampling,
@@ -151,8 +153,9 @@ def make_grpo_trainer(
         judge=judge,
         recipe=method.recipe,
         sampler=make_sampler(engine, method, stage.config, stage.decode, encoded, tokenizer),
-        reward=make_reward(rl, judge.is_right, stage.decode.max_latents),
+        reward=make_reward(rl, judge.is_right, sampling.max_latents),
         seed=stage.seed,
+        said_in_words=SaidInWords(tokenizer.separator_id, tokenizer.eos_id, sampling.max_latents) if in_words else None,
     )
     learner = Learner(
         questioner=questioner,
@@ -161,7 +164,7 @@ def make_grpo_trainer(
         row_rooms=row_rooms(stage.config, engine.num_shards),
         num_iterations=iterations(stage.config, len(encoded)),
     )
-    health = Health(stage.name, rl, stage.decode.min_latents, engine.compute.dtype)
+    health = Health(stage.name, rl, sampling.min_latents, engine.compute.dtype)
     step = make_policy_step(engine, stage.config, sampling, tokenizer.separator_id, optimizer)
     return GrpoTrainer(engine, learner, health, step, reference=reference)
 
@@ -175,7 +178,8 @@ def make_sampler(
     vocabulary: ControlTokens,
 ) -> Sampler:
     """What samples a stage's rollouts."""
-    rl, speeds, sampling = stage.rl, method.recipe.prompt_speeds, sampling_of(decode, stage)
+    rl, speeds, in_words = stage.rl, method.recipe.prompt_speeds, thinks_in_words(method, decode)
+    method, sampling = as_answers(method, sampling_of(decode, stage))
     ways_at = functools.partial(
         ways_to_sample,
         engine,
@@ -191,7 +195,7 @@ def make_sampler(
         engine,
         ways_at(),
         batch_size=(rl.rollout_questions or rl.num_questions) * rl.speeds_per_group,
-        prompt_lengths=np.concatenate([encoded.prompt_lengths(speed) + 1 for speed in speeds]),
+        prompt_lengths=np.concatenate([encoded.prompt_lengths(speed) + (not in_words) for speed in speeds]),
         ways_at=lambda at: ways_at(at=at),
     )
 
@@ -221,6 +225,11 @@ def iterations(stage: StageConfig, num_questions: int) -> int:
 def most_updates(rl: RlConfig) -> int:
     """The optimizer steps of an iteration in which every group has something to learn from."""
     return rl.num_iterations * -(-rl.num_questions * rl.num_generations // rl.minibatch_size)
+
+
+def rollout_sampling(method: Method, decode: DecodeConfig, stage: StageConfig) -> DecodeConfig:
+    """`sampling_of`, as the rollouts of a method are decoded."""
+    return as_answers(method, sampling_of(decode, stage))[1]
 
 
 def sampling_of(decode: DecodeConfig, stage: StageConfig) -> DecodeConfig:

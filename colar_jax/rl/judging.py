@@ -16,6 +16,7 @@ from colar_jax.rl.credit import Reward
 from colar_jax.rl.lengths import Outcomes, rollout_advantages
 from colar_jax.rl.reward_list import rewards_of
 from colar_jax.rl.rollout import Sampler
+from colar_jax.rl.words import ReadSaid, said_in_latents, without_separator, without_thoughts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Questioner:
     sampler: Sampler
     reward: Reward
     seed: int
+    said_in_words: ReadSaid | None = None  # of chains in words; None: chains are latents
 
     def ask(self, parameters, questions: np.ndarray, draw: Draw) -> Judged:
         """The rollouts of some questions, and what they are worth."""
@@ -84,21 +86,27 @@ class Questioner:
             self.encoded.ask(question, self.recipe.told_of_drawn(*drawn))
             for question, *drawn in zip(asked, *self.recipe.draw(rng, len(asked)), strict=True)
         ]
+        if self.said_in_words is not None:
+            prompts = [without_separator(prompt) for prompt in prompts]
         key = jax.random.fold_in(jax.random.key(self.seed), draw.iteration)
         if draw.number:
             key = jax.random.fold_in(key, np.uint32(2**32 - draw.number))  # no rollout has such a number
-        parts, rewards, right, host_seconds = [], [], [], 0.0
+        parts, rewards, right, of_chains_said, host_seconds = [], [], [], [], 0.0
         for place, part in self.sampler.run(parameters, prompts, key, draw.annealed):
             begin = time.perf_counter()
+            said = said_in_latents(part) if self.said_in_words is None else self.said_in_words(part)
+            part = part if self.said_in_words is None else without_thoughts(part)
             per_prompt = len(part.num_thoughts_B) // len(problems[place])
             of_chains = [problem for problem in problems[place] for _ in range(per_prompt)]
-            _, answers = self.judge.read(part.answer_ids_BA, part.num_answer_tokens_B)
-            rewards.append(rewards_of(self.reward, of_chains, answers, part.num_thoughts_B.tolist()))
+            _, answers = self.judge.read(said.answer_ids_BA, said.num_answer_tokens_B)
+            rewards.append(rewards_of(self.reward, of_chains, answers, said.lengths_B.tolist()))
             right.append(self.judge.judge(of_chains, answers))
             parts.append(part)
+            of_chains_said.append((said.lengths_B, said.forced_B))
             host_seconds += time.perf_counter() - begin
         decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        of_groups = (np.concatenate(rewards), np.concatenate(right), decoded.num_thoughts_B, decoded.forced_stop_B)
+        lengths_B, forced_B = map(np.concatenate, zip(*of_chains_said, strict=True))
+        of_groups = (np.concatenate(rewards), np.concatenate(right), lengths_B, forced_B)
         by_group = (values.reshape(len(questions), self.config.num_generations) for values in of_groups)
         outcomes = Outcomes(*by_group, self.sampling.max_latents)
         advantages_QG, informative_Q = rollout_advantages(outcomes, self.config, draw.length_weight)

@@ -131,7 +131,7 @@ class Learner:
             "length/right": _mean(outcomes.lengths_QG[outcomes.right_QG]),
             "reward_spread": _mean(outcomes.rewards_QG.std(axis=1, ddof=1)),
             "zero_variance": _mean(~judged.informative_Q),
-            "forced_stops": _mean(decoded.forced_stop_B),
+            "forced_stops": _mean(outcomes.forced_QG),
             "answer_tokens": _mean(decoded.num_answer_tokens_B),
             "unfinished_answers": _mean(last_ids != self.questioner.encoded.eos_id),
             "solved_questions": Metric(self.stream.num_solved, 1),

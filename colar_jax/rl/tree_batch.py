@@ -153,7 +153,8 @@ def assemble(
     longest, max_thoughts = int(decoded.num_thoughts_B.max()), decoded.thought_log_probs_BL.shape[1]
     room = next(size for size in latent_rooms(max_thoughts) if size >= longest)
     masks, log_probs = masks_of(decoded, min_thoughts, rl), _log_probs_of(decoded)
-    by_prompt = {kind: mask.reshape(len(prompts), -1, mask.shape[1]) for kind, mask in masks.items()}
+    G = len(decoded.num_thoughts_B) // len(prompts)
+    by_prompt = {kind: mask.reshape(len(prompts), G, mask.shape[1]) for kind, mask in masks.items()}
     all_weights = weights_of(by_prompt, rl)
     if rl.first_latent == "best":
         mean_B = (log_probs["latent"] * masks["latent"]).sum(axis=1) / np.maximum(masks["latent"].sum(axis=1), 1)
@@ -162,7 +163,7 @@ def assemble(
 
     def trees(array: np.ndarray) -> np.ndarray:
         """By prompt, and with the empty rows: `[B * G, ...]` to `[num_rows, G, ...]`."""
-        array = array.reshape(len(prompts), -1, *array.shape[1:])
+        array = array.reshape(len(prompts), G, *array.shape[1:])
         return np.concatenate([array, np.zeros((num_rows - len(array), *array.shape[1:]), array.dtype)])
 
     def terms(kind: str) -> Terms:

@@ -76,6 +76,8 @@ def policy_loss(
     before = jax.lax.stop_gradient(rescore(reference, batch, separator_id, sampling, compute)) if rl.beta else None
     loss, metrics = 0.0, {}
     for kind in KINDS:
+        if not batch.terms[kind].mask.shape[-1]:
+            continue  # a chain in words has no latents
         of_kind, metrics_of_kind = _of_kind(kind, now, before, batch, rl)
         loss += of_kind
         metrics |= metrics_of_kind

@@ -20,10 +20,10 @@ from colar_jax.report.results import Result
 from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
 from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import identity_of
+from colar_jax.runs.learned import training_set, validation_set
 from colar_jax.runs.resuming import latest_step, note_changes, refuse_another_run
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import write_config
-from colar_jax.runs.speed_labels import labelled
 from colar_jax.runs.starts import stage_state, start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
@@ -74,7 +74,8 @@ def train_stage(run: Run, name: str) -> None:
     step = latest_step(folder)
     if step is not None and step >= _num_steps(run, name):
         return  # what it has learned is read where it is needed
-    evaluator = run.evaluator(name, [run.val], speeds)
+    val = validation_set(run, name)
+    evaluator = run.evaluator(name, [val], speeds)
     make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
     trainer, state, frozen, num_steps = make_trainer(run, name)
     place = _place_of(run, name, trainer, num_steps)
@@ -83,13 +84,12 @@ def train_stage(run: Run, name: str) -> None:
 
     def validate(parameters: Tree) -> dict[str, tuple[Outcome, dict[str, float]]]:
         said = ", ".join(map(speed_text, speeds))
-        logger.info("stage %s: validating on %d problems, speed %s", name, len(run.val), said)
-        outcomes = {speed_text(speed): evaluator.run(parameters, run.val, speed, seed=None) for speed in speeds}
-        samples = (samples_of(run.val, outcome, speed=speed) for speed, outcome in outcomes.items())
+        logger.info("stage %s: validating on %d problems, speed %s", name, len(val), said)
+        outcomes = {speed_text(speed): evaluator.run(parameters, val, speed, seed=None) for speed in speeds}
+        samples = (samples_of(val, outcome, speed=speed) for speed, outcome in outcomes.items())
         if is_first():
             write_samples(folder / SAMPLES_FILE, (sample for part in samples for sample in part))
-        problems = run.val.problems
-        return {speed: (outcome, trainer.appraise(problems, outcome)) for speed, outcome in outcomes.items()}
+        return {speed: (outcome, trainer.appraise(val.problems, outcome)) for speed, outcome in outcomes.items()}
 
     stage_run = StageRun(
         name=name,
@@ -131,8 +131,7 @@ def _num_steps(run: Run, name: str) -> int:
 def _loader_of(run: Run, name: str) -> Batches:
     stage = run.config.stages[name]
     seed, method = run.seed_of(name), run.method(name)
-    problems = labelled(run, name) if method.learns_from_answers else run.train
-    return method.make_loader(problems, seed=seed, rows=stage.rows, row_positions=stage.row_positions)
+    return method.make_loader(training_set(run, name), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
 
 
 def _steps_of_epochs(stage: StageConfig, loader: Batches) -> int:
@@ -171,8 +170,8 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
     config, stage, method = run.config, run.config.stages[name], run.method(name)
     if not method.takes_rewards:
         raise UserError(
-            f"stages.{name}: trainer='grpo' improves latent chains, and method={stage.method!r} has none that are "
-            "drawn: use colar or latent_sft"
+            f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} has "
+            "neither: use colar, latent_sft or cot"
         )
     num_steps = iterations(stage, len(run.train))
     optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl), run.logical_axes)

@@ -40,6 +40,7 @@ def default_stage(run: Run) -> str:
     """
     stages = [name for name in run.config.stage_names if latest_step(run.workdir / name) is not None]
     stages = stages or list(run.config.stage_names)
+    stages = [name for name in stages if run.method(name).answers_problems] or stages
     in_latents = [name for name in stages if run.thinking(name).in_latents]
     return [*stages, *in_latents, *(name for name in in_latents if not run.method(name).learns_from_answers)][-1]
 

@@ -17,6 +17,7 @@ from colar_jax.settings.model import (
     parse_targets,
 )
 from colar_jax.settings.parallel import AUTOMATIC, ParallelConfig, parse_mesh
+from colar_jax.settings.trim import TrimConfig
 
 __all__ = [
     "AUTOMATIC",
@@ -30,6 +31,7 @@ __all__ = [
     "LoraSettings",
     "ModelConfig",
     "ParallelConfig",
+    "TrimConfig",
     "import_object",
     "is_import_path",
     "nearest",

@@ -4,6 +4,7 @@ import dataclasses
 
 from colar_jax.settings.checks import one_of, parse_positive, parse_speeds, require
 from colar_jax.settings.on_resume import observing
+from colar_jax.settings.trim import TrimConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,7 @@ class EvalConfig:
     word_budgets: str = ""
     latent_words: int = 3  # nearest words of each latent in samples.jsonl; costs one more decode; 0: none
     causal: bool = False  # test whether answers depend on the latents: six more decodes at every speed
+    trim: TrimConfig = dataclasses.field(default_factory=TrimConfig)
 
     def __post_init__(self):
         parse_speeds(self.speeds)

@@ -50,14 +50,15 @@ def test_costs_in_closed_form():
 
 
 def test_means_are_over_examples():
-    def decode(thoughts, seconds):
+    def decode(thoughts, seconds, **measured):
         ones_N = np.ones(len(thoughts), int)
-        return types.SimpleNamespace(
-            prompt_tokens_N=5 * ones_N, lengths_N=np.array(thoughts), answer_tokens_N=2 * ones_N, seconds=seconds
-        )
+        counts = dict(prompt_tokens_N=5 * ones_N, lengths_N=np.array(thoughts), answer_tokens_N=2 * ones_N)
+        return types.SimpleNamespace(**counts, seconds=seconds, measured=measured)
 
     model = CostModel(ONE_LAYER, latent_head_size=0, bytes_per_value=4)
     cost = cost_of(model, [decode([1, 2, 6], 0.9), decode([3], 0.3)])
     assert cost.forward_passes == 1 + 3 + 2
     assert cost.seconds_per_question == pytest.approx(0.3)
     assert cost.kv_bytes == pytest.approx(2 * 1 * 2 * 4 * 4 * (5 + 3 + 2))
+    in_vain = cost_of(model, [decode([1, 2, 6], 0.9), decode([3], 0.3, discarded_thoughts=np.array([8]))])
+    assert in_vain.forward_passes == cost.forward_passes + 2, "what is discarded was computed"

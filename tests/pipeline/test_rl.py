@@ -217,10 +217,10 @@ def test_one_error_for_what_cannot_be(tmp_path, finished, settings, message):
         pipeline.train_stage(prepare(tiny_config(tmp_path / "run", **settings)), "rl")
 
 
-def test_words_are_no_latent_policy(tmp_path, finished):
+def test_nothing_is_learned_from_rewards_where_nothing_is_thought(tmp_path, finished):
     config = tiny_config_dict(tmp_path / "run")
-    config.stages.rl = stage_defaults(method="cot", trainer="grpo", init_from=str(finished / "cot"), steps=1)
-    with pytest.raises(UserError, match="improves latent chains, and method='cot' has none that are drawn: use colar"):
+    config.stages.rl = stage_defaults(method="no_cot", trainer="grpo", init_from=str(finished / "colar"), steps=1)
+    with pytest.raises(UserError, match="or of words, and method='no_cot' has neither: use colar"):
         pipeline.train_stage(prepare(resolve(config)), "rl")
 
 

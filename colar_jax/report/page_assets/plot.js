@@ -23,6 +23,7 @@ function pointLabel(point) {
   const parts = [], asterisk = point.was_trained ? "" : "*";
   if (point.speed !== "-") parts.push((point.speed === "auto" ? "auto" : `c = ${point.speed}`) + asterisk);
   if (point.latent_limit !== "-") parts.push(`≤ ${point.latent_limit}`);
+  if (point.trim !== "-") parts.push(`trim ${point.trim}`);
   if (point.temperature !== "-") parts.push(`T = ${point.temperature}`);
   return parts.join(", ") || point.stage;
 }

@@ -19,7 +19,7 @@ function sampleCard(sample) {
   const facts = [
     sample.run, sample.dataset, sample.stage, sample.showsSpeed ? `speed ${sample.speed}` : "",
     sample.latent_limit ? `#L at most ${sample.latent_limit}` : "", sample.temperature ? `temperature ${sample.temperature}` : "",
-    `#L ${sample.length}`, sample.forced_stop ? "reasoning cut at its limit" : "", sample.cut_answer ? "answer cut at its limit" : "",
+    sample.trim ? `trimmed at ${sample.trim}` : "", `#L ${sample.length}`, sample.forced_stop ? "reasoning cut at its limit" : "", sample.cut_answer ? "answer cut at its limit" : "",
   ].filter(Boolean).map((text) => element("span", "", text));
   const card = element("article", "sample",
     element("div", "facts", ...facts),

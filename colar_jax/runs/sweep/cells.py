@@ -22,6 +22,7 @@ class Cell:
     temperature: str
     seed: int | None  # None: greedy
     decode: DecodeConfig
+    trim: str = AS_CONFIGURED  # after how many agreements chains end; "-": they are left alone
 
     @property
     def sampling(self) -> str:
@@ -35,7 +36,8 @@ class Cell:
 
 def stages_of(config: Config) -> tuple[str, ...]:
     """The stages that are evaluated, in order."""
-    return split_names(config.eval.stages) or config.stage_names
+    answering = tuple(name for name in config.stage_names if config.stages[name].bound_method.answers_problems)
+    return split_names(config.eval.stages) or answering or config.stage_names
 
 
 def cells_of(config: Config, stage: str, datasets: Sequence[str]) -> list[Cell]:
@@ -45,12 +47,21 @@ def cells_of(config: Config, stage: str, datasets: Sequence[str]) -> list[Cell]:
     for dataset in datasets:
         for speed in decode_speeds(config, stage):
             for limit, decode in limits.items():
-                if config.eval.greedy:
-                    cells.append(Cell(stage, dataset, speed, limit, AS_CONFIGURED, None, decode))
-                for temperature, tempered in _temperatures(config, decode).items():
-                    for seed in range(config.eval.seeds):
-                        cells.append(Cell(stage, dataset, speed, limit, temperature, seed, tempered))
+                for trim in (AS_CONFIGURED, *_trims(config, stage)):
+                    if config.eval.greedy:
+                        cells.append(Cell(stage, dataset, speed, limit, AS_CONFIGURED, None, decode, trim))
+                    for temperature, tempered in _temperatures(config, decode).items():
+                        for seed in range(config.eval.seeds):
+                            cells.append(Cell(stage, dataset, speed, limit, temperature, seed, tempered, trim))
     return cells
+
+
+def _trims(config: Config, stage: str) -> tuple[str, ...]:
+    """The numbers of agreements at which a stage's chains are trimmed; none where there are no chains in words."""
+    thinking = config.stages[stage].bound_method.thinking(config.decode, 0, jnp.dtype(config.model.dtype), True)
+    if not config.eval.trim.verifier or not thinking.in_words or not thinking.max_thoughts:
+        return ()
+    return tuple(str(m) for m in parse_positive("eval.trim.agreements", config.eval.trim.agreements, int))
 
 
 # The limits of a chain -> the setting that lists what to evaluate of it: in latents, and in words.

@@ -25,6 +25,7 @@ from colar_jax.runs.starts import finished_identity, finished_parameters
 from colar_jax.runs.sweep.cells import Cell, cells_of, room_for
 from colar_jax.runs.sweep.clock import Clock
 from colar_jax.runs.sweep.store import Store, StoredDecode, digest, key_of
+from colar_jax.runs.trim_verifier import TrimSource, trim_source
 from colar_jax.statistics.repeated import votes_of
 
 
@@ -37,6 +38,7 @@ class StageCells:
     stage: str
     of_stage: dict  # what the outcomes of all cells depend on
     dependencies: dict[Cell, dict]
+    trims: TrimSource | None = None  # what says where chains end; None: no cell is trimmed
 
     def missing(self, store: Store) -> list[Cell]:
         """The cells that are not decoded yet."""
@@ -57,6 +59,8 @@ def stage_cells(name: str, run: Run, stage: str) -> StageCells:
         "verifier": config.data.verifier,
     }
     questions = {dataset: questions_digest(encoded) for dataset, encoded in run.tests.items()}
+    cells = cells_of(config, stage, list(run.tests))
+    trims = trim_source(run) if any(cell.trim != AS_CONFIGURED for cell in cells) else None
 
     def dependencies(cell: Cell) -> dict:
         # Greedy decoding reads no temperature.
@@ -69,10 +73,10 @@ def stage_cells(name: str, run: Run, stage: str) -> StageCells:
             "seed": cell.seed,
             "decode": decode,
             "latent_words": config.eval.latent_words if cell.seed is None else 0,
+            **({} if cell.trim == AS_CONFIGURED else {"trim": trims.depends_on | {"agreements": cell.trim}}),
         }
 
-    cells = cells_of(config, stage, list(run.tests))
-    return StageCells(name, run, stage, shared, {cell: dependencies(cell) for cell in cells})
+    return StageCells(name, run, stage, shared, {cell: dependencies(cell) for cell in cells}, trims)
 
 
 def questions_digest(encoded: EncodedProblems) -> str:
@@ -86,27 +90,30 @@ def decode_missing(part: StageCells, store: Store, clock: Clock, on_decoded: Cal
     if not missing:
         return
     parameters = finished_parameters(run, run.workdir / part.stage)
-    evaluator = run.evaluator(
-        part.stage, list(run.tests.values()), run.decode_speeds(part.stage), room_for(run.config), clock.programs
-    )
+    sets, speeds = list(run.tests.values()), run.decode_speeds(part.stage)
     inspector = run.inspector(part.stage)
-    requests = (Request(run.tests[cell.dataset], cell.speed, cell.seed, cell.decode) for cell in missing)
-    with clock:
-        for cell, (request, outcome) in zip(missing, evaluator.run_all(parameters, requests), strict=True):
-            samples = []
-            if cell.shows_samples:
-                with clock.paused():
-                    chains = _look(run, inspector, parameters, cell)
-                samples = list(samples_of(request.encoded, outcome, chains, **_facts(cell)))
-            depends_on = part.dependencies[cell]
-            store.add(key_of(depends_on), depends_on, StoredDecode.of(outcome, samples).as_json())
-            on_decoded(cell, outcome)
+    for trim in dict.fromkeys(cell.trim for cell in missing):
+        programs, cells = clock.programs, [cell for cell in missing if cell.trim == trim]
+        if trim != AS_CONFIGURED:
+            programs = part.trims.programs(clock.programs).ended_by(int(trim))
+        evaluator = run.evaluator(part.stage, sets, speeds, room_for(run.config), programs)
+        requests = (Request(run.tests[cell.dataset], cell.speed, cell.seed, cell.decode) for cell in cells)
+        with clock:
+            for cell, (request, outcome) in zip(cells, evaluator.run_all(parameters, requests), strict=True):
+                samples = []
+                if cell.shows_samples:
+                    with clock.paused():
+                        chains = _look(run, inspector, parameters, cell)
+                    samples = list(samples_of(request.encoded, outcome, chains, **_facts(cell)))
+                depends_on = part.dependencies[cell]
+                store.add(key_of(depends_on), depends_on, StoredDecode.of(outcome, samples).as_json())
+                on_decoded(cell, outcome)
 
 
 def _look(run: Run, inspector: Inspector, parameters, cell: Cell) -> list[Chain] | None:
     """What was thought in a greedy decode under the run's own limits: the inspector has no others."""
     num_words = run.config.eval.latent_words
-    if not num_words or cell.seed is not None or cell.latent_limit != AS_CONFIGURED:
+    if not num_words or cell.seed is not None or (cell.latent_limit, cell.trim) != (AS_CONFIGURED, AS_CONFIGURED):
         return None
     return inspector.look(parameters, run.tests[cell.dataset], cell.speed, num_words=num_words)
 
@@ -138,12 +145,12 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
     for cell, depends_on in part.dependencies.items():
         speed = speed_text(cell.speed) if method.has_speed else NO_SPEED
         was_trained = not method.has_speed or method.recipe.was_trained(cell.speed)
-        place = (cell.dataset, speed, cell.sampling, cell.latent_limit, cell.temperature, was_trained)
+        place = (cell.dataset, speed, cell.sampling, cell.latent_limit, cell.temperature, cell.trim, was_trained)
         decoded = StoredDecode.from_json(store[key_of(depends_on)])
         together.setdefault((*place, depends_on["questions"]), []).append(decoded)
     model, is_same = _cost_model(part), functools.lru_cache(maxsize=2**16)(VERIFIERS[run.config.data.verifier])
     thinks_in = _thinks_in(part)
-    for (dataset, speed, sampling, limit, temperature, was_trained, questions), seeds in together.items():
+    for (dataset, speed, sampling, limit, temperature, trim, was_trained, questions), seeds in together.items():
         yield Result(
             run=part.name,
             stage=part.stage,
@@ -153,6 +160,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
             sampling=sampling,
             latent_limit=limit,
             temperature=temperature,
+            trim=trim,
             was_trained=was_trained,
             questions=questions,
             right_SN=np.stack([seed.right_N for seed in seeds]),
@@ -202,7 +210,7 @@ def _stacked(of_seeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _facts(cell: Cell) -> dict:
     """What comes first in a sample."""
     facts = {"stage": cell.stage, "dataset": cell.dataset, "speed": speed_text(cell.speed)}
-    varied = {"latent_limit": cell.latent_limit, "temperature": cell.temperature}
+    varied = {"latent_limit": cell.latent_limit, "temperature": cell.temperature, "trim": cell.trim}
     return facts | {name: text for name, text in varied.items() if text != AS_CONFIGURED}
 
 

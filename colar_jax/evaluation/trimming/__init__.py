@@ -1,0 +1,1 @@
+"""Trimming: a verifier watches chains of thought grow, and ends those that have found their answer."""

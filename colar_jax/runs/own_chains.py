@@ -1,0 +1,147 @@
+"""Chains that a stage learns instead of the data's: the shortest right ones of its own, or some with steps left out."""
+
+import dataclasses
+import json
+import logging
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from colar_jax.data.json_lines import read_problems
+from colar_jax.data.problems import Problem
+from colar_jax.data.prompts import steps_text
+from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.errors import UserError
+from colar_jax.methods.shorter_chains import Concise, DroppedSteps
+from colar_jax.parallel.hosts import is_first, wait_for_all
+from colar_jax.rl.rollout import Sampler, ways_to_sample
+from colar_jax.runs.run import Run
+from colar_jax.runs.starts import source_of, start_parameters
+
+logger = logging.getLogger(__name__)
+
+CHAINS_FILE = "own_chains.jsonl"  # in a stage's folder: problems with the chains that it learns, as training data is
+
+
+def shortest_right(run: Run, name: str) -> list[Problem]:
+    """The training problems of a stage of `concise`, each with its shortest right chain; sampled once, and kept."""
+    path = run.workdir / name / CHAINS_FILE
+    if not path.is_file():
+        wait_for_all("looked for chains")
+        problems = list(_sampled(run, name))
+        if not problems:
+            raise UserError(
+                f"stages.{name}: none of the chains that {source_of(run, name)} thinks ends in the right answer: train "
+                "that stage first, or start from another (init_from)"
+            )
+        if is_first():
+            _write(path, problems)
+        wait_for_all("sampled chains")
+    return read_problems(path)
+
+
+def without_some_steps(run: Run, name: str) -> list[Problem]:
+    """The training problems of a stage of `dropped_steps`: random steps are left out, each as likely as another."""
+    method, seed, tokenizer = run.method(name), run.seed_of(name), run.tokenizer
+    problems = run.train_problems
+    lengths = [method.share * length for length in _lengths(problems, tokenizer)]
+    if method.like:
+        like = _chains_of(run, name, method)
+        longest = dict(zip((problem.question for problem in like), _lengths(like, tokenizer), strict=True))
+        problems = [problem for problem in problems if problem.question in longest]
+        lengths = [longest[problem.question] for problem in problems]
+    return [
+        dataclasses.replace(problem, steps=_shortened(problem.steps, length, tokenizer, random.Random(f"{seed}/{i}")))
+        for i, (problem, length) in enumerate(zip(problems, lengths, strict=True))
+    ]
+
+
+def _sampled(run: Run, name: str) -> Iterator[Problem]:
+    """Each problem that was answered rightly, with its shortest right chain."""
+    method: Concise = run.method(name)
+    encoded = run.train.head(method.num_problems or len(run.train))
+    logger.info("stage %s: sampling %d chains of each of %d problems", name, method.num_chains, len(encoded))
+    told = method.recipe.told(method.recipe.speeds[0])
+    prompts = [encoded.ask(index, told) for index in range(len(encoded))]
+    sampler = Sampler(
+        run.engine,
+        ways_to_sample(run.engine, method, run.config.decode, run.tokenizer, num_generations=method.num_chains),
+        batch_size=max(1, min(run.config.eval.batch_size // method.num_chains, len(prompts))),
+        prompt_lengths=np.array([len(prompt) for prompt in prompts]),
+    )
+    parameters, key = start_parameters(run, name), jax.random.key(run.seed_of(name))
+    num_right = num_tokens = 0
+    for place, decoded in _parts(sampler, parameters, prompts, key):
+        problems = encoded.problems[place]
+        of_chains = [problem for problem in problems for _ in range(method.num_chains)]
+        _, predictions = run.judge.read(decoded.answer_ids_BA, decoded.num_answer_tokens_B)
+        right_B = run.judge.judge(of_chains, predictions) & ~decoded.forced_stop_B
+        lengths_B = np.where(right_B, decoded.num_thoughts_B, np.iinfo(np.int32).max)
+        for number, problem in enumerate(problems):
+            chains = slice(number * method.num_chains, (number + 1) * method.num_chains)
+            best = chains.start + int(lengths_B[chains].argmin())
+            if right_B[best]:
+                ids = decoded.thoughts[best, : lengths_B[best]]
+                num_right, num_tokens = num_right + 1, num_tokens + len(ids)
+                yield dataclasses.replace(problem, steps=_steps_of(run.tokenizer.decode(ids.tolist())))
+    logger.info(
+        "stage %s: %d of %d problems have a right chain; the shortest has %.3g tokens in the mean",
+        name, num_right, len(encoded), num_tokens / max(num_right, 1),
+    )  # fmt: skip
+
+
+# So many prompts are under way at a time.
+_PROMPTS_A_RUN = 512
+
+
+def _parts(sampler: Sampler, parameters, prompts, key):
+    for start in range(0, len(prompts), _PROMPTS_A_RUN):
+        some = prompts[start : start + _PROMPTS_A_RUN]
+        for place, decoded in sampler.run(parameters, some, jax.random.fold_in(key, start)):
+            yield slice(start + place.start, start + place.stop), decoded
+
+
+def _steps_of(text: str) -> tuple[str, ...]:
+    return tuple(text.strip("\n").split("\n")) if text.strip() else ()
+
+
+def _shortened(steps: tuple[str, ...], length: float, tokenizer: Tokenizer, rng: random.Random) -> tuple[str, ...]:
+    """Steps in their order, without random ones, in no more than so many tokens."""
+    kept = list(range(len(steps)))
+    rng.shuffle(kept)
+
+    def num_tokens() -> int:
+        return len(tokenizer.encode(steps_text(tuple(steps[i] for i in sorted(kept))))) if kept else 0
+
+    while kept and num_tokens() > length:
+        kept.pop()
+    return tuple(steps[i] for i in sorted(kept))
+
+
+def _chains_of(run: Run, name: str, method: DroppedSteps) -> list[Problem]:
+    folder = run.workdir / method.like if method.like in run.config.stages else Path(method.like).expanduser()
+    path = folder / CHAINS_FILE
+    if not path.is_file():
+        raise UserError(
+            f"stages.{name}.dropped_steps.like={method.like!r}: there is no {path}; name a stage of method concise "
+            "that was trained"
+        )
+    return read_problems(path)
+
+
+def _lengths(problems: list[Problem], tokenizer: Tokenizer) -> list[int]:
+    return [len(ids) for ids in tokenizer.encode_batch([steps_text(problem.steps) for problem in problems])]
+
+
+def _write(path: Path, problems: list[Problem]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        for problem in problems:
+            record = {"question": problem.question, "steps": list(problem.steps), "answer": problem.answer}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    os.replace(unfinished, path)

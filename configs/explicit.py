@@ -1,0 +1,54 @@
+"""The explicit class: chains of thought in words made shorter, on embedded problems whose chains think too much.
+
+    python -m colar_jax.train --config=configs/explicit.py
+    python -m colar_jax.train --config=configs/explicit.py:smoke            # tiny
+
+From one chain of thought (configs/reflections.py), all decoded greedily and sampled:
+- `cot` as it is, ended at budgets (`eval.word_budgets`), and trimmed by a trained judge (TrimR, `eval.trim`);
+- `concise`: trained on the shortest right of eight own chains;
+- `dropped`: the control, the data's chains of the same problems without random steps, as short as those of `concise`;
+- `short_rl`: rewards, correct x (1 - length / limit / 2).
+Not run yet as a whole; the trimming alone is configs/reflections.py.
+"""
+
+from colar_jax.config import config_beside, stage_defaults
+
+_REFLECTIONS = config_beside(__file__, "reflections")
+
+
+def get_config(argument: str = ""):
+    """The run; `smoke` has everything tiny."""
+    if argument not in ("", "smoke"):
+        raise ValueError(f"configs/explicit.py knows the argument smoke, not {argument!r}")
+    config = _REFLECTIONS.get_config(argument)
+    config.title = "Chains of thought in words, made shorter"
+    config.workdir = f"runs/explicit{'_' if argument else ''}{argument}"
+    config.run = "cot,judge,concise,dropped,short_rl"
+
+    for name, method in {"concise": "concise", "dropped": "dropped_steps"}.items():
+        stage = config.stages[name] = stage_defaults(
+            method=method, init_from="cot", steps=400, rows=8, row_positions=256, eval_every=200, log_every=100
+        )
+        stage.optimizer.update(config.stages.cot.optimizer)
+        stage.optimizer.learning_rate = 1e-3
+    config.stages.concise.concise.update(num_chains=8, num_problems=4000)
+    config.stages.dropped.dropped_steps.like = "concise"
+
+    stage = config.stages.short_rl = stage_defaults(
+        method="cot", trainer="grpo", init_from="cot", steps=60, eval_every=20, log_every=5
+    )
+    stage.optimizer.update(learning_rate=1e-4, b2=0.99, warmup_steps=5)
+    stage.rl.update(num_questions=16, num_generations=8, minibatch_size=64, loss_aggregation="token")
+    stage.rl.update(reward="correctness", length_penalty=0.5)
+    config.eval.word_budgets = ""
+
+    if argument == "smoke":
+        for stage in config.stages.values():
+            stage.update(steps=4, rows=2, log_every=2, eval_every=4)
+            stage.optimizer.warmup_steps = 2
+        # No chain of a model of four steps is right: nothing could be learned from its own.
+        config.run = "cot,judge,dropped,short_rl"
+        config.stages.dropped.dropped_steps.like = ""
+        config.stages.concise.concise.update(num_chains=2, num_problems=20)
+        config.stages.short_rl.rl.update(num_questions=2, num_generations=4, minibatch_size=4, stop_on_collapse=False)
+    return config
