@@ -170,8 +170,8 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
     config, stage, method = run.config, run.config.stages[name], run.method(name)
     if not method.takes_rewards:
         raise UserError(
-            f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} has "
-            "neither: use colar, latent_sft or cot"
+            f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} "
+            "has neither: use colar, latent_sft or cot"
         )
     num_steps = iterations(stage, len(run.train))
     optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl), run.logical_axes)
