@@ -11,7 +11,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from colar_jax.decoding.decoder import Decoded, DecodeLimits, ThinkingState, answering_loop, thinking_loop
+from colar_jax.decoding.decoder import Decoded, answering_loop, thinking_loop
+from colar_jax.decoding.loops import DecodeLimits, ThinkingState
 from colar_jax.decoding.prefill import Feeder, Prefilled, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.thinking import Think

@@ -10,7 +10,7 @@ import pytest
 from rl.pico_policy import EOS_ID, PROMPTS, SEPARATOR_ID, engine_of, policy
 
 from colar_jax.decoding import chunks
-from colar_jax.decoding.decoder import DecodeLimits
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import word_thinker
 

@@ -23,7 +23,8 @@ from colar_jax.rl.words import (
     without_separator,
     without_thoughts,
 )
-from colar_jax.training.state import initial_state, join, make_optimizer, partition
+from colar_jax.training.optimizer import make_optimizer
+from colar_jax.training.state import initial_state, join, partition
 
 COT = METHODS["cot"]()
 CHAIN = 6
