@@ -112,7 +112,7 @@ def test_random_steps_are_dropped_to_a_share(tmp_path):
     assert firsts == {True, False}, "not always the last ones"
 
 
-def test_words_are_trained_by_rewards(tmp_path, compiled_once):
+def test_words_are_trained_by_rewards(tmp_path):
     settings = {"run": "cot,short_rl", "eval.trim.verifier": "", "stages.short_rl.init_from": "cot"}
     pipeline.train(config_of(tmp_path / "run", **settings))
     lines = read_metrics(tmp_path / "run" / "short_rl")
