@@ -10,6 +10,7 @@ step. Passes one after the other are those of the forward pass: what cannot be c
 
 import argparse
 import runpy
+import sys
 from pathlib import Path
 
 import jax
@@ -40,11 +41,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(ROOT / "configs" / "methods.py"))
     parser.add_argument("--stages", default="", help="separated by commas; default: all of the run")
+    parser.add_argument("--problems", type=int, default=2000, help="of the training set, that rows are made of")
     parser.add_argument("--against", default="no_cot", help="the stage that all are compared with")
     options = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     path, _, argument = options.config.partition(":")
-    config = resolve(runpy.run_path(path)["get_config"](argument))
+    given = runpy.run_path(path)["get_config"](argument)
+    given.data.train_limit = min(given.data.train_limit or options.problems, options.problems)
+    config = resolve(given)
     target = open_target(parse_topology("v5e:1x1"), "host")
     names = options.stages.split(",") if options.stages else list(config.stage_names)
     names = list(dict.fromkeys([options.against, *names]))
@@ -55,6 +59,7 @@ def main() -> None:
         flops[name] = step.compiled.costs.flops / step.number
         method = config.stages[name].bound_method
         lines.append((flops[name], name, passes_in_turn(method), step))
+        print(f"{name}: compiled in {step.compiled.seconds:.0f} s", file=sys.stderr, flush=True)
     print("| stage | passes in turn | examples a step | MFLOPs an example | times answer only | temporary MiB |")
     print("| --- | --- | --- | --- | --- | --- |")
     for own, name, passes, step in sorted(lines, key=lambda line: line[0]):

@@ -260,13 +260,12 @@ class LatentReasoner:
     def _swept(self, state):
         """All latents, made at once, and the state after them: each pass makes them of what the one before had."""
         (first, _, cache), count = state, self.settings["max_thoughts"]
-        length = cache.get_seq_length()
         fed = self._embedding(torch.full((count,), self.settings["separator_id"]))
         hidden, logits, cache = self._run(fed[None], cache)
         for _ in range(self.settings["method_settings"]["num_sweeps"]):
             before = torch.cat([first[None], hidden[:-1]])
             fed = (before if self.maker is None else self.maker(before)).to(self._embedding.weight.dtype)
-            cache.crop(length)
+            cache.crop(-count)
             hidden, logits, cache = self._run(fed[None], cache)
         return list(fed.float()), (hidden[-1], logits, cache)
 
