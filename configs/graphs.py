@@ -57,9 +57,9 @@ def _config():
     config.stages.icot.icot.update(removed_per_epoch=8.0, reset_optimizer=False)
     for name in ("codi", "pccot", "kava"):
         config.stages[name][name].update(num_latents=3, distill_weight=5.0, projection_size=128)
-    # Three passes, as CODI's, over as many latents as a chain without its last step has words, or more.
+    # Three passes, as CODI's. A teacher's chain has 5 or 12 tokens: of the longer ones an eviction to 8 has to choose.
     for name in ("pccot", "kava"):
-        config.stages[name][name].update(num_latents=16, num_sweeps=2)
+        config.stages[name][name].update(num_latents=8, num_sweeps=2)
     config.stages.latent_sft.latent_sft.speeds = "2,5"
     # As many latents as steps.
     config.stages.adaptive.adaptive.update(num_latents=3, base_latents=0, distill_weight=5.0, projection_size=128)

@@ -72,7 +72,7 @@ def _methods_own(config) -> None:
         config.stages[name][name].update(reset_each_epoch=True, uniform_probability=0.1, end_marker=True, rescale=True)
     for name in ("codi", "sim_codi", "pccot", "kava"):
         config.stages[name][name].update(num_latents=4, distill_weight=5.0, projection_size=128)
-    # Three sweeps are four passes, as many as CODI's; a teacher's chain has 18 tokens on average.
+    # Three sweeps are four passes, as many as CODI's; a teacher's chain has 16 tokens on average.
     for name in ("pccot", "kava"):
         config.stages[name][name].update(num_latents=12, num_sweeps=3)
     # A latent for each of the two to four steps.
