@@ -16,6 +16,8 @@ their 95 % t-interval.
     weights  speeds 1 to 5 in text, every example weighing the same or every position
     main     the config as it is, and the stage that chooses its own speed: accuracy and forward passes beside the best
              fixed speed, and what it chooses for problems of how many operations (`chosen.png` in the cell's folder)
+    rl       that choice after reinforcement learning under three budgets of forward passes, beside the fixed speeds of
+             the same model, with the same picture of each
 """
 
 import argparse
@@ -57,8 +59,9 @@ EXPERIMENTS = {
         "position": {"speeds": "1,2,3,4,5", "conditioning": "text", "weighting": "position"},
     },
     "main": {"as configured": {}},
+    "rl": {f"budget {passes}": {"budget": float(passes)} for passes in (12, 16, 20)},
 }
-ASKED = {"bands": AROUND_BANDS, "weights": "1,2,3,4,5", "main": ""}
+ASKED = {"bands": AROUND_BANDS, "weights": "1,2,3,4,5", "main": "", "rl": ""}
 TINY = {
     "model.preset": "pico",
     "model.latent_head.intermediate_size": 16,
@@ -74,6 +77,11 @@ TINY = {
     "stages.auto.steps": 3,
     "stages.auto.own_speed.num_labelled": 8,
     "stages.auto.own_speed.grid": "1,6",
+    "stages.auto_rl.own_speed.grid": "1,6",
+    "stages.auto_rl.steps": 3,
+    "stages.auto_rl.log_every": 1,
+    "stages.auto_rl.rl.num_questions": 4,
+    "stages.auto_rl.rl.minibatch_size": 16,
 }
 
 
@@ -84,24 +92,43 @@ def train(folder: Path, seed: int, settings: dict) -> None:
     subprocess.run([sys.executable, "-m", "colar_jax.train", f"--config={CONFIG}:any_speed", *flags], check=True)
 
 
-def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict:
-    """Train and evaluate one arm; what is said of it."""
-    of_seed = out / f"seed_{seed}"
-    train(of_seed / "cot", seed, {"run": "cot"} | changes)
-    folder = of_seed / experiment / arm.replace(", ", "_").replace(" ", "_")
-    settings = {"run": "colar", "stages.colar.init_from": of_seed / "cot" / "cot"} | changes
-    settings |= {f"stages.colar.latent.{name}": value for name, value in EXPERIMENTS[experiment][arm].items()}
+def folder_of(out: Path, experiment: str, arm: str, seed: int) -> Path:
+    """Where a cell is."""
+    return out / f"seed_{seed}" / experiment / arm.replace(", ", "_").replace(" ", "_")
+
+
+def trained(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> Path:
+    """Train and evaluate one arm, and before it what it starts from; its folder."""
+    folder, group, settings = folder_of(out, experiment, arm, seed), "colar.latent", dict(changes)
+    if experiment == "rl":
+        group, main = "auto_rl.rl", trained(out, "main", "as configured", seed, changes)
+        settings |= {"run": "auto_rl", "stages.auto_rl.init_from": main / "auto"}
+    else:
+        of_seed = out / f"seed_{seed}" / "cot"
+        train(of_seed, seed, {"run": "cot"} | changes)
+        stages = "colar,auto" if experiment == "main" else "colar"
+        settings |= {"run": stages, "stages.colar.init_from": of_seed / "cot"}
+    settings |= {f"stages.{group}.{name}": value for name, value in EXPERIMENTS[experiment][arm].items()}
     if ASKED[experiment]:
         settings["eval.speeds"] = ASKED[experiment]
-    if experiment == "main":
-        settings["run"] = "colar,auto"
     train(folder, seed, settings)
+    return folder
+
+
+def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict:
+    """Train and evaluate one arm; what is said of it."""
+    folder = trained(out, experiment, arm, seed, changes)
+    own_stage = "auto_rl" if experiment == "rl" else "auto"
     steps = next(iter(prepare(resolve(saved_config(folder)), sets="tests").tests.values())).step_lengths
     phase = (
         0.0 if EXPERIMENTS[experiment][arm].get("conditioning") == "text" and experiment == "weights" else ASKED_PHASE
     )
     speeds = {}
-    for result in read_report(folder)["results"]:
+    results = read_report(folder)["results"]
+    if experiment == "rl":  # the fixed speeds of the same model
+        of_main = read_report(folder_of(out, "main", "as configured", seed))["results"]
+        results = [*(result for result in of_main if result["stage"] == "colar"), *results]
+    for result in results:
         speed = result["speed"].replace("-", "own")
         speeds[speed] = {
             "accuracy": 100 * result["accuracy"],
@@ -110,21 +137,21 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
             "was_trained": result["was_trained"],
             "gold": None if speed in ("auto", "own") else float(num_groups(steps, float(speed), phase).mean()),
         }
-    chosen = chosen_speeds(folder) if "own" in speeds else None
+    chosen = chosen_speeds(folder, own_stage) if "own" in speeds else None
     return {"experiment": experiment, "arm": arm, "seed": seed, "speeds": speeds, "chosen": chosen}
 
 
-def chosen_speeds(folder: Path) -> dict:
-    """What the stage `auto` of a run chooses: the mean by number of operations, a picture, and the rank correlation."""
+def chosen_speeds(folder: Path, stage: str) -> dict:
+    """What a stage of a run chooses: the mean by number of operations, a picture, and the rank correlation."""
     run = prepare(resolve(saved_config(folder)), sets="tests")
     (encoded,) = run.tests.values()
-    told = run.method("auto").recipe.told("auto")
+    told = run.method(stage).recipe.told("auto")
     prompts = [encoded.ask(index, told) for index in range(len(encoded))]
     size = min(len(prompts), 200)
     parts = [prompts[start : start + size] for start in range(0, len(prompts) - size + 1, size)]
     shape = shape_for([np.array([len(prompt) for prompt in part]) for part in parts])
     program = run.engine.compile_rows(lambda model, compute, packed, _: prefill(model, packed, 1, compute).own_speeds_B)
-    parameters = finished_parameters(run, folder / "auto")
+    parameters = finished_parameters(run, folder / stage)
     of_parts = [program(parameters, run.engine.put_rows((pack_prompts(part, shape),))) for part in parts]
     speeds = np.concatenate(of_parts)
     operations = np.array([len(problem.steps) for problem in encoded.problems[: len(speeds)]])
@@ -154,6 +181,9 @@ def print_table(cells: list[dict], experiment: str) -> None:
     of_arms = {arm: found for arm, found in of_arms.items() if found}
     if not of_arms:
         return
+    if experiment == "rl":
+        print_budgets(of_arms)
+        return
     speeds = list(dict.fromkeys(speed for found in of_arms.values() for cell in found for speed in cell["speeds"]))
     print(f"\n### {experiment}, seeds: {', '.join(f'{arm} {len(found)}' for arm, found in of_arms.items())}\n")
     print("| c | gold #L |", " | ".join(f"{arm}: accuracy, % | #L, % of gold" for arm in of_arms), "|")
@@ -179,10 +209,26 @@ def print_table(cells: list[dict], experiment: str) -> None:
                 print(f"- {speed}, {arm}: {shown(falls)}")
 
 
-def print_chosen(cells: list[dict]) -> None:
-    """The model's own speed beside the best fixed one."""
-    if not cells:
-        return
+def print_budgets(of_arms: dict[str, list[dict]]) -> None:
+    """Rows are budgets: accuracy and forward passes of the speeds that are chosen, beside the best fixed speed's."""
+    print("\n### its own speed after reinforcement learning\n")
+    print(
+        "| | seeds | accuracy, % | forward passes | #L | to the best fixed speed, points | its forward passes, % | "
+        "rank correlation with operations |"
+    )
+    print("| --- |" + " --- |" * 7)
+    for arm, found in of_arms.items():
+        own = [cell["speeds"]["own"] for cell in found]
+        falls, costs, correlations = compared(found)
+        columns = [shown([one[name] for one in own]) for name in ("accuracy", "forward_passes", "length")]
+        columns += [shown(falls), shown(costs), shown(correlations, 2) if correlations else "-"]
+        print(f"| {arm} | {len(found)} |", " | ".join(columns), "|")
+    for arm, found in of_arms.items():
+        print(f"\nmean speed by operations, {arm}, first seed:", found[0]["chosen"]["mean_by_operations"])
+
+
+def compared(cells: list[dict]) -> tuple[list[float], list[float], list[float]]:
+    """The model's own speed and the best fixed one: points, % of forward passes; and the rank correlations."""
     own = [cell["speeds"]["own"] for cell in cells]
     best = [
         max(
@@ -194,7 +240,14 @@ def print_chosen(cells: list[dict]) -> None:
     falls = [a["accuracy"] - b["accuracy"] for a, b in zip(own, best, strict=True)]
     costs = [100 * a["forward_passes"] / b["forward_passes"] for a, b in zip(own, best, strict=True)]
     known = [cell["chosen"]["rank_correlation"] for cell in cells]
-    correlations = [value for value in known if value is not None]
+    return falls, costs, [value for value in known if value is not None]
+
+
+def print_chosen(cells: list[dict]) -> None:
+    """The model's own speed beside the best fixed one."""
+    if not cells:
+        return
+    falls, costs, correlations = compared(cells)
     print(f"\nOwn speed against the best fixed one: {shown(falls)} points at {shown(costs)} % of its forward passes; ")
     print(
         f"rank correlation of the speed with the number of operations {shown(correlations, 2) if correlations else '-'}"

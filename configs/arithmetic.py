@@ -12,6 +12,7 @@ python -m colar_jax.train --config=configs/arithmetic.py
 python -m colar_jax.train --config=configs/arithmetic.py:smoke         # in about a minute, learning nothing
 python -m colar_jax.train --config=configs/arithmetic.py:rl            # and reinforcement learning, in the same folder
 python -m colar_jax.train --config=configs/arithmetic.py:any_speed     # any speed from 1 to 6, and its own
+python -m colar_jax.train --config=configs/arithmetic.py:any_speed_rl  # and its own learned under a budget of passes
 python -m colar_jax.train --config=configs/arithmetic.py:redundant     # RL on chains that have something to cut
 python -m colar_jax.train --config=configs/arithmetic.py:shorter       # the same, as short as they can be at no loss
 python -m colar_jax.train --config=configs/arithmetic.py:filler        # the same where three quarters can be cut
@@ -106,6 +107,22 @@ def _any_speed(config) -> None:
     )
     config.stages.auto.optimizer.update(learning_rate=2e-3, b2=0.98, warmup_steps=100)
     config.stages.auto.own_speed.num_labelled = 2000
+    # The choice as an action: right answers, less what the forward passes cost, at a price that meets the budget.
+    config.stages.auto_rl = stage_defaults(
+        method="own_speed", trainer="grpo", init_from="auto", steps=100, log_every=10, row_positions=160
+    )
+    config.stages.auto_rl.optimizer.update(learning_rate=1e-3, b2=0.99, warmup_steps=5, weight_decay=0.0)
+    # Each of a question's eight rollouts draws a speed, and they are compared with each other. Nothing but the choice
+    # is learned, so latents keep the spread that they have, and a batch is gone through twice.
+    config.stages.auto_rl.rl.update(num_questions=32, num_generations=8, speeds_per_group=8, centre="group")
+    config.stages.auto_rl.rl.update(minibatch_size=128, num_iterations=2, min_std=0.0, stop_on_collapse=False)
+    config.stages.auto_rl.rl.update(length_credit="cost", length_weight=0.5, budget=16.0, budget_rate=0.2)
+
+
+def _any_speed_rl(config) -> None:
+    """`any_speed`, in the same folder, and after its last stage the choice of a speed under a budget."""
+    _any_speed(config)
+    config.run = "cot,colar,auto,auto_rl,no_cot"
 
 
 def _smoke(config) -> None:
@@ -230,6 +247,7 @@ VARIANTS = {
     "": lambda config: None,
     "rl": _rl,
     "any_speed": _any_speed,
+    "any_speed_rl": _any_speed_rl,
     "redundant": _redundant,
     "shorter": _shorter,
     "filler": _filler,

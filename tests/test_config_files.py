@@ -55,7 +55,7 @@ def test_methods_stand_on_equal_terms(name, argument):
     assert len(terms) == 1
 
 
-@pytest.mark.parametrize("argument", ["rl", "redundant", "no_averaging", "baselines"])
+@pytest.mark.parametrize("argument", ["rl", "any_speed_rl", "redundant", "no_averaging", "baselines"])
 def test_every_argument_of_the_embedded_run(argument):
     test_every_config_file(ARITHMETIC, argument)
 

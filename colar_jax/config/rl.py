@@ -46,6 +46,7 @@ class RlConfig:
     latent_weight: float = 1.0
     decision_weight: float = 1.0  # to stop or to go on
     answer_weight: float = 1.0  # of each of the answer's tokens
+    choice_weight: float = 1.0  # of the speed that the model chooses, where it does: one action a rollout
     beta: float = 0.0  # of the KL divergence to the stage's first policy; the paper has none
     # Of the latents' entropy, as a bonus. No gradient where `min_std` binds: there the standard deviation is the floor.
     entropy_weight: float = 0.0
@@ -65,11 +66,12 @@ class RlConfig:
     # Names of `rl.credit.REWARDS` or package.module:function, with commas and weights: "correctness,0.1*brevity".
     reward: str = "correctness"
     length_penalty: float = 0.0  # share of a right answer's reward that a chain of decode.max_latents loses
-    length_credit: str = "none"  # how short chains are paid: penalty, among_right, when_solved (`rl.lengths`)
+    length_credit: str = "none"  # how short chains are paid: penalty, cost, among_right, when_solved (`rl.lengths`)
     length_weight: float = 0.5  # of that; with rl.budget where its weight starts
     length_target: float = 0.9  # accuracy of a group from which on length counts in full, for those that read it
-    budget: float = 0.0  # a wanted mean #L: the weight rises while rollouts are longer, and falls; 0: it stays
-    budget_rate: float = 0.05  # how far the weight moves in an iteration whose chains are twice as long as wanted
+    # A wanted mean #L, of `cost` mean forward passes: the weight rises while there are more, and falls; 0: it stays.
+    budget: float = 0.0
+    budget_rate: float = 0.05  # how far the weight moves in an iteration that spends twice as much as wanted
     length_price: float = 0.0  # what val/reward takes off a right answer of decode.max_latents: chooses the checkpoint
     skip_solved: bool = False  # do not ask a question again once a whole group got it right
     stop_on_collapse: bool = observing(True)  # False: a collapse is a warning; for ablations that show one
@@ -80,7 +82,7 @@ class RlConfig:
         require(self.num_generations > 1, "rl.num_generations=1: a group of one has no advantage; take at least 2")
         for field in ("questions_per_epoch", "rollout_questions", "redraws", "final_max_latents"):
             require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
-        weights = ("latent_weight", "decision_weight", "answer_weight", "entropy_weight")
+        weights = ("latent_weight", "decision_weight", "answer_weight", "choice_weight", "entropy_weight")
         lengths = ("length_weight", "budget", "budget_rate", "length_price")
         finals = ("final_min_std", "final_stop_odds_temperature")
         for field in (*weights, "beta", "min_std", "advantage_eps", "length_penalty", *lengths, *finals):

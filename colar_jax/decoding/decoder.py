@@ -41,6 +41,7 @@ class Decoded:
     key_data_BK: jax.Array | None = None  # of the rollouts' keys, where `dropout_keys` made something of them
     # float32, those that the model chose itself; 0 where it was told, None: it never does
     own_speeds_B: jax.Array | None = None
+    own_log_probs_B: jax.Array | None = None  # of those, where they were drawn
     end_log_prob_B: jax.Array | None = None  # of rollouts that were cut: of the stop that they did not choose
     trim: dict[str, Any] | None = None  # `[B]` by name, of chains that were watched (`evaluation.trimming`)
 
@@ -54,7 +55,8 @@ def decode(
     """
     num_rollouts = prompts.lengths_C.shape[0] * limits.num_rollouts
     assert keys_B.shape == (num_rollouts,), (keys_B.shape, num_rollouts)
-    prefilled = prefill(model, prompts, limits.num_rollouts, compute)
+    keys_C = _fold_in(keys_B[:: limits.num_rollouts], 3) if limits.draws_speed else None
+    prefilled = prefill(model, prompts, limits.num_rollouts, compute, keys_C)
     feeder = Feeder.of(model, prefilled, compute, dropout_keys(keys_B) if limits.drops_out else None)
     with jax.named_scope("think"):
         thinking = thinking_loop(feeder, keys_B, think, limits)
@@ -71,6 +73,7 @@ def decode(
         answer_log_probs_BA=answering.log_probs_BA,
         num_answer_tokens_B=answering.num_tokens_B,
         own_speeds_B=prefilled.own_speeds_B,
+        own_log_probs_B=prefilled.own_log_probs_B,
         end_log_prob_B=thinking.next.end_log_prob_B,
         key_data_BK=jax.random.key_data(keys_B) if limits.drops_out else None,
     )
@@ -78,7 +81,7 @@ def decode(
 
 def dropout_keys(keys_B):
     """The keys of rollouts' dropout, from the rollouts' own, `[B]` or of any shape."""
-    return fold_each(keys_B, 2)  # thoughts have 0, and answers 1
+    return fold_each(keys_B, 2)  # thoughts have 0, answers 1, and the speed of a question 3
 
 
 def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) -> Loop:

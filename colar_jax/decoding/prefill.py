@@ -26,39 +26,52 @@ class Prefilled:
     lengths_B: jax.Array  # of the questions, the separator included
     # float32, those that the model chose itself; 0 where it was told, None: it never does
     own_speeds_B: jax.Array | None = None
+    own_log_probs_B: jax.Array | None = None  # of those, where they were drawn
 
 
-def prefill(model: Reasoner, prompts: PackedPrompts, num_rollouts: int, compute: Execution) -> Prefilled:
-    """Read each question once, for `num_rollouts` rollouts."""
+def prefill(
+    model: Reasoner, prompts: PackedPrompts, num_rollouts: int, compute: Execution, draw_keys_C=None
+) -> Prefilled:
+    """Read each question once, for `num_rollouts` rollouts, which share its speed.
+
+    Args:
+        draw_keys_C: a typed key for each question draws the speeds that the model chooses; None: the likeliest.
+    """
     with jax.named_scope("prefill"):
-        own_C = _own_speeds(model, prompts, compute)
+        own = _own_speeds(model, prompts, compute, draw_keys_C)
         told = prompts
-        if own_C is not None:
+        if own is not None:
+            own_C, _ = own
             told = dataclasses.replace(prompts, speeds_C=jnp.where(own_C > 0, own_C, prompts.speeds_C))
         embeds_RSD = embed_questions(model, told, jnp.dtype(compute.dtype))
         hidden_CD, prefix = read_questions(model.llama, embeds_RSD, prompts, compute)
     hidden_BD, lengths_B = (jnp.repeat(of_C, num_rollouts, axis=0) for of_C in (hidden_CD, prompts.lengths_C))
-    own_B = None if own_C is None else jnp.repeat(own_C, num_rollouts)
-    return Prefilled(prefix, hidden_BD, lengths_B, own_B)
+    if own is None:
+        return Prefilled(prefix, hidden_BD, lengths_B)
+    own_B, own_log_probs_B = (jnp.repeat(of_C, num_rollouts) for of_C in own)
+    return Prefilled(prefix, hidden_BD, lengths_B, own_B, None if draw_keys_C is None else own_log_probs_B)
 
 
-def _own_speeds(model: Reasoner, prompts: PackedPrompts, compute: Execution):
-    """The speed that the model chooses for each question that asks it to, 0 for others, `[C]`; None without a choice.
+def _own_speeds(model: Reasoner, prompts: PackedPrompts, compute: Execution, draw_keys_C):
+    """The speed that the model chooses for each question that asks it to, 0 for others, and its log-probability, `[C]`.
 
-    It is chosen from the hidden state before the separator, which is told of it: so such questions are read twice.
+    None without a choice; the log-probability is 0 where the likeliest is taken. It is chosen from the hidden state
+    before the separator, which is told of it: so such questions are read twice.
     """
     if not hasattr(model, SPEED_CHOICE) or prompts.speeds_C is None:
         return None
-    is_own_C = prompts.speeds_C == OWN_NUMBER
+    is_own_C, zeros_C = prompts.speeds_C == OWN_NUMBER, jnp.zeros_like(prompts.speeds_C)
 
     def chosen():
         embeds_RSD = embed_questions(model, prompts, jnp.dtype(compute.dtype))
         sees = packed(prompts.segment_ids_RS, compute, keeps=True, longest=prompts.slots_CP.shape[1])
         hidden_RSD, _ = model.llama.run(embeds_RSD, prompts.position_ids_RS, sees, compute.for_prefill())
         before_CD = hidden_RSD.reshape(-1, hidden_RSD.shape[-1])[_last_slots(prompts) - 1]
-        return jnp.where(is_own_C, model.speed_choice.chosen(before_CD), 0.0)
+        if draw_keys_C is None:
+            return jnp.where(is_own_C, model.speed_choice.chosen(before_CD), 0.0), zeros_C
+        return tuple(jnp.where(is_own_C, of_C, 0.0) for of_C in model.speed_choice.drawn(before_CD, draw_keys_C))
 
-    return jax.lax.cond(compute.anyone(jnp.any(is_own_C)), chosen, lambda: jnp.zeros_like(prompts.speeds_C))
+    return jax.lax.cond(compute.anyone(jnp.any(is_own_C)), chosen, lambda: (zeros_C, zeros_C))
 
 
 def embed_questions(model: Reasoner, prompts: PackedPrompts, dtype) -> jax.Array:

@@ -128,7 +128,7 @@ class Inspector:
         if num_words is None:
             return _keeping_embeddings(think)
         if self._thinking.in_latents:
-            return inspecting(think, num_words, is_gaussian="latent_head" in self._method.trains)
+            return inspecting(think, num_words, is_gaussian=self._method.draws_latents)
         return think
 
     def _read(self, decoded: Decoded, encoded: EncodedProblems, index: int) -> Chain:

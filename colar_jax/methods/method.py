@@ -105,6 +105,7 @@ class Method(abc.ABC):
     learns_from_answers: ClassVar[bool] = False
     # Whether it answers the run's problems; else its stage has to be named to be asked or exported.
     answers_problems: ClassVar[bool] = True
+    chooses_speed: ClassVar[bool] = False  # whether the model tells itself its speed
     has_speed: ClassVar[bool] = False  # whether the prompt's thinking speed is something to choose when decoding
 
     @property
@@ -133,6 +134,11 @@ class Method(abc.ABC):
     @property
     def calibrates(self) -> bool:
         """Whether it reads `embed_std`, which is measured anew where a stage starts from one without latents."""
+        return "latent_head" in self.trains
+
+    @property
+    def draws_latents(self) -> bool:
+        """Whether its latents are drawn from the latent head, which is what reinforcement learning improves."""
         return "latent_head" in self.trains
 
     @property

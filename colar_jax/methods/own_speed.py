@@ -4,6 +4,9 @@ A stage of this method starts from one of CoLaR that is told its speed as a numb
 training problems at every speed of the grid (`runs.speed_labels`); the label of a problem is the fastest speed at which
 it was right, or the slowest where it never was. The head alone is trained, on the hidden state of a question's last
 token; what the model answers at a speed stays as it was.
+
+A stage of reinforcement learning (trainer "grpo") goes on from it: the choice is an action, drawn from the head, with a
+log-probability and a ratio of its own (docs/rl.md).
 """
 
 import dataclasses
@@ -24,7 +27,7 @@ from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import OwnModule
 from colar_jax.model.speed_choice import SPEED_CHOICE, SpeedChoice, SpeedChoiceConfig
 from colar_jax.settings import DecodeConfig, parse_speeds
-from colar_jax.settings.checks import require
+from colar_jax.settings.checks import one_of, require
 from colar_jax.weights.speed_choice_file import load_speed_choice, save_speed_choice
 
 
@@ -52,9 +55,15 @@ class OwnSpeed(Method):
     group = "own_speed"
     trains = (SPEED_CHOICE,)
     learns_from_answers = True
+    chooses_speed = True
+    calibrates = False  # latents are those of the stage that it starts from
+    draws_latents = True
+    takes_rewards = True
 
     grid: str = "1,1.5,2,2.5,3,4,5,6"  # what there is to choose from
     num_labelled: int = 4000  # training problems that are answered at every speed of the grid; 0: all
+    # Of a stage that learns from rewards: choice, the head alone, which cannot make answers worse; all, the model too.
+    learns: str = "choice"
 
     def __post_init__(self):
         speeds = parse_speeds(self.grid)
@@ -62,6 +71,9 @@ class OwnSpeed(Method):
             len(speeds) > 1 and "auto" not in speeds and list(speeds) == sorted(set(speeds)),
             f"own_speed.grid={self.grid!r}: list at least two numbers that rise, as in 1,2,4",
         )
+        one_of("own_speed.learns", self.learns, ("choice", "all"))
+        if self.learns == "all":
+            object.__setattr__(self, "trains", (*Colar.trains, SPEED_CHOICE))
         require(self.num_labelled >= 0, f"own_speed.num_labelled={self.num_labelled} is negative: 0 means all")
 
     @property

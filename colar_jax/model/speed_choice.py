@@ -41,6 +41,24 @@ class SpeedChoice(nnx.Module):
         logits = project(inner, self.second_kernel[...].astype(inner.dtype)).astype(jnp.float32)
         return logits + along_last(self.second_bias[...], logits)
 
+    @property
+    def grid_K(self):
+        """The speeds, float32."""
+        return jnp.asarray(self.config.speeds, jnp.float32)
+
     def chosen(self, hidden):
         """The likeliest speed at each hidden state, float32 `[...]`."""
-        return jnp.asarray(self.config.speeds, jnp.float32)[jnp.argmax(self(hidden), axis=-1)]
+        return self.grid_K[jnp.argmax(self(hidden), axis=-1)]
+
+    def drawn(self, hidden_CD, keys_C):
+        """A speed drawn at each hidden state, and its log-probability, both float32 `[C]`."""
+        log_probs_CK = jax.nn.log_softmax(self(hidden_CD))
+        index_C = jax.vmap(jax.random.categorical)(keys_C, log_probs_CK)
+        return self.grid_K[index_C], jnp.take_along_axis(log_probs_CK, index_C[:, None], axis=-1)[:, 0]
+
+    def log_prob(self, hidden, speeds):
+        """The log-probability of `speeds` `[...]` of the grid at hidden states `[..., D]`, and the entropy there."""
+        log_probs = jax.nn.log_softmax(self(hidden))
+        index = jnp.argmin(jnp.abs(along_last(self.grid_K, log_probs) - speeds[..., None]), axis=-1)
+        picked = jnp.take_along_axis(log_probs, index[..., None], axis=-1)[..., 0]
+        return picked, -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)

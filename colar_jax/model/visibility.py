@@ -62,8 +62,8 @@ def tree(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int) 
     return Visibility(lambda q, k, v: (attention.attend_tree(q, k, v, *biases), None), reach=trunk_size + branch_size)
 
 
-def tree_ends(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int):
-    """What is read of tree rows, `[B, 1 + G * T]`: the last position of each trunk, and all of its branches.
+def tree_ends(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int, num_ends: int = 1):
+    """What is read of tree rows, `[B, E + G * T]`: the last `E` positions of each trunk, and all of its branches.
 
     In a last layer (`llama.LastLayer`) keys and values are everywhere, as branches see their trunk; the rest is only
     computed where it is read.
@@ -72,15 +72,16 @@ def tree_ends(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: 
         What picks these positions of `[B, P + G * T, ...]`, and the attention of their queries.
     """
     _, branch_bias = attention.tree_mask_bias(trunk_lengths_B, trunk_size, num_branches, branch_size)
-    is_real_BP = jnp.arange(trunk_size)[None] < trunk_lengths_B[:, None]
-    trunk_bias_B1P = jnp.where(is_real_BP, 0.0, attention.MASKED)[:, None]
-    last_B = trunk_lengths_B - 1
+    # A trunk of one position alone has no end before its last: that one stands for both, and nobody reads it.
+    ends_BE = jnp.maximum(trunk_lengths_B[:, None] - jnp.arange(num_ends, 0, -1)[None], 0)
+    is_seen_BEP = jnp.arange(trunk_size)[None, None] <= ends_BE[..., None]
+    trunk_bias_BEP = jnp.where(is_seen_BEP, 0.0, attention.MASKED)
 
     def pick(x):
-        last = jnp.take_along_axis(x, last_B.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)
-        return jnp.concatenate([last, x[:, trunk_size:]], axis=1)
+        ends = jnp.take_along_axis(x, ends_BE.reshape(*ends_BE.shape, *(1,) * (x.ndim - 2)), axis=1)
+        return jnp.concatenate([ends, x[:, trunk_size:]], axis=1)
 
-    return pick, lambda q, k, v: (attention.attend_tree(q, k, v, trunk_bias_B1P, branch_bias), None)
+    return pick, lambda q, k, v: (attention.attend_tree(q, k, v, trunk_bias_BEP, branch_bias), None)
 
 
 def tree_positions(trunk_lengths_B, trunk_size: int, num_branches: int, branch_size: int):

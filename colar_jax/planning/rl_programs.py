@@ -15,6 +15,7 @@ from colar_jax.rl.grpo import (
     most_updates,
     rollout_sampling,
     rows_of_minibatch,
+    what_is_learned,
 )
 from colar_jax.rl.rollout import Sampler
 from colar_jax.rl.tree_batch import TreeBatch, assemble
@@ -97,8 +98,10 @@ def _longest_row(setting: PlannedStage, sampler: Sampler, thoughts) -> TreeBatch
         answer_ids_BA=np.zeros((branches, answer), np.int32),
         answer_log_probs_BA=np.zeros((branches, answer), np.float32),
         num_answer_tokens_B=np.full(branches, answer, np.int32),
+        own_speeds_B=np.zeros(branches, np.float32),
+        own_log_probs_B=np.zeros(branches, np.float32),
     )
-    return assemble(
+    row = assemble(
         [np.zeros(1, np.int32)],
         without_thoughts(decoded) if in_words else decoded,
         np.zeros((1, branches), np.float32),
@@ -107,6 +110,10 @@ def _longest_row(setting: PlannedStage, sampler: Sampler, thoughts) -> TreeBatch
         prompt_room=sampler.prompt_room,
         min_thoughts=sampling.min_latents,
     )
+    learned = what_is_learned(setting.method)
+    if learned == "chains":
+        return row
+    return row.choosing(decoded, row.advantages_BG, rl, alone=learned == "speeds")
 
 
 def _useful_flops(setting: PlannedStage, row: TreeBatch) -> float:

@@ -156,6 +156,7 @@ def make_grpo_trainer(
         reward=make_reward(rl, judge.is_right, sampling.max_latents),
         seed=stage.seed,
         said_in_words=SaidInWords(tokenizer.separator_id, tokenizer.eos_id, sampling.max_latents) if in_words else None,
+        learns=what_is_learned(method),
     )
     learner = Learner(
         questioner=questioner,
@@ -167,6 +168,13 @@ def make_grpo_trainer(
     health = Health(stage.name, rl, sampling.min_latents, engine.compute.dtype)
     step = make_policy_step(engine, stage.config, sampling, tokenizer.separator_id, optimizer)
     return GrpoTrainer(engine, learner, health, step, reference=reference)
+
+
+def what_is_learned(method: Method) -> str:
+    """Of `Questioner.learns`: the actions that have a gradient."""
+    if not method.chooses_speed:
+        return "chains"
+    return "chains and speeds" if "latent_head" in method.trains else "speeds"
 
 
 def make_sampler(

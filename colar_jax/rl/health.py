@@ -14,8 +14,8 @@ _LOST_LOG_RATIO = 2.0
 # Between decoder and update. An answer token at the edge of the nucleus may be inside for one of the two only, which
 # bfloat16 makes common: 0.12 on a healthy model (docs/rl.md).
 _GAPS = {
-    "float32": {"latent": 1e-3, "decision": 1e-3, "answer": 1e-3},
-    "bfloat16": {"latent": 0.1, "decision": 0.1, "answer": 1.0},
+    "float32": {"latent": 1e-3, "decision": 1e-3, "answer": 1e-3, "choice": 1e-3},
+    "bfloat16": {"latent": 0.1, "decision": 0.1, "answer": 1.0, "choice": 0.1},
 }
 _ALARM_EVERY = 20  # iterations between two warnings of one kind
 _MEMORY = 0.9  # of the running accuracy
@@ -121,7 +121,7 @@ class Health:
                 f"a latent's density changed by a factor of e^{values['log_ratio/latent']:.3g} in the mean within one "
                 "iteration, which the ratio of means over dimensions hardly shows: rl.latent_ratio='whole' clips it"
             )
-        gaps = {kind: values.get(f"gap/{kind}", 0.0) for kind in ("latent", "decision", "answer")}
+        gaps = {kind: values.get(f"gap/{kind}", 0.0) for kind in _GAPS[self.dtype]}
         if wide := [f"{kind} {gap:.2g}" for kind, gap in gaps.items() if gap > _GAPS[self.dtype][kind]]:
             alarms["gap"] = (
                 f"log-probabilities of the decoder and of the update differ ({', '.join(wide)}) at unchanged "
@@ -138,7 +138,7 @@ class Health:
     def _collapse(self, values: dict[str, float]) -> str:
         # What is clipped is what tells: with reduced ratios the whole ones are an alarm.
         of_latents = "latent" if self.config.latent_ratio == "whole" else "latent_reduced"
-        lost = max(values.get(f"log_ratio/{kind}", 0.0) for kind in (of_latents, "decision", "answer"))
+        lost = max(values.get(f"log_ratio/{kind}", 0.0) for kind in (of_latents, "decision", "answer", "choice"))
         if lost > _LOST_LOG_RATIO:
             return (
                 f"ratios explode: mean |log ratio| {lost:.3g} (latent std {values.get('latent_std', 0):.3g}). Where"

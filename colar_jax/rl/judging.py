@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import Literal
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from colar_jax.decoding.decoder import Decoded
 from colar_jax.evaluation.judge import Judge
 from colar_jax.rl.annealing import Annealed
 from colar_jax.rl.credit import Reward
-from colar_jax.rl.lengths import Outcomes, rollout_advantages
+from colar_jax.rl.lengths import Outcomes, choice_advantages, rollout_advantages
 from colar_jax.rl.reward_list import rewards_of
 from colar_jax.rl.rollout import Sampler
 from colar_jax.rl.words import ReadSaid, said_in_latents, without_separator, without_thoughts
@@ -28,6 +29,7 @@ class Judged:
     decoded: Decoded  # on the host
     outcomes: Outcomes
     advantages_QG: np.ndarray
+    choice_advantages_QG: np.ndarray  # of the speeds that the model chose, where it does
     informative_Q: np.ndarray  # bool: which groups have anything to learn from
     host_seconds: float
 
@@ -36,17 +38,14 @@ class Judged:
         """Those of several draws, one after another."""
         if len(parts) == 1:
             return parts[0]
-        of_groups = {
-            field.name: np.concatenate([getattr(part.outcomes, field.name) for part in parts])
-            for field in dataclasses.fields(Outcomes)
-            if field.name != "max_latents"
-        }
+        first, *others = (part.outcomes for part in parts)
         return cls(
             questions=np.concatenate([part.questions for part in parts]),
             prompts=[prompt for part in parts for prompt in part.prompts],
             decoded=jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.decoded for part in parts)),
-            outcomes=dataclasses.replace(parts[0].outcomes, **of_groups),
+            outcomes=first.each(lambda *of_parts: np.concatenate(of_parts), *others),
             advantages_QG=np.concatenate([part.advantages_QG for part in parts]),
+            choice_advantages_QG=np.concatenate([part.choice_advantages_QG for part in parts]),
             informative_Q=np.concatenate([part.informative_Q for part in parts]),
             host_seconds=sum(part.host_seconds for part in parts),
         )
@@ -75,6 +74,12 @@ class Questioner:
     reward: Reward
     seed: int
     said_in_words: ReadSaid | None = None  # of chains in words; None: chains are latents
+    learns: Literal["chains", "chains and speeds", "speeds"] = "chains"  # speeds: those that the model chooses
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the model chooses its speed."""
+        return self.learns != "chains"
 
     def ask(self, parameters, questions: np.ndarray, draw: Draw) -> Judged:
         """The rollouts of some questions, and what they are worth."""
@@ -102,12 +107,22 @@ class Questioner:
             rewards.append(rewards_of(self.reward, of_chains, answers, said.lengths_B.tolist()))
             right.append(self.judge.judge(of_chains, answers))
             parts.append(part)
-            of_chains_said.append((said.lengths_B, said.forced_B))
+            of_chains_said.append((said.lengths_B, said.forced_B, said.num_answer_tokens_B))
             host_seconds += time.perf_counter() - begin
         decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        lengths_B, forced_B = map(np.concatenate, zip(*of_chains_said, strict=True))
-        of_groups = (np.concatenate(rewards), np.concatenate(right), lengths_B, forced_B)
-        by_group = (values.reshape(len(questions), self.config.num_generations) for values in of_groups)
-        outcomes = Outcomes(*by_group, self.sampling.max_latents)
+        lengths_B, forced_B, answer_tokens_B = map(np.concatenate, zip(*of_chains_said, strict=True))
+        of_groups = (np.concatenate(rewards), np.concatenate(right), lengths_B, forced_B, answer_tokens_B)
+        *by_group, answer_tokens_QG = (
+            values.reshape(len(questions), self.config.num_generations) for values in of_groups
+        )
+        outcomes = Outcomes(*by_group, self.sampling.max_latents, answer_tokens_QG, 2 if self.chooses else 1)
+        return Judged(questions, prompts, decoded, outcomes, *self._advantages(outcomes, draw), host_seconds)
+
+    def _advantages(self, outcomes: Outcomes, draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of chains, of chosen speeds (0 where none is chosen), and which groups have anything to learn from."""
         advantages_QG, informative_Q = rollout_advantages(outcomes, self.config, draw.length_weight)
-        return Judged(questions, prompts, decoded, outcomes, advantages_QG, informative_Q, host_seconds)
+        if not self.chooses:
+            return advantages_QG, np.zeros_like(advantages_QG), informative_Q
+        of_choices_QG = choice_advantages(outcomes, self.config, draw.length_weight)
+        is_told_apart_Q = (of_choices_QG != 0).any(axis=1)
+        return advantages_QG, of_choices_QG, is_told_apart_Q | (informative_Q & (self.learns != "speeds"))

@@ -55,7 +55,7 @@ class Learner:
             metrics |= {name: Metric(value, 1) for name, value in annealing.items()}
         if self.config.length_credit != "none":
             metrics["length_weight"] = Metric(self.length_weight.value, 1)
-        self.length_weight.follow(judged.outcomes.lengths_QG.mean())
+        self.length_weight.follow(judged.outcomes.mean_spent(self.config))
         end = time.perf_counter()
         num_chains = judged.outcomes.rewards_QG.size
         num_positions = judged.decoded.num_thoughts_B.sum() + judged.decoded.num_answer_tokens_B.sum()
@@ -115,6 +115,13 @@ class Learner:
                     prompt_room=self.questioner.sampler.prompt_room,
                     min_thoughts=self.questioner.sampling.min_latents,
                 )
+                if self.questioner.chooses:
+                    batch = batch.choosing(
+                        jax.tree.map(lambda leaf, chains=chains: leaf[chains], judged.decoded),
+                        judged.choice_advantages_QG[groups].reshape(len(rows), -1),
+                        config,
+                        alone=self.questioner.learns == "speeds",
+                    )
                 batch = batch.under(self._annealed(iteration))
                 yield batch.counting(len(groups) / size) if config.minibatches == "even" else batch
 
@@ -124,10 +131,12 @@ class Learner:
     def _of_rollouts(self, judged: Judged) -> dict[str, Metric]:
         decoded, outcomes = judged.decoded, judged.outcomes
         last_ids = np.take_along_axis(decoded.answer_ids_BA, decoded.num_answer_tokens_B[:, None] - 1, axis=1)
-        return {
+        of_choices = {} if decoded.own_speeds_B is None else {"chosen_speed": _mean(decoded.own_speeds_B)}
+        return of_choices | {
             "reward": _mean(outcomes.rewards_QG),
             "accuracy": _mean(outcomes.right_QG),
             "length": _mean(outcomes.lengths_QG),
+            "forward_passes": _mean(outcomes.passes_QG),
             "length/right": _mean(outcomes.lengths_QG[outcomes.right_QG]),
             "reward_spread": _mean(outcomes.rewards_QG.std(axis=1, ddof=1)),
             "zero_variance": _mean(~judged.informative_Q),

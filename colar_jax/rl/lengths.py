@@ -22,12 +22,28 @@ class Outcomes:
     lengths_QG: np.ndarray  # #L
     forced_QG: np.ndarray  # bool: cut at the limit
     max_latents: int
+    answer_tokens_QG: np.ndarray | float = 0.0  # eos included
+    question_passes: int = 1  # 2 where the model reads it to choose its speed, and again when it is told
+
+    @property
+    def passes_QG(self) -> np.ndarray:
+        """Forward passes, as `evaluation.cost` counts them: the question, each latent, each token of the answer."""
+        return self.question_passes + self.lengths_QG + self.answer_tokens_QG
+
+    def mean_spent(self, rl: RlConfig) -> float:
+        """What `rl.budget` is compared with: mean forward passes where they are what is paid, else mean #L."""
+        return (self.passes_QG if rl.length_credit == "cost" else self.lengths_QG).mean()
 
     def by_prompt(self, rl: RlConfig) -> "Outcomes":
         """The same with the groups' prompts as groups of their own, where they are compared by prompt."""
-        of_groups = ("rewards_QG", "right_QG", "lengths_QG", "forced_QG")
         rows = len(self.rewards_QG) * rl.prompts_to_centre
-        return dataclasses.replace(self, **{name: getattr(self, name).reshape(rows, -1) for name in of_groups})
+        return self.each(lambda values_QG: np.reshape(values_QG, (rows, -1)))
+
+    def each(self, of: Callable[..., np.ndarray], *others: "Outcomes") -> "Outcomes":
+        """The same with what `of` makes of each array, beside those of `others`."""
+        names = ("rewards_QG", "right_QG", "lengths_QG", "forced_QG", "answer_tokens_QG")
+        arrays = {name: [np.asarray(getattr(one, name)) for one in (self, *others)] for name in names}
+        return dataclasses.replace(self, **{name: of(*found) for name, found in arrays.items() if found[0].ndim})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +73,15 @@ def nothing(outcomes: Outcomes, rl: RlConfig, weight: float) -> LengthCredit:
 def penalty(outcomes: Outcomes, rl: RlConfig, weight: float) -> LengthCredit:
     """A right answer's reward loses `weight * #L / L_max`: the price of thinking, in one sum with correctness."""
     return LengthCredit(reward_QG=-weight * outcomes.right_QG * outcomes.lengths_QG / outcomes.max_latents)
+
+
+@length_credit("cost")
+def cost(outcomes: Outcomes, rl: RlConfig, weight: float) -> LengthCredit:
+    """Every reward, of a wrong answer too, loses `weight * forward passes / L_max`: what an answer costs, as a price.
+
+    That of a model that chooses its own speed: what is wrong at any speed is then thought as fast as can be.
+    """
+    return LengthCredit(reward_QG=-weight * outcomes.passes_QG / outcomes.max_latents)
 
 
 @length_credit("among_right")
@@ -117,6 +142,15 @@ def rollout_advantages(outcomes: Outcomes, rl: RlConfig, weight: float) -> tuple
     return advantages_QG, (advantages_QG != 0).any(axis=1)
 
 
+def choice_advantages(outcomes: Outcomes, rl: RlConfig, weight: float) -> np.ndarray:
+    """The advantage of the speed that each rollout's prompt was told, float32 `[Q, G]`.
+
+    The speeds of a group are alternatives of one choice, so they are compared with the mean of the whole group,
+    whatever the rollouts of one prompt are compared with.
+    """
+    return rollout_advantages(outcomes, dataclasses.replace(rl, centre="group"), weight)[0]
+
+
 def _prompts(shape: tuple[int, int], rl: RlConfig) -> tuple[int, int]:
     return shape[0] * rl.prompts_to_centre, shape[1] // rl.prompts_to_centre
 
@@ -132,16 +166,16 @@ def _of_those_that_ended(rewards_QG: np.ndarray, forced_QG: np.ndarray, rl: RlCo
 
 @dataclasses.dataclass
 class LengthWeight:
-    """The weight of the length credit. With `rl.budget` it follows the rollouts' mean #L.
+    """The weight of the length credit. With `rl.budget` it follows the rollouts' mean #L, or their mean cost.
 
-    After each iteration `weight += rate * (mean #L / budget - 1)`, never below 0: the multiplier of a bound on the mean
-    length, by dual ascent.
+    After each iteration `weight += rate * (mean / budget - 1)`, never below 0: the multiplier of a bound on the mean,
+    by dual ascent. The cost is that of `rl.length_credit = cost`, forward passes.
     """
 
     rl: RlConfig
     value: float
 
-    def follow(self, mean_length: float) -> None:
-        """Take note of an iteration's mean #L."""
+    def follow(self, mean: float) -> None:
+        """Take note of an iteration's mean (`Outcomes.mean_spent`)."""
         if self.rl.budget:
-            self.value = max(0.0, self.value + self.rl.budget_rate * (mean_length / self.rl.budget - 1))
+            self.value = max(0.0, self.value + self.rl.budget_rate * (mean / self.rl.budget - 1))

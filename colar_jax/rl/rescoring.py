@@ -21,26 +21,31 @@ from colar_jax.model.latent_head import Gaussian
 from colar_jax.model.llama import LastLayer, Reading
 from colar_jax.model.lora import BranchKeys
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.model.visibility import tree, tree_ends, tree_positions
+from colar_jax.model.visibility import packed, tree, tree_ends, tree_positions
 from colar_jax.rl.determined import rescore_determined
 from colar_jax.rl.term_scores import Rescored, decision_log_probs, khot_log_probs, token_log_probs
-from colar_jax.rl.tree_batch import TreeBatch
+from colar_jax.rl.tree_batch import CHOICE, TreeBatch
 
 
 def rescore(
     model: Reasoner, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: Execution
 ) -> Rescored:
-    """One forward pass over tree rows, and both heads where something was decided. Nothing flows into what was fed.
+    """One forward pass over tree rows, and the heads where something was decided. Nothing flows into what was fed.
 
-    Latents that are functions of the question are made again instead (`rl.determined`).
+    Latents that are functions of the question are made again instead (`rl.determined`). Where the choice of a speed is
+    the only kind of terms, the questions alone are read.
     """
+    if batch.terms.keys() == {CHOICE}:
+        return _rescore_choice(model, batch, compute)
     if isinstance(batch.thoughts_BGLD, Determined):
         return rescore_determined(model, batch, separator_id, sampling, compute)
+    has_choice = CHOICE in batch.terms
+    num_ends = 2 if has_choice else 1
     B, G, L, _ = batch.latents_shape
     A, P = batch.answer_ids_BGA.shape[2], batch.prompt_ids_BP.shape[1]
     embeds_BSD = _embed(model, batch, separator_id, jnp.dtype(compute.dtype))
     shape = batch.prompt_lengths_B, P, G, L + A
-    reading = Reading(last=LastLayer(*tree_ends(*shape)))
+    reading = Reading(last=LastLayer(*tree_ends(*shape, num_ends)))
     keys = None
     if batch.key_data_BGK is not None:
         keys = BranchKeys(dropout_keys(jax.random.wrap_key_data(batch.key_data_BGK)), L + A)
@@ -48,9 +53,9 @@ def rescore(
         embeds_BSD, tree_positions(*shape), tree(*shape), compute, dropout_keys_B=keys, reading=reading
     )
     D = hidden_BMD.shape[-1]
-    branches_BGTD = hidden_BMD[:, 1:].reshape(B, G, L + A, D)
+    branches_BGTD = hidden_BMD[:, num_ends:].reshape(B, G, L + A, D)
     # State `i` is the hidden state after `i` latents; state 0 of every branch is the end of the prompt.
-    ends_BG1D = jnp.broadcast_to(hidden_BMD[:, None, :1], (B, G, 1, D))
+    ends_BG1D = jnp.broadcast_to(hidden_BMD[:, None, num_ends - 1 : num_ends], (B, G, 1, D))
     states_BGLD = jnp.concatenate([ends_BG1D, branches_BGTD[:, :, :L]], axis=2)
     raw, sampled, decisions_BGL1 = None, None, jnp.zeros((B, G, L + 1), jnp.float32)
     with jax.named_scope("latents"):
@@ -71,7 +76,30 @@ def rescore(
         answers_BGA = token_log_probs(
             model, answer_BGAD, batch.answer_ids_BGA, sampling.answer_temperature, sampling.top_p, compute.logits_chunk
         )
-    return Rescored({"latent": latents_BGL, "decision": decisions_BGL1, "answer": answers_BGA}, raw, sampled)
+    log_probs = {"latent": latents_BGL, "decision": decisions_BGL1, "answer": answers_BGA}
+    if not has_choice:
+        return Rescored(log_probs, raw, sampled)
+    choice_BG1, entropy_B = _choice(model, hidden_BMD[:, 0], batch)
+    return Rescored(log_probs | {CHOICE: choice_BG1}, raw, sampled, entropy_B)
+
+
+def _rescore_choice(model: Reasoner, batch: TreeBatch, compute: Execution) -> Rescored:
+    """Of the hidden state before the separator, which no chain is seen from."""
+    lengths_B, size = batch.prompt_lengths_B, batch.prompt_ids_BP.shape[1]
+    positions_BP = jnp.broadcast_to(jnp.arange(size)[None], batch.prompt_ids_BP.shape)
+    segment_ids_BP = (positions_BP < lengths_B[:, None]).astype(jnp.int32)
+    embeds_BPD = model.llama.embed(batch.prompt_ids_BP, jnp.dtype(compute.dtype))
+    hidden_BPD, _ = model.llama.run(embeds_BPD, positions_BP, packed(segment_ids_BP, compute), compute)
+    before_B11 = jnp.maximum(lengths_B - 2, 0)[:, None, None]
+    choice_BG1, entropy_B = _choice(model, jnp.take_along_axis(hidden_BPD, before_B11, axis=1)[:, 0], batch)
+    return Rescored({CHOICE: choice_BG1}, choice_entropy_B=entropy_B)
+
+
+def _choice(model: Reasoner, before_BD, batch: TreeBatch):
+    """The log-probability of the speed that each row's prompt is told, once for each rollout, and the entropy there."""
+    with jax.named_scope("choice"):
+        log_probs_B, entropy_B = model.speed_choice.log_prob(before_BD, batch.speeds_B)
+        return jnp.broadcast_to(log_probs_B[:, None, None], batch.terms[CHOICE].mask.shape), entropy_B
 
 
 def _decisions(

@@ -64,7 +64,7 @@ def ways_to_sample(
         greedy=False,
         num_rollouts=num_generations,
     )
-    limits = dataclasses.replace(limits, drops_out=drops_out)
+    limits = dataclasses.replace(limits, drops_out=drops_out, draws_speed=method.chooses_speed)
     return thinking.think, limits if at is None else dataclasses.replace(limits, cut_at=at.cut_at)
 
 

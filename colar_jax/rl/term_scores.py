@@ -22,6 +22,7 @@ class Rescored:
     log_probs: dict[str, jax.Array]  # by kind, as `TreeBatch.terms`; of a latent the mean over its dimensions
     raw: Gaussian | None = None  # [B, G, L, D], as the head gives it; None where latents are not drawn from it
     sampled: Gaussian | None = None  # with the floor: what was drawn from
+    choice_entropy_B: jax.Array | None = None  # in nats, where the model chooses its speed
 
 
 def token_log_probs(model: Reasoner, hidden, ids, temperature: float, top_p: float, chunk: int):

@@ -22,7 +22,8 @@ from colar_jax.rl.annealing import Annealed
 from colar_jax.rl.credit import term_weights
 from colar_jax.settings.speeds import NO_NUMBER
 
-KINDS = ("latent", "decision", "answer")  # of actions
+KINDS = ("latent", "decision", "answer")  # of actions of a chain
+CHOICE = "choice"  # the action before it, where the model chooses its speed: one term a rollout
 
 
 @jax.tree_util.register_dataclass
@@ -47,12 +48,14 @@ class TreeBatch:
     num_thoughts_BG: np.ndarray
     answer_ids_BGA: np.ndarray
     advantages_BG: np.ndarray
-    terms: dict[str, Terms]  # by kind: [B, G, L], [B, G, L + 1], [B, G, A]
+    terms: dict[str, Terms]  # by kind: [B, G, L], [B, G, L + 1], [B, G, A]; of a choice [B, G, 1]
     share_B: np.ndarray  # float32, 1 / rows: a part's metrics count by its share of the whole minibatch
     # How the rollouts were sampled, where that changes from iteration to iteration (`rl.annealing`).
     min_std_B: np.ndarray | None = None
     stop_odds_temperature_B: np.ndarray | None = None
     key_data_BGK: np.ndarray | None = None  # of the rollouts' keys, where adapters dropped out (`rl.rollout_dropout`)
+    # Of the speeds that the model chose itself, which are compared within a whole group.
+    choice_advantages_BG: np.ndarray | None = None
 
     @property
     def latents_shape(self) -> tuple[int, int, int, int]:
@@ -67,6 +70,28 @@ class TreeBatch:
             self,
             min_std_B=np.full_like(self.share_B, at.min_std),
             stop_odds_temperature_B=np.full_like(self.share_B, at.stop_odds_temperature),
+        )
+
+    def choosing(self, decoded: Decoded, advantages_BG: np.ndarray, rl: RlConfig, *, alone: bool) -> "TreeBatch":
+        """The same where the model chose each prompt's speed: told of it, and with the choice as a term of its own.
+
+        Args:
+            decoded: the same rollouts.
+            alone: whether nothing but the choice is learned; then it is the only kind of terms.
+        """
+        rows, per_prompt = advantages_BG.shape
+        speeds_B, advantages = self.speeds_B.copy(), np.zeros((len(self.speeds_B), per_prompt), np.float32)
+        speeds_B[:rows], advantages[:rows] = decoded.own_speeds_B.reshape(rows, -1)[:, 0], advantages_BG
+        mask, old_log_probs = np.zeros((*advantages.shape, 1), bool), np.zeros((*advantages.shape, 1), np.float32)
+        mask[:rows], old_log_probs[:rows, :, 0] = True, decoded.own_log_probs_B.reshape(rows, per_prompt)
+        weights = np.zeros(mask.shape, np.float32)
+        weights[:rows] = term_weights(mask[:rows], rl)
+        choice = {CHOICE: Terms(mask, old_log_probs, weights)}
+        return dataclasses.replace(
+            self,
+            speeds_B=speeds_B,
+            terms=choice if alone else self.terms | choice,
+            choice_advantages_BG=advantages,
         )
 
     def counting(self, factor: float) -> "TreeBatch":

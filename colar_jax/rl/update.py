@@ -4,6 +4,7 @@
            - entropy_weight * entropy of the latents
 
 The three kinds of terms are averaged separately, and the averages are added, as for latents and answers in the paper.
+Where the model chooses its speed (`methods.own_speed`), the choice is a fourth kind, of one term a rollout.
 
 A latent's log-probability is a mean over its `D` dimensions, so a ratio of such means is the `D`-th root of that of the
 latent: nearly 1 however far the policy has moved. Latents are therefore clipped, watched and reported by the ratio of
@@ -20,7 +21,7 @@ from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.rl.rescoring import floor_of, rescore
 from colar_jax.rl.term_scores import Rescored
-from colar_jax.rl.tree_batch import KINDS, Terms, TreeBatch, sum_over
+from colar_jax.rl.tree_batch import CHOICE, KINDS, Terms, TreeBatch, sum_over
 
 # A head's standard deviation this near to its bound (relative) is at it.
 _AT_BOUND = 1.001
@@ -75,12 +76,15 @@ def policy_loss(
     now = rescore(model, batch, separator_id, sampling, compute)
     before = jax.lax.stop_gradient(rescore(reference, batch, separator_id, sampling, compute)) if rl.beta else None
     loss, metrics = 0.0, {}
-    for kind in KINDS:
+    for kind in (kind for kind in (*KINDS, CHOICE) if kind in batch.terms):
         if not batch.terms[kind].mask.shape[-1]:
             continue  # a chain in words has no latents
         of_kind, metrics_of_kind = _of_kind(kind, now, before, batch, rl)
         loss += of_kind
         metrics |= metrics_of_kind
+    if now.choice_entropy_B is not None:
+        is_real_B = batch.terms[CHOICE].mask[:, 0, 0]
+        metrics["choice_entropy"] = Metric(jnp.sum(now.choice_entropy_B * is_real_B), jnp.sum(is_real_B))
     if now.sampled is None:
         return loss, metrics
     floor = jnp.max(jnp.asarray(floor_of(batch, sampling)))
@@ -96,7 +100,7 @@ def _of_kind(kind: str, now: Rescored, before: Rescored | None, batch: TreeBatch
     # A kind without weight has no gradient to be computed.
     log_probs = now.log_probs[kind] if weight else jax.lax.stop_gradient(now.log_probs[kind])
     log_probs = jnp.where(mask, log_probs, 0.0)
-    advantages_BG1 = batch.advantages_BG[..., None]
+    advantages_BG1 = (batch.choice_advantages_BG if kind == CHOICE else batch.advantages_BG)[..., None]
     if kind == "latent":
         of_terms, ratios = latent_loss(log_probs, terms.old_log_probs, advantages_BG1, size, rl)
     else:
@@ -125,7 +129,7 @@ def _of_kind(kind: str, now: Rescored, before: Rescored | None, batch: TreeBatch
 def _kind_weight(kind: str, rl: RlConfig) -> float:
     if kind == "decision" and rl.stop_credit == "answer":
         return rl.answer_weight  # a term of the answer
-    return {"latent": rl.latent_weight, "decision": rl.decision_weight, "answer": rl.answer_weight}[kind]
+    return getattr(rl, f"{kind}_weight")
 
 
 def _with_entropy(loss, now: Rescored, batch: TreeBatch, rl: RlConfig, bounds):

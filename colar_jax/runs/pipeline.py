@@ -146,6 +146,8 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
             f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
         )
+    if method.chooses_speed and "llama" in method.trains:
+        raise UserError(f"stages.{name}.own_speed.learns='all' needs trainer='grpo': labels teach the head alone")
     loader = _loader_of(run, name)
     if loader.num_left_out:
         logger.warning(
@@ -172,6 +174,11 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
         raise UserError(
             f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} "
             "has neither: use colar, latent_sft or cot"
+        )
+    if method.chooses_speed and stage.rl.speeds_per_group == 1:
+        raise UserError(
+            f"stages.{name}.rl.speeds_per_group=1: a group in which one speed is chosen compares no speeds; take at "
+            "least 2"
         )
     num_steps = iterations(stage, len(run.train))
     optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl), run.logical_axes)

@@ -83,7 +83,8 @@ def start_parameters(run: Run, name: str) -> Tree:
         settings = checkpoints.read(checkpoints.latest_step())[1]
     source_method = find_method(settings["stage.method"])
     if stage.trainer == "grpo":
-        _refuse_another_telling(run, name, folder, settings.get("stage.latent.conditioning", "text"))
+        was_told = "own" if source_method.chooses_speed else settings.get("stage.latent.conditioning", "text")
+        _refuse_another_telling(run, name, folder, was_told)
     starts_latents = run.method(name).calibrates and "latent_head" not in source_method.trains
     if stage.trainer == "grpo" and (starts_latents or not _are_related(type(run.method(name)), source_method)):
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
@@ -100,6 +101,14 @@ def _are_related(method: type[Method], source: type[Method]) -> bool:
 def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) -> None:
     """UserError where rollouts would not be told their speed as the policy that they start from has learned it."""
     is_told = run.method(name).recipe.conditioning
+    if is_told == "own":
+        if was_told not in ("own", "number"):
+            raise UserError(
+                f"stages.{name}: a model that chooses its speed is told it as a number, and {folder} was trained with "
+                f"latent.conditioning={was_told!r}: start from a stage of own_speed, or of colar with "
+                "latent.conditioning='number'"
+            )
+        return
     if was_told not in ("text", is_told):
         raise UserError(
             f"stages.{name}.latent.conditioning={is_told!r}, and {folder} was trained with {was_told!r}: set it to that"

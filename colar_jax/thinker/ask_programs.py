@@ -86,7 +86,7 @@ class AskPrograms:
     def _ways(self, spec: ProgramSpec, num_words: int, what: Variation):
         think, limits = ways_of(spec, what)
         if self._thinking(spec.decode).in_latents:
-            is_gaussian = "latent_head" in self._method.trains
+            is_gaussian = self._method.draws_latents
             think = inspecting(think, num_words, is_gaussian=is_gaussian, keeps_vectors=True)
         return think, limits
 

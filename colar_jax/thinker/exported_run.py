@@ -67,7 +67,7 @@ def exported_parameters(run: Run, folder: Path) -> Tree:
         )
     (stage,) = run.config.stage_names
     own, method = {}, run.method(stage)
-    if "latent_head" in method.trains:
+    if method.draws_latents:
         own["latent_head"] = load_latent_head(folder)[0]
     for name, module in method.modules.items():
         if name not in run.shapes:  # for training alone
@@ -85,7 +85,7 @@ def _model(folder: Path, facts: ThinkingFacts, method: type[Method]) -> dict[str
     """The group of settings `model`: the folder is the base, or holds adapters for one."""
     # Every model has a latent head; one that nobody reads is as small as can be.
     model: dict[str, Any] = {"base": str(folder), "latent_head": {"intermediate_size": 1}}
-    if "latent_head" in method.trains:
+    if method().draws_latents:
         model["latent_head"] = plain(read_head_config(folder))
     if (folder / ADAPTER_CONFIG_FILE).is_file():
         lora = read_adapter_config(folder)

@@ -10,10 +10,12 @@ from flax import traverse_util
 from parallel.meshes import model as model_of
 from pico_model import assert_close, model, parts
 
-from colar_jax.config import OptimizerConfig
+from colar_jax.config import OptimizerConfig, defaults, resolve, stage_defaults
 from colar_jax.methods import METHODS
 from colar_jax.model.lora import LoraConfig
+from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.sharding import logical_axes
+from colar_jax.runs.run_model import abstract_model, state_bytes
 from colar_jax.training.optimizer import ADAMW_RMS, learning_rate_schedule, make_optimizer, matrix_axes, without_moments
 from colar_jax.training.state import initial_state
 
@@ -141,6 +143,24 @@ def test_forgetting_starts_its_average_anew_at_the_learning_rate_of_now():
     at_first, _ = moved(dataclasses.replace(MUON, learning_rate=rate), trainable, gradients)
     assert rate > 0
     assert_close(updates, at_first, tolerance=1e-4)
+
+
+def test_what_it_keeps_is_counted():
+    """Of a matrix one average less than AdamW's: by this a mesh is chosen and planned."""
+
+    def bytes_with(name: str):
+        config = defaults()
+        config.run, config.model.preset = "colar", "pico"
+        config.stages.colar = stage_defaults(method="colar")
+        config.stages.colar.optimizer.name = name
+        config = resolve(config)
+        graph, shapes = abstract_model(config, PRESETS["pico"])
+        return state_bytes(config, graph, shapes), graph, shapes
+
+    (adamw, graph, shapes), (muon, *_) = map(bytes_with, ("adamw", "muon"))
+    flat = traverse_util.flatten_dict(shapes)
+    of_matrices = sum(4 * flat[path].size for path, names in logical_axes(graph, shapes).items() if matrix_axes(names))
+    assert adamw - muon == pytest.approx(of_matrices, abs=100), "but for counters and Muon's coefficients"
 
 
 def test_it_has_to_know_which_are_matrices():

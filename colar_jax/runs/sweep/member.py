@@ -226,7 +226,7 @@ def _cost_model(part: StageCells) -> CostModel:
     model, method = nnx.merge(part.run.graph, part.run.shapes), part.run.method(part.stage)
     return CostModel(
         llama=model.llama.config,
-        latent_head_size=model.latent_head.config.intermediate_size if "latent_head" in method.trains else 0,
+        latent_head_size=model.latent_head.config.intermediate_size if method.draws_latents else 0,
         bytes_per_value=jnp.dtype(part.run.config.model.dtype).itemsize,
         sweeps=part.run.thinking(part.stage).sweeps,
     )
