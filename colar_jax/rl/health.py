@@ -139,6 +139,12 @@ class Health:
         # What is clipped is what tells: with reduced ratios the whole ones are an alarm.
         of_latents = "latent" if self.config.latent_ratio == "whole" else "latent_reduced"
         lost = max(values.get(f"log_ratio/{kind}", 0.0) for kind in (of_latents, "decision", "answer", "choice"))
+        floor = "raise rl.min_std, " if "latent_entropy" in values else ""  # of Gaussian latents
+        if lost > _LOST_LOG_RATIO and not floor:
+            return (
+                f"ratios explode: mean |log ratio| {lost:.3g}: lower optimizer.learning_rate, or hold the policy with "
+                "rl.beta"
+            )
         if lost > _LOST_LOG_RATIO:
             return (
                 f"ratios explode: mean |log ratio| {lost:.3g} (latent std {values.get('latent_std', 0):.3g}). Where"
@@ -148,7 +154,6 @@ class Health:
         if self.iterations > _SETTLED and self.accuracy < _COLLAPSED * self.best:
             return (
                 f"the accuracy of rollouts fell from {self.best:.1%} to {self.accuracy:.1%} (running means; #L is "
-                f"{values['length']:.1f}): raise rl.min_std, lower optimizer.learning_rate, or hold the policy with "
-                "rl.beta"
+                f"{values['length']:.1f}): {floor}lower optimizer.learning_rate, or hold the policy with rl.beta"
             )
         return ""

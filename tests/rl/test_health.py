@@ -6,7 +6,8 @@ from colar_jax.config import RlConfig
 from colar_jax.errors import UserError
 from colar_jax.rl.health import Collapsed, Health
 
-WELL = {"accuracy": 0.5, "length": 4.0, "forced_stops": 0.0, "zero_variance": 0.3, "gap/latent": 1e-6}
+OTHER_LATENTS = {"accuracy": 0.5, "length": 4.0, "forced_stops": 0.0, "zero_variance": 0.3, "gap/latent": 1e-6}
+WELL = OTHER_LATENTS | {"latent_entropy": -1.0}  # Gaussian ones
 
 
 def health(**settings) -> Health:
@@ -56,6 +57,12 @@ def test_an_entropy_bonus_that_does_nothing_is_refused_at_the_first_update(floor
 def test_exploding_ratios_end_the_run_and_say_why():
     with pytest.raises(Collapsed, match=r"iteration 3: ratios explode.*raise rl.min_std"):
         health().look(3, WELL | {"log_ratio/latent": 7.0, "latent_std": 0.002})
+
+
+def test_latents_that_are_no_gaussians_have_no_floor_to_raise():
+    with pytest.raises(Collapsed, match=r"ratios explode.*: lower optimizer.learning_rate, or hold the") as collapsed:
+        health().look(3, OTHER_LATENTS | {"log_ratio/answer": 7.0})
+    assert "min_std" not in str(collapsed.value)
 
 
 def test_reduced_ratios_end_the_run_as_ever_and_whole_ones_are_an_alarm(caplog):
