@@ -188,11 +188,24 @@ def numbers_of_a_decode(method: str, gather: str, mesh_name: str) -> dict[str, n
     return lengths | {"ids": np.where(of_answer, ids, -1), "thoughts": np.where(of_chain, thoughts, -1)}
 
 
+def policy_of(method: str):
+    """Its graph and parameters, which parts of them are trained, its rollouts, and how they were sampled."""
+    if method == "adaptive":
+        import pico_adaptive
+        from rl.test_determined_policy import SAMPLING, VOCABULARY, rollouts
+
+        return *pico_adaptive.model(VOCABULARY), pico_adaptive.METHOD.trains, rollouts(), SAMPLING
+    from rl.pico_policy import SAMPLING, policy, rollouts
+
+    parts = {"colar": ("llama", "latent_head"), "latent_sft": ("llama",)}
+    return *policy(), parts[method], rollouts(method=bound_method(method)), SAMPLING
+
+
 def numbers_of_an_update(method: str, adapted: str, mesh_name: str) -> dict[str, np.ndarray]:
     """Gradients of GRPO with a reference policy on tree rows, half of them empty."""
     import jax
     from flax import traverse_util
-    from rl.pico_policy import COMPUTE, SAMPLING, SEPARATOR_ID, batch_of, policy, rollouts
+    from rl.pico_policy import COMPUTE, SEPARATOR_ID, batch_of
 
     from colar_jax.config import RlConfig, StageConfig
     from colar_jax.engine import Engine
@@ -202,19 +215,17 @@ def numbers_of_an_update(method: str, adapted: str, mesh_name: str) -> dict[str,
     from colar_jax.rl.grpo import make_policy_step
     from colar_jax.training.state import initial_state, model_specs, partition, place_state
 
-    mesh, (graph, parameters) = mesh_of(mesh_name), policy()
-    bound, parts = bound_method(method), {"colar": ("llama", "latent_head"), "latent_sft": ("llama",)}
-    trainable, frozen = partition(parameters, parts[method])
+    mesh, (graph, parameters, parts, sampled, sampling) = mesh_of(mesh_name), policy_of(method)
+    trainable, frozen = partition(parameters, parts)
     frozen = frozen | {"reference": jax.tree.map(lambda leaf: 1.2 * leaf, trainable)}
     stage = StageConfig(method="colar", trainer="grpo", rl=RlConfig(beta=0.1, entropy_weight=0.1, minibatch_size=32))
     optimizer = keeps_gradients()
-    step = make_policy_step(Engine(graph, mesh, COMPUTE), stage, SAMPLING, SEPARATOR_ID, optimizer)
+    step = make_policy_step(Engine(graph, mesh, COMPUTE), stage, sampling, SEPARATOR_ID, optimizer)
     specs = model_specs(graph, trainable, frozen, mesh)
     state = place_state(initial_state(trainable, optimizer), optimizer, specs, mesh)
     frozen = put(frozen, shardings_of(specs_for(frozen, specs), mesh))
-    state, metrics = step(
-        state, frozen, put_rows(batch_of(rollouts(method=bound), num_rows=8), mesh), jax.random.key(0)
-    )
+    rows = put_rows(batch_of(sampled, sampling=sampling, num_rows=8), mesh)
+    state, metrics = step(state, frozen, rows, jax.random.key(0))
     # At the first update both are nothing but rounding.
     is_rounding = ("gap/", "log_ratio/")
     numbers = {f"metrics/{name}": value for name, value in divide(metrics).items() if not name.startswith(is_rounding)}

@@ -32,7 +32,7 @@ SLOW = [
     *(f"decode,{method},once,{mesh}" for method in ("cot", "colar") for mesh in MESHES),
     *(f"decode,colar,layer,{mesh}" for mesh in ("2-4-1", "2-2-2", "1-1-2")),
     *(f"update,colar,full,{mesh}" for mesh in MESHES),
-    *(f"update,latent_sft,full,{mesh}" for mesh in ("8-1-1", "2-2-2")),
+    *(f"update,{method},full,{mesh}" for method in ("latent_sft", "adaptive") for mesh in ("8-1-1", "2-2-2")),
     *(f"muon,colar,{adapted},{mesh}" for adapted in ("full", "lora") for mesh in MESHES),
 ]
 
