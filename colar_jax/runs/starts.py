@@ -86,16 +86,17 @@ def start_parameters(run: Run, name: str) -> Tree:
         was_told = "own" if source_method.chooses_speed else settings.get("stage.latent.conditioning", "text")
         _refuse_another_telling(run, name, folder, was_told)
     starts_latents = run.method(name).calibrates and "latent_head" not in source_method.trains
-    if stage.trainer == "grpo" and (starts_latents or not _are_related(type(run.method(name)), source_method)):
+    if stage.trainer == "grpo" and (starts_latents or not _has_such_latents(run.method(name), source_method)):
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     return calibrate(parameters, run.model.llama) if starts_latents else parameters
 
 
-def _are_related(method: type[Method], source: type[Method]) -> bool:
-    """Whether latents of the one are anything to the other: they are built on one method, or drawn from one head."""
-    if "latent_head" in method.trains and "latent_head" in source.trains:
+def _has_such_latents(method: Method, source: type[Method]) -> bool:
+    """Whether a stage of `source` has learned latents as those of `method`, where they are not of the latent head."""
+    if method.draws_latents:
         return True
-    return any(issubclass(kind, Method) and kind is not Method for kind in set(method.__mro__) & set(source.__mro__))
+    shared = set(type(method).__mro__) & set(source.__mro__)
+    return any(issubclass(kind, Method) and kind is not Method for kind in shared)
 
 
 def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) -> None:
