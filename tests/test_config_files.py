@@ -55,6 +55,14 @@ def test_methods_stand_on_equal_terms(name, argument):
     assert len(terms) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("gsm8k_pccot", "pauses"), *(("gsm8k_kava", argument) for argument in ("nl", "qwen", "qwen_nl", "3b", "3b_nl"))],
+)
+def test_every_argument_of_latents_that_are_made_at_once(name, argument):
+    test_every_config_file(ARITHMETIC.with_stem(name), argument)
+
+
 @pytest.mark.parametrize("argument", ["rl", "any_speed_rl", "redundant", "no_averaging", "baselines"])
 def test_every_argument_of_the_embedded_run(argument):
     test_every_config_file(ARITHMETIC, argument)

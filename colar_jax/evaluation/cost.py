@@ -13,7 +13,7 @@ from colar_jax.model.presets import LlamaConfig
 class Cost:
     """Means over the examples that they were measured on."""
 
-    forward_passes: float  # one after the other: the prompt's, one a thought, one an answer token
+    forward_passes: float  # one after the other: the prompt's, those of thinking, one an answer token
     flops: float  # multiplications and additions of the matrix products, counted from shapes
     kv_bytes: float  # keys and values held when the answer ends; what is allocated is more
     seconds_per_question: float  # measured: a batch's time over its questions, whatever the machine was doing besides
