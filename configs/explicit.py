@@ -31,7 +31,7 @@ def get_config(argument: str = ""):
         )
         stage.optimizer.update(config.stages.cot.optimizer)
         stage.optimizer.learning_rate = 1e-3
-    config.stages.concise.concise.update(num_chains=8, num_problems=4000)
+    config.stages.concise.concise.update(num_chains=8, num_problems=1000)
     config.stages.dropped.dropped_steps.like = "concise"
 
     stage = config.stages.short_rl = stage_defaults(
