@@ -63,6 +63,22 @@ def test_every_argument_of_latents_that_are_made_at_once(name, argument):
     test_every_config_file(ARITHMETIC.with_stem(name), argument)
 
 
+@pytest.mark.parametrize(("name", "argument"), [("gsm8k_latent_sft", "speeds"), ("gsm8k_adaptive", "latent_6")])
+def test_every_argument_of_latents_that_rewards_train(name, argument):
+    test_every_config_file(ARITHMETIC.with_stem(name), argument)
+
+
+def test_rewards_of_k_hot_latents_are_those_of_their_paper():
+    """Latent-GRPO's noise, winner, overlong chains, clipping and averaging (arXiv 2604.27998)."""
+    get_config = runpy.run_path(str(ARITHMETIC.with_stem("gsm8k_latent_grpo")))["get_config"]
+    stage = resolve(get_config()).stages["rl"]
+    rl, method = stage.rl, stage.bound_method
+    assert (rl.noise, rl.first_latent, rl.overlong, rl.dual_clip) == ("one_sided", "best", "no_advantage", 3.0)
+    assert (rl.latent_ratio, rl.log_prob_reduction, rl.loss_aggregation) == ("reduced", "mean", "token")
+    assert (rl.num_questions, rl.num_generations, rl.minibatch_size, rl.epsilon, rl.beta) == (64, 8, 16 * 8, 0.2, 0.0)
+    assert (method.top_k, method.speeds, stage.optimizer.learning_rate, stage.epochs) == (10, "2", 1e-6, 10.0)
+
+
 @pytest.mark.parametrize("argument", ["rl", "any_speed_rl", "redundant", "no_averaging", "baselines"])
 def test_every_argument_of_the_embedded_run(argument):
     test_every_config_file(ARITHMETIC, argument)
