@@ -18,7 +18,7 @@ from colar_jax.rl.grpo import (
     what_is_learned,
 )
 from colar_jax.rl.rollout import Sampler
-from colar_jax.rl.tree_batch import TreeBatch, assemble
+from colar_jax.rl.tree_batch import CHOICE, TreeBatch, assemble
 from colar_jax.rl.words import thinks_in_words, without_thoughts
 from colar_jax.training.optimizer import make_optimizer
 
@@ -125,6 +125,9 @@ def _useful_flops(setting: PlannedStage, row: TreeBatch) -> float:
         return 0.0
     rl, (_, branches, latents, _) = setting.stage.rl, row.latents_shape
     filled = rl.minibatch_size // rl.num_generations * rl.speeds_per_group
+    if row.terms.keys() == {CHOICE}:  # questions are read, and nothing in the model is trained but a small head
+        shape = tree_rows(filled, row.prompt_ids_BP.shape[1], 0, 0, 0)
+        return (2 if rl.beta else 1) * sum(forward_flops(setting.llama, setting.config.model, shape).values())
     shape = tree_rows(filled, row.prompt_ids_BP.shape[1], branches, latents, row.answer_ids_BGA.shape[2])
     of_reference = sum(forward_flops(setting.llama, setting.config.model, shape).values()) if rl.beta else 0.0
     return step_flops(setting.llama, setting.config.model, shape) + of_reference
