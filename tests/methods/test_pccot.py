@@ -198,7 +198,8 @@ def test_costs_of_sweeps():
     sizes = dict(llama=PRESETS["pico"], latent_head_size=0, bytes_per_value=4)
     in_turn, at_once = CostModel(**sizes), CostModel(**sizes, sweeps=3)
     outcome = type("D", (), dict(
-        prompt_tokens_N=np.array([10, 12]), lengths_N=np.array([24, 24]), answer_tokens_N=np.array([3, 5]), seconds=1.0
+        prompt_tokens_N=np.array([10, 12]), lengths_N=np.array([24, 24]), answer_tokens_N=np.array([3, 5]), seconds=1.0,
+        measured={},
     ))()  # fmt: skip
     costs = [cost_of(model, [outcome]) for model in (in_turn, at_once)]
     assert [cost.forward_passes for cost in costs] == [1 + 24 + 4, 1 + 4 + 4]
