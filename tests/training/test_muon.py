@@ -60,7 +60,7 @@ def test_no_vector_and_no_table_is_taken_for_a_matrix(method):
     graph, parameters = model_of(False, method)
     flat = traverse_util.flatten_dict(parameters)
     vectors = ("bias", "scale", "norm_scale", "norm_bias", "second_bias", "auto", "embed_std")
-    tables = ("embedding", "head")
+    tables = ("embedding", "head", "rows")  # the last of a stop's choice
     for path, names in logical_axes(graph, parameters).items():
         axes = matrix_axes(names)
         is_matrix = path[-1] in ("kernel", "a", "b", "second_kernel") and names[-1] != "choice_out"
