@@ -3,7 +3,6 @@
     python -m colar_jax.train --config=configs/reflections.py
     python -m colar_jax.train --config=configs/reflections.py:smoke         # tiny
 
-    Tom has 4 apples. He finds 5. Each becomes 2. How many apples now?
     <<4+5=9>>  <<9*2=18>>  So 18.  Wait, check: <<4+5=9>>  <<9*2=18>>  So 18.  But check: <<4+5=9>> ...
 
 One chain in five is wrong at first, and put right by a reflection: so a first answer is not to be trusted alone. The

@@ -106,6 +106,7 @@ def test_a_process_is_reported_however_it_ends(benchmark_module):
     assert ended(python("pass"), environment, 60) == {"error": "it said nothing"}
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_too_long_is_stopped_with_what_it_started(benchmark_module, tmp_path):
     child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(tmp_path / 'alive')!r}).touch()"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
@@ -190,6 +191,7 @@ def test_compile_times_are_of_an_empty_cache_and_of_a_full_one(benchmark_module,
     assert begun.count("rollouts.ours") == 2 and begun.count("train_full.ours") == 2
 
 
+@pytest.mark.slow
 def test_half_the_work_is_tried_where_memory_does_not_do(benchmark_module):
     part, tried = benchmark_module("gpu_part"), []
     size = benchmark_module("gpu_sizes").SIZES["1b"]

@@ -77,6 +77,7 @@ def test_what_turns_it_off(tmp_path, setting, variables):
     assert (folder, hits, err, entries(tmp_path)) == ("None", 0, "", [])
 
 
+@pytest.mark.slow
 def test_other_folders(tmp_path):
     of_jax = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "of_jax")}
     assert ended(start(tmp_path / "home", **of_jax))[0] == "None"

@@ -147,6 +147,7 @@ def test_a_source_that_cannot_be_is_one_sentence(source, message):
         load_problems(source, "train", limit=5)
 
 
+@pytest.mark.slow
 @needs_shared
 def test_three_in_five_of_gsm8k_can_be_renumbered_and_all_of_them_come_out():
     problems = load_problems(str(SHARED / "gsm8k_eq"), "train")

@@ -212,6 +212,7 @@ def test_without_thoughts_the_answer_follows_at_once_and_nothing_was_cut():
     assert_as_without_a_cache(decoded, PROMPTS, greedy=True, min_thoughts=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("greedy", [True, False])
 def test_a_rollout_does_not_depend_on_its_batch(greedy):
     together = run(greedy=greedy)

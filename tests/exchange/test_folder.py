@@ -34,6 +34,8 @@ from colar_jax.weights.families import FAMILIES
 from colar_jax.weights.latent_head_file import load_latent_head
 from colar_jax.weights.peft import read_adapter
 
+pytestmark = pytest.mark.slow
+
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
 FORMS = {"all weights": {}, "adapters": {"lora": LORA}}
 
@@ -143,7 +145,6 @@ def test_other_methods_think_there_as_here(case, tmp_path):
     assert ("There is no thinking speed to choose." in card, "--speed" in card) == (not has_speed, has_speed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["colar", "cot"])
 @pytest.mark.parametrize("family", ["qwen3", "smollm3", "ministral", "olmo2", "gemma3_text"])
 def test_other_families_think_there_as_here(family, stage, tmp_path, monkeypatch):

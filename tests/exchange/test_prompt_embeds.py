@@ -18,6 +18,8 @@ from colar_jax.errors import UserError
 from colar_jax.exchange.folder import export_stage
 from colar_jax.exchange.prompt_embeds import export_prompt_embeds
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 QUESTIONS = [example.question for example in EXAMPLES]
 

@@ -13,6 +13,8 @@ from colar_jax.runs.starts import finished_parameters
 from colar_jax.runs.sweep.sweep import sweep_run
 from colar_jax.weights.latent_head_file import to_published
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value"}
 THEIRS = {"query": "q_proj", "value": "v_proj"}

@@ -115,6 +115,7 @@ def test_the_loss_of_a_decoded_chain_is_its_log_probability():
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_chains_that_never_stop_are_those_of_a_fixed_number():
     """Forced to stop after n latents, the answer is that of CODI with n."""
     never = with_stop_rows(np.zeros((2, 32)))  # one half is no majority

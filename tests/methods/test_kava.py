@@ -134,6 +134,7 @@ def test_with_lambda_one_the_answers_attention_decides(layer):
             assert places[row, head, slot][is_kept[row, head, slot]].tolist() == top
 
 
+@pytest.mark.slow
 def test_queries_are_kept_where_the_answer_is():
     """In both layers, whether or not the last one is computed everywhere."""
     chains = chains_of(BATCH)
@@ -236,6 +237,7 @@ def test_the_distance_of_caches_trains_the_latents_alone():
     assert np.all(gradients["llama"]["embedding"][answers] == 0)
 
 
+@pytest.mark.slow
 def test_rows_do_not_know_each_other():
     method = dataclasses.replace(METHOD, spread="example")
     (_, whole), _ = objective(method)
@@ -245,6 +247,7 @@ def test_rows_do_not_know_each_other():
     assert objective(METHOD)[0][1]["cache_distance"].sum != pytest.approx(whole["cache_distance"].sum, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"rope_scaling": LinearScaling(4.0)}, {"layers": ("no_rope", "full")}])
 def test_keys_before_their_rotary_embedding(settings):
     config = dataclasses.replace(PRESETS["pico"], **settings)

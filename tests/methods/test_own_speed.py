@@ -85,6 +85,7 @@ def own_config(workdir, conditioning="number"):
     return resolve(config)
 
 
+@pytest.mark.slow
 def test_a_stage_labels_trains_and_answers_without_being_told(tmp_path):
     config = own_config(tmp_path / "run")
     results = pipeline.train(config)
@@ -105,6 +106,7 @@ def test_a_stage_labels_trains_and_answers_without_being_told(tmp_path):
     assert (folder / "speed_choice.safetensors").is_file() and (folder / "speed_embedding.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_source_that_is_told_in_text_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"stages.auto: .* trained with latent.conditioning='text'"):
         pipeline.train(own_config(tmp_path / "run", conditioning="text"))

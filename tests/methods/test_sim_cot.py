@@ -155,7 +155,9 @@ def objective(name: str, method, batch):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(jax.tree.map(jnp.asarray, model(name)[1]))
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize(
+    "name", ["colar", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "colar")]
+)
 def test_the_hosts_loss_and_the_decoders(name):
     """The rest is the host's to the last bit; the decoder's loss reaches the base through the latents."""
     batch = jax.tree.map(jnp.asarray, loader(name).batch(2))
@@ -219,6 +221,7 @@ def test_decoding_is_the_hosts(name):
     assert ours.think.__code__ is hosts.think.__code__
 
 
+@pytest.mark.slow
 def test_it_trains_from_a_copy_and_is_exported_as_its_host(tmp_path):
     config = tiny_config_dict(tmp_path / "run", run="cot,sim")
     for stage, method in (("cot", "cot"), ("sim", "sim_codi")):

@@ -72,6 +72,7 @@ def test_without_its_line_it_is_not_there():
         stage_defaults(method="echo", steps=2)
 
 
+@pytest.mark.slow
 def test_a_method_by_its_import_path_trains_and_decodes(tmp_path, monkeypatch):
     (tmp_path / "toy_from_elsewhere.py").write_text(f"from {__name__} import Echo as Mine")
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Echo.__module__])

@@ -91,6 +91,7 @@ def config_of(workdir, **settings):
     return resolve(config)
 
 
+@pytest.mark.slow
 def test_it_trains_saves_resumes_exports_and_decodes(tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "gated", Gated)
     config = config_of(tmp_path / "run")

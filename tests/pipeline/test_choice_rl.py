@@ -15,6 +15,8 @@ from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import finished_parameters
 from colar_jax.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 ITERATIONS = 4
 GRID = "1,2,4"
 

@@ -29,6 +29,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, place, words):
     assert errors == f"error: {tmp_path / place}: {words}\n"
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_one_line(tmp_path):
     environment = {"JAX_ENABLE_COMPILATION_CACHE": "0"}
     process = start("-c", LIMITED, *flags(tmp_path / "run"), environment=environment)

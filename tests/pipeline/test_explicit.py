@@ -17,6 +17,8 @@ from colar_jax.runs import own_chains, pipeline
 from colar_jax.runs.learned import training_set
 from colar_jax.runs.run import prepare
 
+pytestmark = pytest.mark.slow
+
 CONFIG_FILE = Path(__file__).parents[2] / "configs" / "explicit.py"
 TINY = {
     "run": "cot,judge,concise,dropped,short_rl",

@@ -116,6 +116,7 @@ def test_another_learning_rate_is_refused_and_another_look_is_not(tmp_path, monk
     assert pipeline.train(tiny_config(workdir, **looks)) == "evaluated" and not taken
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_evaluated_as_asked(tmp_path, finished):
     workdir = copy_of(finished, tmp_path)
     process = start(

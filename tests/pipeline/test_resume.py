@@ -159,6 +159,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch, fi
 MUON = {"run": "colar", "stages.colar.optimizer.name": "muon"}
 
 
+@pytest.mark.slow
 def test_muon_goes_on_bit_for_bit(tmp_path):
     """Killed after its save at step 4 of 7: parameters, averages and metrics of a run that was never stopped."""
     pipeline.train(tiny_config(tmp_path / "whole", **MUON))

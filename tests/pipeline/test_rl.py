@@ -25,6 +25,8 @@ from colar_jax.runs.starts import finished_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import Diverged
 
+pytestmark = pytest.mark.slow
+
 ITERATIONS = 5
 TINY = {
     "run": "colar,rl",

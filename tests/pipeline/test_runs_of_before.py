@@ -16,6 +16,8 @@ from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
 from colar_jax.runs.run_folder import saved_config
 
+pytestmark = pytest.mark.slow
+
 BEFORE = Path(__file__).parents[1] / "runs_of_before" / "arithmetic"
 STAGES = ("cot", "colar", "codi", "rl")
 STOPPED_AT = 2

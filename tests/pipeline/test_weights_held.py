@@ -24,6 +24,8 @@ from colar_jax.runs.sweep.sweep import sweep
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.trainer import SftTrainer
 
+pytestmark = pytest.mark.slow
+
 
 class Counted:
     """The buffers of the embedding's shape that live now and did not when this was made."""

@@ -64,6 +64,7 @@ def bandit(sign: int, iterations: int):
     return np.array(rewards), np.array(lengths)
 
 
+@pytest.mark.slow
 def test_a_bandit_finds_the_direction_and_the_short_chains():
     rewards, lengths = bandit(+1, 25)
     assert rewards[-4:].mean() > rewards[:4].mean() + 0.4 and lengths[-4:].mean() < lengths[:4].mean() - 1

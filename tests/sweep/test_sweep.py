@@ -15,6 +15,8 @@ from colar_jax.runs.sweep import sweep as sweep_module
 from colar_jax.runs.sweep.store import Store
 from colar_jax.runs.sweep.sweep import run_names, sweep
 
+pytestmark = pytest.mark.slow
+
 VARIED = {"eval.temperatures": "0.5,1", "eval.latent_limits": "2,4"}
 NUM_QUESTIONS = 6
 # Of CoT greedy and two temperatures with two seeds; of CoLaR the same at three speeds and two limits.
@@ -123,7 +125,6 @@ def test_what_the_files_say_is_the_same(whole):
         assert section in (whole / "report.md").read_text()
 
 
-@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(configs, folder, monkeypatch):
     """Sampled cells of one stage, sixteen of them: there is one program to compile."""
     asked = [

@@ -87,6 +87,7 @@ def test_a_verifier_that_is_never_satisfied_changes_nothing(workdir, tmp_path):
     assert default_stage(prepare(config_of(workdir), sets="none")) == "cot"
 
 
+@pytest.mark.slow
 def test_a_budget_ends_chains_as_a_smaller_limit_does(workdir, tmp_path):
     settings = {"eval.seeds": 0, "eval.word_budgets": str(LIMIT // 2), "eval.trim.verifier": ""}
     (short,) = sweep([config_of(workdir, **settings)], tmp_path / "half")
@@ -100,6 +101,7 @@ def test_a_budget_ends_chains_as_a_smaller_limit_does(workdir, tmp_path):
     assert more > 0 and row.cost.forward_passes == pytest.approx(short.cost.forward_passes + more)
 
 
+@pytest.mark.slow
 def test_a_sweep_decodes_again_only_what_another_verifier_changes(workdir, tmp_path):
     def num_decoded(**overrides):
         sweep([config_of(workdir, **NEVER | {"eval.greedy": True, "eval.seeds": 0} | overrides)], tmp_path / "out")
@@ -121,6 +123,7 @@ def byte_level(folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>").save_pretrained(str(folder))
 
 
+@pytest.mark.slow
 def test_a_language_model_verifies_what_another_thinks(tmp_path):
     """Two Qwen2s in Hugging Face folders, as R1-Distill and an instruct model are; the verifier reads plain English."""
     thinker, verifier = (make_base(tmp_path / name, seed=seed, extra_rows=300) for seed, name in enumerate("tv"))

@@ -76,6 +76,7 @@ def test_an_answer_does_not_depend_on_what_is_asked_with_it(loaded, stage, tempe
         assert_same_answer(others[0], together[-1])
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_say_the_same(loaded, asked_run):
     asked = QUESTIONS * 3
     whole = loaded("colar").generate(asked, temperature=0.7, seed=1)

@@ -24,6 +24,7 @@ def exported(run, stage, folder, **options):
     return export_stage(run, stage, folder, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     [
@@ -51,6 +52,7 @@ def test_an_exported_folder_answers_as_its_run(asked_run, loaded, stage, tmp_pat
         assert_same_answer(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditioning", ["number", pytest.param("both", marks=pytest.mark.slow)])
 def test_a_folder_that_is_told_its_speed_as_a_number(conditioning, tmp_path):
     run, _ = given_run(tmp_path / "run", latent={"conditioning": conditioning})
@@ -61,6 +63,7 @@ def test_a_folder_that_is_told_its_speed_as_a_number(conditioning, tmp_path):
     assert not np.array_equal(of_run[0].latents, colar_jax.load(folder).generate(QUESTIONS[0], 2).latents)
 
 
+@pytest.mark.slow
 def test_adapters_are_opened_with_their_base(tmp_path):
     first, _ = given_run(tmp_path / "first")
     base = export_stage(first, "colar", tmp_path / "base")

@@ -134,7 +134,7 @@ def test_a_checkpoint_without_checksums_is_read(tmp_path, saved):
     assert_whole(folder, 4)
 
 
-@settings(max_examples=int(os.environ.get("COLAR_FUZZ_EXAMPLES", "12")), deadline=None)
+@settings(max_examples=int(os.environ.get("COLAR_FUZZ_EXAMPLES", "8")), deadline=None)
 @given(seed=st.integers(0, 2**32), how=st.sampled_from(["delete", "empty", "truncate", "overwrite", "grow"]))
 def test_any_damage_is_said_or_harmless(saved, tmp_path_factory, seed, how):
     rng = random.Random(seed)

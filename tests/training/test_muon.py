@@ -129,6 +129,7 @@ def test_decay_is_the_same_for_both():
     assert_close(decay, jax.tree.map(lambda leaf: -0.1 * 0.3 * leaf, trainable), tolerance=1e-3)
 
 
+@pytest.mark.slow
 def test_forgetting_starts_its_average_anew_at_the_learning_rate_of_now():
     config = dataclasses.replace(MUON, schedule="cosine", warmup_steps=2)
     trainable, _ = parts("colar")

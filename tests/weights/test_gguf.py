@@ -231,6 +231,7 @@ def real_texts() -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "tokenizers").is_dir(), reason="needs shared/tokenizers")
 @pytest.mark.parametrize(("name", "pre"), [("qwen2", "qwen2"), ("llama3", "llama-bpe"), ("gpt2", "gpt-2")])
 def test_the_tokenizer_reads_real_text_as_the_models_own(name, pre, tmp_path):

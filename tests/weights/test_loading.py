@@ -148,6 +148,7 @@ def check_shards(folder):
     assert_equal(loaded, expected)
 
 
+@pytest.mark.slow
 def test_into_shards(tmp_path):
     """On eight devices, in a process of its own."""
     flags = {
