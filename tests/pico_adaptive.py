@@ -6,7 +6,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
+from enlarged import enlarged
+from flax import nnx
 from pico_thoughts import VOCABULARY
 
 from colar_jax.methods.adaptive import Adaptive
@@ -22,15 +23,7 @@ def model(vocabulary: int = VOCABULARY):
     """Graph and parameters."""
     llama = dataclasses.replace(PRESETS["pico"], vocab_size=vocabulary)
     graph, parameters = build(llama, LatentHeadConfig(24), 0, modules=METHOD.modules)
-    rng = np.random.default_rng(3)
-
-    def larger(path, leaf):
-        shift = 1.0 if path[-1] in ("scale", "norm_scale", "embed_std") else 0.0
-        fan_in = leaf.shape[-2] if path[-1] == "kernel" else llama.hidden_size
-        return (shift + rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
-
-    flat = traverse_util.flatten_dict(parameters)
-    return graph, traverse_util.unflatten_dict({path: larger(path, leaf) for path, leaf in sorted(flat.items())})
+    return graph, enlarged(parameters, llama.hidden_size, seed=3)
 
 
 def merged(parameters=None):

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
+from enlarged import enlarged
+from flax import nnx
 from pico_thoughts import COMPUTE, EOS, PREFIX, SEPARATOR, VOCABULARY, problems
 from plain_llama import Pass, PlainLlama, smooth_l1
 
@@ -45,15 +46,7 @@ CASES = {
 @functools.cache
 def parameters_of(name: str):
     graph, parameters = build(CONFIG, LatentHeadConfig(24), 0, modules=CASES[name].modules)
-    rng = np.random.default_rng(5)
-
-    def larger(path, leaf):
-        shift = 1.0 if path[-1] in ("scale", "norm_scale", "embed_std") else 0.0
-        fan_in = leaf.shape[-2] if path[-1] == "kernel" else CONFIG.hidden_size
-        return (shift + rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
-
-    flat = traverse_util.flatten_dict(parameters)
-    return graph, traverse_util.unflatten_dict({path: larger(path, leaf) for path, leaf in sorted(flat.items())})
+    return graph, enlarged(parameters, CONFIG.hidden_size, seed=5)
 
 
 @functools.cache
