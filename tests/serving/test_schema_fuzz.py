@@ -5,6 +5,7 @@ import os
 import hypothesis
 import pytest
 import schemathesis
+from _pytest.assertion.rewrite import AssertionRewritingHook
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
@@ -32,6 +33,11 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="module")
 def schema(served):
     return schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+
+
+def test_pytest_does_not_rewrite_the_library():
+    # setup.cfg, at addopts: why. The parts that are imported late go through the same loader.
+    assert not isinstance(schemathesis.__spec__.loader, AssertionRewritingHook)
 
 
 def test_the_schema_has_these_routes(schema):
