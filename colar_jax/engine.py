@@ -27,8 +27,8 @@ from colar_jax.parallel import fsdp
 from colar_jax.parallel import mesh as devices
 from colar_jax.parallel.choice import choose_decode_gather, device_bytes
 from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes, summed_axes
-from colar_jax.parallel.sharding import Tree, bytes_per_device, only, parameter_specs
-from colar_jax.settings import AUTOMATIC, PLAINLY, Compute, ParallelConfig
+from colar_jax.parallel.sharding import Tree, bytes_per_device, moved, only, parameter_specs
+from colar_jax.settings import AUTOMATIC, PLAINLY, Compute, ParallelConfig, parse_mesh
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,18 @@ class Engine:
         """Of activations."""
         return jnp.dtype(self.compute.dtype)
 
+    @functools.cached_property
+    def for_decoding(self) -> "Engine":
+        """The engine that decodes what this one trains: itself, or one on the mesh of `parallel.decode_mesh`.
+
+        Its parameters are `placed` once for many decodes. UserError: that mesh does not fit the devices.
+        """
+        if not self.parallel.decode_mesh:
+            return self
+        sizes = parse_mesh(self.parallel.decode_mesh)
+        mesh = devices.make_mesh(list(self.mesh.devices.flat), sizes, "parallel.decode_mesh")
+        return dataclasses.replace(self, mesh=mesh, parallel=dataclasses.replace(self.parallel, decode_mesh=""))
+
     @property
     def num_shards(self) -> int:
         """Into how many parts the rows of a batch are split."""
@@ -80,6 +92,10 @@ class Engine:
     def parameter_specs(self, parameters: Tree) -> Tree:
         """How all parameters of the model lie on the mesh."""
         return parameter_specs(self.graph, parameters, self.mesh)
+
+    def placed(self, parameters: Tree) -> Tree:
+        """Parameters of another mesh of the same devices, as they lie on this one."""
+        return moved(parameters, self.parameter_specs(parameters), self.mesh)
 
     def merge(self, shards: Tree, specs: Tree) -> Reasoner:
         """The model from one device's part of all its parameters, inside `shard_map` (`model.sharded.merge_shards`)."""

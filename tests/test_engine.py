@@ -1,8 +1,10 @@
 """An engine is a value: what is equal is compiled once, and how a model is computed is no part of what it is."""
 
 import dataclasses
+import re
 
 import jax
+import numpy as np
 import pytest
 from rl.pico_policy import policy
 
@@ -11,6 +13,7 @@ from colar_jax.engine import Engine
 from colar_jax.errors import UserError
 from colar_jax.model.execution import Execution
 from colar_jax.parallel.mesh import make_mesh
+from colar_jax.parallel.sharding import moved
 
 
 def engine(compute=None, parallel=None) -> Engine:
@@ -40,3 +43,27 @@ def test_how_a_model_is_computed_is_what_the_settings_say_and_nothing_else():
 def test_what_does_not_run_on_the_devices_is_said(attention):
     with pytest.raises(UserError, match=f"parallel.attention={attention!r} runs on"):
         engine(parallel=ParallelConfig(attention=attention)).attention  # noqa: B018
+
+
+def test_an_engine_decodes_where_it_trains_unless_a_setting_says_otherwise():
+    here = engine()
+    assert here.for_decoding is here
+    # The devices are one: another mesh of it is the same mesh, and nothing moves.
+    elsewhere = engine(parallel=ParallelConfig(decode_mesh="tensor=1")).for_decoding
+    assert elsewhere == here
+    parameters = {"a": np.zeros(2)}
+    assert moved(parameters, {"a": jax.P()}, here.mesh) is parameters
+
+
+@pytest.mark.parametrize(
+    ("decode_mesh", "said"),
+    [
+        ("tensor=2", "parallel.decode_mesh: data=1 * fsdp=1 * tensor=2 is 2, and there are 1 devices"),
+        ("auto", "parallel.decode_mesh=auto: name sizes"),
+        ("tensor", "parallel.decode_mesh='tensor': 'tensor' gives tensor no size"),
+        ("heads=2", "an axis of parallel.decode_mesh"),
+    ],
+)
+def test_a_mesh_to_decode_on_that_cannot_be_is_said(decode_mesh, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        engine(parallel=ParallelConfig(decode_mesh=decode_mesh)).for_decoding  # noqa: B018

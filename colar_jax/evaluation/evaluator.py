@@ -92,7 +92,8 @@ class Evaluator:
         workload: Workload,
         programs: Programs | None = None,
     ):
-        self._engine, self._judge, self._config = engine, judge, decode_config
+        self._engine = engine = engine.for_decoding
+        self._judge, self._config = judge, decode_config
         self._recipe = method.recipe
         self._spec = functools.partial(
             ProgramSpec,
@@ -118,6 +119,7 @@ class Evaluator:
 
         What the caller does between two of them costs no time while the device has its next batch.
         """
+        parameters = self._engine.placed(parameters)
         judged: list[Outcome] = []
         running = None
         for batch in (batch for request in requests for batch in self._batches(request)):

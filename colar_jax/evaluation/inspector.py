@@ -58,6 +58,7 @@ class Inspector:
     """
 
     def __init__(self, engine: Engine, method: Method, judge: Judge, decode_config: DecodeConfig, *, batch_size: int):
+        engine = engine.for_decoding
         self._engine, self._method, self._judge, self._batch_size = engine, method, judge, batch_size
         separator_id, eos_id = judge.tokenizer.separator_id, judge.tokenizer.eos_id
         self._thinking = method.thinking(decode_config, separator_id, engine.dtype, True)
@@ -101,7 +102,7 @@ class Inspector:
 
     def _run(self, program: RowsProgram, parameters, encoded: EncodedProblems, speed: Speed, *arrays_N):
         """The results of all problems, in their order, from `program` on batches of them."""
-        parts = []
+        parts, parameters = [], self._engine.placed(parameters)
         for packed, keys, chosen in self._batches(encoded, speed):
             rows = self._engine.put_rows((packed, keys, *(array_N[chosen] for array_N in arrays_N)))
             parts.append(fetch(program(parameters, rows)))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 AXIS = "fsdp"
+TILE_ROWS = 8  # of a TPU's tiles of float32
 
 
 def gather(shard, dimension: int | None, dtype=None):
@@ -39,8 +40,24 @@ def _gather_forward(shard, dimension, dtype, own_dtype):
 
 def _gather_backward(dimension, dtype, own_dtype, _, gradient):
     with jax.named_scope("scatter"):
-        gradient = gradient.astype(own_dtype)
-        return (jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=dimension, tiled=True),)
+        return (scatter(gradient.astype(own_dtype), dimension),)
+
+
+def scatter(gradient, dimension: int):
+    """This device's shard along `dimension` of the sum over the devices; inside `shard_map`.
+
+    Its forms are those of which a TPU's compiler makes a reduce-scatter that sends no more than it must. It adds up and
+    passes on a few rows too many where the first dimension is split as it stands, and makes an all-reduce, which sends
+    twice as much, where rows that are split along a later one are no whole number of its tiles for each device
+    (docs/plan.md).
+    """
+    num_devices, num_rows = jax.lax.axis_size(AXIS), gradient.shape[0]
+    if dimension == 0:
+        of_shards = gradient.reshape(num_devices, -1, *gradient.shape[1:])
+        return jax.lax.psum_scatter(of_shards, AXIS, scatter_dimension=0)
+    padding = [(0, -num_rows % (TILE_ROWS * num_devices)), *[(0, 0)] * (gradient.ndim - 1)]
+    padded = jnp.pad(gradient, padding) if padding[0][1] else gradient
+    return jax.lax.psum_scatter(padded, AXIS, scatter_dimension=dimension, tiled=True)[:num_rows]
 
 
 _gather.defvjp(_gather_forward, _gather_backward)

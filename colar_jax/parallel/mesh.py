@@ -17,13 +17,13 @@ ROWS = P(BATCH_AXES)
 REPLICATED = P()
 
 
-def make_mesh(devices: list | None = None, sizes: dict[str, int] | None = None) -> Mesh:
+def make_mesh(devices: list | None = None, sizes: dict[str, int] | None = None, field: str = "parallel.mesh") -> Mesh:
     """A mesh of these devices (default: all). Of `sizes`, `data` may be left to the rest and others default to 1.
 
     An axis of size 1 costs nothing, so one program serves a laptop and a pod.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the sizes, of the setting `field`, do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {} if sizes is None else sizes
@@ -31,7 +31,7 @@ def make_mesh(devices: list | None = None, sizes: dict[str, int] | None = None) 
     data = sizes.get("data", max(1, len(devices) // (fsdp * tensor)))
     if data * fsdp * tensor != len(devices):
         raise UserError(
-            f"parallel.mesh: data={data} * fsdp={fsdp} * tensor={tensor} is {data * fsdp * tensor}, and there are "
+            f"{field}: data={data} * fsdp={fsdp} * tensor={tensor} is {data * fsdp * tensor}, and there are "
             f"{len(devices)} devices. Name sizes that divide it, or auto"
         )
     return Mesh(np.array(devices).reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES))

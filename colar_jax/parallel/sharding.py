@@ -11,6 +11,8 @@ from flax import nnx, traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from colar_jax.parallel.mesh import put
+
 Tree = dict[str, Any]
 # The name of each axis of each parameter, by the parameter's path.
 LogicalAxes = dict[tuple[str, ...], tuple[str | None, ...]]
@@ -64,6 +66,14 @@ def specs_for(tree: Tree, specs: Tree) -> Tree:
 def shardings_of(specs, mesh: Mesh):
     """The same tree of `NamedSharding`s."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P))
+
+
+def moved(tree, specs, mesh: Mesh):
+    """Arrays that lie on another mesh of the same devices, as `specs` say on this one; as they are where none does."""
+    shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree))
+    if all(getattr(sharding, "mesh", mesh) == mesh for sharding in shardings):
+        return tree
+    return put(tree, shardings_of(specs, mesh))
 
 
 def placed_shapes(tree, specs, mesh: Mesh):

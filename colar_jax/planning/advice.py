@@ -21,6 +21,14 @@ def advice(config: Config, memory: Memory, mesh: dict[str, int], *, is_training:
     return found or ["take a chip with more memory"]
 
 
+def advice_on_decoding(mesh: dict[str, int], num_kv_heads: int, bound: str) -> list[str]:
+    """The setting that keeps weights in place, where a decode is bound by gathering them over `fsdp`."""
+    tensor = math.gcd(num_kv_heads, math.prod(mesh.values()))
+    if bound != "ICI" or mesh["fsdp"] == 1 or tensor == 1:
+        return []
+    return [f"--config.parallel.decode_mesh=tensor={tensor} decodes with weights in place, and gathers none"]
+
+
 def _for_activations(config: Config) -> list[str]:
     found = []
     if config.model.dtype == "float32":

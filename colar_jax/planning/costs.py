@@ -16,6 +16,9 @@ _FREE = (
     "partition-id", "replica-id", "opt-barrier", "async-start", "custom-call", "iota",
 )  # fmt: skip
 
+# All that a fusion does which is a reduce-scatter written as an all-reduce.
+_SCATTERING = ("parameter", "constant", "pad", "all-reduce", "partition-id", "bitcast", "multiply", "dynamic-slice")
+
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
@@ -131,13 +134,25 @@ def _fused_collectives(program: Program) -> Iterator[tuple[float, Computation, I
 def _by_kind_and_group(collectives: Iterable[tuple[float, Computation, Instruction]]) -> Iterator[Collective]:
     found: dict[tuple[str, tuple[int, ...]], np.ndarray] = defaultdict(lambda: np.zeros(3))
     for times, computation, one in collectives:
-        kind, group = kind_of(one), _first_group(one)
+        kind, group = _kind_in(computation, one), _first_group(one)
         own = sum(array.num_bytes for arrays in computation.operand_arrays(one) for array in arrays)
         payload = own * len(group) if kind == "all-gather" else own
         if len(group) > 1:
             found[kind, group] += times, times * payload, times * sent_bytes(kind, payload, len(group))
     for (kind, group), (count, payload, sent) in found.items():
         yield Collective(kind, group, float(count), float(payload), float(sent))
+
+
+def _kind_in(computation: Computation, one: Instruction) -> str:
+    """What kind of collective it is at run time.
+
+    An all-reduce of which a fusion gives a slice alone is a reduce-scatter: a TPU's compiler writes it so where it pads
+    the shards, and emits the same code for both (`SingleInputAllReduceScatterFusion`).
+    """
+    kind, root = kind_of(one), computation.root
+    does_nothing_else = {other.opcode for other in computation.instructions.values()} <= set(_SCATTERING)
+    is_scattered = root.opcode == "dynamic-slice" and root.operands[0] == one.name
+    return "reduce-scatter" if kind == "all-reduce" and does_nothing_else and is_scattered else kind
 
 
 def sent_bytes(kind: str, payload: float, group_size: int) -> float:

@@ -44,7 +44,8 @@ class PlannedStage:
 
     def placed_parameters(self):
         """All parameters, as decoding is given them."""
-        return placed_shapes(self.parameters, self.engine.parameter_specs(self.parameters), self.engine.mesh)
+        engine = self.engine.for_decoding
+        return placed_shapes(self.parameters, engine.parameter_specs(self.parameters), engine.mesh)
 
     def partitioned(self):
         """Parameters as (trained, frozen)."""

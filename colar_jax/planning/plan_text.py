@@ -8,7 +8,8 @@ from colar_jax.planning.stage_plan import ProgramPlan, StagePlan
 
 def text(plan: StagePlan) -> str:
     """All there is to know about a stage on a slice, a chip's share of it."""
-    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    mesh, decode_mesh = _mesh(plan.mesh), _mesh(plan.decode_mesh)
+    mesh += f", to decode {decode_mesh}" * (decode_mesh != mesh)
     lines = [
         f"{plan.stage} on {plan.topology}: {_chips(plan.num_chips)}, mesh {mesh}, compiled for {plan.compiler}",
         f"model {plan.model}, {_count(plan.num_parameters, 0)} parameters, {_count(plan.num_trained, 1)} trained",
@@ -17,6 +18,10 @@ def text(plan: StagePlan) -> str:
         lines += ["", *_program(program)]
     lines += ["", *_schedule(plan)]
     return "\n".join(lines)
+
+
+def _mesh(sizes: dict[str, int]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in sizes.items())
 
 
 def _count(number: int, places: int) -> str:

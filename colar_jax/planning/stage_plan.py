@@ -11,7 +11,7 @@ from colar_jax.engine import Engine
 from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.choice import choose_mesh
 from colar_jax.parallel.mesh import make_mesh
-from colar_jax.planning.advice import advice
+from colar_jax.planning.advice import advice, advice_on_decoding
 from colar_jax.planning.compiled import Compiled, compile_for
 from colar_jax.planning.data_shape import planned_data
 from colar_jax.planning.devices import Target
@@ -56,6 +56,7 @@ class StagePlan:
     topology: str
     num_chips: int
     mesh: dict[str, int]
+    decode_mesh: dict[str, int]  # where it decodes
     compiler: str
     model: str
     vocabulary: int
@@ -104,6 +105,7 @@ def plan_stage(
         topology=topology.name,
         num_chips=topology.num_chips,
         mesh=dict(engine.mesh.shape),
+        decode_mesh=dict(engine.for_decoding.mesh.shape),
         compiler="TPU" if target.is_tpu else HOST,
         model=config.model.base or config.model.preset,
         vocabulary=llama.vocab_size,
@@ -147,7 +149,7 @@ def _schedule_seconds(schedule: StageLength, programs: list[ProgramPlan]) -> tup
 def _engine(config: Config, graph, parameters, target: Target) -> Engine:
     """What a run would compute with on this slice."""
     engine = Engine(graph, _mesh(config, graph, parameters, target), config.model.compute, config.parallel)
-    choice, _ = engine.decode_gather(parameters, int(target.topology.chip.hbm_bytes))
+    choice, _ = engine.for_decoding.decode_gather(parameters, int(target.topology.chip.hbm_bytes))
     return dataclasses.replace(engine, parallel=dataclasses.replace(config.parallel, decode_gather=choice))
 
 
@@ -162,16 +164,21 @@ def _mesh(config: Config, graph, parameters, target: Target) -> jax.sharding.Mes
 
 
 def _planned(setting: PlannedStage, lowered: Lowered, target: Target) -> ProgramPlan:
-    compiled, sizes = compile_for(lowered, target), dict(setting.engine.mesh.shape)
-    how = dict(is_training=lowered.is_training, smaller_batch=lowered.smaller_batch)
+    compiled = compile_for(lowered, target)
+    line = roofline(compiled.costs, target) if compiled.costs is not None and target.is_tpu else None
+    engine = setting.engine if lowered.is_training else setting.engine.for_decoding
+    sizes, how = dict(engine.mesh.shape), dict(is_training=lowered.is_training, smaller_batch=lowered.smaller_batch)
+    advised = advice(setting.config, compiled.memory, sizes, **how)
+    if line is not None and not lowered.is_training:
+        advised += advice_on_decoding(sizes, setting.llama.num_kv_heads, line.bound)
     return ProgramPlan(
         compiled=compiled,
-        roofline=roofline(compiled.costs, target) if compiled.costs is not None and target.is_tpu else None,
+        roofline=line,
         number=lowered.number,
         unit=lowered.unit,
         times=lowered.times,
         useful_flops=lowered.useful_flops / target.topology.num_chips,
-        advice=advice(setting.config, compiled.memory, sizes, **how),
+        advice=advised,
     )
 
 

@@ -88,7 +88,8 @@ class Sampler:
         ways_at: Callable[[Annealed], WaysToSample] | None = None,
     ):
         _, limits = ways
-        self._engine, self._num_generations = engine, limits.num_rollouts
+        self._engine = engine = engine.for_decoding
+        self._num_generations = limits.num_rollouts
         self._shard_size = -(-batch_size // engine.num_shards)
         # For a batch of the longest prompts. A batch that still needs more rows gets them, and a program of its own.
         longest = np.sort(prompt_lengths)[::-1][: self._shard_size]
@@ -123,7 +124,7 @@ class Sampler:
 
         All parts are under way when the first is handed out: the caller judges one while the devices decode the next.
         """
-        batch_size = self._shard_size * self._engine.num_shards
+        parameters, batch_size = self._engine.placed(parameters), self._shard_size * self._engine.num_shards
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(prompts) * self._num_generations))
         keys = keys.reshape(len(prompts), self._num_generations)
         pending = []

@@ -83,10 +83,12 @@ def own_modules(config: Config, *, for_training: bool = True) -> dict[str, OwnMo
     return {part: module for part, (_, module) in found.items() if for_training or module.save is not None}
 
 
-def _mesh_for(config: Config, graph, parameters: Tree) -> jax.sharding.Mesh:
-    sizes = parse_mesh(config.parallel.mesh)
+def _mesh_for(config: Config, graph, parameters: Tree, for_training: bool) -> jax.sharding.Mesh:
+    """The mesh that the parameters are made or read on: of a run that only decodes, the one for that."""
+    field = "parallel.mesh" if for_training or not config.parallel.decode_mesh else "parallel.decode_mesh"
+    sizes = parse_mesh(getattr(config.parallel, field.removeprefix("parallel.")))
     if sizes is not None:
-        mesh = make_mesh(sizes=sizes)
+        mesh = make_mesh(sizes=sizes, field=field)
     else:
         memory = device_bytes(jax.local_devices()[0])
         sizes, reason = choose_mesh(state_bytes(config, graph, parameters), jax.device_count(), memory)
@@ -180,7 +182,7 @@ def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, *, for
         check_weights(folder, base.stored)
         llama = base.config
     graph, shapes = abstract_model(config, llama, for_training=for_training)
-    mesh = _mesh_for(config, graph, shapes)
+    mesh = _mesh_for(config, graph, shapes, for_training)
     adapters = {}
     if config.model.lora.init_from:
         source = Path(config.model.lora.init_from).expanduser()

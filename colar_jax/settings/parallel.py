@@ -22,10 +22,16 @@ class ParallelConfig:
     decode_gather: str = (
         "auto"  # whole weights once a rollout, or each layer's at every step; auto: once where they fit
     )
+    # Sizes of the mesh that a run decodes on (validations, rollouts, evaluations), where weights are to lie otherwise
+    # than in training: tensor=8 keeps in place what fsdp would gather at every step. Empty: that of training.
+    decode_mesh: str = ""
     attention: str = "auto"  # xla, cudnn (GPU), splash (TPU); auto: the platform's, where its conditions are met
 
     def __post_init__(self):
         parse_mesh(self.mesh)
+        if self.decode_mesh:
+            sizes = parse_mesh(self.decode_mesh, "parallel.decode_mesh")
+            require(sizes is not None, "parallel.decode_mesh=auto: name sizes, such as tensor=8, or leave it empty")
         require(self.heartbeat_seconds > 0, f"parallel.heartbeat_seconds={self.heartbeat_seconds} must be positive")
         require(
             0 <= self.process_id < self.num_processes,
@@ -45,21 +51,21 @@ class ParallelConfig:
         one_of("parallel.attention", self.attention, ("auto", "xla", "cudnn", "splash"))
 
 
-def parse_mesh(text: str) -> dict[str, int] | None:
-    """The sizes that `mesh` names, by axis; None for `auto`. UserError for anything else."""
+def parse_mesh(text: str, field: str = "parallel.mesh") -> dict[str, int] | None:
+    """The sizes that the setting `field` names, by axis; None for `auto`. UserError for anything else."""
     if text == "auto":
         return None
     sizes: dict[str, int] = {}
     for part in split_names(text):
         axis, _, size = (piece.strip() for piece in part.partition("="))
-        one_of("an axis of parallel.mesh", axis, MESH_AXES)
+        one_of(f"an axis of {field}", axis, MESH_AXES)
         require(
             size.isdigit() and int(size) > 0,
-            f"parallel.mesh={text!r}: {part!r} gives {axis} no size; write it as in fsdp=4,tensor=2, or auto",
+            f"{field}={text!r}: {part!r} gives {axis} no size; write it as in fsdp=4,tensor=2, or auto",
         )
-        require(axis not in sizes, f"parallel.mesh={text!r} names {axis} twice")
+        require(axis not in sizes, f"{field}={text!r} names {axis} twice")
         sizes[axis] = int(size)
-    require(bool(sizes), f"parallel.mesh={text!r}: write sizes as in fsdp=4,tensor=2, or auto")
+    require(bool(sizes), f"{field}={text!r}: write sizes as in fsdp=4,tensor=2, or auto")
     return sizes
 
 

@@ -188,6 +188,53 @@ def numbers_of_a_decode(method: str, gather: str, mesh_name: str) -> dict[str, n
     return lengths | {"ids": np.where(of_answer, ids, -1), "thoughts": np.where(of_chain, thoughts, -1)}
 
 
+def _moved(graph, parameters, decode_mesh: str, mesh_name: str):
+    """An engine of a mesh that decodes on another one, and the parameters as training has them."""
+    from rl.pico_policy import COMPUTE
+
+    from colar_jax.config import ParallelConfig
+    from colar_jax.engine import Engine
+    from colar_jax.parallel.mesh import put
+    from colar_jax.parallel.sharding import parameter_specs, shardings_of
+
+    mesh = mesh_of(mesh_name)
+    parallel = ParallelConfig(decode_mesh="" if decode_mesh == "none" else decode_mesh)
+    placed = put(parameters, shardings_of(parameter_specs(graph, parameters, mesh), mesh))
+    return Engine(graph, mesh, COMPUTE, parallel), placed
+
+
+def numbers_of_an_evaluation(method: str, decode_mesh: str, mesh_name: str) -> dict[str, np.ndarray]:
+    """Greedy answers, and how many latents they took, on a mesh of its own."""
+    from pico_thoughts import problems
+
+    from colar_jax.config import DecodeConfig
+    from colar_jax.data.answers import VERIFIERS
+    from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+    from colar_jax.evaluation.evaluator import Evaluator, Workload
+    from colar_jax.evaluation.judge import Judge
+
+    (graph, parameters), encoded = model(False, method), problems(24)
+    engine, placed = _moved(graph, parameters, decode_mesh, mesh_name)
+    judge, decode = Judge(load_tokenizer(EMBEDDED), VERIFIERS["numeric"]), DecodeConfig(max_latents=6)
+    evaluator = Evaluator(engine, bound_method(method), judge, decode, Workload([encoded], ("auto",), 16))
+    outcome = evaluator.run(placed, encoded, "auto", seed=None)
+    assert len(set(outcome.texts)) > 4
+    return {"texts": np.array(outcome.texts), "lengths": outcome.lengths_N, "tokens": outcome.answer_tokens_N}
+
+
+def numbers_of_rollouts(method: str, decode_mesh: str, mesh_name: str) -> dict[str, np.ndarray]:
+    """What is sampled for some prompts on a mesh of its own."""
+    import jax
+    from rl.pico_policy import PROMPTS, policy, sampler
+
+    graph, parameters = policy()
+    engine, placed = _moved(graph, parameters, decode_mesh, mesh_name)
+    ((_, decoded),) = sampler(engine=engine, method=bound_method(method)).run(placed, PROMPTS, jax.random.key(4))
+    of_chain = np.arange(decoded.thoughts.shape[1])[None] < decoded.num_thoughts_B[:, None]
+    thoughts = np.where(of_chain[..., None], decoded.thoughts, -1)
+    return {"ids": decoded.answer_ids_BA, "num_thoughts": decoded.num_thoughts_B, "thoughts": thoughts}
+
+
 def policy_of(method: str):
     """Its graph and parameters, which parts of them are trained, its rollouts, and how they were sampled."""
     if method == "adaptive":
@@ -246,6 +293,8 @@ CASES = {
     "step": numbers_of_a_step,
     "muon": numbers_of_muon,
     "decode": numbers_of_a_decode,
+    "evaluate": numbers_of_an_evaluation,
+    "rollouts": numbers_of_rollouts,
     "update": numbers_of_an_update,
     "collectives": collectives_of_a_step,
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from parallel.meshes import MESHES, run_cases
 
-FAST = ["step,colar,full,2-2-2"]
+FAST = ["step,colar,full,2-2-2", "evaluate,colar,tensor=2,1-4-1"]
 SLOW = [
     *(
         f"step,{method},{adapted},{mesh}"
@@ -25,6 +25,8 @@ SLOW = [
     ),
     *(f"decode,{method},once,{mesh}" for method in ("cot", "colar") for mesh in MESHES),
     *(f"decode,colar,layer,{mesh}" for mesh in ("2-4-1", "1-4-2", "2-2-2", "1-1-2")),
+    *(f"evaluate,cot,{decode_mesh},{mesh}" for decode_mesh, mesh in (("tensor=2", "1-1-2"), ("fsdp=2", "8-1-1"))),
+    *(f"rollouts,colar,{decode_mesh},{mesh}" for decode_mesh, mesh in (("tensor=2", "2-2-1"), ("tensor=4", "1-8-1"))),
     *(f"update,colar,full,{mesh}" for mesh in MESHES),
     *(f"update,{method},full,{mesh}" for method in ("latent_sft", "adaptive") for mesh in ("8-1-1", "2-2-2")),
     *(f"muon,colar,{adapted},{mesh}" for adapted in ("full", "lora") for mesh in MESHES),
@@ -33,7 +35,8 @@ SLOW = [
 
 def one_device(case: str) -> str:
     what, first, second, _ = case.split(",")
-    return ",".join((what, first, "once" if what == "decode" else second, "1-1-1"))
+    second = {"decode": "once", "evaluate": "none", "rollouts": "none"}.get(what, second)
+    return ",".join((what, first, second, "1-1-1"))
 
 
 @functools.cache
@@ -51,7 +54,7 @@ def assert_is_one_device(case: str, cases: list[str], folder) -> None:
     actual, expected = of_cases[case], of_cases[one_device(case)]
     assert actual.keys() == expected.keys()
     for name, values in expected.items():
-        if values.dtype.kind in "iub":
+        if values.dtype.kind in "iubU":
             np.testing.assert_array_equal(actual[name], values, err_msg=name)
         else:
             # Chains of latents feed rounding back, and an orthogonal update has what is next to nothing in a gradient

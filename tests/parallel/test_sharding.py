@@ -1,5 +1,7 @@
 """Where parameters lie, what `auto` chooses, and which rows a process reads: no device is needed for it."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.lora import LoraConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import abstract
+from colar_jax.parallel import fsdp
 from colar_jax.parallel.choice import choose_decode_gather, choose_mesh
 from colar_jax.parallel.mesh import AXES, make_mesh
 from colar_jax.parallel.sharding import parameter_specs
@@ -40,6 +43,26 @@ def test_what_an_axis_does_not_divide_stays_whole():
     specs = specs_of("pico", abstract_mesh(1, 64, 3))
     assert specs["llama/embedding"] == P()  # 256 rows of 32
     assert specs["llama/blocks/gate/kernel"] == P()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dimension", "sent"),
+    [
+        ((16, 5), 0, (4, 4, 5)),  # an axis of shards, which a TPU's compiler does not pad
+        ((13, 16), 1, (32, 16)),  # whole tiles of rows for each of the four; of 13 it makes an all-reduce
+        ((64, 8), 1, (64, 8)),
+    ],
+)
+def test_a_gradient_is_scattered_in_a_form_that_a_tpu_s_compiler_leaves_alone(shape, dimension, sent):
+    specs = P(*("fsdp" if axis == dimension else None for axis in range(2)))
+    scatter = jax.shard_map(
+        functools.partial(fsdp.scatter, dimension=dimension),
+        mesh=abstract_mesh(1, 4, 1), in_specs=P(), out_specs=specs, check_vma=False,
+    )  # fmt: skip
+    traced = jax.make_jaxpr(scatter)(jax.ShapeDtypeStruct(shape, np.float32))
+    assert traced.out_avals[0].shape == shape
+    found = next(eqn for eqn in traced.eqns[0].params["jaxpr"].eqns if eqn.primitive.name == "reduce_scatter")
+    assert found.invars[0].aval.shape == sent
 
 
 def test_an_axis_of_size_one_splits_nothing():

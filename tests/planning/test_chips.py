@@ -5,7 +5,7 @@ import types
 import pytest
 
 from colar_jax.config import defaults, resolve, stage_defaults
-from colar_jax.planning.advice import advice
+from colar_jax.planning.advice import advice, advice_on_decoding
 from colar_jax.planning.chips import CHIPS, GIB, parse_topology
 from colar_jax.planning.compiled import Memory
 from colar_jax.planning.devices import open_target
@@ -95,6 +95,14 @@ def test_weights_that_do_not_fit_are_split():
     assert not any("remat" in line or "--fewer" in line for line in found)
 
 
+def test_a_decode_that_gathers_at_every_step_is_told_of_a_mesh_that_does_not():
+    (told,) = advice_on_decoding({"data": 64, "fsdp": 4, "tensor": 1}, 8, "ICI")
+    assert told.startswith("--config.parallel.decode_mesh=tensor=8 ")
+    assert advice_on_decoding({"data": 4, "fsdp": 2, "tensor": 1}, 6, "ICI")[0].split()[0].endswith("tensor=2")
+    for mesh, heads, bound in (({"data": 8, "fsdp": 1}, 8, "ICI"), ({"fsdp": 8}, 8, "HBM"), ({"fsdp": 8}, 3, "ICI")):
+        assert advice_on_decoding(mesh, heads, bound) == []
+
+
 @pytest.mark.parametrize(
     ("num_chips", "num_parameters", "said"),
     [
@@ -107,7 +115,8 @@ def test_small_models_are_not_0m_and_one_chip_is_one(num_chips, num_parameters, 
     schedule = types.SimpleNamespace(num_steps=1, per_step=1, unit="examples")
     of_model = {"model": "nano", "num_parameters": num_parameters, "num_trained": num_parameters}
     plan = types.SimpleNamespace(
-        stage="s", topology="v5e:1x1", num_chips=num_chips, mesh={"data": num_chips}, compiler="host", programs=(),
+        stage="s", topology="v5e:1x1", num_chips=num_chips, mesh={"data": num_chips},
+        decode_mesh={"data": num_chips}, compiler="host", programs=(),
         schedule=schedule, schedule_seconds=None, **of_model,
     )  # fmt: skip
     assert all(part in text(plan) for part in said)

@@ -251,6 +251,38 @@ ENTRY %main (shard: f32[2,8], x: f32[4,8], w: f32[8,8]) -> f32[4,8] {
     assert measured.hbm_bytes == (shard + whole) + (x + whole + x)  # the gather; the product
 
 
+SCATTER = """HloModule scattered
+
+%all-reduce-scatter (input.8: f32[14,16]) -> f32[4,16] {
+  %input.8 = f32[14,16]{1,0:T(8,128)} parameter(0)
+  %zero.1 = f32[] constant(0)
+  %pad.1 = f32[16,16]{1,0} pad(%input.8, %zero.1), padding=0_2x0_0
+  %all-reduce.1 = f32[16,16]{1,0} all-reduce(%pad.1), channel_id=25, replica_groups={{0,1,2,3}}, to_apply=%region_add
+  %shards.1 = u32[4]{0} constant({0, 1, 2, 3})
+  %self.1 = u32[] partition-id()
+  %own.1 = u32[1]{0} dynamic-slice(%shards.1, %self.1), dynamic_slice_sizes={1}
+  %number.1 = u32[] bitcast(%own.1)
+  %size.1 = u32[] constant(4)
+  %first.1 = u32[] multiply(%number.1, %size.1)
+  %column.1 = u32[] constant(0)
+  ROOT %part.1 = f32[4,16]{1,0} dynamic-slice(%all-reduce.1, %first.1, %column.1), dynamic_slice_sizes={4,16}
+}
+
+ENTRY %main (x: f32[14,16]) -> f32[4,16] {
+  %x = f32[14,16]{1,0} parameter(0)
+  ROOT %scattered = f32[4,16]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+
+
+def test_an_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
+    (scattered,) = costs(hlo.parse(SCATTER)).collectives
+    assert scattered.kind == "reduce-scatter" and scattered.payload == 16 * 16 * 4  # the padding is sent too
+    assert scattered.sent == 0.75 * scattered.payload
+    kept = SCATTER.replace("ROOT %part.1", "%part.1").replace("%all-reduce.1 =", "ROOT %all-reduce.1 =")
+    assert costs(hlo.parse(kept)).collectives[0].kind == "all-reduce"
+
+
 def test_arrays_of_a_shape():
     one, other, number = hlo.arrays_of("(bf16[4,512]{1,0:T(8,128)(2,1)S(1)}, f32[<=3]{0}, pred[])")
     assert (one.dtype, one.dims, one.in_hbm, one.num_bytes) == ("bf16", (4, 512), False, 4096)

@@ -68,6 +68,17 @@ def test_parameters_and_optimizer_on_each_chip(on_data):
     )  # the embedding scale
 
 
+def test_a_decode_on_a_mesh_of_its_own_gathers_nothing():
+    of_training = ("--topology=v5e:2x4", "--config.parallel.mesh=fsdp=8", "--config.parallel.decode_gather=layer")
+    gathering, in_place = planned(*of_training), planned(*of_training, "--config.parallel.decode_mesh=tensor=2")
+    assert gathering["decode_mesh"] == gathering["mesh"] == in_place["mesh"]
+    assert in_place["decode_mesh"] == {"data": 4, "fsdp": 1, "tensor": 2}
+    before, after = (plan["programs"][1]["compiled"]["costs"]["collectives"] for plan in (gathering, in_place))
+    assert any(one["kind"] == "all-gather" and len(one["group"]) == 8 for one in before)
+    assert after and all(len(one["group"]) == 2 or one["payload"] < 1e4 for one in after)
+    assert sum(one["sent"] for one in after) < sum(one["sent"] for one in before) / 4
+
+
 def test_fsdp_splits_what_is_large(on_data, on_fsdp):
     whole, split = (step_of(plan)["compiled"]["memory"]["arguments"] for plan in (on_data, on_fsdp))
     assert split["trained"] < 0.4 * whole["trained"]  # norms and latent head are whole

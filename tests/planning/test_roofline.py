@@ -31,6 +31,7 @@ def plan_of(line) -> StagePlan:
         topology=V5E.name,
         num_chips=8,
         mesh={"data": 8},
+        decode_mesh={"data": 8},
         compiler=HOST if line is None else "TPU",
         model="nano",
         vocabulary=256,
