@@ -24,7 +24,10 @@ from colar_jax.planning.stage_plan import StagePlan, plan_stage
 class Flags:
     """What `plan` takes besides --config."""
 
-    topology: str = flag("", "the slice: v5e, v5p or v6e, and its chips along each axis, as in v5e:4x4")
+    topology: str = flag(
+        "",
+        "the slice: v5e, v5p or v6e, and its chips along each axis, as in v5e:4x4; or GPUs, as gpu:24GiB, gpu:80GiBx8",
+    )
     stage: str = flag("", "one stage; default: all of the run")
     compiler: str = flag(
         "auto", "tpu (needs the `tpu` extra), host (as many CPU devices), auto: tpu where installed", COMPILERS

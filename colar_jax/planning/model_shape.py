@@ -8,6 +8,7 @@ from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.weights import hf_config
+from colar_jax.weights.base_model import local_base
 
 
 def llama_shape(config: Config, num_tokens: int) -> LlamaConfig:
@@ -18,7 +19,7 @@ def llama_shape(config: Config, num_tokens: int) -> LlamaConfig:
     """
     if not config.model.base:
         return dataclasses.replace(PRESETS[config.model.preset], vocab_size=num_tokens)
-    folder = Path(config.model.base).expanduser()
+    folder = local_base(config.model.base)
     stored = hf_config.read_config(folder) if folder.exists() else _from_hub(config.model.base)
     return dataclasses.replace(stored, vocab_size=max(stored.vocab_size, num_tokens))
 

@@ -25,6 +25,9 @@ from colar_jax.runs.run_model import abstract_model, state_bytes
 logger = logging.getLogger(__name__)
 
 HOST = "host devices: a TPU's compiler fuses more, takes less memory and moves fewer bytes, so no times are given"
+HOST_FOR_GPU = (
+    "host devices: a GPU's compiler fuses more, and its attention keeps no scores, so it takes less memory; no times"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,7 @@ def plan_stage(
         num_chips=topology.num_chips,
         mesh=dict(engine.mesh.shape),
         decode_mesh=dict(engine.for_decoding.mesh.shape),
-        compiler="TPU" if target.is_tpu else HOST,
+        compiler="TPU" if target.is_tpu else HOST if topology.chip.is_tpu else HOST_FOR_GPU,
         model=config.model.base or config.model.preset,
         vocabulary=llama.vocab_size,
         num_parameters=_count(parameters),

@@ -86,7 +86,9 @@ PLAINLY = Compute()
 class ModelConfig:
     """What the model is, and (`compute`) how it is computed."""
 
-    base: str = ""  # a Hugging Face folder or hub id (owner/name[@revision]) to start from; empty: random weights
+    # A Hugging Face folder, a GGUF file, either in an installed package (package:<package>/<file>), or a hub id
+    # (owner/name[@revision]) to start from; empty: random weights.
+    base: str = ""
     preset: str = "nano"  # without a base: a name of `model.presets.PRESETS`
     dtype: str = adjustable("float32")  # of activations; trained parameters, softmax and losses are float32
     base_dtype: str = adjustable("float32")  # of weights that adapters keep frozen; bfloat16 halves their memory

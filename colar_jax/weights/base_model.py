@@ -1,7 +1,7 @@
 """The published model that a run starts from: its folder, its config, and its parameters.
 
-A base is named by `model.base`: a Hugging Face folder, a GGUF file, or a hub id (`owner/name`, or
-`owner/name@revision`).
+A base is named by `model.base`: a Hugging Face folder, a GGUF file, either of them in an installed package
+(`package:<package>/<file>`), or a hub id (`owner/name`, or `owner/name@revision`).
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from colar_jax.gguf_header import is_gguf
 from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.weights import hf_config
 from colar_jax.weights.loading import Tree, load_llama, stored_config, stored_tensors
+from colar_jax.weights.packaged_file import PREFIX, packaged_file
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +28,26 @@ _UNWANTED_FILES = ("original/*", "*/*.safetensors")  # the same weights once mor
 _SAMPLED_BYTES = 4096  # of every tensor, for its hash
 
 
+def local_base(name: str, said: str = "model.base=") -> Path:
+    """What a base model's name stands for on this machine, there or not; nothing is fetched.
+
+    Raises:
+        UserError: it is of a package that is not installed, or that has no such file.
+    """
+    return packaged_file(name, said) if name.startswith(PREFIX) else Path(name).expanduser()
+
+
 def base_folder(name: str, said: str = "model.base=") -> Path:
     """The local folder (or GGUF file) of a base model; one named by a hub id is fetched, or found in the hub's cache.
 
     Args:
-        name: a folder, a GGUF file, or owner/name[@revision].
+        name: a folder, a GGUF file, package:<package>/<file>, or owner/name[@revision].
         said: what the name was given as, for messages.
 
     Raises:
         UserError: there is no such folder, and no such model on the hub (or no access to it, or no network).
     """
-    path = Path(name).expanduser()
+    path = local_base(name, said)
     if path.is_dir() or (is_gguf(path) and path.is_file()):
         return path
     if path.is_file():

@@ -1,5 +1,6 @@
 """New numbers for known problems: what is changed, what is left, and that every equation still comes out."""
 
+import dataclasses
 import json
 import random
 from fractions import Fraction
@@ -140,11 +141,62 @@ def test_a_file_keeps_its_held_out_problems(tmp_path):
         ("renumbered:arithmetic", "name a file, a folder or hub"),
         ("renumbered:renumbered:x", "name a file, a folder or hub"),
         ("renumbered:/no", "'/no' is no file"),
+        ("equations:", "name a file, a folder or hub"),
+        ("equations:arithmetic", "name a file, a folder or hub"),
+        ("equations:renumbered:x", "it is renumbered:equations:"),
+        ("renumbered:equations:/no", "'/no' is no file"),
     ],
 )
 def test_a_source_that_cannot_be_is_one_sentence(source, message):
     with pytest.raises(UserError, match=message):
         load_problems(source, "train", limit=5)
+
+
+# Worked solutions in words, as GSM8K's own.
+
+WORDS = Problem(
+    CLIPS.question, ("In May she sold 48/2 = <<48/2=24>>24 clips.", "So 48+24 = <<48+24=72>>72 in all."), "72"
+)
+
+
+def test_of_a_worked_solution_its_equations_can_be_taken_alone(tmp_path):
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}.jsonl", [dataclasses.replace(WORDS, question=f"{WORDS.question} {split}")])
+    for split in ("train", "val", "test"):
+        [problem] = load_problems(f"equations:{tmp_path}", split)
+        assert (problem.steps, problem.answer) == (CLIPS.steps, "72")
+    splits = load_splits(DataConfig(train=f"renumbered:equations:{tmp_path}", train_limit=3))
+    assert splits.train[0].steps == splits.val[0].steps == splits.tests[tmp_path.name][0].steps == CLIPS.steps
+    assert len({problem.question for problem in splits.train}) == 3
+    assert_comes_out(splits.train[2])
+
+
+def test_a_single_file_of_equations_keeps_its_held_out_problems(tmp_path):
+    numbered = [dataclasses.replace(WORDS, question=f"{WORDS.question} {name}") for name in "abcdefghij"]
+    write(tmp_path / "all.jsonl", numbered)
+    for prefix in ("equations:", "renumbered:equations:"):
+        splits = load_splits(DataConfig(train=f"{prefix}{tmp_path}/all.jsonl", held_out=1, train_limit=8))
+        asked = [problem.question for problem in (*splits.train, *splits.val, *splits.tests["test"])]
+        assert asked == [problem.question for problem in numbered]
+        assert {problem.steps for problem in (*splits.train, *splits.val)} == {CLIPS.steps}
+
+
+def test_what_could_never_be_renumbered_is_refused_and_told_how(tmp_path):
+    write(tmp_path / "train.jsonl", [WORDS])
+    with pytest.raises(UserError, match="none of 1 problems can be given new numbers.*write renumbered:equations:"):
+        load_problems(f"renumbered:{tmp_path}", "train", limit=2)
+    write(tmp_path / "train.jsonl", [dataclasses.replace(WORDS, steps=("Half of it is gone.",))])
+    with pytest.raises(UserError, match="equations:.*': no step of split 'train' has a mark <<...>>"):
+        load_problems(f"equations:{tmp_path}", "train")
+
+
+@needs_shared
+def test_gsm8k_has_the_equations_that_icot_trained_on():
+    """As iCoT's authors took them out of GSM8K's solutions: the same, problem by problem."""
+    taken = [problem for split in ("train", "val") for problem in load_problems(f"equations:{SHARED}/gsm8k", split)]
+    ours = {problem.question.strip(): (problem.steps, problem.answer) for problem in taken}
+    for problem in load_problems(str(SHARED / "gsm8k_eq"), "train"):
+        assert ours[problem.question.strip()] == (problem.steps, problem.answer)
 
 
 @pytest.mark.slow

