@@ -1,6 +1,7 @@
 """The files in configs/: each resolves, in all its forms."""
 
 import ast
+import dataclasses
 import runpy
 from pathlib import Path
 
@@ -103,6 +104,17 @@ def test_without_averaging_a_chain_is_credited_as_published(name, argument, aver
     assert (stage.rl.advantage, stage.rl.length_penalty, stage.rl.length_credit) == ("group", 0, "none")
     assert stage.rl.stop_credit == "answer" and stage.rl.credit_forced_stops
     assert not stage.rl.stop_on_collapse and config.model == other.model
+
+
+def test_the_real_experiment_from_a_larger_base_differs_in_base_and_adapters_alone():
+    get_config = runpy.run_path(str(ARITHMETIC.with_stem("smollm2_gsm8k")))["get_config"]
+    test_every_config_file(ARITHMETIC.with_stem("smollm2_gsm8k"), "llama")
+    ours, larger = resolve(get_config()), resolve(get_config("llama"))
+    assert larger.model.lora.rank == 128 and larger.model.base != ours.model.base
+    assert (larger.data, larger.decode, larger.eval, larger.run) == (ours.data, ours.decode, ours.eval, ours.run)
+    for name, stage in larger.stages.items():
+        unchanged = dataclasses.replace(stage, optimizer=ours.stages[name].optimizer, accumulation=1)
+        assert unchanged == ours.stages[name]
 
 
 @pytest.mark.parametrize("argument", ["", "two_cores"])
