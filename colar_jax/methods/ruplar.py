@@ -1,9 +1,10 @@
 """RuPLaR: latents that are mixtures of tokens, whose shares a rule reads off the text (arXiv 2605.09346; their code).
 
-    loss = cross-entropy of `###` and the answer + kl_weight * KL(pi || p) + sem_weight * SEM,  each a mean over its own
+    loss = cross-entropy of `###` and the answer + kl_weight * KL(pi || p) + sem_weight * SEM
 
 pi: the shares of a latent's tokens; p: what the language head predicts right before it. SEM: KL between softmaxes over
-the hidden dimension, from the question's end to the latent. One parallel pass: latents are fed as they should be.
+the hidden dimension, from the question's end to the latent. Both are means over an example's latents, then over
+examples. One parallel pass: latents are fed as they should be.
 Decoded until `###` is the most probable token, feeding `softmax(logits) E`.
 
 `Ruplar` has one latent a step. `ColarKhot` has one a group of `c` tokens, as CoLaR, which says exactly these.
@@ -31,6 +32,7 @@ from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import one_of, require
+from colar_jax.settings.on_resume import binding
 from colar_jax.settings.speeds import parse_trained_speeds
 
 _NOISE_STREAM = 0x6B  # of a row's key
@@ -39,15 +41,20 @@ _NOISE_STREAM = 0x6B  # of a row's key
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KhotCounts:
-    """What a step supervises: words, and latents that are fed."""
+    """What a step supervises: words, latents that are fed, and examples that have any."""
 
     labels: jax.Array
     latents: jax.Array
+    examples: jax.Array
 
 
 def count_khot(batch: Batch) -> KhotCounts:
     """What this batch supervises."""
-    return KhotCounts(jnp.sum(batch.label_ids_BM >= 0), jnp.sum(superposition.feeds_latent(batch)))
+    return KhotCounts(
+        jnp.sum(batch.label_ids_BM >= 0),
+        jnp.sum(superposition.feeds_latent(batch)),
+        jnp.sum(superposition.has_first_latent(batch)),
+    )
 
 
 def khot_loss(model, batch: Batch, tokens: LatentTokens, keys_B, counts: KhotCounts, khot: "Khot", compute: Execution):
@@ -57,17 +64,21 @@ def khot_loss(model, batch: Batch, tokens: LatentTokens, keys_B, counts: KhotCou
     hidden_BMD = supervised_hidden(model, embeds_BSD, batch, compute, keys_B)
     words = superposition.predicted_words(model, hidden_BMD, compute)
     cross_entropy, right = superposition.label_loss(model, hidden_BMD, words, batch.label_ids_BM)
-    kl = superposition.divergence(model, hidden_BMD, words, batch.token_ids_BT, tokens, khot.min_share)
-    loss = cross_entropy / counts.labels + khot.kl_weight * kl / counts.latents
+    weights_BM, own_latents, num_latents = None, own.latents, counts.latents
+    if khot.weighting == "example":
+        weights_BM, own_latents, num_latents = superposition.share_of_example(batch), own.examples, counts.examples
+    kl = superposition.divergence(model, hidden_BMD, words, batch.token_ids_BT, tokens, khot.min_share, weights_BM)
+    num_latents = jnp.maximum(num_latents, 1)  # problems without steps have none
+    loss = cross_entropy / counts.labels + khot.kl_weight * kl / num_latents
     metrics = {
         "cross_entropy": Metric(cross_entropy, own.labels),
         "label_accuracy": Metric(right, own.labels),
-        "latent_kl": Metric(kl, own.latents),
+        "latent_kl": Metric(kl, own_latents),
     }
     if khot.sem_weight:
-        semantic = superposition.semantic_divergence(hidden_BMD, batch)
-        loss += khot.sem_weight * semantic / counts.latents
-        metrics["semantic_kl"] = Metric(semantic, own.latents)
+        semantic = superposition.semantic_divergence(hidden_BMD, batch, weights_BM)
+        loss += khot.sem_weight * semantic / num_latents
+        metrics["semantic_kl"] = Metric(semantic, own_latents)
     return loss, metrics
 
 
@@ -130,10 +141,13 @@ class Khot(Method):
     kl_weight: float = 1.0  # of the divergence from the shares
     sem_weight: float = 1.0  # of the divergence between the question's end and the latents; 0: none
     min_share: float = 0.01  # smaller shares are fed, and not learned
+    # What weighs the same in both divergences: each example, as in the code of RuPLaR and Latent-SFT; or each latent.
+    weighting: str = binding("example", before="position")
 
     def __post_init__(self):
         for field in ("kl_weight", "sem_weight"):
             require(getattr(self, field) >= 0, f"{self.group}.{field}={getattr(self, field)} is negative")
+        one_of(f"{self.group}.weighting", self.weighting, ("example", "position"))
         require(0 <= self.min_share < 1, f"{self.group}.min_share={self.min_share} is not in [0, 1)")
 
     def count(self, batch: Batch) -> KhotCounts:

@@ -1,6 +1,6 @@
 """SIM-CoT: a decoder for training alone has to write each step from its latents (arXiv 2509.20317; their code).
 
-    total = the host's loss + weight * mean over steps of each one's mean cross-entropy, read from its latents alone
+    total = the host's loss + weight * mean over steps of each one's cross-entropy, read from its latents alone
 
 The decoder is a copy of the model that the stage starts from, trained with it. So latents stay apart, and each says its
 step. Nothing of decoding changes: a trained model is a Coconut, a CODI or a CoLaR.
@@ -23,6 +23,7 @@ from colar_jax.methods.thinking.group_spelling import SpelledGroups, SpelledLoad
 from colar_jax.methods.thinking.spelling import (
     STEP_DECODER,
     STEP_DECODER_MODULE,
+    HowSpelled,
     Spelled,
     Spelling,
     num_spelled,
@@ -33,11 +34,20 @@ from colar_jax.methods.thinking.staged_loader import Dealt, Form
 from colar_jax.methods.thinking.step_spelling import SpelledThoughts, SpellingForm
 from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import OwnModule
-from colar_jax.settings.checks import require
+from colar_jax.settings.checks import one_of, require
+from colar_jax.settings.on_resume import binding
 
 
-def _check_weight(group: str, weight: float) -> None:
-    require(weight >= 0, f"{group}.spelling_weight={weight} is negative")
+def _check_spelling(method) -> None:
+    require(method.spelling_weight >= 0, f"{method.group}.spelling_weight={method.spelling_weight} is negative")
+    one_of(f"{method.group}.spelled_tokens", method.spelled_tokens, ("mean", "sum"))
+
+
+def _spelled(method, model, latents_BXD, batch: Spelling, counts, compute: Execution):
+    """The decoder's loss, weighted, and metrics."""
+    how = HowSpelled(method.spelled_tokens, method.shared_embedding)
+    loss, metrics = spelling_loss(model, latents_BXD, batch, counts.texts, compute, how)
+    return method.spelling_weight * loss, metrics
 
 
 @jax.tree_util.register_dataclass
@@ -60,10 +70,13 @@ class SimCoconut(Coconut):
     trains = (*Coconut.trains, STEP_DECODER)
 
     spelling_weight: float = 1.0  # of the decoder's loss
+    # Of a text's tokens, the mean of their cross-entropies or the sum: on Coconut its authors' code has the sum.
+    spelled_tokens: str = binding("sum", before="mean")
+    shared_embedding: bool = binding(True, before=False)  # the decoder reads by the model's embedding, not by its own
 
     def __post_init__(self):
         super().__post_init__()
-        _check_weight(self.group, self.spelling_weight)
+        _check_spelling(self)
 
     @property
     def modules(self) -> dict[str, OwnModule]:
@@ -97,8 +110,8 @@ class SimCoconut(Coconut):
 
     def further_loss(self, model, latents, batch: SpelledThoughts, counts: SimCoconutCounts, compute: Execution):
         B, L, E, D = latents.fed_BLED.shape
-        loss, metrics = spelling_loss(model, latents.fed_BLED.reshape(B, L * E, D), batch, counts.texts, compute)
-        return self.spelling_weight * loss, metrics | spread_of_latents(model, latents.fed_BLED, batch.num_latents_BE)
+        loss, metrics = _spelled(self, model, latents.fed_BLED.reshape(B, L * E, D), batch, counts, compute)
+        return loss, metrics | spread_of_latents(model, latents.fed_BLED, batch.num_latents_BE)
 
 
 @jax.tree_util.register_dataclass
@@ -122,10 +135,12 @@ class SimCodi(Codi):
     old_names = {}
 
     spelling_weight: float = 1.0  # of the decoder's loss
+    spelled_tokens: str = "mean"  # of the cross-entropies of a text's tokens: mean, or sum
+    shared_embedding: bool = binding(True, before=False)  # the decoder reads by the model's embedding, not by its own
 
     def __post_init__(self):
         super().__post_init__()
-        _check_weight(self.group, self.spelling_weight)
+        _check_spelling(self)
 
     @property
     def modules(self) -> dict[str, OwnModule]:
@@ -154,8 +169,8 @@ class SimCodi(Codi):
         following_B1ED = self.project(model, latents.last_hidden_BED)[:, None]
         B, L, E, D = latents.fed_BLED.shape
         all_BXD = jnp.concatenate([latents.fed_BLED, following_B1ED], axis=1).reshape(B, (L + 1) * E, D)
-        loss, metrics = spelling_loss(model, all_BXD, batch, counts.texts, compute)
-        return self.spelling_weight * loss, metrics | spread_of_latents(model, latents.fed_BLED, batch.num_latents_BE)
+        loss, metrics = _spelled(self, model, all_BXD, batch, counts, compute)
+        return loss, metrics | spread_of_latents(model, latents.fed_BLED, batch.num_latents_BE)
 
 
 @jax.tree_util.register_dataclass
@@ -174,10 +189,12 @@ class SimColar(Colar):
     trains = (*Colar.trains, STEP_DECODER)
 
     spelling_weight: float = 1.0  # of the decoder's loss
+    spelled_tokens: str = "mean"  # of the cross-entropies of a text's tokens: mean, or sum
+    shared_embedding: bool = binding(True, before=False)  # the decoder reads by the model's embedding, not by its own
 
     def __post_init__(self):
         super().__post_init__()
-        _check_weight(self.group, self.spelling_weight)
+        _check_spelling(self)
 
     @property
     def modules(self) -> dict[str, OwnModule]:
@@ -192,5 +209,4 @@ class SimColar(Colar):
     def further_loss(self, model, predicted, noise_BMD, batch: Batch, counts: SimColarCounts, compute: Execution):
         assert isinstance(batch, Spelling)
         latents_BMD = predicted.sample(noise_BMD) * model.latent_head.embed_std[...]
-        loss, metrics = spelling_loss(model, latents_BMD.astype(compute.dtype), batch, counts.texts, compute)
-        return self.spelling_weight * loss, metrics
+        return _spelled(self, model, latents_BMD.astype(compute.dtype), batch, counts, compute)

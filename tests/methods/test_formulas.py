@@ -40,6 +40,7 @@ CASES = {
     "kava, attention": Kava(num_latents=3, num_sweeps=T, importance_share=1.0, cache_normalise=False, **SIZES),
     "kava, unlike": Kava(num_latents=3, num_sweeps=T, importance_share=0.0, spread="example", **SIZES),
     "sim_codi": SimCodi(num_latents=2, spelling_weight=0.6, distill_weight=5.0, **SIZES),
+    "sim_codi, apart": SimCodi(num_latents=2, spelling_weight=0.6, shared_embedding=False, **SIZES),
 }
 
 
@@ -199,13 +200,14 @@ def of_caches(examples: list[Example], method) -> float:
 def spelled(examples: list[Example], method, parameters) -> float:
     """The mean over latents that have a step of the mean cross-entropy of its text, read from the latent alone."""
     decoder, means = PlainLlama(parameters, CONFIG, "step_decoder"), []
+    reader = PlainLlama(parameters, CONFIG) if method.shared_embedding else decoder
     for index, one in enumerate(examples):
         starts, ends = ENCODED.step_starts[index][:-1], ENCODED.step_ends[index][:-1]  # the teacher's steps
         latents = [*one.latents, one.following]
         for number, latent in enumerate(latents[: len(starts)]):
             stop = ends[-1] if number == len(latents) - 1 else ends[number]
             text = ENCODED.steps[index][starts[number] : stop]
-            hidden = decoder.run(np.concatenate([latent[None], decoder.embed(text)])).hidden
+            hidden = decoder.run(np.concatenate([latent[None], reader.embed(text)])).hidden
             means.append(decoder.cross_entropies(hidden, np.append(text, EOS)).mean())
     return float(np.mean(means))
 

@@ -23,7 +23,7 @@ from colar_jax.methods.thinking import superposition
 from colar_jax.model.execution import Execution
 from colar_jax.model.visibility import packed
 
-METHOD, K, ROWS = LatentSft(speeds="2,3", top_k=5), 5, 3
+METHOD, K, ROWS = LatentSft(speeds="2,3", top_k=5, weighting="position"), 5, 3
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def test_what_is_fed_is_what_is_learned():
 
 def test_without_noise_it_is_what_groups_alike_teach():
     loss, _ = objective(dataclasses.replace(METHOD, noise=False))
-    expected, _ = objective(ColarKhot(speeds="2,3", sem_weight=0.0, min_share=0.0))
+    expected, _ = objective(ColarKhot(speeds="2,3", sem_weight=0.0, min_share=0.0, weighting="position"))
     noisy, _ = objective(METHOD)
     assert float(loss) == float(expected) != float(noisy)
 

@@ -23,7 +23,8 @@ from colar_jax.methods.thinking import superposition
 from colar_jax.model.execution import Execution
 from colar_jax.model.visibility import packed
 
-METHODS = {"ruplar": Ruplar(), "khot": ColarKhot(speeds="2,3")}
+POSITION = dict(weighting="position")  # sums and counts over all latents
+METHODS = {"ruplar": Ruplar(**POSITION), "khot": ColarKhot(speeds="2,3", **POSITION)}
 
 
 @functools.cache
@@ -125,7 +126,7 @@ def test_the_losses_are_what_they_say(name):
 
 def test_a_latent_of_one_token_is_an_ordinary_token():
     """At speed 1 a mixture is a token, fed as CoLaR's group of one is; the divergence is its cross-entropy."""
-    khot = ColarKhot(speeds="1", sem_weight=0.0)
+    khot = ColarKhot(speeds="1", sem_weight=0.0, **POSITION)
     batch = jax.tree.map(jnp.asarray, khot.make_loader(ENCODED, seed=0, rows=2, row_positions=150).batch(0))
     words = Colar(speeds="1").make_loader(ENCODED, seed=0, rows=2, row_positions=150).batch(0)
     np.testing.assert_array_equal(batch.token_ids_BT, words.token_ids_BT)
@@ -141,7 +142,7 @@ def test_small_shares_are_fed_and_not_learned():
     shares = np.asarray(tokens.shares_BT)
     assert ((shares > 0) & (shares <= cut)).any() and (shares > cut).any()
     (_, whole), _ = objective("ruplar", batch)
-    (_, metrics), _ = objective("ruplar", batch, Ruplar(min_share=cut))
+    (_, metrics), _ = objective("ruplar", batch, Ruplar(min_share=cut, **POSITION))
     without = dataclasses.replace(batch, shares_BT=jnp.where(shares > cut, shares, 0.0))
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(*batch.supervised_BM.shape, 32)), jnp.float32)
     words = superposition.predicted_words(merged(), hidden, COMPUTE)
@@ -251,3 +252,16 @@ def test_it_stops_where_the_separator_is_most_probable():
     thought = think(own, hidden, None)
     assert thought.stop_B.tolist() == [True, False]
     assert largest_difference(thought.embed_BD[1], head[50]) < 1e-3  # a certainty is an ordinary token
+
+
+@pytest.mark.parametrize("weighting", ["example", "position"])
+def test_problems_without_steps_teach_words_alone(weighting):
+    """A step may hold nothing else: its divergences are 0, and not 0 / 0."""
+    nothing = (np.zeros(0, np.int32),) * len(ENCODED)
+    encoded = dataclasses.replace(ENCODED, steps=nothing, step_starts=nothing, step_ends=nothing)
+    method = Ruplar(weighting=weighting)
+    batch = jax.tree.map(jnp.asarray, method.make_loader(encoded, seed=0, rows=2, row_positions=150).batch(0))
+    (loss, metrics), _ = objective("ruplar", batch, method)
+    words = metrics["cross_entropy"]
+    assert float(loss) == pytest.approx(float(words.sum) / float(words.count), rel=1e-6)
+    assert int(metrics["latent_kl"].count) == int(metrics["semantic_kl"].count) == 0

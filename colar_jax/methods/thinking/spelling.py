@@ -99,15 +99,29 @@ def num_spelled(batch: Spelling):
     return jnp.sum(jnp.max(batch.spelled_segments_BZ, axis=1))
 
 
-def spelling_loss(model, latents_BXD, batch: Spelling, num_texts, compute: Execution):
-    """The part's share of the mean over texts of each one's mean cross-entropy, and metrics.
+@dataclasses.dataclass(frozen=True)
+class HowSpelled:
+    """What of the decoder's loss is a choice."""
+
+    tokens: str = "mean"  # of the cross-entropies of a text's tokens: mean, or sum
+    shared_embedding: bool = True  # the decoder reads tokens by the model's embedding; False: by its own
+
+
+MEAN_OF_TOKENS = HowSpelled()
+
+
+def spelling_loss(model, latents_BXD, batch: Spelling, num_texts, compute: Execution, how: HowSpelled = MEAN_OF_TOKENS):
+    """The part's share of the mean over texts of each one's cross-entropy, and metrics; 0 where no text is written.
 
     Args:
         latents_BXD: as the base is fed them.
         num_texts: of the whole step.
     """
     decoder: Llama = getattr(model, STEP_DECODER)
-    tokens_BYD = decoder.embed(batch.spelled_ids_BY, latents_BXD.dtype)
+    reader = model.llama if how.shared_embedding else decoder
+    tokens_BYD = reader.embed(batch.spelled_ids_BY, latents_BXD.dtype)
+    is_label_BZ = batch.spelled_labels_BZ >= 0
+    weights_BZ = is_label_BZ.astype(jnp.float32) if how.tokens == "sum" else batch.spelled_weights_BZ
     bias_BZZ = packed_mask_bias(batch.spelled_segments_BZ)
     with jax.named_scope("spelling"):
         hidden_BZD, _ = decoder.run(
@@ -120,12 +134,13 @@ def spelling_loss(model, latents_BXD, batch: Spelling, num_texts, compute: Execu
             hidden_BZD.reshape(-1, hidden_BZD.shape[-1]),
             decoder.head_matrix_VD,
             batch.spelled_labels_BZ.reshape(-1),
-            batch.spelled_weights_BZ.reshape(-1),
+            weights_BZ.reshape(-1),
             chunk=compute.logits_chunk,
         )
     own = num_spelled(batch)
-    metrics = {"spelling_loss": Metric(loss_sum, own), "spelling_accuracy": Metric(right, own)}
-    return loss_sum / num_texts, metrics
+    accuracy = Metric(right, jnp.sum(is_label_BZ) if how.tokens == "sum" else own)
+    metrics = {"spelling_loss": Metric(loss_sum, own), "spelling_accuracy": accuracy}
+    return loss_sum / jnp.maximum(num_texts, 1), metrics
 
 
 def spread_of_latents(model, latents_BLED, num_latents_BE) -> dict[str, Metric]:

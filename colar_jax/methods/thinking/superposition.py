@@ -31,6 +31,17 @@ def feeds_latent(batch: Batch):
     return batch.latent_mask_BM & jnp.pad(batch.latent_mask_BM[:, 1:], ((0, 0), (0, 1)))
 
 
+def has_first_latent(batch: Batch):
+    """Which supervised positions `[B, M]` predict the first latent of an example."""
+    return feeds_latent(batch) & ~jnp.pad(batch.latent_mask_BM[:, :-1], ((0, 0), (1, 0)))
+
+
+def share_of_example(batch: Batch):
+    """What each latent that is fed counts, `[B, M]`, where all of an example's count 1 together."""
+    # A share of latents is that of one more: the closing `###`.
+    return jnp.where(feeds_latent(batch), batch.latent_shares_BM / jnp.maximum(1 - batch.latent_shares_BM, 1e-6), 0.0)
+
+
 def latent_tokens(batch: Batch, shares_BT) -> LatentTokens:
     """The tokens of a batch that are parts of latents, with these shares."""
     num_positions, num_supervised = batch.segment_ids_BS.shape[1], batch.supervised_BM.shape[1]
@@ -113,10 +124,15 @@ def label_loss(model: Reasoner, hidden_BMD, words: Predicted, label_ids_BM):
     return loss_sum, jnp.sum(is_label_BM & (words.most_probable_BM == label_ids_BM))
 
 
-def divergence(model: Reasoner, hidden_BMD, words: Predicted, ids_BT, tokens: LatentTokens, min_share: float):
+def divergence(
+    model: Reasoner, hidden_BMD, words: Predicted, ids_BT, tokens: LatentTokens, min_share: float, weights_BM=None
+):
     """Summed KL(shares || the model's distribution) over latents; shares of `min_share` or less count for nothing.
 
     Where a token has a share twice it is off by a constant.
+
+    Args:
+        weights_BM: what each latent counts; None: 1.
     """
     hidden_BTD = jnp.take_along_axis(hidden_BMD, tokens.predicted_at_BT[..., None], axis=1)
     normalizer_BT = jnp.take_along_axis(words.log_normalizer_BM, tokens.predicted_at_BT, axis=1)
@@ -124,13 +140,16 @@ def divergence(model: Reasoner, hidden_BMD, words: Predicted, ids_BT, tokens: La
     shares_BT = tokens.shares_BT
     counts_BT = tokens.is_part_BT & (shares_BT > min_share)
     log_share_BT = jnp.log(jnp.where(counts_BT, shares_BT, 1.0))
-    return jnp.sum(jnp.where(counts_BT, shares_BT * (log_share_BT - log_prob_BT), 0.0))
+    parts_BT = jnp.where(counts_BT, shares_BT * (log_share_BT - log_prob_BT), 0.0)
+    if weights_BM is not None:
+        parts_BT *= jnp.take_along_axis(weights_BM, tokens.predicted_at_BT, axis=1)
+    return jnp.sum(parts_BT)
 
 
-def semantic_divergence(hidden_BMD, batch: Batch):
+def semantic_divergence(hidden_BMD, batch: Batch, weights_BM=None):
     """Summed over latents: KL(P || Q) of softmaxes over the hidden dimension, P at the question's end, Q at the latent.
 
-    Gradients flow into both (RuPLaR's SEM term).
+    Gradients flow into both (RuPLaR's SEM term). `weights_BM`: what each latent counts, where it is predicted.
     """
     log_BMD = jax.nn.log_softmax(hidden_BMD.astype(jnp.float32), axis=-1)
     segments_BM = jnp.take_along_axis(batch.segment_ids_BS, batch.supervised_BM, axis=1)
@@ -138,6 +157,8 @@ def semantic_divergence(hidden_BMD, batch: Batch):
     question_BMD = jnp.take_along_axis(log_BMD, first_BM[..., None], axis=1)
     is_latent_BM = jnp.pad(feeds_latent(batch)[:, :-1], ((0, 0), (1, 0)))
     kl_BM = jnp.sum(jnp.exp(question_BMD) * (question_BMD - log_BMD), axis=-1)
+    if weights_BM is not None:
+        kl_BM *= jnp.pad(weights_BM[:, :-1], ((0, 0), (1, 0)))
     return jnp.sum(jnp.where(is_latent_BM, kl_BM, 0.0))
 
 
