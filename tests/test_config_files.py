@@ -65,7 +65,10 @@ def test_every_argument_of_latents_that_are_made_at_once(name, argument):
     test_every_config_file(ARITHMETIC.with_stem(name), argument)
 
 
-@pytest.mark.parametrize(("name", "argument"), [("gsm8k_latent_sft", "speeds"), ("gsm8k_adaptive", "latent_6")])
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("gsm8k_latent_sft", "speeds"), ("gsm8k_latent_grpo", "words"), ("gsm8k_adaptive", "latent_6")],
+)
 def test_every_argument_of_latents_that_rewards_train(name, argument):
     test_every_config_file(ARITHMETIC.with_stem(name), argument)
 

@@ -6,6 +6,7 @@ Accuracy in %, and #L; sampled answers, mean of 5 seeds.
 import dataclasses
 from collections.abc import Sequence
 
+from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.statistics.intervals import Interval, wilson
 
 GRADE_SCHOOL = ("gsm8k", "gsmhard", "svamp", "multiarith")
@@ -13,7 +14,7 @@ MEAN_OF_SETS = "mean"  # over the grade-school sets
 LLAMA = "meta-llama/Llama-3.2-1B-Instruct"
 QWEN = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 # How many questions the test sets have.
-NUM_QUESTIONS = {"gsm8k": 1319, "gsmhard": 1319, "svamp": 1000, "multiarith": 600, "math": 5000}
+NUM_QUESTIONS = {"gsm8k": 1319, "gsmhard": 1319, "svamp": 1000, "multiarith": 600, "math": 5000, "math500": 500}
 
 # Settings of a run (`model.`, `data.`, `decode.`) and of its stage that make it a reproduction: of every row, and of
 # those of a method, unless a row says another.
@@ -63,19 +64,21 @@ class Published:
     name: str
     command: str  # what follows `python -m colar_jax.train`
     base: str
-    train: str  # the training data
+    train: str  # the training data; empty: any
     method: str
     speed: str  # "-" for a method that has none
     cells: dict[str, tuple[float, float | None]]  # data set -> accuracy in %, #L where it is known
     differs: dict[str, object] = dataclasses.field(default_factory=dict)  # from what is usual
     sampling: str = "sampled"  # how answers are decoded: sampled, or greedy
     source: str = ""  # another paper than CoLaR's, whose usual settings it does not share
+    trim: str = AS_CONFIGURED  # after how many agreements chains were ended (`eval.trim`)
 
     @property
     def settings(self) -> dict[str, object]:
         """All settings that a reproduction has, by their names in a run's config and in its stage."""
         if self.source:
-            return {"model.base": self.base, "data.train": self.train, "trainer": "sft"} | self.differs
+            data = {"data.train": self.train} if self.train else {}
+            return {"model.base": self.base, "trainer": "sft"} | data | self.differs
         # Reinforcement learning has no latent loss of its own.
         is_rl = self.differs.get("trainer") == "grpo"
         usual = USUAL | (_LATENT_DECODING if is_rl else USUAL_OF_METHOD[self.method])

@@ -3,6 +3,7 @@
 import dataclasses
 
 from colar_jax.report.published_results import GRADE_SCHOOL, LLAMA, MEAN_OF_SETS, Published
+from colar_jax.report.results import AS_CONFIGURED
 
 ALL_LINEAR = "query,key,value,out,gate,up,down"
 _CODI: dict[str, object] = {
@@ -118,6 +119,32 @@ def _latent_sft(name: str, source: str, config: str, mean: float, length: float 
     return Published(name, command, LLAMA, "hub:gsm8k_aug", "latent_sft", "2", cells, settings, "sampled", source)
 
 
+_IN_WORDS: dict[str, object] = {
+    "trainer": "grpo",
+    "rl.num_generations": 8,
+    "rl.overlong": "no_advantage",
+    "rl.dual_clip": 3.0,
+    "decode.max_step_tokens": 128,
+    "decode.answer_temperature": 0.6,
+    "decode.top_p": 0.95,
+}
+
+
+# TrimR's base, and what trims it: three equal answers, by a small language model.
+_TRIMMED_BASE = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"
+_TRIMR = (
+    f"--config=configs/math_trimr.py --config.model.base={_TRIMMED_BASE} --config.data.test=math500=math500.jsonl "
+    "--config.workdir=runs/math_trimr_32b"
+)
+
+
+def _trimr(name: str, accuracy: float, trim: str) -> Published:
+    """MATH-500, sampled; the same run is evaluated with and without a verifier."""
+    settings: dict[str, object] = {"eval.trim.verifier": "Qwen/Qwen2.5-7B-Instruct", "decode.stop_temperature": 0.6}
+    cells = {"math500": (accuracy, None)}
+    return Published(name, _TRIMR, _TRIMMED_BASE, "", "cot", "-", cells, settings, "sampled", "2505.17155", trim)
+
+
 _ADAPTIVE = {setting.replace("codi.", "adaptive."): value for setting, value in _CODI.items()}
 _ADAPTIVE_SOURCE = "2511.21581"
 _WHEN_SOLVED: dict[str, object] = {
@@ -170,6 +197,12 @@ OF_OTHERS: tuple[Published, ...] = (
     _ruplar("RuPLaR without cut", "", {"gsm8k": (39.6, None)}, **{"ruplar.min_share": 0.0}),
     _latent_sft("Latent-SFT", "2510.15522", "gsm8k_latent_sft.py", 50.5, None),
     _latent_sft("Latent-GRPO", "2604.27998", "gsm8k_latent_grpo.py", 58.3, 21, **_LATENT_GRPO),
+    Published(
+        "GRPO of chains in words", "--config=configs/gsm8k_latent_grpo.py:words", LLAMA, "hub:gsm8k_aug", "cot", "-",
+        {MEAN_OF_SETS: (58.0, 94)}, _IN_WORDS, "sampled", "2604.27998",
+    ),
+    _trimr("R1-Distill-Qwen-32B, not trimmed", 90.4, AS_CONFIGURED),
+    _trimr("TrimR", 92.4, "2"),
     _row(
         "Adaptive latents, Latent-6", _ADAPTIVE_SOURCE, "--config=configs/gsm8k_adaptive.py:latent_6", "adaptive",
         (49.73,), 6, **_ADAPTIVE, **{"adaptive.base_latents": 6, "adaptive.latents_per_step": 0},

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.published import largest_difference
-from pico_khot import ENCODED, merged, model
+from pico_khot import ENCODED, log_probs_after, merged, model
 from pico_thoughts import COMPUTE, EOS, SEPARATOR
 
 from colar_jax.config import DecodeConfig
@@ -21,7 +21,6 @@ from colar_jax.methods.method import decode_limits, supervised_hidden
 from colar_jax.methods.ruplar import ColarKhot
 from colar_jax.methods.thinking import superposition
 from colar_jax.model.execution import Execution
-from colar_jax.model.visibility import packed
 
 METHOD, K, ROWS = LatentSft(speeds="2,3", top_k=5, weighting="position"), 5, 3
 
@@ -155,19 +154,8 @@ def test_the_latents_of_one_parallel_pass_are_those_of_decoding():
     assert largest_difference(alone.thoughts[0], outcome.thoughts[3]) < 1e-5
     embedding = np.asarray(merged().llama.embedding[...])
     for question in (0, 3):
-        embeds = np.concatenate([embedding[prompts[question]], outcome.thoughts[question]])
         for padding in (0, 5):
-            padded = np.concatenate([np.ones((padding, embeds.shape[1]), np.float32), embeds])[None]
-            segments = np.concatenate([np.zeros(padding), np.ones(len(embeds))])[None].astype(np.int32)
-            positions = np.maximum(np.arange(len(padded[0])) - padding, 0)[None]
-
-            @jax.jit
-            def following(padded, segments, positions):
-                own = merged()
-                hidden, _ = own.llama.run(padded, positions, packed(segments, Execution()), Execution())
-                return jax.nn.log_softmax(own.llama.logits(hidden), axis=-1)
-
-            log_probs = np.asarray(following(padded, segments, positions))[0][padding + len(prompts[question]) - 1 :]
+            log_probs = log_probs_after(prompts[question], outcome.thoughts[question], padding)
             for step in range(4):
                 ids = np.argsort(-log_probs[step])[:K]
                 shares = np.exp(log_probs[step, ids]) / np.exp(log_probs[step, ids]).sum()

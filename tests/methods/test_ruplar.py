@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.published import largest_difference
-from pico_khot import ENCODED, merged, model
+from pico_khot import ENCODED, log_probs_after, merged, model
 from pico_thoughts import COMPUTE, EOS, SEPARATOR, VOCABULARY
 
 from colar_jax.config import DecodeConfig
@@ -21,7 +21,6 @@ from colar_jax.methods.method import decode_limits, supervised_hidden
 from colar_jax.methods.ruplar import ColarKhot, Ruplar, _noisy
 from colar_jax.methods.thinking import superposition
 from colar_jax.model.execution import Execution
-from colar_jax.model.visibility import packed
 
 POSITION = dict(weighting="position")  # sums and counts over all latents
 METHODS = {"ruplar": Ruplar(**POSITION), "khot": ColarKhot(speeds="2,3", **POSITION)}
@@ -204,23 +203,11 @@ def decoded():
 def test_one_parallel_pass_is_the_loop():
     """With the latents that were decoded fed at once, the next ones are the same, whatever stands before them."""
     prompts, outcome = decoded()
+    embedding = np.asarray(merged().llama.embedding[...])
     for question in (0, 3):
-        ids, latents = prompts[question], outcome.thoughts[question]
-        embeds = np.concatenate([np.asarray(merged().llama.embedding[...])[ids], latents])
+        latents = outcome.thoughts[question]
         for padding in (0, 5):
-            padded = np.concatenate([np.ones((padding, embeds.shape[1]), np.float32), embeds])[None]
-            segments = np.concatenate([np.zeros(padding), np.ones(len(embeds))])[None].astype(np.int32)
-            positions = np.maximum(np.arange(len(padded[0])) - padding, 0)[None]
-
-            @jax.jit
-            def following(padded, segments, positions):
-                own = merged()
-                sees = packed(segments, Execution())
-                hidden, _ = own.llama.run(padded, positions, sees, Execution())
-                shares = jax.nn.softmax(own.llama.logits(hidden), axis=-1)
-                return jnp.einsum("btv,vd->btd", shares, own.llama.embedding[...])
-
-            found = following(padded, segments, positions)[0][padding + len(ids) - 1 :]
+            found = np.exp(log_probs_after(prompts[question], latents, padding)) @ embedding
             assert largest_difference(found[:4], latents) < 1e-5
     assert largest_difference(outcome.thoughts[0], outcome.thoughts[3]) > 0.01
 

@@ -33,6 +33,7 @@ def run_of(row, *, shift: float = 0.0, **changes) -> tuple[dict, dict]:
         accuracy, length = cells[dataset]
         return {
             "stage": stage, "dataset": dataset, "speed": row.speed, "sampling": row.sampling,
+            "trim": row.trim,
             "accuracy_over_seeds": {"center": (accuracy + shift) / 100}, "mean_length": length or 0.0,
             "num_questions": NUM_QUESTIONS.get(dataset),
         }  # fmt: skip
@@ -78,6 +79,18 @@ def test_accuracy_agrees_within_what_both_intervals_allow():
         "| CoLaR c=5 | gsm8k | colar | 26.8 [24.5, 29.3] / 6.68 | 26.8 [24.5, 29.3] / 5.57 | NO |"
         in comparison_table([gsm8k])
     )
+
+
+def test_a_trimmed_run_is_compared_with_both_rows():
+    """One run gives both: its chains as they are, and trimmed."""
+    plain_row, trimmed = (next(row for row in ALL_ROWS if row.name == name) for name in (
+        "R1-Distill-Qwen-32B, not trimmed", "TrimR",
+    ))  # fmt: skip
+    config, report = run_of(plain_row)
+    report["results"] += run_of(trimmed)[1]["results"]
+    assert [one.published.name for one in compare(config, report)] == [plain_row.name, trimmed.name]
+    (one,) = compare(*run_of(trimmed, **{"eval.trim.verifier": "another/verifier"}))
+    assert one.differences == ("eval.trim.verifier=another/verifier, not Qwen/Qwen2.5-7B-Instruct",)
 
 
 def test_nothing_right_is_not_a_small_number():

@@ -22,15 +22,21 @@ def test_forced_stops_and_forced_starts_are_nobodys_decision():
 
 
 def test_one_winner_for_the_first_latent():
-    """Of the good rollouts the one that was likeliest; where none is good the first latents of all count."""
+    """Of the good rollouts the one that was likeliest, answer included; where none is good all first latents count."""
     sampled = rollouts()
     advantages_BG = np.array([[1, -1, 0.5, -0.5]] * (len(PROMPTS) - 1) + [[-1, -1, -1, 0]])
     everyone = batch_of(sampled, advantages_BG).terms["latent"].weights
     best = batch_of(sampled, advantages_BG, rl=RlConfig(first_latent="best")).terms["latent"].weights
     np.testing.assert_array_equal(best[..., 1:], everyone[..., 1:])
-    num_latents_BG = sampled.num_thoughts_B.reshape(-1, G)
-    of_chains = [row[:count] for row, count in zip(sampled.thought_log_probs_BL, sampled.num_thoughts_B, strict=True)]
-    means_BG = np.array([of_chain.mean() for of_chain in of_chains]).reshape(num_latents_BG.shape)
+    of_latents, of_answers = (
+        [row[:count] for row, count in zip(log_probs, counts, strict=True)]
+        for log_probs, counts in (
+            (sampled.thought_log_probs_BL, sampled.num_thoughts_B),
+            (sampled.answer_log_probs_BA, sampled.num_answer_tokens_B),
+        )
+    )
+    means_B = [np.concatenate(of_chain).mean() for of_chain in zip(of_latents, of_answers, strict=True)]
+    means_BG = np.reshape(means_B, (-1, G))
     for row in range(len(PROMPTS) - 1):
         winner = 0 if means_BG[row, 0] > means_BG[row, 2] else 2
         assert np.flatnonzero(best[row, :, 0]).tolist() == [winner]

@@ -20,6 +20,7 @@ from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.model.reasoner import build
+from colar_jax.model.stop_choice import STOP_CHOICE
 
 COMPUTE = Execution()
 CONFIG = LlamaConfig(
@@ -80,17 +81,24 @@ def encoded(
 
 def names_of(path: tuple[str, ...]) -> list[str]:
     """What the case calls one of our parameters: a name for each layer if it is stacked."""
-    if path[0] == "projection":
-        return [PROJECTION[path[1:]]]
+    if path[0] in ("projection", STOP_CHOICE):
+        return [PROJECTION[path[1:]] if path[0] == "projection" else "stop_choice.rows"]
     names = published_names(("llama", *path[1:]), CONFIG.num_layers)
     return names if path[0] == "llama" else [name.replace("llm.", "decoder.", 1) for name in names]
 
 
 @functools.cache
 def graph_and_parameters(method: Method):
-    """A model with the method's own parts, and the case's weights in it; the latent head is as it was drawn."""
-    graph, parameters = build(CONFIG, LatentHeadConfig(24), 0, modules=method.modules)
-    weights = recorded("case")
+    """A model with the method's own parts, and the case's weights in it; the latent head is as it was drawn.
+
+    One that chooses when to stop has a word more, a second `###`: its authors' START, which is never fed here.
+    """
+    weights, config = dict(recorded("case")), CONFIG
+    if STOP_CHOICE in method.modules:
+        embedding = weights["llm.model.embed_tokens.weight"]
+        weights["llm.model.embed_tokens.weight"] = np.concatenate([embedding, embedding[SEPARATOR][None]])
+        config = dataclasses.replace(CONFIG, vocab_size=CONFIG.vocab_size + 1)
+    graph, parameters = build(config, LatentHeadConfig(24), 0, modules=method.modules)
     flat = traverse_util.flatten_dict(parameters)
     for path, array in flat.items():
         if path[0] == "latent_head":

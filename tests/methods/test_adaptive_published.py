@@ -1,0 +1,25 @@
+"""Adaptive latents against their authors' own code: three losses and gradient norms (golden/README.md).
+
+Their embedding matrix has more rows than ours, with our `###` in three of them: its gradient is left out.
+"""
+
+import pytest
+from golden.authors import case
+
+from colar_jax.methods.adaptive import Adaptive
+
+METHOD = Adaptive(num_latents=4, base_latents=1, latents_per_step=1, projection_size=32)
+
+
+def test_losses_and_gradients():
+    """Their cross-entropy of the student is one mean over its choices and its answer."""
+    expected = case.recorded("adaptive")
+    loss, parts, norms = case.evaluated(METHOD, case.only_batch(METHOD))
+    choices, words = 2 + 3 + 4 + 4 + 4, sum(len(answer) for answer in case.encoded().answers)
+    student = (parts["choice_cross_entropy"] * choices + parts["cross_entropy"] * words) / (choices + words)
+    assert student == pytest.approx(float(expected["student_ce_loss"]), rel=case.LOSS)
+    assert parts["teacher_cross_entropy"] == pytest.approx(float(expected["teacher_ce_loss"]), rel=case.LOSS)
+    assert parts["distill_loss"] * METHOD.distill_weight == pytest.approx(float(expected["codi_loss"]), rel=case.LOSS)
+    assert loss == pytest.approx(float(expected["total_loss"]), rel=case.LOSS)
+    assert norms.pop("stop_choice.rows") == pytest.approx(float(expected["choice_norm"]), rel=case.GRADIENT)
+    case.assert_norms(norms, expected, but="llm.model.embed_tokens.weight")
