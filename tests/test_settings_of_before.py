@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from colar_jax.config import DecodeConfig, of_before, resolve
+from colar_jax.config import DecodeConfig, RlConfig, of_before, resolve
 from colar_jax.errors import UserError
+from colar_jax.methods import METHODS
 from colar_jax.methods.colar import Colar
 from colar_jax.runs.resuming import refuse_another_run
 from colar_jax.runs.run import prepare
@@ -49,6 +50,27 @@ def test_what_a_saved_config_leaves_out_is_as_it_was_then():
 
 
 BEFORE = Path(__file__).parent / "runs_of_before" / "arithmetic"
+
+
+@pytest.mark.parametrize(
+    ("method", "group", "then"),
+    [
+        ("sim_coconut", "sim_coconut", {"spelled_tokens": "mean", "shared_embedding": False}),
+        ("sim_codi", "sim_codi", {"shared_embedding": False}),
+        ("sim_colar", "sim_colar", {"shared_embedding": False}),
+        ("ruplar", "ruplar", {"weighting": "position"}),
+        ("colar_khot", "khot", {"weighting": "position"}),
+        ("latent_sft", "latent_sft", {"weighting": "position"}),
+        ("latent_sft", "rl", {"first_latent_by": "latents"}),
+    ],
+)
+def test_a_stage_of_before_computes_what_it_did(method, group, then):
+    """Each of these settings is younger than the methods, and computes something else by default."""
+    stage = {"method": method, "trainer": "grpo"}
+    (found,) = of_before.of_this_version({"stages": {"one": stage}})["stages"].values()
+    assert then.items() <= found[group].items()
+    today = vars(METHODS[method]()) if group != "rl" else vars(RlConfig())
+    assert all(today[name] != value for name, value in then.items())
 
 
 def test_a_run_of_before_weighs_groups_and_stops_as_it_did():

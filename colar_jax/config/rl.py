@@ -13,6 +13,7 @@ _CHOICES = {
     "stop_credit": ("decision", "answer"),
     "overlong": ("count", "no_advantage", "left_out"),
     "first_latent": ("all", "best"),
+    "first_latent_by": ("response", "latents"),
     "noise": ("two_sided", "one_sided"),
 }
 
@@ -56,6 +57,8 @@ class RlConfig:
     credit_forced_stops: bool = False  # whether the end of a chain cut at the limit counts as a stop, as published
     overlong: str = "count"  # chains cut at the limit: count; no_advantage; left_out (of the group's mean and std, too)
     first_latent: str = "all"  # whose first latents learn: all; best: of the good rollouts only the most likely
+    # What makes it so: the mean log-probability of latents and answer (response), or of latents alone.
+    first_latent_by: str = binding("response", before="latents")
     min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
     rollout_dropout: bool = False  # the adapters' dropout is on: one mask a rollout, and the same in its updates
     noise: str = "two_sided"  # of latents; one_sided: the size of a normal draw, so that latents lie above the mean

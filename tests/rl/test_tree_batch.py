@@ -21,12 +21,15 @@ def test_forced_stops_and_forced_starts_are_nobodys_decision():
     assert sampled.forced_stop_B.any() and not sampled.forced_stop_B.all()
 
 
-def test_one_winner_for_the_first_latent():
-    """Of the good rollouts the one that was likeliest, answer included; where none is good all first latents count."""
+@pytest.mark.parametrize("by", ["response", "latents"])
+def test_one_winner_for_the_first_latent(by):
+    """Of the good rollouts the one that was likeliest; where none is good the first latents of all count."""
     sampled = rollouts()
     advantages_BG = np.array([[1, -1, 0.5, -0.5]] * (len(PROMPTS) - 1) + [[-1, -1, -1, 0]])
     everyone = batch_of(sampled, advantages_BG).terms["latent"].weights
-    best = batch_of(sampled, advantages_BG, rl=RlConfig(first_latent="best")).terms["latent"].weights
+    best = (
+        batch_of(sampled, advantages_BG, rl=RlConfig(first_latent="best", first_latent_by=by)).terms["latent"].weights
+    )
     np.testing.assert_array_equal(best[..., 1:], everyone[..., 1:])
     of_latents, of_answers = (
         [row[:count] for row, count in zip(log_probs, counts, strict=True)]
@@ -35,7 +38,8 @@ def test_one_winner_for_the_first_latent():
             (sampled.answer_log_probs_BA, sampled.num_answer_tokens_B),
         )
     )
-    means_B = [np.concatenate(of_chain).mean() for of_chain in zip(of_latents, of_answers, strict=True)]
+    of_responses = [np.concatenate(parts) for parts in zip(of_latents, of_answers, strict=True)]
+    means_B = [of_chain.mean() for of_chain in (of_responses if by == "response" else of_latents)]
     means_BG = np.reshape(means_B, (-1, G))
     for row in range(len(PROMPTS) - 1):
         winner = 0 if means_BG[row, 0] > means_BG[row, 2] else 2
