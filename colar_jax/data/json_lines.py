@@ -67,7 +67,11 @@ def find_split_file(folder: Path, split: str) -> Path:
     if present:
         raise UserError(f"{folder} has both {wanted[0].name} and {wanted[1].name}: remove one")
     others = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
-    raise UserError(f"{folder} has no {wanted[0].name} or {wanted[1].name}, only {', '.join(others) or 'other files'}")
+    train = next((name for name in others if split == "val" and name.startswith("train.")), None)
+    hint = f". Name {folder / train} itself, and a tenth of it is the validation set (data.held_out)" if train else ""
+    raise UserError(
+        f"{folder} has no {wanted[0].name} or {wanted[1].name}, only {', '.join(others) or 'other files'}{hint}"
+    )
 
 
 def parse_problem(record: object) -> Problem:

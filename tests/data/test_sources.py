@@ -115,6 +115,17 @@ def test_a_cut_off_gzip_file_says_so(tmp_path):
         load_problems(str(path), "train")
 
 
+def test_a_folder_as_gsm8k_has_it_is_told_to_name_its_training_file(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.jsonl", EGGS)
+    hint = f"Name {tmp_path}/train.jsonl itself, and a tenth of it is the validation set (data.held_out)"
+    with fails_with(f"{tmp_path} has no val.jsonl or val.jsonl.gz, only test.jsonl, train.jsonl. {hint}"):
+        load_problems(str(tmp_path), "val")
+    (tmp_path / "test.jsonl").unlink()
+    with fails_with(f"{tmp_path} has no test.jsonl or test.jsonl.gz, only train.jsonl"):
+        load_problems(str(tmp_path), "test")
+
+
 def test_another_ending_is_refused(tmp_path):
     path = write(tmp_path / "some.json", EGGS)
     with fails_with(f"{path}: a file of problems is JSON Lines and its name ends in .jsonl or .jsonl.gz"):
