@@ -8,9 +8,12 @@ from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Mean |log ratio| of an iteration's last terms, of whole latents: a policy that moved by e^2 within one iteration has
-# left its rollouts. With the settings of configs/arithmetic.py:rl it moves by 0.1 to 0.2.
-_LOST_LOG_RATIO = 2.0
+# A term (a latent as a whole) whose |log ratio| is above this has left its rollout. With the settings of
+# configs/arithmetic.py:rl terms move by 0.1 to 0.2 in the mean.
+LOST_LOG_RATIO = 2.0
+# Share of an iteration's last terms, from which on the policy has left its rollouts. A share, not the mean: a few latents
+# that move by hundreds of nats are no collapse, and nothing comes of them, since they are clipped.
+_MOSTLY_LOST = 0.5
 # Between decoder and update. An answer token at the edge of the nucleus may be inside for one of the two only, which
 # bfloat16 makes common: 0.12 on a healthy model (docs/rl.md).
 _GAPS = {
@@ -116,7 +119,7 @@ class Health:
                 f"{values['zero_variance']:.0%} of the groups have one reward only, and teach nothing: other "
                 "questions, more generations or a higher temperature are needed"
             )
-        if self.config.latent_ratio == "reduced" and values.get("log_ratio/latent", 0.0) > _LOST_LOG_RATIO:
+        if self.config.latent_ratio == "reduced" and values.get("log_ratio/latent", 0.0) > LOST_LOG_RATIO:
             alarms["unclipped"] = (
                 f"a latent's density changed by a factor of e^{values['log_ratio/latent']:.3g} in the mean within one "
                 "iteration, which the ratio of means over dimensions hardly shows: rl.latent_ratio='whole' clips it"
@@ -138,18 +141,19 @@ class Health:
     def _collapse(self, values: dict[str, float]) -> str:
         # What is clipped is what tells: with reduced ratios the whole ones are an alarm.
         of_latents = "latent" if self.config.latent_ratio == "whole" else "latent_reduced"
-        lost = max(values.get(f"log_ratio/{kind}", 0.0) for kind in (of_latents, "decision", "answer", "choice"))
+        lost, kind = max((values.get(f"lost/{kind}", 0.0), kind) for kind in (of_latents, "decision", "answer", "choice"))
+        explode = (
+            f"ratios explode: within one iteration {lost:.0%} of the {kind} terms moved by more than {LOST_LOG_RATIO:g} "
+            f"nats, in the mean by {values.get(f'log_ratio/{kind}', 0.0):.3g}"
+        )
         floor = "raise rl.min_std, " if "latent_entropy" in values else ""  # of Gaussian latents
-        if lost > _LOST_LOG_RATIO and not floor:
+        if lost > _MOSTLY_LOST and not floor:
+            return f"{explode}: lower optimizer.learning_rate, or hold the policy with rl.beta"
+        if lost > _MOSTLY_LOST:
             return (
-                f"ratios explode: mean |log ratio| {lost:.3g}: lower optimizer.learning_rate, or hold the policy with "
-                "rl.beta"
-            )
-        if lost > _LOST_LOG_RATIO:
-            return (
-                f"ratios explode: mean |log ratio| {lost:.3g} (latent std {values.get('latent_std', 0):.3g}). Where"
-                " the standard deviation is small every step leaves the policy that sampled: raise rl.min_std (0.2 of "
-                "the embedding scale is stable), or lower optimizer.learning_rate"
+                f"{explode} (latent std {values.get('latent_std', 0):.3g}). Where the standard deviation is small every "
+                "step leaves the policy that sampled: raise rl.min_std (0.2 of the embedding scale is stable), or lower "
+                "optimizer.learning_rate"
             )
         if self.iterations > _SETTLED and self.accuracy < _COLLAPSED * self.best:
             return (

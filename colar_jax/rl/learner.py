@@ -162,7 +162,7 @@ def _of_updates(metrics: list[dict[str, Metric]]) -> dict[str, Metric]:
     """All updates added up; but the gap, which means something only before the first, and the last drift."""
     if not metrics:
         return {"updates": Metric(0, 1)}
-    last = [name for name in metrics[-1] if name.startswith("log_ratio/")]
+    last = [name for name in metrics[-1] if name.startswith(("log_ratio/", "lost/"))]
     gaps = {name: metric for name, metric in metrics[0].items() if name.startswith("gap/")}
     ends = {name: metrics[-1][name] for name in last}
     return merge(*metrics) | gaps | ends | {"updates": Metric(len(metrics), 1)}

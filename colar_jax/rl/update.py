@@ -19,6 +19,7 @@ from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
+from colar_jax.rl.health import LOST_LOG_RATIO
 from colar_jax.rl.rescoring import floor_of, rescore
 from colar_jax.rl.term_scores import Rescored
 from colar_jax.rl.tree_batch import CHOICE, KINDS, Terms, TreeBatch, sum_over
@@ -117,10 +118,12 @@ def _of_kind(kind: str, now: Rescored, before: Rescored | None, batch: TreeBatch
     metrics[f"loss/{kind}"] = Metric(own_loss, share)
     metrics[f"clip_fraction/{kind}"] = Metric(jnp.sum(is_clipped & mask), count)
     metrics[f"ratio/{kind}"] = Metric(jnp.sum(jnp.where(mask, ratios, 0.0)), count)
-    metrics[f"log_ratio/{kind}"] = Metric(size * jnp.sum(gaps * mask), count)
+    scales = {kind: size}
     if kind == "latent" and rl.latent_ratio == "reduced":
-        reduced = sum_over(size, rl.log_prob_reduction)
-        metrics["log_ratio/latent_reduced"] = Metric(reduced * jnp.sum(gaps * mask), count)
+        scales["latent_reduced"] = sum_over(size, rl.log_prob_reduction)
+    for name, scale in scales.items():
+        metrics[f"log_ratio/{name}"] = Metric(scale * jnp.sum(gaps * mask), count)
+        metrics[f"lost/{name}"] = Metric(jnp.sum((scale * gaps > LOST_LOG_RATIO) & mask), count)
     # The mean of the parts' largest, as metrics are summed over parts. A latent's gap is a mean over dimensions.
     metrics[f"gap/{kind}"] = Metric(jnp.max(gaps) * share, share)
     return own_loss, metrics

@@ -273,8 +273,8 @@ def numbers_of_an_update(method: str, adapted: str, mesh_name: str) -> dict[str,
     frozen = put(frozen, shardings_of(specs_for(frozen, specs), mesh))
     rows = put_rows(batch_of(sampled, sampling=sampling, num_rows=8), mesh)
     state, metrics = step(state, frozen, rows, jax.random.key(0))
-    # At the first update both are nothing but rounding.
-    is_rounding = ("gap/", "log_ratio/")
+    # At the first update these are nothing but rounding.
+    is_rounding = ("gap/", "log_ratio/", "lost/")
     numbers = {f"metrics/{name}": value for name, value in divide(metrics).items() if not name.startswith(is_rounding)}
     gradients = traverse_util.flatten_dict(jax.device_get(state.optimizer), sep="/")
     return numbers | {f"gradients/{name}": leaf for name, leaf in gradients.items()}

@@ -94,7 +94,7 @@ def test_what_the_stage_leaves_behind(finished):
     for name in ("reward", "accuracy", "length", "reward_spread", "zero_variance", "forced_stops", "loss", "updates"):
         assert name in lines[0], name
     for kind in ("latent", "decision", "answer"):
-        for name in ("gap", "ratio", "clip_fraction", "kl", "log_ratio"):
+        for name in ("gap", "ratio", "clip_fraction", "kl", "log_ratio", "lost"):
             assert np.isfinite(lines[0][f"{name}/{kind}"]), (name, kind)
         assert lines[0][f"gap/{kind}"] < 1e-4
     assert lines[0]["latent_std"] > 0 and 0 <= lines[0]["latent_std_at_bound"] <= 1

@@ -56,28 +56,34 @@ def test_an_entropy_bonus_that_does_nothing_is_refused_at_the_first_update(floor
 
 def test_exploding_ratios_end_the_run_and_say_why():
     with pytest.raises(Collapsed, match=r"iteration 3: ratios explode.*raise rl.min_std"):
-        health().look(3, WELL | {"log_ratio/latent": 7.0, "latent_std": 0.002})
+        health().look(3, WELL | {"lost/latent": 0.9, "log_ratio/latent": 7.0, "latent_std": 0.002})
+
+
+def test_a_few_latents_that_move_far_do_not(caplog):
+    """Seen in a healthy run: nine of ten latents hardly moved, and the mean was 2.4 nats for one iteration."""
+    health().look(29, WELL | {"lost/latent": 0.08, "log_ratio/latent": 2.42})
+    assert not caplog.records
 
 
 def test_latents_that_are_no_gaussians_have_no_floor_to_raise():
     with pytest.raises(Collapsed, match=r"ratios explode.*: lower optimizer.learning_rate, or hold the") as collapsed:
-        health().look(3, OTHER_LATENTS | {"log_ratio/answer": 7.0})
+        health().look(3, OTHER_LATENTS | {"lost/answer": 0.9, "log_ratio/answer": 7.0})
     assert "min_std" not in str(collapsed.value)
 
 
 def test_reduced_ratios_end_the_run_as_ever_and_whole_ones_are_an_alarm(caplog):
     """A run that clips as published goes on where its own ratios are small."""
     watched = health(latent_ratio="reduced")
-    watched.look(1, WELL | {"log_ratio/latent": 7.0, "log_ratio/latent_reduced": 0.05})
+    watched.look(1, WELL | {"log_ratio/latent": 7.0, "lost/latent": 0.9, "lost/latent_reduced": 0.0})
     assert "changed by a factor of e^7" in caplog.text and "rl.latent_ratio='whole' clips it" in caplog.text
     with pytest.raises(Collapsed, match="ratios explode"):
-        watched.look(2, WELL | {"log_ratio/latent": 400.0, "log_ratio/latent_reduced": 3.0})
+        watched.look(2, WELL | {"log_ratio/latent": 400.0, "lost/latent_reduced": 0.9})
 
 
 def test_a_collapse_that_does_not_end_the_run_is_a_warning(caplog):
     watched = health(stop_on_collapse=False)
     for step in range(1, 25):
-        watched.look(step, WELL | {"log_ratio/latent": 7.0})
+        watched.look(step, WELL | {"lost/latent": 0.9})
     assert ["ratios explode" in record.getMessage() for record in caplog.records] == [True, True]
 
 
