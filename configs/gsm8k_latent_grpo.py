@@ -32,7 +32,7 @@ def get_config(argument: str = ""):
     stage = config.stages.rl = _rewarded("latent_sft")
     stage.latent_sft.update(config.stages.latent_sft.latent_sft)
     # Noise on scores that only lifts them; of the good rollouts one first latent wins.
-    stage.rl.update(noise="one_sided", first_latent="best")
+    stage.rl.update(noise="one_sided", first_latent="best_response")
     # Ratios of means over the ten scores of a latent.
     stage.rl.update(latent_ratio="reduced", log_prob_reduction="mean")
     if argument == "smoke":

@@ -78,7 +78,7 @@ def test_rewards_of_k_hot_latents_are_those_of_their_paper():
     get_config = runpy.run_path(str(ARITHMETIC.with_stem("gsm8k_latent_grpo")))["get_config"]
     stage = resolve(get_config()).stages["rl"]
     rl, method = stage.rl, stage.bound_method
-    assert (rl.noise, rl.first_latent, rl.overlong, rl.dual_clip) == ("one_sided", "best", "no_advantage", 3.0)
+    assert (rl.noise, rl.first_latent, rl.overlong, rl.dual_clip) == ("one_sided", "best_response", "no_advantage", 3.0)
     assert (rl.latent_ratio, rl.log_prob_reduction, rl.loss_aggregation) == ("reduced", "mean", "token")
     assert (rl.num_questions, rl.num_generations, rl.minibatch_size, rl.epsilon, rl.beta) == (64, 8, 16 * 8, 0.2, 0.0)
     assert (method.top_k, method.speeds, stage.optimizer.learning_rate, stage.epochs) == (10, "2", 1e-6, 10.0)

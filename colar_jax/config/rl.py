@@ -12,8 +12,7 @@ _CHOICES = {
     "centre": ("prompt", "group"),
     "stop_credit": ("decision", "answer"),
     "overlong": ("count", "no_advantage", "left_out"),
-    "first_latent": ("all", "best"),
-    "first_latent_by": ("response", "latents"),
+    "first_latent": ("all", "best", "best_response"),
     "noise": ("two_sided", "one_sided"),
 }
 
@@ -56,9 +55,9 @@ class RlConfig:
     stop_credit: str = "decision"
     credit_forced_stops: bool = False  # whether the end of a chain cut at the limit counts as a stop, as published
     overlong: str = "count"  # chains cut at the limit: count; no_advantage; left_out (of the group's mean and std, too)
-    first_latent: str = "all"  # whose first latents learn: all; best: of the good rollouts only the most likely
-    # What makes it so: the mean log-probability of latents and answer (response), or of latents alone.
-    first_latent_by: str = binding("response", before="latents")
+    # Whose first latents learn: all; best: of the good rollouts that with the likeliest latents; best_response: of the good
+    # ones that with the likeliest latents and answer.
+    first_latent: str = "all"
     min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
     rollout_dropout: bool = False  # the adapters' dropout is on: one mask a rollout, and the same in its updates
     noise: str = "two_sided"  # of latents; one_sided: the size of a normal draw, so that latents lie above the mean

@@ -105,7 +105,7 @@ _LATENT_SFT: dict[str, object] = {
 _LATENT_GRPO: dict[str, object] = {
     "trainer": "grpo",
     "rl.noise": "one_sided",
-    "rl.first_latent": "best",
+    "rl.first_latent": "best_response",
     "rl.overlong": "no_advantage",
     "rl.loss_aggregation": "token",
     "rl.dual_clip": 3.0,

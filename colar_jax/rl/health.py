@@ -141,7 +141,9 @@ class Health:
     def _collapse(self, values: dict[str, float]) -> str:
         # What is clipped is what tells: with reduced ratios the whole ones are an alarm.
         of_latents = "latent" if self.config.latent_ratio == "whole" else "latent_reduced"
-        lost, kind = max((values.get(f"lost/{kind}", 0.0), kind) for kind in (of_latents, "decision", "answer", "choice"))
+        lost, kind = max(
+            (values.get(f"lost/{kind}", 0.0), kind) for kind in (of_latents, "decision", "answer", "choice")
+        )
         explode = (
             f"ratios explode: within one iteration {lost:.0%} of the {kind} terms moved by more than {LOST_LOG_RATIO:g} "
             f"nats, in the mean by {values.get(f'log_ratio/{kind}', 0.0):.3g}"

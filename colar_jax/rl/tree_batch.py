@@ -150,8 +150,6 @@ def weights_of(masks: dict[str, np.ndarray], rl: RlConfig) -> dict[str, np.ndarr
 def _only_the_best_first(weights: dict[str, np.ndarray], log_probs_B: np.ndarray, advantages_BG: np.ndarray) -> None:
     """Of a prompt's good rollouts only that with the highest mean log-probability keeps its first latent's term.
 
-    The mean is over latents and answer, both of which are one response in the authors' code (`rl.first_latent_by`).
-
     All others lose it, bad ones too, so that one first step wins; where none is good all stay (arXiv 2604.27998, code).
     """
     is_good_BG = advantages_BG > 0
@@ -183,8 +181,8 @@ def assemble(
     G = len(decoded.num_thoughts_B) // len(prompts)
     by_prompt = {kind: mask.reshape(len(prompts), G, mask.shape[1]) for kind, mask in masks.items()}
     all_weights = weights_of(by_prompt, rl)
-    if rl.first_latent == "best":
-        kinds = ("latent", "answer") if rl.first_latent_by == "response" else ("latent",)
+    if rl.first_latent != "all":
+        kinds = ("latent", "answer") if rl.first_latent == "best_response" else ("latent",)
         sum_B = sum(np.where(masks[kind], log_probs[kind], 0).sum(axis=1) for kind in kinds)
         count_B = sum(masks[kind].sum(axis=1) for kind in kinds)
         _only_the_best_first(all_weights, sum_B / np.maximum(count_B, 1), advantages_BG)

@@ -21,15 +21,13 @@ def test_forced_stops_and_forced_starts_are_nobodys_decision():
     assert sampled.forced_stop_B.any() and not sampled.forced_stop_B.all()
 
 
-@pytest.mark.parametrize("by", ["response", "latents"])
-def test_one_winner_for_the_first_latent(by):
+@pytest.mark.parametrize("which", ["best", "best_response"])
+def test_one_winner_for_the_first_latent(which):
     """Of the good rollouts the one that was likeliest; where none is good the first latents of all count."""
     sampled = rollouts()
     advantages_BG = np.array([[1, -1, 0.5, -0.5]] * (len(PROMPTS) - 1) + [[-1, -1, -1, 0]])
     everyone = batch_of(sampled, advantages_BG).terms["latent"].weights
-    best = (
-        batch_of(sampled, advantages_BG, rl=RlConfig(first_latent="best", first_latent_by=by)).terms["latent"].weights
-    )
+    best = batch_of(sampled, advantages_BG, rl=RlConfig(first_latent=which)).terms["latent"].weights
     np.testing.assert_array_equal(best[..., 1:], everyone[..., 1:])
     of_latents, of_answers = (
         [row[:count] for row, count in zip(log_probs, counts, strict=True)]
@@ -39,7 +37,7 @@ def test_one_winner_for_the_first_latent(by):
         )
     )
     of_responses = [np.concatenate(parts) for parts in zip(of_latents, of_answers, strict=True)]
-    means_B = [of_chain.mean() for of_chain in (of_responses if by == "response" else of_latents)]
+    means_B = [of_chain.mean() for of_chain in (of_responses if which == "best_response" else of_latents)]
     means_BG = np.reshape(means_B, (-1, G))
     for row in range(len(PROMPTS) - 1):
         winner = 0 if means_BG[row, 0] > means_BG[row, 2] else 2
