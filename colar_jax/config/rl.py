@@ -55,8 +55,8 @@ class RlConfig:
     stop_credit: str = "decision"
     credit_forced_stops: bool = False  # whether the end of a chain cut at the limit counts as a stop, as published
     overlong: str = "count"  # chains cut at the limit: count; no_advantage; left_out (of the group's mean and std, too)
-    # Whose first latents learn: all; best: of the good rollouts that with the likeliest latents; best_response: of the good
-    # ones that with the likeliest latents and answer.
+    # Whose first latents learn: all; best: of the good rollouts that with the likeliest latents; best_response: of the
+    # good ones that with the likeliest latents and answer.
     first_latent: str = "all"
     min_std: float = 0.2  # floor of the latents' standard deviation, in embedding scales; 0: none, as published
     rollout_dropout: bool = False  # the adapters' dropout is on: one mask a rollout, and the same in its updates

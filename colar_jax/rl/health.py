@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 # A term (a latent as a whole) whose |log ratio| is above this has left its rollout. With the settings of
 # configs/arithmetic.py:rl terms move by 0.1 to 0.2 in the mean.
 LOST_LOG_RATIO = 2.0
-# Share of an iteration's last terms, from which on the policy has left its rollouts. A share, not the mean: a few latents
-# that move by hundreds of nats are no collapse, and nothing comes of them, since they are clipped.
+# Share of an iteration's last terms, from which on the policy has left its rollouts. A share, not the mean: a few
+# latents that move by hundreds of nats are no collapse, and nothing comes of them, since they are clipped.
 _MOSTLY_LOST = 0.5
 # Between decoder and update. An answer token at the edge of the nucleus may be inside for one of the two only, which
 # bfloat16 makes common: 0.12 on a healthy model (docs/rl.md).
@@ -145,17 +145,17 @@ class Health:
             (values.get(f"lost/{kind}", 0.0), kind) for kind in (of_latents, "decision", "answer", "choice")
         )
         explode = (
-            f"ratios explode: within one iteration {lost:.0%} of the {kind} terms moved by more than {LOST_LOG_RATIO:g} "
-            f"nats, in the mean by {values.get(f'log_ratio/{kind}', 0.0):.3g}"
+            f"ratios explode: within one iteration {lost:.0%} of the {kind} terms moved by more than "
+            f"{LOST_LOG_RATIO:g} nats, in the mean by {values.get(f'log_ratio/{kind}', 0.0):.3g}"
         )
         floor = "raise rl.min_std, " if "latent_entropy" in values else ""  # of Gaussian latents
         if lost > _MOSTLY_LOST and not floor:
             return f"{explode}: lower optimizer.learning_rate, or hold the policy with rl.beta"
         if lost > _MOSTLY_LOST:
             return (
-                f"{explode} (latent std {values.get('latent_std', 0):.3g}). Where the standard deviation is small every "
-                "step leaves the policy that sampled: raise rl.min_std (0.2 of the embedding scale is stable), or lower "
-                "optimizer.learning_rate"
+                f"{explode} (latent std {values.get('latent_std', 0):.3g}). Where the standard deviation is small "
+                "every step leaves the policy that sampled: raise rl.min_std (0.2 of the embedding scale is stable), "
+                "or lower optimizer.learning_rate"
             )
         if self.iterations > _SETTLED and self.accuracy < _COLLAPSED * self.best:
             return (
