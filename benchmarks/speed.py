@@ -10,7 +10,8 @@ opponent (`torch_side.py`) pads and loops as the published code does. Each side 
 two take turns, so that a change of the machine's mood hits both; the ratio is of the medians. Peak memory is the
 process's own. On a GPU it is what was allocated on the device at most (not what the allocators keep; ours includes what
 XLA tries its kernels with), no matrix product is rounded to TF32 on either side, and a round repeats its work for at
-least a second.
+least a second. On a CPU our programs keep the memory that they free (`runs/freed_memory.py`), and so does our side here;
+`--keeps` says which sides do: ours, both or none.
 
     sft_ragged   CoLaR training on the length mix of GSM8K (512 problems, Llama-3 tokens), speeds 1 to 5 drawn: for the
                  opponent one for each batch of 32, for us one for each example
@@ -34,6 +35,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from colar_jax.runs.freed_memory import keep_freed_memory
 
 HERE = Path(__file__).parent
 VOCAB, FIRST_ID = 4096, 3
@@ -182,8 +185,10 @@ def one_round(run, side: str, device: str) -> float:
     return examples / seconds
 
 
-def work(side: str, task: str, device: str) -> None:
+def work(side: str, task: str, device: str, keeps: str) -> None:
     """A worker process: one warm-up, then a round of work for each line read."""
+    if device == "cpu" and keeps in ("both", {"jax": "ours"}.get(side)):
+        keep_freed_memory()
     run = torch_task(task, device) if side == "torch" else jax_task(task)
     run()
     if device == "gpu":  # one call leaves PyTorch's allocator and XLA's graphs cold
@@ -195,9 +200,9 @@ def work(side: str, task: str, device: str) -> None:
         print(json.dumps({"examples_per_second": rate, "peak_gib": peak, "facts": facts}), flush=True)
 
 
-def compare(task: str, rounds: int, device: str) -> dict[str, list[dict]]:
+def compare(task: str, rounds: int, device: str, keeps: str) -> dict[str, list[dict]]:
     """Both sides' measurements, taken in turns."""
-    command = [sys.executable, __file__, "--device", device, "--task", task, "--side"]
+    command = [sys.executable, __file__, "--device", device, "--keeps", keeps, "--task", task, "--side"]
     # One card for both, the first where the user names none.
     environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ, **ENVIRONMENT[device]}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -224,17 +229,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tasks", default="sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration")
     parser.add_argument("--device", choices=tuple(ENVIRONMENT), default="cpu")
+    parser.add_argument("--keeps", choices=("ours", "both", "none"), default="ours")
     parser.add_argument("--side", choices=("torch", "jax"), help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        work(options.side, options.task, options.device)
+        work(options.side, options.task, options.device, options.keeps)
         return
     peaks = "peak GiB" if options.device == "cpu" else "peak device GiB"
     print(f"| task | PyTorch examples/s | colar_jax examples/s | ratio | (min, max) | {peaks} PyTorch / colar_jax |")
     print("| --- | --- | --- | --- | --- | --- |")
     for task in options.tasks.split(","):
-        measured = compare(task, options.rounds, options.device)
+        measured = compare(task, options.rounds, options.device, options.keeps)
         rate = {side: [m["examples_per_second"] for m in values] for side, values in measured.items()}
         peak = {side: max(m["peak_gib"] for m in values) for side, values in measured.items()}
         medians = {side: statistics.median(values) for side, values in rate.items()}

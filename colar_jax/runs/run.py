@@ -40,6 +40,7 @@ from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import require_32_bits, require_devices
 from colar_jax.parallel.sharding import LogicalAxes, logical_axes
 from colar_jax.rl.reward_list import check_credit
+from colar_jax.runs.freed_memory import keep_freed_memory
 from colar_jax.runs.run_model import RunModel, make_model, model_name
 from colar_jax.training.state import Tree
 from colar_jax.weights.base_model import base_folder, base_identity
@@ -168,8 +169,10 @@ def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all", fo
     _check_names(config)
     require_devices()
     require_32_bits()
-    if config.model.dtype == "bfloat16" and jax.default_backend() == "cpu":
-        logger.warning("bfloat16 is many times slower than float32 on a CPU: set --config.model.dtype=float32")
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+        if config.model.dtype == "bfloat16":
+            logger.warning("bfloat16 is many times slower than float32 on a CPU: set --config.model.dtype=float32")
     folder = base_folder(config.model.base) if config.model.base else None
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
     splits = _LOAD[sets](config.data)
