@@ -10,8 +10,8 @@ opponent (`torch_side.py`) pads and loops as the published code does. Each side 
 two take turns, so that a change of the machine's mood hits both; the ratio is of the medians. Peak memory is the
 process's own. On a GPU it is what was allocated on the device at most (not what the allocators keep; ours includes what
 XLA tries its kernels with), no matrix product is rounded to TF32 on either side, and a round repeats its work for at
-least a second. On a CPU our programs keep the memory that they free (`runs/freed_memory.py`), and so does our side here;
-`--keeps` says which sides do: ours, both or none.
+least a second. On a CPU our programs keep the memory that they free (`runs/freed_memory.py`), and so does our side
+here; `--keeps` says which sides do: ours, both or none.
 
     sft_ragged   CoLaR training on the length mix of GSM8K (512 problems, Llama-3 tokens), speeds 1 to 5 drawn: for the
                  opponent one for each batch of 32, for us one for each example

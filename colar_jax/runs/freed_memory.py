@@ -26,4 +26,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # no mallopt; no C library to be found under this name
         return False
-    return all([mallopt(parameter, value) for parameter, value in _SETTINGS.items()])
+    taken = [mallopt(parameter, value) for parameter, value in _SETTINGS.items()]
+    return all(taken)
