@@ -12,11 +12,12 @@ from golden.authors import case
 from colar_jax.data.packing import RowShape, fill
 from colar_jax.methods import icot
 from colar_jax.methods.icot import Icot
+from colar_jax.methods.thinking.schedule import extra_removed
 
 PER_EPOCH, REMOVED, BEYOND = case.recorded("icot")["settings"].tolist()
 METHOD = Icot(removed_per_epoch=REMOVED, all_beyond=BEYOND, smoothing=0.0)
 SHAPE = RowShape(positions=36, tokens=36, supervised=32)
-NUM_STEPS = len({name.split("/")[0] for name in case.recorded("icot")} - {"settings"})
+NUM_STEPS = len({name.split("/")[0] for name in case.recorded("icot")} - {"settings", "smoothing"})
 
 
 def problems():
@@ -40,6 +41,14 @@ def test_what_is_removed():
         layout, ids = layout_of(number), case.of_variant("icot", f"step{number}")["ids"]
         np.testing.assert_array_equal(np.append(layout.token_ids_T, case.EOS), ids)
     assert NUM_STEPS == 20
+
+
+def test_how_many_more_are_removed():
+    """The share of examples that have n more removed, of theirs with a lambda of 0.7."""
+    uniform = (np.arange(20_000) + 0.5) / 20_000
+    removed = [extra_removed(0.7, float(number)) for number in uniform]
+    shares = np.bincount(removed, minlength=8)[:8] / len(removed)
+    np.testing.assert_allclose(shares, case.recorded("icot")["smoothing"], atol=1e-4)
 
 
 @pytest.mark.parametrize("number", [0, 9, 19])

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from pipeline.tiny import tiny_config_dict, untimed_metrics
+from pipeline.tiny import saved_by, tiny_config_dict, untimed_metrics
 
 import colar_jax
 from colar_jax.config import resolve, stage_defaults
@@ -56,14 +56,6 @@ def finished(tmp_path_factory):
     return workdir, pipeline.train(config_of(workdir))
 
 
-def saved(stage_folder):
-    with Checkpoints(stage_folder / "checkpoints") as checkpoints:
-        metadata = checkpoints._metadata(ITERATIONS).metadata
-        abstract = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in metadata.items()}
-        leaves = {path: np.asarray(leaf).tobytes() for path, leaf in checkpoints.restore(ITERATIONS, abstract).items()}
-        return leaves, checkpoints.read(ITERATIONS)[1]["trainer"]
-
-
 def test_the_head_alone_learns_and_its_price_follows_the_budget(finished):
     workdir, results = finished
     run = prepare(config_of(workdir))
@@ -104,7 +96,8 @@ def test_a_run_that_breaks_off_goes_on_to_the_same_end(finished, tmp_path, monke
     with Checkpoints(tmp_path / "run" / "auto_rl" / "checkpoints") as checkpoints:
         assert 0 < checkpoints.latest_step() < ITERATIONS
     pipeline.train(config)
-    assert saved(tmp_path / "run" / "auto_rl") == saved(whole / "auto_rl")
+    ours, expected = (saved_by(workdir / "auto_rl", ITERATIONS) for workdir in (tmp_path / "run", whole))
+    assert ours == expected
     assert untimed_metrics(tmp_path / "run" / "auto_rl") == untimed_metrics(whole / "auto_rl")
 
 

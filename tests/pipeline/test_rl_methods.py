@@ -7,11 +7,9 @@ import signal
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
 from pipeline.test_rl import DRIVER
-from pipeline.tiny import ROOT, untimed_metrics, without_times
+from pipeline.tiny import ROOT, saved_by, untimed_metrics, without_times
 
 from colar_jax.config import resolve
 from colar_jax.errors import UserError
@@ -20,7 +18,6 @@ from colar_jax.report.files import read_report
 from colar_jax.rl import grpo
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
-from colar_jax.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.slow  # two runs of two stages, and as many again
 
@@ -64,16 +61,6 @@ def finished(request, tmp_path_factory):
     return request.param, workdir
 
 
-def saved(workdir) -> tuple[dict[str, bytes], dict]:
-    """Every leaf of the last checkpoint of the stage, and what was saved beside it."""
-    with Checkpoints(workdir / "rl" / "checkpoints") as checkpoints:
-        assert checkpoints.latest_step() == ITERATIONS
-        metadata = checkpoints._metadata(ITERATIONS).metadata
-        abstract = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in metadata.items()}
-        leaves = {path: np.asarray(leaf).tobytes() for path, leaf in checkpoints.restore(ITERATIONS, abstract).items()}
-        return leaves, checkpoints.read(ITERATIONS)[1]["trainer"]
-
-
 def test_what_the_stage_leaves_behind(finished):
     method, workdir = finished
     lines = read_metrics(workdir / "rl")
@@ -90,7 +77,8 @@ def test_what_the_stage_leaves_behind(finished):
 
 
 def assert_the_same_end(workdir, expected):
-    for actual, of_finished in zip(saved(workdir), saved(expected), strict=True):
+    both = (saved_by(folder / "rl", ITERATIONS) for folder in (workdir, expected))
+    for actual, of_finished in zip(*both, strict=True):
         assert actual == of_finished
     assert untimed_metrics(workdir / "rl") == untimed_metrics(expected / "rl")
     assert without_times(read_report(workdir)) == without_times(read_report(expected))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from colar_jax.config import Config, resolve
@@ -122,6 +124,16 @@ def untimed_metrics(stage_folder: Path) -> list[dict]:
     """The lines of metrics.jsonl without what differs from one run to the next."""
     lines = read_metrics(stage_folder)
     return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def saved_by(stage_folder: Path, step: int) -> tuple[dict[str, bytes], dict]:
+    """Every leaf of the checkpoint of a stage's end, and what its trainer saved beside it."""
+    with Checkpoints(stage_folder / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() == step
+        metadata = checkpoints._metadata(step).metadata
+        abstract = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in metadata.items()}
+        leaves = {path: np.asarray(leaf).tobytes() for path, leaf in checkpoints.restore(step, abstract).items()}
+        return leaves, checkpoints.read(step)[1]["trainer"]
 
 
 def without_times(report: dict) -> dict:

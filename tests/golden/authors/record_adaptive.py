@@ -25,12 +25,16 @@ from torch_case import (
     parameters_of,
     problems,
     stand_in,
+    under,
     write,
 )
 from transformers import AutoModelForCausalLM
 
 START, GO_ON, STOP, END = range(VOCABULARY, VOCABULARY + 4)
 MOST, BASE = 4, 1  # a chain of s steps has BASE + s latents, no more than MOST
+# Shorter where all are right, longer where not, as they are released.
+LENGTHS = dict(relative_length_penalty=1e-4, relative_length_accuracy_requirement=1.0, relative_length_reward=0.1)
+NUM_GROUPS, GROUP = 6, 5
 TRAINING = SimpleNamespace(
     is_latent=True, latent_loss_calc_mode="smooth_l1", latent_loss_norm_mode="layerwise_std", mean_reasoning_loss=None,
     codi_loss=20.0, intermediate_block_latent_loss_range=None, min_latent_thinking_steps=None,
@@ -84,6 +88,27 @@ def batch() -> dict[str, torch.Tensor]:
     return out | {name: torch.zeros_like(out[like]) for name, like in nowhere.items()}
 
 
+def rewards(authors, rng) -> dict[str, np.ndarray]:
+    """Of groups of rollouts: one all right, one without a right one, one of one length, and others."""
+    right = rng.rand(NUM_GROUPS, GROUP) < 0.6
+    right[0], right[1] = True, False
+    lengths = rng.randint(1, 11, (NUM_GROUPS, GROUP))
+    lengths[2] = 4
+    texts = [str(number) for number in range(NUM_GROUPS * GROUP)]
+    rewarder = authors.RelativeLengthRewarder(
+        tokenizer=SimpleNamespace(batch_decode=lambda ids: texts),
+        num_generations=GROUP,
+        format_verifier=lambda **one: True,
+        answer_verifier=lambda completion, **one: bool(right.flat[int(completion)]),
+        length_judge=lambda completion, **one: int(lengths.flat[int(completion)]),
+        **LENGTHS,
+    )
+    groups = np.repeat(np.arange(NUM_GROUPS), GROUP).tolist()
+    found = rewarder(texts, texts, [[0]] * len(texts), groups, texts)
+    found = np.array(found, np.float32).reshape(right.shape)
+    return under("rewards", {"right": right, "lengths": lengths, "found": found})
+
+
 def main() -> None:
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
@@ -101,7 +126,7 @@ def main() -> None:
     out = {name: np.array(part, np.float32) for name, part in parts.items()} | gradient_norms(loss, parameters)
     (of_embedding,) = torch.autograd.grad(loss, [of_llama["llm.model.embed_tokens.weight"]])
     out["choice_norm"] = np.array(of_embedding[[GO_ON, STOP]].norm().item(), np.float32)
-    write("adaptive", out)
+    write("adaptive", out | rewards(importlib.import_module("src.rl.rewards"), np.random.RandomState(0)))
 
 
 if __name__ == "__main__":

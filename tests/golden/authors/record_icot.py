@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch_case import EOS, VOCABULARY, gradient_norms, llama_folder, parameters_of, problems, under, write
 
-EPOCHS, REMOVED_PER_EPOCH, ALL_BEYOND = 5, 2, 7
+EPOCHS, REMOVED_PER_EPOCH, ALL_BEYOND, SMOOTHING = 5, 2, 7, 0.7
 
 
 def text_file(folder: Path) -> Path:
@@ -61,6 +61,7 @@ def main() -> None:
     train.main()
     assert all(step["ids"][-1] == EOS for step in steps)
     out = {"settings": np.array([len(problems()), REMOVED_PER_EPOCH, ALL_BEYOND])}
+    out["smoothing"] = train.compute_lambda_distribution(SMOOTHING)[:8].numpy()
     for number, step in enumerate(steps):
         out |= under(f"step{number}", step)
     write("icot", out)
