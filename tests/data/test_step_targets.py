@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden.authors.case import of_variant
 
 from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.encoding import encode
@@ -78,3 +79,13 @@ def test_shares_sum_to_one_over_tokens_of_their_step(rule):
         ):
             assert shares.sum() == pytest.approx(1, abs=1e-6)
             assert set(ids.tolist()) <= set(encoded.steps[example][start:stop].tolist())
+
+
+@pytest.mark.parametrize("rule", ["mix", "temp"])
+def test_shares_are_those_of_the_authors_rules(rule):
+    """Theirs are in bfloat16 (golden/README.md); a token that stands in a step twice is another matter."""
+    recorded = of_variant("mixtures", "rules")
+    for number, step in enumerate(recorded["steps"].tolist()):
+        (shares,) = shares_of((step,), rule, EMBEDDED)
+        theirs = dict(zip(recorded[f"{number}/words"].tolist(), recorded[f"{number}/{rule}"].tolist(), strict=True))
+        assert shares == pytest.approx(theirs, rel=1e-2)

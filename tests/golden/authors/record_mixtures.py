@@ -30,6 +30,7 @@ from torch_case import (
 )
 
 GROUP = 2
+STEPS = ("<<16-3+4=17>>", "<<5*12=60>>", "<<2*3+8=14>>", "<<60/15=4>>")
 WEIGHTS = dict(ce_w=1.0, kl_w=0.7, sem_w=0.4)
 
 
@@ -107,6 +108,28 @@ def record(authors, name: str, latents: list, counts: list[int]) -> dict[str, np
     return kept | gradient_norms(output.loss, parameters_of(llama, "llm"))
 
 
+class Words(list):
+    """As much of a tokenizer as RuPLaR's rules use, a word a token."""
+
+    unk_token_id = -1
+
+    def encode(self, word: str, **options) -> list[int]:
+        return [self.index(word)]
+
+
+def rules(data) -> dict[str, np.ndarray]:
+    """The shares that RuPLaR's rules give the numbers and signs of steps, none of which stands twice."""
+    own, out = object.__new__(data.Stage2Dataset), {"steps": np.array(STEPS)}
+    for number, step in enumerate(STEPS):
+        words = Words(own.extract_key_tokens(step))
+        config = SimpleNamespace(_name_or_path="llama", vocab_size=len(words))
+        model = SimpleNamespace(tokenizer=words, config=config)
+        out[f"{number}/words"] = np.array(words)
+        out[f"{number}/mix"] = own.build_mixture_target(step, model).float().numpy()
+        out[f"{number}/temp"] = own.build_temperature_based_target(step, model).float().numpy()
+    return under("rules", out)
+
+
 def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
@@ -121,7 +144,8 @@ def main() -> None:
         latents = [latents_of(problem) for problem in problems()]
         counts = [len(one[0] if isinstance(one, tuple) else one) for one in latents]
         out |= under(module, record(importlib.import_module(module), name, latents, counts))
-    write("mixtures", out)
+    sys.path.insert(0, f"{sys.argv[1]}/src/soft_embedding")
+    write("mixtures", out | rules(importlib.import_module("data")))
 
 
 if __name__ == "__main__":
