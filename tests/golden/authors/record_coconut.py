@@ -32,7 +32,6 @@ from transformers import AutoModelForCausalLM
 
 SETTINGS = dict(max_latent_stage=3, c_thought=2, uniform_prob=0.0, no_cot=False)
 VARIANTS = {
-    "stage1": dict(stage=1),
     "stage3": dict(stage=3),
     "unpadded": dict(stage=4, pad_latent_to_max=False),
     "marked": dict(stage=1, markers=True, first=1),

@@ -25,10 +25,8 @@ from torch_case import (
 
 NUM_LATENTS = 3
 VARIANTS = {  # of their settings
-    "gamma_20": dict(distill_loss_factor=20.0, distill_loss_div_std=True),
-    "gamma_1": dict(distill_loss_factor=1.0, distill_loss_div_std=False, ref_loss_factor=0.5),
-    "last_step": dict(distill_loss_factor=20.0, distill_loss_div_std=True, include_last_cot=True),
-    "no_norm": dict(distill_loss_factor=5.0, distill_loss_div_std=True, prj_no_ln=True),
+    "usual": dict(distill_loss_factor=20.0, distill_loss_div_std=True),
+    "other": dict(distill_loss_factor=1.0, ref_loss_factor=0.5, include_last_cot=True, prj_no_ln=True),
 }
 
 
