@@ -5,6 +5,9 @@ import re
 
 from colar_jax.data.example_questions import EXAMPLE
 
+# A hub refuses a card whose base is no id there: a path, or a package's file.
+_HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@.*)?")
+
 CARD = """\
 ---
 library_name: transformers
@@ -76,7 +79,7 @@ def model_card(
     """
     base = config["model"]["base"]
     return CARD.format(
-        base_line=f"base_model: {base}\n" if base else "",
+        base_line=f"base_model: {hub_id[1]}\n" if (hub_id := _HUB_ID.fullmatch(base)) else "",
         title=config["title"],
         stage=stage,
         contents=f"This folder is a PEFT adapter for `{base}`." if is_adapter else "This folder is a whole model.",

