@@ -199,8 +199,9 @@ def _floors(rows: Sequence[Row]) -> list[str]:
 
 def _to_cut(floor: float, result: Result) -> str:
     length = result.mean_length
-    can_go = f" ({percent(1 - floor / length)} % can go)" if length > floor else ""
-    return length_text(length) + can_go
+    if length > floor:
+        return f"{length_text(length)} ({percent(1 - floor / length)} % can go)"
+    return length_text(length) + (" (too short for it)" if length < floor else "")
 
 
 def _remarks(rows: Sequence[Row]) -> list[str]:
