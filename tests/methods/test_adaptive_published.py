@@ -11,6 +11,8 @@ from colar_jax.config import RlConfig
 from colar_jax.methods.adaptive import Adaptive
 from colar_jax.rl.lengths import LENGTH_CREDITS, Outcomes
 
+pytestmark = pytest.mark.slow  # a second to ten seconds each; CI runs them in its second step
+
 METHOD = Adaptive(num_latents=4, base_latents=1, latents_per_step=1, projection_size=32)
 
 

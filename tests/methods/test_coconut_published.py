@@ -9,6 +9,8 @@ from golden.authors import case
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.thinking.thought_chain import run_latents
 
+pytestmark = pytest.mark.slow  # a second to ten seconds each; CI runs them in its second step
+
 METHOD = Coconut(num_stages=3, latents_per_stage=2, epochs_per_stage=1.0)
 UNPADDED = dataclasses.replace(METHOD, pad_latents=False)
 MARKED = dataclasses.replace(METHOD, end_marker=True)

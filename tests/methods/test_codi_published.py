@@ -6,6 +6,8 @@ from golden.authors import case
 
 from colar_jax.methods.codi import Codi
 
+pytestmark = pytest.mark.slow  # a second to ten seconds each; CI runs them in its second step
+
 SIZES = dict(num_latents=3, projection_size=32)
 METHODS = {
     "usual": Codi(distill_weight=20.0, **SIZES),

@@ -14,6 +14,8 @@ from colar_jax.methods import icot
 from colar_jax.methods.icot import Icot
 from colar_jax.methods.thinking.schedule import extra_removed
 
+pytestmark = pytest.mark.slow  # a second to ten seconds each; CI runs them in its second step
+
 PER_EPOCH, REMOVED, BEYOND = case.recorded("icot")["settings"].tolist()
 METHOD = Icot(removed_per_epoch=REMOVED, all_beyond=BEYOND, smoothing=0.0)
 SHAPE = RowShape(positions=36, tokens=36, supervised=32)

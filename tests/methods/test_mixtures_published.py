@@ -13,6 +13,8 @@ from colar_jax.methods import latent_sft
 from colar_jax.methods.latent_sft import LatentSft
 from colar_jax.methods.ruplar import Ruplar
 
+pytestmark = pytest.mark.slow  # a second to ten seconds each; CI runs them in its second step
+
 RUPLAR = Ruplar(kl_weight=0.7, sem_weight=0.4)
 
 

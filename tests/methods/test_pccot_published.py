@@ -6,6 +6,8 @@ from golden.authors import case
 
 from colar_jax.methods.pccot import Pccot
 
+pytestmark = pytest.mark.slow  # a second to ten seconds each; CI runs them in its second step
+
 SIZES = dict(num_latents=4, projection_size=32)
 METHODS = {
     "two": Pccot(num_sweeps=2, distill_weight=2.0, **SIZES),

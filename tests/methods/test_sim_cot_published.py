@@ -5,6 +5,8 @@ from golden.authors import case
 
 from colar_jax.methods.sim_cot import SimCoconut, SimCodi
 
+pytestmark = pytest.mark.slow  # a second to ten seconds each; CI runs them in its second step
+
 COCONUT = SimCoconut(num_stages=3, latents_per_stage=2, epochs_per_stage=1.0)
 CODI = SimCodi(num_latents=2, projection_size=32, distill_weight=20.0, spelling_weight=0.7)
 
