@@ -180,7 +180,11 @@ def shorten(stage) -> None:
 
 
 def _shorter(config) -> None:
-    """`redundant`, with each step ended alike, and a length credit instead of a price in the reward."""
+    """`redundant`, with each step ended alike, and a length credit instead of a price in the reward.
+
+    Five seeds, sampled: 84.2 % / 21.8 latents to 98.6 / 16.7 at speed 2, 73.0 / 11.4 to 95.5 / 8.3 at 4 (docs/rl.md);
+    20 minutes of training before it and 16 or more of rewards, on one core.
+    """
     _redundant(config)
     config.workdir = "runs/arithmetic_shorter"
     # Steps of 8 tokens, the last one too: at speeds that divide 8 no short last group gives the end of a chain away.
