@@ -2,7 +2,7 @@
 
 At each execution XLA allocates what a program needs besides its arguments, and frees it at the end. glibc gives blocks
 of this size (32 MiB and more always, man mallopt) back to the kernel, which maps and clears every page anew at the next
-step: about a quarter of the processor time of a training step of a small model (docs/architecture.md).
+step: about a third of the processor time of a training step of a small model (docs/architecture.md).
 """
 
 import ctypes

@@ -105,7 +105,8 @@ def test_fsdp_gathers_weights_and_scatters_gradients(on_data, on_fsdp):
         8 / 7 * FLOAT * (on_fsdp["num_trained"] - step_of(on_fsdp)["compiled"]["memory"]["arguments"]["trained"] / 4)
     )
     (gathered,), (scattered,) = sent(on_fsdp, "all-gather"), sent(on_fsdp, "reduce-scatter")
-    assert scattered["payload"] == pytest.approx(split, rel=0.01)
+    # Rows are padded to whole tiles of a TPU, which are a tenth of a model as small as this.
+    assert 0.99 * split < scattered["payload"] < 1.15 * split
     # Layers forward and backward, the embedding (which is the language head) once.
     embedding = FLOAT * on_fsdp["vocabulary"] * PRESETS["pico"].hidden_size
     assert gathered["payload"] == pytest.approx(2 * (split - embedding) + embedding, rel=0.01)
