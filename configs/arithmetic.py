@@ -1,6 +1,6 @@
 """Embedded word problems, from nothing: CoT, CoLaR and the answer-only floor on a 1M-parameter Llama; then RL.
 
-12 minutes on two CPU cores; greedy accuracy % / #L on 1,000 held-out problems, seed 0, on two CPUs: CoT 96.7 / 31.0
+11 minutes on two CPU cores; greedy accuracy % / #L on 1,000 held-out problems, seed 0, on two CPUs: CoT 96.7 / 31.0
 and 96.0 / 31.0, c = 2 99.3 / 16.0 and 99.0 / 16.0, c = 5 83.5 / 6.66 and 78.3 / 6.66, answer only 18.0 and 16.3. A
 speed that was not trained is unusable: c = 1.5 and 3.5 came out anywhere from 7 to 48 %. What RL makes of it:
 docs/rl.md.
