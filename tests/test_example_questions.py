@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from demo_model import make_demo_run
+from exchange.small_card import small_card
 
 from colar_jax.data.arithmetic import (
     END,
@@ -151,16 +152,7 @@ def test_the_pages_that_show_an_example_are_looked_at(name):
 
 
 def test_the_model_card_asks_an_example():
-    from colar_jax.exchange.model_card import model_card
-
-    card = model_card(
-        stage="colar",
-        thinks="It thinks.",
-        speeds=("2",),
-        is_adapter=False,
-        report="",
-        config={"title": "t", "model": {"base": ""}},
-    )
+    card = small_card()
     assert questions_in(card) and set(questions_in(card)) == {EXAMPLE.question}
 
 

@@ -10,6 +10,7 @@ from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.starts import adopt
 
 HIDDEN, MAX_LATENTS, MAX_ANSWER_TOKENS = 32, 6, 5
+LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
 
 
 def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
