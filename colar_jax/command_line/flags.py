@@ -4,6 +4,7 @@
 is a flag, so a value that does is written `--name=-value` (numbers need not).
 """
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import ml_collections
 from absl import flags as absl_flags
 
+from colar_jax.config import stage_defaults
 from colar_jax.config.names import what_is_meant
 from colar_jax.errors import UserError
 from colar_jax.settings.checks import nearest, split_names
@@ -63,6 +65,7 @@ def override(config: ml_collections.ConfigDict, arguments: list[str], own_names:
     Raises:
         UserError: anything else, with the nearest flag or setting that exists.
     """
+    _bring_groups(config, arguments)
     values, places = absl_flags.FlagValues(), {}
     for path, node, key in _settings(config, "config"):
         if " " not in path:  # no flag can be called so, and no stage (`config.run`)
@@ -77,6 +80,22 @@ def override(config: ml_collections.ConfigDict, arguments: list[str], own_names:
     for path, (node, key) in places.items():
         if not values[path].using_default_value:
             node[key] = values[path].value
+
+
+def _bring_groups(config: ml_collections.ConfigDict, arguments: list[str]) -> None:
+    """Give each stage the settings of the method and trainer that flags set, so that flags can set these, too."""
+    values, stages = absl_flags.FlagValues(), config.get("stages", {})
+    kinds = {f"config.stages.{name}.{key}": (name, key) for name in stages for key in ("method", "trainer")}
+    kinds = {path: (name, key) for path, (name, key) in kinds.items() if key in stages[name] and " " not in path}
+    for path, (name, key) in kinds.items():
+        _define(values, path, stages[name][key])
+    _parse(values, arguments, known_only=True)
+    for name in dict.fromkeys(name for path, (name, _) in kinds.items() if not values[path].using_default_value):
+        kind = {key: values[path].value for path, (of, key) in kinds.items() if of == name}
+        with contextlib.suppress(UserError):  # a method that does not exist is said where it is checked
+            for key, value in stage_defaults(**kind).items():
+                with stages[name].unlocked():
+                    stages[name].setdefault(key, value)
 
 
 def _define(values: absl_flags.FlagValues, name: str, default: Any, choices: tuple[str, ...] = ()) -> None:

@@ -51,6 +51,7 @@ class Config:
         for field, names in (("run", self.stage_names), ("eval.stages", split_names(self.eval.stages))):
             for name in names:
                 one_of(f"a stage of {field}", name, tuple(self.stages))
+                require(names.count(name) == 1, f"{field} names the stage {name!r} twice: name each once")
         for name, stage in self.stages.items():
             objection = stage.bound_method.objection(self.model)
             require(not objection, f"stages.{name}.{objection}")

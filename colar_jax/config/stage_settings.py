@@ -35,6 +35,10 @@ class OptimizerConfig:
         for field in ("b1", "b2", "momentum"):
             require(0 <= getattr(self, field) < 1, f"optimizer.{field}={getattr(self, field)} is not in [0, 1)")
         one_of("optimizer.schedule", self.schedule, ("cosine", "constant"))
+        require(
+            0 <= self.final_fraction <= 1,
+            f"optimizer.final_fraction={self.final_fraction} is not between 0 and 1: a share of the learning rate",
+        )
         require(self.warmup_steps >= 0, f"optimizer.warmup_steps={self.warmup_steps} is negative")
 
 
@@ -64,6 +68,10 @@ class StageConfig:
             object.__setattr__(self, "bound_method", kind())
         if type(self.bound_method) is not kind:
             raise ValueError(f"{self.bound_method} is not bound to method={self.method!r}")
+        require(
+            kind.group not in [field.name for field in dataclasses.fields(self)],
+            f"stage.method={self.method!r} calls its settings {kind.group!r}, as every stage has: rename its group",
+        )
         one_of("stage.trainer", self.trainer, ("sft", "grpo"))
         for field in ("rows", "row_positions", "accumulation", "log_every"):
             require(getattr(self, field) > 0, f"stage.{field}={getattr(self, field)} must be positive")

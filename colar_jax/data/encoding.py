@@ -22,6 +22,13 @@ NUM_CHECKED = 64
 _WORD = re.compile(r"\d+|[^\W\d_]+|[^\w\s]|_")
 
 
+# Of `EncodedProblems`, what has an entry for each problem.
+_OF_EACH_PROBLEM = (
+    *("problems", "heads", "steps", "answers", "step_starts", "step_ends", "step_token_starts"),
+    *("before_digits", "needed_lengths", "speed_labels"),
+)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prompt:
     """A question as a model is asked it: its ids, the separator that opens the reasoning last."""
@@ -65,8 +72,8 @@ class EncodedProblems:
 
     def head(self, count: int) -> "EncodedProblems":
         """The first problems alone."""
-        parts = {name: getattr(self, name)[:count] for name in ("problems", "heads", "steps", "answers", "step_starts")}
-        return dataclasses.replace(self, **parts)
+        parts = {name: getattr(self, name) for name in _OF_EACH_PROBLEM}
+        return dataclasses.replace(self, **{name: part[:count] for name, part in parts.items() if part is not None})
 
     def ask(self, index: int, told: Told) -> Prompt:
         """Problem `index` as it is asked where the model is `told` of the speed."""

@@ -40,6 +40,7 @@ class _Plan:
 class Batches(Protocol):
     """Where a stage's batches come from, whatever their kind."""
 
+    encoded: EncodedProblems  # what they are made of
     steps_per_epoch: int
     num_left_out: int  # examples that no row holds
     first_final_step: int  # from which step on batches are of the kind that is decoded

@@ -168,7 +168,10 @@ def _is_option(name: str, source: str) -> bool:
 
 
 def _short_name(source: str) -> str:
-    """The last part of a path without its endings, or of `hub:owner/name`, or the generator's name without options."""
+    """The last part of a path without its endings, or of `hub:owner/name`, or the generator's name without options.
+
+    The whole source, where a path has no such part (`..`).
+    """
     for prefix in (_RENUMBERED, _EQUATIONS, "hub:"):
         source = source.removeprefix(prefix)
-    return Path(source.split(":")[0]).name.split(".")[0]
+    return Path(source.split(":")[0]).name.lstrip(".").split(".")[0] or source

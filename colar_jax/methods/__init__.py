@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import typing
 
 from colar_jax.errors import UserError
 from colar_jax.methods.adaptive import Adaptive
@@ -44,6 +45,9 @@ METHODS: dict[str, type[Method]] = {
     "dropped_steps": DroppedSteps,
 }
 
+# Of settings: what a flag and a run's config.json can say.
+_KINDS = (bool, int, float, str)
+
 
 def find_method(name: str, setting: str = "method") -> type[Method]:
     """The method of this name: one of `METHODS`, or a `Method` of the user's by its import path, `package.module:Name`.
@@ -68,4 +72,10 @@ def find_method(name: str, setting: str = "method") -> type[Method]:
         raise UserError(f"{setting}={name!r} does not say all that a method has to: {missing}")
     if dataclasses.fields(method) and not method.group:
         raise UserError(f"{setting}={name!r} has settings, and does not say (group) what a stage calls them")
+    hints = typing.get_type_hints(method)
+    for field in dataclasses.fields(method):
+        if hints[field.name] not in _KINDS or field.default is dataclasses.MISSING:
+            raise UserError(
+                f"{setting}={name!r}: its setting {field.name!r} has to be a bool, int, float or str with a default"
+            )
     return method

@@ -20,8 +20,10 @@ from colar_jax.config import (
     shown,
     walk,
 )
+from colar_jax.data.tokenizers import load_tokenizer
 from colar_jax.errors import UserError
 from colar_jax.runs.run import Run
+from colar_jax.runs.run_folder import TOKENIZER_FOLDER
 
 # What a checkpoint also stores, for the steps after it.
 MEMORY = ("unlogged", "trainer")
@@ -140,6 +142,23 @@ def _adapter_identity(identity: dict) -> dict:
     base = [name for name in identity if name.startswith("base.")] or ["seed", "model.preset"]
     lora = [f"model.lora.{field}" for field in ("rank", "alpha", "targets")]
     return {name: identity.get(name) for name in (*base, "data.tokenizer", *lora)}
+
+
+def refuse_another_tokenizer(run: Run, folder: Path) -> None:
+    """UserError where a stage folder is of a run whose ids are other words; shapes alone do not show that.
+
+    A few ids may differ, as those of special tokens. Nothing is known of a stage without its run's folder.
+    """
+    theirs = folder.parent / TOKENIZER_FOLDER
+    if folder.parent.resolve() == run.workdir.resolve() or not theirs.is_dir():
+        return
+    saved, ours = (tokenizer.hf.get_vocab() for tokenizer in (load_tokenizer(str(theirs)), run.tokenizer))
+    num_same = sum(saved.get(token) == token_id for token, token_id in ours.items())
+    if 2 * num_same < len(ours):
+        raise UserError(
+            f"{folder} was trained with another tokenizer ({theirs}): of the {len(ours)} tokens here {num_same} have "
+            "the same id there. Set data.tokenizer to that one, or start from another stage"
+        )
 
 
 def refuse_other_adapters(run: Run, folder: Path, saved_identity: dict) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from colar_jax.errors import UserError
 from colar_jax.methods.shorter_chains import Concise, DroppedSteps
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.rl.rollout import Sampler, ways_to_sample
+from colar_jax.runs.made_from import is_kept, keep
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import source_of, start_parameters
 
@@ -30,7 +30,7 @@ CHAINS_FILE = "own_chains.jsonl"  # in a stage's folder: problems with the chain
 def shortest_right(run: Run, name: str) -> list[Problem]:
     """The training problems of a stage of `concise`, each with its shortest right chain; sampled once, and kept."""
     path = run.workdir / name / CHAINS_FILE
-    if not path.is_file():
+    if not is_kept(run, name, path):
         wait_for_all("looked for chains")
         problems = list(_sampled(run, name))
         if not problems:
@@ -39,7 +39,7 @@ def shortest_right(run: Run, name: str) -> list[Problem]:
                 "that stage first, or start from another (init_from)"
             )
         if is_first():
-            _write(path, problems)
+            keep(run, name, path, lambda unfinished: _write(unfinished, problems))
         wait_for_all("sampled chains")
     return read_problems(path)
 
@@ -138,10 +138,7 @@ def _lengths(problems: list[Problem], tokenizer: Tokenizer) -> list[int]:
 
 
 def _write(path: Path, problems: list[Problem]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8") as file:
         for problem in problems:
             record = {"question": problem.question, "steps": list(problem.steps), "answer": problem.answer}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    os.replace(unfinished, path)

@@ -2,12 +2,12 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 
-from colar_jax.config import Config, StageConfig, plain
+from colar_jax.config import Config, OnResume, StageConfig, plain
 from colar_jax.data.loader import Batches
 from colar_jax.data.prompts import speed_text
 from colar_jax.errors import UserError
@@ -15,16 +15,17 @@ from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.metric_hooks import check_hooks, open_hooks
 from colar_jax.parallel.hosts import is_first, wait_for_all
-from colar_jax.parallel.mesh import num_shards, replicate
+from colar_jax.parallel.mesh import replicate
 from colar_jax.report.results import Result
 from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
+from colar_jax.runs.beforehand import check_run, check_stage
 from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import identity_of
+from colar_jax.runs.identity import Change, identity_of
 from colar_jax.runs.learned import training_set, validation_set
 from colar_jax.runs.resuming import latest_step, note_changes, refuse_another_run
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import write_config
-from colar_jax.runs.starts import stage_state, start_parameters
+from colar_jax.runs.starts import source_of, stage_state, start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
 from colar_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -54,6 +55,9 @@ def _train(config: Config, *, accept_changes: bool) -> list[Result]:
     run = prepare(config)
     # Before anything is written or trained.
     changes = {name: refuse_another_run(run, name, accept_changes=accept_changes) for name in config.stage_names}
+    for name in config.stage_names:
+        _refuse_fewer_steps(run, name, changes[name])
+    check_run(run)
     wait_for_all("looked at the folder")  # before one of them makes what another would look at
     write_config(run)
     lengths = {name: config.stages[name] for name in config.stage_names}
@@ -65,6 +69,18 @@ def _train(config: Config, *, accept_changes: bool) -> list[Result]:
         train_stage(run, name)
         wait_for_all(f"finished {name}")  # what the first has written is there for all
     return sweep_run(run)
+
+
+def _refuse_fewer_steps(run: Run, name: str, changes: Sequence[Change]) -> None:
+    """UserError where changes that were accepted leave a stage fewer steps than it has taken: it would end unsaid."""
+    if not any(change.on_resume is OnResume.ADJUSTABLE for change in changes):
+        return
+    taken, wanted = latest_step(run.workdir / name), _num_steps(run, name)
+    if taken > wanted:
+        raise UserError(
+            f"stages.{name} has taken {taken} steps, and would have {wanted} in all: it cannot go back. "
+            f"--config.stages.{name}.steps={taken} ends it where it is; or give it more steps or epochs"
+        )
 
 
 def train_stage(run: Run, name: str) -> None:
@@ -80,7 +96,8 @@ def train_stage(run: Run, name: str) -> None:
     trainer, state, frozen, num_steps = make_trainer(run, name)
     place = _place_of(run, name, trainer, num_steps)
 
-    logger.info("stage %s: %d steps, %.3g epochs", name, num_steps, place(num_steps)["epoch"])
+    start = _start_of(run, name) if step is None else ""
+    logger.info("stage %s: %d steps, %.3g epochs%s", name, num_steps, place(num_steps)["epoch"], start)
 
     def validate(parameters: Tree) -> dict[str, tuple[Outcome, dict[str, float]]]:
         said = ", ".join(map(speed_text, speeds))
@@ -105,6 +122,11 @@ def train_stage(run: Run, name: str) -> None:
         hooks=open_hooks(run.config.report_to, folder, plain(run.config)) if is_first() else (),
     )
     run_stage(stage_run, state, frozen, replicate(jax.random.key(seed), run.mesh))
+
+
+def _start_of(run: Run, name: str) -> str:
+    """What a stage without a checkpoint starts from, for its first line."""
+    return f", from {source_of(run, name) or 'the initial weights'}"
 
 
 def _place_of(run: Run, name: str, trainer: Trainer, num_steps: int) -> Callable[[int], dict[str, float]]:
@@ -141,19 +163,13 @@ def _steps_of_epochs(stage: StageConfig, loader: Batches) -> int:
 def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
     """A stage's trainer, its first state, what it leaves alone, and its number of steps."""
     stage, method = run.config.stages[name], run.method(name)
-    if stage.rows % (num_shards(run.mesh) * stage.accumulation):
-        raise UserError(
-            f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
-            f"accumulation={stage.accumulation}: make it a multiple of {num_shards(run.mesh) * stage.accumulation}"
-        )
-    if method.chooses_speed and "llama" in method.trains:
-        raise UserError(f"stages.{name}.own_speed.learns='all' needs trainer='grpo': labels teach the head alone")
+    check_stage(run, name)
     loader = _loader_of(run, name)
     if loader.num_left_out:
         logger.warning(
             "stage %s: %d of %d examples exceed a row of %d positions at the slowest of their speeds, and are left "
             "out at all of them: raise stages.%s.row_positions to train on them",
-            name, loader.num_left_out, len(run.train), stage.row_positions, name,
+            name, loader.num_left_out, len(loader.encoded), stage.row_positions, name,
         )  # fmt: skip
     num_steps = stage.steps or _steps_of_epochs(stage, loader)
     if loader.first_final_step >= num_steps:
@@ -170,16 +186,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
 def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
     """As `_learn_from_data`, for a stage that is trained by its rollouts' rewards; a step is an iteration."""
     config, stage, method = run.config, run.config.stages[name], run.method(name)
-    if not method.takes_rewards:
-        raise UserError(
-            f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} "
-            "has neither: use colar, latent_sft or cot"
-        )
-    if method.chooses_speed and stage.rl.speeds_per_group == 1:
-        raise UserError(
-            f"stages.{name}.rl.speeds_per_group=1: a group in which one speed is chosen compares no speeds; take at "
-            "least 2"
-        )
+    check_stage(run, name)
     num_steps = iterations(stage, len(run.train))
     optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl), run.logical_axes)
     state, frozen = stage_state(run, name, optimizer)

@@ -9,6 +9,7 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.errors import UserError
 from colar_jax.methods.own_speed import speed_labels
 from colar_jax.parallel.hosts import is_first, wait_for_all
+from colar_jax.runs.made_from import is_kept, keep
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_identity, source_of, start_parameters
 
@@ -19,10 +20,10 @@ RIGHT_FILE = "right_at_speeds.npy"  # in a stage's folder: bool [speeds of the g
 
 def labelled(run: Run, name: str) -> EncodedProblems:
     """The training problems of a stage of `own_speed` with their labels; answered once, and kept in its folder."""
-    method, folder = run.method(name), run.workdir / name
+    method = run.method(name)
     encoded = run.train.head(method.num_labelled or len(run.train))
-    path = folder / RIGHT_FILE
-    if not path.is_file():
+    path = run.workdir / name / RIGHT_FILE
+    if not is_kept(run, name, path):
         _refuse_other_sources(run, name)
         wait_for_all("looked for labels")
         logger.info("stage %s: answering %d problems at speeds %s", name, len(encoded), method.grid)
@@ -32,8 +33,7 @@ def labelled(run: Run, name: str) -> EncodedProblems:
         shares = ", ".join(f"{c:g} {share:.1%}" for c, share in zip(method.speeds, right_KN.mean(axis=1), strict=True))
         logger.info("stage %s: right at %s", name, shares)
         if is_first():
-            folder.mkdir(parents=True, exist_ok=True)
-            np.save(path, right_KN)
+            keep(run, name, path, lambda unfinished: np.save(unfinished, right_KN))
         wait_for_all("labelled")
     return dataclasses.replace(encoded, speed_labels=speed_labels(np.load(path)))
 

@@ -12,7 +12,7 @@ from colar_jax.methods import Method, find_method
 from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import PARTS, calibrate, with_copies
 from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import identity_of, refuse_other_adapters
+from colar_jax.runs.identity import identity_of, refuse_another_tokenizer, refuse_other_adapters
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import write_config
@@ -78,6 +78,7 @@ def start_parameters(run: Run, name: str) -> Tree:
         if stage.trainer == "grpo":
             raise UserError(f"stages.{name}: trainer='grpo' improves a trained model: name one with init_from=")
         return run.initial_parameters()
+    refuse_another_tokenizer(run, folder)
     parameters = finished_parameters(run, folder)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         settings = checkpoints.read(checkpoints.latest_step())[1]

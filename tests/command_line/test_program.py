@@ -13,6 +13,8 @@ from command_line.program import Ran
 from colar_jax.command_line import RUN, RUNS, flag
 from colar_jax.config import Config, StageConfig, plain
 from colar_jax.errors import UserError
+from colar_jax.methods import METHODS
+from colar_jax.methods.codi import Codi
 
 PROJECT = Path(__file__).parents[2]
 
@@ -62,6 +64,20 @@ def test_flags_override_the_file(run):
     assert config.stages["colar"].optimizer.learning_rate == 1.0
     assert config.stages["colar"].bound_method.speeds == "1.5,2"
     assert (config.data.allow_overlap, config.eval.seeds, config.title) == (True, 2, "a title")
+
+
+def test_flags_of_the_method_and_the_trainer_that_flags_set(run):
+    """A stage of the file has the settings of its own method only."""
+    stages = run(
+        TINY,
+        "--config.stages.colar.codi.num_latents=4",
+        "--config.stages.colar.method=codi",
+        "--config.stages.cot.trainer",
+        "grpo",
+        "--config.stages.cot.rl.num_generations=4",
+    ).config.stages
+    assert stages["colar"].bound_method == Codi(num_latents=4)
+    assert (stages["cot"].trainer, stages["cot"].rl.num_generations) == ("grpo", 4)
 
 
 # One way to read it: both forms of every flag, before and after those of the config.
@@ -244,6 +260,17 @@ def test_a_value_of_the_wrong_type(run, flag, what):
 @pytest.mark.parametrize(
     ("flag", "line"),
     [
+        (
+            "--config.stages.cot.method=codo",
+            "config.stages.cot.method='codo' is none of " + ", ".join(METHODS) + ". Did you mean 'codi'? A method of "
+            "your own is named as package.module:NAME",
+        ),
+        ("--config.run=cot,cot", "run names the stage 'cot' twice: name each once"),
+        ("--config.eval.stages=cot,colar,cot", "eval.stages names the stage 'cot' twice: name each once"),
+        (
+            "--config.stages.cot.optimizer.final_fraction=-1",
+            "config.stages.cot: optimizer.final_fraction=-1.0 is not between 0 and 1: a share of the learning rate",
+        ),
         ("config.seed=5", "'config.seed=5' is no flag: settings are given as --config.some.setting=value"),
         ("--config.seed", "Missing value for flag --config.seed"),
         ("--config.decode.top_p=2", "decode.top_p=2.0 is not in (0, 1]"),

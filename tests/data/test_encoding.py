@@ -161,3 +161,13 @@ def test_words_and_numbers_that_the_embedded_tokenizer_cannot_read(question, unr
 def test_pieces_of_words_read_everything(name):
     tokenizer, _ = tokenizer_and_problems(name)
     assert unreadable_words("Tom's 150 apples, $1,234.50 and 数学 🍎!", tokenizer) == ()
+
+
+def test_the_first_problems_alone_are_those_problems_encoded():
+    tokenizer = load_tokenizer(EMBEDDED)
+    problems = generate_problems("train", 8, max_repeats=2)
+    few, alone = encode(problems, tokenizer, SPEEDS).head(3), encode(problems[:3], tokenizer, SPEEDS)
+    for field in dataclasses.fields(few):
+        if isinstance(getattr(few, field.name), tuple):
+            assert len(getattr(few, field.name)) == 3, field.name
+    assert few.needed_latents(2.0) == alone.needed_latents(2.0) is not None

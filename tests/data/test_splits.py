@@ -215,6 +215,8 @@ def test_test_sets_may_share_questions_with_each_other(folder):
         ("runs/a, b/x.jsonl", {"x": "runs/a, b/x.jsonl"}),
         ("a=lr=1,seed=2/x.jsonl;", {"a": "lr=1,seed=2/x.jsonl"}),
         ("a=x,b=y;c=z", {"a": "x,b=y", "c": "z"}),
+        ("data/.hidden.jsonl", {"hidden": "data/.hidden.jsonl"}),
+        ("..", {"..": ".."}),
     ],
 )
 def test_names_of_test_sets(text, expected):

@@ -95,6 +95,22 @@ def test_the_example_of_the_docs_is_a_method(tmp_path, monkeypatch):
     assert method().recipe.prompt_speeds == (1.0,)
 
 
+_IMPORTS = "import dataclasses\nfrom colar_jax.methods.cot import Cot\n"
+
+
+def _with(kind: str, setting: str, group: str = "mine") -> str:
+    """A method of one's own, as source."""
+    return f"@dataclasses.dataclass(frozen=True)\nclass {kind}(Cot):\n    group = {group!r}\n    {setting}\n"
+
+
+def test_a_group_that_every_stage_has_is_refused(tmp_path, monkeypatch):
+    """Else its settings would be read in the place of the optimizer's."""
+    (tmp_path / "group_of_mine.py").write_text(_IMPORTS + _with("Mine", "x: int = 1", group="optimizer"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="'group_of_mine:Mine' calls its settings 'optimizer', as every stage has"):
+        stage_defaults(method="group_of_mine:Mine")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -111,6 +127,9 @@ def test_the_example_of_the_docs_is_a_method(tmp_path, monkeypatch):
         ("math:pi:e", "cannot be imported"),
         ("..math:pi", "cannot be imported"),
         ("", "stages.a.method='' is none of"),
+        ("settings_of_mine:Maybe", "its setting 'x' has to be a bool, int, float or str with a default"),
+        ("settings_of_mine:Several", "its setting 'x' has to be a bool"),
+        ("settings_of_mine:Needed", "its setting 'x' has to be .* with a default"),
         ("broken_module_of_mine:X", "cannot be imported: SyntaxError"),
         ("raising_module_of_mine:X", "cannot be imported: ValueError|cannot be imported: out of order"),
     ],
@@ -118,6 +137,8 @@ def test_the_example_of_the_docs_is_a_method(tmp_path, monkeypatch):
 def test_no_method_is_one_line(name, message, tmp_path, monkeypatch):
     (tmp_path / "broken_module_of_mine.py").write_text("def f(:")
     (tmp_path / "raising_module_of_mine.py").write_text("raise ValueError('out of order')")
+    classes = {"Maybe": "x: float | None = None", "Several": "x: tuple[int, ...] = (1, 2)", "Needed": "x: int"}
+    (tmp_path / "settings_of_mine.py").write_text(_IMPORTS + "".join(_with(kind, x) for kind, x in classes.items()))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=message) as refused:
         find_method(name, "stages.a.method")

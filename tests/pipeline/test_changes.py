@@ -12,7 +12,7 @@ from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
-from colar_jax.runs.identity import PROBLEMS, changes_since, identity_of
+from colar_jax.runs.identity import PROBLEMS, Change, changes_since, identity_of
 from colar_jax.runs.resuming import CHANGES_FILE, refuse_another_run
 from colar_jax.runs.run import prepare
 from colar_jax.settings.on_resume import values_of_before
@@ -172,3 +172,22 @@ def test_a_finished_stage_is_made_longer(tmp_path, monkeypatch, finished):
     assert read_metrics(workdir / "cot")[-1]["step"] == NUM_STEPS + 2
     pipeline.train(config)  # accepted once and for all: it is what its checkpoints say now
     assert len(taken) == 2
+
+
+def test_a_stage_that_would_have_fewer_steps_than_it_has_taken_is_refused(tmp_path, monkeypatch):
+    """It would end at once, as a stage of the new length, which it is not."""
+    monkeypatch.setattr(pipeline, "latest_step", lambda folder: NUM_STEPS)
+    accepted = [Change("stage.steps", 9, 5, OnResume.ADJUSTABLE)]
+    for steps, is_refused in ((NUM_STEPS - 1, True), (NUM_STEPS, False), (NUM_STEPS + 1, False)):
+        run = run_with(tmp_path / "run", **{"stages.cot.steps": steps})
+        pipeline._refuse_fewer_steps(run, "cot", [])
+        if is_refused:
+            with pytest.raises(
+                UserError, match=r"cot has taken 7 steps, and would have 6 .*stages.cot.steps=7 ends it"
+            ):
+                pipeline._refuse_fewer_steps(run, "cot", accepted)
+        else:
+            pipeline._refuse_fewer_steps(run, "cot", accepted)
+    by_epochs = {"stages.cot.steps": 0, "stages.cot.epochs": 0.1, "stages.cot.rows": 8}
+    with pytest.raises(UserError, match="cot has taken 7 steps, and would have 1 in all"):
+        pipeline._refuse_fewer_steps(run_with(tmp_path / "run", **by_epochs), "cot", accepted)

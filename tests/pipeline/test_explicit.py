@@ -1,5 +1,6 @@
 """The explicit class, tiny: own chains, dropped steps and rewards of words, from one chain of thought."""
 
+import dataclasses
 import runpy
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import own_chains, pipeline
 from colar_jax.runs.learned import training_set
 from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +71,7 @@ def chains_of(run, texts: list[list[str]]):
 
 def test_the_shortest_right_chain_of_each_problem_is_learned(tmp_path, monkeypatch):
     run = prepare(config_of(tmp_path / "run"))
+    adopt(run, "cot", run.initial_parameters())
     texts = [["<<1+2=3>>\nSo 3.\nWait, <<1+2=3>>\nSo 3.", "<<1+2=3>>\nSo 3.", "<<2+1=3>>"]] * 24  # the last is cut
     monkeypatch.setattr(own_chains, "Sampler", chains_of(run, texts))
     monkeypatch.setattr(own_chains, "start_parameters", lambda *_: None)
@@ -80,6 +83,9 @@ def test_the_shortest_right_chain_of_each_problem_is_learned(tmp_path, monkeypat
     assert kept == list(learned.problems), "a file that can be trained on elsewhere"
     monkeypatch.setattr(own_chains, "Sampler", None)  # it is not sampled again
     assert [problem.question for problem in training_set(run, "concise").problems] == right
+    other = dataclasses.replace(run, config=config_of(tmp_path / "run", **{"stages.concise.concise.num_chains": 2}))
+    with pytest.raises(TypeError, match="not callable"):  # but for other settings it would be
+        training_set(other, "concise")
 
     dropped = training_set(run, "dropped")
     assert [problem.question for problem in dropped.problems] == right

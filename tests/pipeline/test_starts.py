@@ -1,6 +1,7 @@
 """What a stage starts from: the ladder of its own checkpoint, `init_from`, the stage before it, the initial weights."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -123,3 +124,21 @@ def test_a_source_that_was_not_run_is_an_error(tmp_path, monkeypatch):
     Checkpoints(run.workdir / "cot" / "checkpoints").__exit__()
     with pytest.raises(ValueError, match="run/cot has no finished checkpoint"):
         starts_with(monkeypatch, run, "colar")
+
+
+def test_a_source_whose_ids_are_other_words_is_refused(tmp_path):
+    """Its shapes are the same."""
+    run = prepare(tiny_config(tmp_path / "run"))
+    adopt(run, "cot", run.initial_parameters())
+    other = prepare(tiny_config(tmp_path / "other", **{"stages.colar.init_from": str(tmp_path / "run" / "cot")}))
+    start_parameters(other, "colar")
+    path = tmp_path / "run" / "tokenizer" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    special = {token["id"] for token in tokenizer["added_tokens"]}
+    words = [word for word, number in vocabulary.items() if number not in special]
+    vocabulary |= dict(zip(words, [vocabulary[word] for word in words[1:] + words[:1]], strict=True))
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"run/cot was trained with another tokenizer \(.*run/tokenizer\): of the"):
+        start_parameters(other, "colar")
+    start_parameters(run, "colar")  # the run's own stages have the run's tokenizer

@@ -53,7 +53,7 @@ def cells_of(config: Config, stage: str, datasets: Sequence[str]) -> list[Cell]:
                     for temperature, tempered in _temperatures(config, decode).items():
                         for seed in range(config.eval.seeds):
                             cells.append(Cell(stage, dataset, speed, limit, temperature, seed, tempered, trim))
-    return cells
+    return list(dict.fromkeys(cells))  # what is listed twice (eval.speeds=2,2.0) is decoded once
 
 
 def _trims(config: Config, stage: str) -> tuple[str, ...]:

@@ -1,0 +1,96 @@
+"""What a later stage, or the evaluation at the end, would stop at: said before the first stage is trained."""
+
+import logging
+
+from colar_jax.errors import UserError
+from colar_jax.methods.segment_judge import SegmentJudge
+from colar_jax.parallel.mesh import num_shards
+from colar_jax.report.results import AS_CONFIGURED
+from colar_jax.runs.identity import refuse_another_tokenizer
+from colar_jax.runs.resuming import latest_step
+from colar_jax.runs.run import Run
+from colar_jax.runs.starts import finished_identity, source_of
+from colar_jax.runs.sweep.cells import cells_of, stages_of
+from colar_jax.runs.trim_verifier import trim_source
+
+logger = logging.getLogger(__name__)
+
+
+def check_run(run: Run) -> None:
+    """Make sure that every stage can begin, and that what they leave can be evaluated; UserError where it cannot."""
+    for name in run.config.stage_names:
+        if latest_step(run.workdir / name) is None:
+            _check_source(run, name)
+            check_stage(run, name)
+    _check_evaluation(run)
+
+
+def check_stage(run: Run, name: str) -> None:
+    """UserError where a stage's trainer cannot train its method, or its rows cannot be split over the devices."""
+    stage, method = run.config.stages[name], run.method(name)
+    if stage.trainer == "grpo":
+        _check_rewards(run, name)
+        return
+    multiple = num_shards(run.mesh) * stage.accumulation
+    if stage.rows % multiple:
+        raise UserError(
+            f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
+            f"accumulation={stage.accumulation}: make it a multiple of {multiple}"
+        )
+    if method.chooses_speed and "llama" in method.trains:
+        raise UserError(f"stages.{name}.own_speed.learns='all' needs trainer='grpo': labels teach the head alone")
+
+
+def _check_rewards(run: Run, name: str) -> None:
+    stage, method = run.config.stages[name], run.method(name)
+    if not method.takes_rewards:
+        raise UserError(
+            f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} "
+            "has neither: use colar, latent_sft or cot"
+        )
+    if method.chooses_speed and stage.rl.speeds_per_group == 1:
+        raise UserError(
+            f"stages.{name}.rl.speeds_per_group=1: a group in which one speed is chosen compares no speeds; take at "
+            "least 2"
+        )
+
+
+def _check_source(run: Run, name: str) -> None:
+    """UserError where a stage starts from one that is not trained before it, now or earlier."""
+    config, source = run.config, source_of(run, name)
+    if source is None:
+        _say_what_is_passed_over(run, name)
+        return
+    before = config.stage_names[: config.stage_names.index(name)]
+    if source.resolve() not in [(run.workdir / earlier).resolve() for earlier in before]:
+        finished_identity(source)
+        refuse_another_tokenizer(run, source)
+
+
+def _say_what_is_passed_over(run: Run, name: str) -> None:
+    """A first stage without `init_from` starts anew, although the folder may have what was meant to be built on."""
+    trained = [stage for stage in run.config.stages if stage != name and latest_step(run.workdir / stage) is not None]
+    if trained:
+        logger.warning(
+            "stage %s starts from the initial weights, not from %s, which is trained in this folder: "
+            "stages.%s.init_from=%s would",
+            name, " or ".join(trained), name, trained[-1],
+        )  # fmt: skip
+
+
+def _check_evaluation(run: Run) -> None:
+    """UserError where a stage to evaluate is never trained, a limit is below the least, or nothing can trim chains."""
+    config, cells = run.config, []
+    for stage in stages_of(config):
+        if stage not in config.stage_names:
+            finished_identity(run.workdir / stage)
+        cells += cells_of(config, stage, list(run.tests))
+    verifier = config.eval.trim.verifier
+    if verifier in config.stage_names:
+        if not isinstance(run.method(verifier), SegmentJudge):
+            raise UserError(
+                f"eval.trim.verifier={verifier!r} is a stage of method={config.stages[verifier].method!r}: name one of "
+                "method segment_judge, or a base model"
+            )
+    elif any(cell.trim != AS_CONFIGURED for cell in cells):
+        trim_source(run)

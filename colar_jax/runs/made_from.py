@@ -1,0 +1,67 @@
+"""What a model says of a stage's problems before its first step: kept in its folder, with what it depends on."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from colar_jax.config import OnResume, plain, walk
+from colar_jax.runs.resuming import latest_step
+from colar_jax.runs.run import Run
+from colar_jax.runs.starts import finished_identity, source_of
+
+
+def is_kept(run: Run, name: str, path: Path) -> bool:
+    """Whether a stage's file is there, and is what would be made now: of the same model, problems and settings.
+
+    Of a stage that has a checkpoint, which has learned from it, the file is right as it is.
+    """
+    if not path.is_file():
+        return False
+    return latest_step(path.parent) is not None or _noted(_note_of(path)) == _made_from(run, name)
+
+
+def keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> None:
+    """Write a stage's file, and what it was made from: whole, or as if it was not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = _note_of(path)
+    note.unlink(missing_ok=True)  # a kill before the end leaves a file of which nothing is known
+    _replace(path, write)
+    text = json.dumps(_made_from(run, name), indent=2) + "\n"
+    _replace(note, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def _made_from(run: Run, name: str) -> dict:
+    """All that the file depends on, as JSON has it."""
+    config, source = run.config, source_of(run, name)
+    model = {name: value for name, value, kind in walk(config.model) if kind is not OnResume.EXECUTION}
+    checkpoint = {} if source is None else finished_identity(source)
+    facts = {
+        "checkpoint": {fact: checkpoint[fact] for fact in checkpoint if fact != "settings"},
+        "seed": run.seed_of(name),
+        "model": model,
+        "base": run.base_identity,
+        "tokenizer": config.data.tokenizer,
+        "problems": run.train_problems_hash,
+        "verifier": config.data.verifier,
+        "method": plain(run.method(name)),
+        "decode": plain(config.decode),
+    }
+    return json.loads(json.dumps(facts))
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.made_from.json")
+
+
+def _noted(note: Path) -> dict | None:
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # of an earlier version, which wrote none; or damaged
+        return None
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    write(unfinished)
+    os.replace(unfinished, path)

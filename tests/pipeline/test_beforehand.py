@@ -1,0 +1,45 @@
+"""What a later stage or the evaluation would stop at is said before the first stage is trained."""
+
+import logging
+
+import pytest
+from pipeline.tiny import tiny_config
+
+from colar_jax.errors import UserError
+from colar_jax.runs import beforehand, pipeline
+from colar_jax.runs.run import prepare
+
+LATER = {
+    "a source that nobody trains": ({"stages.no_cot.init_from": "cott"}, "cott has no checkpoints"),
+    "a source that is trained after it": ({"stages.cot.init_from": "no_cot"}, "no_cot has no checkpoints"),
+    "rows that no device takes": ({"stages.colar.rows": 3, "stages.colar.accumulation": 3}, None),
+    "rewards of no thoughts": ({"stages.no_cot.trainer": "grpo"}, "trainer='grpo' improves chains"),
+    "a limit below the least": (
+        {"decode.min_latents": 3, "eval.latent_limits": "4,2"},
+        "decode.min_latents=3 is not between 0 and max_latents=2",
+    ),
+    "a stage that is not run": ({"eval.stages": "cot,rl"}, "rl has no checkpoints"),
+    "a verifier that is none": ({"eval.trim.verifier": "cot"}, "eval.trim.verifier='cot' is a stage of method='cot'"),
+    "a verifier that is not there": ({"eval.trim.verifier": "./judge"}, "'./judge': there is no such folder"),
+}
+
+
+@pytest.mark.parametrize("what", LATER)
+def test_nothing_is_trained_before_what_would_stop_it(tmp_path, monkeypatch, what):
+    settings, message = LATER[what]
+    monkeypatch.setattr(pipeline, "train_stage", lambda run, name: pytest.fail(f"{name} is trained"))
+    if message is None:
+        monkeypatch.setattr(beforehand, "num_shards", lambda mesh: 2)
+        message = "stages.colar.rows=3 cannot be split over 2 devices and accumulation=3: make it a multiple of 6"
+    with pytest.raises(UserError, match=message):
+        pipeline.train(tiny_config(tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_stage_that_passes_over_a_trained_one_says_so(tmp_path, monkeypatch, caplog):
+    run = prepare(tiny_config(tmp_path / "run", run="colar", **{"eval.stages": "colar"}))
+    monkeypatch.setattr(beforehand, "latest_step", lambda folder: 7 if folder.name == "cot" else None)
+    with caplog.at_level(logging.INFO):
+        beforehand.check_run(run)
+    assert "stage colar starts from the initial weights, not from cot, which is trained in this folder: " in caplog.text
+    assert "stages.colar.init_from=cot would" in caplog.text

@@ -1,0 +1,101 @@
+"""What a model said of a stage's problems is kept, but not for a stage that would be told something else by now."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from pipeline.tiny import tiny_config_dict
+
+from colar_jax.config import resolve, stage_defaults
+from colar_jax.runs import made_from, speed_labels
+from colar_jax.runs.made_from import is_kept, keep
+from colar_jax.runs.run import Run, prepare
+from colar_jax.runs.speed_labels import RIGHT_FILE, labelled
+from colar_jax.runs.starts import adopt, finished_identity
+
+
+def config_dict(workdir, **overrides):
+    config = tiny_config_dict(workdir, run="colar,auto")
+    config.stages.colar.latent.update(speeds="1..6", conditioning="number")
+    config.stages.rl.latent.update(speeds="1..6", conditioning="number")
+    config.stages.auto = stage_defaults(method="own_speed", init_from="colar", steps=3, rows=2)
+    config.stages.auto.own_speed.update(grid="1,2,4", num_labelled=10)
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """One whose stage colar is there."""
+    run = prepare(resolve(config_dict(tmp_path_factory.mktemp("made") / "run")))
+    adopt(run, "colar", run.initial_parameters())
+    return run
+
+
+def like(run: Run, **overrides) -> Run:
+    """The run with other settings; its problems, where `data` changes, are loaded anew."""
+    config = resolve(config_dict(run.workdir, **overrides))
+    return prepare(config) if any("data." in name for name in overrides) else dataclasses.replace(run, config=config)
+
+
+OTHERS = {
+    "stages.auto.own_speed.grid": "1,2,5",
+    "stages.auto.own_speed.num_labelled": 20,
+    "seed": 3,
+    "decode.max_latents": 3,
+    "data.train_limit": 50,
+    "data.verifier": "exact",
+    "model.dtype": "bfloat16",
+}
+SAME = {"stages.auto.optimizer.learning_rate": 0.5, "model.remat": "full", "data.num_test": 3, "eval.seeds": 1}
+
+
+def test_a_file_is_of_its_settings_until_the_stage_has_learned_from_it(run, monkeypatch):
+    path = run.workdir / "auto" / RIGHT_FILE
+    keep(run, "auto", path, lambda unfinished: unfinished.write_bytes(b"labels"))
+    assert path.read_bytes() == b"labels" and is_kept(run, "auto", path)
+    assert not list(path.parent.glob(".*")), "nothing unfinished is left"
+    for name, value in SAME.items():
+        assert is_kept(like(run, **{name: value}), "auto", path), name
+    for name, value in OTHERS.items():
+        assert not is_kept(like(run, **{name: value}), "auto", path), name
+    with monkeypatch.context() as patch:
+        patch.setattr(made_from, "finished_identity", lambda folder: finished_identity(folder) | {"step": 7})
+        assert not is_kept(run, "auto", path), "the stage that it starts from was trained on"
+    monkeypatch.setattr(made_from, "latest_step", lambda folder: 1)
+    assert is_kept(like(run, seed=3), "auto", path), "what may change then is another's to say"
+
+
+def test_a_file_that_a_kill_cut_short_or_an_earlier_version_left_is_made_again(run):
+    path = run.workdir / "auto" / RIGHT_FILE
+    keep(run, "auto", path, lambda unfinished: unfinished.write_bytes(b"labels"))
+
+    def killed(unfinished):
+        unfinished.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        keep(run, "auto", path, killed)
+    assert path.read_bytes() == b"labels" and not is_kept(run, "auto", path)
+
+
+def test_labels_are_those_of_the_grid_of_now(run, monkeypatch):
+    asked = []
+
+    class Evaluator:
+        def __init__(self, speeds):
+            self.speeds = speeds
+
+        def run(self, parameters, encoded, speed, seed):
+            asked.append(speed)
+            return type("Outcome", (), {"right_N": np.arange(len(encoded)) % 2 == 0})
+
+    monkeypatch.setattr(Run, "evaluator", lambda self, name, sets, speeds: Evaluator(speeds))
+    monkeypatch.setattr(speed_labels, "start_parameters", lambda *_: None)
+    assert len(labelled(run, "auto").speed_labels) == 10
+    assert asked == [1.0, 2.0, 4.0]
+    labelled(run, "auto")
+    assert asked == [1.0, 2.0, 4.0], "once"
+    other = like(run, **{"stages.auto.own_speed.grid": "1,3", "stages.auto.own_speed.num_labelled": 6})
+    assert labelled(other, "auto").speed_labels.tolist() == [1, 0] * 3
+    assert asked == [1.0, 2.0, 4.0, 1.0, 3.0]
