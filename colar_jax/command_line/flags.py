@@ -93,9 +93,9 @@ def _bring_groups(config: ml_collections.ConfigDict, arguments: list[str]) -> No
     for name in dict.fromkeys(name for path, (name, _) in kinds.items() if not values[path].using_default_value):
         kind = {key: values[path].value for path, (of, key) in kinds.items() if of == name}
         with contextlib.suppress(UserError):  # a method that does not exist is said where it is checked
-            for key, value in stage_defaults(**kind).items():
-                with stages[name].unlocked():
-                    stages[name].setdefault(key, value)
+            missing = {key: value for key, value in stage_defaults(**kind).items() if key not in stages[name]}
+            with stages[name].unlocked():
+                stages[name].update(missing)
 
 
 def _define(values: absl_flags.FlagValues, name: str, default: Any, choices: tuple[str, ...] = ()) -> None:

@@ -150,8 +150,8 @@ def _check_reflections(settings: ChainKind) -> None:
         raise UserError(f"arithmetic with {settings}: max_reflections >= 0 and 0 <= slip_percent <= 100 are needed")
     if settings.slip_percent and not settings.max_reflections:
         raise UserError(f"arithmetic with {settings}: a slip is put right in a reflection: set max_reflections")
-    if settings.max_reflections and settings.step_tokens:
-        raise UserError(f"arithmetic with {settings}: step_tokens is for chains without reflections")
+    if settings.max_reflections and (settings.step_tokens or settings.max_fillers):
+        raise UserError(f"arithmetic with {settings}: step_tokens and max_fillers are for chains without reflections")
 
 
 def split_of(chain: Operations) -> str:

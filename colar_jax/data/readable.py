@@ -129,16 +129,14 @@ def _said(answer_ids: np.ndarray, tokenizer: Tokenizer) -> str:
 
 def _wrong(read_back: dict[str, str | None], verifier: str) -> dict[str, str]:
     """Of answers and what is read of each (None: the same), those that are judged wrong."""
-    judge, wrong, num_verified = VERIFIERS[verifier], {}, 0
+    judge = VERIFIERS[verifier]
     at_a_glance = is_plainly_right if judge is is_same_mathematics else judge
-    for answer, said in read_back.items():
-        text = answer if said is None else said
-        is_right = at_a_glance(text, answer)
-        if not is_right and num_verified < _MOST_VERIFIED:
-            is_right, num_verified = judge(text, answer), num_verified + 1
-        if not is_right:
-            wrong[answer] = text
-    return wrong
+    texts = {answer: answer if said is None else said for answer, said in read_back.items()}
+    doubtful = [answer for answer, text in texts.items() if not at_a_glance(text, answer)]
+    asked, others = doubtful[:_MOST_VERIFIED], doubtful[_MOST_VERIFIED:]
+    wrong = [answer for answer in asked if not judge(texts[answer], answer)]
+    # Where all that were asked about are right, so are the others: a tokenizer changes them in the same way.
+    return {answer: texts[answer] for answer in (*wrong, *(others if wrong else ()))}
 
 
 def _holding(token_id: int, texts: tuple[np.ndarray, ...]) -> list[int]:

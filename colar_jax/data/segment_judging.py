@@ -41,10 +41,10 @@ def judge_problems(
         sentences: how many the judge reads at a segment's end.
 
     Raises:
-        UserError: no chain says an answer in a line of its own.
+        UserError: no chain says an answer in a line of its own among the sentences that are read.
     """
     rng = random.Random(f"judge/{seed}")
-    stating = [_stating(problem, cues, place) for problem in problems]
+    stating = [_stating(problem, cues, place, sentences) for problem in problems]
     if not any(stating):
         raise UserError(
             "no chain of the training problems says an answer in a line of its own (So 12.), which is what a segment "
@@ -66,10 +66,11 @@ def judge_problems(
     return made
 
 
-def _stating(problem: Problem, cues: tuple[str, ...], place: str) -> list[str]:
-    """The segments of a chain that say an answer."""
+def _stating(problem: Problem, cues: tuple[str, ...], place: str, sentences: int) -> list[str]:
+    """The segments of a chain that say an answer where the judge reads."""
     segments = split_segments(steps_text(problem.steps), cues, place)
-    return [segment for segment in segments if _STATEMENT.search(segment)]
+    stating = [segment for segment in segments if _STATEMENT.search(segment)]
+    return [segment for segment in stating if _STATEMENT.search(last_sentences(segment, sentences))]
 
 
 def _unfinished(segment: str, sentences: int, rng: random.Random) -> str:

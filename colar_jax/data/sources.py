@@ -62,6 +62,7 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
         raise UserError(f"data source {source!r} has no problem in split {split!r}: name one that has")
     if name not in ("renumbered", "equations"):  # the first says itself what comes again, the second what it reads
         _warn_of_repeats(problems, source, split)
+        _warn_of_blank_steps(problems, source, split)
     return problems
 
 
@@ -188,3 +189,14 @@ def _warn_of_repeats(problems: list[Problem], source: str, split: str) -> None:
             first,
             problems[number - 1].question,
         )
+
+
+def _warn_of_blank_steps(problems: list[Problem], source: str, split: str) -> None:
+    """As of a text that was split at its line breaks. CODI's teacher would leave out a blank one, and read the last."""
+    blank = [number for number, problem in enumerate(problems, start=1) if not all(map(str.strip, problem.steps))]
+    if blank:
+        logger.warning(
+            "data source %r, split %r: %d of %d problems have a step without text, the first problem %d: methods that "
+            "go by steps count it as one; take it out",
+            source, split, len(blank), len(problems), blank[0],
+        )  # fmt: skip

@@ -22,7 +22,7 @@ from colar_jax.runs.beforehand import check_run, check_stage
 from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import Change, identity_of
 from colar_jax.runs.learned import training_set, validation_set
-from colar_jax.runs.resuming import latest_step, note_changes, refuse_another_run
+from colar_jax.runs.resuming import is_validated, latest_step, note_changes, refuse_another_run
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import write_config
 from colar_jax.runs.starts import source_of, stage_state, start_parameters
@@ -72,14 +72,15 @@ def _train(config: Config, *, accept_changes: bool) -> list[Result]:
 
 
 def _refuse_fewer_steps(run: Run, name: str, changes: Sequence[Change]) -> None:
-    """UserError where changes that were accepted leave a stage fewer steps than it has taken: it would end unsaid."""
+    """UserError where changes that were accepted end a stage at once: as another than it is, or not validated."""
     if not any(change.on_resume is OnResume.ADJUSTABLE for change in changes):
         return
-    taken, wanted = latest_step(run.workdir / name), _num_steps(run, name)
-    if taken > wanted:
+    folder = run.workdir / name
+    taken, wanted = latest_step(folder), _num_steps(run, name)
+    if taken > wanted or (taken == wanted and not is_validated(folder, taken)):
         raise UserError(
             f"stages.{name} has taken {taken} steps, and would have {wanted} in all: it cannot go back. "
-            f"--config.stages.{name}.steps={taken} ends it where it is; or give it more steps or epochs"
+            f"--config.stages.{name}.steps={taken + 1} ends it with the next one, which is validated"
         )
 
 

@@ -28,6 +28,12 @@ def latest_step(folder: Path) -> int | None:
         return checkpoints.latest_step()
 
 
+def is_validated(folder: Path, step: int) -> bool:
+    """Whether a stage folder's checkpoint of a step may be its best one."""
+    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+        return bool(checkpoints.read(step)[0])
+
+
 def refuse_another_run(run: Run, name: str, *, accept_changes: bool) -> list[Change]:
     """What has changed since the latest checkpoint of a stage was saved, where the stage may go on all the same.
 

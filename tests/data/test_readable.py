@@ -152,14 +152,15 @@ def test_lengths_are_warned_of_with_their_counts(caplog):
 
 
 def test_the_library_for_mathematics_is_asked_seldom(monkeypatch):
-    """Where a tokenizer changes every answer, a thousand would take minutes."""
-    asked = []
-    monkeypatch.setattr(math_equivalence, "is_equivalent", lambda *pair: asked.append(pair) or True)
+    """Where a tokenizer changes every answer, a thousand would take minutes: the others are taken to be as those."""
+    asked, is_right = [], [True] * 50 + [True] * 49 + [False]
+    monkeypatch.setattr(math_equivalence, "is_equivalent", lambda *pair: asked.append(pair) or is_right[len(asked) - 1])
     problems = [of(answer=f"\\frac{{{n}}}{{7}}") for n in range(1000)]
     tokenizer = real("llama3")
     assert not refusal(problems, tokenizer, verifier="math") and not asked
     hf = lowercasing()
-    assert "950 of 1000 problems" in refusal(problems, hf, verifier="math") and len(asked) == 50
+    assert not refusal(problems, hf, verifier="math") and len(asked) == 50
+    assert "951 of 1000 problems" in refusal(problems, hf, verifier="math") and len(asked) == 100
 
 
 @needs_shared

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from colar_jax.data.arithmetic import generate_problems
+from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import steps_text
 from colar_jax.data.reflections import reflecting
 from colar_jax.data.segment_judging import judge_problems
@@ -105,8 +106,9 @@ def test_a_judge_learns_both_questions_and_both_answers_and_labels_are_right():
 def test_what_cannot_be_judged_or_made_is_one_line():
     with pytest.raises(UserError, match="no chain of the training problems says an answer"):
         judge_problems(generate_problems("train", 4), CUES, "line", 2, seed=0)
-    for wrong in ({"slip_percent": 101}, {"max_reflections": -1}, {"max_reflections": 0}, {"step_tokens": 8}):
-        with pytest.raises(UserError, match=r"slip_percent|set max_reflections|step_tokens"):
+    reflections = ({"slip_percent": 101}, {"max_reflections": -1}, {"max_reflections": 0})
+    for wrong in (*reflections, {"step_tokens": 8}, {"max_fillers": 2}):
+        with pytest.raises(UserError, match=r"slip_percent|set max_reflections|step_tokens and max_fillers are"):
             problems(4, **wrong)
 
 
@@ -114,3 +116,11 @@ def test_a_slip_is_near_and_never_the_answer():
     for seed in range(50):
         lines = reflecting(["<<1+1=2>>"], random.Random(seed), 0, 100, 3)
         assert lines[0] in ("<<1+1=1>>", "<<1+1=3>>") and lines[-1] == "So 2."
+
+
+def test_a_judge_learns_from_what_it_reads():
+    """A chain may go on after its answer, so that the sentences at its end say none."""
+    going_on = Problem("Q?", ("<<1+1=2>>", "So 2.", "That is it."), "2")
+    ending = Problem("R?", ("<<2+3=5>>", "So 5."), "5")
+    for sentences, count in ((1, 4), (2, 8)):
+        assert len(judge_problems([going_on, ending] * 4, CUES, "line", sentences, seed=0)) == count

@@ -297,3 +297,12 @@ def test_the_real_splits_do_not_overlap_but_two_cuts_of_gsm8k_do():
     refuse_overlap({split: load_problems(str(SHARED / "math"), split) for split in ("train", "val", "test")}, False)
     with pytest.raises(ValueError, match="'train' and 'val' share 445 questions"):
         refuse_overlap(splits | {"train": load_problems(words, "train")}, allow=False)
+
+
+def test_steps_without_text_are_logged_with_count_and_place(tmp_path, caplog):
+    path = tmp_path / "split.jsonl"
+    steps = (["a"], ["a", ""], [" "], [])
+    lines = [{"question": f"{n}?", "steps": of_one, "answer": "1"} for n, of_one in enumerate(steps)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    load_problems(str(path), "train")
+    assert "2 of 4 problems have a step without text, the first problem 2: " in caplog.text

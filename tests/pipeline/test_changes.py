@@ -177,17 +177,19 @@ def test_a_finished_stage_is_made_longer(tmp_path, monkeypatch, finished):
 def test_a_stage_that_would_have_fewer_steps_than_it_has_taken_is_refused(tmp_path, monkeypatch):
     """It would end at once, as a stage of the new length, which it is not."""
     monkeypatch.setattr(pipeline, "latest_step", lambda folder: NUM_STEPS)
+    monkeypatch.setattr(pipeline, "is_validated", lambda folder, step: True)
     accepted = [Change("stage.steps", 9, 5, OnResume.ADJUSTABLE)]
     for steps, is_refused in ((NUM_STEPS - 1, True), (NUM_STEPS, False), (NUM_STEPS + 1, False)):
         run = run_with(tmp_path / "run", **{"stages.cot.steps": steps})
         pipeline._refuse_fewer_steps(run, "cot", [])
         if is_refused:
-            with pytest.raises(
-                UserError, match=r"cot has taken 7 steps, and would have 6 .*stages.cot.steps=7 ends it"
-            ):
+            with pytest.raises(UserError, match=r"cot has taken 7 steps, and would have 6 .*steps=8 ends it"):
                 pipeline._refuse_fewer_steps(run, "cot", accepted)
         else:
             pipeline._refuse_fewer_steps(run, "cot", accepted)
     by_epochs = {"stages.cot.steps": 0, "stages.cot.epochs": 0.1, "stages.cot.rows": 8}
     with pytest.raises(UserError, match="cot has taken 7 steps, and would have 1 in all"):
         pipeline._refuse_fewer_steps(run_with(tmp_path / "run", **by_epochs), "cot", accepted)
+    monkeypatch.setattr(pipeline, "is_validated", lambda folder, step: False)  # as a checkpoint on SIGTERM
+    with pytest.raises(UserError, match="cot has taken 7 steps, and would have 7 in all"):
+        pipeline._refuse_fewer_steps(run_with(tmp_path / "run"), "cot", accepted)
