@@ -147,12 +147,16 @@ def _adapter_identity(identity: dict) -> dict:
 def refuse_another_tokenizer(run: Run, folder: Path) -> None:
     """UserError where a stage folder is of a run whose ids are other words; shapes alone do not show that.
 
-    A few ids may differ, as those of special tokens. Nothing is known of a stage without its run's folder.
+    A few ids may differ, as those of special tokens. Nothing is known of a stage whose run's folder is not there.
     """
     theirs = folder.parent / TOKENIZER_FOLDER
     if folder.parent.resolve() == run.workdir.resolve() or not theirs.is_dir():
         return
-    saved, ours = (tokenizer.hf.get_vocab() for tokenizer in (load_tokenizer(str(theirs)), run.tokenizer))
+    try:
+        saved = load_tokenizer(str(theirs), needs_separator=False).hf.get_vocab()
+    except UserError:  # the run was killed while it wrote it
+        return
+    ours = run.tokenizer.hf.get_vocab()
     num_same = sum(saved.get(token) == token_id for token, token_id in ours.items())
     if 2 * num_same < len(ours):
         raise UserError(

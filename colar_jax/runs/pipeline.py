@@ -134,7 +134,8 @@ def _place_of(run: Run, name: str, trainer: Trainer, num_steps: int) -> Callable
     """Where in its stage a step is: the learning rate of its (first) update, and the epochs that are done after it."""
     stage = run.config.stages[name]
     if stage.trainer == "grpo":
-        updates, steps_per_epoch = most_updates(stage.rl), len(run.train) / stage.rl.num_questions
+        per_epoch = stage.rl.questions_per_epoch or len(run.train)  # as `stage.epochs` counts
+        updates, steps_per_epoch = most_updates(stage.rl), per_epoch / stage.rl.num_questions
     else:
         updates, steps_per_epoch = 1, trainer.loader.steps_per_epoch
     schedule = learning_rate_schedule(stage.optimizer, num_steps * updates)
