@@ -1,6 +1,8 @@
 """What a later stage, or the evaluation at the end, would stop at: said before the first stage is trained."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
@@ -83,7 +85,8 @@ def _check_evaluation(run: Run) -> None:
     config, cells = run.config, []
     for stage in stages_of(config):
         if stage not in config.stage_names:
-            finished_identity(run.workdir / stage)
+            with _as_asked_for("eval.stages", config.eval.stages):
+                finished_identity(run.workdir / stage)
         cells += cells_of(config, stage, list(run.tests))
     verifier = config.eval.trim.verifier
     if verifier in config.stage_names:
@@ -93,4 +96,14 @@ def _check_evaluation(run: Run) -> None:
                 "method segment_judge, or a base model"
             )
     elif any(cell.trim != AS_CONFIGURED for cell in cells):
-        trim_source(run)
+        with _as_asked_for("eval.trim.verifier", verifier):
+            trim_source(run)
+
+
+@contextlib.contextmanager
+def _as_asked_for(setting: str, value: str) -> Iterator[None]:
+    """An error that says which setting asks for what is not there."""
+    try:
+        yield
+    except UserError as error:
+        raise error if setting in str(error) else UserError(f"{setting}={value!r}: {error}") from None
