@@ -83,12 +83,13 @@ def well_formed(config: RlConfig, is_right: Verifier, max_latents: int) -> Rewar
 def standardised(rewards_QG: np.ndarray, rl: RlConfig) -> np.ndarray:
     """GRPO: (reward - mean) / (standard deviation + eps), the unbiased one (of G - 1).
 
-    Where a group has several prompts, each has its own mean, and all share one standard deviation about them.
+    Where a group has several prompts, each has its own mean, and all share one standard deviation about them. Where all
+    rewards are equal there is nothing to divide, whatever eps is.
     """
     centred_QG = centred(rewards_QG, rl)
     free = rewards_QG.shape[1] - rl.prompts_to_centre
     std_Q1 = np.sqrt(np.square(centred_QG).sum(axis=1, keepdims=True) / free)
-    return centred_QG / (std_Q1 + rl.advantage_eps)
+    return centred_QG / np.where(has_variance(rewards_QG, rl)[:, None], std_Q1 + rl.advantage_eps, np.inf)
 
 
 @advantage("dr_grpo")

@@ -156,11 +156,13 @@ def _prompts(shape: tuple[int, int], rl: RlConfig) -> tuple[int, int]:
 
 
 def _of_those_that_ended(rewards_QG: np.ndarray, forced_QG: np.ndarray, rl: RlConfig) -> np.ndarray:
-    """Advantages within what is left of each group without its overlong rollouts; 0 where fewer than two are."""
+    """Advantages within what is left of each group without its overlong rollouts; 0 where fewer than two are, or where
+    these are worth the same: what rounding leaves of their differences is nothing to learn from."""
     advantages_QG = np.zeros(rewards_QG.shape, np.float32)
     for group, ended_G in enumerate(~forced_QG):
-        if ended_G.sum() > 1:
-            advantages_QG[group, ended_G] = advantages_of(rewards_QG[group : group + 1, ended_G], rl)[0]
+        left_1E = rewards_QG[group : group + 1, ended_G]
+        if left_1E.size > 1 and has_variance(left_1E, rl).any():
+            advantages_QG[group, ended_G] = advantages_of(left_1E, rl)[0]
     return advantages_QG
 
 

@@ -107,3 +107,17 @@ def test_the_weight_follows_a_budget():
     fixed = LengthWeight(RlConfig(length_credit="penalty"), 0.5)
     fixed.follow(100.0)
     assert fixed.value == 0.5
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+@pytest.mark.parametrize("advantage", ["group", "dr_grpo"])
+@pytest.mark.parametrize("overlong", ["count", "no_advantage", "left_out"])
+def test_what_is_compared_and_worth_the_same_teaches_nothing(overlong, advantage, eps):
+    """0.1 is not the mean of three 0.1, as computers count: no division may make an advantage of that."""
+    rewards_QG = np.array([[0.1, 0.1, 0.1, 0.7], [0.1, 0.1, 0.1, 0.1], [0.0, 1.0, 0.0, 1.0]])
+    forced_QG = np.zeros((3, 4), bool)
+    forced_QG[0, 3] = overlong == "left_out"
+    outcomes = Outcomes(rewards_QG, rewards_QG > 0, LENGTHS[:3], forced_QG, max_latents=8)
+    advantages_QG, informative_Q = of(outcomes=outcomes, overlong=overlong, advantage=advantage, advantage_eps=eps)
+    assert informative_Q.tolist() == [overlong != "left_out", False, True]
+    assert np.isfinite(advantages_QG).all() and (advantages_QG[~informative_Q] == 0).all()
