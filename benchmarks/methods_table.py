@@ -55,13 +55,17 @@ def main() -> None:
     parser.add_argument("--against", default="no_cot", help="the stage that all others are compared with")
     parser.add_argument("rest", nargs="*", help="after --: further flags of colar_jax.train")
     options = parser.parse_args()
+    if len(set(options.seeds)) < len(options.seeds):
+        parser.error(f"--seeds={','.join(map(str, options.seeds))}: a seed is named twice")
     stages = stages_after_the_start(options.config)
     for seed in options.seeds:
-        if not is_finished(options.folder / f"seed_{seed}", stages):
-            subprocess.run(train_command(options, seed, stages), check=True)
+        if is_finished(options.folder / f"seed_{seed}", stages):
+            continue
+        if (status := subprocess.run(train_command(options, seed, stages), check=False).returncode) != 0:
+            raise SystemExit(f"seed {seed} ended with status {status} (above is why): the same command goes on with it")
     folders = [str(options.folder / f"seed_{seed}") for seed in options.seeds]
     table = [sys.executable, str(ROOT / "benchmarks" / "over_seeds.py"), *folders, "--against", options.against]
-    subprocess.run(table, check=True)
+    raise SystemExit(subprocess.run(table, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -3,36 +3,81 @@
     python benchmarks/over_seeds.py runs/baselines_0 runs/baselines_1 ... [--sampling sampled] [--against no_cot]
 
 Each folder has the `report.json` of a run (or of `evaluate`); a row that only some of them have says how many. Accuracy
-of a run is its mean over decodes, so the interval is over *training* seeds. With `--against`, the difference to that
-stage in the same run, seed by seed.
+of a run is its mean over decodes, so the interval is over *training* seeds. With `--against stage` or `stage@speed`, the
+difference to that stage in the same run, seed by seed: to its row at the same speed, limit, temperature and agreements,
+as far as it has one.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from colar_jax.statistics.intervals import Interval, mean_over_seeds
 
-KEYS = ("dataset", "stage", "speed", "latent_limit", "temperature")
+
+class Way(NamedTuple):
+    """What makes a row: results that differ in any of these are never averaged."""
+
+    dataset: str
+    run: str  # of a report of several runs; "" for one
+    stage: str
+    speed: str
+    latent_limit: str
+    temperature: str
+    trim: str
 
 
-def rows_of(folders: list[str], sampling: str) -> dict[tuple[str, ...], list[dict]]:
-    """The results of every way to decode (`KEYS`), one of each folder that has it."""
-    rows: dict[tuple[str, ...], list[dict]] = {}
+Rows = dict[Way, list[dict]]
+BEFORE = {"run": "", "trim": "-"}  # what older reports do not say
+
+
+def rows_of(folders: list[str], sampling: str) -> Rows:
+    """The results of every way to decode, one of each folder that has it.
+
+    Raises:
+        ValueError: two folders were asked other questions.
+    """
+    rows: Rows = {}
     for folder in folders:
         for result in json.loads((Path(folder) / "report.json").read_text())["results"]:
             if result["sampling"] == sampling:
-                rows.setdefault(tuple(result[key] for key in KEYS), []).append(result | {"folder": folder})
+                way = Way(*((BEFORE | result)[name] for name in Way._fields))
+                rows.setdefault(way, []).append(result | {"folder": folder})
+    asked: dict[str, dict[str, str]] = {}  # by data set, a folder of each list of questions
+    for way, results in rows.items():
+        for result in results:
+            asked.setdefault(way.dataset, {}).setdefault(result["questions"], result["folder"])
+    for dataset, folders_of in asked.items():
+        if len(folders_of) > 1:
+            first, second, *_ = folders_of.values()
+            raise ValueError(f"{first} and {second} were asked other questions of {dataset}: they are no repetitions")
     return rows
 
 
-def references(rows: dict[tuple[str, ...], list[dict]], way: tuple[str, ...], against: str) -> dict[str, float]:
-    """By run, the accuracy of the stage that a row is compared with, on the same data; empty for its own rows."""
-    data, stage, *_ = way
+def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
+    """By folder, the accuracy that a row is compared with, in %; empty for the reference's own rows, and without one.
+
+    Raises:
+        ValueError: the reference has several speeds, and none of them is the row's.
+    """
+    stage, _, speed = against.partition("@")
     found = [
-        results for (of_data, name, *_), results in rows.items() if (of_data, name) == (data, against) != (data, stage)
+        other
+        for other in rows
+        if (other.dataset, other.run, other.stage, speed or other.speed) == (way.dataset, way.run, stage, other.speed)
     ]
-    return {result["folder"]: 100 * result["accuracy"] for results in found[:1] for result in results}
+    if not found or way in found:
+        return {}
+    speeds = {other.speed for other in found}
+    if len(speeds) > 1 and way.speed not in speeds:
+        names = ", ".join(f"{stage}@{speed}" for speed in sorted(speeds))
+        raise ValueError(f"--against={against}: it was decoded at several speeds; name one of {names}")
+
+    def alike(other: Way) -> tuple[bool, ...]:
+        return tuple(getattr(other, name) == getattr(way, name) for name in Way._fields[3:])
+
+    return {result["folder"]: 100 * result["accuracy"] for result in rows[max(found, key=alike)]}
 
 
 def minus(results: list[dict], reference: dict[str, float]) -> str:
@@ -49,25 +94,45 @@ def shown(interval: Interval, digits: int) -> str:
     return f"{interval.center:.{digits}f}{spread}"
 
 
+def table_of(rows: Rows, against: str) -> list[str]:
+    """The lines of the table; a column of what makes rows is there where rows differ in it, or it is always told."""
+    headings = dict(zip(Way._fields, ("data", "run", "stage", "speed", "limit", "temperature", "agreements"), strict=True))
+    told = [name for name in headings if name not in BEFORE or any(getattr(w, name) != BEFORE[name] for w in rows)]
+    compared = f"minus {against}" if against else "minus none"
+    header = [*(headings[name] for name in told), "accuracy, %", compared, "#L", "of each seed", "seeds"]
+    lines = [header, ["---"] * len(header)]
+    for way, results in rows.items():
+        accuracies = [100 * result["accuracy"] for result in results]
+        lines.append(
+            [
+                *(getattr(way, name) for name in told),
+                shown(mean_over_seeds(accuracies), 1),
+                minus(results, reference_of(rows, way, against)),
+                shown(mean_over_seeds([result["mean_length"] for result in results]), 2),
+                ", ".join(f"{value:.1f}" for value in accuracies),
+                str(len(results)),
+            ]
+        )
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--sampling", choices=("greedy", "sampled"), default="greedy")
-    parser.add_argument("--against", default="", help="a stage; its own rows have no difference")
+    parser.add_argument("--against", default="", help="a stage, or stage@speed; its own rows have no difference")
     options = parser.parse_args()
     if unfinished := [folder for folder in options.folders if not (Path(folder) / "report.json").is_file()]:
         parser.error(f"no report.json in {', '.join(unfinished)}: train there to the end, or evaluate it")
-    compared = f"minus {options.against}" if options.against else "minus none"
-    print(f"| data | stage | speed | limit | temperature | accuracy, % | {compared} | #L | of each seed | seeds |")
-    print("| --- " * 10 + "|")
-    rows = rows_of(options.folders, options.sampling)
-    for way, results in rows.items():
-        accuracies = [100 * result["accuracy"] for result in results]
-        accuracy = shown(mean_over_seeds(accuracies), 1)
-        length = shown(mean_over_seeds([result["mean_length"] for result in results]), 2)
-        difference = minus(results, references(rows, way, options.against))
-        each = ", ".join(f"{value:.1f}" for value in accuracies)
-        print(f"| {' | '.join(way)} | {accuracy} | {difference} | {length} | {each} | {len(results)} |")
+    if len({Path(folder).resolve() for folder in options.folders}) < len(options.folders):
+        parser.error("a folder is named twice: each is a seed of its own")
+    try:
+        rows = rows_of(options.folders, options.sampling)
+        if options.against and not any(reference_of(rows, way, options.against) for way in rows):
+            parser.error(f"--against={options.against}: no row can be compared with it")
+        print("\n".join(table_of(rows, options.against)))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""The table over seeds: which results are repetitions of each other, and what a row is compared with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "over_seeds.py"
+
+
+def result(stage, accuracy, **others):
+    return {
+        "dataset": "gsm8k", "run": "", "stage": stage, "speed": "-", "latent_limit": "-", "temperature": "-",
+        "trim": "-", "sampling": "greedy", "questions": "abc", "accuracy": accuracy, "mean_length": 4.0,
+    } | others  # fmt: skip
+
+
+def folder_of(path: Path, *results) -> str:
+    path.mkdir()
+    (path / "report.json").write_text(json.dumps({"results": results}))
+    return str(path)
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+
+
+def table(*arguments) -> dict[tuple[str, ...], dict[str, str]]:
+    """The lines by what makes a row: all cells before the accuracy."""
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    header, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines())
+    place = header.index("accuracy, %")
+    return {tuple(line[:place]): dict(zip(header[place:], line[place:], strict=True)) for line in lines}
+
+
+def test_trimmed_rows_and_other_runs_are_no_seeds(tmp_path):
+    """Of one report, that is of one seed, no two results are averaged, whatever they differ in."""
+    results = [
+        result("cot", 0.5), result("cot", 0.6, trim="1"), result("cot", 0.7, trim="2"), result("cot", 0.8, run="other")
+    ]  # fmt: skip
+    lines = table(folder_of(tmp_path / "a", *results))
+    assert [line["accuracy, %"] for line in lines.values()] == ["50.0", "60.0", "70.0", "80.0"]
+    assert {line["seeds"] for line in lines.values()} == {"1"}
+
+
+def test_a_row_is_compared_at_its_own_speed(tmp_path):
+    def of_seed(seed, shift):
+        results = [result("colar", value, speed=speed) for speed, value in (("2", 0.8), ("5", 0.4))]
+        results += [result("rl", value + shift, speed=speed) for speed, value in (("2", 0.8), ("5", 0.4))]
+        return folder_of(tmp_path / seed, *results)
+
+    lines = table(of_seed("0", 0.1), of_seed("1", 0.1), "--against", "colar")
+    assert {way[1:3]: line["minus colar"] for way, line in lines.items()} == {
+        ("colar", "2"): "", ("colar", "5"): "", ("rl", "2"): "10.0 ± 0.0", ("rl", "5"): "10.0 ± 0.0",
+    }  # fmt: skip
+
+
+def test_a_reference_of_several_speeds_has_to_be_named(tmp_path):
+    results = [result("colar", 0.8, speed="2"), result("colar", 0.4, speed="5"), result("cot", 0.9)]
+    folder = folder_of(tmp_path / "a", *results)
+    refused = run(folder, "--against", "colar")
+    assert refused.returncode == 2 and "name one of colar@2, colar@5" in refused.stderr
+    lines = table(folder, "--against", "colar@5")
+    assert [line["minus colar@5"] for line in lines.values()] == ["40.0", "", "50.0"]
+    assert run(folder, "--against", "colr").returncode == 2
+
+
+@pytest.mark.parametrize("other", [{"questions": "xyz"}, None])
+def test_what_is_no_repetition_is_refused(tmp_path, other):
+    first = folder_of(tmp_path / "a", result("cot", 0.5))
+    second = first if other is None else folder_of(tmp_path / "b", result("cot", 0.7, **other))
+    done = run(first, second)
+    assert done.returncode == 2 and ("named twice" if other is None else "other questions of gsm8k") in done.stderr
+
+
+def test_a_report_of_before_is_read(tmp_path):
+    older = {name: value for name, value in result("cot", 0.5).items() if name not in ("trim", "run")}
+    (line,) = table(folder_of(tmp_path / "a", older), folder_of(tmp_path / "b", result("cot", 0.7))).values()
+    assert (line["accuracy, %"].split()[0], line["seeds"]) == ("60.0", "2")
