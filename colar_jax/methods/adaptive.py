@@ -142,7 +142,8 @@ class Adaptive(Codi):
             decision_B = decision_log_prob(stop_log_prob_B, stop_B)
             return Thought(embed_BD, embed_BD, zeros_B, stop_B, decision_B, stop_log_prob_B)
 
-        return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents, way="chosen_stop")
+        limits = {"max_thoughts": decode.max_latents, "min_thoughts": decode.min_latents}
+        return Thinking(think, **limits, reads_words=False, way="chosen_stop")
 
     def rollout_thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype) -> Thinking:
         thinking = self.thinking(decode, separator_id, dtype, False)

@@ -49,6 +49,41 @@ def test_costs_in_closed_form():
     assert model.kv_bytes(prompt, thoughts, answer)[0] == 2 * 3 * 2 * 4 * 2 * 17
 
 
+def test_a_question_that_is_read_twice_costs_its_layers_twice():
+    sizes = dict(llama=ONE_LAYER, latent_head_size=8, bytes_per_value=2)
+    prompt, thoughts, answer = (np.array([n]) for n in (10, 4, 3))
+    once, twice = CostModel(**sizes), CostModel(**sizes, question_reads=2)
+    of_question = 2 * (16 * 16 * 2 + 16 * 8 * 2 + 3 * 16 * 24) * 10 + 4 * 16 * 10 * 11 / 2
+    assert twice.flops(prompt, thoughts, answer) - once.flops(prompt, thoughts, answer) == of_question
+    assert twice.passes(thoughts, answer) - once.passes(thoughts, answer) == 1
+    assert twice.kv_bytes(prompt, thoughts, answer) == once.kv_bytes(prompt, thoughts, answer)
+
+
+def test_a_language_head_that_thinking_does_not_read_costs_nothing():
+    sizes = dict(llama=ONE_LAYER, latent_head_size=0, bytes_per_value=2)
+    prompt, thoughts, answer = (np.array([n]) for n in (10, 4, 3))
+    reads, silent = CostModel(**sizes), CostModel(**sizes, reads_words=False)
+    assert reads.flops(prompt, thoughts, answer) - silent.flops(prompt, thoughts, answer) == 2 * 50 * 16 * (1 + 4)
+
+
+def test_a_projection_is_read_once_a_thought_and_round():
+    sizes = dict(llama=ONE_LAYER, latent_head_size=0, bytes_per_value=2, reads_words=False)
+    numbers = tuple(np.array([n]) for n in (10, 4, 3))
+    for sweeps, rounds in ((None, 1), (0, 0), (3, 3)):
+        bare, projected = (CostModel(**sizes, sweeps=sweeps, projection_size=size).flops(*numbers) for size in (0, 5))
+        assert projected - bare == 2 * 2 * 16 * 5 * 4 * rounds
+
+
+def test_what_was_thought_in_vain_is_computed_and_not_kept():
+    """The answer does not see it: it costs what a chain that goes on for so long does, before any answer."""
+    model = CostModel(ONE_LAYER, latent_head_size=0, bytes_per_value=4)
+    prompt, thoughts, answer, discarded = (np.array([n]) for n in (10, 4, 3, 6))
+    kept = model.flops(prompt, thoughts, answer)
+    in_vain = model.flops(prompt, thoughts, answer, discarded) - kept
+    nothing = np.zeros(1, int)
+    assert in_vain == model.flops(prompt, thoughts + discarded, nothing) - model.flops(prompt, thoughts, nothing)
+
+
 def test_means_are_over_examples():
     def decode(thoughts, seconds, **measured):
         ones_N = np.ones(len(thoughts), int)
@@ -62,3 +97,4 @@ def test_means_are_over_examples():
     assert cost.kv_bytes == pytest.approx(2 * 1 * 2 * 4 * 4 * (5 + 3 + 2))
     in_vain = cost_of(model, [decode([1, 2, 6], 0.9), decode([3], 0.3, discarded_thoughts=np.array([8]))])
     assert in_vain.forward_passes == cost.forward_passes + 2, "what is discarded was computed"
+    assert in_vain.flops > cost.flops and in_vain.kv_bytes == cost.kv_bytes, "and is not there when the answer ends"

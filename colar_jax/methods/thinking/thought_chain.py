@@ -214,7 +214,7 @@ def fixed_thinking(num_latents: int, project, *, way: str) -> Thinking:
         # Always for stopping; the decoder asks only after `min_thoughts`.
         return Thought(embed_BD, embed_BD, zeros_B, jnp.ones(hidden_BD.shape[0], bool), zeros_B)
 
-    return Thinking(think, max_thoughts=num_latents, min_thoughts=num_latents, way=way)
+    return Thinking(think, max_thoughts=num_latents, min_thoughts=num_latents, reads_words=False, way=way)
 
 
 def _embed(model: Reasoner, ids_BT, compute: Execution):

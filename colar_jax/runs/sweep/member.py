@@ -10,15 +10,17 @@ import numpy as np
 from flax import nnx
 
 from colar_jax import __version__
+from colar_jax.config import Config
 from colar_jax.data.answers import VERIFIERS
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import AUTO_SPEED, speed_text
 from colar_jax.evaluation.causal import causal_tests
-from colar_jax.evaluation.cost import Cost, CostModel, cost_of
+from colar_jax.evaluation.cost import CostModel, cost_of
 from colar_jax.evaluation.decode_program import TEMPERATURES
 from colar_jax.evaluation.evaluator import Outcome, Request
 from colar_jax.evaluation.inspector import Chain, Inspector
 from colar_jax.evaluation.samples import samples_of
+from colar_jax.methods.codi import PROJECTION
 from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, Result
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_identity, finished_parameters
@@ -27,6 +29,8 @@ from colar_jax.runs.sweep.clock import Clock
 from colar_jax.runs.sweep.store import Store, StoredDecode, digest, key_of
 from colar_jax.runs.trim_verifier import TrimSource, trim_source
 from colar_jax.statistics.repeated import votes_of
+
+_VARIED = ("latent_limit", "temperature", "trim")  # of a cell, said of a sample where it is not the config's own
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,25 +101,42 @@ def decode_missing(part: StageCells, store: Store, clock: Clock, on_decoded: Cal
         if trim != AS_CONFIGURED:
             programs = part.trims.programs(clock.programs).ended_by(int(trim))
         evaluator = run.evaluator(part.stage, sets, speeds, room_for(run.config), programs)
-        requests = (Request(run.tests[cell.dataset], cell.speed, cell.seed, cell.decode) for cell in cells)
-        with clock:
-            for cell, (request, outcome) in zip(cells, evaluator.run_all(parameters, requests), strict=True):
-                samples = []
-                if cell.shows_samples:
-                    with clock.paused():
-                        chains = _look(run, inspector, parameters, cell)
-                    samples = list(samples_of(request.encoded, outcome, chains, **_facts(cell)))
-                depends_on = part.dependencies[cell]
-                store.add(key_of(depends_on), depends_on, StoredDecode.of(outcome, samples).as_json())
-                on_decoded(cell, outcome)
+        for group in _up_to_looks(run.config, cells):
+            requests = (Request(run.tests[cell.dataset], cell.speed, cell.seed, cell.decode) for cell in group)
+            with clock:
+                for cell, (request, outcome) in zip(group, evaluator.run_all(parameters, requests), strict=True):
+                    samples = []
+                    if cell.shows_samples:
+                        with clock.paused():
+                            chains = _look(run, inspector, parameters, cell)
+                        samples = list(samples_of(request.encoded, outcome, chains, **_facts(cell)))
+                    depends_on = part.dependencies[cell]
+                    store.add(key_of(depends_on), depends_on, StoredDecode.of(outcome, samples).as_json())
+                    on_decoded(cell, outcome)
+
+
+def _up_to_looks(config: Config, cells: list[Cell]) -> Iterator[list[Cell]]:
+    """The cells in groups, each of which ends where latents are looked at: a decode that is under way would count it
+    as its own time."""
+    start = 0
+    for stop, cell in enumerate(cells, start=1):
+        if _is_looked_at(config, cell) or stop == len(cells):
+            yield cells[start:stop]
+            start = stop
+
+
+def _is_looked_at(config: Config, cell: Cell) -> bool:
+    """Whether it is recorded what was thought: in greedy decodes as the run's config has them. The inspector has no
+    other limits."""
+    is_own = cell.seed is None and cell.trim == AS_CONFIGURED and cell.decode == config.decode
+    return bool(config.eval.latent_words) and is_own
 
 
 def _look(run: Run, inspector: Inspector, parameters, cell: Cell) -> list[Chain] | None:
-    """What was thought in a greedy decode under the run's own limits: the inspector has no others."""
-    num_words = run.config.eval.latent_words
-    if not num_words or cell.seed is not None or (cell.latent_limit, cell.trim) != (AS_CONFIGURED, AS_CONFIGURED):
+    """What was thought in a decode, where it is recorded."""
+    if not _is_looked_at(run.config, cell):
         return None
-    return inspector.look(parameters, run.tests[cell.dataset], cell.speed, num_words=num_words)
+    return inspector.look(parameters, run.tests[cell.dataset], cell.speed, num_words=run.config.eval.latent_words)
 
 
 def causal_rows(part: StageCells, store: Store) -> Iterator[dict]:
@@ -169,7 +190,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
             measured_SN=_stacked([seed.measured for seed in seeds]),
             thinks_in=thinks_in,
             votes_SN=votes_of([seed.predictions for seed in seeds], is_same) if len(seeds) > 1 else None,
-            cost=_cost(model, seeds, part),
+            cost=cost_of(model, seeds),
             needed_length=_needed_length(part, dataset, speed, thinks_in),
         )
 
@@ -188,8 +209,10 @@ def shown_samples(part: StageCells, store: Store) -> Iterator[dict]:
     is_greedy = part.run.config.eval.greedy
     for cell, depends_on in part.dependencies.items():
         if cell.seed == (None if is_greedy else 0):
+            facts = ({"run": part.name} if part.name else {}) | _facts(cell)
             for sample in store[key_of(depends_on)]["samples"]:
-                yield {"run": part.name} | sample if part.name else sample
+                # The cell that wrote it may have had another name: the limit 8, where 8 is the config's own.
+                yield facts | {name: value for name, value in sample.items() if name not in _VARIED}
 
 
 def _thinks_in(part: StageCells) -> str:
@@ -210,23 +233,19 @@ def _stacked(of_seeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _facts(cell: Cell) -> dict:
     """What comes first in a sample."""
     facts = {"stage": cell.stage, "dataset": cell.dataset, "speed": speed_text(cell.speed)}
-    varied = {"latent_limit": cell.latent_limit, "temperature": cell.temperature, "trim": cell.trim}
+    varied = {name: getattr(cell, name) for name in _VARIED}
     return facts | {name: text for name, text in varied.items() if text != AS_CONFIGURED}
-
-
-def _cost(model: CostModel, seeds: list[StoredDecode], part: StageCells) -> Cost:
-    """Of an answer; a model that chooses its speed reads the question twice."""
-    cost = cost_of(model, seeds)
-    if part.run.method(part.stage).recipe.conditioning != "own":
-        return cost
-    return dataclasses.replace(cost, forward_passes=cost.forward_passes + 1)
 
 
 def _cost_model(part: StageCells) -> CostModel:
     model, method = nnx.merge(part.run.graph, part.run.shapes), part.run.method(part.stage)
+    thinking, projection = part.run.thinking(part.stage), method.modules.get(PROJECTION)
     return CostModel(
         llama=model.llama.config,
         latent_head_size=model.latent_head.config.intermediate_size if method.draws_latents else 0,
         bytes_per_value=jnp.dtype(part.run.config.model.dtype).itemsize,
-        sweeps=part.run.thinking(part.stage).sweeps,
+        projection_size=projection.settings.intermediate_size if projection else 0,
+        reads_words=thinking.reads_words and thinking.max_thoughts > 0,
+        question_reads=2 if method.chooses_speed else 1,
+        sweeps=thinking.sweeps,
     )

@@ -1,0 +1,36 @@
+"""What a report's FLOPs assume of a method's thinking: whether it asks the language head."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from colar_jax.config import DecodeConfig
+from colar_jax.methods import METHODS
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.presets import PRESETS
+from colar_jax.model.reasoner import abstract
+
+VOCABULARY, SEPARATOR, ROWS = 101, 9, 3
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("name", METHODS)
+def test_products_with_the_vocabulary_are_where_a_method_says(name, greedy):
+    method = METHODS[name]()
+    thinking = method.thinking(DecodeConfig(), SEPARATOR, jnp.dtype(jnp.float32), greedy)
+    if not thinking.max_thoughts:
+        return
+    llama = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY)
+    graph, parameters = abstract(llama, LatentHeadConfig(24), None, method.modules)
+    hidden = jax.ShapeDtypeStruct((ROWS, llama.hidden_size), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
+
+    def think(parameters, hidden_BD, keys_B):
+        return thinking.think(nnx.merge(graph, parameters), hidden_BD, keys_B)
+
+    program = jax.jit(think).lower(parameters, hidden, keys).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert any(f"-> tensor<{ROWS}x{VOCABULARY}x" in line for line in products) == thinking.reads_words
