@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 
 from colar_jax.config import RlConfig
 from colar_jax.errors import UserError
@@ -25,6 +26,7 @@ _MEMORY = 0.9  # of the running accuracy
 _SETTLED = 20  # iterations before the running accuracy says anything
 _MOSTLY_BOUND = 0.5  # of the standard deviations, from which on they count as bound
 _COLLAPSED = 0.5  # of the best running accuracy
+_BEYOND_CHANCE = 2.0  # standard deviations that it has to be below that
 
 
 class Collapsed(RuntimeError):
@@ -157,9 +159,17 @@ class Health:
                 "every step leaves the policy that sampled: raise rl.min_std (0.2 of the embedding scale is stable), "
                 "or lower optimizer.learning_rate"
             )
-        if self.iterations > _SETTLED and self.accuracy < _COLLAPSED * self.best:
+        if self.iterations > _SETTLED and self.accuracy < _COLLAPSED * self.best - _BEYOND_CHANCE * self._chance():
             return (
                 f"the accuracy of rollouts fell from {self.best:.1%} to {self.accuracy:.1%} (running means; #L is "
                 f"{values['length']:.1f}): {floor}lower optimizer.learning_rate, or hold the policy with rl.beta"
             )
         return ""
+
+    def _chance(self) -> float:
+        """How far the running accuracy strays by chance: its standard deviation where a group is right or wrong as one.
+
+        Its best is the best of many, so that of few and hard questions it is far above what the policy ever was.
+        """
+        of_iteration = self.best * (1 - self.best) / self.config.num_questions
+        return math.sqrt(of_iteration * (1 - _MEMORY) / (1 + _MEMORY))

@@ -1,5 +1,6 @@
 import logging
 
+import numpy as np
 import pytest
 
 from colar_jax.config import RlConfig
@@ -107,9 +108,28 @@ def test_a_fall_of_accuracy_ends_the_run_also_when_it_was_stopped_in_between():
     resumed = health()
     resumed.recall(watched.memory())
     for one in (watched, resumed):
-        with pytest.raises(Collapsed, match=r"accuracy of rollouts fell from 50.0% to 2\d") as collapsed:
+        with pytest.raises(Collapsed, match=r"accuracy of rollouts fell from 50.0% to 1\d") as collapsed:
             look_at_a_fall(one)
-        assert "iteration 37" in str(collapsed.value)
+        assert "iteration 42" in str(collapsed.value)
     slowly = health()
     for step in range(1, 200):
         slowly.look(step, WELL | {"accuracy": max(0.3, 0.5 - step / 500)})
+
+
+@pytest.mark.parametrize(("accuracy", "num_questions"), [(0.05, 8), (0.1, 8), (0.1, 1), (0.3, 4), (0.5, 4), (0.05, 32)])
+def test_a_policy_that_stays_as_it_is_has_not_collapsed(accuracy, num_questions):
+    """Of few hard questions the best of many running means is far above the mean, and the worst far below."""
+    rng = np.random.default_rng(0)
+    watched = health(num_questions=num_questions)
+    for step in range(1, 1001):
+        watched.look(step, WELL | {"accuracy": rng.binomial(num_questions, accuracy) / num_questions})
+
+
+@pytest.mark.parametrize(("accuracy", "num_questions"), [(0.3, 32), (0.8, 8), (0.9, 2)])
+def test_a_policy_that_answers_nothing_any_more_has(accuracy, num_questions):
+    watched = health(num_questions=num_questions)
+    for step in range(1, 101):
+        watched.look(step, WELL | {"accuracy": accuracy})
+    with pytest.raises(Collapsed, match="the accuracy of rollouts fell"):
+        for step in range(101, 131):
+            watched.look(step, WELL | {"accuracy": 0.0})
