@@ -3,9 +3,9 @@
     python benchmarks/over_seeds.py runs/baselines_0 runs/baselines_1 ... [--sampling sampled] [--against no_cot]
 
 Each folder has the `report.json` of a run (or of `evaluate`); a row that only some of them have says how many. Accuracy
-of a run is its mean over decodes, so the interval is over *training* seeds. With `--against stage` or `stage@speed`, the
-difference to that stage in the same run, seed by seed: to its row at the same speed, limit, temperature and agreements,
-as far as it has one.
+of a run is its mean over decodes, so the interval is over *training* seeds. With `--against stage` or `stage@speed`,
+the difference to that stage in the same run, seed by seed: to its row at the same speed, limit, temperature and
+agreements, as far as it has one.
 """
 
 import argparse
@@ -96,7 +96,8 @@ def shown(interval: Interval, digits: int) -> str:
 
 def table_of(rows: Rows, against: str) -> list[str]:
     """The lines of the table; a column of what makes rows is there where rows differ in it, or it is always told."""
-    headings = dict(zip(Way._fields, ("data", "run", "stage", "speed", "limit", "temperature", "agreements"), strict=True))
+    texts = ("data", "run", "stage", "speed", "limit", "temperature", "agreements")
+    headings = dict(zip(Way._fields, texts, strict=True))
     told = [name for name in headings if name not in BEFORE or any(getattr(w, name) != BEFORE[name] for w in rows)]
     compared = f"minus {against}" if against else "minus none"
     header = [*(headings[name] for name in told), "accuracy, %", compared, "#L", "of each seed", "seeds"]

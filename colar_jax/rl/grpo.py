@@ -165,7 +165,7 @@ def make_grpo_trainer(
         row_rooms=row_rooms(stage.config, engine.num_shards),
         num_iterations=iterations(stage.config, len(encoded)),
     )
-    health = Health(stage.name, rl, sampling.min_latents, engine.compute.dtype)
+    health = Health(stage.name, rl, sampling.min_latents, engine.compute.dtype, in_words)
     step = make_policy_step(engine, stage.config, sampling, tokenizer.separator_id, optimizer)
     return GrpoTrainer(engine, learner, health, step, reference=reference)
 

@@ -41,6 +41,7 @@ class Health:
     config: RlConfig
     min_latents: int
     dtype: str
+    in_words: bool = False  # whether chains are words
     iterations: int = 0
     accuracy: float = 0.0  # a running mean
     best: float = 0.0
@@ -108,12 +109,14 @@ class Health:
         alarms = {}
         if values["length"] < max(1, self.min_latents) + 0.05:
             alarms["short"] = (
-                f"chains have {values['length']:.2f} latents, the least there can be: look at val/accuracy, and lower "
-                "rl.length_penalty, or rl.decision_weight, if it falls"
+                f"chains have {values['length']:.2f} {'tokens' if self.in_words else 'latents'}, the least there can "
+                "be: look at val/accuracy, and lower rl.length_penalty"
+                f"{'' if self.in_words else ', or rl.decision_weight,'} if it falls"
             )
         if values["forced_stops"] > 0.9:
             alarms["long"] = (
-                f"{values['forced_stops']:.0%} of the chains run into decode.max_latents: raise the limit, or "
+                f"{values['forced_stops']:.0%} of the chains run into decode."
+                f"{'max_step_tokens' if self.in_words else 'max_latents'}: raise the limit, or "
                 "have right answers lose by their length (rl.length_penalty)"
             )
         if values["zero_variance"] > 0.95:

@@ -35,6 +35,13 @@ def test_alarms_come_once_in_a_while(caplog, values, message):
     assert [bool(re.search(message, record.getMessage())) for record in caplog.records] == [True, True]
 
 
+def test_alarms_of_chains_in_words_name_their_own_settings(caplog):
+    watched = Health("rl", RlConfig(), min_latents=1, dtype="float32", in_words=True)
+    watched.look(1, WELL | {"forced_stops": 0.95, "length": 1.0})
+    assert "decode.max_step_tokens" in caplog.text and "1.00 tokens" in caplog.text
+    assert not any(other in caplog.text for other in ("decode.max_latents", "latents,", "rl.decision_weight"))
+
+
 def test_a_floor_is_meant_to_bind(caplog):
     health(min_std=0.2).look(1, WELL | {"latent_std_at_bound": 1.0})
     assert not caplog.records
@@ -131,5 +138,4 @@ def test_a_policy_that_answers_nothing_any_more_has(accuracy, num_questions):
     for step in range(1, 101):
         watched.look(step, WELL | {"accuracy": accuracy})
     with pytest.raises(Collapsed, match="the accuracy of rollouts fell"):
-        for step in range(101, 131):
-            watched.look(step, WELL | {"accuracy": 0.0})
+        look_at_a_fall(watched)

@@ -220,6 +220,12 @@ def test_a_wrong_reference_or_folder_is_found_before_anything_is_decoded(configs
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_run_that_is_named_twice_is_found_before_anything_is_decoded(configs, folder):
+    with pytest.raises(UserError, match="--workdir names the run .*first twice"):
+        sweep([*configs, config_of(folder / "second" / ".." / "first")], folder / "twice")
+    assert not (folder / "twice").exists()
+
+
 def test_an_unregistered_method_is_one_line(configs):
     with pytest.raises(UserError, match=r"method='colr' is none of no_cot, cot, colar.*Did you mean 'colar'"):
         config_of(configs[0].workdir, **{"stages.colar.method": "colr"})

@@ -47,6 +47,9 @@ def sweep(configs: Sequence[Config], folder: Path | None = None, *, reference: s
         UserError: a stage has no finished checkpoint (of several runs, in none that has the stage), no row will be the
             reference, or the folder cannot be one; all found before anything is decoded.
     """
+    for number, config in enumerate(configs):
+        if any(_workdir(config).resolve() == _workdir(other).resolve() for other in configs[:number]):
+            raise UserError(f"--workdir names the run {config.workdir} twice: a row is compared with another run's")
     configs = _with_finished_stages(configs)
     check_reference(reference, _places(configs))
     if folder is None:
