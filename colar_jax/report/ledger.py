@@ -15,7 +15,7 @@ from colar_jax.report.files import JSON_FILE
 from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED, Published, wilson_of_share
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.report.results_of_others import OF_OTHERS
-from colar_jax.settings import parse_speeds, split_names
+from colar_jax.settings import DecodeConfig, parse_speeds, split_names
 from colar_jax.statistics.intervals import Interval
 
 LENGTH_TOLERANCE = 0.15  # of #L
@@ -191,8 +191,11 @@ def _differences(published: Published, config: dict, stage: dict) -> list[str]:
 
 
 def _setting(name: str, config: dict, stage: dict) -> Any:
-    """A setting of the run, or of its stage; None where it is not recorded."""
+    """A setting of the run, or of its stage; None where it is not recorded, which a way to decode that is younger than
+    the run does not have to be."""
     *groups, last = name.split(".")
+    if groups == ["decode"] and last not in config["decode"]:
+        return getattr(DecodeConfig, last)
     at: Any = config if groups[:1] in (["model"], ["data"], ["decode"], ["eval"]) else stage
     for group in (*groups, last):
         at = at.get(group) if isinstance(at, dict) else None

@@ -32,10 +32,14 @@ _LATENT_DECODING: dict[str, object] = {
     "decode.latent_temperature": 1.0,
     "decode.stop_temperature": 1.0,
     "decode.max_latents": 64,
+    "decode.min_latents": 1,
+    "decode.min_latent_std": 0.0,
+    "decode.latent_noise": "two_sided",
+    "decode.stop_odds_temperature": 1.0,
     "latent.speeds": "1,2,3,4,5",
 }
 USUAL_OF_METHOD: dict[str, dict[str, object]] = {
-    "cot": {},
+    "cot": {"decode.stop_temperature": 1.0},  # of words
     "icot": {},
     "coconut": {},
     "codi": {"codi.num_latents": 6, "codi.distill_weight": 20.0},

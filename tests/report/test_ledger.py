@@ -53,6 +53,27 @@ def test_a_run_of_a_rows_command_is_compared_with_that_row(row):
     assert not any(one.differences for one in found)
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("CoT", "stop_temperature", 0.5),
+        ("CoLaR c=5", "stop_odds_temperature", 2.0),
+        ("CoLaR c=5", "min_latent_std", 0.2),
+        ("CoLaR c=5", "latent_noise", "one_sided"),
+        ("CoLaR c=5", "min_latents", 3),
+        ("MATH, Qwen: CoLaR, NLL + RL", "min_latent_std", 0.2),
+    ],
+)
+def test_another_way_to_decode_is_no_reproduction_and_one_of_before_it_was_there_is(name, setting, value):
+    (row,) = (row for row in PUBLISHED if row.name == name)
+    found = compare(*run_of(row, **{f"decode.{setting}": value}))
+    assert all(any(f"decode.{setting}={value}, not" in text for text in one.differences) for one in found)
+    config, report = run_of(row)
+    if setting not in ("stop_temperature", "min_latents"):  # these have always been there
+        del config["decode"][setting]
+        assert not any(one.differences for one in compare(config, report))
+
+
 def test_the_commands_can_be_run_one_after_another():
     """Two rows that are not of one run do not share a folder, where the second would be refused."""
     commands = {}
