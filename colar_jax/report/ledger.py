@@ -62,11 +62,13 @@ def compare(config: dict, report: dict) -> list[Comparison]:
     fewest other settings, and those are named.
 
     Args:
-        config: the run's `config.json`; report: its `report.json`.
+        config: the run's `config.json`; report: its `report.json`, which knows how it was decoded where flags of
+            `evaluate` said otherwise.
 
     Raises:
         UserError: none of the run's numbers is in the ledger; says what the ledger would need.
     """
+    config = config | report.get("made", {}).get("settings", {}).get("", {})
     found: dict[tuple[str, str, str], list[Comparison]] = {}  # of a stage at a speed, trimmed or not: a row's numbers
     for published in ALL_ROWS:
         for stage in dict.fromkeys(row["stage"] for row in report["results"]):

@@ -11,12 +11,13 @@ import jaxlib
 import colar_jax
 
 
-def provenance(seeds: dict[str, int], num_eval_seeds: int) -> dict:
+def provenance(seeds: dict[str, int], num_eval_seeds: int, settings: dict[str, dict]) -> dict:
     """What `report.json` says under "made".
 
     Args:
         seeds: the seed of each run by its name ("" for a lone one).
         num_eval_seeds: how many times sampled rows are decoded, with the seeds 0, 1, ...
+        settings: by run those of decoding and evaluating: flags of `evaluate` may differ from the run's config.json.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -27,6 +28,7 @@ def provenance(seeds: dict[str, int], num_eval_seeds: int) -> dict:
         "devices": sorted({device.device_kind for device in jax.devices()}),
         "num_devices": jax.device_count(),
         "seeds": {"training": seeds, "decoding": list(range(num_eval_seeds))},
+        "settings": settings,
     }
 
 

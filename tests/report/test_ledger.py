@@ -74,6 +74,15 @@ def test_another_way_to_decode_is_no_reproduction_and_one_of_before_it_was_there
         assert not any(one.differences for one in compare(config, report))
 
 
+def test_settings_are_those_of_the_report_not_those_of_training():
+    """`evaluate --config.decode.top_p=0.5` writes the report of a run whose config.json has another top-p."""
+    config, report = run_of(PUBLISHED[0])
+    for top_p, is_reproduction in ((0.9, True), (0.5, False)):
+        report["made"] = {"settings": {"": {"decode": config["decode"] | {"top_p": top_p}}}}
+        assert all(one.differences == () for one in compare(config, report)) == is_reproduction
+    assert config["decode"]["top_p"] == 0.9
+
+
 def test_the_commands_can_be_run_one_after_another():
     """Two rows that are not of one run do not share a folder, where the second would be refused."""
     commands = {}

@@ -91,6 +91,9 @@ def test_everything_that_was_asked_is_there_and_every_program_was_compiled_once(
     assert {d["run"] for d in report["differences"]} == {"second"}
     assert "Not compared: cot of first, which second does not have." in (whole / "report.md").read_text()
     assert report["made"]["seeds"] == {"training": {"first": 0, "second": 1}, "decoding": [0, 1]}
+    assert {name: of["decode"]["max_latents"] for name, of in report["made"]["settings"].items()} == {
+        "first": 4, "second": 4
+    }  # fmt: skip
     assert {r["stage"]: r["thinks_in"] for r in report["results"]} == {"cot": "words", "colar": "latents"}
     assert all(0 <= r["cut_answer_share"] <= 1 for r in report["results"])
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from colar_jax.config import Config
+from colar_jax.config import Config, plain
 from colar_jax.data.prompts import speed_text
 from colar_jax.data.splits import parse_tests
 from colar_jax.errors import UserError
@@ -134,7 +134,7 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
                 causal.extend(causal_rows(part, of_causes))
             notes.append(_notes(name, run))
             del run, part  # its model, before the next one is loaded
-    num_seeds = max(config.eval.seeds for config in configs)
+    by_name = dict(zip(run_names(configs), configs, strict=True))
     report = Report(
         title=configs[0].title if len(configs) == 1 else f"{', '.join(run_names(configs))} side by side",
         notes=" ".join(notes),
@@ -143,7 +143,11 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
         causal=causal,
         timing=clock.numbers(),
         samples=samples,
-        made=provenance(dict(zip(run_names(configs), (config.seed for config in configs), strict=True)), num_seeds),
+        made=provenance(
+            {name: config.seed for name, config in by_name.items()},
+            max(config.eval.seeds for config in configs),
+            {name: {"decode": plain(config.decode), "eval": plain(config.eval)} for name, config in by_name.items()},
+        ),
     )
     _say_what_was_cut(results)
     if is_first():
