@@ -52,7 +52,7 @@ class Health:
         """Warn, or raise.
 
         Raises:
-            Collapsed: ratios exploded, or accuracy fell to half of its best, unless `rl.stop_on_collapse` is False.
+            Collapsed: ratios exploded, or accuracy fell below half of its best, unless `rl.stop_on_collapse` is False.
             UserError: `rl.entropy_weight` does nothing, which the first update shows.
         """
         self.iterations += 1
@@ -162,7 +162,9 @@ class Health:
                 "every step leaves the policy that sampled: raise rl.min_std (0.2 of the embedding scale is stable), "
                 "or lower optimizer.learning_rate"
             )
-        if self.iterations > _SETTLED and self.accuracy < _COLLAPSED * self.best - _BEYOND_CHANCE * self._chance():
+        # Where solved questions are not asked again, accuracy falls because of what is asked.
+        is_comparable = self.iterations > _SETTLED and not self.config.skip_solved
+        if is_comparable and self.accuracy < _COLLAPSED * self.best - _BEYOND_CHANCE * self._chance():
             return (
                 f"the accuracy of rollouts fell from {self.best:.1%} to {self.accuracy:.1%} (running means; #L is "
                 f"{values['length']:.1f}): {floor}lower optimizer.learning_rate, or hold the policy with rl.beta"

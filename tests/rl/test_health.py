@@ -6,6 +6,7 @@ import pytest
 from colar_jax.config import RlConfig
 from colar_jax.errors import UserError
 from colar_jax.rl.health import Collapsed, Health
+from colar_jax.rl.questions import QuestionStream
 
 OTHER_LATENTS = {"accuracy": 0.5, "length": 4.0, "forced_stops": 0.0, "zero_variance": 0.3, "gap/latent": 1e-6}
 WELL = OTHER_LATENTS | {"latent_entropy": -1.0}  # Gaussian ones
@@ -139,3 +140,18 @@ def test_a_policy_that_answers_nothing_any_more_has(accuracy, num_questions):
         watched.look(step, WELL | {"accuracy": accuracy})
     with pytest.raises(Collapsed, match="the accuracy of rollouts fell"):
         look_at_a_fall(watched)
+
+
+def test_questions_that_get_harder_are_no_collapse():
+    """With `rl.skip_solved` those that are left are the ones that this policy, which stays as it is, does not solve."""
+    rng, num_questions = np.random.default_rng(0), 500
+    chances = rng.beta(0.4, 0.1, num_questions)
+    stream, watched = QuestionStream(num_questions, 0, skip_solved=True), health(skip_solved=True)
+    accuracies = []
+    for step in range(1, 301):
+        drawn = stream.draw(8)
+        right = rng.random((8, 8)) < chances[drawn][:, None]
+        stream.solved(drawn[right.all(axis=1)])
+        accuracies.append(right.mean())
+        watched.look(step, WELL | {"accuracy": accuracies[-1]})
+    assert min(np.convolve(accuracies, np.ones(20) / 20, "valid")) < 0.4 * np.mean(accuracies[:20])
