@@ -77,25 +77,44 @@ def override(config: ml_collections.ConfigDict, arguments: list[str], own_names:
         raise UserError(_what_is_unknown(error.flagname, config, own_names)) from None
     if stray:
         raise UserError(f"{stray[0]!r} is no flag: settings are given as --config.some.setting=value")
-    for path, (node, key) in places.items():
-        if not values[path].using_default_value:
-            node[key] = values[path].value
+    given = {path for path in places if not values[path].using_default_value}
+    for path in given:
+        node, key = places[path]
+        node[key] = values[path].value
+    _refuse_unread_epochs(config, given)
+
+
+def _stage_groups(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+    """The settings of each stage by their path; what else stands there is refused where it is checked."""
+    stages = config.get("stages")
+    named = stages.items() if isinstance(stages, ml_collections.ConfigDict) else ()
+    return {f"config.stages.{name}": of for name, of in named if isinstance(of, ml_collections.ConfigDict)}
+
+
+def _refuse_unread_epochs(config: ml_collections.ConfigDict, given: set[str]) -> None:
+    """UserError for a flag that sets the epochs of a stage whose length its config file gives in steps."""
+    for path, stage in _stage_groups(config).items():
+        if f"{path}.epochs" in given and f"{path}.steps" not in given and stage.get("steps"):
+            raise UserError(
+                f"--{path}.epochs does nothing beside {path}.steps={stage.steps}: add --{path}.steps=0, or set steps"
+            )
 
 
 def _bring_groups(config: ml_collections.ConfigDict, arguments: list[str]) -> None:
     """Give each stage the settings of the method and trainer that flags set, so that flags can set these, too."""
-    values, stages = absl_flags.FlagValues(), config.get("stages", {})
-    kinds = {f"config.stages.{name}.{key}": (name, key) for name in stages for key in ("method", "trainer")}
-    kinds = {path: (name, key) for path, (name, key) in kinds.items() if key in stages[name] and " " not in path}
-    for path, (name, key) in kinds.items():
-        _define(values, path, stages[name][key])
-    _parse(values, arguments, known_only=True)
-    for name in dict.fromkeys(name for path, (name, _) in kinds.items() if not values[path].using_default_value):
-        kind = {key: values[path].value for path, (of, key) in kinds.items() if of == name}
+    for path, stage in _stage_groups(config).items():
+        values = absl_flags.FlagValues()
+        for key in ("method", "trainer"):
+            if key in stage and " " not in path:
+                _define(values, f"{path}.{key}", stage[key])
+        _parse(values, arguments, known_only=True)
+        kind = {name.rpartition(".")[2]: values[name].value for name in values}
+        if all(values[name].using_default_value for name in values):
+            continue
         with contextlib.suppress(UserError):  # a method that does not exist is said where it is checked
-            missing = {key: value for key, value in stage_defaults(**kind).items() if key not in stages[name]}
-            with stages[name].unlocked():
-                stages[name].update(missing)
+            missing = {key: value for key, value in stage_defaults(**kind).items() if key not in stage}
+            with stage.unlocked():
+                stage.update(missing)
 
 
 def _define(values: absl_flags.FlagValues, name: str, default: Any, choices: tuple[str, ...] = ()) -> None:

@@ -66,6 +66,11 @@ def test_flags_override_the_file(run):
     assert (config.data.allow_overlap, config.eval.seeds, config.title) == (True, 2, "a title")
 
 
+def test_a_stage_whose_length_is_given_in_epochs(run):
+    stage = run(TINY, "--config.stages.colar.epochs=3", "--config.stages.colar.steps=0").config.stages["colar"]
+    assert (stage.steps, stage.epochs) == (0, 3.0)
+
+
 def test_flags_of_the_method_and_the_trainer_that_flags_set(run):
     """A stage of the file has the settings of its own method only."""
     stages = run(
@@ -264,6 +269,11 @@ def test_a_value_of_the_wrong_type(run, flag, what):
             "--config.stages.cot.method=codo",
             "config.stages.cot.method='codo' is none of " + ", ".join(METHODS) + ". Did you mean 'codi'? A method of "
             "your own is named as package.module:NAME",
+        ),
+        (
+            "--config.stages.colar.epochs=3",
+            "--config.stages.colar.epochs does nothing beside config.stages.colar.steps=20: add "
+            "--config.stages.colar.steps=0, or set steps",
         ),
         ("--config.run=cot,cot", "run names the stage 'cot' twice: name each once"),
         ("--config.eval.stages=cot,colar,cot", "eval.stages names the stage 'cot' twice: name each once"),
