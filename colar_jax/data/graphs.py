@@ -29,11 +29,13 @@ KIND_WORDS = (
 OF_PERSON, OF_KIND = "{} is a {}.", "Every {} is a {}."
 QUESTION = "Is {} a {} or {}?"
 
-# Of four graphs one is for validation and one for testing; the hash of a graph says which. There is no end of graphs.
+# Of four graphs one is for validation and one for testing; the hash of a graph says which.
 GRAPH_SPLITS = ("train", "train", "val", "test")
 
 # Draws of one more fact that would lead somewhere it must not, before a graph is left with fewer.
 _MAX_FAILURES = 100
+# Graphs in a row that are known already, or of another split: then there are no more.
+_MOST_REPEATS = 10_000
 
 # From one node to another: a person (the first two) or a kind, by number.
 Facts = frozenset[tuple[int, int]]
@@ -81,7 +83,7 @@ def generate_graph_problems(split: str, count: int, *, seed: int = 0, **kind: in
         kind: fields of `GraphKind`.
 
     Raises:
-        UserError: an argument is out of range.
+        UserError: an argument is out of range, or the split has fewer than `count` different graphs.
     """
     settings = GraphKind(**kind)
     if split not in GRAPH_SPLITS:
@@ -91,13 +93,21 @@ def generate_graph_problems(split: str, count: int, *, seed: int = 0, **kind: in
     rng = random.Random(f"graphs/{split}/{seed}/{settings}")
     seen: set[str] = set()
     problems: list[Problem] = []
+    failures = 0
     while len(problems) < count:
+        if failures == _MOST_REPEATS:
+            raise UserError(
+                f"graphs with {settings} has no count={count} different problems for {split!r}, only about "
+                f"{len(problems)}: lower count, or raise num_kinds or max_depth"
+            )
         depth = rng.randint(settings.min_depth, settings.max_depth)
         facts = _draw_facts(rng, depth, settings)
         words = (*rng.sample(PEOPLE, 2), *rng.sample(KIND_WORDS, settings.num_kinds))
         named = _key(facts, words)
         if named in seen or _split_of(named) != split:
+            failures += 1
             continue
+        failures = 0
         seen.add(named)
         problems.append(_tell_graph(rng, facts, depth, words))
     return problems

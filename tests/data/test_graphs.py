@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from colar_jax.data import graphs
 from colar_jax.data.encoding import encode
 from colar_jax.data.graphs import KIND_WORDS, PEOPLE, generate_graph_problems, graph_vocabulary
 from colar_jax.data.problems import Problem
@@ -136,3 +137,15 @@ def test_prosqa_is_of_the_same_form():
         assert chain[0] == person and chain[-1] in choices and problem.answer == f"{person} is a {chain[-1]}."
         assert choices - {chain[-1]} and not (choices - {chain[-1]}) & _closure(after, person)
         assert all(there in after[here] for here, there in itertools.pairwise(chain))
+
+
+def test_more_problems_than_there_are_graphs_is_one_line(monkeypatch):
+    """It was a loop without end: of the smallest graphs there are some ten thousand."""
+    monkeypatch.setattr(graphs, "PEOPLE", graphs.PEOPLE[:3])
+    monkeypatch.setattr(graphs, "KIND_WORDS", graphs.KIND_WORDS[:3])
+    smallest = dict(min_depth=1, max_depth=1, num_kinds=2, num_facts=2)
+    with pytest.raises(
+        UserError, match=r"has no count=200 different problems for 'train', only about \d+: lower count"
+    ):
+        generate_graph_problems("train", 200, **smallest)
+    assert generate_graph_problems("train", 3, **smallest)
