@@ -13,6 +13,7 @@ from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_identity, source_of
 from colar_jax.runs.sweep.cells import cells_of, stages_of
+from colar_jax.runs.trained_questions import refuse_inherited_questions
 from colar_jax.runs.trim_verifier import trim_source
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def _check_source(run: Run, name: str) -> None:
     if source.resolve() not in [(run.workdir / earlier).resolve() for earlier in before]:
         finished_identity(source)
         refuse_another_tokenizer(run, source)
+        refuse_inherited_questions(run, source)
 
 
 def _say_what_is_passed_over(run: Run, name: str) -> None:

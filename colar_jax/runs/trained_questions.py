@@ -54,6 +54,17 @@ def refuse_trained_questions(run: Run, name: str) -> None:
     _refuse(run, folder, hashes)
 
 
+def refuse_inherited_questions(run: Run, source: Path) -> None:
+    """Make sure that a stage folder to start from was trained on none of the run's test questions, as far as is known.
+
+    Raises:
+        UserError: it was, and `data.allow_overlap` is False.
+    """
+    hashes = read_trained_questions(source)
+    if hashes is not None:
+        _refuse(run, source, hashes)
+
+
 def read_trained_questions(folder: Path) -> np.ndarray | None:
     """The hashes in a stage's folder; None where there are none: it is of an earlier version, or was imported."""
     path = folder / QUESTIONS_FILE

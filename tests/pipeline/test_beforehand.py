@@ -2,12 +2,16 @@
 
 import logging
 
+import numpy as np
 import pytest
 from pipeline.tiny import tiny_config
 
+from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
 from colar_jax.runs import beforehand, pipeline
 from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt
+from colar_jax.runs.trained_questions import QUESTIONS_FILE
 
 LATER = {
     "a source that nobody trains": ({"stages.no_cot.init_from": "cott"}, "cott has no checkpoints"),
@@ -43,3 +47,13 @@ def test_a_stage_that_passes_over_a_trained_one_says_so(tmp_path, monkeypatch, c
         beforehand.check_run(run)
     assert "stage colar starts from the initial weights, not from cot, which is trained in this folder: " in caplog.text
     assert "stages.colar.init_from=cot would" in caplog.text
+
+
+def test_a_source_that_was_trained_on_test_questions_is_refused_first(tmp_path, monkeypatch):
+    run = prepare(tiny_config(tmp_path / "run"))
+    adopt(run, "cot", run.initial_parameters())
+    np.save(tmp_path / "run" / "cot" / QUESTIONS_FILE, question_hashes(next(iter(run.tests.values())).problems))
+    monkeypatch.setattr(pipeline, "train_stage", lambda run, name: pytest.fail(f"{name} is trained"))
+    with pytest.raises(UserError, match=r"4 of the 4 questions of test set 'arithmetic' are among those .*run/cot is"):
+        pipeline.train(tiny_config(tmp_path / "new", **{"stages.no_cot.init_from": str(tmp_path / "run" / "cot")}))
+    assert not (tmp_path / "new" / "config.json").exists()
