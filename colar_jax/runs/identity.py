@@ -77,6 +77,18 @@ def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
     return changes
 
 
+def other_settings(saved: dict, run: Run, name: str) -> dict[str, Any]:
+    """What of method, model and tokenizer is not as a stage was trained, by name: it is decoded as another then.
+
+    But for the dtype of activations, in which any stage may be decoded.
+    """
+    group = run.config.stages[name].bound_method.group
+    of_decoding = ("stage.method", f"stage.{group}.", "model.", "base.", "data.tokenizer")
+    changes = (change for change in changes_since(saved, run, name) if change.name.startswith(of_decoding))
+    changed = {change.name: change.value for change in changes if change.on_resume is not OnResume.EXECUTION}
+    return {setting: value for setting, value in changed.items() if setting != "model.dtype"}
+
+
 def _as_named_now(saved: dict, stage: StageConfig) -> dict:
     """A saved identity under today's names, without the settings of other methods, which every stage used to have."""
     method = stage.bound_method

@@ -22,6 +22,7 @@ from colar_jax.evaluation.inspector import Chain, Inspector
 from colar_jax.evaluation.samples import samples_of
 from colar_jax.methods.codi import PROJECTION
 from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, Result
+from colar_jax.runs.identity import other_settings
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_identity, finished_parameters
 from colar_jax.runs.sweep.cells import Cell, cells_of, room_for
@@ -52,6 +53,7 @@ class StageCells:
 def stage_cells(name: str, run: Run, stage: str) -> StageCells:
     """The cells of a stage that has a finished checkpoint; UserError for one that has none."""
     checkpoint = finished_identity(run.workdir / stage)
+    others = other_settings(checkpoint["settings"], run, stage)
     checkpoint["settings"] = digest(json.dumps(checkpoint["settings"], sort_keys=True))
     config = run.config
     shared = {
@@ -61,6 +63,7 @@ def stage_cells(name: str, run: Run, stage: str) -> StageCells:
         "base": run.base_identity,
         "dtype": config.model.dtype,
         "verifier": config.data.verifier,
+        **({"settings": others} if others else {}),
     }
     questions = {dataset: questions_digest(encoded) for dataset, encoded in run.tests.items()}
     cells = cells_of(config, stage, list(run.tests))

@@ -1,0 +1,47 @@
+"""What the outcome of a cell depends on: what is known under one set of settings is not shown for another."""
+
+import pytest
+from pipeline.tiny import tiny_config_dict
+
+from colar_jax.config import resolve, stage_defaults
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt
+from colar_jax.runs.sweep.member import stage_cells
+from colar_jax.runs.sweep.store import key_of
+
+
+def run_of(workdir, **overrides):
+    config = tiny_config_dict(workdir, run="codi", **{"eval.seeds": 0})
+    config.stages.codi = stage_defaults(method="codi", steps=1)
+    config.update_from_flattened_dict(overrides)
+    return prepare(resolve(config), sets="tests", for_training=False)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("member") / "run"
+    run = run_of(workdir)
+    adopt(run, "codi", run.initial_parameters())
+    return workdir
+
+
+def dependencies(run) -> list[dict]:
+    return list(stage_cells("", run, "codi").dependencies.values())
+
+
+def test_a_stage_that_is_decoded_as_another_is_decoded_anew(workdir):
+    (as_trained,) = dependencies(run_of(workdir))
+    assert "settings" not in as_trained, "keys of before the setting was looked at stay as they were"
+    keys = {key_of(as_trained)}
+    others = {"stages.codi.codi.num_latents": 3, "model.latent_head.max_log_std": 1.0, "stages.codi.method": "pccot"}
+    for number, (name, value) in enumerate(others.items(), start=2):
+        keys |= {key_of(depends_on) for depends_on in dependencies(run_of(workdir, **{name: value}))}
+        assert len(keys) == number, name
+
+
+def test_what_decoding_does_not_read_changes_nothing(workdir):
+    (as_trained,) = dependencies(run_of(workdir))
+    same = {"stages.codi.optimizer.learning_rate": 0.5, "stages.codi.rows": 4, "model.remat": "full", "seed": 0}
+    same |= {"data.train_limit": 50, "stages.codi.steps": 9}
+    for name, value in same.items():
+        assert dependencies(run_of(workdir, **{name: value})) == [as_trained], name
