@@ -19,10 +19,8 @@ from colar_jax.serving.scheduler import Scheduler
 from colar_jax.serving.sizes import SlotSizes
 from colar_jax.serving.slot_engine import Ask
 from colar_jax.serving.traced_ways import TracedWays
-from colar_jax.thinker.asked import check_questions
+from colar_jax.thinker.asked import COLDEST, check_questions
 
-# Below it a temperature is greedy: divided by less, float32 logits overflow.
-COLDEST = 1e-3
 _MOST_CHARACTERS_OF_A_TOKEN = 32
 
 

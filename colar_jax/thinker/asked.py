@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 # Thoughts and answer tokens that anybody may ask for; each has a place in the cache.
 MOST_POSITIONS = 1 << 15
+# Below it a temperature is greedy: divided by less, float32 logits overflow.
+COLDEST = 1e-3
+_LARGEST_INDEX = 2**32 - 1
 _SHOWN = 80  # characters of a question
 _MOST_KNOWN = 200  # words in a message
 
@@ -60,12 +63,17 @@ def check_options(
     _whole("num_words", num_words, 0, 1000)
     return Options(
         speed=speed,
-        temperature=float(temperature),
+        temperature=float(temperature) if temperature >= COLDEST else 0.0,
         seed=int(seed),
         max_latents=None if max_latents is None else int(max_latents),
         max_answer_tokens=None if max_answer_tokens is None else int(max_answer_tokens),
         num_words=int(num_words),
     )
+
+
+def check_index(name: str, index: Any, num_questions: int = 1) -> None:
+    """UserError where so many questions from this index on have none that a key is made of."""
+    _whole(name, index, 0, _LARGEST_INDEX + 1 - max(num_questions, 1))
 
 
 def check_speed(asked: Any, recipe: Recipe, *, has_speed: bool, stage: str) -> Speed:

@@ -23,7 +23,7 @@ from colar_jax.runs.run import Run
 from colar_jax.settings import DecodeConfig
 from colar_jax.thinker.answer import Answer, Event
 from colar_jax.thinker.ask_programs import AskPrograms
-from colar_jax.thinker.asked import Options, check_options, check_questions, check_speed
+from colar_jax.thinker.asked import Options, check_index, check_options, check_questions, check_speed
 from colar_jax.thinker.exported_run import is_exported
 from colar_jax.thinker.question_batches import batches_of, prompt_shape
 from colar_jax.thinker.reading import Reader
@@ -102,9 +102,9 @@ class Thinker:
         Args:
             questions: a text, or a sequence of texts.
             speed: tokens that a latent stands for, a number of at least 1, or "auto"; None: the first that was trained.
-            temperature: of latents, decisions and words; 0: greedy.
+            temperature: of latents, decisions and words; 0, or below 0.001: greedy.
             seed: of what is sampled, from 0 to 2**32 - 1.
-            first_index: the index of the first question, for lists that come in parts.
+            first_index: the index of the first question, for lists that come in parts; likewise.
             allow_unknown_words: answer a question with words that the tokenizer cannot read, and only log it.
             max_latents: how many latents may be thought; None: `decode.max_latents`.
             max_answer_tokens: how many tokens an answer may have, its end included; None: `decode.max_answer_tokens`.
@@ -121,6 +121,7 @@ class Thinker:
         texts = check_questions(
             [questions] if is_one else questions, self.tokenizer, allow_unknown_words=allow_unknown_words
         )
+        check_index("first_index", first_index, len(texts))
         answers = self._answers(texts, options, first_index) if texts else []
         return answers[0] if is_one else answers
 
@@ -145,9 +146,10 @@ class Thinker:
         """
         options = self._options(speed, temperature=temperature, seed=seed, **limits)
         (question,) = check_questions([question], self.tokenizer, allow_unknown_words=allow_unknown_words)
+        check_index("index", index)
         prompt = self.prompts([question], options.speed)[0]
         packed = pack_prompts([prompt], prompt_shape(1, len(prompt)))
-        key = jax.random.fold_in(jax.random.key(options.seed), index)
+        key = jax.random.fold_in(jax.random.key(options.seed), np.uint32(index))
         return self._reader.events(
             self._programs.stream(self.parameters, packed, key, options), question, self._programs.limits(options)
         )
@@ -219,7 +221,7 @@ class Thinker:
     def _answers(self, questions: list[str], options: Options, first_index: int) -> list[Answer]:
         prompts, answers = self.prompts(questions, options.speed), {}
         keys_N = jax.vmap(jax.random.fold_in, (None, 0))(
-            jax.random.key(options.seed), np.arange(first_index, first_index + len(questions))
+            jax.random.key(options.seed), np.arange(first_index, first_index + len(questions)).astype(np.uint32)
         )
         for batch in batches_of(prompts, self.run.config.eval.batch_size, self.engine.num_shards):
             rows = self.engine.put_rows((batch.prompts, keys_N[batch.row_numbers_B]))

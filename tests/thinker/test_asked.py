@@ -49,6 +49,29 @@ def test_an_option_that_is_wrong(loaded, said):
         assert str(raised.value).startswith(said)
 
 
+@pytest.mark.parametrize("index", [-1, 1.5, 2**32, True, None, "3", math.nan])
+def test_an_index_that_is_none(loaded, index):
+    model = loaded("colar")
+    for name, ask in (("first_index", model.generate), ("index", model.stream)):
+        with pytest.raises(UserError, match=f"^{name}=.* is no whole number from 0 to 4294967295"):
+            ask(QUESTIONS[0], **{name: index})
+    with pytest.raises(UserError, match="first_index=4294967295 is no whole number from 0 to 4294967294"):
+        model.generate(QUESTIONS[:2], first_index=2**32 - 1)
+
+
+def test_the_last_index_is_one(loaded):
+    model, asked = loaded("colar"), {"temperature": 1.0, "seed": 1}
+    *_, done = model.stream(QUESTIONS[0], index=2**32 - 1, **asked)
+    answer = model.generate(QUESTIONS[0], first_index=np.int64(2**32 - 1), **asked)
+    assert answer.token_ids.tolist() == done.answer.token_ids.tolist()
+
+
+def test_a_temperature_that_float32_cannot_divide_by_is_greedy(loaded):
+    greedy, coldest = (loaded("colar").generate(QUESTIONS[0], temperature=heat) for heat in (0, 1e-50))
+    np.testing.assert_array_equal(coldest.latents, greedy.latents)
+    assert coldest.token_ids.tolist() == greedy.token_ids.tolist() and np.isfinite(coldest.token_log_probs).all()
+
+
 def test_an_option_that_does_not_exist_is_pythons_own_error(loaded):
     with pytest.raises(TypeError, match="max_tokens"):
         loaded("colar").generate(QUESTIONS[0], max_tokens=3)
