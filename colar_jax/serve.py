@@ -51,16 +51,12 @@ class Flags:
 def serve(config: Config, flags: Flags) -> None:
     """Load the model, and answer until SIGTERM or Ctrl-C."""
     _require_extra()
-    from colar_jax import load
     from colar_jax.serving.connections import bind
-    from colar_jax.serving.server import Deployment
 
     bound = bind(flags.host, flags.port)  # before the model is loaded, which takes longer
     with bound:
-        thinker = load(config, flags.stage or None)
-        plan = _plan(config, flags, thinker)
-        deployment = Deployment(thinker, plan)
-        server = deployment.server()
+        deployment = _deployment(config, flags)
+        server, plan = deployment.server(), deployment.plan
         host, port = bound.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         key = "with an API key" if plan.bounds.api_key else "without an API key"
@@ -70,22 +66,27 @@ def serve(config: Config, flags: Flags) -> None:
         sys.exit(1)
 
 
+def _deployment(config: Config, flags: Flags):
+    """What is served. The model as it was loaded is let go: its layers in one stack, which are held one by one now."""
+    from colar_jax import load
+    from colar_jax.serving.server import Deployment
+
+    thinker = load(config, flags.stage or None)
+    return Deployment(thinker, _plan(config, flags, thinker))
+
+
 def _plan(config: Config, flags: Flags, thinker):
     from colar_jax.serving.guards import Bounds
     from colar_jax.serving.server import Plan
     from colar_jax.serving.sizes import SlotSizes
 
-    decode = thinker.decode
-    thoughts = max(decode.max_latents, decode.max_step_tokens, thinker.run.thinking(thinker.stage).max_thoughts)
     sizes = SlotSizes(
         slots=flags.slots,
         max_prompt=flags.max_prompt,
-        max_thoughts=flags.max_latents or thoughts,
-        max_tokens=flags.max_tokens or decode.max_answer_tokens,
+        max_thoughts=flags.max_latents or thinker.run.thinking(thinker.stage).max_thoughts,
+        max_tokens=flags.max_tokens or thinker.decode.max_answer_tokens,
     )
-    bounds = Bounds(
-        body=flags.max_body, seconds_to_answer=flags.timeout, api_key=flags.api_key or os.environ.get(API_KEY, "")
-    )
+    bounds = Bounds(body=flags.max_body, seconds_to_answer=flags.timeout, api_key=_api_key(flags.api_key))
     return Plan(
         name=flags.name or Path(config.workdir).expanduser().resolve().name,
         sizes=sizes,
@@ -95,6 +96,14 @@ def _plan(config: Config, flags: Flags, thinker):
         most_connections=flags.max_connections,
         seconds_to_finish=flags.grace,
     )
+
+
+def _api_key(given: str) -> str:
+    """The key that clients must send, without the line break of the file that it came from."""
+    name, key = ("--api_key", given) if given else (API_KEY, os.environ.get(API_KEY, ""))
+    if key and not key.strip():
+        raise UserError(f"{name} is blank: name a key, or leave it empty to ask for none")
+    return key.strip()
 
 
 def _require_extra() -> None:

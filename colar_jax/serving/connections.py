@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import threading
@@ -89,7 +90,7 @@ class Server(uvicorn.Server):
             limit_concurrency=most_connections,
             h11_max_incomplete_event_size=LARGEST_HEAD,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(seconds_to_finish),
+            timeout_graceful_shutdown=math.ceil(seconds_to_finish),
         )
         super().__init__(config)
         self.on_start: Callable[[], None] = lambda: None

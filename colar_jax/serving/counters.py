@@ -17,7 +17,9 @@ class Metrics(Observer):
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.GCCollector(registry=registry)
         self.replies = Counter("colar_replies", "Replies by route and status", ["route", "status"], registry=registry)
-        self.given_up = Counter("colar_given_up", "Requests whose client went away", registry=registry)
+        self.given_up = Counter(
+            "colar_given_up", "Requests without a whole answer: the client left, a limit, a fault", registry=registry
+        )
         self.answers = Counter("colar_answers", "Finished answers", registry=registry)
         self.latents = Counter("colar_thoughts", "Thoughts of finished answers", registry=registry)
         self.tokens = Counter("colar_answer_tokens", "Tokens of finished answers", registry=registry)

@@ -87,7 +87,10 @@ class Guard:
         if not wanted or scope["path"] in _OPEN:
             return
         kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), wanted.encode()):
+        is_right = hmac.compare_digest(
+            given.strip().encode("latin-1"), wanted.encode()
+        )  # of headers: bytes as they came
+        if kind.lower() != "bearer" or not is_right:
             raise Refusal(401, "the API key is missing or wrong: send Authorization: Bearer <key>")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:

@@ -11,7 +11,7 @@ MOST_PROMPTS = 64
 LARGEST_SEED = 2**32 - 1
 
 Question = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
-AskedSpeed = Annotated[float, Field(gt=0, le=100)] | Literal["auto"]
+AskedSpeed = Annotated[float, Field(ge=1, le=100)] | Literal["auto"]
 
 
 class StrictForm(pydantic.BaseModel):

@@ -200,17 +200,34 @@ class SlotPrograms:
 
     def empty(self, filling: Filling, num_slots: int, room: int) -> Slots:
         """Idle slots on the devices, so many on each; `filling` says (in shapes) what `R` of them hold."""
+        idle = self._shapes_of(filling, num_slots, room)
+        return self._engine.put_rows(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), idle))
+
+    def compile_prefill(self, ids_RP, lengths_R, wish: Wish) -> None:
+        """Make `prefill` ready for questions of this width. Nothing is run: see `compile_advance`."""
+        rows = self._engine.shapes_of_rows((ids_RP, lengths_R, wish))
+        self.prefill.lower(self.weights, *rows).compile()
+
+    def compile_advance(self, filling: Filling, num_slots: int, room: int, most: int) -> None:
+        """Make `advance` ready for slots of this shape.
+
+        Nothing is run or allocated, so that a thread may do it beside the one that owns the devices: where two threads
+        start programs, several devices may take them in different orders, and then wait for each other for ever.
+        """
+        slots = self._engine.shapes_of_rows(self._shapes_of(filling, num_slots, room))
+        self.advance.lower(self.weights, slots, np.int32(0), most).compile()
+
+    def _shapes_of(self, filling: Filling, num_slots: int, room: int) -> Slots:
         num_rows = num_slots * self._engine.num_shards
 
-        def zeros(leaf_R):
-            return np.zeros((num_rows, *leaf_R.shape[1:]), leaf_R.dtype)
+        def row(leaf_R):
+            return jax.ShapeDtypeStruct((num_rows, *leaf_R.shape[1:]), leaf_R.dtype)
 
         def cache(leaf_RKPH):
             _, K, _, H = leaf_RKPH.shape
-            return np.zeros((num_rows, K, room, H), leaf_RKPH.dtype)
+            return jax.ShapeDtypeStruct((num_rows, K, room, H), leaf_RKPH.dtype)
 
-        slots = Slots(jax.tree.map(cache, filling.layers), *jax.tree.map(zeros, (filling.course, filling.wish)))
-        return self._engine.put_rows(slots)
+        return Slots(jax.tree.map(cache, filling.layers), *jax.tree.map(row, (filling.course, filling.wish)))
 
 
 def _no_events(num_slots: int, most: int, hidden_size: int) -> StepEvent:

@@ -59,6 +59,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting: collections.deque[Job] = collections.deque()
         self._slots: dict[int, tuple[Job, Narrator]] = {}
+        self._untold: list[tuple[Happened, dict[int, tuple[Job, Narrator]]]] = []
         self._is_stopping = self._has_cancelled = False
         self._step_seconds = _RUN_SECONDS
         self._finished_at: collections.deque[float] = collections.deque(maxlen=_RECENT)
@@ -138,26 +139,27 @@ class Scheduler:
             logger.exception("the thread of the devices has ended")
             with self._changed:
                 self.failure = error
-                jobs = [*(job for job, _ in self._slots.values()), *self._waiting]
+                untold = (slots for _, slots in self._untold)  # who is done, and has not heard of it, among them
+                at_work = (job for slots in (*untold, self._slots) for job, _ in slots.values())
+                jobs = list(dict.fromkeys([*at_work, *self._waiting]))
                 self._waiting.clear()
             self._tell([(job, [Failed("the server has failed; its log says why")]) for job in jobs])
 
     def _serve(self) -> None:
-        untold: list[tuple[Happened, dict]] = []
-        while self._wait_for_work(is_idle=not untold):
+        while self._wait_for_work(is_idle=not self._untold):
             self._release_cancelled()
             fillings = self._fill()
             start = time.perf_counter()
             running = self._engine.advance(self._limit()) if self._engine.num_active else None
             slots = dict(self._slots)
-            self._tell_all(untold)
+            self._tell_all(self._untold)
+            self._untold = []
             self._tell_all([(filling.wait(), slots) for filling in fillings])
-            untold = []
             if running is None:
                 continue
             happened = running.wait()
             self._note(happened, time.perf_counter() - start, is_alone=not fillings)
-            untold = [(happened, slots)]
+            self._untold = [(happened, slots)]
             for slot in self._engine.count(happened):
                 del self._slots[slot]
                 self._finished_at.append(time.monotonic())
@@ -195,7 +197,11 @@ class Scheduler:
                 jobs = [self._waiting.popleft() for _ in range(count)]
             if not jobs:
                 break
-            slots, running = self._engine.fill([job.ask for job in jobs])
+            try:
+                slots, running = self._engine.fill([job.ask for job in jobs])
+            except BaseException:  # they wait still, to be told of it with the others
+                self._waiting.extendleft(jobs)
+                raise
             for slot, job in zip(slots, jobs, strict=True):
                 self._slots[slot] = job, Narrator(in_words=self._in_words)
             fillings.append(running)

@@ -59,7 +59,9 @@ class Deployment:
         ways = TracedWays.of(
             engine, thinker.method, thinker.decode, separator_id=tokenizer.separator_id, eos_id=tokenizer.eos_id
         )  # fmt: skip
-        sizes = dataclasses.replace(plan.sizes, max_thoughts=min(plan.sizes.max_thoughts, ways.max_thoughts))
+        sizes = plan.sizes
+        if not ways.limit_is_choosable:  # whatever is asked, no request thinks longer
+            sizes = dataclasses.replace(sizes, max_thoughts=min(sizes.max_thoughts, ways.max_thoughts))
         if ways.min_thoughts > sizes.max_thoughts:
             raise UserError(
                 f"--max_latents={sizes.max_thoughts}: the stage thinks {ways.min_thoughts} times, whatever is asked"
@@ -78,7 +80,9 @@ class Deployment:
             refills=plan.refills,
             observer=self.metrics,
         )
-        self.service = Service(served, self.scheduler, most_answers=plan.most_answers)
+        # A request of more would be told to try again for ever.
+        most_answers = min(plan.most_answers, plan.most_waiting + self.slots.num_slots)
+        self.service = Service(served, self.scheduler, most_answers=most_answers)
         self.app = make_app(self.service, self.metrics, plan.bounds, lifespan=self._lifespan)
         self._is_stopping = threading.Event()
 

@@ -160,16 +160,14 @@ class SlotEngine:
 
     def _compile_prompt(self, width: int) -> Callable[[], None]:
         def compilation():
-            given = self._programs.put(self._no_questions(width))
-            jax.block_until_ready(self._programs.prefill(self._programs.weights, *given))
+            self._programs.compile_prefill(*self._no_questions(width))
             self._shapes.add_prompt(width)
 
         return compilation
 
     def _compile_shape(self, shape: tuple[int, int]) -> Callable[[], None]:
         def compilation():
-            idle = self._programs.empty(self._filling, *shape)
-            jax.block_until_ready(self._programs.advance(self._programs.weights, idle, np.int32(0), self.sizes.steps))
+            self._programs.compile_advance(self._filling, *shape, self.sizes.steps)
             self._shapes.add(shape)
 
         return compilation

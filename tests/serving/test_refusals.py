@@ -10,6 +10,13 @@ import pytest
 import requests
 from serving.served import PLAN, QUESTIONS, serving, tiny_thinker
 
+from colar_jax import serve
+from colar_jax.errors import UserError
+from colar_jax.serving.guards import Bounds, Guard
+from colar_jax.serving.protocol import CompletionRequest
+from colar_jax.serving.refusal import Refusal
+from colar_jax.serving.server import Deployment
+
 KEY = "sesame"
 
 
@@ -80,6 +87,7 @@ def test_a_body_of_another_type_is_told_what_to_send(served):
         ("max_tokens", 0),
         ("max_latents", -1),
         ("thinking_speed", 0),
+        ("thinking_speed", 0.5),
         ("thinking_speed", "fast"),
         ("thinking_speed", math.nan),
         ("stream", "yes"),
@@ -175,6 +183,39 @@ def test_a_full_queue(served):
         scheduler._max_waiting = most
     assert "the queue is full" in said(reply, 429)
     assert 1 <= int(reply.headers["Retry-After"]) <= 60
+
+
+@pytest.mark.parametrize("key", [KEY, "clé", "пароль"])
+def test_a_key_is_what_its_bytes_are(key):
+    guard = Guard(None, Bounds(api_key=key), None)
+    scope = {"path": "/v1/models", "headers": [(b"authorization", f"Bearer {key}".encode())]}
+    guard._check_key(scope)
+    with pytest.raises(Refusal):
+        guard._check_key(scope | {"headers": [(b"authorization", b"Bearer cl\xe9")]})
+
+
+def test_a_key_may_come_from_a_file_with_a_line_break(monkeypatch):
+    monkeypatch.setenv(serve.API_KEY, f"{KEY}\n")
+    assert serve._api_key("") == KEY and serve._api_key("other") == "other"
+    monkeypatch.setenv(serve.API_KEY, " \n")
+    with pytest.raises(UserError, match="COLAR_JAX_API_KEY is blank"):
+        serve._api_key("")
+
+
+def test_a_request_that_never_fits_is_not_told_to_try_again(tmp_path):
+    deployment = Deployment(tiny_thinker(tmp_path), dataclasses.replace(PLAN, most_waiting=1))
+    request = CompletionRequest(model="tiny", prompt=QUESTIONS[0], n=PLAN.sizes.slots + 2)
+    with pytest.raises(Refusal, match="6 answers are asked for, and a request may have 5"):
+        deployment.service.begin(request)
+
+
+def test_more_latents_than_the_run_has_may_be_offered(tmp_path):
+    """As `--max_latents` says; who asks for nothing gets the run's own limit."""
+    sizes = dataclasses.replace(PLAN.sizes, max_thoughts=20)
+    service = Deployment(tiny_thinker(tmp_path), dataclasses.replace(PLAN, sizes=sizes)).service
+    for asked, expected in ((None, 6), (3, 3), (20, 20)):
+        call = service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0], max_latents=asked))
+        assert call.jobs[0].ask.max_thoughts == expected
 
 
 def test_a_key_is_asked_for(served, tmp_path):

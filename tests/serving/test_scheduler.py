@@ -146,3 +146,33 @@ def test_a_fault_is_told_to_all_and_nothing_hangs(scheduled):
     with pytest.raises(StoppingError):
         one.scheduler.submit([job(7)])
     assert "the device is gone" in str(one.scheduler.failure)
+
+
+def test_a_fault_in_reading_a_question_is_told_to_those_who_asked_it(scheduled):
+    one = scheduled()
+
+    def broken(asks):
+        raise RuntimeError("no memory for a question")
+
+    one.engine.fill = broken
+    jobs = [job(number) for number in range(6)]
+    one.scheduler.submit(jobs)
+    one.listener.wait_for(jobs)
+    assert all(isinstance(one.listener.told[of_job][-1], Failed) for of_job in jobs)
+
+
+def test_a_fault_is_told_to_who_was_done_and_had_not_heard_of_it(scheduled):
+    one = scheduled()
+    one.gate.clear()
+    advance = one.engine.advance
+
+    def broken_when_one_is_done(limit):
+        if one.engine.num_active < SIZES.slots:
+            raise RuntimeError("the device is gone")
+        return advance(limit)
+
+    one.engine.advance = broken_when_one_is_done
+    jobs = [job(number) for number in range(SIZES.slots)]
+    one.scheduler.submit(jobs)
+    one.gate.set()
+    one.listener.wait_for(jobs)

@@ -1,5 +1,6 @@
 """`python -m colar_jax.serve`: what goes wrong is one line, and SIGTERM lets it finish."""
 
+import gc
 import os
 import re
 import shutil
@@ -9,8 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import requests
+from exchange.tiny_run import given_run
+
+from colar_jax import serve
+from colar_jax.config import resolve
+from colar_jax.thinker.opening import config_of
 
 ROOT = Path(__file__).parents[2]
 A_RUN = ROOT / "tests" / "runs_of_before" / "arithmetic"
@@ -57,6 +64,20 @@ def test_a_port_that_is_in_use_is_said_before_anything_is_loaded(run):
 )
 def test_what_is_wrong_is_one_line(run, arguments, message):
     assert re.search(message, error_of(*(argument.format(run=run) for argument in arguments)))
+
+
+def test_weights_are_held_once(tmp_path):
+    """Layer by layer, and not in the stacks besides that they were loaded in."""
+    run, _ = given_run(tmp_path / "run")
+    shape = run.shapes["llama"]["blocks"]["gate"]["kernel"].shape
+
+    def stacks() -> int:
+        gc.collect()
+        return sum(array.shape == shape for array in jax.live_arrays())
+
+    before, config = stacks(), resolve(config_of(run.workdir))
+    deployment = serve._deployment(config, serve.Flags(slots=1, max_prompt=16))
+    assert deployment.slots.num_slots == 1 and stacks() == before
 
 
 def test_help():

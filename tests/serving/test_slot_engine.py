@@ -1,10 +1,14 @@
 """What comes out of a slot is what the decoder says, whoever is in the slots beside it and whenever it came."""
 
+import logging
+
+import jax
 import pytest
 from decoding.test_decoder import random_model
-from serving.pico_slots import PROMPTS, SPEED, Answers, ask, assert_same, decoded, slot_engine
+from serving.pico_slots import PROMPTS, SIZES, SPEED, Answers, ask, assert_same, decoded, programs, slot_engine
 
 from colar_jax.methods.colar import Colar
+from colar_jax.serving.slot_engine import SlotEngine
 
 EMBED_STD = float(random_model()[1]["latent_head"]["embed_std"])
 
@@ -42,3 +46,25 @@ def test_slots_share_steps_at_all_temperatures():
         answers.go(1)
     for number, said in answers.finish().items():
         assert_same(said, decoded(number, temperature=(0.0, 0.8)[number % 2]), scale=EMBED_STD)
+
+
+class OnlyCompiled:
+    """A program that may not run: another thread's would be under way on the same devices."""
+
+    def __init__(self, program):
+        self.lower = program.lower
+
+
+def test_programs_are_compiled_beside_those_who_serve_and_not_run(caplog):
+    own = programs.__wrapped__()
+    engine = SlotEngine(own, SIZES, 1)
+    prefill, advance = own.prefill, own.advance
+    own.prefill, own.advance = OnlyCompiled(prefill), OnlyCompiled(advance)
+    assert len(list(engine.compilations())) == sum(engine.num_programs) / 2
+    own.prefill, own.advance = prefill, advance
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        answers = Answers(engine)
+        answers.put(0, ask(0))
+        answers.finish()
+    compiled = [message for message in caplog.messages if message.startswith("Finished XLA compilation")]
+    assert compiled and not any("_on_devices" in message for message in compiled), compiled
