@@ -80,11 +80,11 @@ def is_plainly_right(prediction: str, answer: str) -> bool:
     return is_right(prediction, answer) or math_equivalence.is_same_but_for_layout(prediction, answer)
 
 
-def check_verifier(name: str) -> None:
-    """UserError where `data.verifier=name` is none of `VERIFIERS`, or needs a package that is not installed."""
+def check_verifier(name: str, *, judges: bool = True) -> None:
+    """UserError where `data.verifier=name` is none of `VERIFIERS`, or `judges` and needs what is not installed."""
     if name not in VERIFIERS:
         raise UserError(f"data.verifier={name!r} is none of {', '.join(VERIFIERS)}.{nearest(name, VERIFIERS)}")
-    if VERIFIERS[name] is is_same_mathematics:
+    if judges and VERIFIERS[name] is is_same_mathematics:
         math_equivalence.require_library()
 
 

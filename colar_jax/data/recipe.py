@@ -34,11 +34,16 @@ class Recipe:
     conditioning: str = "text"  # how the speed is told: text, number or both; own: a number, for "auto" the model's own
 
     @property
+    def says_speed(self) -> bool:
+        """Whether the prompt has the speed in words; else it is told as a number alone."""
+        return self.conditioning in ("text", "both")
+
+    @property
     def prompt_speeds(self) -> tuple[Speed, ...]:
         """Every speed that a prompt may say."""
         if self.prompt_speed is not None:
             return (self.prompt_speed,)
-        if self.conditioning in ("number", "own"):
+        if not self.says_speed:
             return (SILENT,)
         return self._with_auto(tuple(dict.fromkeys(self.speeds)) or self._said_of_ranges)
 
@@ -97,7 +102,7 @@ class Recipe:
             return Told(speed, NO_NUMBER)
         of_auto = OWN_NUMBER if self.conditioning == "own" else AUTO_NUMBER
         number = of_auto if speed == AUTO_SPEED else float(speed)
-        return Told(speed if self.conditioning == "both" else SILENT, number)
+        return Told(speed if self.says_speed else SILENT, number)
 
     def told_of_drawn(self, speed: float, is_auto: bool) -> Told:
         """As `told`, of one of `draw`."""

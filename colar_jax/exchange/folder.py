@@ -106,7 +106,7 @@ def _thinking_facts(run: Run, stage: str, thinking: Thinking, way: str) -> Think
     return ThinkingFacts(
         method=run.config.stages[stage].method,
         way=way,
-        prompt=question_prompt("{question}", SILENT if method.recipe.conditioning == "number" else "{speed}"),
+        prompt=question_prompt("{question}", "{speed}" if method.recipe.says_speed else SILENT),
         speeds=[speed_text(speed) for speed in run.trained_speeds(stage)],
         answer_prefix=ANSWER_PREFIX,
         separator_id=run.tokenizer.separator_id,
@@ -118,6 +118,7 @@ def _thinking_facts(run: Run, stage: str, thinking: Thinking, way: str) -> Think
         stage=stage,
         method_settings=dataclasses.asdict(method),
         decode=dataclasses.asdict(run.config.decode),
+        verifier=run.config.data.verifier,
     )
 
 
@@ -126,6 +127,7 @@ def _card(run: Run, stage: str, facts: ThinkingFacts, *, is_adapter: bool) -> st
     return model_card(
         stage=stage,
         thinks=ways.WAYS[facts.way].format(num_thoughts=facts.max_thoughts),
+        thinks_in_torch=facts.way != ways.OWN and not run.method(stage).chooses_speed,
         speeds=tuple(facts.speeds) if run.method(stage).has_speed else (),
         is_adapter=is_adapter,
         report=report.read_text(encoding="utf-8") if report.is_file() else "",

@@ -22,20 +22,7 @@ A language model trained with colar_jax. {contents} {thinks}
 
 ## Use
 
-With PyTorch and transformers, without JAX, from this folder:
-
-```
-python colar_torch.py "{question}"{speed_flag}
-```
-
-```python
-from colar_torch import LatentReasoner
-
-reasoner = LatentReasoner.load(".")
-print(reasoner.answer("{question}"{speed_argument}).text)
-```
-
-With JAX, from anywhere (`colar_jax.serve` and `colar_jax.generate` take the folder, too):
+{with_torch}With JAX, from anywhere (`colar_jax.serve` and `colar_jax.generate` take the folder, too):
 
 ```python
 import colar_jax
@@ -57,11 +44,28 @@ print(model.generate("{question}"{speed_argument}).answer)
 ```
 """
 
+WITH_TORCH = """\
+With PyTorch and transformers, without JAX, from this folder:
+
+```
+python colar_torch.py "{question}"{speed_flag}
+```
+
+```python
+from colar_torch import LatentReasoner
+
+reasoner = LatentReasoner.load(".")
+print(reasoner.answer("{question}"{speed_argument}).text)
+```
+
+"""
+
 
 def model_card(
     *,
     stage: str,
     thinks: str,
+    thinks_in_torch: bool,
     speeds: tuple[str, ...],
     is_adapter: bool,
     report: str,
@@ -72,21 +76,26 @@ def model_card(
     Args:
         stage: which of the run's was exported.
         thinks: how the method thinks, and which files hold what it needs for that.
+        thinks_in_torch: whether `colar_torch.py` does so, too.
         speeds: the trained thinking speeds, as prompts say them; none where there is no speed to choose.
         is_adapter: whether the folder holds a PEFT adapter for the run's base (else a whole model).
         report: the run's table in Markdown, "" where it was not evaluated.
         config: the run's, resolved.
     """
     base = config["model"]["base"]
+    asked = {
+        "question": EXAMPLE.question,
+        "speed_flag": f" --speed {speeds[0]}" if speeds else "",
+        "speed_argument": f", speed={_python(speeds[0])}" if speeds else "",
+    }
     return CARD.format(
+        **asked,
+        with_torch=WITH_TORCH.format(**asked) if thinks_in_torch else "",
         base_line=f"base_model: {hub_id[1]}\n" if (hub_id := _HUB_ID.fullmatch(base)) else "",
         title=config["title"],
         stage=stage,
         contents=f"This folder is a PEFT adapter for `{base}`." if is_adapter else "This folder is a whole model.",
-        question=EXAMPLE.question,
         thinks=thinks,
-        speed_flag=f" --speed {speeds[0]}" if speeds else "",
-        speed_argument=f", speed={_python(speeds[0])}" if speeds else "",
         speeds=f"Trained thinking speeds: {', '.join(speeds)}. A speed that was not trained loses accuracy."
         if speeds
         else "There is no thinking speed to choose.",

@@ -166,7 +166,7 @@ def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all", fo
     Raises:
         UserError: a name that does not exist, data that cannot be used, or a base model that we cannot compute.
     """
-    _check_names(config)
+    _check_names(config, judges=sets != "none")
     require_devices()
     require_32_bits()
     if jax.default_backend() == "cpu":
@@ -208,8 +208,8 @@ _LOAD = {
 }
 
 
-def _check_names(config: Config) -> None:
-    check_verifier(config.data.verifier)
+def _check_names(config: Config, *, judges: bool) -> None:
+    check_verifier(config.data.verifier, judges=judges)
     for name, stage in config.stages.items():
         find_method(stage.method, f"stages.{name}.method")
         if stage.trainer == "grpo":

@@ -14,7 +14,7 @@ from colar_jax.methods import Method, find_method
 from colar_jax.parallel.mesh import put
 from colar_jax.runs.run import Run
 from colar_jax.training.state import Tree
-from colar_jax.weights.latent_head_file import load_latent_head, read_head_config
+from colar_jax.weights.latent_head_file import load_latent_head, read_embed_std, read_head_config
 from colar_jax.weights.peft import ADAPTER_CONFIG_FILE, read_adapter_config
 from colar_jax.weights.projection_file import PROJECTION_CONFIG_FILE, projection_sizes
 from colar_jax.weights.thinking_file import THINKING_FILE, ThinkingFacts, read_thinking
@@ -45,7 +45,8 @@ def exported_config(folder: Path) -> ml_collections.ConfigDict:
         "max_answer_tokens": facts.max_answer_tokens,
     }
     saved = {"title": folder.name, "run": name, "stages": {name: stage}, "decode": decode}
-    saved |= {"model": _model(folder, facts, method), "data": {"tokenizer": str(folder)}}
+    data = {"tokenizer": str(folder)} | ({"verifier": facts.verifier} if facts.verifier else {})
+    saved |= {"model": _model(folder, facts, method), "data": data}
     try:
         config = ml_collections.ConfigDict(plain(resolve_plain(of_this_version(saved))))
     except UserError as error:
@@ -66,9 +67,11 @@ def exported_parameters(run: Run, folder: Path) -> Tree:
             f"{run.tokenizer.separator_id}: the files do not belong together"
         )
     (stage,) = run.config.stage_names
-    own, method = {}, run.method(stage)
+    own, method, initial = {}, run.method(stage), run.initial_parameters()
     if method.draws_latents:
         own["latent_head"] = load_latent_head(folder)[0]
+    elif method.calibrates:  # to the embedding that the stage started from, not to the one that it trained
+        own["latent_head"] = initial["latent_head"] | {"embed_std": np.float32(read_embed_std(folder))}
     for name, module in method.modules.items():
         if name not in run.shapes:  # for training alone
             continue
@@ -78,7 +81,7 @@ def exported_parameters(run: Run, folder: Path) -> Tree:
     shapes = {name: run.shapes[name] for name in own}
     _check_shapes(own, shapes, folder)
     placed = put(own, jax.tree.map(lambda leaf: leaf.sharding, shapes))
-    return run.initial_parameters() | placed
+    return initial | placed
 
 
 def _model(folder: Path, facts: ThinkingFacts, method: type[Method]) -> dict[str, Any]:

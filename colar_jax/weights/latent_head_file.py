@@ -7,6 +7,7 @@ linear weights are `[out, in]`, as in PyTorch.
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,14 @@ from colar_jax.json_object import read_json_object
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.parallel.sharding import Tree
 from colar_jax.weights.array_file import read_arrays
+from colar_jax.weights.hf_fields import FLAG, POSITIVE, SIZE, Kind, is_number
 from colar_jax.weights.safetensors_io import write_arrays
 
 HEAD_WEIGHTS_FILE = "latent_head.safetensors"
 HEAD_CONFIG_FILE = "latent_head.json"
+_NUMBER: Kind = (is_number, "a number")
+_KINDS = {"intermediate_size": SIZE, "deterministic": FLAG, "min_log_std": _NUMBER, "max_log_std": _NUMBER}
+_KINDS |= {"embed_std": POSITIVE}
 
 # Path in our parameters -> published name.
 _NAMES = {
@@ -87,20 +92,33 @@ def load_latent_head(folder: Path) -> tuple[Tree, LatentHeadConfig]:
     """What `save_latent_head` wrote. UserError where it is not there or does not fit."""
     if not (folder / HEAD_WEIGHTS_FILE).is_file():
         raise UserError(f"{folder} has no {HEAD_WEIGHTS_FILE}: it is no exported latent reasoner")
-    config, embed_std = read_head_config(folder), read_json_object(folder / HEAD_CONFIG_FILE)["embed_std"]
+    config, embed_std = read_head_config(folder), read_embed_std(folder)
     return from_published(read_arrays(folder / HEAD_WEIGHTS_FILE), embed_std, source=str(folder)), config
 
 
 def read_head_config(folder: Path) -> LatentHeadConfig:
     """The sizes and bounds that `save_latent_head` wrote. UserError where one is missing."""
+    settings = _settings(folder)
+    return LatentHeadConfig(**{field.name: settings[field.name] for field in dataclasses.fields(LatentHeadConfig)})
+
+
+def read_embed_std(folder: Path) -> float:
+    """The scale of embeddings that `save_latent_head` wrote. UserError where it is missing, or is none."""
+    return float(_settings(folder)["embed_std"])
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """All of `latent_head.json`, each value of its kind."""
     path = folder / HEAD_CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{folder} has no {HEAD_CONFIG_FILE}: it is no exported latent reasoner")
     settings = read_json_object(path)
-    names = [field.name for field in dataclasses.fields(LatentHeadConfig)]
-    if missing := [name for name in (*names, "embed_std") if name not in settings]:
-        raise UserError(f"{path} has no {missing[0]!r}: it is no exported latent reasoner")
-    return LatentHeadConfig(**{name: settings[name] for name in names})
+    for name, (matches, what) in _KINDS.items():
+        if name not in settings:
+            raise UserError(f"{path} has no {name!r}: it is no exported latent reasoner")
+        if not matches(settings[name]):
+            raise UserError(f"{path}: {name}={settings[name]!r}: expected {what}; export the model again")
+    return settings
 
 
 def _shapes(hidden: int, inner: int) -> dict[str, tuple[int, ...]]:

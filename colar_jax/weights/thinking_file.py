@@ -15,7 +15,7 @@ THINKING_FILE = "thinking.json"
 class ThinkingFacts:
     """What a program has to know to think with an exported model.
 
-    `colar_torch.py` reads all but the stage and the name of the method.
+    `colar_torch.py` reads all but the stage, the name of the method and the verifier.
     """
 
     method: str  # a name of `methods.METHODS`, or package.module:NAME
@@ -32,6 +32,7 @@ class ThinkingFacts:
     stage: str = ""  # of the run, which was exported; "": a folder of an earlier version, as below
     method_settings: dict[str, Any] | None = None  # of the method; None likewise
     decode: dict[str, Any] | None = None  # the run's settings of decoding; None likewise
+    verifier: str = ""  # by which the run judges answers, one of `data.answers.VERIFIERS`; "" likewise
 
     def save(self, folder: Path) -> None:
         """Write `thinking.json` into a folder."""

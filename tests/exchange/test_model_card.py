@@ -12,6 +12,13 @@ def test_the_card_repeats_no_heading():
     assert "Not evaluated." in small_card()
 
 
+def test_the_card_names_no_way_to_use_it_that_is_refused():
+    with_torch, without = (small_card(thinks_in_torch=does) for does in (True, False))
+    assert "python colar_torch.py" in with_torch and "LatentReasoner.load" in with_torch
+    assert "colar_torch" not in without and "## Use\n\nWith JAX, from anywhere" in without
+    assert "colar_jax.load" in with_torch and "colar_jax.load" in without
+
+
 @pytest.mark.slow
 def test_the_card_says_what_it_is(exported):
     run, _, folder = exported

@@ -1,5 +1,6 @@
 """What `colar_jax.load` opens, and what it says of what it cannot open."""
 
+import dataclasses
 import gc
 import json
 import shutil
@@ -72,6 +73,32 @@ def test_adapters_are_opened_with_their_base(tmp_path):
     ours, theirs = colar_jax.load(folder).generate(QUESTIONS), colar_jax.load(run.workdir).generate(QUESTIONS)
     for answer, of_run in zip(ours, theirs, strict=True):
         assert_same_answer(answer, of_run)
+
+
+def test_latents_at_the_size_of_embeddings_keep_that_size(tmp_path):
+    """Their size is that of the embedding which training began with, not of the one that it made."""
+    run, parameters = given_run(tmp_path / "run", stages=("coconut",), rescale=True)
+    folder = export_stage(run, "coconut", tmp_path / "out")
+    of_run, of_folder = (colar_jax.load(source).parameters["latent_head"] for source in (run.workdir, folder))
+    assert of_folder["embed_std"] == of_run["embed_std"] == parameters["latent_head"]["embed_std"]
+    assert of_folder["embed_std"] != np.std(parameters["llama"]["embedding"])
+
+
+def test_a_folder_is_judged_as_its_run(asked_run, tmp_path, monkeypatch):
+    data = dataclasses.replace(asked_run.config.data, verifier="math")
+    run = dataclasses.replace(asked_run, config=dataclasses.replace(asked_run.config, data=data))
+    folder = exported(run, "colar", tmp_path / "out")
+
+    def missing():
+        raise UserError("needs the package math-verify")
+
+    monkeypatch.setattr("colar_jax.data.math_equivalence.require_library", missing)
+    model = colar_jax.load(folder)  # what is not judged needs no judge
+    assert model.run.config.data.verifier == "math"
+    with pytest.raises(UserError, match="math-verify"):
+        model.evaluate([{"question": QUESTIONS[0], "steps": [], "answer": "1"}])
+    change(folder, lambda facts: facts.pop("verifier"))  # which earlier versions did not write
+    assert colar_jax.load(folder).run.config.data.verifier == "numeric"
 
 
 def test_a_run_and_a_stage_of_it_are_the_same(asked_run, monkeypatch):
@@ -214,6 +241,12 @@ DAMAGES = {
     "has no latent_head.safetensors": lambda folder: (folder / "latent_head.safetensors").unlink(),
     "has no latent_head.json: it is no exported": lambda folder: (folder / "latent_head.json").unlink(),
     "there are no weights in it": lambda folder: (folder / "model.safetensors").unlink(),
+    "intermediate_size='24': expected a whole number": lambda folder: change(
+        folder, lambda settings: settings.update(intermediate_size="24"), "latent_head.json"
+    ),
+    "embed_std=0: expected a number above 0": lambda folder: change(
+        folder, lambda settings: settings.update(embed_std=0), "latent_head.json"
+    ),
     "latent_head": lambda folder: (folder / "latent_head.json").write_text('{"intermediate_size": 24}'),
     "the files do not fit": lambda folder: change(folder, lambda f: f.update(intermediate_size=8), "latent_head.json"),
     "the separator of its tokenizer": lambda folder: change(folder, lambda facts: facts.update(separator_id=3)),
