@@ -54,6 +54,11 @@ def read_lightning_checkpoint(path: Path) -> PublishedCheckpoint:
         raise UserError(f"{path} holds more than a published CoLaR model: {', '.join(sorted(unknown))}")
     if not adapter and not latent_head:
         raise UserError(f"{path} holds neither LoRA matrices nor a latent head: it is no checkpoint of published CoLaR")
+    if num_base and not adapter:
+        raise UserError(
+            f"{path} holds {num_base} tensors of a language model and no LoRA matrices: it was trained whole, and only "
+            "adapters and latent heads are imported, whose base is model.base"
+        )
     if num_base:
         logger.info("%s: %d tensors of the base model are not used; it comes from model.base", path, num_base)
     return PublishedCheckpoint(adapter, latent_head)

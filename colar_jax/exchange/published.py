@@ -33,13 +33,21 @@ def import_checkpoint(run: Run, stage: str, checkpoint: Path, embed_std: float |
     """
     if stage not in run.config.stages:
         raise UserError(f"--stage={stage} is no stage of this run: {', '.join(run.config.stages)}")
-    adopt(run, stage, published_parameters(run, checkpoint, embed_std))
+    needs_head = run.method(stage).draws_latents
+    adopt(run, stage, published_parameters(run, checkpoint, embed_std, needs_latent_head=needs_head))
     logger.info("%s is step 0 of stage %s in %s", checkpoint, stage, run.workdir)
 
 
-def published_parameters(run: Run, checkpoint: Path, embed_std: float | None = None) -> Tree:
+def published_parameters(
+    run: Run, checkpoint: Path, embed_std: float | None = None, *, needs_latent_head: bool = False
+) -> Tree:
     """The run's parameters with the adapters and the latent head of a published checkpoint."""
     read = read_lightning_checkpoint(checkpoint)
+    if needs_latent_head and not read.latent_head:
+        raise UserError(
+            f"{checkpoint} holds no latent head, and the stage draws its latents from one: import it as a stage that "
+            "thinks in none, such as method=cot"
+        )
     model = nnx.merge(run.graph, run.shapes)
     parameters = run.initial_parameters()
     if read.adapter:

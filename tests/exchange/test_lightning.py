@@ -43,6 +43,7 @@ def test_no_code_in_it_is_run(tmp_path, capsys):
     [
         ({"optimizer.weight": 1, LORA_A: 2}, "holds more than a published CoLaR model: optimizer.weight$"),
         ({"llm.model.embed_tokens.weight": 1}, "holds neither LoRA matrices nor a latent head"),
+        ({"llm.model.embed_tokens.weight": 1, "llm.lm_head.weight": 1, HEAD: 2}, "2 tensors of a .* trained whole"),
         ({}, "has no state_dict"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from exchange.tiny_run import larger, tiny_config
 from flax import traverse_util
 
+from colar_jax.errors import UserError
 from colar_jax.exchange.published import import_checkpoint, published_parameters
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
@@ -52,6 +53,14 @@ def test_adapters_and_head_are_taken_and_the_base_stays(run, tmp_path):
             np.testing.assert_array_equal(value, wanted[path] if is_taken else initial[path])
     measured = published_parameters(run, tmp_path / "a.ckpt")["latent_head"]["embed_std"]
     assert measured == run.initial_parameters()["latent_head"]["embed_std"]
+
+
+def test_latents_without_their_head_are_refused(run, tmp_path):
+    tensors = torch.load(published(tmp_path / "a.ckpt", run.initial_parameters()), weights_only=True)["state_dict"]
+    words_alone = {name: tensor for name, tensor in tensors.items() if "latent_policy" not in name}
+    torch.save({"state_dict": words_alone}, tmp_path / "cot.ckpt")
+    with pytest.raises(UserError, match="cot.ckpt holds no latent head, and the stage draws its latents from one"):
+        import_checkpoint(run, "colar", tmp_path / "cot.ckpt")
 
 
 def test_told_the_speed_as_a_number_too_it_answers_as_before(run, tmp_path):
