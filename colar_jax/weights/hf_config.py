@@ -16,7 +16,7 @@ from colar_jax.json_object import read_json_object
 from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.weights import hf_rope
 from colar_jax.weights.families import FAMILIES, Family
-from colar_jax.weights.gguf_tensors import gguf_config
+from colar_jax.weights.gguf_config import gguf_config
 from colar_jax.weights.hf_fields import field_faults, warn_of_unknown
 
 HF_CONFIG_FILE = "config.json"

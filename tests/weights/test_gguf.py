@@ -24,11 +24,12 @@ from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.reasoner import build_on
 from colar_jax.model.rope import inverse_frequencies
-from colar_jax.model.rope_scaling import RopeScaling
+from colar_jax.model.rope_scaling import LinearScaling, RopeScaling, YarnScaling
 from colar_jax.model.visibility import packed
 from colar_jax.weights.base_model import base_folder, base_identity, open_base
 from colar_jax.weights.families import FAMILIES
-from colar_jax.weights.gguf_tensors import ARCHITECTURES, GgufTensor
+from colar_jax.weights.gguf_config import ARCHITECTURES
+from colar_jax.weights.gguf_tensors import GgufTensor
 from colar_jax.weights.hf_config import read_config
 from colar_jax.weights.loading import check_weights, load_llama, stored_config
 from colar_jax.weights.table import llama_weights
@@ -51,8 +52,8 @@ def random_arrays(config: LlamaConfig) -> dict[str, np.ndarray]:
     return {name: (0.3 * rng.normal(size=shape)).astype(np.float32) for name, shape in named.items()}
 
 
-def write_gguf(path, config: LlamaConfig, arrays, kind="F32", extra=None, tokenizer=None):
-    """As llama.cpp's conversion writes a model; `extra` has tensors that it makes besides."""
+def write_gguf(path, config: LlamaConfig, arrays, kind="F32", extra=None, tokenizer=None, says=None):
+    """As llama.cpp's conversion writes a model; `extra` has tensors that it makes besides, `says` more metadata."""
     arch, kind = config.family, gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(config.num_layers)
@@ -68,6 +69,9 @@ def write_gguf(path, config: LlamaConfig, arrays, kind="F32", extra=None, tokeni
         writer.add_value_length(config.head_dim)
     if tokenizer is not None:
         tokenizer(writer)
+    add = {str: writer.add_string, float: writer.add_float32, bool: writer.add_bool, int: writer.add_uint32}
+    for name, value in (says or {}).items():
+        add[type(value)](f"{arch}.{name}", value)
     theirs = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch.upper()), config.num_layers)
     for name, array in arrays.items():
         if arch == "llama" and ".q_proj." in name:
@@ -190,6 +194,33 @@ def test_the_scaling_of_llama_3_comes_back(tmp_path):
     extra = {"rope_freqs.weight": np.linspace(1, 9, 8, dtype=np.float32)}
     path = write_gguf(tmp_path / "b.gguf", config, random_arrays(config), extra=extra)
     with pytest.raises(UserError, match=r"b\.gguf: rope_freqs\.weight is not of Llama 3's scaling"):
+        read_config(path)
+
+
+SCALINGS = [
+    ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, LinearScaling(4.0)),
+    ({"rope.scaling.factor": 4.0}, LinearScaling(4.0)),  # linear, unless a file says another
+    ({"rope.scale_linear": 4.0}, LinearScaling(4.0)),  # its old name
+    ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, None),
+    ({"rope.scaling.type": "linear", "rope.scaling.finetuned": True}, None),
+    ({"rope.scale_linear": 1.0}, None),
+]
+
+
+@pytest.mark.parametrize(("says", "scaling"), SCALINGS)
+def test_a_scaling_is_read_as_llama_cpp_reads_it(says, scaling, tmp_path):
+    config = tiny("llama", rope_scaling=scaling)
+    assert read_config(write_gguf(tmp_path / "a.gguf", config, random_arrays(config), says=says)) == config
+
+
+@pytest.mark.parametrize("name", ["attn_factor", "yarn_log_multiplier", "yarn_beta_fast"])
+def test_a_scaling_with_more_than_is_read_is_refused(name, tmp_path):
+    config = tiny("llama")
+    says = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64}
+    path = write_gguf(tmp_path / "a.gguf", config, random_arrays(config), says=says)
+    assert isinstance(read_config(path).rope_scaling, YarnScaling)
+    path = write_gguf(tmp_path / "b.gguf", config, random_arrays(config), says=says | {f"rope.scaling.{name}": 0.5})
+    with pytest.raises(UserError, match=rf"b\.gguf: rope\.scaling\.{name} is set, and a scaling with it is not supp"):
         read_config(path)
 
 
