@@ -16,7 +16,7 @@ from colar_jax.errors import UserError
 from colar_jax.planning.chips import parse_topology
 from colar_jax.planning.devices import COMPILERS, open_target
 from colar_jax.planning.plan_text import text
-from colar_jax.planning.scaling import scaling_table
+from colar_jax.planning.scaling import has_closed_forms, scaling_table
 from colar_jax.planning.stage_plan import StagePlan, plan_stage
 
 
@@ -55,7 +55,7 @@ def plan(config: Config, flags: Flags) -> None:
     """Print the plan of the stages that the flags name."""
     stages = _stages(config, flags.stage)
     if flags.scaling:
-        name = _last_that_learns_from_data(config, stages)
+        name = _last_with_closed_forms(config, stages)
         print(scaling_table(config, name, flags.scaling, flags.rows_per_chip))
         return
     if flags.json:  # what is printed is for a program
@@ -81,12 +81,12 @@ def _stages(config: Config, name: str) -> tuple[str, ...]:
     return (name,)
 
 
-def _last_that_learns_from_data(config: Config, stages: tuple[str, ...]) -> str:
-    names = [name for name in stages if config.stages[name].trainer == "sft"]
+def _last_with_closed_forms(config: Config, stages: tuple[str, ...]) -> str:
+    names = [name for name in stages if has_closed_forms(config.stages[name])]
     if not names:
         raise UserError(
-            f"--scaling has closed forms of supervised fine-tuning only, and {', '.join(stages)} learns from "
-            "rewards: compile it for a slice, --topology=v5e:2x4"
+            f"--scaling has closed forms of CoLaR's supervised step alone, and {', '.join(stages)} has none: compile "
+            "it for a slice, --topology=v5e:2x4"
         )
     return names[-1]
 

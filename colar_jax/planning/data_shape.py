@@ -48,7 +48,7 @@ def planned_data(
     """The data of a config.
 
     Args:
-        vocabulary_size: of the model, for where the tokenizer cannot be read either.
+        llama_vocabulary: of the model, for where the tokenizer cannot be read either.
         num_examples: the real number, where what is here is a sample.
     """
     try:

@@ -14,6 +14,8 @@ def text(plan: StagePlan) -> str:
         f"{plan.stage} on {plan.topology}: {_chips(plan.num_chips)}, mesh {mesh}, compiled for {plan.compiler}",
         f"model {plan.model}, {_count(plan.num_parameters, 0)} parameters, {_count(plan.num_trained, 1)} trained",
     ]
+    if plan.data_is_assumed:
+        lines.append(f"data not read: lengths are assumed, of {plan.num_examples:,} problems (--examples)")
     for program in plan.programs:
         lines += ["", *_program(program)]
     lines += ["", *_schedule(plan)]

@@ -16,9 +16,10 @@ import math
 
 import jax
 
-from colar_jax.config import Config, ModelConfig, nearest, parse_mesh
+from colar_jax.config import Config, ModelConfig, StageConfig, nearest, parse_mesh
 from colar_jax.data.loader import Loader
 from colar_jax.errors import UserError
+from colar_jax.methods.colar import Colar
 from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.parallel.choice import choose_mesh
 from colar_jax.parallel.mesh import AXES
@@ -92,14 +93,14 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
     optimizer = make_optimizer(stage.optimizer, 1, logical_axes(graph, parameters))
     state = jax.eval_shape(lambda tree: initial_state(tree, optimizer), trainable)
     loader = Loader(data.train, recipe, seed=0, rows=stage.rows, row_positions=stage.row_positions)
-    rows = []
-    for num_chips in CHIP_COUNTS:
-        if not rows_per_chip and num_chips > stage.rows:
-            break  # a row is the least that a chip can have
-        sizes = parse_mesh(config.parallel.mesh)
+    rows, asked = [], parse_mesh(config.parallel.mesh)
+    for num_chips in _chip_counts(config, name, rows_per_chip):
+        sizes = asked
         if sizes is None:
             sizes, _ = choose_mesh(state_bytes(config, graph, parameters), num_chips, int(CHIPS[chip].hbm_bytes))
         fsdp = sizes.get("fsdp", 1)
+        if fsdp > _LARGEST_SLICE[chip]:
+            raise UserError(f"fsdp={fsdp} is more than the {_LARGEST_SLICE[chip]} chips of a {chip} slice")
         mesh = jax.sharding.AbstractMesh((num_chips // fsdp, fsdp, 1), AXES)
         specs = parameter_specs(graph, parameters, mesh)
         of_training = state_specs(state, optimizer, specs)
@@ -120,6 +121,27 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
             )
         )
     return _markdown(rows)
+
+
+def has_closed_forms(stage: StageConfig) -> bool:
+    """Whether a stage's step is the one that is counted here: CoLaR's, of one pass."""
+    return stage.trainer == "sft" and type(stage.bound_method) is Colar and stage.bound_method.num_passes == 1
+
+
+def _chip_counts(config: Config, name: str, rows_per_chip: int) -> list[int]:
+    """Of which there are rows in the table; UserError where there is none."""
+    mesh, rows = config.parallel.mesh, config.stages[name].rows
+    sizes = parse_mesh(mesh) or {"fsdp": 1}
+    if sizes.keys() != {"fsdp"}:
+        raise UserError(f"parallel.mesh={mesh}: the table takes all of data and nothing of tensor: name fsdp alone")
+    counts = [count for count in CHIP_COUNTS if count % sizes["fsdp"] == 0]
+    if not counts:
+        raise UserError(f"parallel.mesh={mesh} divides none of {CHIP_COUNTS[0]} to {CHIP_COUNTS[-1]:,} chips")
+    # A row is the least that a chip can have.
+    counts = [count for count in counts if rows_per_chip or count <= rows]
+    if not counts:
+        raise UserError(f"stages.{name}.rows={rows} are too few for the smallest slice: give --rows_per_chip")
+    return counts
 
 
 def slice_of(chip: Chip, num_chips: int) -> Topology:

@@ -65,6 +65,8 @@ class StagePlan:
     vocabulary: int
     num_parameters: int
     num_trained: int
+    num_examples: int  # that the schedule is of
+    data_is_assumed: bool  # the data cannot be read here: lengths, and their number unless it was said, are made up
     schedule: StageLength
     schedule_seconds: tuple[float, float] | None  # with perfect overlap, with none; None where a roofline is
     programs: list[ProgramPlan]
@@ -114,6 +116,8 @@ def plan_stage(
         vocabulary=llama.vocab_size,
         num_parameters=_count(parameters),
         num_trained=_count(trainable),
+        num_examples=data.num_examples,
+        data_is_assumed=data.is_assumed,
         schedule=schedule,
         schedule_seconds=_schedule_seconds(schedule, programs),
         programs=programs,

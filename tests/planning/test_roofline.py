@@ -22,7 +22,7 @@ def target_of(is_tpu: bool) -> Target:
     return Target(V5E, devices=[], is_tpu=is_tpu)
 
 
-def plan_of(line) -> StagePlan:
+def plan_of(line, *, assumed: bool = False) -> StagePlan:
     compiled = Compiled("training step", Memory({"trained": 2**30}, 2**30, 2**31, 2**34), COUNTED, seconds=3.0)
     program = ProgramPlan(compiled, line, 16.0, "examples", times=1, useful_flops=150e9, advice=[])
     seconds = None if line is None else (100 * line.overlapped, 100 * line.serial)
@@ -37,6 +37,8 @@ def plan_of(line) -> StagePlan:
         vocabulary=256,
         num_parameters=10**6,
         num_trained=10**6,
+        num_examples=4096,
+        data_is_assumed=assumed,
         schedule=StageLength(100, 16.0, "examples"),
         schedule_seconds=seconds,
         programs=[program],
@@ -57,6 +59,11 @@ def test_a_plan_of_a_tpu_says_how_long_it_takes():
     shown = text(plan_of(roofline(COUNTED, target_of(is_tpu=False))))
     for word in ("HBM ", "bound ", "MFU ", " h at the roofline"):
         assert word in shown
+
+
+def test_a_plan_of_assumed_data_says_so():
+    assert "data not read: lengths are assumed, of 4,096 problems (--examples" in text(plan_of(None, assumed=True))
+    assert "assumed" not in text(plan_of(None))
 
 
 def test_a_plan_of_host_devices_says_nothing_of_hbm_mfu_and_time():

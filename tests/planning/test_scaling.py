@@ -4,10 +4,19 @@ import dataclasses
 
 import pytest
 
-from colar_jax.config import LoraSettings, ModelConfig
+from colar_jax.config import LoraSettings, ModelConfig, defaults, resolve, stage_defaults
+from colar_jax.errors import UserError
+from colar_jax.methods import METHODS
 from colar_jax.model.presets import PRESETS
 from colar_jax.planning.chips import CHIPS
-from colar_jax.planning.scaling import RowsOfChip, bytes_of_step, scale, slice_of
+from colar_jax.planning.scaling import (
+    RowsOfChip,
+    bytes_of_step,
+    has_closed_forms,
+    scale,
+    scaling_table,
+    slice_of,
+)
 
 LLAMA = PRESETS["llama-3.2-1b"]
 ADAPTERS = ModelConfig(dtype="bfloat16", base_dtype="bfloat16", remat="full", lora=LoraSettings(rank=128))
@@ -53,3 +62,49 @@ def test_recomputation_is_work_but_no_use():
     without = scaled(8, dataclasses.replace(FULL, remat="none"))
     assert without.compute == without.useful == scaled(8).useful < scaled(8).compute
     assert scaled(8).compute / without.compute == pytest.approx(4 / 3, rel=0.05)
+
+
+def config_of(method: str = "colar", *, mesh: str = "auto", rows: int = 64, **settings):
+    config = defaults()
+    config.update(workdir="unused", run=method)
+    config.data.update(train_limit=40, num_val=4, num_test=4)
+    config.model.preset = "pico"
+    config.parallel.mesh = mesh
+    config.stages[method] = stage_defaults(method=method, rows=rows, row_positions=128)
+    for group, values in settings.items():
+        config.stages[method][group].update(values)
+    return resolve(config)
+
+
+def test_only_a_step_of_colar_has_closed_forms():
+    have = {name for name in METHODS if has_closed_forms(config_of(name).stages[name])}
+    assert have == {"colar"}
+    assert not has_closed_forms(config_of(latent={"predicted_pass_weight": 0.5}).stages["colar"])
+
+
+def chips(config, rows_per_chip: int = 0) -> list[str]:
+    lines = scaling_table(config, "colar", "v5e", rows_per_chip).splitlines()[2:]
+    return [line.split("|")[1].strip() for line in lines]
+
+
+def test_a_table_has_the_chips_that_rows_and_mesh_divide_into():
+    assert chips(config_of(rows=32)) == ["8", "16", "32"]
+    assert chips(config_of(rows=32, mesh="fsdp=16")) == ["16", "32"]
+    assert chips(config_of(rows=4, mesh="fsdp=256"), 4) == ["256", "512", "1,024"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rows": 4}, "stages.colar.rows=4 are too few for the smallest slice: give --rows_per_chip"),
+        ({"mesh": "fsdp=3"}, "parallel.mesh=fsdp=3 divides none of 8 to 1,024 chips"),
+        ({"mesh": "fsdp=2048"}, "parallel.mesh=fsdp=2048 divides none"),
+        ({"mesh": "fsdp=512", "rows": 1024}, "fsdp=512 is more than the 256 chips of a v5e slice"),
+        ({"mesh": "tensor=8"}, "parallel.mesh=tensor=8: the table takes all of data and nothing of tensor"),
+        ({"mesh": "data=2,fsdp=4"}, "parallel.mesh=data=2,fsdp=4: the table takes"),
+    ],
+)
+def test_a_table_without_a_line_is_refused(settings, said):
+    with pytest.raises(UserError) as raised:
+        scaling_table(config_of(**settings), "colar", "v5e")
+    assert str(raised.value).startswith(said)
