@@ -65,7 +65,7 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
             write_adapter(folder, parameters, lora, base_name=run.config.model.base)
             _tokenizer_of_base(run).save(folder)
         else:
-            whole = parameters if lora is None else merge_adapters(parameters, lora)
+            whole = parameters if lora is None else merge_adapters(parameters, lora, jnp.dtype(dtype))
             carried = _carried(run)
             write_llama(whole["llama"], model.llama.config, folder, dtype=jnp.dtype(dtype), carried=carried)
             run.tokenizer.save(folder)

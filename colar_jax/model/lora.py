@@ -128,10 +128,11 @@ def cast_base(parameters: Tree, dtype) -> Tree:
     return joined(own, jax.tree.map(lambda leaf: leaf.astype(dtype), base))
 
 
-def merge_adapters(parameters: Tree, config: LoraConfig) -> Tree:
+def merge_adapters(parameters: Tree, config: LoraConfig, dtype=None) -> Tree:
     """Parameters of a model without adapters that computes the same: `W + alpha / rank * A @ B`.
 
-    Computed in float32, then rounded to the dtype of `W`. The layers are stacked: `[L, I, R]` and `[L, R, O]`.
+    Computed in float32, then rounded to `dtype`, or else to that of `W`: bfloat16 leaves 8 bits of the sum, and little
+    of a small correction. The layers are stacked: `[L, I, R]` and `[L, R, O]`.
     """
     flat = traverse_util.flatten_dict(parameters)
     merged = {path: leaf for path, leaf in flat.items() if ADAPTER not in path}
@@ -139,7 +140,8 @@ def merge_adapters(parameters: Tree, config: LoraConfig) -> Tree:
         if path[-2:] == (ADAPTER, "a"):
             kernel = (*path[:-2], "kernel")
             product = jnp.matmul(flat[path], flat[(*path[:-1], "b")], precision=jax.lax.Precision.HIGHEST)
-            merged[kernel] = (flat[kernel].astype(jnp.float32) + config.scale * product).astype(flat[kernel].dtype)
+            whole = flat[kernel].astype(jnp.float32) + config.scale * product
+            merged[kernel] = whole.astype(flat[kernel].dtype if dtype is None else dtype)
     return traverse_util.unflatten_dict(merged)
 
 

@@ -18,6 +18,7 @@ from colar_jax.model.execution import Execution
 from colar_jax.model.lora import LoraConfig
 from colar_jax.model.visibility import packed as packed_rows
 from colar_jax.weights.latent_head_file import load_latent_head
+from colar_jax.weights.loading import load_llama, stored_config
 from colar_jax.weights.peft import read_adapter
 
 pytestmark = pytest.mark.slow
@@ -104,6 +105,18 @@ def test_adapters_of_a_base_model(tmp_path):
     for target, leaves in adapters["llama"]["blocks"].items():
         ours = parameters["llama"]["blocks"][target]["adapter"]
         jax.tree.map(np.testing.assert_array_equal, leaves["adapter"], dict(ours))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_on_a_narrow_base_are_merged_in_the_dtype_of_the_folder(dtype, tmp_path):
+    run, parameters = given_run(tmp_path / "run", lora=LORA, base_dtype="bfloat16")
+    folder = export_stage(run, "colar", tmp_path / "out", dtype=dtype)
+    written = load_llama(folder, stored_config(folder))["blocks"]
+    for target in LORA["targets"].split(","):
+        ours = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), parameters["llama"]["blocks"][target])
+        exact = ours["kernel"] + 4.0 * ours["adapter"]["a"] @ ours["adapter"]["b"]
+        error = np.abs(np.asarray(written[target]["kernel"]) - exact).max() / np.abs(exact).max()
+        assert error < 1e-6 if dtype == "float32" else 1e-4 < error < 4e-3
 
 
 def without_padding_token(folder):

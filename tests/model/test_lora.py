@@ -194,13 +194,16 @@ def test_without_adapters_nothing_is_computed_for_them():
 # Merging
 
 
-@pytest.mark.parametrize(("base_dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
-def test_merged_is_unmerged(base_dtype, tolerance):
+@pytest.mark.parametrize(
+    ("base_dtype", "dtype", "tolerance"),
+    [("float32", None, 1e-5), ("bfloat16", None, 0.03), ("bfloat16", "float32", 1e-5)],
+)
+def test_merged_is_unmerged(base_dtype, dtype, tolerance):
     graph, parameters = model(lora=LORA)
     parameters = cast_base(parameters, base_dtype)
-    merged, plain = merge_adapters(parameters, LORA), model()[0]
+    merged, plain = merge_adapters(parameters, LORA, dtype), model()[0]
     assert jax.tree.structure(merged) == jax.tree.structure(model()[1])
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(merged["llama"])} == {base_dtype}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(merged["llama"])} == {base_dtype, dtype or base_dtype}
     unmerged = forward(graph, parameters)
     assert difference(forward(plain, merged), unmerged) < tolerance
     untouched = forward(plain, split_base(parameters)[1] | {"latent_head": parameters["latent_head"]})
