@@ -6,6 +6,7 @@ linear weights are `[out, in]`, as in PyTorch.
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from colar_jax.json_object import read_json_object
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.parallel.sharding import Tree
 from colar_jax.weights.array_file import read_arrays
-from colar_jax.weights.hf_fields import FLAG, POSITIVE, SIZE, Kind, is_number
+from colar_jax.weights.hf_fields import FLAG, POSITIVE, SIZE, Kind
 from colar_jax.weights.safetensors_io import write_arrays
 
 HEAD_WEIGHTS_FILE = "latent_head.safetensors"
 HEAD_CONFIG_FILE = "latent_head.json"
-_NUMBER: Kind = (is_number, "a number")
+_NUMBER: Kind = (
+    lambda value: type(value) in (int, float) and not math.isnan(value),
+    "a number",
+)  # perhaps infinite, as published
 _KINDS = {"intermediate_size": SIZE, "deterministic": FLAG, "min_log_std": _NUMBER, "max_log_std": _NUMBER}
 _KINDS |= {"embed_std": POSITIVE}
 
