@@ -22,10 +22,8 @@ from colar_jax.weights.safetensors_io import write_arrays
 
 HEAD_WEIGHTS_FILE = "latent_head.safetensors"
 HEAD_CONFIG_FILE = "latent_head.json"
-_NUMBER: Kind = (
-    lambda value: type(value) in (int, float) and not math.isnan(value),
-    "a number",
-)  # perhaps infinite, as published
+# Perhaps infinite: the published head has no bounds.
+_NUMBER: Kind = (lambda value: type(value) in (int, float) and not math.isnan(value), "a number")
 _KINDS = {"intermediate_size": SIZE, "deterministic": FLAG, "min_log_std": _NUMBER, "max_log_std": _NUMBER}
 _KINDS |= {"embed_std": POSITIVE}
 
