@@ -59,3 +59,26 @@ def test_a_bad_action_that_became_likely_counts_no_more_than_the_dual_clip():
     assert slope(6.0, -1.0, dual_clip=3.0) == 0
     assert slope(1.0, -1.0, dual_clip=3.0) == slope(1.0, -1.0) > 0
     assert slope(-6.0, 1.0, dual_clip=3.0) == slope(-6.0, 1.0) < 0
+
+
+@pytest.mark.parametrize(("advantage", "dual_clip"), [(1.0, 0.0), (0.0, 0.0), (1.0, 3.0), (0.0, 3.0), (-1.0, 3.0)])
+@pytest.mark.parametrize("nats", [50.0, 87.0, 100.0, 1000.0])
+def test_a_clipped_latent_that_became_far_more_likely_has_no_gradient(nats, advantage, dual_clip):
+    """A float32's exponential ends at 88 nats; at 2,048 dimensions that is 0.04 nats each."""
+    rl = RlConfig(dual_clip=dual_clip)
+
+    def loss(log_prob):
+        losses, ratios = latent_loss(log_prob, jnp.float32(0.0), jnp.float32(advantage), 2048, rl)
+        return losses, ratios
+
+    log_prob = jnp.float32(nats / 2048)
+    slope, ratio = jax.grad(loss, has_aux=True)(log_prob)
+    assert float(slope) == 0.0 and np.isfinite(float(ratio)) and float(ratio) > 1e20
+    clip = -3.0 if advantage < 0 else 1.2
+    assert float(loss(log_prob)[0]) == pytest.approx(-clip * abs(advantage) / 2048, rel=1e-5)
+
+
+def test_a_bad_latent_without_a_limit_has_an_unbounded_gradient():
+    """Which ends the run, as a loss that is not finite does: nothing may hide it."""
+    loss = lambda log_prob: latent_loss(log_prob, jnp.float32(0.0), jnp.float32(-1.0), 2048, RlConfig())[0]  # noqa: E731
+    assert np.isinf(float(loss(jnp.float32(100 / 2048))))
