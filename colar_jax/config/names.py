@@ -76,7 +76,7 @@ OTHER_NAMES = {
     "pretrained_model_name_or_path": "model.base",
     "projection": "stages.*.codi.projection_size",
     "random_seed": "seed",
-    "resume_from_checkpoint": "stages.*.init_from",
+    "resume_from_checkpoint": "workdir",
     "save_dir": "workdir",
     "save_steps": "stages.*.save_every",
     "save_total_limit": "keep_checkpoints",

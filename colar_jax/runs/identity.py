@@ -25,8 +25,9 @@ from colar_jax.errors import UserError
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import TOKENIZER_FOLDER
 
+VALIDATED_ON = "validated_on"  # a hash of what validations ask, and how
 # What a checkpoint also stores, for the steps after it.
-MEMORY = ("unlogged", "trainer")
+MEMORY = ("unlogged", "trainer", VALIDATED_ON)
 PROBLEMS = "data.problems"  # a hash of what is learned from, in its order
 # Settings under the names that they have in checkpoints of earlier versions.
 _OLD_NAMES = {"verifier": "data.verifier"}

@@ -20,9 +20,16 @@ from colar_jax.report.results import Result
 from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
 from colar_jax.runs.beforehand import check_run, check_stage
 from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import Change, identity_of
+from colar_jax.runs.identity import VALIDATED_ON, Change, identity_of
 from colar_jax.runs.learned import training_set, validation_set
-from colar_jax.runs.resuming import is_validated, latest_step, note_changes, refuse_another_run
+from colar_jax.runs.resuming import (
+    is_validated,
+    latest_step,
+    note_changes,
+    refuse_another_run,
+    validated_on,
+    warn_of_other_validations,
+)
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import write_config
 from colar_jax.runs.starts import source_of, stage_state, start_parameters
@@ -92,6 +99,9 @@ def train_stage(run: Run, name: str) -> None:
     if step is not None and step >= _num_steps(run, name):
         return  # what it has learned is read where it is needed
     val = validation_set(run, name)
+    asked = validated_on(run, val.problems, speeds)
+    if step is not None:
+        warn_of_other_validations(run, name, step, asked)
     evaluator = run.evaluator(name, [val], speeds)
     make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
     trainer, state, frozen, num_steps = make_trainer(run, name)
@@ -117,7 +127,7 @@ def train_stage(run: Run, name: str) -> None:
         num_steps=num_steps,
         trainer=trainer,
         validate=validate,
-        identity=identity_of(run, name),
+        identity=identity_of(run, name) | {VALIDATED_ON: asked},
         keep_checkpoints=run.config.keep_checkpoints,
         place=place,
         hooks=open_hooks(run.config.report_to, folder, plain(run.config)) if is_first() else (),

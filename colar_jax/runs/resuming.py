@@ -1,5 +1,6 @@
 """Going on with a stage after its settings have changed: what is taken silently, what when accepted, what never."""
 
+import hashlib
 import json
 import logging
 import shlex
@@ -7,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colar_jax.config import OnResume
+from colar_jax.data.fingerprint import problems_hash
+from colar_jax.data.problems import Problem
+from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.errors import UserError
 from colar_jax.parallel.hosts import is_first
-from colar_jax.runs.identity import PROBLEMS, Change, changes_since
+from colar_jax.runs.identity import PROBLEMS, VALIDATED_ON, Change, changes_since
 from colar_jax.runs.run import Run
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
@@ -53,6 +57,31 @@ def refuse_another_run(run: Run, name: str, *, accept_changes: bool) -> list[Cha
     if any(change.on_resume not in allowed for change in changes):
         raise UserError(_refusal(run, name, [c for c in changes if c.on_resume is not OnResume.EXECUTION]))
     return changes
+
+
+# Of `decode`, what a greedy validation reads.
+_READ_BY_VALIDATION = (
+    *("max_latents", "min_latents", "greedy_stop", "max_step_tokens", "max_answer_tokens", "latents_see_question"),
+)
+
+
+def validated_on(run: Run, problems: Sequence[Problem], speeds: Sequence[Speed]) -> str:
+    """A hash of all that the accuracy of a validation depends on besides the model: only equal ones can be compared."""
+    decode = {name: getattr(run.config.decode, name) for name in _READ_BY_VALIDATION}
+    what = [problems_hash(problems), list(map(speed_text, speeds)), decode, run.config.data.verifier]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def warn_of_other_validations(run: Run, name: str, step: int, now: str) -> None:
+    """Say where a stage goes on with other validations than it had until `step`: both choose the best checkpoint."""
+    with Checkpoints(run.workdir / name / CHECKPOINTS_FOLDER) as checkpoints:
+        before = checkpoints.read(step)[1].get(VALIDATED_ON, now)  # earlier versions did not say
+    if before != now:
+        logger.warning(
+            "stage %s: until step %d it was validated on other problems, or decoded otherwise; which checkpoint is "
+            "best is decided among both, as if their accuracies could be compared",
+            name, step,
+        )  # fmt: skip
 
 
 def note_changes(run: Run, name: str, changes: Sequence[Change]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import jax.numpy as jnp
 import pytest
 from pipeline.tiny import NUM_STEPS, copy_of, count_steps, tiny_config
 
@@ -12,10 +13,12 @@ from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
-from colar_jax.runs.identity import PROBLEMS, Change, changes_since, identity_of
-from colar_jax.runs.resuming import CHANGES_FILE, refuse_another_run
+from colar_jax.runs.identity import PROBLEMS, VALIDATED_ON, Change, changes_since, identity_of
+from colar_jax.runs.resuming import CHANGES_FILE, refuse_another_run, validated_on, warn_of_other_validations
 from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt
 from colar_jax.settings.on_resume import values_of_before
+from colar_jax.training.checkpoints import Checkpoints
 
 
 def run_with(workdir, **settings):
@@ -193,3 +196,27 @@ def test_a_stage_that_would_have_fewer_steps_than_it_has_taken_is_refused(tmp_pa
     monkeypatch.setattr(pipeline, "is_validated", lambda folder, step: False)  # as a checkpoint on SIGTERM
     with pytest.raises(UserError, match="cot has taken 7 steps, and would have 7 in all"):
         pipeline._refuse_fewer_steps(run_with(tmp_path / "run"), "cot", accepted)
+
+
+def test_another_validation_is_said(tmp_path, caplog):
+    """What is best is decided by accuracies that cannot be compared."""
+    run = run_with(tmp_path / "run")
+    adopt(run, "cot", run.initial_parameters())
+
+    def asked(run) -> str:
+        return validated_on(run, run.val.problems, run.trained_speeds("cot"))
+
+    warn_of_other_validations(run, "cot", 0, asked(run))
+    assert "validated on" not in caplog.text, "a checkpoint of before says nothing of it"
+    others = {"data.num_val": 3, "decode.max_step_tokens": 4, "data.verifier": "exact"}
+    assert len({asked(run), *(asked(run_with(tmp_path / "run", **{k: v})) for k, v in others.items())}) == 4
+    for setting, value in {"decode.top_p": 0.5, "decode.stop_temperature": 2.0, "data.num_test": 3}.items():
+        assert asked(run_with(tmp_path / "run", **{setting: value})) == asked(run), setting
+    identity = identity_of(run, "cot") | {VALIDATED_ON: asked(run)}
+    assert changes_since(identity, run, "cot") == [], "that is no other run"
+    with Checkpoints(tmp_path / "run" / "cot" / "checkpoints") as checkpoints:
+        checkpoints.save(5, {"step": jnp.int32(5)}, metrics={"accuracy": 0.5}, identity=identity)
+    warn_of_other_validations(run, "cot", 5, asked(run))
+    assert "validated on" not in caplog.text
+    warn_of_other_validations(run, "cot", 5, asked(run_with(tmp_path / "run", **{"data.num_val": 3})))
+    assert "stage cot: until step 5 it was validated on other problems, or decoded otherwise" in caplog.text
