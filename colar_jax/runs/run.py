@@ -12,13 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import (
-    Config,
-    DecodeConfig,
-    nearest,
-    parse_speeds,
-    parse_targets,
-)
+from colar_jax.config import Config, DecodeConfig, nearest, parse_speeds, parse_targets
 from colar_jax.data.answers import VERIFIERS, check_verifier
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.fingerprint import problems_hash
