@@ -24,7 +24,8 @@ from colar_jax.runs.run_model import model_name
 from colar_jax.runs.starts import finished_identity
 from colar_jax.runs.sweep.cells import Cell, cells_of, stages_of
 from colar_jax.runs.sweep.clock import Clock
-from colar_jax.runs.sweep.member import StageCells, causal_rows, decode_missing, results_of, shown_samples, stage_cells
+from colar_jax.runs.sweep.member import causal_rows, decode_missing, results_of, shown_samples
+from colar_jax.runs.sweep.stage_cells import StageCells, stage_cells
 from colar_jax.runs.sweep.store import CAUSAL_FILE, CELLS_FILE, Store, are_causal_rows
 from colar_jax.runs.trained_questions import refuse_trained_questions
 

@@ -6,7 +6,7 @@ from pipeline.tiny import tiny_config_dict
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt
-from colar_jax.runs.sweep.member import stage_cells
+from colar_jax.runs.sweep.stage_cells import stage_cells
 from colar_jax.runs.sweep.store import key_of
 
 
