@@ -53,8 +53,9 @@ def main() -> None:
     parser.add_argument("--config", default=str(ROOT / "configs" / "methods.py"))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2, 3, 4])
     parser.add_argument("--against", default="no_cot", help="the stage that all others are compared with")
-    parser.add_argument("rest", nargs="*", help="after --: further flags of colar_jax.train")
-    options = parser.parse_args()
+    # argparse takes what follows -- for the folder's neighbours only where no option stands between.
+    place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options = parser.parse_args(sys.argv[1:place], argparse.Namespace(rest=sys.argv[place + 1 :]))
     if len(set(options.seeds)) < len(options.seeds):
         parser.error(f"--seeds={','.join(map(str, options.seeds))}: a seed is named twice")
     stages = stages_after_the_start(options.config)

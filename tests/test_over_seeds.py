@@ -80,3 +80,14 @@ def test_a_report_of_before_is_read(tmp_path):
     older = {name: value for name, value in result("cot", 0.5).items() if name not in ("trim", "run")}
     (line,) = table(folder_of(tmp_path / "a", older), folder_of(tmp_path / "b", result("cot", 0.7))).values()
     assert (line["accuracy, %"].split()[0], line["seeds"]) == ("60.0", "2")
+
+
+def test_a_seed_that_fails_ends_the_table_in_a_line(tmp_path):
+    script = [sys.executable, SCRIPT.with_name("methods_table.py"), tmp_path]
+    twice = subprocess.run([*script, "--seeds", "0,1,0"], capture_output=True, text=True, check=False)
+    assert twice.returncode == 2 and "a seed is named twice" in twice.stderr
+    failed = subprocess.run(
+        [*script, "--seeds", "3", "--", "--config.eval.seeds=-1"], capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "eval.seeds=-1 is negative" in failed.stderr and "seed 3 ended with status 2" in failed.stderr
