@@ -142,6 +142,8 @@ def parse_tests(text: str) -> dict[str, str]:
         tests[name] = source
     if not tests:
         raise UserError(f"data.test={text!r} names no set: write name=source, and a semicolon between two")
+    if "mean" in tests and len(tests) > 1:
+        raise UserError(f"data.test={text!r}: reports call the mean of all sets 'mean'; give that set another name")
     return tests
 
 

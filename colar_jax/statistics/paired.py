@@ -9,6 +9,10 @@ from colar_jax.errors import UserError
 from colar_jax.statistics.intervals import CONFIDENCE, Interval
 
 NUM_RESAMPLES = 10_000
+# Of fewer questions a bootstrap draws too little that was not seen: its ends lie too near to the center.
+_FEW = 10
+# Questions that differ all point the same way by chance alone with probability 2 * 0.5^n: for fewer above 5 %.
+_FEWEST_DIFFERENT = 6
 
 
 def paired_difference(a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamples: int = NUM_RESAMPLES) -> Interval:
@@ -17,6 +21,9 @@ def paired_difference(a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamp
     The questions are drawn anew, with replacement, `resamples` times; each draw takes A and B of a question together,
     so that what makes a question hard for both cancels. Two Wilson intervals that overlap say less: they count that
     hardness twice. Source: Efron, "Bootstrap methods", Annals of Statistics 7 (1979).
+
+    Of fewer than ten questions, fewer than six of which differ, the interval goes on to 0: so few may all point one way
+    by chance, and a bootstrap, which draws nothing that was not seen, would have no width where they do.
 
     A mean of a resample depends only on how often each *different* value of A - B was drawn, and those numbers are
     multinomial: with S seeds there are at most 2 S + 1 values, so no resample is ever written out question by question.
@@ -42,8 +49,10 @@ def paired_difference(a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamp
     values_V, counts_V = np.unique(differences_N.round(12), return_counts=True)
     drawn_RV = np.random.default_rng(seed).multinomial(num_questions, counts_V / num_questions, size=resamples)
     means_R = drawn_RV @ values_V / num_questions
-    low, high = np.quantile(means_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(center, float(low), float(high))
+    low, high = map(float, np.quantile(means_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
+    if num_questions < _FEW and counts_V[values_V != 0].sum() < _FEWEST_DIFFERENT:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Interval(center, low, high)
 
 
 def fall_p_value(a_N: np.ndarray, b_N: np.ndarray) -> float:

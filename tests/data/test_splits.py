@@ -244,6 +244,13 @@ def test_a_name_given_twice(text):
         parse_tests(text)
 
 
+def test_a_set_that_is_called_as_the_mean_of_all():
+    for text in ("mean=x; a=y", "data/mean.jsonl; a=x"):
+        with pytest.raises(UserError, match="reports call the mean of all sets 'mean'; give that set another name"):
+            parse_tests(text)
+    assert parse_tests("mean=x") == {"mean": "x"}
+
+
 PIECES = st.sampled_from(
     ["a", "b=", "=", ",", ";", " ", "hub:", "arithmetic", ":", "seed=1", "max_steps=4", "/x.jsonl", "é"]
 )

@@ -41,6 +41,24 @@ def test_covers_the_truth_95_times_in_100():
     assert 0.93 < covered / 1000 < 0.97
 
 
+@pytest.mark.parametrize(("num_questions", "share"), [(3, 1.0), (5, 0.6), (8, 0.6), (1000, 0.004)])
+def test_few_questions_that_differ_show_nothing(num_questions, share):
+    """Two that are equally good, and differ on some questions: how often does the interval say that they are not?"""
+    rng, said = np.random.default_rng(0), 0
+    for trial in range(400):
+        differs_N, is_above_N = rng.random(num_questions) < share, rng.random(num_questions) < 0.5
+        interval = paired_difference(differs_N & is_above_N, differs_N & ~is_above_N, seed=trial, resamples=500)
+        said += not interval.low <= 0 <= interval.high
+    assert said / 400 < 0.06
+
+
+def test_all_questions_that_differ_alike():
+    for num_different, (low, high) in ((2, (0.0, 1.0)), (5, (0.0, 1.0)), (6, (1.0, 1.0))):
+        interval = paired_difference(np.ones(num_different), np.zeros(num_different))
+        assert (interval.low, interval.center, interval.high) == (low, 1.0, high)
+        assert paired_difference(np.zeros(num_different), np.ones(num_different)).high == -low
+
+
 def test_what_is_hard_for_both_cancels():
     a_N, b_N = seeds_and_questions((0.62, 0.55))
     paired = paired_difference(a_N, b_N)
