@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
@@ -73,13 +74,20 @@ def _check_source(run: Run, name: str) -> None:
 
 def _say_what_is_passed_over(run: Run, name: str) -> None:
     """A first stage without `init_from` starts anew, although the folder may have what was meant to be built on."""
-    trained = [stage for stage in run.config.stages if stage != name and latest_step(run.workdir / stage) is not None]
+    trained = [stage for stage in run.config.stages if stage != name and _is_trained(run.workdir / stage)]
     if trained:
         logger.warning(
             "stage %s starts from the initial weights, not from %s, which is trained in this folder: "
             "stages.%s.init_from=%s would",
             name, " or ".join(trained), name, trained[-1],
         )  # fmt: skip
+
+
+def _is_trained(folder: Path) -> bool:
+    try:
+        return latest_step(folder) is not None
+    except UserError:  # damaged: nothing that this run reads
+        return False
 
 
 def _check_evaluation(run: Run) -> None:
