@@ -57,3 +57,11 @@ def test_a_source_that_was_trained_on_test_questions_is_refused_first(tmp_path, 
     with pytest.raises(UserError, match=r"4 of the 4 questions of test set 'arithmetic' are among those .*run/cot is"):
         pipeline.train(tiny_config(tmp_path / "new", **{"stages.no_cot.init_from": str(tmp_path / "run" / "cot")}))
     assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_a_damaged_stage_that_the_run_does_not_read_stops_nothing(tmp_path):
+    run = prepare(tiny_config(tmp_path / "run", run="colar", **{"eval.stages": "colar"}))
+    adopt(run, "cot", run.initial_parameters())
+    (metadata,) = (tmp_path / "run" / "cot").glob("checkpoints/0/_CHECKPOINT_METADATA")
+    metadata.write_text("{")
+    beforehand.check_run(run)
