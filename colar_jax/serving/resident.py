@@ -204,15 +204,14 @@ class SlotPrograms:
         return self._engine.put_rows(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), idle))
 
     def compile_prefill(self, ids_RP, lengths_R, wish: Wish) -> None:
-        """Make `prefill` ready for questions of this width. Nothing is run: see `compile_advance`."""
+        """Make `prefill` ready for questions of this width. Nothing is run."""
         rows = self._engine.shapes_of_rows((ids_RP, lengths_R, wish))
         self.prefill.lower(self.weights, *rows).compile()
 
     def compile_advance(self, filling: Filling, num_slots: int, room: int, most: int) -> None:
-        """Make `advance` ready for slots of this shape.
+        """Make `advance` ready for slots of this shape. Nothing is run or allocated: it is done beside those who serve.
 
-        Nothing is run or allocated, so that a thread may do it beside the one that owns the devices: where two threads
-        start programs, several devices may take them in different orders, and then wait for each other for ever.
+        To run it would take a cache of this shape besides theirs, and time of the devices.
         """
         slots = self._engine.shapes_of_rows(self._shapes_of(filling, num_slots, room))
         self.advance.lower(self.weights, slots, np.int32(0), most).compile()

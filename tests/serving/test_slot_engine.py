@@ -49,7 +49,7 @@ def test_slots_share_steps_at_all_temperatures():
 
 
 class OnlyCompiled:
-    """A program that may not run: another thread's would be under way on the same devices."""
+    """A program that may not run: others serve meanwhile, whose memory and time it would take."""
 
     def __init__(self, program):
         self.lower = program.lower
