@@ -24,7 +24,7 @@ class Flags:
     stage: str = flag("", "default: the last stage of the run that thinks in latents, else the last")
     host: str = flag("127.0.0.1", "address to listen at; 0.0.0.0: all of this machine")
     port: int = flag(8000, "port to listen at; 0: any")
-    name: str = flag("", "what clients call the model; default: the name of its folder")
+    name: str = flag("", "what clients call the model; default: the name of its folder, or of its repository")
     api_key: str = flag("", f"what clients must send; default: the environment's {API_KEY}; empty: nothing")
     slots: int = flag(32, "answers that are made at the same time, on each device")
     queue: int = flag(256, "answers that may wait for a slot; more are refused with status 429")
@@ -88,7 +88,7 @@ def _plan(config: Config, flags: Flags, thinker):
     )
     bounds = Bounds(body=flags.max_body, seconds_to_answer=flags.timeout, api_key=_api_key(flags.api_key))
     return Plan(
-        name=flags.name or Path(config.workdir).expanduser().resolve().name,
+        name=flags.name or _name_of(Path(config.workdir).expanduser().resolve()),
         sizes=sizes,
         bounds=bounds,
         most_waiting=flags.queue,
@@ -96,6 +96,12 @@ def _plan(config: Config, flags: Flags, thinker):
         most_connections=flags.max_connections,
         seconds_to_finish=flags.grace,
     )
+
+
+def _name_of(folder: Path) -> str:
+    """The name of a folder; of one in the hub's cache, which is called by a hash, that of its repository."""
+    repository = folder.parent.parent.name  # of models--<owner>--<name>/snapshots/<hash>
+    return repository.rpartition("--")[2] if repository.startswith("models--") else folder.name
 
 
 def _api_key(given: str) -> str:

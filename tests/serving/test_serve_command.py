@@ -66,6 +66,12 @@ def test_what_is_wrong_is_one_line(run, arguments, message):
     assert re.search(message, error_of(*(argument.format(run=run) for argument in arguments)))
 
 
+def test_a_model_of_the_hub_is_called_by_its_repository():
+    cached = Path("/cache/hub/models--owner--colar-demo/snapshots/3f2a9c0de1")
+    assert serve._name_of(cached) == "colar-demo"
+    assert serve._name_of(Path("/runs/arithmetic")) == "arithmetic" and serve._name_of(Path("/run")) == "run"
+
+
 def test_weights_are_held_once(tmp_path):
     """Layer by layer, and not in the stacks besides that they were loaded in."""
     run, _ = given_run(tmp_path / "run")
