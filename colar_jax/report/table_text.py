@@ -24,7 +24,10 @@ def markdown_text(table: Table | None, heading: str = "") -> str:
 
 
 def latex_text(table: Table) -> str:
-    """A `table` that needs the package booktabs; the first note is in its caption, others are comments."""
+    """A `table` that needs the package booktabs; the first note is in its caption, others are comments. All of them are
+    where there are no rows."""
+    if not table.rows:
+        return "".join(f"{_comment(note)}\n" for note in table.notes)
     lines, before = [], table.groups[0] if table.groups else ""
     for group, row in zip(table.groups, table.rows, strict=True):
         lines += [r"\midrule"] if group != before else []
@@ -45,7 +48,7 @@ def latex_text(table: Table) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
-            *(f"% {' '.join(note.split())}" for note in table.notes[1:]),
+            *map(_comment, table.notes[1:]),
             "",
         ]
     )
@@ -58,6 +61,10 @@ def csv_text(records: list[list[str]] | list[dict]) -> str:
         records = [list(records[0]), *([*record.values()] for record in records)]
     csv.writer(text, lineterminator="\n").writerows(records)
     return text.getvalue()
+
+
+def _comment(text: str) -> str:
+    return f"% {' '.join(text.split())}"
 
 
 def _latex_row(cells: list[str]) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from colar_jax.report.differences import differences, not_compared
-from colar_jax.report.files import Report, markdown_of
+from colar_jax.report.files import Report, latex_of, markdown_of
 from colar_jax.report.pareto import pareto_points
 from colar_jax.report.results import Result
 from colar_jax.report.rows import table_rows
@@ -100,7 +100,10 @@ def test_what_one_run_lacks_is_skipped_with_a_line():
     assert set(of(differences(rows))) == {"B: colar, speed 1, greedy", "B: colar, speed 2, greedy"}
     assert all(line in markdown_of(Report("", "", results)) for line in lines)
     nothing_in_common = [dataclasses.replace(RESULTS[0], run="A"), dataclasses.replace(RESULTS[1], run="B")]
-    assert "Not compared: colar@1 of B" in markdown_of(Report("", "", nothing_in_common))
+    report = Report("", "", nothing_in_common)
+    assert "Not compared: colar@1 of B" in markdown_of(report)
+    in_latex = latex_of(report)
+    assert "\n% Not compared: colar@1 of B" in in_latex and "tab:differences" not in in_latex, "a table without rows"
     assert not_compared(table_rows(RESULTS)) == []
 
 
