@@ -26,7 +26,7 @@ class Point:
 def pareto_points(rows: Sequence[Row], datasets: Sequence[str]) -> list[Point]:
     """The points of every data set's plot, in the table's order, the mean of several data sets first."""
     measured = [
-        *((row, MEAN, row.mean_length, row.mean_accuracy) for row in complete_rows(rows, datasets)),
+        *((row, MEAN, row.mean_length, row.mean_accuracy.of_share) for row in complete_rows(rows, datasets)),
         *(
             (row, dataset, row.results[dataset].mean_length, row.results[dataset].accuracy_over_questions)
             for dataset in datasets

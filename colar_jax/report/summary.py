@@ -21,7 +21,7 @@ def summary(results: Sequence[Result]) -> str:
     sampling = rows[0].way.sampling if all(row.way.sampling == rows[0].way.sampling for row in rows) else "greedy"
     complete = [row for row in complete_rows(rows, datasets) if row.way.sampling == sampling]
     if complete:
-        return _of(complete, lambda row: row.mean_accuracy, lambda row: row.mean_length, _mean_of(datasets))
+        return _of(complete, lambda row: row.mean_accuracy.of_share, lambda row: row.mean_length, _mean_of(datasets))
     dataset = datasets[0]
     chosen = [row for row in rows if dataset in row.results and row.way.sampling == sampling]
     if not chosen:  # its only results are of the other kind

@@ -32,6 +32,13 @@ class Interval:
             return None
         return (self.high - self.low) / 2
 
+    @property
+    def of_share(self) -> "Interval":
+        """The same with its ends in 0 to 1, where a t-interval of a few seeds goes beyond: to be drawn or said."""
+        if self.low is None or self.high is None:
+            return self
+        return Interval(self.center, max(self.low, 0.0), min(self.high, 1.0))
+
 
 def mean_over_seeds(values_S: np.ndarray) -> Interval:
     """The mean over seeds and its Student t-interval.

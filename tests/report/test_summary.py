@@ -3,9 +3,12 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 from report.test_differences import result
 
+from colar_jax.report.pareto import MEAN, pareto_points
+from colar_jax.report.rows import table_rows
 from colar_jax.report.summary import summary
 
 COT = result("cot", "-", 9, length=20, thinks_in="words")
@@ -59,3 +62,19 @@ def test_every_shape_of_a_report_has_two_sentences(results, expected):
     assert re.search(expected, text), text
     assert len(re.findall(r"[.](?: |$)", text)) == 2, text
     assert "#L" not in text and "nan" not in text
+
+
+def test_an_interval_of_shares_stays_within_them():
+    """The t-interval of a mean over sets, of two seeds: their spread says little, and no accuracy is above 100 %."""
+    right_SN = np.array([[True] * 9 + [False], [True] * 5 + [False] * 5])
+    seeds = dataclasses.replace(
+        SLOW,
+        sampling="sampled",
+        right_SN=right_SN,
+        lengths_SN=np.full((2, 10), 10),
+        forced_stops_SN=np.zeros((2, 10), bool),
+    )
+    results = [seeds, dataclasses.replace(seeds, dataset="b", questions="b")]
+    assert "(95 % interval 0.0 to 100.0)" in summary(results)
+    points = pareto_points(table_rows(results), ["a", "b"])
+    assert {(point.accuracy.low, point.accuracy.high) for point in points if point.dataset == MEAN} == {(0.0, 1.0)}
