@@ -59,9 +59,12 @@ def test_a_source_that_was_trained_on_test_questions_is_refused_first(tmp_path, 
     assert not (tmp_path / "new" / "config.json").exists()
 
 
-def test_a_damaged_stage_that_the_run_does_not_read_stops_nothing(tmp_path):
+def test_a_damaged_stage_that_the_run_does_not_read_stops_nothing(tmp_path, monkeypatch):
     run = prepare(tiny_config(tmp_path / "run", run="colar", **{"eval.stages": "colar"}))
-    adopt(run, "cot", run.initial_parameters())
-    (metadata,) = (tmp_path / "run" / "cot").glob("checkpoints/0/_CHECKPOINT_METADATA")
-    metadata.write_text("{")
+
+    def latest_step(folder):
+        if folder.name == "cot":
+            raise UserError(f"{folder}/checkpoints/7 is damaged")
+
+    monkeypatch.setattr(beforehand, "latest_step", latest_step)
     beforehand.check_run(run)
