@@ -79,8 +79,9 @@ def _ablation() -> dict[str, dict]:
 EXPERIMENTS = {
     "redundant": Experiment("redundant", {"recipe": {}}),
     "shorter": Experiment("shorter", {"recipe": {}}),
-    "filler": Experiment("filler", {"recipe": {}}),
-    "plain": Experiment("", {"recipe": {"latent.speeds": "2,5"}}),
+    # Half of its ends are drawn: odds tempered to the power of a third stop chains long before their end.
+    "filler": Experiment("filler", {"recipe": {"steps": 160, "rl.stop_odds_temperature": 1.5}}),
+    "plain": Experiment("two_speeds", {"recipe": {"latent.speeds": "2,5"}}),
     "collapse": Experiment(
         "shorter",
         {
@@ -104,11 +105,7 @@ class Cell:
     @property
     def name(self) -> str:
         """What a line of results is known by, and the run's folder is called."""
-        of = (
-            f"{self.experiment}/{self.variant}/{self.seed}"
-            if self.experiment
-            else f"{self.argument or 'plain'}/{START}"
-        )
+        of = f"{self.experiment}/{self.variant}/{self.seed}" if self.experiment else f"{self.argument}/{START}"
         return of.replace(" ", "_").replace(",", "")
 
 
@@ -143,7 +140,7 @@ def config_of(cell: Cell, folder: Path, smoke: bool):
         if experiment.recipe:
             given["shorten"](rl)
         rl.update_from_flattened_dict(experiment.variants[cell.variant])
-    config.eval.speeds = "2,5" if not cell.argument else config.eval.speeds
+    config.eval.speeds = "2,5" if cell.argument == "two_speeds" else config.eval.speeds
     if smoke:
         _make_tiny(config)
     return resolve(config)

@@ -5,14 +5,14 @@
     python benchmarks/speeds.py --out=runs/speeds --only_table                  # what is there so far
     python benchmarks/speeds.py --out=/tmp/tiny --tiny --seeds=0                # every step, learning nothing
 
-A cell is one CoLaR stage of configs/arithmetic.py:any_speed, some of its settings changed, from one chain of thought a
+A cell is one CoLaR stage of configs/arithmetic.py, some of its settings changed, from one chain of thought a
 seed; each is a process of its own, one at a time. `cells.jsonl` in the folder has a line for each that is finished:
 accuracy, #L and forward passes at each speed, greedily on the 1,000 held-out problems, and the gold #L: the mean number
 of groups that the problems' own steps make at that speed. Printed is a table of each experiment, means over seeds with
 their 95 % t-interval.
 
-    bands    trained on 1 to 6 without 2.3 to 2.7 and 4.3 to 4.7, told as a number, as text, as both, as a number with
-             groups that always begin at one place of their pattern, and as text that says nothing of where they begin
+    bands    trained on 1 to 6 without 2.3 to 2.7 and 4.3 to 4.7: on the chain's timeline, told as a number at the
+             opening separator alone, and told as text
     weights  speeds 1 to 5 in text, every example weighing the same or every position
     main     the config as it is, and the stage that chooses its own speed: accuracy and forward passes beside the best
              fixed speed, and what it chooses for problems of how many operations (`chosen.png` in the cell's folder)
@@ -48,15 +48,13 @@ AROUND_BANDS = "1,1.5,2,2.3,2.5,2.7,3,3.5,4,4.3,4.5,4.7,5,6"
 LINES = {"2.5": ("2.3", "2.7"), "4.5": ("4.3", "4.7")}
 EXPERIMENTS = {
     "bands": {
-        "number": {"speeds": BANDS, "conditioning": "number"},
-        "text": {"speeds": BANDS, "conditioning": "text", "random_phase": False},
-        "both": {"speeds": BANDS, "conditioning": "both"},
-        "number, one phase": {"speeds": BANDS, "conditioning": "number", "random_phase": False},
-        "text, any phase": {"speeds": BANDS, "conditioning": "text"},
+        "timeline": {"speeds": BANDS, "conditioning": "number", "timeline": "tokens"},
+        "number": {"speeds": BANDS, "conditioning": "number", "timeline": "latents"},
+        "text": {"speeds": BANDS, "conditioning": "text", "timeline": "latents", "random_phase": False},
     },
     "weights": {
-        "example": {"speeds": "1,2,3,4,5", "conditioning": "text", "weighting": "example"},
-        "position": {"speeds": "1,2,3,4,5", "conditioning": "text", "weighting": "position"},
+        "example": {"speeds": "1,2,3,4,5", "conditioning": "text", "timeline": "latents", "weighting": "example"},
+        "position": {"speeds": "1,2,3,4,5", "conditioning": "text", "timeline": "latents", "weighting": "position"},
     },
     "main": {"as configured": {}},
     "rl": {f"budget {passes}": {"budget": float(passes)} for passes in (12, 16, 20)},
@@ -89,7 +87,7 @@ def train(folder: Path, seed: int, settings: dict) -> None:
     """A run in a folder; what is finished there is not done again."""
     settings = {"workdir": folder, "seed": seed, "eval.seeds": 0, "eval.latent_words": 0} | settings
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
-    subprocess.run([sys.executable, "-m", "colar_jax.train", f"--config={CONFIG}:any_speed", *flags], check=True)
+    subprocess.run([sys.executable, "-m", "colar_jax.train", f"--config={CONFIG}", *flags], check=True)
 
 
 def folder_of(out: Path, experiment: str, arm: str, seed: int) -> Path:
@@ -108,7 +106,11 @@ def trained(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> P
         train(of_seed, seed, {"run": "cot"} | changes)
         stages = "colar,auto" if experiment == "main" else "colar"
         settings |= {"run": stages, "stages.colar.init_from": of_seed / "cot"}
-    settings |= {f"stages.{group}.{name}": value for name, value in EXPERIMENTS[experiment][arm].items()}
+    of_arm = EXPERIMENTS[experiment][arm]
+    settings |= {f"stages.{group}.{name}": value for name, value in of_arm.items()}
+    if "timeline" in of_arm:  # one model has one, whatever of its stages are run
+        others = ("rl.latent", "auto.own_speed", "auto_rl.own_speed")
+        settings |= {f"stages.{other}.timeline": of_arm["timeline"] for other in others}
     if ASKED[experiment]:
         settings["eval.speeds"] = ASKED[experiment]
     train(folder, seed, settings)

@@ -1,7 +1,7 @@
 """Reason silently, in compressed latent steps: CoLaR (arXiv 2505.16552) in JAX.
 
     model = colar_jax.load("runs/arithmetic")
-    print(model.generate("Eva has 10 apples. Each becomes 3. She gives away 5. She buys 9 more. How many apples now?"))
+    print(model.generate("Eva has 10 apples. Each becomes 2. She gives away 6. She buys 3 more. How many apples now?"))
 
 `load` returns a `Thinker`: `generate`, `stream`, `evaluate`. docs/python_api.md is for users.
 """

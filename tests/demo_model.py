@@ -14,7 +14,7 @@ DEMO_MODEL = ROOT / "tests" / "golden" / "demo_model"
 
 def make_demo_run(workdir: Path) -> Path:
     """Make the run in a new folder; nothing is trained."""
-    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]()  # which it was made by
+    config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]("two_speeds")  # made it
     config.workdir, config.run, config.model.base = str(workdir), "colar", str(DEMO_MODEL)
     run = prepare(resolve(config), sets="none")
     adopt(run, "colar", run.initial_parameters() | {"latent_head": load_latent_head(DEMO_MODEL)[0]})

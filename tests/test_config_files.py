@@ -84,7 +84,7 @@ def test_rewards_of_k_hot_latents_are_those_of_their_paper():
     assert (method.top_k, method.speeds, stage.optimizer.learning_rate, stage.epochs) == (10, "2", 1e-6, 10.0)
 
 
-@pytest.mark.parametrize("argument", ["rl", "any_speed_rl", "redundant", "no_averaging", "baselines"])
+@pytest.mark.parametrize("argument", ["two_speeds", "rl", "budget", "redundant", "no_averaging", "baselines"])
 def test_every_argument_of_the_embedded_run(argument):
     test_every_config_file(ARITHMETIC, argument)
 

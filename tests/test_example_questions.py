@@ -35,8 +35,9 @@ READ_BY_STRANGERS = sorted(
     if path != HOME and path.is_file()
 )
 
-# What the demo model was trained on (configs/arithmetic.py).
+# What the demo model was trained on (configs/arithmetic.py:two_speeds), and what README's first run is.
 MAX_NUMBER, MAX_CHANGE, NUM_STEPS = 50, 20, range(3, 6)
+MAIN_NUMBER, MAIN_CHANGE, MAIN_STEPS = 20, 9, (1, 6)
 
 PLACES = {"name": "|".join(NAMES), "He": "He|She", "he": "he|she", "things": r"\w+", "n": r"\d+"}
 
@@ -83,9 +84,10 @@ def test_the_answer_is_what_the_sentences_come_to(example):
 def test_the_demo_model_was_taught_such_problems_but_not_this_one(example):
     start, operations = chain_of(example.question)
     values = [start, *(int(step.split("=")[1].rstrip(">")) for step in example.steps)]
-    assert len(operations) in NUM_STEPS and max(values) <= MAX_NUMBER and min(values) >= 1
+    most, change = min(MAX_NUMBER, MAIN_NUMBER), min(MAX_CHANGE, MAIN_CHANGE)
+    assert len(operations) in NUM_STEPS and max(values) <= most and min(values) >= 1
     for operator, operand in operations:
-        assert SMALLEST_FACTOR <= operand <= LARGEST_FACTOR if operator in "*/" else 1 <= operand <= MAX_CHANGE
+        assert SMALLEST_FACTOR <= operand <= LARGEST_FACTOR if operator in "*/" else 1 <= operand <= change
     assert set(re.findall(r"[A-Za-z]+", example.question)) <= set(vocabulary())
     assert split_of((start, operations)) == "test"
 
@@ -186,7 +188,11 @@ def test_the_readme_shows_every_sentence_that_the_demo_model_knows():
     words = set(re.findall(r"\w+", first_screen))
     assert words >= {*NAMES, *THINGS}
     text = " ".join(first_screen.split())
-    assert f"whole numbers from 1 to {MAX_NUMBER}" in text and f"adds and subtracts up to {MAX_CHANGE}" in text
+    assert f"whole numbers from 1 to {MAIN_NUMBER}" in text and f"adds and subtracts up to {MAIN_CHANGE}" in text
     assert f"multiplies and divides by {SMALLEST_FACTOR} to {LARGEST_FACTOR}" in text
     config = runpy.run_path(str(ROOT / "configs" / "arithmetic.py"))["get_config"]()
-    assert config.data.train == f"arithmetic:max_number={MAX_NUMBER}", "what README says depends on it"
+    few, many = (("one", "two", "three", "four", "five", "six")[number - 1] for number in MAIN_STEPS)
+    assert f"problems of {few} to {many} operations" in text
+    numbers = f"max_number={MAIN_NUMBER},max_change={MAIN_CHANGE}"
+    source = f"arithmetic:{numbers},min_steps={MAIN_STEPS[0]},max_steps={MAIN_STEPS[1]}"
+    assert config.data.train == source, "what README says depends on it"

@@ -1,7 +1,7 @@
 """Embedded word problems: a chain of small calculations told as a story, to train on from nothing in minutes.
 
-    Eva has 10 apples. Each becomes 3. She gives away 5. She buys 9 more. How many apples now?
-    <<10*3=30>> <<30-5=25>> <<25+9=34>>    34
+    Eva has 10 apples. Each becomes 2. She gives away 6. She buys 3 more. How many apples now?
+    <<10*2=20>> <<20-6=14>> <<14+3=17>>    17
 
 A problem is a start and 3 to 5 operations, each on the running value with a new number. Names, things and phrasings are
 drawn anew each time; what a problem *is* is its chain, and the chain alone decides which split it belongs to. So no

@@ -24,14 +24,22 @@ def num_groups(num_tokens, speed, phase=0.0):
 
 def group_ends(num_tokens: int, speed: float, phase: float = 0.0) -> np.ndarray:
     """The index after the last token of each group, increasing; the last one is `num_tokens`."""
-    if speed < 1:
-        raise UserError(f"speed={speed}: a position holds at least one token, so a speed is at least 1")
-    count = int(num_groups(num_tokens, speed, phase))
-    ends = np.array([math.floor((k + 1) * speed + phase + _EPSILON) for k in range(count)], np.int64)
-    return np.minimum(ends, num_tokens)
+    _check(speed)
+    return np.minimum(full_ends(int(num_groups(num_tokens, speed, phase)), speed, phase), num_tokens)
+
+
+def full_ends(count: int, speed: float, phase: float = 0.0) -> np.ndarray:
+    """The index after the last token of each of the first `count` groups of a chain that goes on and on."""
+    _check(speed)
+    return np.array([math.floor((k + 1) * speed + phase + _EPSILON) for k in range(count)], np.int64)
 
 
 def group_of_token(num_tokens: int, speed: float, phase: float = 0.0) -> np.ndarray:
     """The group of each token, `[num_tokens]`, starting at 0 and never decreasing."""
     ends = group_ends(num_tokens, speed, phase)
     return np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+
+
+def _check(speed: float) -> None:
+    if speed < 1:
+        raise UserError(f"speed={speed}: a position holds at least one token, so a speed is at least 1")

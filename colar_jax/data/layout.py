@@ -25,8 +25,9 @@ class Layout:
     tokens_in_position_S: np.ndarray  # int64
     label_ids_M: np.ndarray  # int32, -1 where the language head is not supervised
     latent_mask_M: np.ndarray  # bool, where the latent head is supervised
-    speed_number: float = NO_NUMBER  # what the opening separator is told of the speed
-    phase: float = ASKED_PHASE  # and of where in its pattern the grouping begins
+    told: tuple[float, ...] = (NO_NUMBER,)  # numbers for the opening separator, and for the positions after it
+    phase: float = ASKED_PHASE  # what that separator is told of where in its pattern the grouping begins
+    position_ids_S: np.ndarray | None = None  # int64, rotary positions; None: 0, 1, 2, ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,21 @@ def lay_out_groups(
         label_ids_M=label_ids_M,
         latent_mask_M=latent_mask_M,
     )
+
+
+def on_timeline(layout: Layout, opening: int, ends_G1: np.ndarray) -> Layout:
+    """The same example with latents on the chain's own timeline (`model.timeline`).
+
+    Args:
+        opening: the position of the opening separator.
+        ends_G1: the tokens up to the end of each of the `G` groups, and of one more (`grouping.full_ends`).
+    """
+    num_after = len(layout.tokens_in_position_S) - opening - len(ends_G1)  # from the closing separator on
+    before_G = ends_G1[:-1]
+    chain_end = int(before_G[-1]) if len(before_G) else 0
+    places = (np.arange(opening + 1), opening + before_G, opening + 1 + chain_end + np.arange(num_after))
+    told = tuple(map(float, np.diff(ends_G1, prepend=0)))
+    return dataclasses.replace(layout, told=told, position_ids_S=np.concatenate(places))
 
 
 def sizes(prompt_lengths, step_lengths, answer_lengths, speeds, phases=0.0) -> Sizes:

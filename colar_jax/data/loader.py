@@ -17,7 +17,7 @@ import numpy as np
 
 from colar_jax.data import layout, packing
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.grouping import group_of_token
+from colar_jax.data.grouping import full_ends, group_of_token
 from colar_jax.data.layout import Layout, Sizes
 from colar_jax.data.packing import Batch, RowShape
 from colar_jax.data.recipe import Recipe
@@ -157,16 +157,20 @@ class Loader:
         speed, phase = float(plan.speeds[example]), float(plan.phases[example])
         step_ids = encoded.steps[example] if recipe.keeps_steps else encoded.steps[example][:0]
         told = recipe.told_of_drawn(speed, bool(plan.is_auto[example]))
+        prompt_ids, group_T = encoded.prompt(example, told.said), group_of_token(len(step_ids), speed, phase)
         laid_out = layout.lay_out_groups(
-            encoded.prompt(example, told.said),
+            prompt_ids,
             step_ids,
             encoded.answers[example],
             encoded.separator_id,
-            group_of_token(len(step_ids), speed, phase),
+            group_T,
             self._rng(epoch, 2, example).random(len(step_ids)),
             layout.Supervision(recipe.supervise_latents, recipe.supervise_steps),
         )
-        return dataclasses.replace(laid_out, speed_number=told.number, phase=recipe.told_phase(phase))
+        if recipe.counts_tokens:
+            num_groups = int(group_T[-1]) + 1 if len(group_T) else 0
+            return layout.on_timeline(laid_out, len(prompt_ids), full_ends(num_groups + 1, speed, phase))
+        return dataclasses.replace(laid_out, told=(told.number,), phase=recipe.told_phase(phase))
 
 
 def _row_shape(drawn: Sizes, possible: list[Sizes], row_positions: int) -> RowShape:

@@ -110,7 +110,9 @@ def fill(rows: list[list[Layout]], shape: RowShape, *, pooling: str = "sqrt") ->
             batch.token_ids_BT[row, tokens] = layout.token_ids_T
             batch.token_positions_BT[row, tokens] = position + layout.token_positions_T
             batch.scale_BS[row, positions] = pooling_scale(layout.tokens_in_position_S, pooling)
-            batch.position_ids_BS[row, positions] = np.arange(S)
+            batch.position_ids_BS[row, positions] = (
+                np.arange(S) if layout.position_ids_S is None else layout.position_ids_S
+            )
             batch.segment_ids_BS[row, positions] = segment
             batch.supervised_BM[row, labels] = np.arange(position + S - M, position + S)
             batch.label_ids_BM[row, labels] = layout.label_ids_M
@@ -118,7 +120,8 @@ def fill(rows: list[list[Layout]], shape: RowShape, *, pooling: str = "sqrt") ->
             batch.label_shares_BM[row, labels] = shares(layout.label_ids_M >= 0)
             batch.latent_shares_BM[row, labels] = shares(layout.latent_mask_M)
             opening = position + S - M + 1  # after the prompt's last position
-            batch.speeds_BS[row, opening], batch.phases_BS[row, opening] = layout.speed_number, layout.phase
+            batch.speeds_BS[row, opening : opening + len(layout.told)] = layout.told
+            batch.phases_BS[row, opening] = layout.phase
             position, token, supervised = position + S, token + T, supervised + M
     return batch
 

@@ -32,6 +32,7 @@ class Recipe:
     ranges: tuple[SpeedRange, ...] = ()
     random_phase: bool = False  # whether groups of a fraction begin anywhere in their pattern (`phases`)
     conditioning: str = "text"  # how the speed is told: text, number or both; own: a number, for "auto" the model's own
+    counts_tokens: bool = False  # whether latents stand on the chain's own timeline (`model.timeline`)
 
     @property
     def says_speed(self) -> bool:

@@ -110,7 +110,7 @@ def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) ->
 
     def body(state: ThinkingState) -> ThinkingState:
         thought, active_B = state.next, ~state.done_B
-        hidden_BD, suffix = feeder.feed(thought.embed_BD, state.num_thoughts_B, active_B, state.suffix)
+        hidden_BD, suffix = feeder.feed_thought(thought.embed_BD, state.num_thoughts_B, active_B, state.suffix)
         if not limits.latents_see_question:
             hidden_BD = feeder.alone(thought.embed_BD)
         following = next_thought(hidden_BD, state.step + 1)
@@ -149,14 +149,14 @@ def answering_loop(feeder: Feeder, suffix: Suffix, num_thoughts_B, keys_B, limit
     model, dtype = feeder.model, jnp.dtype(feeder.compute.dtype)
     num_rollouts, limit = num_thoughts_B.shape[0], limits.max_answer_tokens
     keys_B = _fold_in(keys_B, 1)
-    everyone_B = jnp.ones(num_rollouts, bool)
+    everyone_B, before_B = jnp.ones(num_rollouts, bool), feeder.positions_of(num_thoughts_B)
 
     def goes_on(state: AnsweringState):
         return feeder.compute.anyone((state.step < limit) & ~jnp.all(state.done_B))
 
     def next_token(ids_B, step, suffix):
         """Feed a token to everyone and draw the one after it; a rollout that has ended draws what nobody reads."""
-        hidden_BD, suffix = feeder.feed(model.llama.embed(ids_B, dtype), num_thoughts_B + step, everyone_B, suffix)
+        hidden_BD, suffix = feeder.feed(model.llama.embed(ids_B, dtype), before_B + step, everyone_B, suffix)
         logits_BV = model.llama.logits(hidden_BD)
         if limits.greedy:
             return *greedy_token(logits_BV), suffix

@@ -12,6 +12,7 @@ from colar_jax.model.llama import Llama
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.model.speed_choice import SPEED_CHOICE
 from colar_jax.model.speed_embedding import SPEED
+from colar_jax.model.timeline import counts_tokens, tokens_before, told_at_opening, told_next
 from colar_jax.model.visibility import cascade, cascade_start, packed
 from colar_jax.settings.speeds import OWN_NUMBER
 
@@ -24,6 +25,7 @@ class Prefilled:
     prefix: Prefix
     hidden_BD: jax.Array  # after the opening separator
     lengths_B: jax.Array  # of the questions, the separator included
+    speeds_B: jax.Array | None  # float32, what each is told (`data.recipe.Told.number`); None: no model is told numbers
     # float32, those that the model chose itself; 0 where it was told, None: it never does
     own_speeds_B: jax.Array | None = None
     own_log_probs_B: jax.Array | None = None  # of those, where they were drawn
@@ -46,10 +48,11 @@ def prefill(
         embeds_RSD = embed_questions(model, told, jnp.dtype(compute.dtype))
         hidden_CD, prefix = read_questions(model.llama, embeds_RSD, prompts, compute)
     hidden_BD, lengths_B = (jnp.repeat(of_C, num_rollouts, axis=0) for of_C in (hidden_CD, prompts.lengths_C))
+    speeds_B = None if told.speeds_C is None else jnp.repeat(told.speeds_C, num_rollouts)
     if own is None:
-        return Prefilled(prefix, hidden_BD, lengths_B)
+        return Prefilled(prefix, hidden_BD, lengths_B, speeds_B)
     own_B, own_log_probs_B = (jnp.repeat(of_C, num_rollouts) for of_C in own)
-    return Prefilled(prefix, hidden_BD, lengths_B, own_B, None if draw_keys_C is None else own_log_probs_B)
+    return Prefilled(prefix, hidden_BD, lengths_B, speeds_B, own_B, None if draw_keys_C is None else own_log_probs_B)
 
 
 def _own_speeds(model: Reasoner, prompts: PackedPrompts, compute: Execution, draw_keys_C):
@@ -86,7 +89,7 @@ def with_speeds(model: Reasoner, embeds_RPD, lengths_R, speeds_R):
     """Questions, one a row, with what the last position of each is told of the speed: `Told.number`, `[R]`."""
     if not hasattr(model, SPEED):
         return embeds_RPD
-    told_RD = model.speed(speeds_R).astype(embeds_RPD.dtype)
+    told_RD = told_at_opening(model, speeds_R).astype(embeds_RPD.dtype)
     return embeds_RPD.at[jnp.arange(len(lengths_R)), lengths_R - 1].add(told_RD)
 
 
@@ -96,7 +99,7 @@ def _with_speeds(model: Reasoner, embeds_RSD, prompts: PackedPrompts):
         return embeds_RSD
     if prompts.speeds_C is None:
         raise ValueError("the model is told its speed as a number, and these prompts have none: pack `Prompt`s")
-    told_CD = model.speed(prompts.speeds_C).astype(embeds_RSD.dtype)
+    told_CD = told_at_opening(model, prompts.speeds_C).astype(embeds_RSD.dtype)
     flat_ND = embeds_RSD.reshape(-1, embeds_RSD.shape[-1])
     return flat_ND.at[_last_slots(prompts)].add(told_CD).reshape(embeds_RSD.shape)
 
@@ -150,6 +153,20 @@ class Feeder:
             layers=self.layers,
         )
         return hidden_B1D[:, 0], Suffix(written, is_real_BS, suffix.num_written + 1)
+
+    def feed_thought(self, embeds_BD, index_B, is_real_B, suffix: Suffix) -> tuple[jax.Array, Suffix]:
+        """As `feed`, of the thought number `index_B`, 0 the first: it is told what comes next, where the model is."""
+        if counts_tokens(self.model):
+            told_BD = told_next(self.model, index_B + 1, self.prefilled.speeds_B)
+            embeds_BD = embeds_BD + told_BD.astype(embeds_BD.dtype)
+            index_B = self.positions_of(index_B + 1) - 1
+        return self.feed(embeds_BD, index_B, is_real_B, suffix)
+
+    def positions_of(self, num_thoughts_B):
+        """How many rotary positions the first thoughts take, int32 `[B]`."""
+        if not counts_tokens(self.model):
+            return num_thoughts_B
+        return tokens_before(num_thoughts_B, self.prefilled.speeds_B)
 
     def feed_all(self, embeds_BTD, num_slots: int) -> tuple[jax.Array, Suffix]:
         """The hidden states `[B, T, D]` of all positions right after the questions, and a suffix that begins with them.

@@ -29,7 +29,8 @@ def answer_after(
 
     def feed_thought(step, suffix):
         embeds_BD = jax.lax.dynamic_index_in_dim(embeds_BLD, step, axis=1, keepdims=False)
-        return feeder.feed(embeds_BD.astype(dtype), jnp.minimum(step, num_thoughts_B), step < num_thoughts_B, suffix)[1]
+        index_B, is_real_B = jnp.minimum(step, num_thoughts_B), step < num_thoughts_B
+        return feeder.feed_thought(embeds_BD.astype(dtype), index_B, is_real_B, suffix)[1]
 
     with jax.named_scope("replay"):
         suffix = feeder.empty_suffix(embeds_BLD.shape[1] + limits.max_answer_tokens)

@@ -1,11 +1,11 @@
 """Latent reasoning in PyTorch, in one file: no JAX, nothing but torch, transformers and safetensors.
 
-    python colar_torch.py "Eva has 10 apples. Each becomes 3. She gives away 5. She buys 9 more. How many apples now?"
+    python colar_torch.py "Eva has 10 apples. Each becomes 2. She gives away 6. She buys 3 more. How many apples now?"
 
 or, from Python:
 
     reasoner = LatentReasoner.load("exported_folder")
-    question = "Eva has 10 apples. Each becomes 3. She gives away 5. She buys 9 more. How many apples now?"
+    question = "Eva has 10 apples. Each becomes 2. She gives away 6. She buys 3 more. How many apples now?"
     result = reasoner.answer(question, speed=2)
     print(result.text, result.num_latents)
 
@@ -24,6 +24,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import math
 import pathlib
 import re
 import sys
@@ -66,13 +67,27 @@ def projection(hidden_size: int, inner_size: int, has_norm: bool) -> torch.nn.Se
 
 
 class SpeedEmbedding(torch.nn.Sequential):
-    """What is added to the `###` that opens the reasoning, for a speed that is told as a number, or for "auto"."""
+    """What is added to the `###` that opens the reasoning, for a speed that is told as a number, or for "auto".
 
-    def __init__(self, hidden_size: int, inner_size: int, num_waves: int):
+    Where it counts tokens, a latent's position is that of its group's last token in the chain in words; the opening
+    and every latent are told how many tokens the next one holds.
+    """
+
+    def __init__(self, hidden_size: int, inner_size: int, num_waves: int, counts_tokens: bool = False):
         first, second = torch.nn.Linear(10 + 2 * num_waves, inner_size), torch.nn.Linear(inner_size, hidden_size)
         super().__init__(first, torch.nn.GELU(), second)
         self.auto = torch.nn.Parameter(torch.zeros(hidden_size))
-        self.num_waves = num_waves
+        self.num_waves, self.counts_tokens = num_waves, counts_tokens
+
+    def tokens_before(self, num_latents: int, speed: float) -> int:
+        """How many tokens the first latents hold."""
+        return math.floor(num_latents * float(speed) + 0.25 + 1e-3) if num_latents else 0
+
+    def told(self, num_latents: int, speed: float | str):
+        """What is added after so many latents, 0: to the opening `###`."""
+        if self.counts_tokens:
+            return self(self.tokens_before(num_latents + 1, speed) - self.tokens_before(num_latents, speed))
+        return self(speed) if num_latents == 0 else 0.0
 
     def forward(self, speed: float | str):
         if speed == "auto":
@@ -211,7 +226,7 @@ class LatentReasoner:
         prompt_ids = [*self.tokenizer(prompt, add_special_tokens=False)["input_ids"], separator]
         embeds = self._embedding(torch.tensor([prompt_ids]))
         if self._speed_embedding is not None:
-            embeds[0, -1] += self._speed_embedding(speed).to(embeds.dtype)
+            embeds[0, -1] += self._speed_embedding.told(0, speed).to(embeds.dtype)
         state = self._step(embeds, None)
         most = settings["max_thoughts"] if max_latents is None else max_latents
         least = settings["min_thoughts"] if min_latents is None else min_latents
@@ -226,12 +241,18 @@ class LatentReasoner:
             if stops and len(thoughts) >= least:
                 break
             thoughts.append(thought)
-            state = self._step(embed.to(self._embedding.weight.dtype)[None, None], state[2])
+            position = self._place(len(prompt_ids), len(thoughts), speed)
+            if position is not None:
+                embed = embed + self._speed_embedding.told(len(thoughts), speed)
+                position -= 1
+            state = self._step(embed.to(self._embedding.weight.dtype)[None, None], state[2], position)
         limit = settings["max_answer_tokens"] if max_answer_tokens is None else max_answer_tokens
         ids: list[int] = []
         token = separator
+        after = self._place(len(prompt_ids), len(thoughts), speed)
         while len(ids) < limit:
-            state = self._step(self._embedding(torch.tensor([[token]])), state[2])
+            position = None if after is None else after + len(ids)
+            state = self._step(self._embedding(torch.tensor([[token]])), state[2], position)
             token = sampling.pick(state[1])
             if token == settings["eos_id"]:
                 break
@@ -246,15 +267,23 @@ class LatentReasoner:
         stacked = torch.stack(latents) if latents else torch.zeros(0, self._embedding.weight.shape[1])
         return Answer(text.strip(), len(thoughts), stacked, ids, reasoning)
 
-    def _run(self, embeds, cache):
+    def _place(self, prompt_length: int, num_latents: int, speed: float | str) -> int | None:
+        """The position after so many latents; None: positions are numbered one by one."""
+        embedding = self._speed_embedding
+        counts = embedding is not None and embedding.counts_tokens
+        return prompt_length + embedding.tokens_before(num_latents, speed) if counts else None
+
+    def _run(self, embeds, cache, position: int | None = None):
         """The hidden states of all positions, the logits after the last, and the cache."""
         past = {self._cache_name: cache}
+        if position is not None:
+            past["position_ids"] = torch.tensor([[position]])
         out = self._language_model(inputs_embeds=embeds, use_cache=True, output_hidden_states=True, **past)
         return out.hidden_states[-1][0], out.logits[0, -1].float(), getattr(out, self._cache_name)
 
-    def _step(self, embeds, cache):
+    def _step(self, embeds, cache, position: int | None = None):
         """The last hidden state, the logits after it, and the cache."""
-        hidden, logits, cache = self._run(embeds, cache)
+        hidden, logits, cache = self._run(embeds, cache, position)
         return hidden[-1], logits, cache
 
     def _swept(self, state):

@@ -49,6 +49,11 @@ def export_prompt_embeds(
     """
     if thinker.method.recipe.conditioning == "own":
         raise UserError(f"stage {thinker.stage} chooses its own speed, which its prompts' embeddings do not show")
+    if thinker.method.recipe.counts_tokens:
+        raise UserError(
+            f"stage {thinker.stage} has latents on the chain's own timeline (latent.timeline='tokens'), and an engine "
+            "that is given embeddings numbers their positions one by one"
+        )
     with new_folder(out) as folder:
         answers = thinker.generate(questions, num_words=0, **options)
         embeds = [prompt_embeds(thinker, answer) for answer in answers]

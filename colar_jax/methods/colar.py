@@ -24,7 +24,7 @@ from colar_jax.model.speed_embedding import SPEED, SpeedEmbedding, SpeedEmbeddin
 from colar_jax.settings import DecodeConfig, ModelConfig
 from colar_jax.settings.checks import one_of, require
 from colar_jax.settings.on_resume import binding
-from colar_jax.settings.speeds import parse_trained_speeds
+from colar_jax.settings.speeds import TIMELINES, parse_trained_speeds
 from colar_jax.weights.speed_file import load_speed_embedding, save_speed_embedding
 
 
@@ -39,16 +39,19 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
     """The CoLaR loss for a given standard normal draw at each supervised position; no keys: no dropout."""
     own = method.count(batch)
     embeds_BSD = method.embed(model, batch, compute)
-    # Groups, which are what the latent head predicts, are told nothing: the targets stay as they are.
-    if latent.conditioning != "text":
-        embeds_BSD = embeds_BSD + model.speed(batch.speeds_BS, batch.phases_BS).astype(embeds_BSD.dtype)
-    hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute, dropout_keys_B)
+
+    def told(embeds_BSD):
+        if latent.conditioning == "text":
+            return embeds_BSD
+        return embeds_BSD + model.speed(batch.speeds_BS, batch.phases_BS).astype(embeds_BSD.dtype)
+
+    hidden_BMD = method.supervised_hidden(model, told(embeds_BSD), batch, compute, dropout_keys_B)
     terms = _Terms.of(batch, own, counts, latent.weighting)
     cross_entropy, right = method.language_loss(model, hidden_BMD, batch.label_ids_BM, compute, terms.label_weights_BM)
 
     predicted = model.latent_head(hidden_BMD)
     embed_std = model.latent_head.embed_std[...]
-    # The target is a constant: no gradient flows into the embeddings through it (as published).
+    # The target is a constant: no gradient flows into the embeddings through it (as published). It is told nothing.
     next_BMD = jax.lax.stop_gradient(gather_positions(embeds_BSD, batch.supervised_BM + 1))
     target_BMD = next_BMD.astype(jnp.float32) / embed_std
     if latent.loss == "nll":
@@ -71,7 +74,7 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
 
     if latent.predicted_pass_weight:
         fed_BMD = (predicted.sample(noise_BMD) * embed_std).astype(embeds_BSD.dtype)
-        second_BSD = _feed_predictions(embeds_BSD, fed_BMD, batch)
+        second_BSD = told(_feed_predictions(embeds_BSD, fed_BMD, batch))
         # The same keys: LoRA dropout drops the same in both passes.
         second_hidden_BMD = method.supervised_hidden(model, second_BSD, batch, compute, dropout_keys_B)
         answer_ids_BM = jnp.where(method.answer_mask(batch), batch.label_ids_BM, -1)
@@ -136,6 +139,9 @@ class Colar(Method):
     # Whether the groups of a fraction begin anywhere in their pattern, 1.5 as 1, 2, 1, 2 or as 2, 1, 2, 1; a number
     # tells where. Lists said in text alone always begin at the start.
     random_phase: bool = True
+    # What rotary positions of latents count: latents (as published), or the tokens of the chain, so that a token has
+    # the same place at every speed; each latent is then told as a number how many tokens the next one holds.
+    timeline: str = "latents"
     # How often the prompt says "auto" instead of the drawn speed. Then nothing says how long the first group is, and
     # soft_mse learns the mean over all speeds, which is right for none. From the second latent on the input shows it.
     auto_probability: float = 0.0
@@ -152,6 +158,12 @@ class Colar(Method):
     def __post_init__(self):
         parse_trained_speeds(self.speeds)
         one_of("latent.conditioning", self.conditioning, ("text", "number", "both"))
+        one_of("latent.timeline", self.timeline, TIMELINES)
+        require(
+            self.timeline == "latents" or (self.conditioning != "text" and not self.auto_probability),
+            "latent.timeline='tokens' has to know the speed of every example as a number: set "
+            "latent.conditioning='number' (or 'both') and latent.auto_probability=0",
+        )
         one_of("latent.weighting", self.weighting, ("example", "position"))
         require(0 <= self.auto_probability <= 1, f"latent.auto_probability={self.auto_probability} is not in [0, 1]")
         one_of("latent.loss", self.loss, ("soft_mse", "nll"))
@@ -167,6 +179,7 @@ class Colar(Method):
             ranges=ranges,
             random_phase=self.random_phase,
             conditioning=self.conditioning,
+            counts_tokens=self.timeline == "tokens",
             auto_probability=self.auto_probability,
             supervise_latents=True,
             supervise_steps=self.supervise_steps,
@@ -176,7 +189,8 @@ class Colar(Method):
     @property
     def modules(self) -> dict[str, OwnModule]:
         """The speed's embedding, where it is told as a number."""
-        module = OwnModule(SpeedEmbedding, SpeedEmbeddingConfig(), save_speed_embedding, load_speed_embedding)
+        settings = SpeedEmbeddingConfig(counts_tokens=self.timeline == "tokens")
+        module = OwnModule(SpeedEmbedding, settings, save_speed_embedding, load_speed_embedding)
         return {} if self.conditioning == "text" else {SPEED: module}
 
     @property

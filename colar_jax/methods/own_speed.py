@@ -28,6 +28,7 @@ from colar_jax.model.reasoner import OwnModule
 from colar_jax.model.speed_choice import SPEED_CHOICE, SpeedChoice, SpeedChoiceConfig
 from colar_jax.settings import DecodeConfig, parse_speeds
 from colar_jax.settings.checks import one_of, require
+from colar_jax.settings.speeds import TIMELINES
 from colar_jax.weights.speed_choice_file import load_speed_choice, save_speed_choice
 
 
@@ -62,6 +63,7 @@ class OwnSpeed(Method):
 
     grid: str = "1,1.5,2,2.5,3,4,5,6"  # what there is to choose from
     num_labelled: int = 4000  # training problems that are answered at every speed of the grid; 0: all
+    timeline: str = "latents"  # as the stage that it starts from (`latent.timeline`)
     # Of a stage that learns from rewards: choice, the head alone, which cannot make answers worse; all, the model too.
     learns: str = "choice"
 
@@ -71,6 +73,7 @@ class OwnSpeed(Method):
             len(speeds) > 1 and "auto" not in speeds and list(speeds) == sorted(set(speeds)),
             f"own_speed.grid={self.grid!r}: list at least two numbers that rise, as in 1,2,4",
         )
+        one_of("own_speed.timeline", self.timeline, TIMELINES)
         one_of("own_speed.learns", self.learns, ("choice", "all"))
         if self.learns == "all":
             object.__setattr__(self, "trains", (*Colar.trains, SPEED_CHOICE))
@@ -85,7 +88,7 @@ class OwnSpeed(Method):
     def modules(self) -> dict[str, OwnModule]:
         """The speed's embedding, as CoLaR trained it, and the choice."""
         choice = OwnModule(SpeedChoice, SpeedChoiceConfig(self.speeds), save_speed_choice, load_speed_choice)
-        return Colar(conditioning="number").modules | {SPEED_CHOICE: choice}
+        return Colar(conditioning="number", timeline=self.timeline).modules | {SPEED_CHOICE: choice}
 
     @property
     def recipe(self) -> Recipe:

@@ -30,6 +30,8 @@ class SpeedEmbeddingConfig:
 
     inner_size: int = 64
     num_waves: int = 8  # the shortest has a wavelength of 2 pi / 8 = 0.79 in log c: from 2 to 4.4
+    # At every latent it tells how many tokens the next one holds (`model.timeline`); False: c, at the opening.
+    counts_tokens: bool = False
 
 
 def num_speed_features(config: SpeedEmbeddingConfig) -> int:

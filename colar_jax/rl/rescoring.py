@@ -21,6 +21,7 @@ from colar_jax.model.latent_head import Gaussian
 from colar_jax.model.llama import LastLayer, Reading
 from colar_jax.model.lora import BranchKeys
 from colar_jax.model.reasoner import Reasoner
+from colar_jax.model.timeline import counts_tokens, skipped_positions, told_next
 from colar_jax.model.visibility import packed, tree, tree_ends, tree_positions
 from colar_jax.rl.determined import rescore_determined
 from colar_jax.rl.term_scores import Rescored, decision_log_probs, khot_log_probs, token_log_probs
@@ -45,12 +46,15 @@ def rescore(
     A, P = batch.answer_ids_BGA.shape[2], batch.prompt_ids_BP.shape[1]
     embeds_BSD = _embed(model, batch, separator_id, jnp.dtype(compute.dtype))
     shape = batch.prompt_lengths_B, P, G, L + A
+    positions_BS = tree_positions(*shape)
+    if counts_tokens(model):
+        positions_BS = positions_BS.at[:, P:].add(_skipped(model, batch, L + A))
     reading = Reading(last=LastLayer(*tree_ends(*shape, num_ends)))
     keys = None
     if batch.key_data_BGK is not None:
         keys = BranchKeys(dropout_keys(jax.random.wrap_key_data(batch.key_data_BGK)), L + A)
     hidden_BMD, _ = model.llama.run(
-        embeds_BSD, tree_positions(*shape), tree(*shape), compute, dropout_keys_B=keys, reading=reading
+        embeds_BSD, positions_BS, tree(*shape), compute, dropout_keys_B=keys, reading=reading
     )
     D = hidden_BMD.shape[-1]
     branches_BGTD = hidden_BMD[:, num_ends:].reshape(B, G, L + A, D)
@@ -147,11 +151,21 @@ def _embed(model: Reasoner, batch: TreeBatch, separator_id: int, dtype):
     answer_BGT = jnp.take_along_axis(batch.answer_ids_BGA, jnp.clip(after_BGT - 1, 0, A - 1), axis=2)
     token_BGT = jnp.where(after_BGT == 0, separator_id, answer_BGT)
     latents_BGLD = _fed(model, batch.thoughts_BGLD, dtype)
+    if counts_tokens(model):
+        told_BLD = told_next(model, jnp.arange(1, L + 1)[None], batch.speeds_B[:, None])
+        latents_BGLD += told_BLD[:, None].astype(dtype)
     latents_BGTD = jnp.pad(latents_BGLD, ((0, 0), (0, 0), (0, A), (0, 0)))
     branches_BGTD = jnp.where((after_BGT < 0)[..., None], latents_BGTD, model.llama.embed(token_BGT, dtype))
     prompts_BPD = model.llama.embed(batch.prompt_ids_BP, dtype)
     prompts_BPD = with_speeds(model, prompts_BPD, batch.prompt_lengths_B, batch.speeds_B)
     return jnp.concatenate([prompts_BPD, branches_BGTD.reshape(B, G * (L + A), -1)], axis=1)
+
+
+def _skipped(model: Reasoner, batch: TreeBatch, size: int):
+    """How far each position of the branches is from where it was if positions counted latents, `[B, G * size]`."""
+    num_latents_BGT = jnp.minimum(jnp.arange(1, size + 1)[None, None], batch.num_thoughts_BG[..., None])
+    skipped_BGT = skipped_positions(model, num_latents_BGT, batch.speeds_B[:, None, None])
+    return skipped_BGT.reshape(len(batch.speeds_B), -1)
 
 
 def _fed(model: Reasoner, thoughts, dtype):

@@ -11,7 +11,7 @@ from colar_jax.methods.own_speed import speed_labels
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.runs.made_from import is_kept, keep
 from colar_jax.runs.run import Run
-from colar_jax.runs.starts import finished_identity, source_of, start_parameters
+from colar_jax.runs.starts import finished_identity, refuse_another_timeline, source_of, start_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,11 @@ def labelled(run: Run, name: str) -> EncodedProblems:
 def _refuse_other_sources(run: Run, name: str) -> None:
     """UserError unless the stage starts from one that is told its speed as a number alone, which is what it chooses."""
     source = source_of(run, name)
-    conditioning = source and finished_identity(source)["settings"].get("stage.latent.conditioning")
+    settings = finished_identity(source)["settings"] if source else {}
+    conditioning = settings.get("stage.latent.conditioning")
     if conditioning != "number":
         raise UserError(
             f"stages.{name}: a model that chooses its speed is told it as a number, and {source} was trained with "
             f"latent.conditioning={conditioning!r}: start from a stage of colar with latent.conditioning='number'"
         )
+    refuse_another_timeline(run, name, source, settings)

@@ -86,6 +86,7 @@ def start_parameters(run: Run, name: str) -> Tree:
     if stage.trainer == "grpo":
         was_told = "own" if source_method.chooses_speed else settings.get("stage.latent.conditioning", "text")
         _refuse_another_telling(run, name, folder, was_told)
+        refuse_another_timeline(run, name, folder, settings)
     starts_latents = run.method(name).calibrates and "latent_head" not in source_method.trains
     if stage.trainer == "grpo" and (starts_latents or not _has_such_latents(run.method(name), source_method)):
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
@@ -114,6 +115,21 @@ def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) ->
     if was_told not in ("text", is_told):
         raise UserError(
             f"stages.{name}.latent.conditioning={is_told!r}, and {folder} was trained with {was_told!r}: set it to that"
+        )
+
+
+def refuse_another_timeline(run: Run, name: str, folder: Path, settings: dict) -> None:
+    """UserError where a stage that learns no latents, or improves them, would place them otherwise than was learned.
+
+    Args:
+        settings: those that the stage in `folder` was trained with.
+    """
+    was = settings.get(f"stage.{find_method(settings['stage.method']).group}.timeline", "latents")
+    method = run.method(name)
+    wanted = getattr(method, "timeline", "latents")
+    if wanted != was:
+        raise UserError(
+            f"stages.{name}.{method.group}.timeline={wanted!r}, and {folder} was trained with {was!r}: set it to that"
         )
 
 

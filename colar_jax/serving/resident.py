@@ -21,7 +21,7 @@ from colar_jax.model.reasoner import Reasoner
 from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import Tree, only
 from colar_jax.serving.slot_cache import own_positions, put_question, questions, resized
-from colar_jax.serving.slots import Act, Course, SlotPhase, Slots, StepEvent, Wish, decide
+from colar_jax.serving.slots import Act, Course, SlotPhase, Slots, StepEvent, Wish, as_fed, decide
 from colar_jax.serving.traced_ways import TracedWays
 
 _BLOCKS = ("llama", "blocks")
@@ -160,9 +160,8 @@ class SlotPrograms:
             step, caches, course, events = state
             is_active_B = course.phase_B != SlotPhase.IDLE
             sees = own_positions(caches, course.length_B)
-            hidden_B1D, caches = model.llama.run(
-                course.embed_BD[:, None], course.length_B[:, None], sees, compute, layers=layers
-            )
+            embed_BD, positions_B = as_fed(model, course, wish)
+            hidden_B1D, caches = model.llama.run(embed_BD[:, None], positions_B[:, None], sees, compute, layers=layers)
             fed = dataclasses.replace(course, length_B=course.length_B + is_active_B)
             following, event = decide(model, hidden_B1D[:, 0], fed, wish, ways)
             write = functools.partial(jax.lax.dynamic_update_index_in_dim, index=step, axis=1)

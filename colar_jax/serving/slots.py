@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from colar_jax.decoding.sampling import greedy_token, sampled_token
 from colar_jax.model.cache import LayerCache
 from colar_jax.model.reasoner import Reasoner
+from colar_jax.model.timeline import counts_tokens, skipped_positions, told_next
 from colar_jax.serving.traced_ways import TracedWays
 
 
@@ -89,6 +90,16 @@ class StepEvent:
     log_prob_B: jax.Array  # float32, of the thought or the token
     stop_log_prob_B: jax.Array  # float32, of the decision to go on thinking or to stop
     latent_BD: jax.Array  # float32: the thought as it is fed
+
+
+def as_fed(model: Reasoner, course: Course, wish: Wish) -> tuple[jax.Array, jax.Array]:
+    """What active slots feed next, `[B, D]`, and its rotary positions, `[B]`: a thought is told what comes after it."""
+    if not counts_tokens(model):
+        return course.embed_BD, course.length_B
+    is_thought_B1 = (course.phase_B == SlotPhase.THINKING)[:, None]
+    told_BD = told_next(model, course.num_thoughts_B, wish.speed_number_B).astype(course.embed_BD.dtype)
+    skipped_B = skipped_positions(model, course.num_thoughts_B, wish.speed_number_B)
+    return course.embed_BD + jnp.where(is_thought_B1, told_BD, 0), course.length_B + skipped_B
 
 
 def decide(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: TracedWays) -> tuple[Course, StepEvent]:

@@ -14,6 +14,8 @@ AUTO_NUMBER, NO_NUMBER, OWN_NUMBER = 0.0, -1.0, -2.0  # "auto"; nothing; what th
 # group of this phase is near to holding a token more or fewer: at phase 0 the first group of 2.99 has two tokens, and
 # that of 3 has three.
 ASKED_PHASE = 0.25
+# What rotary positions of latents count (`model.timeline`).
+TIMELINES = ("latents", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)

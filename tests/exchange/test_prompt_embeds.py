@@ -58,6 +58,12 @@ def test_a_speed_that_is_told_as_a_number_is_in_the_embeddings(tmp_path):
     assert_answered_after_our_thoughts(run, "colar", tmp_path)
 
 
+def test_positions_that_count_tokens_are_refused(tmp_path):
+    run, _ = given_run(tmp_path / "run", latent={"conditioning": "number", "timeline": "tokens"})
+    with pytest.raises(UserError, match="numbers their positions one by one"):
+        export_prompt_embeds(colar_jax.load(run.workdir, "colar"), QUESTIONS, tmp_path / "embeds")
+
+
 def assert_answered_after_our_thoughts(run, stage, tmp_path):
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM

@@ -24,10 +24,17 @@ def test_the_torch_file_thinks_what_we_think(exported):
     assert_thinks_alike(*exported[:2], "colar", exported[2])
 
 
-@pytest.mark.parametrize(("conditioning", "greedy_stop"), [("number", "argmax"), ("both", "half")])
-def test_the_torch_file_is_told_the_speed_as_we_tell_it(conditioning, greedy_stop, tmp_path):
+@pytest.mark.parametrize(
+    ("latent", "greedy_stop"),
+    [
+        ({"conditioning": "number"}, "argmax"),
+        ({"conditioning": "both"}, "half"),
+        ({"conditioning": "number", "timeline": "tokens", "speeds": "2.5,1"}, "half"),
+    ],
+)
+def test_the_torch_file_is_told_the_speed_as_we_tell_it(latent, greedy_stop, tmp_path):
     pytest.importorskip("torch")
-    run, parameters = given_run(tmp_path / "run", latent={"conditioning": conditioning}, greedy_stop=greedy_stop)
+    run, parameters = given_run(tmp_path / "run", latent=latent, greedy_stop=greedy_stop)
     folder = export_stage(run, "colar", tmp_path / "out")
     assert_thinks_alike(run, parameters, "colar", folder)
     told = torch_file_of(folder).LatentReasoner.load(folder)._speed_embedding

@@ -30,7 +30,7 @@ def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
     if "coconut" in stages:
         config.stages.coconut.coconut.rescale = rescale
     if "colar" in stages:
-        config.stages.colar.latent.update(speeds="2", **latent)
+        config.stages.colar.latent.update({"speeds": "2"} | latent)
     config.decode.update(max_latents=MAX_LATENTS, max_answer_tokens=MAX_ANSWER_TOKENS)
     config.eval.seeds = 0
     return resolve(config)

@@ -75,19 +75,20 @@ def test_a_question_that_asks_for_it_is_told_what_the_model_chose():
     np.testing.assert_allclose(mixed.thoughts[0], own.thoughts[0], atol=1e-5)
 
 
-def own_config(workdir, conditioning="number"):
+def own_config(workdir, conditioning="number", timeline="latents"):
     config = tiny_config_dict(workdir, run="cot,colar,auto")
-    config.stages.colar.latent.update(speeds="1..6", conditioning=conditioning)
-    config.stages.rl.latent.update(speeds="1..6", conditioning=conditioning)
+    for name in ("colar", "rl"):
+        config.stages[name].latent.update(speeds="1..6", conditioning=conditioning, timeline=timeline)
     config.stages.auto = stage_defaults(method="own_speed", init_from="colar", steps=3, rows=2, log_every=1)
-    config.stages.auto.own_speed.update(grid="1,2,4", num_labelled=10)
+    config.stages.auto.own_speed.update(grid="1,2,4", num_labelled=10, timeline=timeline)
     config.eval.speeds = "2"
     return resolve(config)
 
 
 @pytest.mark.slow
-def test_a_stage_labels_trains_and_answers_without_being_told(tmp_path):
-    config = own_config(tmp_path / "run")
+@pytest.mark.parametrize("timeline", ["latents", "tokens"])
+def test_a_stage_labels_trains_and_answers_without_being_told(timeline, tmp_path):
+    config = own_config(tmp_path / "run", timeline=timeline)
     results = pipeline.train(config)
     (auto,) = [result for result in results if result.stage == "auto" and result.sampling == "greedy"]
     assert auto.method == "own_speed" and auto.speed == "-"

@@ -1,45 +1,24 @@
 """The speed as a number: what it adds, in training as in decoding, and its file."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from pico_model import COMPUTE, EMBED_STD, SEPARATOR, VOCABULARY
+from model.told_model import DECODE, LLAMA, model, problems
+from pico_model import COMPUTE, SEPARATOR
 
-from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Loader
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar, objective_with_noise
 from colar_jax.methods.method import count, decode_limits
-from colar_jax.model.latent_head import LatentHead, LatentHeadConfig
-from colar_jax.model.presets import PRESETS
-from colar_jax.model.reasoner import build
+from colar_jax.model.latent_head import LatentHead
 from colar_jax.model.speed_embedding import SpeedEmbeddingConfig
-from colar_jax.settings import DecodeConfig
 from colar_jax.weights.speed_file import load_speed_embedding, save_speed_embedding
-
-LLAMA = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY)
-DECODE = DecodeConfig(max_latents=3, min_latents=3, max_answer_tokens=3)
-
-
-@functools.cache
-def model(conditioning="both", *, is_trained=True):
-    graph, parameters = build(LLAMA, LatentHeadConfig(24), 0, modules=Colar(conditioning=conditioning).modules)
-    rng = np.random.default_rng(0)
-
-    def larger(path, leaf):
-        if path[-1].key == "embed_std":
-            return EMBED_STD
-        is_speed = path[0].key == "speed"
-        return leaf + (is_trained or not is_speed) * 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
-
-    return graph, jax.tree_util.tree_map_with_path(larger, parameters)
 
 
 def added(numbers, **options):
@@ -79,15 +58,6 @@ def test_a_file_and_back(tmp_path):
     (tmp_path / "speed_embedding.safetensors").unlink()
     with pytest.raises(UserError, match="is missing"):
         load_speed_embedding(config, tmp_path)
-
-
-@functools.cache
-def problems() -> EncodedProblems:
-    rng = np.random.default_rng(1)
-    parts = [tuple(rng.integers(10, VOCABULARY, n).astype(np.int32) for n in (5 + i, 9, 3)) for i in range(4)]
-    prompts, steps, answers = zip(*parts, strict=True)
-    tails = {text: np.array([70 + i], np.int32) for i, text in enumerate(("", "2.5", "auto"))}
-    return EncodedProblems((None,) * 4, prompts, tails, steps, answers, separator_id=SEPARATOR, eos_id=1)
 
 
 def first_latents_in_decoding(recipe, speed):

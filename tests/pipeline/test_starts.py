@@ -117,6 +117,17 @@ def test_a_policy_is_told_its_speed_as_it_has_learned_it(tmp_path):
         start_parameters(other, "rl")
 
 
+@pytest.mark.slow
+def test_rewards_do_not_move_latents_to_another_timeline(tmp_path):
+    run = prepare(tiny_config(tmp_path / "run"))
+    adopt(run, "colar", run.initial_parameters())
+    settings = {"run": "rl", "stages.rl.init_from": str(tmp_path / "run" / "colar")}
+    tokens = {f"stages.{name}.latent.timeline": "tokens" for name in ("colar", "rl")}
+    other = prepare(tiny_config(tmp_path / "other", **settings, **tokens))
+    with pytest.raises(UserError, match="stages.rl.latent.timeline='tokens', and .*colar was trained with 'latents'"):
+        start_parameters(other, "rl")
+
+
 def test_a_source_that_was_not_run_is_an_error(tmp_path, monkeypatch):
     run = prepare(tiny_config(tmp_path / "run"))
     with pytest.raises(ValueError, match="run/cot has no checkpoints: it is no folder of a stage that was run"):

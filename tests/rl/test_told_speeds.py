@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 from rl.pico_policy import COMPUTE, PROMPTS, RL, SAMPLING, SEPARATOR_ID, Ends, G, policy
 
@@ -15,25 +16,26 @@ from colar_jax.rl.rescoring import rescore
 from colar_jax.rl.rollout import Sampler, ways_to_sample
 from colar_jax.rl.tree_batch import KINDS, assemble
 
-METHOD = Colar(conditioning="number")
-NUMBERS = (2.0, 1.5, 0.0, -1.0)  # two speeds, auto, and nothing
+NUMBERS = {"latents": (2.0, 1.5, 0.0, -1.0), "tokens": (2.0, 1.5, 3.7, 1.0)}  # with 0 "auto", with -1 nothing
 
 
-def told_policy():
+def told_policy(method):
     """The pico policy with an embedding of the speed that makes a difference."""
     llama = nnx.merge(*policy()).llama.config
-    graph, shapes = abstract(llama, LatentHeadConfig(llama.hidden_size), modules=METHOD.modules)
+    graph, shapes = abstract(llama, LatentHeadConfig(llama.hidden_size), modules=method.modules)
     rng = np.random.default_rng(4)
     embedding = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes["speed"])
     return graph, policy()[1] | {"speed": embedding}
 
 
-def test_rescored_log_probabilities_are_those_of_the_decoder():
-    graph, parameters = told_policy()
+@pytest.mark.parametrize("timeline", ["latents", "tokens"])
+def test_rescored_log_probabilities_are_those_of_the_decoder(timeline):
+    method = Colar(conditioning="number", timeline=timeline)
+    graph, parameters = told_policy(method)
     engine = Engine(graph, make_mesh(jax.devices()[:1]), COMPUTE)
-    ways = ways_to_sample(engine, METHOD, SAMPLING, Ends(), num_generations=G)
+    ways = ways_to_sample(engine, method, SAMPLING, Ends(), num_generations=G)
     sampler = Sampler(engine, ways, batch_size=4, prompt_lengths=np.array([len(prompt) for prompt in PROMPTS]))
-    prompts = [Prompt(ids, number) for ids, number in zip(PROMPTS, NUMBERS, strict=True)]
+    prompts = [Prompt(ids, number) for ids, number in zip(PROMPTS, NUMBERS[timeline], strict=True)]
     ((_, sampled),) = sampler.run(parameters, prompts, jax.random.key(5))
 
     def gaps(prompts):

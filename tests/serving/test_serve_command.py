@@ -21,7 +21,7 @@ from colar_jax.thinker.opening import config_of
 
 ROOT = Path(__file__).parents[2]
 A_RUN = ROOT / "tests" / "runs_of_before" / "arithmetic"
-QUESTION = "Eva has 10 apples. Each becomes 3. She gives away 5. She buys 9 more. How many apples now?"
+QUESTION = "Eva has 10 apples. Each becomes 2. She gives away 6. She buys 3 more. How many apples now?"
 
 
 def started(*arguments: str, **environment: str) -> subprocess.Popen:

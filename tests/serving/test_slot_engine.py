@@ -28,8 +28,9 @@ def test_slots_that_are_refilled_say_what_the_decoder_says(temperature):
         assert_same(said, decoded(number, temperature=temperature), scale=EMBED_STD)
 
 
-def test_a_slot_is_told_the_speed_as_the_decoder_is():
-    method = Colar(conditioning="number")
+@pytest.mark.parametrize("timeline", ["latents", "tokens"])
+def test_a_slot_is_told_the_speed_as_the_decoder_is(timeline):
+    method = Colar(conditioning="number", timeline=timeline)
     answers = Answers(slot_engine(method=method))
     for number, speed in enumerate((SPEED, 6.0)):
         answers.put(number, ask(number, speed_number=speed))
