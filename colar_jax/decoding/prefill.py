@@ -25,7 +25,8 @@ class Prefilled:
     prefix: Prefix
     hidden_BD: jax.Array  # after the opening separator
     lengths_B: jax.Array  # of the questions, the separator included
-    speeds_B: jax.Array | None  # float32, what each is told (`data.recipe.Told.number`); None: no model is told numbers
+    # float32, what each is told (`data.recipe.Told.number`); None: the model is told no numbers
+    speeds_B: jax.Array | None = None
     # float32, those that the model chose itself; 0 where it was told, None: it never does
     own_speeds_B: jax.Array | None = None
     own_log_probs_B: jax.Array | None = None  # of those, where they were drawn

@@ -136,6 +136,6 @@ def test_small_models_are_not_0m_and_one_chip_is_one(num_chips, num_parameters, 
     plan = types.SimpleNamespace(
         stage="s", topology="v5e:1x1", num_chips=num_chips, mesh={"data": num_chips},
         decode_mesh={"data": num_chips}, compiler="host", programs=(),
-        schedule=schedule, schedule_seconds=None, **of_model,
+        schedule=schedule, schedule_seconds=None, data_is_assumed=False, **of_model,
     )  # fmt: skip
     assert all(part in text(plan) for part in said)

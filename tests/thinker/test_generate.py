@@ -140,7 +140,9 @@ def test_words_may_be_left_out(loaded):
     model = loaded("colar")
     with_words, without = (model.generate(QUESTIONS[0], num_words=number) for number in (3, 0))
     assert without.words == ((),) * without.num_latents
-    np.testing.assert_array_equal(with_words.latents, without.latents)
+    # Two programs, which may round differently: of EXAMPLES of before the two were equal to the last bit.
+    np.testing.assert_allclose(with_words.latents, without.latents, atol=1e-6)
+    assert with_words.answer == without.answer
 
 
 def with_loud(parameters, token, factor):
