@@ -100,7 +100,7 @@ def trained(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> P
     folder, group, settings = folder_of(out, experiment, arm, seed), "colar.latent", dict(changes)
     if experiment == "rl":
         group, main = "auto_rl.rl", trained(out, "main", "as configured", seed, changes)
-        settings |= {"run": "auto_rl", "stages.auto_rl.init_from": main / "auto"}
+        settings |= {"run": "auto_rl", "stages.auto_rl.init_from": main / "colar"}
     else:
         of_seed = out / f"seed_{seed}" / "cot"
         train(of_seed, seed, {"run": "cot"} | changes)

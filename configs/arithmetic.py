@@ -112,16 +112,19 @@ def _any_speed(config) -> None:
     config.stages.auto.optimizer.update(learning_rate=2e-3, b2=0.98, warmup_steps=100)
     config.stages.auto.own_speed.update(num_labelled=2000, timeline="tokens")
     # The choice as an action: right answers, less what the forward passes cost, at a price that meets the budget.
+    # From a head that has learned nothing, which draws every speed: that of `auto` is certain, and draws one alone.
     config.stages.auto_rl = stage_defaults(
-        method="own_speed", trainer="grpo", init_from="auto", steps=100, log_every=10, row_positions=160
+        method="own_speed", trainer="grpo", init_from="colar", steps=100, log_every=10, row_positions=160
     )
-    config.stages.auto_rl.optimizer.update(learning_rate=1e-3, b2=0.99, warmup_steps=5, weight_decay=0.0)
+    config.stages.auto_rl.optimizer.update(learning_rate=3e-4, b2=0.99, warmup_steps=5, weight_decay=0.0)
     config.stages.auto_rl.own_speed.timeline = "tokens"
     # Each of a question's eight rollouts draws a speed, and they are compared with each other. Nothing but the choice
     # is learned, so latents keep the spread that they have, and a batch is gone through twice.
     config.stages.auto_rl.rl.update(num_questions=32, num_generations=8, speeds_per_group=8, centre="group")
     config.stages.auto_rl.rl.update(minibatch_size=128, num_iterations=2, min_std=0.0, stop_on_collapse=False)
+    # Not divided by their spread: where all are right a difference in passes would count as much as one in answers.
     config.stages.auto_rl.rl.update(length_credit="cost", length_weight=0.5, budget=16.0, budget_rate=0.2)
+    config.stages.auto_rl.rl.advantage = "dr_grpo"
 
 
 def _budget(config) -> None:

@@ -27,6 +27,7 @@ def means_of(folder) -> list[float | None]:
     return [result["mean_characters"] for result in read_report(folder)["results"]]
 
 
+@pytest.mark.slow
 def test_a_column_of_one_measure_is_in_every_file_and_goes_on(tmp_path, with_measure):
     config, folder = make_run(tmp_path / "run", run="colar", **{"eval.speeds": "2"}), tmp_path / "out"
     sweep([config], folder)

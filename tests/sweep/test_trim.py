@@ -68,6 +68,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_verifier_that_is_never_satisfied_changes_nothing(workdir, tmp_path):
     results = sweep([config_of(workdir, **NEVER)], tmp_path / "out")
     assert {result.stage for result in results} == {"cot"}, "a judge answers no problems"
