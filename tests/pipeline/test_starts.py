@@ -117,7 +117,6 @@ def test_a_policy_is_told_its_speed_as_it_has_learned_it(tmp_path):
         start_parameters(other, "rl")
 
 
-@pytest.mark.slow
 def test_rewards_do_not_move_latents_to_another_timeline(tmp_path):
     run = prepare(tiny_config(tmp_path / "run"))
     adopt(run, "colar", run.initial_parameters())
