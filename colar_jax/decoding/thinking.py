@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colar_jax.decoding.sampling import greedy_token, log_prob_of, sampled_token
+from colar_jax.decoding.decisions import decision_log_prob, draw_stop, stop_log_odds
+from colar_jax.decoding.sampling import greedy_token, sampled_token
 from colar_jax.model.reasoner import Reasoner
 
 
@@ -35,8 +36,8 @@ class Thought:
 class Determined:
     """The record of a thought that is a function of the question: nothing of it is kept, for it can be made again.
 
-    `maker.project(model, hidden)` makes it, and `maker.stop_log_prob(model, hidden, temperature)` says how likely it is
-    that thinking is over instead.
+    `maker.project(model, hidden)` makes it, and `maker.stop_log_odds(model, hidden)` says how likely it is that
+    thinking is over instead.
     """
 
     nothing: jax.Array  # [..., 1]
@@ -73,19 +74,18 @@ def latent_thinker(
             latent_BD = predicted.mean
             log_prob_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
             stop_B = jnp.argmax(logits_BV, axis=-1) == separator_id
-            separator_log_prob_B = _log_prob_of_one(logits_BV, separator_id)
+            log_odds_B = stop_log_odds(logits_BV, separator_id)
         else:
             latent_key_B, stop_key_B = _split(keys_B)
             noise_BD = jax.vmap(lambda key: jax.random.normal(key, hidden_BD.shape[1:]))(latent_key_B)
             noise_BD = jnp.abs(noise_BD) if one_sided else noise_BD
             latent_BD = predicted.sample(noise_BD, latent_temperature)
             log_prob_B = latent_log_prob(predicted, latent_BD, latent_temperature, one_sided=one_sided)
-            separator_log_prob_B = _log_prob_of_one(logits_BV / stop_temperature, separator_id)
-            separator_log_prob_B = temper_odds(separator_log_prob_B, stop_odds_temperature)
-            stop_B = jnp.log(jax.vmap(jax.random.uniform)(stop_key_B)) < separator_log_prob_B
+            log_odds_B = stop_log_odds(logits_BV / stop_temperature, separator_id) / stop_odds_temperature
+            stop_B = draw_stop(stop_key_B, log_odds_B)
         embed_BD = (latent_BD * model.latent_head.embed_std[...]).astype(hidden_BD.dtype)
-        decision_log_prob_B = decision_log_prob(separator_log_prob_B, stop_B)
-        return Thought(embed_BD, latent_BD, log_prob_B, stop_B, decision_log_prob_B, separator_log_prob_B)
+        decision_B, end_B = decision_log_prob(log_odds_B, stop_B), decision_log_prob(log_odds_B, True)
+        return Thought(embed_BD, latent_BD, log_prob_B, stop_B, decision_B, end_B)
 
     return think
 
@@ -101,7 +101,8 @@ def stopping_at_half(think: Think) -> Think:
         thought = think(model, hidden_BD, keys_B)
         stop_B = thought.stop_B & (thought.stop_log_prob_B >= LOG_HALF)
         goes_on_B = thought.stop_B & ~stop_B
-        log_prob_B = jnp.where(goes_on_B, _log_of_rest(thought.stop_log_prob_B), thought.stop_log_prob_B)
+        log_of_rest_B = jnp.log1p(-jnp.exp(jnp.minimum(thought.stop_log_prob_B, LOG_HALF)))
+        log_prob_B = jnp.where(goes_on_B, log_of_rest_B, thought.stop_log_prob_B)
         return dataclasses.replace(thought, stop_B=stop_B, stop_log_prob_B=log_prob_B)
 
     return surer
@@ -125,10 +126,6 @@ def _split(keys_B):
     return pairs[:, 0], pairs[:, 1]
 
 
-def _log_prob_of_one(logits_BV, token_id: int):
-    return log_prob_of(logits_BV, jnp.full(logits_BV.shape[0], token_id, jnp.int32))
-
-
 def latent_log_prob(predicted, latent, temperature, *, one_sided: bool = False):
     """Mean over dimensions of the tempered log density, `[..., D]` to `[...]`; zero for a head without a density.
 
@@ -138,20 +135,3 @@ def latent_log_prob(predicted, latent, temperature, *, one_sided: bool = False):
     densities = jnp.where(predicted.std > 0, predicted.log_prob(latent, temperature), 0.0)
     mean = jnp.mean(densities, axis=-1)
     return mean + jnp.log(2.0) if one_sided else mean
-
-
-def temper_odds(log_prob, temperature: float):
-    """The log-probability after the odds `p / (1 - p)` are raised to `1 / temperature`; above 1 towards one half."""
-    if isinstance(temperature, float | int) and temperature == 1:
-        return log_prob
-    return jax.nn.log_sigmoid((log_prob - _log_of_rest(log_prob)) / temperature)
-
-
-def decision_log_prob(separator_log_prob_B, stop_B):
-    """Of having stopped, or of having gone on, from the log-probability of `###`."""
-    return jnp.where(stop_B, separator_log_prob_B, _log_of_rest(separator_log_prob_B))
-
-
-def _log_of_rest(log_prob):
-    """`log(1 - p)`; a certainty is taken for one within rounding."""
-    return jnp.log(-jnp.expm1(jnp.minimum(log_prob, -1e-7)))

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.decoding.thinking import Determined, Thought, decision_log_prob, temper_odds
+from colar_jax.decoding.decisions import decision_log_prob, draw_stop
+from colar_jax.decoding.thinking import Determined, Thought
 from colar_jax.losses import masked_sum
 from colar_jax.methods.codi import PROJECTION, Codi, CodiCounts, count_supervised
 from colar_jax.methods.method import Thinking
@@ -124,23 +125,22 @@ class Adaptive(Codi):
         metrics = {"choice_cross_entropy": Metric(loss, own), "choice_accuracy": Metric(right, own)}
         return self.student_weight * loss / counts.student, metrics
 
-    def stop_log_prob(self, model: Reasoner, hidden, temperature):
-        """Log-probability of stopping at hidden states `[..., D]`, float32 `[...]`."""
-        return jax.nn.log_sigmoid(model.stop_choice.margin(hidden) / temperature)
+    def stop_log_odds(self, model: Reasoner, hidden):
+        """Of stopping at hidden states `[..., D]`, float32 `[...]`."""
+        return model.stop_choice.margin(hidden)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
         def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
             embed_BD = self.project(model, hidden_BD)
+            log_odds_B = self.stop_log_odds(model, hidden_BD)
             if greedy:
-                stop_log_prob_B = self.stop_log_prob(model, hidden_BD, 1.0)
-                stop_B = model.stop_choice.margin(hidden_BD) > 0
+                stop_B = log_odds_B > 0
             else:
-                stop_log_prob_B = self.stop_log_prob(model, hidden_BD, decode.stop_temperature)
-                stop_log_prob_B = temper_odds(stop_log_prob_B, decode.stop_odds_temperature)
-                stop_B = jnp.log(jax.vmap(jax.random.uniform)(keys_B)) < stop_log_prob_B
+                log_odds_B = log_odds_B / decode.stop_temperature / decode.stop_odds_temperature
+                stop_B = draw_stop(keys_B, log_odds_B)
             zeros_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
-            decision_B = decision_log_prob(stop_log_prob_B, stop_B)
-            return Thought(embed_BD, embed_BD, zeros_B, stop_B, decision_B, stop_log_prob_B)
+            decision_B, end_B = decision_log_prob(log_odds_B, stop_B), decision_log_prob(log_odds_B, True)
+            return Thought(embed_BD, embed_BD, zeros_B, stop_B, decision_B, end_B)
 
         limits = {"max_thoughts": decode.max_latents, "min_thoughts": decode.min_latents}
         return Thinking(think, **limits, reads_words=False, way="chosen_stop")

@@ -32,10 +32,10 @@ def rescore_determined(
     latents = run_latents(model, trunk, rows, L, maker.project, compute)
     with jax.named_scope("decisions"):
         states_BLD = jnp.concatenate([latents.states_BLED[:, :, 0], latents.last_hidden_BED], axis=1)
-        stop_BL1 = maker.stop_log_prob(model, states_BLD, sampling.stop_temperature)
+        log_odds_BL1 = maker.stop_log_odds(model, states_BLD) / sampling.stop_temperature
         by_row_B = batch.stop_odds_temperature_B
         decisions_BGL1 = decision_log_probs(
-            jnp.broadcast_to(stop_BL1[:, None], (B, G, L + 1)),
+            jnp.broadcast_to(log_odds_BL1[:, None], (B, G, L + 1)),
             sampling.stop_odds_temperature if by_row_B is None else by_row_B,
             batch.num_thoughts_BG,
         )

@@ -24,7 +24,7 @@ from colar_jax.model.reasoner import Reasoner
 from colar_jax.model.timeline import counts_tokens, skipped_positions, told_next
 from colar_jax.model.visibility import packed, tree, tree_ends, tree_positions
 from colar_jax.rl.determined import rescore_determined
-from colar_jax.rl.term_scores import Rescored, decision_log_probs, khot_log_probs, token_log_probs
+from colar_jax.rl.term_scores import Rescored, decision_log_probs, khot_log_probs, separator_log_odds, token_log_probs
 from colar_jax.rl.tree_batch import CHOICE, TreeBatch
 
 
@@ -110,17 +110,16 @@ def _decisions(
     model: Reasoner, states_BGLD, batch: TreeBatch, separator_id: int, sampling: DecodeConfig, compute: Execution
 ):
     """`[B, G, L + 1]`, by what the language head says of `###`."""
-    B, G, num_states, _ = states_BGLD.shape
+    num_states = states_BGLD.shape[2]
     # Where nothing is decided no words are weighed: before the least number of latents.
     first = min(sampling.min_latents, num_states - 1)
-    separators = jnp.full((B, G, num_states - first), separator_id, jnp.int32)
-    stop_BGL1 = token_log_probs(
-        model, states_BGLD[:, :, first:], separators, sampling.stop_temperature, 1.0, compute.logits_chunk
+    log_odds_BGL1 = separator_log_odds(
+        model, states_BGLD[:, :, first:], separator_id, sampling.stop_temperature, compute.logits_chunk
     )
-    stop_BGL1 = jnp.pad(stop_BGL1, ((0, 0), (0, 0), (first, 0)), constant_values=-1.0)
+    log_odds_BGL1 = jnp.pad(log_odds_BGL1, ((0, 0), (0, 0), (first, 0)))
     by_row_B = batch.stop_odds_temperature_B
     odds_temperature = sampling.stop_odds_temperature if by_row_B is None else by_row_B
-    return decision_log_probs(stop_BGL1, odds_temperature, batch.num_thoughts_BG)
+    return decision_log_probs(log_odds_BGL1, odds_temperature, batch.num_thoughts_BG)
 
 
 def floor_of(batch: TreeBatch, sampling: DecodeConfig):

@@ -6,9 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from colar_jax.decoding.decisions import decision_log_prob, stop_log_odds
 from colar_jax.decoding.khot import KhotLatents, score_log_prob_of_update
 from colar_jax.decoding.sampling import log_prob_of, nucleus
-from colar_jax.decoding.thinking import decision_log_prob, temper_odds
 from colar_jax.losses import in_chunks
 from colar_jax.model.latent_head import Gaussian
 from colar_jax.model.reasoner import Reasoner
@@ -67,14 +67,32 @@ def khot_log_probs(model: Reasoner, hidden, latents: KhotLatents, is_good, chunk
     return score_log_prob_of_update(latents.scores, log_probs.reshape(latents.ids.shape), is_good)
 
 
-def decision_log_probs(stop_log_probs_BGL1, odds_temperature, num_thoughts_BG):
+def separator_log_odds(model: Reasoner, hidden, separator_id: int, temperature: float, chunk: int):
+    """Of stopping at hidden states `[..., D]`, `[...]`; at most `chunk` positions have logits at a time."""
+
+    def part(hidden_ND, ids_N):
+        return stop_log_odds(model.llama.logits(hidden_ND) / temperature, ids_N)
+
+    *shape, width = hidden.shape
+    size = math.prod(shape)
+    log_odds = in_chunks(
+        part,
+        hidden.reshape(size, width),
+        jnp.full(size, separator_id, jnp.int32),
+        chunk=chunk,
+        padding_id=0,
+        join=lambda of_chunks: of_chunks.reshape(-1)[:size],
+    )
+    return log_odds.reshape(shape)
+
+
+def decision_log_probs(log_odds_BGL1, odds_temperature, num_thoughts_BG):
     """Of having stopped at a chain's end, and of having gone on before it, `[B, G, L + 1]`.
 
     Args:
-        stop_log_probs_BGL1: of stopping, before the odds are tempered.
+        log_odds_BGL1: of stopping, before they are tempered.
         odds_temperature: a number, or one for each row.
     """
     by_row = odds_temperature[:, None, None] if jnp.ndim(odds_temperature) else odds_temperature
-    stop_log_probs_BGL1 = temper_odds(stop_log_probs_BGL1, by_row)
-    is_stop_BGL1 = jnp.arange(stop_log_probs_BGL1.shape[2])[None, None] == num_thoughts_BG[..., None]
-    return decision_log_prob(stop_log_probs_BGL1, is_stop_BGL1)
+    is_stop_BGL1 = jnp.arange(log_odds_BGL1.shape[2])[None, None] == num_thoughts_BG[..., None]
+    return decision_log_prob(log_odds_BGL1 / by_row, is_stop_BGL1)

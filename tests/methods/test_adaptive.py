@@ -142,6 +142,7 @@ def test_those_that_have_stopped_do_not_change_others():
         np.testing.assert_array_equal(alone.answer_ids_BA[0, :num], together.answer_ids_BA[example, :num])
 
 
+@pytest.mark.slow
 def test_a_model_that_has_learned_nothing_is_undecided_and_learns_to_stop():
     """Both rows start at zero. The gradient of the choices reaches them, the latents and what makes them."""
     undecided = with_stop_rows(np.zeros((2, 32)))
@@ -168,10 +169,8 @@ def test_greedy_stops_where_stopping_is_likelier_and_temperature_flattens():
     chosen = np.exp(outcome.stop_log_probs_BL)
     for length, forced, probabilities in zip(outcome.num_thoughts_B, outcome.forced_stop_B, chosen, strict=True):
         assert (probabilities[: length + (not forced)] >= 0.5).all()
-    hidden = jnp.asarray(np.random.default_rng(0).normal(size=(5, 32)), jnp.float32)
-    one, two = (np.asarray(METHOD.stop_log_prob(merged(), hidden, temperature)) for temperature in (1.0, 2.0))
-    odds = [np.log(p / (1 - p)) for p in (np.exp(one), np.exp(two))]
-    np.testing.assert_allclose(odds[0], 2 * odds[1], rtol=1e-3, atol=1e-4)
+    flat = decoded(decode_config=dataclasses.replace(config, stop_temperature=1e4))
+    np.testing.assert_allclose(flat.stop_log_probs_BL[:, 0], np.log(0.5), atol=1e-2)
 
 
 def test_the_choice_is_a_file_of_two_rows(tmp_path):

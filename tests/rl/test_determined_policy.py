@@ -103,15 +103,17 @@ def log_probs_of_outcomes(parameters):
     gone_on, outcomes = 0.0, []
     for length in range(3):
         hidden_D = last_hidden(embeds_TD)
-        stop = METHOD.stop_log_prob(own, hidden_D, TOY.stop_temperature) if length < 2 else 0.0
+        log_odds = METHOD.stop_log_odds(own, hidden_D) / TOY.stop_temperature
+        stop = jax.nn.log_sigmoid(log_odds) if length < 2 else 0.0
         answer_D = last_hidden(jnp.concatenate([embeds_TD, separator_1D]))
         outcomes.append(gone_on + stop + jax.nn.log_softmax(own.llama.logits(answer_D) / TOY.answer_temperature))
         if length < 2:
-            gone_on += jnp.log1p(-jnp.exp(stop))
+            gone_on += jax.nn.log_sigmoid(-log_odds)
             embeds_TD = jnp.concatenate([embeds_TD, METHOD.project(own, hidden_D)[None]])
     return jnp.stack(outcomes)
 
 
+@pytest.mark.slow
 def test_the_policy_gradient_is_that_of_the_expected_reward():
     """Every length and every answer, each as often as it comes: gradients of all weights, through the latents, too."""
     parameters = jax.tree.map(jnp.asarray, model(VOCABULARY)[1])
