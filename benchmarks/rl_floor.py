@@ -79,8 +79,7 @@ def _ablation() -> dict[str, dict]:
 EXPERIMENTS = {
     "redundant": Experiment("redundant", {"recipe": {}}),
     "shorter": Experiment("shorter", {"recipe": {}}),
-    # Half of its ends are drawn: odds tempered to the power of a third stop chains long before their end.
-    "filler": Experiment("filler", {"recipe": {"steps": 160, "rl.stop_odds_temperature": 1.5}}),
+    "filler": Experiment("filler", {"recipe": {}}),
     "plain": Experiment("two_speeds", {"recipe": {"latent.speeds": "2,5"}}),
     "collapse": Experiment(
         "shorter",
