@@ -82,6 +82,7 @@ def test_a_report_of_before_is_read(tmp_path):
     assert (line["accuracy, %"].split()[0], line["seeds"]) == ("60.0", "2")
 
 
+@pytest.mark.slow
 def test_a_seed_that_fails_ends_the_table_in_a_line(tmp_path):
     script = [sys.executable, SCRIPT.with_name("methods_table.py"), tmp_path]
     twice = subprocess.run([*script, "--seeds", "0,1,0"], capture_output=True, text=True, check=False)

@@ -48,6 +48,7 @@ def entries(home: Path) -> list[Path]:
     return sorted(home.rglob("*-cache"))
 
 
+@pytest.mark.slow
 def test_the_second_process_compiles_nothing(tmp_path):
     both = [start(tmp_path), start(tmp_path)]  # at once
     folders = {ended(process)[0] for process in both}

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from colar_jax.decoding.decoder import DecodeLimits, decode
@@ -36,6 +37,7 @@ def lower_decode(graph, parameters):
     return jax.jit(run).lower(parameters, keys_B).compile(), keys_B
 
 
+@pytest.mark.slow
 def test_the_decode_of_a_narrow_base_is_that_of_its_wide_copy_and_holds_one():
     graph, narrow = narrow_model()
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), narrow)

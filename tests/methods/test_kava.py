@@ -213,6 +213,7 @@ def objective(method, rows: tuple[int, ...] = (0, 1)):
     return jax.device_get(program(jax.tree.map(jnp.asarray, model()[1])))
 
 
+@pytest.mark.slow
 def test_it_is_pccot_and_the_distance_of_caches():
     (loss, metrics), _ = objective(METHOD)
     fields = {field.name: getattr(METHOD, field.name) for field in dataclasses.fields(Pccot)}

@@ -50,6 +50,7 @@ class Echo(Method):
         return Thinking(think, max_thoughts=NUM_ECHOES, min_thoughts=NUM_ECHOES)
 
 
+@pytest.mark.slow
 def test_a_method_from_outside_trains_and_decodes(tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "echo", Echo)
     config = tiny_config_dict(tmp_path / "run", run="echo")

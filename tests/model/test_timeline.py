@@ -76,6 +76,7 @@ def test_at_any_speed_the_same_token_has_the_same_place(speed):
     assert is_last.sum() == NUM_STEP_TOKENS // speed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", [2.5])
 def test_training_is_what_a_replay_of_its_own_groups_gives(speed):
     """Fed the compressed embeddings of training, a decode says its answer with the log-probabilities of training."""

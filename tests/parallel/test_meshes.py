@@ -79,6 +79,7 @@ def test_every_mesh_is_one_device(case, folder):
 SPLIT = ("query", "key", "value", "out", "gate", "up", "down", "embedding", "head")
 
 
+@pytest.mark.slow
 def test_a_gradient_is_scattered_once_and_on_pure_data_only_sums_move(folder):
     cases = ["collectives,colar,full,2-4-1", "collectives,colar,full,8-1-1"]
     split, data = run_cases(cases, folder / "collectives.npz").values()

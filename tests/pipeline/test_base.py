@@ -57,6 +57,7 @@ def finished(tmp_path_factory) -> tuple[Path, Path]:
     return base, folder / "work"
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_folder(finished):
     base, workdir = finished
     run = prepare(config_of(workdir, base))
@@ -69,6 +70,7 @@ def test_a_run_starts_from_the_folder(finished):
     assert "train" not in vars(run) and len(run.train) == len(run.train_problems)  # encoded when it is asked for
 
 
+@pytest.mark.slow
 def test_it_trains_to_its_end(finished):
     base, workdir = finished
     report = json.loads((workdir / "report.json").read_text())
@@ -81,6 +83,7 @@ def test_it_trains_to_its_end(finished):
     assert min(jax.tree.leaves(moved)) > 0  # every parameter, the biases of q, k and v included
 
 
+@pytest.mark.slow
 def test_a_moved_base_is_the_same_and_another_is_not(finished, tmp_path, monkeypatch):
     base, workdir = finished
     workdir = Path(shutil.copytree(workdir, tmp_path / "work"))

@@ -20,6 +20,8 @@ from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted
 from colar_jax.weights import peft
 
+pytestmark = pytest.mark.slow  # CI runs them
+
 STAGES = ("cot", "colar")
 LORA = {
     "run": "cot,colar",
@@ -88,7 +90,6 @@ def test_a_stage_goes_on_from_the_adapters_of_the_one_before(finished):
     jax.tree.map(np.testing.assert_array_equal, split_base(start)[0], split_base(before)[0])
 
 
-@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch, finished):
     """Told to end in the second step of each stage."""
     workdir, make = tmp_path / "run", pipeline.make_train_step

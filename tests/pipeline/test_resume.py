@@ -149,7 +149,8 @@ STOPS = [
 ]
 
 
-@pytest.mark.parametrize("stops", [STOPS[0], *(pytest.param(stops, marks=pytest.mark.slow) for stops in STOPS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", STOPS)
 def test_a_run_that_is_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch, finished, stops):
     for stop in stops:
         stop_run(tmp_path / "run", stop)

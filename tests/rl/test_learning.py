@@ -162,6 +162,7 @@ def test_asking_again_has_an_end():
     assert (state, num_chains, values["redraws"], values["updates"]) == (0, 48, 2, 0)
 
 
+@pytest.mark.slow
 def test_the_weight_of_lengths_follows_the_budget_and_is_remembered():
     def one():
         return learner(by_turns, never, length_credit="penalty", length_weight=0.5, budget=2.0, budget_rate=0.1)

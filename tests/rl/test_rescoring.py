@@ -104,6 +104,7 @@ def flops(**settings) -> float:
     return update.lower(policy()[1]).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_what_no_term_reads_is_not_computed():
     """Words where nothing is decided; the backward pass of a kind without weight."""
     unread = dataclasses.replace(SAMPLING, min_latents=SAMPLING.max_latents)
@@ -157,6 +158,7 @@ def test_chains_of_a_row_do_not_see_each_other_and_see_what_is_before_them():
         assert moved[terms.mask & expected].all() and (terms.mask & expected).any()
 
 
+@pytest.mark.slow
 def test_no_gradient_flows_through_what_was_fed_and_all_parameters_but_the_scale_get_one():
     batch = batch_of(rollouts())
     graph, parameters = policy()

@@ -72,6 +72,7 @@ async def leave(served, rng: random.Random) -> None:
         writer.close()
 
 
+@pytest.mark.slow
 def test_200_clients_leave_and_the_others_do_not_notice(served, thinker):
     expected = [answer.text for answer in thinker.generate(QUESTIONS, temperature=0.7, seed=5)]
 

@@ -57,9 +57,14 @@ def test_a_port_that_is_in_use_is_said_before_anything_is_loaded(run):
         ((), "--model is missing"),
         (("--model=nowhere",), "nowhere"),
         (("--model={run}", "--stage=colr"), "did you mean colar|Did you mean"),
-        (("--model={run}", "--slots=0"), "--slots=0 must be positive"),
-        (("--model={run}", "--port=70000"), "--port=70000 is no port"),
-        (("--model={run}", "--host=999.1.1.1", "--port=0"), "--host=999.1.1.1"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)  # some seconds each, most of them imports
+            for case in [
+                (("--model={run}", "--slots=0"), "--slots=0 must be positive"),
+                (("--model={run}", "--port=70000"), "--port=70000 is no port"),
+                (("--model={run}", "--host=999.1.1.1", "--port=0"), "--host=999.1.1.1"),
+            ]
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(run, arguments, message):

@@ -190,6 +190,7 @@ def test_limits_cut_what_would_be_said_without_them(loaded, asks):
     np.testing.assert_allclose(more.latents[:MAX_LATENTS], whole.latents, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_few_programs_for_many_questions(asked_run):
     """One for a shape, which is a power of two of rows and of positions; speeds, seeds and limits are data."""
     model = colar_jax.load(asked_run.workdir, "colar")

@@ -236,6 +236,7 @@ def test_microbatches_are_one_batch(accumulation):
     assert_close(state.trainable, expected.trainable)
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one(tmp_path):
     """A row each, of two examples or one or none: a mean of the devices' means would be another number."""
     flags = {

@@ -101,7 +101,7 @@ def test_padding_offsets_cache_and_embeddings_as_transformers(family, tmp_path):
     assert largest_difference(again[is_real], of_ids.logits.numpy()[is_real]) < TOLERANCE
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("scan_layers", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_and_tree_rows_compute_what_whole_rows_do(family, scan_layers):
     """Prefix, then steps; and a trunk with two branches: each path has layers that differ, scanned and unrolled."""
