@@ -10,7 +10,7 @@ opponent (`torch_side.py`) pads and loops as the published code does. Each side 
 two take turns, so that a change of the machine's mood hits both; the ratio is of the medians. Peak memory is the
 process's own. On a GPU it is what was allocated on the device at most (not what the allocators keep; ours includes what
 XLA tries its kernels with), no matrix product is rounded to TF32 on either side, and a round repeats its work for at
-least a second. On a CPU our programs keep the memory that they free (`runs/freed_memory.py`), and so does our side
+least a second. On a CPU our programs keep the memory that they free (`colar_jax/freed_memory.py`), and so does our side
 here; `--keeps` says which sides do: ours, both or none.
 
     sft_ragged   CoLaR training on the length mix of GSM8K (512 problems, Llama-3 tokens), speeds 1 to 5 drawn: for the
@@ -36,7 +36,7 @@ import sys
 import time
 from pathlib import Path
 
-from colar_jax.runs.freed_memory import keep_freed_memory
+from colar_jax.freed_memory import keep_freed_memory
 
 HERE = Path(__file__).parent
 VOCAB, FIRST_ID = 4096, 3
@@ -185,9 +185,14 @@ def one_round(run, side: str, device: str) -> float:
     return examples / seconds
 
 
+def is_kept(side: str, keeps: str) -> bool:
+    """Whether a side keeps the memory that it frees."""
+    return keeps in ("both", {"jax": "ours"}.get(side))
+
+
 def work(side: str, task: str, device: str, keeps: str) -> None:
     """A worker process: one warm-up, then a round of work for each line read."""
-    if device == "cpu" and keeps in ("both", {"jax": "ours"}.get(side)):
+    if device == "cpu" and is_kept(side, keeps):
         keep_freed_memory()
     run = torch_task(task, device) if side == "torch" else jax_task(task)
     run()
@@ -208,7 +213,9 @@ def compare(task: str, rounds: int, device: str, keeps: str) -> dict[str, list[d
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers = {}
     for side in ("torch", "jax"):
-        workers[side] = subprocess.Popen([*command, side], env=environment, **pipes)
+        # Where nothing is kept malloc is told its default, and with that `import colar_jax` leaves it alone.
+        of_malloc = {} if is_kept(side, keeps) else {"MALLOC_ARENA_TEST": "8"}
+        workers[side] = subprocess.Popen([*command, side], env=environment | of_malloc, **pipes)
         while workers[side].stdout.readline().strip() != "ready":
             if workers[side].poll() is not None:
                 raise SystemExit(f"the {side} side of {task} failed")

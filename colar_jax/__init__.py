@@ -10,7 +10,11 @@ import importlib
 import os
 import typing
 
+from colar_jax.freed_memory import share_one_heap
+
 __version__ = "0.1.0"
+
+share_one_heap()  # before jax starts a thread, and so here
 
 # Of transformers only the tokenizers are used; on import it would warn that PyTorch is missing.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

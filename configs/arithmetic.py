@@ -178,7 +178,7 @@ def _redundant(config) -> None:
 
 def shorten(stage) -> None:
     """Reinforcement learning that cuts chains at no loss (docs/rl.md, the recipe for certain models)."""
-    stage.update(steps=120, eval_every=60, log_every=10)
+    stage.update(steps=80, eval_every=40, log_every=10)
     stage.optimizer.update(learning_rate=5e-5, warmup_steps=10)
     # Correctness and length apart: right chains are told apart by their length, in full where 95 of 100 are right.
     stage.rl.update(length_penalty=0.0, length_credit="among_right", length_weight=0.5, length_target=0.95)

@@ -27,6 +27,7 @@ from colar_jax.evaluation.decode_program import Programs
 from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.judge import Judge
+from colar_jax.freed_memory import keep_freed_memory
 from colar_jax.methods import Method, find_method
 from colar_jax.methods.method import Thinking
 from colar_jax.model.lora import split_base
@@ -34,7 +35,6 @@ from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import require_32_bits, require_devices
 from colar_jax.parallel.sharding import LogicalAxes, logical_axes
 from colar_jax.rl.reward_list import check_credit
-from colar_jax.runs.freed_memory import keep_freed_memory
 from colar_jax.runs.run_model import RunModel, make_model, model_name
 from colar_jax.training.state import Tree
 from colar_jax.weights.base_model import base_folder, base_identity
