@@ -212,6 +212,7 @@ def _filler(config) -> None:
     config.decode.update(max_step_tokens=224, max_latents=112)
     config.stages.cot.row_positions = config.stages.colar.row_positions = 320
     config.stages.colar.steps = 4000
+    config.stages.rl.steps = 160  # twice as many latents to lose
 
 
 def _no_averaging(config) -> None:
