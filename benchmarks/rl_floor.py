@@ -61,7 +61,7 @@ class Experiment:
 
     argument: str  # of configs/arithmetic.py
     variants: dict[str, dict]  # settings of stages.rl, with a dot for those of a group
-    recipe: bool = True  # whether they start from the recipe of :shorter, or from the config's own settings
+    recipe: bool = False  # whether the recipe of :shorter comes on top of the config
     seeds: int = 5
 
 
@@ -77,10 +77,10 @@ def _ablation() -> dict[str, dict]:
 
 
 EXPERIMENTS = {
-    "redundant": Experiment("redundant", {"recipe": {}}),
+    "redundant": Experiment("redundant", {"recipe": {}}, recipe=True),
     "shorter": Experiment("shorter", {"recipe": {}}),
     "filler": Experiment("filler", {"recipe": {}}),
-    "plain": Experiment("two_speeds", {"recipe": {"latent.speeds": "2,5"}}),
+    "plain": Experiment("two_speeds", {"recipe": {"latent.speeds": "2,5"}}, recipe=True),
     "collapse": Experiment(
         "shorter",
         {
@@ -88,7 +88,7 @@ EXPERIMENTS = {
             "no floor, five times the rate": {"optimizer.learning_rate": 2.5e-4, "rl.min_std": 0.0, "log_every": 1},
         },
     ),
-    "ablation": Experiment("redundant", _ablation(), recipe=False, seeds=1),
+    "ablation": Experiment("redundant", _ablation(), seeds=1),
 }
 
 
