@@ -6,7 +6,7 @@ import io
 import logging
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _LOGGERS = (None, "absl", "asyncio")  # None: the root
 
@@ -25,6 +25,18 @@ class _Chatter(logging.Filter):
 def drop_chatter() -> None:
     """From now on, warnings only."""
     logging.getLogger("absl").addFilter(_Chatter())
+    sys.unraisablehook = _without_orbax(sys.unraisablehook)
+
+
+def _without_orbax(hook: Callable) -> Callable:
+    """Of coroutines that nobody waited for: reads of what is damaged, which may go only when the process ends."""
+
+    def others(unraisable) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        if code is None or "orbax" not in pathlib.PurePath(code.co_filename).parts:
+            hook(unraisable)
+
+    return others
 
 
 class _Kept(logging.Filter):
