@@ -88,6 +88,7 @@ def test_other_folders(tmp_path):
     assert ended(start(tmp_path / "home", XDG_CACHE_HOME=str(tmp_path / "xdg")))[0].startswith(str(tmp_path / "xdg"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_and_a_full_disk(tmp_path):
     (tmp_path / ".cache").write_text("a file")
     assert ended(start(tmp_path))[:2] == ("None", 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from parallel.meshes import MESHES, run_cases
 
-FAST = ["step,colar,full,2-2-2", "evaluate,colar,tensor=2,1-4-1"]
+ALONE = [pytest.param("step,colar,full,2-2-2", marks=pytest.mark.slow), "evaluate,colar,tensor=2,1-4-1"]
 SLOW = [
     *(
         f"step,{method},{adapted},{mesh}"
@@ -64,9 +64,9 @@ def assert_is_one_device(case: str, cases: list[str], folder) -> None:
             assert error <= tolerance * largest, (name, error, largest)
 
 
-@pytest.mark.parametrize("case", FAST)
+@pytest.mark.parametrize("case", ALONE)
 def test_a_mesh_is_one_device(case, folder):
-    assert_is_one_device(case, FAST, folder)
+    assert_is_one_device(case, [case], folder)
 
 
 @pytest.mark.slow

@@ -56,6 +56,7 @@ def told(parameters: dict) -> tuple[float, float]:
     return float(parameters["llama"]["final_norm"]["scale"][0]), float(parameters["latent_head"]["embed_std"])
 
 
+@pytest.mark.slow
 def test_the_ladder_of_starts(tmp_path, monkeypatch):
     config = tiny_config_dict(tmp_path / "run", run="cot,colar,more,words,no_cot")
     common = dict(steps=NUM_STEPS, rows=2, row_positions=160)

@@ -173,6 +173,7 @@ def test_no_gradient_flows_through_what_was_fed_and_all_parameters_but_the_scale
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_a_token_that_left_the_nucleus_keeps_a_log_probability_and_a_gradient():
     """Under another model the recorded tokens are no longer all in the nucleus."""
     batch = batch_of(rollouts())

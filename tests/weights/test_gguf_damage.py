@@ -101,6 +101,7 @@ def test_any_cut_is_refused(whole_file, tmp_path_factory, share):
     assert not read_whole(path)
 
 
+@pytest.mark.slow
 @FUZZ
 @hypothesis.given(place=st.floats(0, 1, exclude_max=True), damage=st.binary(min_size=1, max_size=8))
 def test_any_damage_of_the_header_is_read_or_refused(whole_file, tmp_path_factory, place, damage):
