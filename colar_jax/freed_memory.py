@@ -6,6 +6,7 @@ step: about a third of the processor time of a training step of a small model (d
 """
 
 import ctypes
+import glob
 import os
 
 # Of glibc's malloc.h: how much free memory at the end of the heap is given back (-1: none), how much more than is
@@ -13,13 +14,20 @@ import os
 # there may be.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 
+# What the drivers of GPUs (NVIDIA's, under Windows too, and AMD's) and of TPUs make.
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
+
 
 def share_one_heap() -> bool:
     """Have all threads allocate from one heap. Returns whether they do from now on.
 
     XLA's threads do the allocating, and a heap of a thread's own has no room for a block above 64 MiB, which is mapped
-    by itself whatever `keep_freed_memory` says. A thread keeps the heap that it has: this comes before there are any.
+    by itself whatever `keep_freed_memory` says. A thread keeps the heap that it has: this comes before there are any,
+    and before jax says what it computes on. Beside an accelerator nothing is done: a host has many cores there, which
+    would wait for each other, and nothing of XLA's to keep.
     """
+    if os.environ.get("JAX_PLATFORMS") != "cpu" and any(map(glob.glob, _ACCELERATORS)):
+        return False
     return _tell_malloc({_ARENA_MAX: 1})
 
 

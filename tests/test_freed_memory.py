@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from colar_jax import freed_memory
+
 # Page faults of a block that is taken, written to and freed for the third time, as XLA does at each execution, in a
 # thread of its own.
 PROGRAM = """
@@ -54,3 +56,14 @@ def test_a_step_finds_its_memory_again(mebibytes):
 def test_what_the_environment_says_of_malloc_comes_first():
     kept, faults = faults_of_a_step(64, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=131072")
     assert not kept and faults > 10_000
+
+
+@pytest.mark.parametrize("platforms", ["", "cpu"])
+def test_beside_an_accelerator_heaps_stay_as_they_are_unless_the_cpu_is_asked_for(platforms, monkeypatch, tmp_path):
+    told = []
+    (tmp_path / "accel0").touch()
+    monkeypatch.setattr(freed_memory, "_ACCELERATORS", (str(tmp_path / "accel*"),))
+    monkeypatch.setattr(freed_memory, "_tell_malloc", told.append)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    freed_memory.share_one_heap()
+    assert len(told) == (platforms == "cpu")
