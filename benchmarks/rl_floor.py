@@ -219,7 +219,7 @@ def _line(experiment: str, variant: str, start: dict, rows: list[dict]) -> str:
     accuracies, lengths = [100 * np.mean(row["right"]) for row in rows], [row["length"] for row in rows]
     ends = [100 * (paired_difference(row["right"], start["right"]).low or 0.0) for row in rows]
     floor, gone, least = start["needed"], "-", "-"
-    if floor is not None and start["length"] > floor:
+    if floor is not None and start["length"] > 1.02 * floor:  # nothing can go of what is there already
         shares = [100 * (start["length"] - length) / (start["length"] - floor) for length in lengths]
         gone, least = _shown(shares, 0), f"{min(shares):.0f}"
     cells = [
