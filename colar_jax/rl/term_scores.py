@@ -36,11 +36,7 @@ def token_log_probs(model: Reasoner, hidden, ids, temperature: float, top_p: flo
             logits_NV = jnp.where(inside_NV | is_own_NV, logits_NV, -jnp.inf)
         return log_prob_of(logits_NV, ids_N)
 
-    hidden_ND, ids_N = hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1)
-    log_probs = in_chunks(
-        part, hidden_ND, ids_N, chunk=chunk, padding_id=0, join=lambda of_chunks: of_chunks.reshape(-1)[: len(ids_N)]
-    )
-    return log_probs.reshape(ids.shape)
+    return _at_each_position(part, hidden, ids, chunk)
 
 
 def khot_log_probs(model: Reasoner, hidden, latents: KhotLatents, is_good, chunk: int):
@@ -73,17 +69,16 @@ def separator_log_odds(model: Reasoner, hidden, separator_id: int, temperature: 
     def part(hidden_ND, ids_N):
         return stop_log_odds(model.llama.logits(hidden_ND) / temperature, ids_N)
 
-    *shape, width = hidden.shape
-    size = math.prod(shape)
-    log_odds = in_chunks(
-        part,
-        hidden.reshape(size, width),
-        jnp.full(size, separator_id, jnp.int32),
-        chunk=chunk,
-        padding_id=0,
-        join=lambda of_chunks: of_chunks.reshape(-1)[:size],
+    return _at_each_position(part, hidden, jnp.full(hidden.shape[:-1], separator_id, jnp.int32), chunk)
+
+
+def _at_each_position(part, hidden, ids, chunk: int):
+    """`part(hidden_ND, ids_N)` of hidden states `[..., D]` and ids `[...]`: a number each, `[...]`."""
+    hidden_ND, ids_N = hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1)
+    values = in_chunks(
+        part, hidden_ND, ids_N, chunk=chunk, padding_id=0, join=lambda of_chunks: of_chunks.reshape(-1)[: len(ids_N)]
     )
-    return log_odds.reshape(shape)
+    return values.reshape(ids.shape)
 
 
 def decision_log_probs(log_odds_BGL1, odds_temperature, num_thoughts_BG):
