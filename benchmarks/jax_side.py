@@ -164,6 +164,7 @@ def generation(
         return total
 
     run.prompt_positions = sum(map(len, prompts))
+    run.lowered = lambda: program.lower(parameters, packed, jax.random.split(jax.random.key(0), total))
     return run
 
 

@@ -9,7 +9,12 @@ AROUND = "ThunkExecutor"  # of a CPU's operations, all together
 
 
 def profiled(run: Callable[[], object], count: int = 12) -> list[dict]:
-    """Traces one call; its operations that take most time, in seconds and as a share of all.
+    """Traces one call; its operations that take most time, in seconds and as a share of all."""
+    return top_operations(traced(run), count)
+
+
+def traced(run: Callable[[], object]):
+    """A profiler's trace of one call, as `jax.profiler.ProfileData`.
 
     XLA turns command buffers off while it traces, so kernels are seen one by one; loops that are captured whole are not
     seen inside.
@@ -20,11 +25,21 @@ def profiled(run: Callable[[], object], count: int = 12) -> list[dict]:
         with jax.profiler.trace(folder):
             run()
         (trace,) = Path(folder).rglob("*.xplane.pb")
-        return top_operations(jax.profiler.ProfileData.from_file(str(trace)), count)
+        return jax.profiler.ProfileData.from_file(str(trace))
 
 
 def top_operations(trace, count: int) -> list[dict]:
-    """Of the device's streams; where the trace has none (a CPU), of XLA's own threads."""
+    """Those that take most time."""
+    seconds, times = operations(trace)
+    total = sum(seconds.values())
+    return [
+        {"operation": name, "seconds": taken, "share": taken / total, "times": times[name]}
+        for name, taken in seconds.most_common(count)
+    ]
+
+
+def operations(trace) -> tuple[collections.Counter, collections.Counter]:
+    """Seconds and number of times of each, by name: of the device's streams, or (a CPU) of XLA's own threads."""
     seconds, times = collections.Counter(), collections.Counter()
     for line in _device_lines(trace) or _xla_threads(trace):
         for event in line.events:
@@ -32,11 +47,7 @@ def top_operations(trace, count: int) -> list[dict]:
                 continue
             seconds[event.name] += event.duration_ns / 1e9
             times[event.name] += 1
-    total = sum(seconds.values())
-    return [
-        {"operation": name, "seconds": taken, "share": taken / total, "times": times[name]}
-        for name, taken in seconds.most_common(count)
-    ]
+    return seconds, times
 
 
 def _device_lines(trace) -> list:

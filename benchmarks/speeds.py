@@ -57,7 +57,7 @@ EXPERIMENTS = {
         "position": {"speeds": "1,2,3,4,5", "conditioning": "text", "timeline": "latents", "weighting": "position"},
     },
     "main": {"as configured": {}},
-    "rl": {f"budget {passes}": {"budget": float(passes)} for passes in (12, 16, 20)},
+    "rl": {f"budget {passes}": {"budget": float(passes)} for passes in (11, 12, 16)},
 }
 ASKED = {"bands": AROUND_BANDS, "weights": "1,2,3,4,5", "main": "", "rl": ""}
 TINY = {

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.decoding.prompt_rows import PackedPrompts
+from colar_jax.model.attention import attend
 from colar_jax.model.cache import Prefix, Suffix
+from colar_jax.model.context import bias_of, heads_first
 from colar_jax.model.execution import Execution
-from colar_jax.model.llama import Llama
+from colar_jax.model.llama import LastLayer, Llama, Reading
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.model.speed_choice import SPEED_CHOICE
 from colar_jax.model.speed_embedding import SPEED
@@ -68,9 +70,7 @@ def _own_speeds(model: Reasoner, prompts: PackedPrompts, compute: Execution, dra
 
     def chosen():
         embeds_RSD = embed_questions(model, prompts, jnp.dtype(compute.dtype))
-        sees = packed(prompts.segment_ids_RS, compute, keeps=True, longest=prompts.slots_CP.shape[1])
-        hidden_RSD, _ = model.llama.run(embeds_RSD, prompts.position_ids_RS, sees, compute.for_prefill())
-        before_CD = hidden_RSD.reshape(-1, hidden_RSD.shape[-1])[_last_slots(prompts) - 1]
+        before_CD, _ = _run_to(prompts.lengths_C - 1, model.llama, embeds_RSD, prompts, compute)
         if draw_keys_C is None:
             return jnp.where(is_own_C, model.speed_choice.chosen(before_CD), 0.0), zeros_C
         return tuple(jnp.where(is_own_C, of_C, 0.0) for of_C in model.speed_choice.drawn(before_CD, draw_keys_C))
@@ -101,22 +101,46 @@ def _with_speeds(model: Reasoner, embeds_RSD, prompts: PackedPrompts):
     if prompts.speeds_C is None:
         raise ValueError("the model is told its speed as a number, and these prompts have none: pack `Prompt`s")
     told_CD = told_at_opening(model, prompts.speeds_C).astype(embeds_RSD.dtype)
-    flat_ND = embeds_RSD.reshape(-1, embeds_RSD.shape[-1])
-    return flat_ND.at[_last_slots(prompts)].add(told_CD).reshape(embeds_RSD.shape)
+    last_C = _last_slots(prompts, prompts.lengths_C)
+    return _flat(embeds_RSD).at[last_C].add(told_CD).reshape(embeds_RSD.shape)
 
 
-def _last_slots(prompts: PackedPrompts):
-    """Where each question's last token is in the flattened rows, `[C]`."""
-    return jnp.take_along_axis(prompts.slots_CP, (prompts.lengths_C - 1)[:, None], axis=1)[:, 0]
+def _last_slots(prompts: PackedPrompts, lengths_C):
+    """Where the last of each question's first `lengths_C` tokens is in the flattened rows, `[C]`."""
+    return jnp.take_along_axis(prompts.slots_CP, (lengths_C - 1)[:, None], axis=1)[:, 0]
+
+
+def _flat(x_RS):
+    """Rows one after the other: `[R, S, ...]` to `[R * S, ...]`."""
+    return x_RS.reshape(-1, *x_RS.shape[2:])
 
 
 def read_questions(llama: Llama, embeds_RSD, prompts: PackedPrompts, compute: Execution):
     """Read `C` questions packed into rows: each one's last hidden state `[C, D]`, and their cache."""
-    sees = packed(prompts.segment_ids_RS, compute, keeps=True, longest=prompts.slots_CP.shape[1])
-    hidden_RSD, layers = llama.run(embeds_RSD, prompts.position_ids_RS, sees, compute.for_prefill())
-    last_C = _last_slots(prompts)
-    prefix = Prefix.of_rows(layers, prompts.slots_CP, prompts.lengths_C)
-    return hidden_RSD.reshape(-1, hidden_RSD.shape[-1])[last_C], prefix
+    hidden_CD, layers = _run_to(prompts.lengths_C, llama, embeds_RSD, prompts, compute)
+    return hidden_CD, Prefix.of_rows(layers, prompts.slots_CP, prompts.lengths_C)
+
+
+def _run_to(lengths_C, llama: Llama, embeds_RSD, prompts: PackedPrompts, compute: Execution):
+    """The hidden state after so many tokens of each question, `[C, D]`, and the layers' keys and values in rows.
+
+    Keys and values of the last layer are everywhere; what follows them is computed there alone.
+    """
+    slots_CP = prompts.slots_CP
+    ends_C = _last_slots(prompts, lengths_C)
+    bias_C1P = bias_of(jnp.arange(slots_CP.shape[1])[None] < lengths_C[:, None])[:, None]
+
+    def pick(x_RS):
+        return _flat(x_RS)[ends_C][:, None]
+
+    def attend_to_own(q_C1NH, k_RSKH, v_RSKH):
+        attended = attend(q_C1NH, _flat(k_RSKH)[slots_CP], _flat(v_RSKH)[slots_CP], bias_C1P)
+        return attended, (heads_first(k_RSKH), heads_first(v_RSKH))
+
+    sees = packed(prompts.segment_ids_RS, compute, keeps=True, longest=slots_CP.shape[1])
+    reading = Reading(last=LastLayer(pick, attend_to_own))
+    hidden_C1D, layers = llama.run(embeds_RSD, prompts.position_ids_RS, sees, compute.for_prefill(), reading=reading)
+    return hidden_C1D[:, 0], layers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,8 @@ class Block(nnx.Module):
             q_BTNH = rope.rotate(self._by_head(self.query(normed, keys_B), self.query_norm), cos_BTH, sin_BTH)
             if self.config.query_scalar not in (None, self.config.head_dim):  # attention itself divides by sqrt(H)
                 q_BTNH = q_BTNH * (self.config.head_dim / self.config.query_scalar) ** 0.5
-            attended, kept = attend(q_BTNH, k_BTKH, v_BTKH)
+            with jax.named_scope("attend"):
+                attended, kept = attend(q_BTNH, k_BTKH, v_BTKH)
             x_BTD = x_BTD + _maybe(self.attention_out_norm, self.out(attended, keys_B))
         with jax.named_scope("mlp"):
             normed = _maybe(self.mlp_norm, x_BTD)

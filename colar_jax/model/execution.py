@@ -23,6 +23,7 @@ class Execution(Compute):
         splits_heads: whether heads are split over the tensor axis, by XLA.
         meets_over: the axes whose devices leave a decode loop together.
         rows_over: the mesh axes that the rows of a training step are split over; empty where one device has all.
+        forward_only: whether nobody asks for gradients.
     """
 
     gather_layer: Callable[[Tree], Tree] | None = None
@@ -31,6 +32,7 @@ class Execution(Compute):
     splits_heads: bool = False
     meets_over: tuple[str, ...] = ()
     rows_over: tuple[str, ...] = ()
+    forward_only: bool = False
 
     @classmethod
     def of(cls, compute: Compute, **of_mesh) -> "Execution":
@@ -47,7 +49,7 @@ class Execution(Compute):
 
     def for_prefill(self) -> "Execution":
         """How a pass without a backward pass is computed."""
-        return dataclasses.replace(self, remat="none", scan_layers=True)
+        return dataclasses.replace(self, remat="none", scan_layers=True, forward_only=True)
 
     def for_steps(self) -> "Execution":
         """How the steps of a decode are computed: on layers from `before_decode`, without a backward pass."""

@@ -81,6 +81,10 @@ class LatentHead(nnx.Module):
 
     def __call__(self, hidden) -> Gaussian:
         """The distribution of the next compressed embedding, for hidden states `[..., D]`."""
+        with jax.named_scope("latent_head"):
+            return self._distribution(hidden)
+
+    def _distribution(self, hidden) -> Gaussian:
         x = self.second(jax.nn.gelu(self.first(hidden), approximate=False))
         x = layer_norm(x, self.norm_scale[...], self.norm_bias[...])
         mean = self.mean(x).astype(jnp.float32)

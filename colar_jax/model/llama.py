@@ -93,9 +93,9 @@ class Llama(nnx.Module):
 
     def logits(self, hidden):
         """float32 logits over the vocabulary for hidden states `[..., D]`."""
-        return jnp.einsum(
-            "...d,vd->...v", hidden, self.head_matrix_VD.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+        with jax.named_scope("logits"):
+            head_VD = self.head_matrix_VD.astype(hidden.dtype)
+            return jnp.einsum("...d,vd->...v", hidden, head_VD, preferred_element_type=jnp.float32)
 
     def run(
         self,
@@ -127,26 +127,30 @@ class Llama(nnx.Module):
         contexts, last = visibility.contexts, reading.last
         layer_of = functools.partial(_layer, graphdef, rotations, compute)
         x_BTD, layer = embeds_BTD, layer_of(visibility.attend, reading.probe)
+        last_layer = layer if last is None else layer_of(last.attend, last.probe, last.pick)
         # Without dropout the keys are None, an empty pytree: there is nothing to scan over.
         keys_LB = _keys_of_layers(dropout_keys_B if self.drops_out else None, config.num_layers)
         if scan:
             context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()
             weights = nnx.to_pure_dict(stacked)
             if x_BTD.dtype == jnp.float32:
-                weights, layer = as_bits(weights), functools.partial(_from_bits, layer)
-            x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights, keys_LB, which_L, *context))
-            of_layers = [jax.tree.map(lambda leaf, i=i: leaf[i], kept) for i in range(config.num_layers)]
-            if last is not None:  # of a stack, all but the last would be a copy
-                x_BTD = last.pick(x_BTD)
+                weights = as_bits(weights)
+                layer, last_layer = (functools.partial(_from_bits, run) for run in (layer, last_layer))
+            stack = (weights, keys_LB, which_L, *context)
+            if last is not None and compute.forward_only:
+                x_BTD, of_layers = _scan_to_last(layer, last_layer, x_BTD, stack, config.num_layers)
+            else:
+                x_BTD, kept = jax.lax.scan(layer, x_BTD, stack)
+                of_layers = [_of_layer(kept, i) for i in range(config.num_layers)]
+                if last is not None:  # the gradient of a part of the stack would be a copy of all of it
+                    x_BTD = last.pick(x_BTD)
         else:
             layers = self.layer_parameters() if layers is None else layers
-            last_layer = layer if last is None else layer_of(last.attend, last.probe, last.pick)
             of_layers = []
             for i in range(config.num_layers):
-                keys_B = jax.tree.map(lambda leaf, i=i: leaf[i], keys_LB)
                 run = layer if i < config.num_layers - 1 else last_layer
                 which = None if which_L is None else which_L[i]
-                x_BTD, kept = run(x_BTD, (layers[i], keys_B, which, *contexts[i : i + 1]))
+                x_BTD, kept = run(x_BTD, (layers[i], _of_layer(keys_LB, i), which, *contexts[i : i + 1]))
                 of_layers.append(kept)
         return self.final_norm(x_BTD), tuple(of_layers)
 
@@ -169,7 +173,28 @@ class Llama(nnx.Module):
     def layer_parameters(self) -> list[Tree]:
         """The parameters of the layers one by one, as they lie on this device."""
         stacked = nnx.to_pure_dict(nnx.state(self.blocks))
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.config.num_layers)]
+        return [_of_layer(stacked, i) for i in range(self.config.num_layers)]
+
+
+def _of_layer(stack: Tree, index):
+    """What a pytree whose leaves have a leading axis of layers holds of one."""
+    return jax.tree.map(lambda leaf: leaf[index], stack)
+
+
+def _scan_to_last(layer, last_layer, x, stack: Tree, num_layers: int):
+    """A scan over all layers but the last, and that one: the stream, and a list of what is kept of each layer.
+
+    The scan goes over places in the stack, not over a shorter stack, which would be a copy of nearly all weights.
+    """
+
+    stack = jax.tree.map(jnp.asarray, stack)
+
+    def at(x, index):
+        return layer(x, _of_layer(stack, index))
+
+    x, kept = jax.lax.scan(at, x, jnp.arange(num_layers - 1))
+    x, of_last = last_layer(x, _of_layer(stack, num_layers - 1))
+    return x, [*(_of_layer(kept, i) for i in range(num_layers - 1)), of_last]
 
 
 def _layer(graphdef, rotations, compute: Execution, attend: Attend, probe, pick=None):
