@@ -27,31 +27,29 @@ LAYERS = ("attention", "mlp")
 REST = "the rest"
 # Of these only what they hold counts.
 AROUND = ("while", "call", "conditional")
-INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = \S+ ([\w\-]+)\((.*)")
+INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*)")
 OPERAND, PLACE = re.compile(r"%([\w.\-]+)"), re.compile(r'op_name="([^"]*)"')
 
 
-def places_of(hlo: str) -> dict[str, tuple[str, str]]:
-    """By the name of each instruction: its place in the model, and the kind of operation.
+def places_of(hlo: str) -> dict[str, str]:
+    """By the name of each instruction its place in the model.
 
-    What XLA rewrote has lost its place: it has that of its first operand that has one.
+    What XLA rewrote has lost its own: it has that of its first operand that has one.
     """
-    places, kinds, operands = {}, {}, {}
+    places, operands = {}, {}
     for line in hlo.splitlines():
-        if not (found := INSTRUCTION.match(line)):
-            continue
-        name, kinds[name := found[1]], rest = found[1], found[2], found[3]
-        operands[name] = OPERAND.findall(rest.split("metadata=")[0])
-        if place := PLACE.search(rest):
-            places[name] = place[1]
+        if found := INSTRUCTION.match(line):
+            name, rest = found.groups()
+            operands[name] = OPERAND.findall(rest.split("metadata=")[0])
+            if place := PLACE.search(rest):
+                places[name] = place[1]
 
     def place_of(name: str, depth: int = 4) -> str:
         if name in places or not depth:
             return places.get(name, "")
-        found = (place_of(operand, depth - 1) for operand in operands.get(name, ()))
-        return next((place for place in found if place), "")
+        return next(filter(None, (place_of(operand, depth - 1) for operand in operands.get(name, ()))), "")
 
-    return {name: (place_of(name), kinds[name]) for name in kinds}
+    return {name: place_of(name) for name in operands}
 
 
 def part_of(place: str) -> tuple[str, str]:
@@ -90,8 +88,8 @@ def main() -> None:
     of_parts, count = collections.Counter(), collections.Counter()
     for name, of_name in taken.items():
         if name in places and not name.startswith(AROUND):
-            of_parts[part_of(places[name][0])] += of_name
-            count[part_of(places[name][0])] += times[name]
+            of_parts[part_of(places[name])] += of_name
+            count[part_of(places[name])] += times[name]
     steps = {"a latent": options.latents, "an answer token": options.answer_tokens}
     total = sum(of_parts.values())
     print(f"{seconds:.2f} s a call; in the trace {total:.2f} s are of operations\n")
