@@ -65,6 +65,17 @@ class Adaptive(Codi):
     group = "adaptive"
     trains = ("llama", PROJECTION, STOP_CHOICE)
     old_names = {}
+    idle_in_rewards = {
+        "does nothing: no latent is drawn": (
+            "latent_weight",
+            "min_std",
+            "final_min_std",
+            "noise",
+            "entropy_weight",
+            "log_prob_reduction",
+            "first_latent",
+        )
+    }
 
     num_latents: int = 10  # the most that a chain has in training
     base_latents: int = 5  # and what it has besides those of its steps
@@ -93,9 +104,7 @@ class Adaptive(Codi):
     def objection_to_rewards(self, rl: Any) -> str:
         if rl.rollout_dropout:
             return "rollout_dropout=True: latents are computed anew in an update, which knows no mask of a rollout"
-        if rl.entropy_weight:
-            return f"entropy_weight={rl.entropy_weight} does nothing: no latent is drawn; set it to 0"
-        return ""
+        return super().objection_to_rewards(rl)
 
     def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> StagedLoader:
         schedule = LatentsByStep(

@@ -1,7 +1,6 @@
 """Chain of thought: the steps as words, one token a position. Every other method starts from its checkpoint."""
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -15,6 +14,27 @@ from colar_jax.settings import DecodeConfig
 class Cot(Method):
     """The steps are thought as words, until `###` or the limit."""
 
+    # Not `latent_ratio`, which a run of before is told to set.
+    idle_in_rewards = {
+        "is about latents, and these chains are words": (
+            "latent_weight",
+            "min_std",
+            "final_min_std",
+            "noise",
+            "entropy_weight",
+            "log_prob_reduction",
+            "first_latent",
+            "final_max_latents",
+        ),
+        "is about decisions to stop, and here `###` is a token like any other": (
+            "decision_weight",
+            "stop_odds_temperature",
+            "final_stop_odds_temperature",
+            "stop_credit",
+            "credit_forced_stops",
+        ),
+    }
+
     @property
     def recipe(self) -> Recipe:
         """The prompt of words says speed 1, as published: it is CoLaR's c = 1 without the latents."""
@@ -23,15 +43,6 @@ class Cot(Method):
     @property
     def takes_rewards(self) -> bool:
         return True
-
-    def objection_to_rewards(self, rl: Any) -> str:
-        of_latents = ("final_min_std", "final_stop_odds_temperature", "final_max_latents", "entropy_weight")
-        changed = [field for field in of_latents if getattr(rl, field)]
-        if rl.first_latent != "all":
-            changed.append("first_latent")
-        return (
-            f"{changed[0]}={getattr(rl, changed[0])!r} is about latents, and these chains are words" if changed else ""
-        )
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
         think = word_thinker(

@@ -12,7 +12,6 @@ Latent-GRPO (arXiv 2604.27998) goes on from here: `trainer=grpo`, whose rollouts
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +45,16 @@ class LatentSft(ColarKhot):
     """Noisy mixtures of a group's tokens, decoded as mixtures of the k likeliest (arXiv 2510.15522)."""
 
     group = "latent_sft"
+    idle_in_rewards = {
+        "is of Gaussian latents, and these are k-hot": ("min_std", "final_min_std", "entropy_weight"),
+        "does nothing: no stop is drawn": (
+            "decision_weight",
+            "stop_odds_temperature",
+            "final_stop_odds_temperature",
+            "stop_credit",
+            "credit_forced_stops",
+        ),
+    }
 
     sem_weight: float = 0.0  # that term is RuPLaR's
     min_share: float = 0.0  # noise makes shares small: all of them are learned
@@ -67,13 +76,6 @@ class LatentSft(ColarKhot):
     @property
     def takes_rewards(self) -> bool:
         return True
-
-    def objection_to_rewards(self, rl: Any) -> str:
-        if rl.entropy_weight:
-            return f"entropy_weight={rl.entropy_weight} is of Gaussian latents, and these are k-hot; set it to 0"
-        if rl.stop_odds_temperature != 1 or rl.final_stop_odds_temperature:
-            return f"stop_odds_temperature={rl.stop_odds_temperature} does nothing: no stop is drawn; set it to 1"
-        return ""
 
     def latent_tokens(self, batch: Batch, keys_B) -> LatentTokens:
         tokens = super().latent_tokens(batch, keys_B)

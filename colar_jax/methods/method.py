@@ -108,6 +108,8 @@ class Method(abc.ABC):
     answers_problems: ClassVar[bool] = True
     chooses_speed: ClassVar[bool] = False  # whether the model tells itself its speed
     has_speed: ClassVar[bool] = False  # whether the prompt's thinking speed is something to choose when decoding
+    # Why settings of reinforcement learning do nothing here, and which: another value than their default is refused.
+    idle_in_rewards: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     @property
     @abc.abstractmethod
@@ -153,6 +155,11 @@ class Method(abc.ABC):
 
     def objection_to_rewards(self, rl: Any) -> str:
         """What speaks against these settings of reinforcement learning, one of them first; empty where nothing does."""
+        usual = type(rl)()
+        for why, names in self.idle_in_rewards.items():
+            for name in names:
+                if getattr(rl, name) != getattr(usual, name):
+                    return f"{name}={getattr(rl, name)!r} {why}; leave it at {getattr(usual, name)!r}"
         return ""
 
     def problems_of(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:

@@ -50,7 +50,7 @@ def _check_rewards(run: Run, name: str) -> None:
     if not method.takes_rewards:
         raise UserError(
             f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} "
-            "has neither: use colar, latent_sft or cot"
+            "has neither: use colar, latent_sft, adaptive, own_speed or cot"
         )
     if method.chooses_speed and stage.rl.speeds_per_group == 1:
         raise UserError(

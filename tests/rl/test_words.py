@@ -129,9 +129,3 @@ def test_chains_become_short_where_short_ones_are_rewarded():
         batch = put_rows(batch_of(sampled, advantages_QG), engine.mesh)
         state, _ = step(state, frozen, batch, jax.random.key(0))
     assert np.mean(lengths[-3:]) < lengths[0] - 1
-
-
-def test_settings_of_latents_are_refused():
-    for field, value in {"final_max_latents": 3, "entropy_weight": 0.1, "first_latent": "best"}.items():
-        assert COT.objection_to_rewards(RlConfig(**{field: value})).startswith(f"{field}={value!r} is about latents")
-    assert not COT.objection_to_rewards(RlConfig())
