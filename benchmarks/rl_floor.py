@@ -1,4 +1,4 @@
-"""Reinforcement learning against the floor of the chain: every run of docs/rl.md's tables, one process each, resumable.
+"""Reinforcement learning against the floor of the chain: the runs of docs/rl_results.md, one process each, resumable.
 
     python benchmarks/rl_floor.py runs/rl_floor                          # all of them
     python benchmarks/rl_floor.py runs/rl_floor redundant filler         # some experiments

@@ -8,7 +8,7 @@ answer only 27.1. How: docs/speed.md.
 `:two_speeds` is CoLaR as published: speeds 2 and 5, said in the prompt, on problems of three to five operations on
 numbers up to 50. 11 minutes; greedy accuracy % / #L, seed 0, on two CPUs: CoT 96.7 / 31.0 and 96.0 / 31.0, c = 2 99.3 /
 16.0 and 99.0 / 16.0, c = 5 83.5 / 6.66 and 78.3 / 6.66, answer only 18.0 and 16.3. A speed that was not trained is
-unusable: c = 1.5 and 3.5 came out anywhere from 7 to 48 %. What RL makes of it: docs/rl.md.
+unusable: c = 1.5 and 3.5 came out anywhere from 7 to 48 %. What RL makes of it: docs/rl_results.md.
 
 python -m colar_jax.train --config=configs/arithmetic.py
 python -m colar_jax.train --config=configs/arithmetic.py:smoke         # in about a minute, learning nothing
@@ -17,7 +17,7 @@ python -m colar_jax.train --config=configs/arithmetic.py:two_speeds    # speeds 
 python -m colar_jax.train --config=configs/arithmetic.py:rl            # and reinforcement learning, in the same folder
 python -m colar_jax.train --config=configs/arithmetic.py:redundant     # RL on chains that have something to cut
 python -m colar_jax.train --config=configs/arithmetic.py:shorter       # the same, as short as they can be at no loss
-python -m colar_jax.train --config=configs/arithmetic.py:filler        # the same where three quarters can be cut
+python -m colar_jax.train --config=configs/arithmetic.py:filler        # the same where two thirds can be cut
 python -m colar_jax.train --config=configs/arithmetic.py:no_averaging  # after that: without averaging over a chain
 python -m colar_jax.train --config=configs/arithmetic.py:baselines     # all methods on equal terms
 python -m colar_jax.train --config=configs/arithmetic.py:baselines --config.run=cot,coconut     # or some of them
@@ -169,7 +169,7 @@ def _redundant(config) -> None:
     config.stages.colar.update(steps=3000, row_positions=176, eval_every=1000)
     # Lengths differ from rollout to rollout, so there is more to learn from than where only answers do.
     config.stages.rl.update(steps=100, eval_every=25, log_every=5)
-    # At 1e-4 chains shorten twice as fast, and accuracy goes with them.
+    # With a price in the reward, at 1e-4 chains shorten twice as fast, and accuracy goes with them.
     config.stages.rl.optimizer.learning_rate = 5e-5
     config.stages.rl.latent.speeds = "2,5"
     config.stages.rl.rl.length_penalty = 0.5
@@ -193,7 +193,7 @@ def _shorter(config) -> None:
     """`redundant`, with each step ended alike, and a length credit instead of a price in the reward.
 
     Five seeds, greedy: 94.7 % / 21.9 latents to 99.3 / 16.1 at speed 2, 92.5 / 9.42 to 98.2 / 8.08 at 4, the least that
-    there can be (docs/rl.md); on one core 20 minutes of training before it, and 7 of rewards.
+    there can be (docs/rl_results.md); on one core 20 minutes of training before it, and 7 of rewards.
     """
     _redundant(config)
     config.workdir = "runs/arithmetic_shorter"
@@ -205,7 +205,7 @@ def _shorter(config) -> None:
 
 
 def _filler(config) -> None:
-    """Three quarters of a chain carry nothing: the last step said again up to 12 times, and sentences that are none."""
+    """Most of a chain carries nothing: the last step is said again up to 12 times, and sentences are no steps."""
     _shorter(config)
     config.workdir = "runs/arithmetic_filler"
     config.data.train = "arithmetic:max_number=20,max_change=9,max_repeats=12,max_fillers=10,step_tokens=8"
@@ -218,7 +218,7 @@ def _filler(config) -> None:
 def _no_averaging(config) -> None:
     """The paper's ablation, credited as published: a chain's sum instead of its mean, stops as tokens of the answer.
 
-    In the paper chains run to the limit. docs/rl.md has what is known of it.
+    In the paper chains run to the limit. docs/rl_results.md has what is known of it.
     """
     _redundant(config)
     config.workdir = "runs/arithmetic_no_averaging"

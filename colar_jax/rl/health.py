@@ -16,7 +16,7 @@ LOST_LOG_RATIO = 2.0
 # latents that move by hundreds of nats are no collapse, and nothing comes of them, since they are clipped.
 _MOSTLY_LOST = 0.5
 # Between decoder and update. An answer token at the edge of the nucleus may be inside for one of the two only, which
-# bfloat16 makes common: 0.12 on a healthy model (docs/rl.md).
+# bfloat16 makes common: 0.12 on a healthy model (docs/rl_results.md).
 _GAPS = {
     "float32": {"latent": 1e-3, "decision": 1e-3, "answer": 1e-3, "choice": 1e-3},
     "bfloat16": {"latent": 0.1, "decision": 0.1, "answer": 1.0, "choice": 0.1},
