@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from colar_jax.errors import UserError
 from colar_jax.model.linear import Linear, along_last, parameter, project
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.settings.speeds import ASKED_PHASE
@@ -40,9 +41,19 @@ def num_speed_features(config: SpeedEmbeddingConfig) -> int:
 
 
 class SpeedEmbedding(nnx.Module):
-    """From numbers as `data.recipe.Told` has them to what is added: for speeds, "auto" (0) and nothing (negative)."""
+    """From numbers as `data.recipe.Told` has them to what is added: for speeds, "auto" (0) and nothing (negative).
+
+    UserError where positions count tokens and the Llama's rotary embeddings change with them.
+    """
 
     def __init__(self, llama: LlamaConfig, config: SpeedEmbeddingConfig, *, rngs: nnx.Rngs):
+        if config.counts_tokens and llama.rope_scaling is not None and llama.rope_scaling.most_positions is not None:
+            # How far a pass reaches is checked in positions that are fed; here a latent's own may lie beyond them.
+            raise UserError(
+                f"latent.timeline='tokens' with this {llama.family} model: its rotary embeddings change beyond "
+                f"{llama.rope_scaling.most_positions} positions (rope_type dynamic), and a latent may stand beyond "
+                "them; take latent.timeline='latents'"
+            )
         self.config = config
         inner, hidden = config.inner_size, llama.hidden_size
         num_features = num_speed_features(config)

@@ -1,12 +1,13 @@
 """Latents on the chain's own timeline: where they stand and what they are told, in training and in decoding."""
 
+import contextlib
 import dataclasses
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
-from model.told_model import DECODE, model, problems
+from model.told_model import DECODE, LLAMA, model, problems
 from pico_model import COMPUTE, SEPARATOR
 
 from colar_jax.data.grouping import full_ends, num_groups
@@ -17,6 +18,9 @@ from colar_jax.errors import UserError
 from colar_jax.methods import method
 from colar_jax.methods.colar import Colar, objective_with_noise
 from colar_jax.methods.method import supervised_hidden
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.reasoner import build
+from colar_jax.model.rope_scaling import DynamicScaling
 from colar_jax.model.timeline import tokens_before
 from colar_jax.settings.speeds import ASKED_PHASE, NO_NUMBER
 
@@ -147,3 +151,12 @@ def test_the_second_pass_is_told_what_the_first_is():
 def test_without_a_number_for_every_example_it_is_refused(settings):
     with pytest.raises(UserError, match="latent.timeline='tokens' has to know the speed of every example"):
         Colar(timeline="tokens", **settings)
+
+
+def test_rotary_embeddings_that_change_with_positions_have_no_timeline():
+    """How far a pass reaches is counted in positions that are fed, and a latent's own may lie beyond."""
+    llama = dataclasses.replace(LLAMA, rope_scaling=DynamicScaling(2.0, 64))
+    expected = {"tokens": pytest.raises(UserError, match="rope_type dynamic"), "latents": contextlib.nullcontext()}
+    for timeline, outcome in expected.items():
+        with outcome:
+            build(llama, LatentHeadConfig(8), 0, None, dataclasses.replace(colar(2), timeline=timeline).modules)
