@@ -183,7 +183,7 @@ def decode_counted(model, prompts, keys_B, think, limits: DecodeLimits, executio
     def rounds(loop: Loop, count: int):
         return jax.lax.fori_loop(0, count, lambda _, state: loop.step(state), loop.start)
 
-    feeder = Feeder.of(model, prefill(model, prompts, limits.num_rollouts, execution), execution)
+    feeder = Feeder.of(model, prefill(model, prompts, limits, execution), execution)
     thinking = rounds(thinking_loop(feeder, keys_B, think, limits), limits.max_thoughts)
     answering = answering_loop(feeder, thinking.suffix, thinking.num_thoughts_B, keys_B, limits)
     answering = rounds(answering, limits.max_answer_tokens - 1)

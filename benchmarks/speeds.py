@@ -16,11 +16,13 @@ their 95 % t-interval.
     weights  speeds 1 to 5 in text, every example weighing the same or every position
     main     the config as it is, and the stage that chooses its own speed: accuracy and forward passes beside the best
              fixed speed, and what it chooses for problems of how many operations (`chosen.png` in the cell's folder)
+    sure     that choice at other certainties (`decode.speed_certainty`), asked of the stages of `main`
     rl       that choice after reinforcement learning under three budgets of forward passes, beside the fixed speeds of
              the same model, with the same picture of each
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -34,8 +36,9 @@ from colar_jax.config import resolve
 from colar_jax.data.grouping import num_groups
 from colar_jax.decoding.prefill import prefill
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+from colar_jax.methods.method import decode_limits
 from colar_jax.report.files import read_report
-from colar_jax.runs.run import prepare
+from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import saved_config
 from colar_jax.runs.starts import finished_parameters
 from colar_jax.settings.speeds import ASKED_PHASE
@@ -57,8 +60,11 @@ EXPERIMENTS = {
         "position": {"speeds": "1,2,3,4,5", "conditioning": "text", "timeline": "latents", "weighting": "position"},
     },
     "main": {"as configured": {}},
+    "sure": {f"certainty {certainty}": {"speed_certainty": certainty} for certainty in (0.0, 0.9, 0.95, 0.98)},
     "rl": {f"budget {passes}": {"budget": float(passes)} for passes in (11, 12, 16)},
 }
+# Of these a model's own speed is compared with the fixed speeds of the same model, that of `main`.
+OWN_SPEED = ("sure", "rl")
 ASKED = {"bands": AROUND_BANDS, "weights": "1,2,3,4,5", "main": "", "rl": ""}
 TINY = {
     "model.preset": "pico",
@@ -100,7 +106,7 @@ def trained(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> P
     folder, group, settings = folder_of(out, experiment, arm, seed), "colar.latent", dict(changes)
     if experiment == "rl":
         group, main = "auto_rl.rl", trained(out, "main", "as configured", seed, changes)
-        settings |= {"run": "auto_rl", "stages.auto_rl.init_from": main / "colar"}
+        settings |= {"run": "auto_rl", "stages.auto_rl.init_from": main / "colar", "decode.speed_certainty": 0.0}
     else:
         of_seed = out / f"seed_{seed}" / "cot"
         train(of_seed, seed, {"run": "cot"} | changes)
@@ -119,6 +125,8 @@ def trained(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> P
 
 def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict:
     """Train and evaluate one arm; what is said of it."""
+    if experiment == "sure":
+        return sure_cell(out, arm, seed, changes)
     folder = trained(out, experiment, arm, seed, changes)
     own_stage = "auto_rl" if experiment == "rl" else "auto"
     steps = next(iter(prepare(resolve(saved_config(folder)), sets="tests").tests.values())).step_lengths
@@ -139,21 +147,57 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
             "was_trained": result["was_trained"],
             "gold": None if speed in ("auto", "own") else float(num_groups(steps, float(speed), phase).mean()),
         }
-    chosen = chosen_speeds(folder, own_stage) if "own" in speeds else None
+    run = prepare(resolve(saved_config(folder)), sets="tests")
+    chosen = chosen_speeds(run, own_stage, folder) if "own" in speeds else None
     return {"experiment": experiment, "arm": arm, "seed": seed, "speeds": speeds, "chosen": chosen}
 
 
-def chosen_speeds(folder: Path, stage: str) -> dict:
+def sure_cell(out: Path, arm: str, seed: int, changes: dict) -> dict:
+    """What the stage that chooses its speed answers where it is as sure as an arm asks; nothing is trained for it."""
+    main, folder = trained(out, "main", "as configured", seed, changes), folder_of(out, "sure", arm, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = resolve(saved_config(main))
+    config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, **EXPERIMENTS["sure"][arm]))
+    run = prepare(config, sets="tests")
+    (encoded,), speeds = run.tests.values(), run.decode_speeds("auto")
+    outcome = run.evaluator("auto", [encoded], speeds).run(
+        finished_parameters(run, main / "auto"), encoded, speeds[0], seed=None
+    )
+    results = [result for result in read_report(main)["results"] if result["stage"] == "colar"]
+    fixed = {
+        result["speed"]: {
+            "accuracy": 100 * result["accuracy"],
+            "forward_passes": result["cost"]["forward_passes"],
+        }
+        for result in results
+    }
+    length = float(outcome.lengths_N.mean())
+    # A question is read twice, the second time with the speed; then come the latents and the answer's tokens.
+    passes = 2 + length + float(outcome.answer_tokens_N.mean())
+    own = {"own": {"accuracy": 100 * outcome.accuracy, "length": length, "forward_passes": passes}}
+    chosen = chosen_speeds(run, "auto", main, folder)
+    return {"experiment": "sure", "arm": arm, "seed": seed, "speeds": fixed | own, "chosen": chosen}
+
+
+def chosen_speeds(run: Run, stage: str, trained_in: Path, shown_in: Path | None = None) -> dict:
     """What a stage of a run chooses: the mean by number of operations, a picture, and the rank correlation."""
-    run = prepare(resolve(saved_config(folder)), sets="tests")
     (encoded,) = run.tests.values()
+    limits = decode_limits(
+        run.thinking(stage),
+        run.config.decode,
+        separator_id=encoded.separator_id,
+        eos_id=encoded.eos_id,
+        greedy=True,
+    )
     told = run.method(stage).recipe.told("auto")
     prompts = [encoded.ask(index, told) for index in range(len(encoded))]
     size = min(len(prompts), 200)
     parts = [prompts[start : start + size] for start in range(0, len(prompts) - size + 1, size)]
     shape = shape_for([np.array([len(prompt) for prompt in part]) for part in parts])
-    program = run.engine.compile_rows(lambda model, compute, packed, _: prefill(model, packed, 1, compute).own_speeds_B)
-    parameters = finished_parameters(run, folder / stage)
+    program = run.engine.compile_rows(
+        lambda model, compute, packed, _: prefill(model, packed, limits, compute).own_speeds_B
+    )
+    parameters = finished_parameters(run, trained_in / stage)
     of_parts = [program(parameters, run.engine.put_rows((pack_prompts(part, shape),))) for part in parts]
     speeds = np.concatenate(of_parts)
     operations = np.array([len(problem.steps) for problem in encoded.problems[: len(speeds)]])
@@ -163,7 +207,7 @@ def chosen_speeds(folder: Path, stage: str) -> dict:
     axes = figure.subplots()
     axes.plot(counts, list(means.values()), "o-")
     axes.set(xlabel="operations of a problem", ylabel="mean speed that is chosen")
-    figure.savefig(folder / "chosen.png", dpi=160)
+    figure.savefig((shown_in or trained_in) / "chosen.png", dpi=160)
     same = len(set(speeds.tolist())) == 1
     correlation = None if same else float(stats.spearmanr(operations, speeds).statistic)
     return {"rank_correlation": correlation, "mean_by_operations": means}
@@ -183,8 +227,8 @@ def print_table(cells: list[dict], experiment: str) -> None:
     of_arms = {arm: found for arm, found in of_arms.items() if found}
     if not of_arms:
         return
-    if experiment == "rl":
-        print_budgets(of_arms)
+    if experiment in OWN_SPEED:
+        print_own_speeds(of_arms, experiment)
         return
     speeds = list(dict.fromkeys(speed for found in of_arms.values() for cell in found for speed in cell["speeds"]))
     print(f"\n### {experiment}, seeds: {', '.join(f'{arm} {len(found)}' for arm, found in of_arms.items())}\n")
@@ -211,19 +255,22 @@ def print_table(cells: list[dict], experiment: str) -> None:
                 print(f"- {speed}, {arm}: {shown(falls)}")
 
 
-def print_budgets(of_arms: dict[str, list[dict]]) -> None:
-    """Rows are budgets: accuracy and forward passes of the speeds that are chosen, beside the best fixed speed's."""
-    print("\n### its own speed after reinforcement learning\n")
+def print_own_speeds(of_arms: dict[str, list[dict]], experiment: str) -> None:
+    """Rows are arms: accuracy and forward passes of the speeds that are chosen, beside the best fixed speed's."""
+    print(f"\n### {experiment}: its own speed\n")
     print(
         "| | seeds | accuracy, % | forward passes | #L | to the best fixed speed, points | its forward passes, % | "
-        "rank correlation with operations |"
+        "those of speed 1, % | rank correlation of speed and operations |"
     )
-    print("| --- |" + " --- |" * 7)
+    print("| --- |" + " --- |" * 8)
     for arm, found in of_arms.items():
         own = [cell["speeds"]["own"] for cell in found]
         falls, costs, correlations = compared(found)
         columns = [shown([one[name] for one in own]) for name in ("accuracy", "forward_passes", "length")]
-        columns += [shown(falls), shown(costs), shown(correlations, 2) if correlations else "-"]
+        slowest = [max(of["forward_passes"] for of in cell["speeds"].values()) for cell in found]
+        of_slowest = [100 * one["forward_passes"] / passes for one, passes in zip(own, slowest, strict=True)]
+        columns += [shown(falls), shown(costs), shown(of_slowest)]
+        columns.append(shown(correlations, 2) if correlations else "-")
         print(f"| {arm} | {len(found)} |", " | ".join(columns), "|")
     for arm, found in of_arms.items():
         print(f"\nmean speed by operations, {arm}, first seed:", found[0]["chosen"]["mean_by_operations"])

@@ -52,6 +52,13 @@ class Config:
             for name in names:
                 one_of(f"a stage of {field}", name, tuple(self.stages))
                 require(names.count(name) == 1, f"{field} names the stage {name!r} twice: name each once")
+        for name in self.stage_names:
+            stage = self.stages[name]
+            require(
+                not (stage.trainer == "grpo" and stage.bound_method.chooses_speed and self.decode.speed_certainty),
+                f"decode.speed_certainty={self.decode.speed_certainty} with stages.{name}, which learns its choice of "
+                "a speed from rewards: it is of choices that are learned from labels; set it to 0",
+            )
         for name, stage in self.stages.items():
             objection = stage.bound_method.objection(self.model)
             require(not objection, f"stages.{name}.{objection}")

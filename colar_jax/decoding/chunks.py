@@ -46,7 +46,7 @@ def begin(
     model: Reasoner, prompts: PackedPrompts, keys_B, think: Think, limits: DecodeLimits, compute: Execution
 ) -> Paused:
     """Read the questions. `limits.max_answer_tokens` has room for all that is fed after thinking."""
-    prefilled = prefill(model, prompts, 1, compute)
+    prefilled = prefill(model, prompts, limits, compute)
     start = thinking_loop(Feeder.of(model, prefilled, compute), keys_B, think, limits).start
     return Paused(prefilled, keys_B, _with_axis(start))
 

@@ -56,7 +56,7 @@ def decode(
     num_rollouts = prompts.lengths_C.shape[0] * limits.num_rollouts
     assert keys_B.shape == (num_rollouts,), (keys_B.shape, num_rollouts)
     keys_C = _fold_in(keys_B[:: limits.num_rollouts], 3) if limits.draws_speed else None
-    prefilled = prefill(model, prompts, limits.num_rollouts, compute, keys_C)
+    prefilled = prefill(model, prompts, limits, compute, keys_C)
     feeder = Feeder.of(model, prefilled, compute, dropout_keys(keys_B) if limits.drops_out else None)
     with jax.named_scope("think"):
         thinking = thinking_loop(feeder, keys_B, think, limits)

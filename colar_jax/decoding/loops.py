@@ -24,7 +24,8 @@ class DecodeLimits:
     eos_id: int
     num_rollouts: int = 1  # G, for each question
     drops_out: bool = False  # whether adapters drop out, each rollout one mask
-    draws_speed: bool = False  # a speed that the model chooses itself is drawn; False: the likeliest
+    draws_speed: bool = False  # a speed that the model chooses itself is drawn; False: by `speed_certainty`
+    speed_certainty: float = 0.0  # `SpeedChoice.chosen`
     latents_see_question: bool = True  # False: each after the first is made of the one before it alone
     sweeps: int | None = None  # thoughts are made all at once, in so many sweeps (`swept`); None: one after the other
     cut_at: jax.Array | None = None  # int32 scalar, traced: thinking is cut there already; None: at max_thoughts

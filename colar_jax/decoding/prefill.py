@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.model.attention import attend
 from colar_jax.model.cache import Prefix, Suffix
@@ -35,21 +36,23 @@ class Prefilled:
 
 
 def prefill(
-    model: Reasoner, prompts: PackedPrompts, num_rollouts: int, compute: Execution, draw_keys_C=None
+    model: Reasoner, prompts: PackedPrompts, limits: DecodeLimits, compute: Execution, draw_keys_C=None
 ) -> Prefilled:
-    """Read each question once, for `num_rollouts` rollouts, which share its speed.
+    """Read each question once, for `limits.num_rollouts` rollouts, which share its speed.
 
     Args:
-        draw_keys_C: a typed key for each question draws the speeds that the model chooses; None: the likeliest.
+        draw_keys_C: a typed key for each question draws the speeds that the model chooses; None: those that
+            `limits.speed_certainty` asks for.
     """
     with jax.named_scope("prefill"):
-        own = _own_speeds(model, prompts, compute, draw_keys_C)
+        own = _own_speeds(model, prompts, limits.speed_certainty, compute, draw_keys_C)
         told = prompts
         if own is not None:
             own_C, _ = own
             told = dataclasses.replace(prompts, speeds_C=jnp.where(own_C > 0, own_C, prompts.speeds_C))
         embeds_RSD = embed_questions(model, told, jnp.dtype(compute.dtype))
         hidden_CD, prefix = read_questions(model.llama, embeds_RSD, prompts, compute)
+    num_rollouts = limits.num_rollouts
     hidden_BD, lengths_B = (jnp.repeat(of_C, num_rollouts, axis=0) for of_C in (hidden_CD, prompts.lengths_C))
     speeds_B = None if told.speeds_C is None else jnp.repeat(told.speeds_C, num_rollouts)
     if own is None:
@@ -58,10 +61,10 @@ def prefill(
     return Prefilled(prefix, hidden_BD, lengths_B, speeds_B, own_B, None if draw_keys_C is None else own_log_probs_B)
 
 
-def _own_speeds(model: Reasoner, prompts: PackedPrompts, compute: Execution, draw_keys_C):
+def _own_speeds(model: Reasoner, prompts: PackedPrompts, certainty: float, compute: Execution, draw_keys_C):
     """The speed that the model chooses for each question that asks it to, 0 for others, and its log-probability, `[C]`.
 
-    None without a choice; the log-probability is 0 where the likeliest is taken. It is chosen from the hidden state
+    None without a choice; the log-probability is 0 where none is drawn. It is chosen from the hidden state
     before the separator, which is told of it: so such questions are read twice.
     """
     if not hasattr(model, SPEED_CHOICE) or prompts.speeds_C is None:
@@ -72,7 +75,7 @@ def _own_speeds(model: Reasoner, prompts: PackedPrompts, compute: Execution, dra
         embeds_RSD = embed_questions(model, prompts, jnp.dtype(compute.dtype))
         before_CD, _ = _run_to(prompts.lengths_C - 1, model.llama, embeds_RSD, prompts, compute)
         if draw_keys_C is None:
-            return jnp.where(is_own_C, model.speed_choice.chosen(before_CD), 0.0), zeros_C
+            return jnp.where(is_own_C, model.speed_choice.chosen(before_CD, certainty), 0.0), zeros_C
         return tuple(jnp.where(is_own_C, of_C, 0.0) for of_C in model.speed_choice.drawn(before_CD, draw_keys_C))
 
     return jax.lax.cond(compute.anyone(jnp.any(is_own_C)), chosen, lambda: (zeros_C, zeros_C))

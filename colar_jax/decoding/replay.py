@@ -24,7 +24,7 @@ def answer_after(
     The embeddings are fed as they are: in units of the token embeddings. Pure and jit-compatible; `limits`, whose
     `num_rollouts` is 1, and `compute` are static.
     """
-    feeder = Feeder.of(model, prefill(model, prompts, limits.num_rollouts, compute), compute)
+    feeder = Feeder.of(model, prefill(model, prompts, limits, compute), compute)
     dtype = jnp.dtype(compute.dtype)
 
     def feed_thought(step, suffix):

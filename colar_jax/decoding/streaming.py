@@ -64,7 +64,9 @@ class Streamer:
 
         # A loop's start is not computed where only its step is returned.
         self._ways = ways
-        self._prefill = jax.jit(lambda parameters, prompts: prefill(nnx.merge(graph, parameters), prompts, 1, compute))
+        self._prefill = jax.jit(
+            lambda parameters, prompts, what: prefill(nnx.merge(graph, parameters), prompts, ways(what)[1], compute)
+        )
         self._first_thought = jax.jit(lambda *given: thinking(*given).start)
         self._next_thought = jax.jit(lambda state, *given: thinking(*given).step(state), donate_argnums=0)
         self._first_token = jax.jit(lambda *given: answering(*given).start)
@@ -79,7 +81,7 @@ class Streamer:
         """The start, the thoughts, then the tokens of the answer."""
         limits = self._ways(what)[1]
         most = limits.max_thoughts if limits.cut_at is None else int(limits.cut_at)
-        given = parameters, self._prefill(parameters, prompt), key[None], what
+        given = parameters, self._prefill(parameters, prompt, what), key[None], what
         state = self._first_thought(*given)
         yield StreamedStart(float(state.stop_log_probs_BL[0, 0]))
         for number in range(int(state.step)):  # where all are made at once

@@ -67,6 +67,7 @@ def decode_limits(
         num_rollouts=num_rollouts,
         sweeps=thinking.sweeps,
         latents_see_question=decode.latents_see_question or thinking.in_words,
+        speed_certainty=decode.speed_certainty,
     )
 
 

@@ -46,9 +46,21 @@ class SpeedChoice(nnx.Module):
         """The speeds, float32."""
         return jnp.asarray(self.config.speeds, jnp.float32)
 
-    def chosen(self, hidden):
-        """The likeliest speed at each hidden state, float32 `[...]`."""
-        return self.grid_K[jnp.argmax(self(hidden), axis=-1)]
+    def chosen(self, hidden, certainty: float = 0.0):
+        """The speed at each hidden state, float32 `[...]`: the likeliest, or the fastest that is right for certain.
+
+        Args:
+            certainty: of a head that has learned labels, the fastest speeds at which answers are right. What is right
+                at one speed is taken to be right at all slower ones, so the probability of being right at a speed is
+                the sum of its own and of those of all faster ones; the fastest is taken at which that is at least
+                `certainty`. 0: the likeliest label.
+        """
+        logits = self(hidden)
+        if not certainty:
+            return self.grid_K[jnp.argmax(logits, axis=-1)]
+        right = jnp.cumsum(jax.nn.softmax(logits)[..., ::-1], axis=-1)[..., ::-1]
+        places = jnp.where(right >= certainty, jnp.arange(right.shape[-1]), 0)
+        return self.grid_K[jnp.max(places, axis=-1)]
 
     def drawn(self, hidden_CD, keys_C):
         """A speed drawn at each hidden state, and its log-probability, both float32 `[C]`."""

@@ -68,6 +68,8 @@ _READ_BY_VALIDATION = (
 def validated_on(run: Run, problems: Sequence[Problem], speeds: Sequence[Speed]) -> str:
     """A hash of all that the accuracy of a validation depends on besides the model: only equal ones can be compared."""
     decode = {name: getattr(run.config.decode, name) for name in _READ_BY_VALIDATION}
+    if run.config.decode.speed_certainty:  # without it hashes are those of before there was one
+        decode["speed_certainty"] = run.config.decode.speed_certainty
     what = [problems_hash(problems), list(map(speed_text, speeds)), decode, run.config.data.verifier]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -28,6 +28,9 @@ class DecodeConfig:
     # False is how the code behind CoLaR's table evaluates Coconut and CODI: every latent but the first is computed from
     # the one before it alone, without the question. It is for finding out what that costs.
     latents_see_question: bool = True
+    # Of a model that has learned by labels to choose its own speed (docs/speed.md): it takes the fastest at which it
+    # gives itself at least this probability of being right; 0: the likeliest label.
+    speed_certainty: float = observing(0.0)
 
     def __post_init__(self):
         one_of("decode.greedy_stop", self.greedy_stop, ("half", "argmax"))
@@ -44,6 +47,7 @@ class DecodeConfig:
             )
         require(self.min_latent_std >= 0, f"decode.min_latent_std={self.min_latent_std} is negative")
         one_of("decode.latent_noise", self.latent_noise, ("two_sided", "one_sided"))
+        require(0 <= self.speed_certainty < 1, f"decode.speed_certainty={self.speed_certainty} is not between 0 and 1")
         require(0 < self.top_p <= 1, f"decode.top_p={self.top_p} is not in (0, 1]")
 
 

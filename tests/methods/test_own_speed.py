@@ -17,6 +17,7 @@ from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.errors import UserError
 from colar_jax.exchange.folder import export_stage
+from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import decode_limits
 from colar_jax.methods.own_speed import OwnSpeed, speed_labels
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -26,6 +27,7 @@ from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.runs.speed_labels import RIGHT_FILE
 from colar_jax.runs.starts import default_stage, finished_parameters
+from colar_jax.runs.sweep.stage_cells import decode_settings
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.speeds import NO_NUMBER, OWN_NUMBER
 
@@ -49,9 +51,10 @@ def model():
     return graph, jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32), parameters)
 
 
-def decoded(numbers):
+def decoded(numbers, **changes):
     thinking = METHOD.thinking(DECODE, SEPARATOR, jnp.float32, True)
-    limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=1, greedy=True)
+    asked = dataclasses.replace(DECODE, **changes)
+    limits = decode_limits(thinking, asked, separator_id=SEPARATOR, eos_id=1, greedy=True)
     packed = pack_prompts(
         [Prompt(ids, number) for ids, number in zip(IDS, numbers, strict=True)],
         shape_for([np.array([len(ids) for ids in IDS])]),
@@ -73,6 +76,29 @@ def test_a_question_that_asks_for_it_is_told_what_the_model_chose():
     mixed = decoded([OWN_NUMBER, NO_NUMBER, *[2.0] * (len(IDS) - 2)])
     assert mixed.own_speeds_B.tolist() == [own.own_speeds_B[0], *[0.0] * (len(IDS) - 1)]
     np.testing.assert_allclose(mixed.thoughts[0], own.thoughts[0], atol=1e-5)
+
+
+def test_certainty_takes_the_fastest_speed_that_is_sure_enough():
+    logits = jnp.log(jnp.array([[0.01, 0.04, 0.95], [0.02, 0.18, 0.8], [0.3, 0.3, 0.4], [0.5, 0.3, 0.2]]))
+    choice = nnx.merge(*model()).speed_choice
+    for certainty, speeds in {0.0: [4, 4, 4, 1], 0.5: [4, 4, 2, 2], 0.9: [4, 2, 1, 1], 0.999: [1, 1, 1, 1]}.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(choice), "__call__", lambda self, hidden: hidden)
+            assert choice.chosen(logits, certainty).tolist() == speeds
+
+
+def test_a_decode_is_as_sure_as_it_is_asked_to_be():
+    likeliest, surer = decoded([OWN_NUMBER] * len(IDS)), decoded([OWN_NUMBER] * len(IDS), speed_certainty=0.9)
+    assert np.all(surer.own_speeds_B <= likeliest.own_speeds_B) and np.any(surer.own_speeds_B < likeliest.own_speeds_B)
+    told = decoded(surer.own_speeds_B)
+    np.testing.assert_allclose(surer.thoughts, told.thoughts, atol=1e-5)
+
+
+def test_what_is_kept_of_other_stages_does_not_depend_on_certainty():
+    sure = dataclasses.replace(DECODE, speed_certainty=0.9)
+    assert decode_settings(sure, Colar()) == decode_settings(DECODE, METHOD)
+    assert decode_settings(sure, METHOD)["speed_certainty"] == 0.9
+    assert "speed_certainty" not in decode_settings(DECODE, METHOD)
 
 
 def own_config(workdir, conditioning="number", timeline="latents"):
@@ -117,3 +143,16 @@ def test_a_source_that_is_told_in_text_is_refused(tmp_path):
 def test_what_is_no_grid(grid):
     with pytest.raises(UserError, match="list at least two numbers that rise"):
         OwnSpeed(grid=grid)
+
+
+def test_a_choice_that_rewards_teach_has_no_certainty(tmp_path):
+    config = tiny_config_dict(tmp_path, run="cot,colar,auto")
+    for name in ("colar", "rl"):
+        config.stages[name].latent.update(speeds="1..6", conditioning="number")
+    config.stages.auto = stage_defaults(method="own_speed", trainer="grpo", init_from="colar", steps=3)
+    config.stages.auto.rl.speeds_per_group = 2
+    config.decode.speed_certainty = 0.9
+    with pytest.raises(
+        UserError, match=r"decode.speed_certainty=0.9 with stages.auto, which learns its choice .* rewards"
+    ):
+        resolve(config)

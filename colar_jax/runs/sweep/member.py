@@ -1,6 +1,5 @@
 """One run of a sweep: decode the cells that are missing, and make results of all of them."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -22,7 +21,7 @@ from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_parameters
 from colar_jax.runs.sweep.cells import Cell, room_for
 from colar_jax.runs.sweep.clock import Clock
-from colar_jax.runs.sweep.stage_cells import StageCells, questions_digest
+from colar_jax.runs.sweep.stage_cells import StageCells, decode_settings, questions_digest
 from colar_jax.runs.sweep.store import Store, StoredDecode, key_of
 from colar_jax.statistics.repeated import votes_of
 
@@ -90,7 +89,7 @@ def causal_rows(part: StageCells, store: Store) -> Iterator[dict]:
     for dataset, encoded in run.tests.items():
         for speed in run.decode_speeds(stage):
             depends_on = part.of_stage | {"dataset": dataset, "questions": questions_digest(encoded)}
-            depends_on |= {"speed": speed_text(speed), "decode": dataclasses.asdict(run.config.decode)}
+            depends_on |= {"speed": speed_text(speed), "decode": decode_settings(run.config.decode, run.method(stage))}
             depends_on |= {"verdict": "sign test, Holm"}  # older rows were judged otherwise
             key = key_of(depends_on)
             if key not in store:

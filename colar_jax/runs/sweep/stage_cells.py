@@ -4,9 +4,11 @@ import dataclasses
 import json
 
 from colar_jax import __version__
+from colar_jax.config import DecodeConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import speed_text
 from colar_jax.evaluation.decode_program import TEMPERATURES
+from colar_jax.methods import Method
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.runs.identity import other_settings
 from colar_jax.runs.run import Run
@@ -54,7 +56,8 @@ def stage_cells(name: str, run: Run, stage: str) -> StageCells:
     def dependencies(cell: Cell) -> dict:
         # Greedy decoding reads no temperature.
         unread = TEMPERATURES if cell.seed is None else ()
-        decode = {name: value for name, value in dataclasses.asdict(cell.decode).items() if name not in unread}
+        read = decode_settings(cell.decode, run.method(stage))
+        decode = {name: value for name, value in read.items() if name not in unread}
         return shared | {
             "dataset": cell.dataset,
             "questions": questions[cell.dataset],
@@ -66,6 +69,14 @@ def stage_cells(name: str, run: Run, stage: str) -> StageCells:
         }
 
     return StageCells(name, run, stage, shared, {cell: dependencies(cell) for cell in cells}, trims)
+
+
+def decode_settings(decode: DecodeConfig, method: Method) -> dict:
+    """Those that an answer of this method depends on, by name."""
+    read = dataclasses.asdict(decode)
+    if not (method.chooses_speed and decode.speed_certainty):  # so that what was kept before there was one is kept
+        del read["speed_certainty"]
+    return read
 
 
 def questions_digest(encoded: EncodedProblems) -> str:
