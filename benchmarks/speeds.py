@@ -60,7 +60,7 @@ EXPERIMENTS = {
         "position": {"speeds": "1,2,3,4,5", "conditioning": "text", "timeline": "latents", "weighting": "position"},
     },
     "main": {"as configured": {}},
-    "sure": {f"certainty {certainty}": {"speed_certainty": certainty} for certainty in (0.0, 0.9, 0.95, 0.98)},
+    "sure": {f"certainty {certainty}": {"speed_certainty": certainty} for certainty in (0.0, 0.9, 0.95, 0.98, 0.99)},
     "rl": {f"budget {passes}": {"budget": float(passes)} for passes in (11, 12, 16)},
 }
 # Of these a model's own speed is compared with the fixed speeds of the same model, that of `main`.
