@@ -220,7 +220,7 @@ def shown(values: list[float], digits: int = 1) -> str:
     return f"{interval.center:.{digits}f}{spread}"
 
 
-def print_table(cells: list[dict], experiment: str) -> None:
+def print_table(out: Path, cells: list[dict], experiment: str) -> None:
     """Rows are speeds; each arm has accuracy in %, and #L in % of the gold number of groups."""
     of_arms = {arm: [c for c in cells if (c["experiment"], c["arm"]) == (experiment, arm)]
                for arm in EXPERIMENTS[experiment]}  # fmt: skip
@@ -229,6 +229,7 @@ def print_table(cells: list[dict], experiment: str) -> None:
         return
     if experiment in OWN_SPEED:
         print_own_speeds(of_arms, experiment)
+        draw_own_speeds(of_arms, out / f"{experiment}.png")
         return
     speeds = list(dict.fromkeys(speed for found in of_arms.values() for cell in found for speed in cell["speeds"]))
     print(f"\n### {experiment}, seeds: {', '.join(f'{arm} {len(found)}' for arm, found in of_arms.items())}\n")
@@ -274,6 +275,19 @@ def print_own_speeds(of_arms: dict[str, list[dict]], experiment: str) -> None:
         print(f"| {arm} | {len(found)} |", " | ".join(columns), "|")
     for arm, found in of_arms.items():
         print(f"\nmean speed by operations, {arm}, first seed:", found[0]["chosen"]["mean_by_operations"])
+
+
+def draw_own_speeds(of_arms: dict[str, list[dict]], path: Path) -> None:
+    """The mean speed that is chosen by number of operations, a line an arm: the mean over its seeds."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for arm, found in of_arms.items():
+        of_cells = [cell["chosen"]["mean_by_operations"] for cell in found]
+        counts = sorted(set.intersection(*(set(map(int, means)) for means in of_cells)))
+        axes.plot(counts, [np.mean([means[str(count)] for means in of_cells]) for count in counts], "o-", label=arm)
+    axes.set(xlabel="operations of a problem", ylabel="mean speed that is chosen")
+    axes.legend()
+    figure.savefig(path, dpi=160)
 
 
 def compared(cells: list[dict]) -> tuple[list[float], list[float], list[float]]:
@@ -335,7 +349,7 @@ def main() -> None:
             with path.open("a") as file:
                 file.write(json.dumps(cells[-1]) + "\n")
     for experiment in tables:
-        print_table(cells, experiment)
+        print_table(options.out, cells, experiment)
 
 
 if __name__ == "__main__":

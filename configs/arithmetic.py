@@ -98,7 +98,7 @@ def _any_speed(config) -> None:
     # Up to 50 what is left to learn after these updates are the speeds at which groups and steps never begin together.
     config.data.train = "arithmetic:max_number=20,max_change=9,min_steps=1,max_steps=6"
     config.decode.greedy_stop = "half"
-    config.decode.speed_certainty = 0.95  # its own speed is the fastest at which it is that sure to be right
+    config.decode.speed_certainty = 0.98  # its own speed is the fastest at which it is that sure to be right
     config.eval.update(speeds="1,1.5,2,2.5,3,3.5,4,5,6", seeds=3)
     config.stages.colar.update(steps=9000, eval_every=4500)
     # In text a speed is read by its last digits, and where positions count latents each speed is learned by itself
