@@ -279,14 +279,14 @@ def print_own_speeds(of_arms: dict[str, list[dict]], experiment: str) -> None:
 
 def draw_own_speeds(of_arms: dict[str, list[dict]], path: Path) -> None:
     """The mean speed that is chosen by number of operations, a line an arm: the mean over its seeds."""
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     for arm, found in of_arms.items():
         of_cells = [cell["chosen"]["mean_by_operations"] for cell in found]
         counts = sorted(set.intersection(*(set(map(int, means)) for means in of_cells)))
         axes.plot(counts, [np.mean([means[str(count)] for means in of_cells]) for count in counts], "o-", label=arm)
     axes.set(xlabel="operations of a problem", ylabel="mean speed that is chosen")
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=160)
 
 
