@@ -133,12 +133,16 @@ class Llama(nnx.Module):
         if scan:
             context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()
             weights = nnx.to_pure_dict(stacked)
+            rest = (keys_LB, which_L, *context)
+            # Of the weights as they are: the bits, if the loop were not the only one to read them, would be copied.
+            of_last = _of_layer((weights, *rest), config.num_layers - 1)
             if x_BTD.dtype == jnp.float32:
-                weights = as_bits(weights)
-                layer, last_layer = (functools.partial(_from_bits, run) for run in (layer, last_layer))
-            stack = (weights, keys_LB, which_L, *context)
+                weights, layer = as_bits(weights), functools.partial(_from_bits, layer)
+            stack = (weights, *rest)
             if last is not None and compute.forward_only:
-                x_BTD, of_layers = _scan_to_last(layer, last_layer, x_BTD, stack, config.num_layers)
+                x_BTD, of_layers = _scan_but_last(layer, x_BTD, stack, config.num_layers)
+                x_BTD, kept = last_layer(x_BTD, of_last)
+                of_layers.append(kept)
             else:
                 x_BTD, kept = jax.lax.scan(layer, x_BTD, stack)
                 of_layers = [_of_layer(kept, i) for i in range(config.num_layers)]
@@ -181,20 +185,18 @@ def _of_layer(stack: Tree, index):
     return jax.tree.map(lambda leaf: leaf[index], stack)
 
 
-def _scan_to_last(layer, last_layer, x, stack: Tree, num_layers: int):
-    """A scan over all layers but the last, and that one: the stream, and a list of what is kept of each layer.
+def _scan_but_last(layer, x, stack: Tree, num_layers: int):
+    """A scan over all layers but the last: the stream, and a list of what is kept of each layer.
 
     The scan goes over places in the stack, not over a shorter stack, which would be a copy of nearly all weights.
     """
-
     stack = jax.tree.map(jnp.asarray, stack)
 
     def at(x, index):
         return layer(x, _of_layer(stack, index))
 
     x, kept = jax.lax.scan(at, x, jnp.arange(num_layers - 1))
-    x, of_last = last_layer(x, _of_layer(stack, num_layers - 1))
-    return x, [*(_of_layer(kept, i) for i in range(num_layers - 1)), of_last]
+    return x, [_of_layer(kept, i) for i in range(num_layers - 1)]
 
 
 def _layer(graphdef, rotations, compute: Execution, attend: Attend, probe, pick=None):
