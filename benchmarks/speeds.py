@@ -129,7 +129,8 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
         return sure_cell(out, arm, seed, changes)
     folder = trained(out, experiment, arm, seed, changes)
     own_stage = "auto_rl" if experiment == "rl" else "auto"
-    steps = next(iter(prepare(resolve(saved_config(folder)), sets="tests").tests.values())).step_lengths
+    run = prepare(resolve(saved_config(folder)), sets="tests")
+    steps = next(iter(run.tests.values())).step_lengths
     phase = (
         0.0 if EXPERIMENTS[experiment][arm].get("conditioning") == "text" and experiment == "weights" else ASKED_PHASE
     )
@@ -147,7 +148,6 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
             "was_trained": result["was_trained"],
             "gold": None if speed in ("auto", "own") else float(num_groups(steps, float(speed), phase).mean()),
         }
-    run = prepare(resolve(saved_config(folder)), sets="tests")
     chosen = chosen_speeds(run, own_stage, folder) if "own" in speeds else None
     return {"experiment": experiment, "arm": arm, "seed": seed, "speeds": speeds, "chosen": chosen}
 

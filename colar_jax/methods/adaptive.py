@@ -25,7 +25,7 @@ from colar_jax.decoding.decisions import decision_log_prob, draw_stop
 from colar_jax.decoding.thinking import Determined, Thought
 from colar_jax.losses import masked_sum
 from colar_jax.methods.codi import PROJECTION, Codi, CodiCounts, count_supervised
-from colar_jax.methods.method import Thinking
+from colar_jax.methods.method import OF_DRAWN_LATENTS, Thinking
 from colar_jax.methods.thinking.schedule import LatentsByStep, Phase
 from colar_jax.methods.thinking.staged_loader import Dealt, Form, Room, StagedLoader
 from colar_jax.methods.thinking.thought_chain import Latents
@@ -65,17 +65,7 @@ class Adaptive(Codi):
     group = "adaptive"
     trains = ("llama", PROJECTION, STOP_CHOICE)
     old_names = {}
-    idle_in_rewards = {
-        "does nothing: no latent is drawn": (
-            "latent_weight",
-            "min_std",
-            "final_min_std",
-            "noise",
-            "entropy_weight",
-            "log_prob_reduction",
-            "first_latent",
-        )
-    }
+    idle_in_rewards = {"does nothing: no latent is drawn": OF_DRAWN_LATENTS}
 
     num_latents: int = 10  # the most that a chain has in training
     base_latents: int = 5  # and what it has besides those of its steps

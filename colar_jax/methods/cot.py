@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from colar_jax.data.loader import Recipe
 from colar_jax.decoding.thinking import word_thinker
-from colar_jax.methods.method import Method, Thinking
+from colar_jax.methods.method import OF_DECISIONS, OF_DRAWN_LATENTS, Method, Thinking
 from colar_jax.settings import DecodeConfig
 
 
@@ -14,25 +14,9 @@ from colar_jax.settings import DecodeConfig
 class Cot(Method):
     """The steps are thought as words, until `###` or the limit."""
 
-    # Not `latent_ratio`, which a run of before is told to set.
     idle_in_rewards = {
-        "is about latents, and these chains are words": (
-            "latent_weight",
-            "min_std",
-            "final_min_std",
-            "noise",
-            "entropy_weight",
-            "log_prob_reduction",
-            "first_latent",
-            "final_max_latents",
-        ),
-        "is about decisions to stop, and here `###` is a token like any other": (
-            "decision_weight",
-            "stop_odds_temperature",
-            "final_stop_odds_temperature",
-            "stop_credit",
-            "credit_forced_stops",
-        ),
+        "is about latents, and these chains are words": (*OF_DRAWN_LATENTS, "final_max_latents"),
+        "is about decisions to stop, and here `###` is a token like any other": OF_DECISIONS,
     }
 
     @property

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from colar_jax.data.packing import Batch
 from colar_jax.decoding.khot import clamped_gumbel, drawn_khot_thinker, khot_thinker
-from colar_jax.methods.method import Thinking
+from colar_jax.methods.method import OF_DECISIONS, OF_GAUSSIANS, Thinking
 from colar_jax.methods.ruplar import ColarKhot
 from colar_jax.methods.thinking import superposition
 from colar_jax.methods.thinking.superposition import LatentTokens
@@ -46,14 +46,8 @@ class LatentSft(ColarKhot):
 
     group = "latent_sft"
     idle_in_rewards = {
-        "is of Gaussian latents, and these are k-hot": ("min_std", "final_min_std", "entropy_weight"),
-        "does nothing: no stop is drawn": (
-            "decision_weight",
-            "stop_odds_temperature",
-            "final_stop_odds_temperature",
-            "stop_credit",
-            "credit_forced_stops",
-        ),
+        "is of Gaussian latents, and these are k-hot": OF_GAUSSIANS,
+        "does nothing: no stop is drawn": OF_DECISIONS,
     }
 
     sem_weight: float = 0.0  # that term is RuPLaR's

@@ -90,6 +90,16 @@ def count(batch: Batch) -> Counts:
     )
 
 
+# Settings of reinforcement learning, by what they are about (`Method.idle_in_rewards`). Not `latent_ratio`, which a run
+# of before is told to set.
+OF_GAUSSIANS = ("min_std", "final_min_std", "entropy_weight")
+OF_DRAWN_LATENTS = (*OF_GAUSSIANS, "latent_weight", "noise", "log_prob_reduction", "first_latent")
+OF_DECISIONS = (
+    *("decision_weight", "stop_odds_temperature", "final_stop_odds_temperature"),
+    *("stop_credit", "credit_forced_stops"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Method(abc.ABC):
     """One way to train and to reason, bound to its settings.

@@ -132,16 +132,14 @@ class Llama(nnx.Module):
         keys_LB = _keys_of_layers(dropout_keys_B if self.drops_out else None, config.num_layers)
         if scan:
             context = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts),) if contexts else ()
-            weights = nnx.to_pure_dict(stacked)
-            rest = (keys_LB, which_L, *context)
-            # Of the weights as they are: the bits, if the loop were not the only one to read them, would be copied.
-            of_last = _of_layer((weights, *rest), config.num_layers - 1)
-            if x_BTD.dtype == jnp.float32:
-                weights, layer = as_bits(weights), functools.partial(_from_bits, layer)
+            weights, rest = nnx.to_pure_dict(stacked), (keys_LB, which_L, *context)
             stack = (weights, *rest)
+            if x_BTD.dtype == jnp.float32:
+                stack, layer = (as_bits(weights), *rest), functools.partial(_from_bits, layer)
             if last is not None and compute.forward_only:
                 x_BTD, of_layers = _scan_but_last(layer, x_BTD, stack, config.num_layers)
-                x_BTD, kept = last_layer(x_BTD, of_last)
+                # Of the weights as they are: the bits would be copied, were the loop not the only one to read them.
+                x_BTD, kept = last_layer(x_BTD, _of_layer((weights, *rest), config.num_layers - 1))
                 of_layers.append(kept)
             else:
                 x_BTD, kept = jax.lax.scan(layer, x_BTD, stack)
