@@ -47,7 +47,7 @@ class DecodeConfig:
             )
         require(self.min_latent_std >= 0, f"decode.min_latent_std={self.min_latent_std} is negative")
         one_of("decode.latent_noise", self.latent_noise, ("two_sided", "one_sided"))
-        require(0 <= self.speed_certainty < 1, f"decode.speed_certainty={self.speed_certainty} is not between 0 and 1")
+        require(0 <= self.speed_certainty < 1, f"decode.speed_certainty={self.speed_certainty} is not in [0, 1)")
         require(0 < self.top_p <= 1, f"decode.top_p={self.top_p} is not in (0, 1]")
 
 
