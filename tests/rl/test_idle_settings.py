@@ -42,3 +42,12 @@ def test_every_idle_setting_is_refused_and_the_others_are_not(name):
 def test_words_have_neither_latents_nor_decisions():
     assert "words" in METHODS["cot"]().objection_to_rewards(RlConfig(min_std=0.5))
     assert "decisions" in METHODS["cot"]().objection_to_rewards(RlConfig(decision_weight=4.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("latent_sft", "min_std"), ("latent_sft", "decision_weight"), ("latent_sft", "stop_credit")]
+    + [("adaptive", "latent_weight"), ("adaptive", "noise"), ("cot", "log_prob_reduction"), ("cot", "first_latent")],
+)
+def test_what_cannot_matter_is_refused(name, field):
+    assert METHODS[name]().objection_to_rewards(RlConfig(**{field: OTHER[field]})).startswith(f"{field}=")
