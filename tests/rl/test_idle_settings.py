@@ -46,8 +46,15 @@ def test_words_have_neither_latents_nor_decisions():
 
 @pytest.mark.parametrize(
     ("name", "field"),
-    [("latent_sft", "min_std"), ("latent_sft", "decision_weight"), ("latent_sft", "stop_credit")]
-    + [("adaptive", "latent_weight"), ("adaptive", "noise"), ("cot", "log_prob_reduction"), ("cot", "first_latent")],
+    [
+        ("latent_sft", "min_std"),
+        ("latent_sft", "decision_weight"),
+        ("latent_sft", "stop_credit"),
+        ("adaptive", "latent_weight"),
+        ("adaptive", "noise"),
+        ("cot", "log_prob_reduction"),
+        ("cot", "first_latent"),
+    ],
 )
 def test_what_cannot_matter_is_refused(name, field):
     assert METHODS[name]().objection_to_rewards(RlConfig(**{field: OTHER[field]})).startswith(f"{field}=")
