@@ -3,7 +3,8 @@
     python benchmarks/plan_table.py --data=data/gsm8k_aug --tokenizer=tokenizers/llama3 --qwen=tokenizers/qwen2 \
       --results=plans [--only=v5e:2x4]
 
-Needs the `tpu` extra and no TPU. One plan after the other, each in a process of its own; prints each command, and the
+Needs the `tpu` extra and no TPU. A model is its published `config.json`, written to `--results`: its embedding may have
+more rows than its tokenizer has tokens (Qwen3: 151,936 and 151,665), and what divides them is split. One plan after the other, each in a process of its own; prints each command, and the
 tables of training steps and of rollouts at the end. What `--results` has already is not compiled again.
 """
 
@@ -13,6 +14,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from colar_jax.model.presets import PRESETS
+from colar_jax.weights import hf_config
 
 FULL = ("--config.model.lora.rank=0", "--config.model.base_dtype=float32")
 CASES = [
@@ -40,12 +44,20 @@ ROLLOUT_COLUMNS = (
 )  # fmt: skip
 
 
+def shape_of(preset: str, arguments) -> Path:
+    """The folder with a published model's `config.json`."""
+    folder = Path(arguments.results, preset)
+    folder.mkdir(parents=True, exist_ok=True)
+    hf_config.write(hf_config.to_hf(PRESETS[preset]), folder)
+    return folder
+
+
 def command(case: Case, arguments) -> list[str]:
     """What a user would type."""
     preset, training, topology, *parallel = case
     return [
         *("-m", "colar_jax.plan", "--config=configs/gsm8k_colar.py", "--stage=colar", f"--topology={topology}"),
-        *("--config.model.base=", f"--config.model.preset={preset}", "--config.model.remat=full", "--rows_per_chip=4"),
+        *(f"--config.model.base={shape_of(preset, arguments)}", "--config.model.remat=full", "--rows_per_chip=4"),
         *(f"--config.data.train={arguments.data}", "--config.data.test=", "--examples=385620"),
         f"--config.data.tokenizer={arguments.qwen if preset.startswith('qwen') else arguments.tokenizer}",
         *(f"--config.parallel.{setting}" for setting in parallel),

@@ -41,7 +41,6 @@ from colar_jax.report.files import read_report
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import saved_config
 from colar_jax.runs.starts import finished_parameters
-from colar_jax.settings.speeds import ASKED_PHASE
 from colar_jax.statistics.intervals import mean_over_seeds
 
 CONFIG = Path(__file__).parents[1] / "configs" / "arithmetic.py"
@@ -131,9 +130,7 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
     own_stage = "auto_rl" if experiment == "rl" else "auto"
     run = prepare(resolve(saved_config(folder)), sets="tests")
     steps = next(iter(run.tests.values())).step_lengths
-    phase = (
-        0.0 if EXPERIMENTS[experiment][arm].get("conditioning") == "text" and experiment == "weights" else ASKED_PHASE
-    )
+    phase = run.method("colar").recipe.asked_phase
     speeds = {}
     results = read_report(folder)["results"]
     if experiment == "rl":  # the fixed speeds of the same model

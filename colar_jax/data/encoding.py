@@ -97,12 +97,12 @@ class EncodedProblems:
         """The number of step tokens of every problem."""
         return np.array([len(steps) for steps in self.steps])
 
-    def needed_latents(self, speed: float) -> float | None:
+    def needed_latents(self, speed: float, phase: float = 0.0) -> float | None:
         """Mean #L at `speed` of chains with only the steps that the answers need; None where that is not known.
 
-        No shorter chain says all of it: what a chain has more can be cut at no loss.
+        No shorter chain says all of it: what a chain has more can be cut at no loss. `phase` is `Recipe.asked_phase`.
         """
-        return None if self.needed_lengths is None else float(num_groups(self.needed_lengths, speed).mean())
+        return None if self.needed_lengths is None else float(num_groups(self.needed_lengths, speed, phase).mean())
 
     def shared_answer_tokens(self, index: int) -> int:
         """How many tokens at the start of an answer are the prefix that all answers have."""

@@ -79,13 +79,17 @@ class Recipe:
         return speeds, rng.random(size) < self.auto_probability
 
     def phases(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Where in its pattern the grouping of each example begins (`data.grouping`).
+        """Where in its pattern the grouping of each example begins (`data.grouping`)."""
+        is_fixed = self.asked_phase == 0 or not self.random_phase
+        return np.full(size, self.asked_phase) if is_fixed else rng.random(size)
 
-        Of lists that are said in text alone always at its start, as every run of before had it.
+    @property
+    def asked_phase(self) -> float:
+        """The phase of the groups that a model makes of a chain when it is asked for a speed.
+
+        Of lists that are said in text alone the pattern's start, as every run of before had it.
         """
-        if not self.ranges and self.conditioning == "text":
-            return np.zeros(size)
-        return rng.random(size) if self.random_phase else np.full(size, ASKED_PHASE)
+        return ASKED_PHASE if self.ranges or self.conditioning != "text" else 0.0
 
     def told_phase(self, phase: float) -> float:
         """What a model that is told numbers is told of a drawn phase."""

@@ -152,14 +152,18 @@ def _words(ids_K, scores_K, tokenizer: Tokenizer) -> tuple[Word, ...]:
     return tuple(Word(int(i), tokenizer.token_text(int(i)), float(s)) for i, s in zip(ids_K, scores_K, strict=True))
 
 
-def gold_groups(encoded: EncodedProblems, index: int, speed: float) -> list[np.ndarray]:
-    """The step tokens of a problem, grouped as training at `speed` groups them."""
+def gold_groups(encoded: EncodedProblems, index: int, speed: float, phase: float = 0.0) -> list[np.ndarray]:
+    """The step tokens of a problem, grouped as training at `speed` groups them; `phase` is `Recipe.asked_phase`."""
     ids = encoded.steps[index]
-    return np.split(ids, group_ends(len(ids), speed)[:-1]) if len(ids) else []
+    return np.split(ids, group_ends(len(ids), speed, phase)[:-1]) if len(ids) else []
 
 
 def chunk_recall(
-    chains: Sequence[Sequence[Latent]], encoded: EncodedProblems, speed: float, ks: tuple[int, ...] = (1, 3, 5)
+    chains: Sequence[Sequence[Latent]],
+    encoded: EncodedProblems,
+    speed: float,
+    ks: tuple[int, ...] = (1, 3, 5),
+    phase: float = 0.0,
 ) -> dict[int, float]:
     """Which share of the gold groups' tokens is among the `k` words nearest to the latent in their place.
 
@@ -174,7 +178,7 @@ def chunk_recall(
         if chain and len(chain[0].words) < max(ks):
             num_words = len(chain[0].words)
             raise UserError(f"chunk recall at {max(ks)} needs that many words of each latent, got {num_words}")
-        for place, group in enumerate(gold_groups(encoded, index, speed)):
+        for place, group in enumerate(gold_groups(encoded, index, speed, phase)):
             wanted = set(group.tolist())
             total += len(wanted)
             if place < len(chain):

@@ -80,12 +80,14 @@ class SpeedEmbedding(torch.nn.Sequential):
         self.num_waves, self.counts_tokens = num_waves, counts_tokens
 
     def tokens_before(self, num_latents: int, speed: float) -> int:
-        """How many tokens the first latents hold."""
+        """How many tokens the first latents hold; one each at "auto"."""
+        if speed == "auto":
+            return num_latents
         return math.floor(num_latents * float(speed) + 0.25 + 1e-3) if num_latents else 0
 
     def told(self, num_latents: int, speed: float | str):
         """What is added after so many latents, 0: to the opening `###`."""
-        if self.counts_tokens:
+        if self.counts_tokens and speed != "auto":
             return self(self.tokens_before(num_latents + 1, speed) - self.tokens_before(num_latents, speed))
         return self(speed) if num_latents == 0 else 0.0
 
@@ -96,6 +98,19 @@ class SpeedEmbedding(torch.nn.Sequential):
         turns = 2 * torch.pi * torch.cat([speeds, 2 * speeds, phases, speeds + phases])
         angles = torch.cat([torch.arange(1, self.num_waves + 1) * speeds.log(), turns])
         return super().forward(torch.cat([speeds.log(), phases, angles.sin(), angles.cos()]))
+
+
+def thinking_speed(speed: float | str) -> float | str:
+    """A speed as a number, or "auto"; a ValueError says what is neither."""
+    if speed == "auto":
+        return speed
+    try:
+        number = float(speed)
+    except ValueError:
+        number = math.nan
+    if not 1 <= number < math.inf:
+        raise ValueError(f"speed={speed} is neither a number of at least 1 nor auto")
+    return number
 
 
 def unread_words(question: str, tokenizer) -> list[str]:
@@ -220,7 +235,7 @@ class LatentReasoner:
         if unread := unread_words(question, self.tokenizer):
             print(f"warning: the tokenizer cannot read {', '.join(map(repr, unread))} as written", file=sys.stderr)
         settings = self.settings
-        speed = settings["speeds"][0] if speed is None else speed
+        speed = thinking_speed(settings["speeds"][0] if speed is None else speed)
         prompt = settings["prompt"].format(question=question, speed=speed if isinstance(speed, str) else f"{speed:g}")
         separator = settings["separator_id"]
         prompt_ids = [*self.tokenizer(prompt, add_special_tokens=False)["input_ids"], separator]
@@ -350,7 +365,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Answer a question by latent reasoning.")
     parser.add_argument("question")
     parser.add_argument("--folder", default=str(pathlib.Path(__file__).parent), help="what colar_jax.export wrote")
-    parser.add_argument("--speed", default=None, help="tokens per latent, or auto; default: the first that was trained")
+    parser.add_argument(
+        "--speed", type=thinking_speed, help="tokens per latent, or auto; default: the first that was trained"
+    )
     parser.add_argument("--seed", type=int, default=None, help="sample with this seed; greedy without")
     arguments = parser.parse_args()
     seed = arguments.seed

@@ -14,6 +14,7 @@ from colar_jax.data.encoding import encode, unreadable_words
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import answer_text, question_prompt, steps_text
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+from colar_jax.settings.speeds import ASKED_PHASE
 
 SHARED = Path(__file__).parents[3] / "shared" / "tokenizers"
 SPEEDS = (1.0, 1.5, 2.0, 3.5, 5.0, 12.0, "auto")
@@ -171,3 +172,11 @@ def test_the_first_problems_alone_are_those_problems_encoded():
         if isinstance(getattr(few, field.name), tuple):
             assert len(getattr(few, field.name)) == 3, field.name
     assert few.needed_latents(2.0) == alone.needed_latents(2.0) is not None
+
+
+def test_latents_that_are_needed_are_those_of_the_groups_that_are_made():
+    """A model that is told numbers groups a fraction from another phase on: chains of 7 tokens at 2.3 are 3, not 4."""
+    problems = generate_problems("train", 8, max_repeats=2)
+    encoded = encode(problems, load_tokenizer(EMBEDDED), (1.0,))
+    of_7 = dataclasses.replace(encoded, needed_lengths=np.full(8, 7))
+    assert of_7.needed_latents(2.3) == 4 and of_7.needed_latents(2.3, ASKED_PHASE) == 3

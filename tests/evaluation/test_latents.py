@@ -23,6 +23,7 @@ from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.model.reasoner import build
 from colar_jax.parallel.mesh import make_mesh
+from colar_jax.settings.speeds import ASKED_PHASE
 
 PROBLEMS = [
     Problem("How many apples now?", ("<<3*9=27>>",), "7"),
@@ -159,5 +160,11 @@ def test_chunk_recall_counts_the_tokens_of_each_group(tokenizer, encoded):
     recall = chunk_recall([chain], dataclasses.replace(encoded, problems=encoded.problems[:1]), 2.0, ks=(1, 2, 3))
     assert recall == {1: 2 / 7, 2: 2 / 7, 3: 3 / 7}
     assert chunk_recall([[], []], encoded, 2.0, ks=(1,)) == {1: 0.0}
+    # A model that is told numbers makes other groups of a fraction: 2, 2, 3 tokens at 2.3 and not 2, 2, 2, 1.
+    assert [len(group) for group in gold_groups(encoded, 0, 2.3, ASKED_PHASE)] == [2, 2, 3]
+    alone = dataclasses.replace(encoded, problems=encoded.problems[:1])
+    of_three = [*chain[:2], latent("27", ">>", "9")]
+    assert chunk_recall([of_three], alone, 2.3, ks=(3,), phase=ASKED_PHASE) == {3: 4 / 7}
+    assert chunk_recall([of_three], alone, 2.3, ks=(3,)) == {3: 3 / 7}
     with pytest.raises(ValueError, match="chunk recall at 5 needs that many words of each latent, got 3"):
         chunk_recall([chain], encoded, 2.0, ks=(1, 5))

@@ -36,12 +36,37 @@ def test_the_torch_file_is_told_the_speed_as_we_tell_it(latent, greedy_stop, tmp
     pytest.importorskip("torch")
     run, parameters = given_run(tmp_path / "run", latent=latent, greedy_stop=greedy_stop)
     folder = export_stage(run, "colar", tmp_path / "out")
-    assert_thinks_alike(run, parameters, "colar", folder)
+    for speed in (None, "auto"):
+        assert_thinks_alike(run, parameters, "colar", folder, speed)
     told = torch_file_of(folder).LatentReasoner.load(folder)._speed_embedding
     numbers = {2.5: 2.5, 1: 1.0, "auto": 0.0}
     ours = nnx.merge(run.graph, parameters).speed(np.array(list(numbers.values()), np.float32))
     for speed, expected in zip(numbers, ours, strict=True):
         np.testing.assert_allclose(told(speed).detach().numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("speed", ["fast", "0.5", 0, "nan", "1,2"])
+def test_the_torch_file_refuses_what_is_no_speed(speed, exported):
+    pytest.importorskip("torch")
+    run, _, folder = exported
+    with pytest.raises(ValueError, match="neither a number of at least 1 nor auto"):
+        torch_file_of(folder).LatentReasoner.load(folder).answer(run.tests["arithmetic"].problems[0].question, speed=speed)
+
+
+def test_a_speed_of_the_command_line_is_said_as_in_training(exported, monkeypatch, capsys):
+    """`2.0` is a prompt that nobody trained; the package says `2`."""
+    pytest.importorskip("torch")
+    run, _, folder = exported
+    question, said = run.tests["arithmetic"].problems[0].question, []
+    for speed in ("2", "2.0"):
+        monkeypatch.setattr("sys.argv", ["colar_torch.py", question, "--folder", str(folder), "--speed", speed])
+        torch_file_of(folder).main()
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    monkeypatch.setattr("sys.argv", ["colar_torch.py", question, "--folder", str(folder), "--speed", "fast"])
+    with pytest.raises(SystemExit):
+        torch_file_of(folder).main()
+    assert "--speed" in capsys.readouterr().err
 
 
 OTHER_METHODS = {

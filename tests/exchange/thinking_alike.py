@@ -14,9 +14,9 @@ from colar_jax.methods.method import decode_limits
 from colar_jax.model.execution import Execution
 
 
-def our_decode(run, parameters, stage):
+def our_decode(run, parameters, stage, speed):
     """Of every test problem what is thought, and the answer's ids, greedily."""
-    tokenizer, told = run.tokenizer, run.method(stage).recipe.told(run.trained_speeds(stage)[0])
+    tokenizer, told = run.tokenizer, run.method(stage).recipe.told(speed)
     questions = [question_prompt(problem.question, told.said) for problem in run.tests["arithmetic"].problems]
     ids = [np.array([*tokenizer.encode(text), tokenizer.separator_id], np.int32) for text in questions]
     prompts = [Prompt(of_one, told.number) for of_one in ids]
@@ -41,11 +41,11 @@ def torch_file_of(folder):
     return colar_torch
 
 
-def assert_thinks_alike(run, parameters, stage, folder):
+def assert_thinks_alike(run, parameters, stage, folder, speed=None):
     reasoner = torch_file_of(folder).LatentReasoner.load(folder)
-    ours = our_decode(run, parameters, stage)
+    ours = our_decode(run, parameters, stage, speed or run.trained_speeds(stage)[0])
     for problem, (thoughts, ids) in zip(run.tests["arithmetic"].problems, ours, strict=True):
-        theirs = reasoner.answer(problem.question)
+        theirs = reasoner.answer(problem.question, speed=speed)
         assert theirs.num_latents == len(thoughts)
         assert theirs.answer_ids == ids
         if thoughts.ndim == 2:

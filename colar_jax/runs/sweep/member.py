@@ -141,7 +141,8 @@ def _needed_length(part: StageCells, dataset: str, speed: str, thinks_in: str) -
     is_chain = speed == NO_SPEED and thinks_in == "words" and part.run.config.stages[part.stage].method == "cot"
     if speed == AUTO_SPEED or (speed == NO_SPEED and not is_chain):
         return None
-    return part.run.tests[dataset].needed_latents(1.0 if speed == NO_SPEED else float(speed))
+    phase = part.run.method(part.stage).recipe.asked_phase
+    return part.run.tests[dataset].needed_latents(1.0 if speed == NO_SPEED else float(speed), phase)
 
 
 def shown_samples(part: StageCells, store: Store) -> Iterator[dict]:
