@@ -109,6 +109,7 @@ def train_stage(run: Run, name: str) -> None:
 
     start = _start_of(run, name) if step is None else ""
     logger.info("stage %s: %d steps, %.3g epochs%s", name, num_steps, place(num_steps)["epoch"], start)
+    _warn_of_a_warm_up_that_is_all(name, stage, num_steps)
 
     def validate(parameters: Tree) -> dict[str, tuple[Outcome, dict[str, float]]]:
         said = ", ".join(map(speed_text, speeds))
@@ -143,13 +144,30 @@ def _start_of(run: Run, name: str) -> str:
 def _place_of(run: Run, name: str, trainer: Trainer, num_steps: int) -> Callable[[int], dict[str, float]]:
     """Where in its stage a step is: the learning rate of its (first) update, and the epochs that are done after it."""
     stage = run.config.stages[name]
+    updates = _updates_in_a_step(stage)
     if stage.trainer == "grpo":
         per_epoch = stage.rl.questions_per_epoch or len(run.train)  # as `stage.epochs` counts
-        updates, steps_per_epoch = most_updates(stage.rl), per_epoch / stage.rl.num_questions
+        steps_per_epoch = per_epoch / stage.rl.num_questions
     else:
-        updates, steps_per_epoch = 1, trainer.loader.steps_per_epoch
+        steps_per_epoch = trainer.loader.steps_per_epoch
     schedule = learning_rate_schedule(stage.optimizer, num_steps * updates)
     return lambda step: {"learning_rate": float(schedule((step - 1) * updates)), "epoch": step / steps_per_epoch}
+
+
+def _updates_in_a_step(stage: StageConfig) -> int:
+    """How many updates of the weights a step has at most; the learning rate follows their count."""
+    return most_updates(stage.rl) if stage.trainer == "grpo" else 1
+
+
+def _warn_of_a_warm_up_that_is_all(name: str, stage: StageConfig, num_steps: int) -> None:
+    """A small data set under a config for a large one ends before its learning rate has risen."""
+    updates, warmup = num_steps * _updates_in_a_step(stage), stage.optimizer.warmup_steps
+    if updates <= warmup:
+        logger.warning(
+            "stage %s ends after %d updates, while its learning rate still rises (stages.%s.optimizer.warmup_steps=%d): "
+            "train longer, with fewer rows, or with a shorter warm-up",
+            name, updates, name, warmup,
+        )  # fmt: skip
 
 
 def _num_steps(run: Run, name: str) -> int:
@@ -200,7 +218,7 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
     config, stage, method = run.config, run.config.stages[name], run.method(name)
     check_stage(run, name)
     num_steps = iterations(stage, len(run.train))
-    optimizer = make_optimizer(stage.optimizer, num_steps * most_updates(stage.rl), run.logical_axes)
+    optimizer = make_optimizer(stage.optimizer, num_steps * _updates_in_a_step(stage), run.logical_axes)
     state, frozen = stage_state(run, name, optimizer)
     reference = None
     if stage.rl.beta:  # read on its own: the state's arrays are donated

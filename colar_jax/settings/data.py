@@ -12,7 +12,7 @@ class DataConfig:
 
     train: str = observing("arithmetic")  # a checkpoint knows the problems by content
     val: str = observing("")  # empty: from the source of `train`; of a single file a part of it (`held_out`)
-    test: str = observing("")  # `name=source; name=source`; empty: as `val`
+    test: str = observing("")  # `name=source; name=source`; empty: from the source of `train`, as with `val`
     tokenizer: str = "embedded:arithmetic"  # a folder or hub id; with model.base, this default or "": the base's own
     train_limit: int = observing(0)  # 0: all; a generator needs a number
     num_val: int = observing(256)  # problems that each validation decodes

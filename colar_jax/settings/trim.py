@@ -17,10 +17,12 @@ class TrimConfig:
     cue_after: str = "blank_line"  # where such a word has to stand: after a blank_line, or at the start of any line
     sentences: int = 3  # the verifier reads so many sentences at a segment's end, a line being one at least
     chunk: int = 64  # tokens that are thought between two looks; what is thought meanwhile may have to be discarded
-    budget_share: float = 0.0  # thinking without agreement ends at this share of decode.max_step_tokens; 0: at all
+    budget_share: float = (
+        0.0  # thinking without agreement ends at this share of decode.max_step_tokens; 0: at that limit
+    )
     max_segments: int = 0  # and after so many segments; 0: any number
-    repeat_window: int = 0  # and where so many tokens in a row come once more, ...
-    repeat_times: int = 4  # ... for this time; a window of 0: repeats do not count
+    repeat_window: int = 0  # and where the same so many tokens have come `repeat_times` times; 0: never
+    repeat_times: int = 4  # how often they have to come
     answer_cue: str = ""  # words that are added to a chain that is ended so, before ###
 
     def __post_init__(self):

@@ -50,7 +50,9 @@ def test_the_torch_file_refuses_what_is_no_speed(speed, exported):
     pytest.importorskip("torch")
     run, _, folder = exported
     with pytest.raises(ValueError, match="neither a number of at least 1 nor auto"):
-        torch_file_of(folder).LatentReasoner.load(folder).answer(run.tests["arithmetic"].problems[0].question, speed=speed)
+        torch_file_of(folder).LatentReasoner.load(folder).answer(
+            run.tests["arithmetic"].problems[0].question, speed=speed
+        )
 
 
 def test_a_speed_of_the_command_line_is_said_as_in_training(exported, monkeypatch, capsys):

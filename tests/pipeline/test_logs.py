@@ -66,6 +66,7 @@ def test_a_hook_gets_what_is_written(every_step):
 def test_what_is_to_be_done_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(pipeline, "sweep_run", lambda run: [])
     settings = {"run": "cot", "stages.cot.steps": 12, "stages.cot.eval_every": 0, "stages.cot.save_every": 0}
+    settings["stages.cot.optimizer.warmup_steps"] = 12
     with caplog.at_level("INFO"):
         pipeline.train(tiny_config(tmp_path / "run", **settings))
     said = "\n".join(record.getMessage() for record in caplog.records)
@@ -73,6 +74,7 @@ def test_what_is_to_be_done_is_said(tmp_path, monkeypatch, caplog):
     assert "stage cot: 12 steps, " in said and " epochs" in said
     assert "s a step, 2 to go: about" in said
     assert "stage cot: validating on 4 problems, speed 1" in said
+    assert "stage cot ends after 12 updates, while its learning rate still rises" in said
 
 
 def test_an_epoch_of_rewards_is_the_one_that_a_stages_length_is_given_in(tmp_path):

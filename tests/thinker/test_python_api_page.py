@@ -36,7 +36,7 @@ def test_every_option_is_on_the_page():
 
 @pytest.mark.slow
 def test_the_session_is_as_it_says(tmp_path, monkeypatch):
-    make_demo_run(tmp_path / "runs" / "arithmetic")
+    make_demo_run(tmp_path / "runs" / "arithmetic_two_speeds")
     monkeypatch.chdir(tmp_path)
     examples = doctest.DocTestParser().get_doctest(session(), {}, PAGE.name, str(PAGE), 0)
     assert len(examples.examples) > 20
