@@ -80,6 +80,7 @@ class Runner:
         self.cache, self.cached = cache, set()
         self.file = given.out / "gpu.json"
         self.results = json.loads(self.file.read_text()) if given.resume and self.file.exists() else {"sections": {}}
+        self.refuse_another("size", given.size)
         self.results |= {
             "command": " ".join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
@@ -91,6 +92,11 @@ class Runner:
     def left(self) -> float:
         """Seconds of the whole run."""
         return self.deadline - time.monotonic()
+
+    def refuse_another(self, name: str, value: str) -> None:
+        """A page is of one size and one card: what the folder has of another is not gone on with."""
+        if (before := self.results.get(name, value)) != value:
+            raise SystemExit(f"{self.file} is of {name} {before}, not {value}: name another folder with --out")
 
     def section(self, name: str) -> None:
         """All parts of a section, in its own time."""
@@ -230,9 +236,11 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as cache:
         runner = Runner(given, cache)
-        runner.results["device"] = device = runner.start("device", time.monotonic() + DEVICE_SECONDS)
+        device = runner.start("device", time.monotonic() + DEVICE_SECONDS)
         if "kind" not in device:
             raise SystemExit(f"no device: {device['error']}")
+        runner.refuse_another("card", device["kind"])
+        runner.results |= {"device": device, "card": device["kind"]}
         if device["platform"] != "gpu" and given.size != "tiny":
             raise SystemExit(f"the device is a {device['platform']}, and --size {given.size} is for a GPU: --size tiny")
         for name in sections:

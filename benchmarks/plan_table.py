@@ -4,8 +4,9 @@
       --results=plans [--only=v5e:2x4]
 
 Needs the `tpu` extra and no TPU. A model is its published `config.json`, written to `--results`: its embedding may have
-more rows than its tokenizer has tokens (Qwen3: 151,936 and 151,665), and what divides them is split. One plan after the other, each in a process of its own; prints each command, and the
-tables of training steps and of rollouts at the end. What `--results` has already is not compiled again.
+more rows than its tokenizer has tokens (Qwen3: 151,936 and 151,665), and what divides them is split. One plan after the
+other, each in a process of its own; prints each command, and the tables of training steps and of rollouts at the end.
+What `--results` has already is not compiled again.
 """
 
 import argparse

@@ -80,6 +80,8 @@ def _read(path: Path, num_bytes: int, changed_at: int) -> GgufHeader:
             raise UserError(f"{path} is cut short or damaged ({error}); fetch it again") from None
     if not isinstance(metadata.get("general.architecture"), str):
         raise UserError(f"{path} does not say its general.architecture: it is no file of a model")
+    if (num_parts := metadata.get("split.count", 1)) != 1:
+        raise UserError(f"{path} is one of {num_parts} parts of a model: merge them (llama-gguf-split --merge)")
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 1:
         raise UserError(f"{path} has general.alignment={alignment!r}: expected a whole number above 0")

@@ -38,6 +38,21 @@ def results(**sections):
     return {"device": device, "size": "1b", "date": "today", "command": "it", "python": "3.12", "sections": sections}
 
 
+def test_a_page_goes_on_with_its_own_size_and_card_alone(benchmark_module, tmp_path):
+    gpu = benchmark_module("gpu")
+    (tmp_path / "gpu.json").write_text(json.dumps({"sections": {}, "size": "tiny", "card": "NVIDIA A100"}))
+
+    def given(size: str):
+        return types.SimpleNamespace(budget=1.0, out=tmp_path, resume=True, size=size)
+
+    runner = gpu.Runner(given("tiny"), "")
+    runner.refuse_another("card", "NVIDIA A100")
+    with pytest.raises(SystemExit, match=r"gpu.json is of card NVIDIA A100, not NVIDIA H200: name another folder"):
+        runner.refuse_another("card", "NVIDIA H200")
+    with pytest.raises(SystemExit, match=r"gpu.json is of size tiny, not 1b"):
+        gpu.Runner(given("1b"), "")
+
+
 def test_targets_that_are_missed_are_marked_and_explained(benchmark_module):
     report = benchmark_module("gpu_report")
     work = {"positions": 1000, "real_share": 0.9, "flops": 0.4 * 989.4e12, "rows": 1, "attention": "cudnn"}

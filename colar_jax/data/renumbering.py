@@ -107,6 +107,10 @@ def renumbered(problems: Sequence[Problem], count: int, seed: int = 0) -> list[P
         UserError: none of them can be.
     """
     if count <= len(problems):
+        logger.warning(
+            "data.train_limit=%d is not above the %d problems of the source: none is given new numbers",
+            count, len(problems),
+        )  # fmt: skip
         return list(problems[:count])
     templates = [template_of(problem) for problem in problems]
     num_known = sum(template is not None for template in templates)
@@ -117,8 +121,9 @@ def renumbered(problems: Sequence[Problem], count: int, seed: int = 0) -> list[P
             "else leave renumbered: away"
         )
     logger.info(
-        "%d of %d problems can be given new numbers; the others come again as they are", num_known, len(problems)
-    )
+        "making %d problems of %d, of which %d may be given new numbers; the others come again as they are",
+        count, len(problems), num_known,
+    )  # fmt: skip
     return list(_again_and_again(problems, templates, count, seed))
 
 

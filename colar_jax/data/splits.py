@@ -59,8 +59,9 @@ def load_splits(config: DataConfig) -> Splits:
 
 def load_tests(config: DataConfig) -> dict[str, list[Problem]]:
     """The test sets alone: the training problems are read only where these are a part of their file."""
-    is_part_of_file = not config.test and _is_file(config.train.removeprefix(_RENUMBERED))
-    return _tests(config, _training_source(config)[1] if is_part_of_file else {})
+    source = config.train.removeprefix(_RENUMBERED)
+    is_part_of_file = not config.test and _is_file(source)
+    return _tests(config, _training_source(dataclasses.replace(config, train=source))[1] if is_part_of_file else {})
 
 
 def _tests(config: DataConfig, own: dict[str, list[Problem]]) -> dict[str, list[Problem]]:

@@ -37,6 +37,12 @@ class Tokenizer:
     pad_id: int
     num_tokens: int  # rows that an embedding matrix needs, `[PAD]` included
 
+    @property
+    def spare_ids(self) -> set[int]:
+        """Special tokens that no text of ours has: a model may lack their rows. Padding among them."""
+        special = {token_id for token_id, token in self.hf.added_tokens_decoder.items() if token.special}
+        return (special | {self.pad_id}) - {self.separator_id, self.eos_id, self.hf.unk_token_id}
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without any special token added."""
         return self.encode_batch([text])[0]

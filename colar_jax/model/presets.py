@@ -28,6 +28,10 @@ def _five_sliding_to_one(num_layers: int) -> tuple[str, ...]:
     return tuple(FULL if layer % 6 == 5 else SLIDING for layer in range(num_layers))
 
 
+def _one_full_to_three_sliding(num_layers: int) -> tuple[str, ...]:
+    return tuple(SLIDING if layer % 4 else FULL for layer in range(num_layers))
+
+
 def _every_fourth_without_rope(num_layers: int) -> tuple[str, ...]:
     return tuple(NO_ROPE if layer % 4 == 3 else FULL for layer in range(num_layers))
 
@@ -64,6 +68,10 @@ PRESETS = {
         family="smollm3", rope_theta=5_000_000.0, layers=_every_fourth_without_rope(36),
     ),
     "mistral-7b": LlamaConfig(32768, 4096, 32, 32, 8, 128, 14336, **_MISTRAL),
+    "ministral-8b": LlamaConfig(
+        131072, 4096, 36, 32, 8, 128, 12288,
+        layers=_one_full_to_three_sliding(36), window=32768, **_MISTRAL | {"family": "ministral", "rope_theta": 1e8},
+    ),
     "olmo2-1b": LlamaConfig(100352, 2048, 16, 16, 16, 128, 8192, **_OLMO2),
     "olmo2-7b": LlamaConfig(100352, 4096, 32, 32, 32, 128, 11008, **_OLMO2),
     "gemma3-1b": LlamaConfig(

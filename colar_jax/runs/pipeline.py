@@ -164,8 +164,8 @@ def _warn_of_a_warm_up_that_is_all(name: str, stage: StageConfig, num_steps: int
     updates, warmup = num_steps * _updates_in_a_step(stage), stage.optimizer.warmup_steps
     if updates <= warmup:
         logger.warning(
-            "stage %s ends after %d updates, while its learning rate still rises (stages.%s.optimizer.warmup_steps=%d): "
-            "train longer, with fewer rows, or with a shorter warm-up",
+            "stage %s ends after %d updates, while its learning rate still rises (stages.%s.optimizer.warmup_steps=%d):"
+            " train longer, with fewer rows, or with a shorter warm-up",
             name, updates, name, warmup,
         )  # fmt: skip
 

@@ -178,7 +178,7 @@ def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, *, for
     if folder is None:
         llama = dataclasses.replace(PRESETS[config.model.preset], vocab_size=tokenizer.num_tokens)
     else:
-        base = open_base(folder, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
+        base = open_base(folder, num_tokens=tokenizer.num_tokens, spare_ids=tokenizer.spare_ids)
         check_weights(folder, base.stored)
         llama = base.config
     graph, shapes = abstract_model(config, llama, for_training=for_training)

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,11 @@ class BaseModel:
 
     folder: Path
     stored: LlamaConfig  # as in the folder
-    added_rows: int  # 1 where the tokenizer's `[PAD]` is not among the rows of the embedding
+    added_rows: int  # for special tokens of the tokenizer that are not among the rows of the embedding: `[PAD]`
 
     @property
     def config(self) -> LlamaConfig:
-        """The shape of the model that is trained: the stored one, with the added row."""
+        """The shape of the model that is trained: the stored one, with the added rows."""
         return dataclasses.replace(self.stored, vocab_size=self.stored.vocab_size + self.added_rows)
 
     def load(self, shardings: Any = None, dtype=jnp.float32) -> Tree:
@@ -91,11 +92,12 @@ class BaseModel:
         return load_llama(self.folder, self.stored, shardings, dtype, added_rows=self.added_rows)
 
 
-def open_base(folder: Path, *, num_tokens: int, pad_id: int) -> BaseModel:
+def open_base(folder: Path, *, num_tokens: int, spare_ids: Collection[int]) -> BaseModel:
     """Read what a base model is, and see that it fits a tokenizer of `num_tokens` ids.
 
-    A checkpoint may have more rows than its tokenizer has tokens (Qwen2's are padded to 151,936). One row is added
-    where the only id without one is `pad_id`.
+    A checkpoint may have more rows than its tokenizer has tokens (Qwen2's are padded to 151,936). Where the only ids
+    without a row are `spare_ids`, which no text of ours has, rows are added: for `[PAD]`, and for Gemma-3-1B's token
+    of images (transformers issue 37011).
 
     Raises:
         UserError: `config.json` is missing or not supported, or the vocabulary does not match.
@@ -108,12 +110,13 @@ def open_base(folder: Path, *, num_tokens: int, pad_id: int) -> BaseModel:
                 num_tokens, folder, stored.vocab_size,
             )  # fmt: skip
         return BaseModel(folder, stored, 0)
-    if num_tokens == stored.vocab_size + 1 and pad_id == stored.vocab_size:
-        return BaseModel(folder, stored, 1)
+    without_row = set(range(stored.vocab_size, num_tokens))
+    if without_row <= set(spare_ids):
+        return BaseModel(folder, stored, len(without_row))
     raise UserError(
-        f"vocabulary mismatch: the tokenizer has ids up to {num_tokens - 1} (its padding is {pad_id}), the model in "
-        f"{folder} has {stored.vocab_size} rows, and only a row for [PAD] is ever added. Leave data.tokenizer at its "
-        "default to use the model's own tokenizer, or give the model rows for the tokens that you added: "
+        f"vocabulary mismatch: the tokenizer has ids up to {num_tokens - 1}, the model in {folder} has "
+        f"{stored.vocab_size} rows, and rows are added for padding and special tokens alone. Leave data.tokenizer at "
+        "its default to use the model's own tokenizer, or give the model rows for the tokens that you added: "
         "model.resize_token_embeddings(len(tokenizer)), save both into one folder, and name that in model.base"
     )
 

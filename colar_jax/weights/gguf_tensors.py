@@ -76,7 +76,11 @@ class GgufTensor(StoredTensor):
 
 
 def find_gguf_tensors(path: Path) -> tuple[dict[str, StoredTensor], list[str]]:
-    """Every tensor of a GGUF file by its name in a Hugging Face folder, and what is wrong with them, a line each."""
+    """Every tensor of a GGUF file by its name in a Hugging Face folder, and what is wrong with them, a line each.
+
+    Raises:
+        UserError: the file ends before its tensors do.
+    """
     header = read_gguf_header(path)
     raw = gguf_config(path)
     stored: dict[str, StoredTensor] = {}
@@ -90,6 +94,11 @@ def find_gguf_tensors(path: Path) -> tuple[dict[str, StoredTensor], list[str]]:
             faults.append(str(error))
             continue
         stored[_name_of(name)] = tensor
+    end = max((tensor.start + tensor.num_bytes for tensor in stored.values()), default=0)
+    if end > header.num_bytes:
+        raise UserError(
+            f"{path} is cut short: its tensors end at byte {end}, and it has {header.num_bytes}; fetch it again"
+        )
     return stored, faults
 
 
@@ -102,15 +111,13 @@ def _name_of(name: str) -> str:
 
 
 def _stored(header: GgufHeader, name: str, blocks: StoredBlocks, raw: dict[str, Any]) -> GgufTensor:
-    """Where a tensor lies; UserError, one line, where it does not lie in the file or cannot be decoded."""
+    """Where a tensor lies; UserError, one line, where it cannot be decoded."""
     block_size, block_bytes = _block(name, blocks.type_number)
     if len(blocks.shape) == 1 and block_size > 1:
         raise UserError(f"wrong dtype: {name} is a vector in blocks (ggml type {blocks.type_number})")
     if blocks.shape[-1] % block_size:
         raise UserError(f"damaged: {name} has rows of {blocks.shape[-1]}, no multiple of its blocks of {block_size}")
     num_bytes = math.prod(blocks.shape) // block_size * block_bytes
-    if blocks.start + num_bytes > header.num_bytes:
-        raise UserError(f"truncated: {name} ends at byte {blocks.start + num_bytes} of {header.num_bytes}")
     dtype, heads = _PLAIN.get(blocks.type_number, "F32"), 0
     if header.architecture == "llama" and name.endswith((".attn_q.weight", ".attn_k.weight")):
         heads = raw["num_attention_heads" if ".attn_q." in name else "num_key_value_heads"]

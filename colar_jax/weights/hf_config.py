@@ -137,6 +137,17 @@ def write(raw: dict[str, Any], folder: Path) -> None:
     (folder / HF_CONFIG_FILE).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
+# Of types that people try: what `model.llama` lacks for them.
+_NOT_COMPUTED = {
+    "gemma2": "soft caps of scores and logits",
+    "gemma3": "a text model inside one of images (save the text model by itself: gemma3_text)",
+    "mistral3": "a text model inside one of images, and queries scaled by their position",
+    "ministral3": "queries scaled by their position",
+    "olmo3": "OLMo 3's rotary embeddings of full and sliding layers",
+    "phi3": "products that are stored as one, rotary embeddings of a part of a head, longrope",
+}
+
+
 def _family(raw: dict[str, Any], where: str) -> Family:
     """Its family; UserError where it is none that we have, or no language model."""
     model_type = raw.get("model_type")
@@ -144,9 +155,10 @@ def _family(raw: dict[str, Any], where: str) -> Family:
     if family is not None and raw.get("architectures") in (None, [], [family.architecture]):
         return family
     known = ", ".join(f"{kind} ({one.architecture})" for kind, one in FAMILIES.items())
+    lacks = _NOT_COMPUTED.get(model_type) if isinstance(model_type, str) else None
     raise UserError(
-        f"{where}: model_type={model_type!r} (architectures={raw.get('architectures')!r}) is not supported: "
-        f"model.base takes {known}, and what is distilled into them"
+        f"{where}: model_type={model_type!r} (architectures={raw.get('architectures')!r}) is not supported"
+        f"{f' (not computed: {lacks})' if lacks else ''}: model.base takes {known}, and what is distilled into them"
     )
 
 

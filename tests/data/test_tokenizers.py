@@ -243,9 +243,9 @@ def test_that_repair_gives_a_base_model_a_row(tmp_path):
             with pytest.raises(
                 UserError, match=r"vocabulary mismatch.*model\.resize_token_embeddings\(len\(tokenizer\)\)"
             ):
-                open_base(tmp_path, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
+                open_base(tmp_path, num_tokens=tokenizer.num_tokens, spare_ids=tokenizer.spare_ids)
         else:
-            base = open_base(tmp_path, num_tokens=tokenizer.num_tokens, pad_id=tokenizer.pad_id)
+            base = open_base(tmp_path, num_tokens=tokenizer.num_tokens, spare_ids=tokenizer.spare_ids)
             assert base.config.vocab_size == tokenizer.num_tokens
 
 

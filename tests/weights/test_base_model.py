@@ -90,27 +90,27 @@ def test_a_package_that_is_not_there(name, told):
 
 
 @pytest.mark.parametrize(
-    ("num_tokens", "pad_id", "added_rows"),
-    [(640, 5, 0), (600, 599, 0), (641, 640, 1)],
+    ("num_tokens", "spare_ids", "added_rows"),
+    [(640, {5}, 0), (600, {599}, 0), (641, {640}, 1), (642, {5, 640, 641}, 2)],
 )
-def test_a_vocabulary_that_fits(num_tokens, pad_id, added_rows):
-    base = open_base(QWEN2, num_tokens=num_tokens, pad_id=pad_id)
+def test_a_vocabulary_that_fits(num_tokens, spare_ids, added_rows):
+    base = open_base(QWEN2, num_tokens=num_tokens, spare_ids=spare_ids)
     assert (base.added_rows, base.config.vocab_size) == (added_rows, 640 + added_rows)
     parameters = base.load(dtype=jnp.bfloat16)
     for matrix in (parameters["embedding"], parameters["head"]):
         assert (matrix.shape, matrix.dtype) == ((640 + added_rows, 64), jnp.bfloat16)
 
 
-@pytest.mark.parametrize(("num_tokens", "pad_id"), [(642, 641), (641, 5), (128257, 128256)])
-def test_a_vocabulary_that_does_not_fit(num_tokens, pad_id):
+@pytest.mark.parametrize(("num_tokens", "spare_ids"), [(642, {641}), (641, {5}), (128257, {128256})])
+def test_a_vocabulary_that_does_not_fit(num_tokens, spare_ids):
     with pytest.raises(ValueError, match=rf"vocabulary mismatch: the tokenizer has ids up to {num_tokens - 1} .* 640"):
-        open_base(QWEN2, num_tokens=num_tokens, pad_id=pad_id)
+        open_base(QWEN2, num_tokens=num_tokens, spare_ids=spare_ids)
 
 
 def test_a_much_smaller_tokenizer_is_doubted(caplog):
-    open_base(QWEN2, num_tokens=639, pad_id=0)
+    open_base(QWEN2, num_tokens=639, spare_ids={0})
     assert not caplog.records
-    open_base(QWEN2, num_tokens=300, pad_id=0)
+    open_base(QWEN2, num_tokens=300, spare_ids={0})
     assert "is it the tokenizer of this model?" in caplog.text
 
 
@@ -151,7 +151,7 @@ def test_embed_std_of_a_known_matrix():
 
 
 def test_embed_std_of_a_bfloat16_base(tmp_path):
-    base = open_base(base_folder("llama", "classic", tmp_path), num_tokens=641, pad_id=640)
+    base = open_base(base_folder("llama", "classic", tmp_path), num_tokens=641, spare_ids={640})
     _, parameters = build_on(base.config, LatentHeadConfig(8), base.load(dtype=jnp.bfloat16), seed=0)
     measured = parameters["latent_head"]["embed_std"]
     assert measured.dtype == jnp.float32

@@ -32,7 +32,7 @@ def test_what_is_written_is_read_bit_for_bit(family, tied, tmp_path):
     assert base_folder(str(path)) == path
     assert read_config(path) == config
     jax.tree.map(np.testing.assert_array_equal, load_llama(path, config), expected_tree(config, arrays))
-    base = open_base(path, num_tokens=51, pad_id=50)
+    base = open_base(path, num_tokens=51, spare_ids={50})
     assert base.load()["embedding"].shape == (51, 64)
     assert base_identity(path)["name"] == "model.gguf"
     moved = write_gguf(tmp_path / "moved.gguf", config, arrays)

@@ -65,6 +65,25 @@ def test_another_architecture(tmp_path):
         stored_config(tmp_path / "model.gguf")
 
 
+def test_a_file_that_ends_before_its_tensors_is_one_sentence(whole_file, tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(whole_file[: len(whole_file) * 2 // 3])
+    with pytest.raises(UserError) as refusal:
+        check_weights(path, stored_config(path))
+    told = str(refusal.value)
+    assert told.startswith(f"{path} is cut short: its tensors end at byte ") and "\n" not in told
+
+
+def test_a_part_of_a_model_is_named_as_one(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_uint16("split.count", 3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(UserError, match=r"model\.gguf is one of 3 parts of a model: merge them"):
+        stored_config(tmp_path / "model.gguf")
+
+
 def test_without_the_package(tmp_path, monkeypatch):
     config = tiny("llama")
     path = write_gguf(tmp_path / "model.gguf", config, random_arrays(config))

@@ -105,6 +105,7 @@ def test_a_qwen2_that_could_slide_but_does_not():
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
+        (LLAMA | {"model_type": "gemma2"}, r"model_type='gemma2' .* not supported \(not computed: soft caps"),
         (LLAMA | {"model_type": "mixtral"}, "model_type='mixtral' .* not supported: model.base takes llama .*, qwen2"),
         (LLAMA | {"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         (without(LLAMA, "model_type"), "model_type=None"),
