@@ -1,11 +1,12 @@
 """The table of a run repeated with other seeds: means over runs, with their 95 % t-interval.
 
-    python benchmarks/over_seeds.py runs/baselines_0 runs/baselines_1 ... [--sampling sampled] [--against no_cot]
+    python benchmarks/over_seeds.py runs/seed_0 runs/seed_1 ... [--sampling sampled] [--against no_cot] [--costs]
 
 Each folder has the `report.json` of a run (or of `evaluate`); a row that only some of them have says how many. Accuracy
 of a run is its mean over decodes, so the interval is over *training* seeds. With `--against stage` or `stage@speed`,
 the difference to that stage in the same run, seed by seed: to its row at the same speed, limit, temperature and
-agreements, as far as it has one.
+agreements, as far as it has one. With `--costs` also what an answer costs (means over seeds), what it thinks in, and in
+how many seeds each change to the latents lowered accuracy for certain (`eval.causal`).
 """
 
 import argparse
@@ -29,6 +30,7 @@ class Way(NamedTuple):
 
 
 Rows = dict[Way, list[dict]]
+INTERVENTIONS = ("zero", "shuffle", "swap", "truncate")
 BEFORE = {"run": "", "trim": "-"}  # what older reports do not say
 
 
@@ -40,10 +42,12 @@ def rows_of(folders: list[str], sampling: str) -> Rows:
     """
     rows: Rows = {}
     for folder in folders:
-        for result in json.loads((Path(folder) / "report.json").read_text())["results"]:
+        report = json.loads((Path(folder) / "report.json").read_text())
+        for result in report["results"]:
             if result["sampling"] == sampling:
                 way = Way(*((BEFORE | result)[name] for name in Way._fields))
-                rows.setdefault(way, []).append(result | {"folder": folder})
+                tests = [test for test in report.get("causal", ()) if _is_of(test, way)]
+                rows.setdefault(way, []).append(result | {"folder": folder, "causal": tests})
     asked: dict[str, dict[str, str]] = {}  # by data set, a folder of each list of questions
     for way, results in rows.items():
         for result in results:
@@ -53,6 +57,11 @@ def rows_of(folders: list[str], sampling: str) -> Rows:
             first, second, *_ = folders_of.values()
             raise ValueError(f"{first} and {second} were asked other questions of {dataset}: they are no repetitions")
     return rows
+
+
+def _is_of(test: dict, way: Way) -> bool:
+    """Whether a causal test is of a row's stage: the run's own limits, greedily."""
+    return all(test.get(name, "") == getattr(way, name) for name in ("dataset", "run", "stage", "speed"))
 
 
 def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
@@ -94,13 +103,30 @@ def shown(interval: Interval, digits: int) -> str:
     return f"{interval.center:.{digits}f}{spread}"
 
 
-def table_of(rows: Rows, against: str) -> list[str]:
+def costs_of(results: list[dict]) -> dict[str, str]:
+    """Cells of what answers cost, by their headings: means over seeds."""
+    cost = {name: sum(result["cost"][name] for result in results) / len(results) for name in results[0]["cost"]}
+    tests = {
+        name: [test for r in results for test in r["causal"] if test["intervention"] == name] for name in INTERVENTIONS
+    }
+    used = [f"{sum(test['used'] for test in of_one)}" for of_one in tests.values() if of_one]
+    return {
+        "thinks in": results[0]["thinks_in"] or "-",
+        "forward passes": f"{cost['forward_passes']:.1f}",
+        "MFLOP": f"{cost['flops'] / 1e6:.1f}",
+        "ms a question": f"{1000 * cost['seconds_per_question']:.1f}",
+        f"seeds that use latents, by {', '.join(INTERVENTIONS)}": " / ".join(used) or "-",
+    }
+
+
+def table_of(rows: Rows, against: str, costs: bool = False) -> list[str]:
     """The lines of the table; a column of what makes rows is there where rows differ in it, or it is always told."""
     texts = ("data", "run", "stage", "speed", "limit", "temperature", "agreements")
     headings = dict(zip(Way._fields, texts, strict=True))
     told = [name for name in headings if name not in BEFORE or any(getattr(w, name) != BEFORE[name] for w in rows)]
     compared = f"minus {against}" if against else "minus none"
     header = [*(headings[name] for name in told), "accuracy, %", compared, "#L", "of each seed", "seeds"]
+    header += costs_of(next(iter(rows.values()))) if costs else ()
     lines = [header, ["---"] * len(header)]
     for way, results in rows.items():
         accuracies = [100 * result["accuracy"] for result in results]
@@ -112,6 +138,7 @@ def table_of(rows: Rows, against: str) -> list[str]:
                 shown(mean_over_seeds([result["mean_length"] for result in results]), 2),
                 ", ".join(f"{value:.1f}" for value in accuracies),
                 str(len(results)),
+                *(costs_of(results).values() if costs else ()),
             ]
         )
     return [f"| {' | '.join(line)} |" for line in lines]
@@ -122,6 +149,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--sampling", choices=("greedy", "sampled"), default="greedy")
     parser.add_argument("--against", default="", help="a stage, or stage@speed; its own rows have no difference")
+    parser.add_argument("--costs", action="store_true", help="also what answers cost, and whether latents are used")
     options = parser.parse_args()
     if unfinished := [folder for folder in options.folders if not (Path(folder) / "report.json").is_file()]:
         parser.error(f"no report.json in {', '.join(unfinished)}: train there to the end, or evaluate it")
@@ -131,7 +159,7 @@ def main() -> None:
         rows = rows_of(options.folders, options.sampling)
         if options.against and not any(reference_of(rows, way, options.against) for way in rows):
             parser.error(f"--against={options.against}: no row can be compared with it")
-        print("\n".join(table_of(rows, options.against)))
+        print("\n".join(table_of(rows, options.against, options.costs)))
     except ValueError as error:
         parser.error(str(error))
 

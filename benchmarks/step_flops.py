@@ -19,6 +19,7 @@ from colar_jax.config import resolve
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
 from colar_jax.methods.pccot import Pccot
+from colar_jax.methods.sim_cot import SimColar
 from colar_jax.planning.chips import parse_topology
 from colar_jax.planning.devices import open_target
 from colar_jax.planning.stage_plan import plan_stage
@@ -34,6 +35,8 @@ def passes_in_turn(method) -> int:
         return 2 + method.num_latents
     if isinstance(method, Coconut):
         return 2 + method.max_latents
+    if isinstance(method, SimColar):  # the decoder reads latents that the base's pass has drawn
+        return 1 + method.num_passes
     return method.num_passes
 
 

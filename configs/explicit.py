@@ -4,10 +4,15 @@
     python -m colar_jax.train --config=configs/explicit.py:smoke            # tiny
 
 From one chain of thought (configs/reflections.py), all decoded greedily and sampled:
-- `cot` as it is, ended at budgets (`eval.word_budgets`), and trimmed by a trained judge (TrimR, `eval.trim`);
+- `cot` as it is, and trimmed by a trained judge (TrimR, `eval.trim`);
 - `concise`: trained on the shortest right of eight own chains;
 - `dropped`: the control, the data's chains of the same problems without random steps, as short as those of `concise`;
 - `short_rl`: rewards, correct x (1 - length / limit / 2).
+- `cot` ended at budgets, by a command of its own, since every budget is crossed with every number of agreements:
+
+    python -m colar_jax.evaluate --workdir=runs/explicit --config.eval.stages=cot --config.eval.trim.verifier= \\
+      --config.eval.word_budgets=32,64,96,128,208
+
 Not run yet as a whole; the trimming alone is configs/reflections.py.
 """
 
@@ -40,7 +45,6 @@ def get_config(argument: str = ""):
     stage.optimizer.update(learning_rate=1e-4, b2=0.99, warmup_steps=5)
     stage.rl.update(num_questions=16, num_generations=8, minibatch_size=64, loss_aggregation="token")
     stage.rl.update(reward="correctness", length_penalty=0.5)
-    config.eval.word_budgets = ""
 
     if argument == "smoke":
         for stage in config.stages.values():

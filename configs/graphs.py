@@ -11,7 +11,10 @@ python -m colar_jax.train --config=configs/graphs.py --config.run=cot,coconut
 
 from colar_jax.config import defaults, stage_defaults
 
-METHODS = ("colar", "icot", "coconut", "codi", "pccot", "kava", "latent_sft", "adaptive", "no_cot")
+METHODS = (
+    "colar", "icot", "coconut", "codi", "pccot", "kava", "sim_coconut", "sim_codi", "sim_colar", "ruplar", "colar_khot",
+    "latent_sft", "adaptive", "no_cot",
+)  # fmt: skip
 
 
 def get_config(argument: str = ""):
@@ -52,15 +55,18 @@ def _config():
         )
         config.stages[name].optimizer.update(**optimizer)
     config.stages.colar.latent.update(speeds="2,5", weight=10.0)
+    config.stages.sim_colar.sim_colar.update(speeds="2,5", weight=10.0)
     # A latent for each step, as at home for ProsQA; the last stage, without steps, is what is evaluated.
-    config.stages.coconut.coconut.update(num_stages=3, latents_per_stage=1, epochs_per_stage=0.5, reset_optimizer=False)
+    schedule = dict(num_stages=3, latents_per_stage=1, epochs_per_stage=0.5, reset_optimizer=False)
+    for name in ("coconut", "sim_coconut"):
+        config.stages[name][name].update(schedule)
     config.stages.icot.icot.update(removed_per_epoch=8.0, reset_optimizer=False)
-    for name in ("codi", "pccot", "kava"):
+    for name in ("codi", "sim_codi", "pccot", "kava"):
         config.stages[name][name].update(num_latents=3, distill_weight=5.0, projection_size=128)
     # Three passes, as CODI's. A teacher's chain has 5 or 12 tokens: of the longer ones an eviction to 8 has to choose.
     for name in ("pccot", "kava"):
         config.stages[name][name].update(num_latents=8, num_sweeps=2)
-    config.stages.latent_sft.latent_sft.speeds = "2,5"
+    config.stages.colar_khot.khot.speeds = config.stages.latent_sft.latent_sft.speeds = "2,5"
     # As many latents as steps.
     config.stages.adaptive.adaptive.update(num_latents=3, base_latents=0, distill_weight=5.0, projection_size=128)
     return config
@@ -76,5 +82,6 @@ def _smoke(config) -> None:
         stage.update(steps=6, rows=4, log_every=2, eval_every=3)
         stage.optimizer.warmup_steps = 2
     config.stages.icot.icot.removed_per_epoch = 1e4
-    config.stages.coconut.coconut.epochs_per_stage = 0.01
+    for name in ("coconut", "sim_coconut"):
+        config.stages[name][name].epochs_per_stage = 0.01
     config.decode.max_latents = 8

@@ -5,8 +5,8 @@
     python -m colar_jax.train --config=configs/gsm8k_latent_sft.py:smoke        # on embedded problems, tiny
 
 Its labels are a group's tokens, alike; at home an encoder writes them in three runs before. Reinforcement learning
-from here: configs/gsm8k_latent_grpo.py. Published, mean of four sets (Llama-1B): 50.5 (docs/ledger.md). Not run here:
-it needs the weights and GSM8K-Aug; score and time are not measured.
+from here: configs/gsm8k_latent_grpo.py. Published in Latent-GRPO's tables (arXiv 2604.27998), mean of four sets
+(Llama-1B): 50.5 (docs/ledger.md). Not run here: it needs the weights and GSM8K-Aug; score and time are not measured.
 """
 
 from colar_jax.config import config_beside, stage_defaults

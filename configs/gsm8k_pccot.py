@@ -26,7 +26,7 @@ def get_config(argument: str = ""):
     # Four passes over all 24, where CODI has six of one; the distance of hidden states is of the layers alone.
     stage.pccot.update(num_latents=24, num_sweeps=3, distill_embedding=False)
     if argument == "pauses":
-        stage.pccot.num_sweeps = 0
+        stage.pccot.update(num_sweeps=0, projection_size=0)  # what is fed is `###`: nothing is projected
     if argument == "smoke":
         stage.pccot.update(num_latents=4, num_sweeps=2)
     return config

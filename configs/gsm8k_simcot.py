@@ -7,6 +7,8 @@
     python -m colar_jax.train --config=configs/gsm8k_simcot.py:smoke         # on embedded problems, tiny
 
 Published, greedy accuracy % / #L on GSM8K (Llama-3.2-1B): CODI 52.7 -> 56.1 / 6, Coconut 33.2 -> 42.2 (docs/ledger.md).
+On Coconut the authors have all six latents from the first stage on, and steps go gradually; here each stage adds two,
+ten in the end.
 The decoder is one more set of weights, gradients and moments in training: 1.2 billion parameters, 20 GB in float32. Not
 run here: it needs the weights and GSM8K-Aug; score and time are not measured.
 """

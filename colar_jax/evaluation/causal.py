@@ -1,8 +1,8 @@
 """Are the latents used? Change them, let the model answer, and compare its accuracy.
 
-A chain is decoded once; then its latents are fed again, changed, and the answer is decoded after them. Nothing else
-differs, not even the number of latents (but for `truncate`). A model whose answers do not depend on its latents keeps
-its accuracy.
+A chain is decoded once; then its latents are fed again, changed, and the answer is decoded after them. `shuffle` brings
+the other chain's number of latents, `truncate` halves it; nothing else differs. A model whose answers do not depend on
+its latents keeps its accuracy.
 """
 
 import dataclasses

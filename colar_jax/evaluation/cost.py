@@ -28,6 +28,7 @@ class CostModel:
     bytes_per_value: int  # of the cache
     projection_size: int = 0  # hidden size of the MLP that latents go through; 0: there is none
     reads_words: bool = True  # whether thinking reads the language head: a word, or whether to stop
+    mixes_words: bool = False  # whether each decision also mixes the embeddings of all tokens
     question_reads: int = 1  # 2 where the model reads it to choose its speed, and again when it is told
     sweeps: int | None = None  # of a method that makes all its thoughts at once (`decoding.swept`)
 
@@ -69,7 +70,7 @@ class CostModel:
         return (
             2 * weights * computed_N
             + 4 * c.num_layers * c.num_heads * c.head_dim * pairs_N
-            + 2 * c.vocab_size * D * (answer_tokens_N + self.reads_words * decided_N)
+            + 2 * c.vocab_size * D * (answer_tokens_N + (self.reads_words + self.mixes_words) * decided_N)
             + 2 * (D * I + I * I + 2 * I * D) * decided_N
             + 2 * 2 * D * self.projection_size * projected_N
         )

@@ -110,10 +110,10 @@ class Coconut(Method):
     def __post_init__(self):
         require(
             0 <= self.uniform_probability < 1,
-            f"coconut.uniform_probability={self.uniform_probability} is not in [0, 1)",
+            f"{self.group}.uniform_probability={self.uniform_probability} is not in [0, 1)",
         )
         for field in ("num_stages", "latents_per_stage", "epochs_per_stage"):
-            require(getattr(self, field) > 0, f"coconut.{field}={getattr(self, field)} must be positive")
+            require(getattr(self, field) > 0, f"{self.group}.{field}={getattr(self, field)} must be positive")
 
     @property
     def max_latents(self) -> int:

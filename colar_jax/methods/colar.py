@@ -157,19 +157,21 @@ class Colar(Method):
 
     def __post_init__(self):
         parse_trained_speeds(self.speeds)
-        one_of("latent.conditioning", self.conditioning, ("text", "number", "both"))
-        one_of("latent.timeline", self.timeline, TIMELINES)
+        one_of(f"{self.group}.conditioning", self.conditioning, ("text", "number", "both"))
+        one_of(f"{self.group}.timeline", self.timeline, TIMELINES)
         require(
             self.timeline == "latents" or (self.conditioning != "text" and not self.auto_probability),
-            "latent.timeline='tokens' has to know the speed of every example as a number: set "
-            "latent.conditioning='number' (or 'both') and latent.auto_probability=0",
+            f"{self.group}.timeline='tokens' has to know the speed of every example as a number: set "
+            f"{self.group}.conditioning='number' (or 'both') and {self.group}.auto_probability=0",
         )
-        one_of("latent.weighting", self.weighting, ("example", "position"))
-        require(0 <= self.auto_probability <= 1, f"latent.auto_probability={self.auto_probability} is not in [0, 1]")
-        one_of("latent.loss", self.loss, ("soft_mse", "nll"))
-        one_of("latent.pooling", self.pooling, ("sqrt", "mean"))
-        require(self.weight >= 0, f"latent.weight={self.weight} is negative")
-        require(self.predicted_pass_weight >= 0, f"latent.predicted_pass_weight={self.predicted_pass_weight} < 0")
+        one_of(f"{self.group}.weighting", self.weighting, ("example", "position"))
+        require(
+            0 <= self.auto_probability <= 1, f"{self.group}.auto_probability={self.auto_probability} is not in [0, 1]"
+        )
+        one_of(f"{self.group}.loss", self.loss, ("soft_mse", "nll"))
+        one_of(f"{self.group}.pooling", self.pooling, ("sqrt", "mean"))
+        require(self.weight >= 0, f"{self.group}.weight={self.weight} is negative")
+        require(self.predicted_pass_weight >= 0, f"{self.group}.predicted_pass_weight={self.predicted_pass_weight} < 0")
 
     @property
     def recipe(self) -> Recipe:
@@ -201,8 +203,8 @@ class Colar(Method):
         if self.loss == "soft_mse" or not model.latent_head.deterministic:
             return ""
         return (
-            f"latent.loss={self.loss!r} with model.latent_head.deterministic=True: a head without a standard deviation "
-            "has no likelihood; use latent.loss='soft_mse'"
+            f"{self.group}.loss={self.loss!r} with model.latent_head.deterministic=True: a head without a standard "
+            f"deviation has no likelihood; use {self.group}.loss='soft_mse'"
         )
 
     def further_loss(self, model, predicted, noise_BMD, batch, counts, compute: Execution):

@@ -77,7 +77,8 @@ class LatentSft(ColarKhot):
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
         think = khot_thinker(separator_id, self.top_k)
-        return dataclasses.replace(super().thinking(decode, separator_id, dtype, greedy), think=think, way="khot")
+        inherited = super().thinking(decode, separator_id, dtype, greedy)
+        return dataclasses.replace(inherited, think=think, mixes_words=False, way="khot")
 
     def rollout_thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype) -> Thinking:
         think = drawn_khot_thinker(

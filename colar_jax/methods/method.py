@@ -42,6 +42,7 @@ class Thinking:
     min_thoughts: int = 0
     in_words: bool = False  # whether a thought is a token, and its record the token's id
     reads_words: bool = True  # whether it asks the language head: for a word, or whether to stop
+    mixes_words: bool = False  # whether a latent is a mixture of all tokens' embeddings: one more product as large
     sweeps: int | None = None  # all thoughts are made at once, in so many sweeps (`decoding.swept`); None: in turn
     way: str = ""  # how an exported folder thinks in latents like this (`exchange.ways`); empty: none can
 

@@ -158,6 +158,7 @@ class Khot(Method):
             superposition.superposition_thinker(separator_id),
             max_thoughts=decode.max_latents,
             min_thoughts=decode.min_latents,
+            mixes_words=True,
             way="superposition",
         )
 

@@ -146,8 +146,8 @@ _STATUS = {
 }
 _HEADER = f"""# Ledger: the paper's numbers, and the runs that should give them
 
-Every number of the paper's tables (arXiv 2505.16552), with its command; after them those of other papers on the same
-base, which name their source. When a run is done,
+Every number of the paper's tables (arXiv 2505.16552), with its command; after them those of other papers that
+a config here can give, which name their source. When a run is done,
 
 ```
 python -m colar_jax.evaluate --ledger --workdir=runs/gsm8k_colar

@@ -26,6 +26,7 @@ USUAL: dict[str, object] = {
     "decode.answer_temperature": 1.0,
     "decode.top_p": 0.9,
     "decode.max_answer_tokens": 16,
+    "decode.latents_see_question": True,
 }
 _LATENT_DECODING: dict[str, object] = {
     "model.latent_head.deterministic": False,
@@ -40,9 +41,15 @@ _LATENT_DECODING: dict[str, object] = {
 }
 USUAL_OF_METHOD: dict[str, dict[str, object]] = {
     "cot": {"decode.stop_temperature": 1.0},  # of words
-    "icot": {},
-    "coconut": {},
-    "codi": {"codi.num_latents": 6, "codi.distill_weight": 20.0},
+    "icot": {"icot.unit": "step", "icot.all_beyond": 3},
+    "coconut": {"coconut.num_stages": 3, "coconut.latents_per_stage": 2, "coconut.final_stage": False},
+    "codi": {
+        "codi.num_latents": 6,
+        "codi.distill_weight": 20.0,
+        "codi.teacher_last_step": True,
+        "codi.normalise": False,
+        "codi.projection_layer_norm": False,
+    },
     "colar": _LATENT_DECODING
     | {
         "latent.weight": 1.0,
@@ -82,7 +89,8 @@ class Published:
         """All settings that a reproduction has, by their names in a run's config and in its stage."""
         if self.source:
             data = {"data.train": self.train} if self.train else {}
-            return {"model.base": self.base, "trainer": "sft"} | data | self.differs
+            always = {"model.base": self.base, "trainer": "sft", "decode.latents_see_question": True}
+            return always | data | self.differs
         # Reinforcement learning has no latent loss of its own.
         is_rl = self.differs.get("trainer") == "grpo"
         usual = USUAL | (_LATENT_DECODING if is_rl else USUAL_OF_METHOD[self.method])

@@ -47,6 +47,9 @@ _KAVA_SETTINGS = _SWEPT | {
     "importance_share": 0.1,
     "projection_size": 2048,
 }
+_BASES = {"qwen": "Qwen/Qwen2.5-0.5B-Instruct", "3b": "meta-llama/Llama-3.2-3B-Instruct"}
+_OF_QWEN: dict[str, object] = {"cache_distance": "mse", "projection_size": 896}
+_OF_3B: dict[str, object] = {"cache_normalise": False, "distill_weight": 20.0, "cache_weight": 2.0}
 _SENTENCES = "hub:whynlp/gsm8k-aug-nl"
 
 
@@ -57,10 +60,11 @@ def _in_kavas_tables(name: str, method: str, argument: str, accuracy: float, fla
     differs = adapters | {f"{method}.{setting}": value for setting, value in of_method.items()}
     command = f"--config=configs/gsm8k_{method}.py{argument}{flags}"
     row = _row(name, "2510.02312", command, method, (accuracy,), 24, **differs)
+    row = dataclasses.replace(row, base=_BASES.get(argument.removeprefix(":").removesuffix("_nl"), LLAMA))
     return dataclasses.replace(row, train=_SENTENCES) if "nl" in argument or "nl" in flags else row
 
 
-_NL = f" --config.data.train={_SENTENCES} --config.workdir=runs/gsm8k_pccot_nl"
+_NL = f" --config.data.train={_SENTENCES} --config.stages.pccot.rows=42 --config.workdir=runs/gsm8k_pccot_nl"
 
 
 def _kava_without(what: str, accuracy: float, setting: str, value) -> Published:
@@ -185,6 +189,12 @@ OF_OTHERS: tuple[Published, ...] = (
     _kava_without("hidden states not distilled", 52.8, "distill_weight", 0.0),
     _kava_without("without a projection", 52.2, "projection_size", 0),
     _kava_without("with the last step", 51.2, "teacher_last_step", True),
+    _in_kavas_tables("KaVa, Qwen", "kava", ":qwen", 46.9, **_OF_QWEN, cache_normalise=False),
+    _in_kavas_tables("KaVa, Qwen, sentences", "kava", ":qwen_nl", 44.4, **_OF_QWEN),
+    _in_kavas_tables("KaVa, 3B", "kava", ":3b", 65.7, **_OF_3B, projection_size=3072),
+    _in_kavas_tables(
+        "KaVa, 3B, sentences", "kava", ":3b_nl", 60.0, **_OF_3B, projection_size=0, importance_share=0.0
+    ),
     _ruplar(
         "RuPLaR, mix", "",
         {"gsm8k": (46.0, 3.0), "gsmhard": (10.8, None), "svamp": (54.3, None), "multiarith": (95.0, None),
@@ -195,7 +205,7 @@ OF_OTHERS: tuple[Published, ...] = (
     _ruplar("RuPLaR, uniform", "", {"gsm8k": (35.1, None)}, **{"ruplar.rule": "uniform"}),
     _ruplar("RuPLaR without SEM", "", {"gsm8k": (39.1, None)}, **{"ruplar.sem_weight": 0.0}),
     _ruplar("RuPLaR without cut", "", {"gsm8k": (39.6, None)}, **{"ruplar.min_share": 0.0}),
-    _latent_sft("Latent-SFT", "2510.15522", "gsm8k_latent_sft.py", 50.5, None),
+    _latent_sft("Latent-SFT in Latent-GRPO's tables", "2604.27998", "gsm8k_latent_sft.py", 50.5, None),
     _latent_sft("Latent-GRPO", "2604.27998", "gsm8k_latent_grpo.py", 58.3, 21, **_LATENT_GRPO),
     Published(
         "GRPO of chains in words", "--config=configs/gsm8k_latent_grpo.py:words", LLAMA, "hub:gsm8k_aug", "cot", "-",

@@ -7,6 +7,7 @@ import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.errors import UserError
+from colar_jax.methods import find_method
 from colar_jax.methods.own_speed import speed_labels
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.runs.made_from import is_kept, keep
@@ -42,7 +43,8 @@ def _refuse_other_sources(run: Run, name: str) -> None:
     """UserError unless the stage starts from one that is told its speed as a number alone, which is what it chooses."""
     source = source_of(run, name)
     settings = finished_identity(source)["settings"] if source else {}
-    conditioning = settings.get("stage.latent.conditioning")
+    group = find_method(settings["stage.method"]).group if settings else ""
+    conditioning = settings.get(f"stage.{group}.conditioning")
     if conditioning != "number":
         raise UserError(
             f"stages.{name}: a model that chooses its speed is told it as a number, and {source} was trained with "

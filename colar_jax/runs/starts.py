@@ -84,7 +84,9 @@ def start_parameters(run: Run, name: str) -> Tree:
         settings = checkpoints.read(checkpoints.latest_step())[1]
     source_method = find_method(settings["stage.method"])
     if stage.trainer == "grpo":
-        was_told = "own" if source_method.chooses_speed else settings.get("stage.latent.conditioning", "text")
+        was_told = (
+            "own" if source_method.chooses_speed else settings.get(f"stage.{source_method.group}.conditioning", "text")
+        )
         _refuse_another_telling(run, name, folder, was_told)
         refuse_another_timeline(run, name, folder, settings)
     starts_latents = run.method(name).calibrates and "latent_head" not in source_method.trains
@@ -94,11 +96,16 @@ def start_parameters(run: Run, name: str) -> Tree:
 
 
 def _has_such_latents(method: Method, source: type[Method]) -> bool:
-    """Whether a stage of `source` has learned latents as those of `method`, where they are not of the latent head."""
+    """Whether a stage of `source` has learned latents as those of `method`, where they are not of the latent head.
+
+    They are of one kind, and the method's own modules are among what the source has trained: adaptive latents are
+    CODI's, but CODI never learned to stop.
+    """
     if method.draws_latents:
         return True
     shared = set(type(method).__mro__) & set(source.__mro__)
-    return any(issubclass(kind, Method) and kind is not Method for kind in shared)
+    is_of_kind = any(issubclass(kind, Method) and kind is not Method for kind in shared)
+    return is_of_kind and set(method.modules) <= set(source.trains)
 
 
 def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) -> None:

@@ -13,8 +13,8 @@ class DecodeConfig:
 
     max_latents: int = 64  # L_max: 64 for grade school, 128 for MATH
     min_latents: int = 1  # as published: the stop decision is read after the first latent
-    # When greedy latent thinking ends: half (### has a probability of at least one half) or argmax (it is the most
-    # probable token, as published).
+    # When greedy thinking of CoLaR ends: half (### has a probability of at least one half) or argmax (it is the most
+    # probable token, as published). Mixtures of tokens (ruplar, colar_khot, latent_sft) always end at argmax.
     greedy_stop: str = observing("half", before="argmax")
     max_step_tokens: int = 128  # the limit of a chain of thought in words
     max_answer_tokens: int = 16  # the limit of an answer

@@ -1,4 +1,4 @@
-"""What a report's FLOPs assume of a method's thinking: whether it asks the language head."""
+"""What a report's FLOPs assume of a method's thinking: whether it asks the language head, and mixes all embeddings."""
 
 import dataclasses
 
@@ -34,3 +34,5 @@ def test_products_with_the_vocabulary_are_where_a_method_says(name, greedy):
     program = jax.jit(think).lower(parameters, hidden, keys).as_text()
     products = [line for line in program.splitlines() if "dot_general" in line]
     assert any(f"-> tensor<{ROWS}x{VOCABULARY}x" in line for line in products) == thinking.reads_words
+    from_all_words = [line for line in products if f"(tensor<{ROWS}x{VOCABULARY}x" in line]
+    assert bool(from_all_words) == thinking.mixes_words

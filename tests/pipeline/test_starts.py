@@ -13,9 +13,10 @@ from pipeline.tiny import NUM_STEPS, Captured, capture_stage, captured_by, tiny_
 
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.errors import UserError
+from colar_jax.methods import METHODS
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
-from colar_jax.runs.starts import adopt, start_parameters
+from colar_jax.runs.starts import _has_such_latents, adopt, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.stage import saved_tree
@@ -116,6 +117,29 @@ def test_a_policy_is_told_its_speed_as_it_has_learned_it(tmp_path):
     other = prepare(tiny_config(tmp_path / "run", **settings, **{"stages.rl.latent.conditioning": "text"}))
     with pytest.raises(UserError, match="stages.rl.latent.conditioning='text', and .*colar was trained with 'both'"):
         start_parameters(other, "rl")
+
+
+def test_what_is_built_on_colar_says_under_its_own_name_how_it_was_told(tmp_path):
+    config = tiny_config_dict(tmp_path / "run", run="sim_colar")
+    config.stages.sim_colar = stage_defaults(method="sim_colar", steps=NUM_STEPS)
+    config.stages.sim_colar.sim_colar.update(speeds="2,5", conditioning="number")
+    run = prepare(resolve(config))
+    adopt(run, "sim_colar", run.initial_parameters())
+    settings = {"run": "rl", "stages.rl.init_from": str(tmp_path / "run" / "sim_colar")}
+    for conditioning in ("text", "both"):
+        other = tiny_config(tmp_path / "rl", **settings, **{"stages.rl.latent.conditioning": conditioning})
+        with pytest.raises(
+            UserError, match=f"conditioning='{conditioning}', and .*sim_colar was trained with 'number'"
+        ):
+            start_parameters(prepare(other), "rl")
+
+
+@pytest.mark.parametrize(
+    ("source", "has_learned"), [("adaptive", True), ("codi", False), ("kava", False), ("cot", False)]
+)
+def test_only_what_has_learned_to_stop_is_a_policy_that_stops(source, has_learned):
+    """CODI's latents are those of adaptive latents, but it has no choice between going on and stopping."""
+    assert _has_such_latents(METHODS["adaptive"](), METHODS[source]) == has_learned
 
 
 def test_rewards_do_not_move_latents_to_another_timeline(tmp_path):

@@ -187,6 +187,7 @@ def _cost_model(part: StageCells) -> CostModel:
         bytes_per_value=jnp.dtype(part.run.config.model.dtype).itemsize,
         projection_size=projection.settings.intermediate_size if projection else 0,
         reads_words=thinking.reads_words and thinking.max_thoughts > 0,
+        mixes_words=thinking.mixes_words,
         question_reads=2 if method.chooses_speed else 1,
         sweeps=thinking.sweeps,
     )
