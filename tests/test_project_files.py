@@ -38,6 +38,12 @@ def test_every_page_of_the_docs_is_in_the_map_of_the_readme():
     assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= linked
 
 
+def test_every_file_of_the_package_is_in_the_map_of_the_architecture():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = (path for path in (ROOT / "colar_jax").rglob("*.py") if not path.stem.startswith("__"))
+    assert [str(path) for path in files if not re.search(rf"\b{path.stem}\b", text)] == []
+
+
 def test_the_citation_is_complete_and_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= citation.keys(), "what version 1.2.0 asks for"

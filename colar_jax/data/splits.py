@@ -41,13 +41,14 @@ def load_splits(config: DataConfig) -> Splits:
     as `data.held_out` says), whatever the config names besides, so that they are never trained on.
     """
     train, own = _training_source(config)
-    tests = _tests(config, own)
-    if config.val:
-        val = load_problems(config.val, "val", limit=config.num_val)
+    whole_tests = _whole_tests(config, own)
+    if config.val or "val" not in own:
+        whole_val = _whole(config.val or config.train, "val", config.num_val)
     else:
-        val = own["val"] if "val" in own else load_problems(config.train, "val", limit=config.num_val)
+        whole_val = own["val"]
     if config.train.startswith(_RENUMBERED):
-        train = _without_asked(train, [val, *tests.values()])
+        train = _without_asked(train, [whole_val, *whole_tests.values()])
+    val, tests = whole_val[: config.num_val], _cut(whole_tests, config)
     refuse_overlap({"train": train, "val": val}, config.allow_overlap)
     for name, problems in tests.items():  # test sets may share questions with each other, as GSM-Hard and GSM8K do
         refuse_overlap({"train": train, name: problems}, config.allow_overlap)
@@ -61,17 +62,27 @@ def load_tests(config: DataConfig) -> dict[str, list[Problem]]:
     """The test sets alone: the training problems are read only where these are a part of their file."""
     source = config.train.removeprefix(_RENUMBERED)
     is_part_of_file = not config.test and _is_file(source)
-    return _tests(config, _training_source(dataclasses.replace(config, train=source))[1] if is_part_of_file else {})
+    own = _training_source(dataclasses.replace(config, train=source))[1] if is_part_of_file else {}
+    return _cut(_whole_tests(config, own), config)
 
 
-def _tests(config: DataConfig, own: dict[str, list[Problem]]) -> dict[str, list[Problem]]:
-    """The sets that the config names, or the training source's own."""
+def _whole_tests(config: DataConfig, own: dict[str, list[Problem]]) -> dict[str, list[Problem]]:
+    """The sets that the config names, or the training source's own; also what is beyond `data.num_test`."""
     limit = config.num_test or None
     if config.test:
-        return {name: load_problems(source, "test", limit=limit) for name, source in parse_tests(config.test).items()}
+        return {name: _whole(source, "test", limit) for name, source in parse_tests(config.test).items()}
     if "test" in own:
         return {"test": own["test"]}
-    return {_short_name(config.train): load_problems(config.train, "test", limit=limit)}
+    return {_short_name(config.train): _whole(config.train, "test", limit)}
+
+
+def _whole(source: str, split: str, limit: int | None) -> list[Problem]:
+    """All problems of a set; a generator makes as many as are asked for."""
+    return load_problems(source, split, limit=limit if GENERATED.match(source) else None)
+
+
+def _cut(tests: dict[str, list[Problem]], config: DataConfig) -> dict[str, list[Problem]]:
+    return {name: problems[: config.num_test or None] for name, problems in tests.items()}
 
 
 def _is_file(source: str) -> bool:
@@ -84,7 +95,7 @@ def num_held_out(held_out: int, num_problems: int) -> int:
 
 
 def _training_source(config: DataConfig) -> tuple[list[Problem], dict[str, list[Problem]]]:
-    """The training problems; of a single file, also its own "val" and "test"."""
+    """The training problems; of a single file, also its own "val" and "test", whole."""
     source = config.train.removeprefix(_RENUMBERED)
     if not _is_file(source):
         return load_problems(config.train, "train", limit=config.train_limit or None), {}
@@ -107,8 +118,7 @@ def _training_source(config: DataConfig) -> tuple[list[Problem], dict[str, list[
             "data.held_out=0 trains on all of it",
             source, count, count,
         )  # fmt: skip
-    own = {"val": problems[-2 * count : -count][: config.num_val], "test": problems[-count:][: config.num_test or None]}
-    return _limited(problems[: -2 * count], config), own
+    return _limited(problems[: -2 * count], config), {"val": problems[-2 * count : -count], "test": problems[-count:]}
 
 
 def _limited(problems: list[Problem], config: DataConfig) -> list[Problem]:

@@ -12,9 +12,15 @@ from typing import Any
 
 from colar_jax.model.llama_config import FULL, NO_ROPE, SLIDING, LlamaConfig
 from colar_jax.weights.hf_fields import COUNT, FLAG, POSITIVE, SIZE, TEXT, WHOLES, Kind, or_null
-
-Raw = dict[str, Any]  # of a config.json
-_LAYER_TYPES = {"full_attention": FULL, "sliding_attention": SLIDING}
+from colar_jax.weights.layer_kinds import (
+    Raw,
+    kinds_of_layer_types,
+    layer_type_faults,
+    layer_types_of,
+    no_window_faults,
+    sliding,
+    some_window,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,52 +39,18 @@ class Family:
     weights: Callable[[LlamaConfig], Mapping[tuple[str, str], tuple[str, tuple[int, ...]]]] = lambda config: {}
 
 
-def _layer_types(config: LlamaConfig) -> list[str]:
-    names = {ours: theirs for theirs, ours in _LAYER_TYPES.items()}
-    return [names[kind] for kind in config.kinds]
-
-
-def _some_window(config: LlamaConfig) -> int:
-    """transformers wants one of these models also where no layer slides."""
-    return 4096 if config.window is None else config.window
-
-
-def _of_layer_types(raw: Raw, otherwise: tuple[str, ...]) -> tuple[str, ...]:
-    """The kinds that `layer_types` names; where it is not there, `otherwise`."""
-    named = raw.get("layer_types")
-    return otherwise if named is None else tuple(_LAYER_TYPES[name] for name in named)
-
-
-def _layer_type_faults(raw: Raw) -> Iterator[str]:
-    named, window = set(raw.get("layer_types") or ()), raw.get("sliding_window")
-    if unknown := sorted(named - _LAYER_TYPES.keys()):
-        yield f"layer_types has {', '.join(unknown)}: only {' and '.join(_LAYER_TYPES)} are supported"
-    if "sliding_attention" in named and (window is None or raw.get("use_sliding_window") is False):
-        yield "layer_types has sliding_attention, and there is no sliding window (sliding_window, use_sliding_window)"
-
-
-def _no_window_faults(raw: Raw) -> Iterator[str]:
-    if raw.get("use_sliding_window") or set(raw.get("layer_types") or ()) - {"full_attention"}:
-        yield f"use_sliding_window=true (or such layer_types): no {raw['model_type']} with sliding windows is supported"
-
-
-def _sliding(kinds: tuple[str, ...], window: int | None, **besides) -> Raw:
-    """Layers of these kinds; where none slides, all are as usual."""
-    return {"layers": kinds, "window": window, **besides} if SLIDING in kinds and window is not None else {}
-
-
 # Qwen: the layers from `max_window_layers` on slide, where `use_sliding_window` says so.
 def _qwen_own(raw: Raw) -> Raw:
     window = raw["sliding_window"] if raw["use_sliding_window"] else None
     first, num_layers = raw["max_window_layers"], raw["num_hidden_layers"]
     usual = tuple(FULL if window is None or layer < first else SLIDING for layer in range(num_layers))
-    return _sliding(_of_layer_types(raw, usual), window)
+    return sliding(kinds_of_layer_types(raw, usual), window)
 
 
 def _qwen_written(config: LlamaConfig) -> Raw:
     if config.window is None:
         return {"use_sliding_window": False}
-    return {"use_sliding_window": True, "sliding_window": config.window, "layer_types": _layer_types(config)}
+    return {"use_sliding_window": True, "sliding_window": config.window, "layer_types": layer_types_of(config)}
 
 
 _QWEN_DEFAULTS = {"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096}
@@ -88,7 +60,7 @@ _QWEN_FIELDS = {"use_sliding_window": FLAG, "max_window_layers": COUNT, "sliding
 
 # Mistral: all layers slide, unless `sliding_window` is null.
 def _mistral_own(raw: Raw) -> Raw:
-    return _sliding((SLIDING,) * raw["num_hidden_layers"], raw["sliding_window"])
+    return sliding((SLIDING,) * raw["num_hidden_layers"], raw["sliding_window"])
 
 
 def _mistral_faults(raw: Raw) -> Iterator[str]:
@@ -98,11 +70,11 @@ def _mistral_faults(raw: Raw) -> Iterator[str]:
 
 def _ministral_own(raw: Raw) -> Raw:
     usual = (FULL if raw["sliding_window"] is None else SLIDING,) * raw["num_hidden_layers"]
-    return _sliding(_of_layer_types(raw, usual), raw["sliding_window"])
+    return sliding(kinds_of_layer_types(raw, usual), raw["sliding_window"])
 
 
 def _ministral_written(config: LlamaConfig) -> Raw:
-    return {"sliding_window": _some_window(config), "layer_types": _layer_types(config)}
+    return {"sliding_window": some_window(config), "layer_types": layer_types_of(config)}
 
 
 _MISTRAL_DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096}
@@ -119,7 +91,7 @@ def _smollm3_own(raw: Raw) -> Raw:
 
 
 def _smollm3_faults(raw: Raw) -> Iterator[str]:
-    yield from _no_window_faults(raw)
+    yield from no_window_faults(raw)
     marks = raw.get("no_rope_layers")
     if marks is not None and (len(marks) < raw["num_hidden_layers"] or not set(marks) <= {0, 1}):
         yield f"no_rope_layers={marks!r}: expected 0 (no rotary embeddings) or 1 for each layer"
@@ -131,7 +103,7 @@ def _gemma3_own(raw: Raw) -> Raw:
     usual = tuple(SLIDING if (layer + 1) % pattern else FULL for layer in range(num_layers))
     local = (raw.get("rope_parameters") or {}).get("sliding_attention") or {}
     theta = float(local.get("rope_theta", raw["rope_local_base_freq"]))
-    besides = _sliding(_of_layer_types(raw, usual), raw["sliding_window"], sliding_rope_theta=theta)
+    besides = sliding(kinds_of_layer_types(raw, usual), raw["sliding_window"], sliding_rope_theta=theta)
     return {"query_scalar": raw["query_pre_attn_scalar"], **besides}
 
 
@@ -139,13 +111,13 @@ def _gemma3_written(config: LlamaConfig) -> Raw:
     return {
         "query_pre_attn_scalar": config.query_scalar,
         "rope_local_base_freq": 10_000.0 if config.sliding_rope_theta is None else config.sliding_rope_theta,
-        "sliding_window": _some_window(config),
-        "layer_types": _layer_types(config),
+        "sliding_window": some_window(config),
+        "layer_types": layer_types_of(config),
     }
 
 
 def _gemma3_faults(raw: Raw) -> Iterator[str]:
-    yield from _layer_type_faults(raw)
+    yield from layer_type_faults(raw)
     if raw.get("sliding_window") is None and "full_attention" not in (raw.get("layer_types") or ()):
         yield "sliding_window=null: the sliding layers of a gemma3_text need one"
     for name in ("final_logit_softcapping", "attn_logit_softcapping"):
@@ -159,7 +131,7 @@ def _gemma3_faults(raw: Raw) -> Iterator[str]:
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family("LlamaForCausalLM", faults=_no_window_faults),
+    "llama": Family("LlamaForCausalLM", faults=no_window_faults),
     "qwen2": Family(
         "Qwen2ForCausalLM",
         features={"qkv_bias": True},
@@ -167,7 +139,7 @@ FAMILIES: dict[str, Family] = {
         fields=_QWEN_FIELDS,
         own=_qwen_own,
         written=_qwen_written,
-        faults=_layer_type_faults,
+        faults=layer_type_faults,
     ),
     "qwen3": Family(
         "Qwen3ForCausalLM",
@@ -176,7 +148,7 @@ FAMILIES: dict[str, Family] = {
         fields=_QWEN_FIELDS,
         own=_qwen_own,
         written=_qwen_written,
-        faults=_layer_type_faults,
+        faults=layer_type_faults,
     ),
     "smollm3": Family(
         "SmolLM3ForCausalLM",
@@ -211,13 +183,13 @@ FAMILIES: dict[str, Family] = {
         fields={"sliding_window": or_null(SIZE)},
         own=_ministral_own,
         written=_ministral_written,
-        faults=_layer_type_faults,
+        faults=layer_type_faults,
     ),
     "olmo2": Family(
         "Olmo2ForCausalLM",
         features={"qk_norm": "whole", "norms": "after"},
         defaults={"rms_norm_eps": 1e-5},
-        faults=_no_window_faults,
+        faults=no_window_faults,
     ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM",

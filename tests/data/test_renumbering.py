@@ -120,6 +120,18 @@ def test_a_run_trains_on_new_numbers_and_never_on_a_test_question(tmp_path):
     assert splits.train == [CLIPS, twins[2]]
 
 
+def test_what_a_longer_evaluation_would_ask_is_not_trained_on_either(tmp_path):
+    """The first problems of a set are tested, all of it later by another `data.num_test`."""
+    write(tmp_path / "train.jsonl", [CLIPS])
+    twins = renumbered([CLIPS], 5)[1:]
+    other = [dataclasses.replace(CLIPS, question=f"{CLIPS.question} {name}") for name in "ab"]
+    write(tmp_path / "val.jsonl", [other[0], twins[0]])
+    write(tmp_path / "test.jsonl", [other[1], twins[1]])
+    splits = load_splits(DataConfig(train=f"renumbered:{tmp_path}", train_limit=5, num_val=1, num_test=1))
+    assert splits.val == other[:1] and splits.tests == {tmp_path.name: other[1:]}
+    assert splits.train == [CLIPS, *twins[2:]]
+
+
 def test_a_file_keeps_its_held_out_problems(tmp_path):
     numbered = [Problem(f"{CLIPS.question} {name}", CLIPS.steps, "72") for name in "abcdefghij"]
     write(tmp_path / "all.jsonl", numbered)
