@@ -192,6 +192,13 @@ def test_a_stage_without_a_checkpoint_is_found_before_anything_is_decoded(config
     assert not (folder / "nothing").exists()
 
 
+def test_every_test_set_counts_for_the_time_that_is_left(tmp_path):
+    """Two sets are twice as many decodes: with the cells of one, a time below nothing was left."""
+    sets = {"data.test": "a=arithmetic; b=arithmetic:max_number=20"}
+    one, two = config_of(tmp_path), config_of(tmp_path, **sets)
+    assert sweep_module._num_cells(two) == 2 * sweep_module._num_cells(one)
+
+
 def test_runs_are_named_after_their_folders(tmp_path):
     def names(*folders):
         return run_names([config_of(tmp_path / folder) for folder in folders])

@@ -206,7 +206,7 @@ def _decode(part: StageCells, store: Store, clock: Clock, progress: Progress, do
 
 
 def _num_cells(config: Config) -> int:
-    sets = [""] * (len(parse_tests(config.data.test)) if config.data.test else 1)
+    sets = list(parse_tests(config.data.test)) if config.data.test else ["own"]
     return sum(len(cells_of(config, stage, sets)) for stage in stages_of(config))
 
 
