@@ -65,14 +65,8 @@ def main() -> None:
         if (status := subprocess.run(train_command(options, seed, stages), check=False).returncode) != 0:
             raise SystemExit(f"seed {seed} ended with status {status} (above is why): the same command goes on with it")
     folders = [str(options.folder / f"seed_{seed}") for seed in options.seeds]
-    table = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "over_seeds.py"),
-        *folders,
-        "--against",
-        options.against,
-        "--costs",
-    ]
+    script = str(ROOT / "benchmarks" / "over_seeds.py")
+    table = [sys.executable, script, *folders, f"--against={options.against}", "--costs"]
     raise SystemExit(subprocess.run(table, check=False).returncode)
 
 

@@ -30,7 +30,6 @@ class Way(NamedTuple):
 
 
 Rows = dict[Way, list[dict]]
-INTERVENTIONS = ("zero", "shuffle", "swap", "truncate")
 BEFORE = {"run": "", "trim": "-"}  # what older reports do not say
 
 
@@ -103,19 +102,23 @@ def shown(interval: Interval, digits: int) -> str:
     return f"{interval.center:.{digits}f}{spread}"
 
 
-def costs_of(results: list[dict]) -> dict[str, str]:
+def changes_of(rows: Rows) -> list[str]:
+    """How latents were changed in causal tests, in their order; the unchanged chains have no p."""
+    tests = (test for results in rows.values() for result in results for test in result["causal"])
+    return list(dict.fromkeys(test["intervention"] for test in tests if test["p"] is not None))
+
+
+def costs_of(results: list[dict], changes: list[str]) -> dict[str, str]:
     """Cells of what answers cost, by their headings: means over seeds."""
     cost = {name: sum(result["cost"][name] for result in results) / len(results) for name in results[0]["cost"]}
-    tests = {
-        name: [test for r in results for test in r["causal"] if test["intervention"] == name] for name in INTERVENTIONS
-    }
-    used = [f"{sum(test['used'] for test in of_one)}" for of_one in tests.values() if of_one]
+    tests = [test for result in results for test in result["causal"]]
+    used = [str(sum(test["used"] for test in tests if test["intervention"] == name)) for name in changes if tests]
     return {
         "thinks in": results[0]["thinks_in"] or "-",
         "forward passes": f"{cost['forward_passes']:.1f}",
         "MFLOP": f"{cost['flops'] / 1e6:.1f}",
         "ms a question": f"{1000 * cost['seconds_per_question']:.1f}",
-        f"seeds that use latents, by {', '.join(INTERVENTIONS)}": " / ".join(used) or "-",
+        f"seeds that use latents, by {', '.join(changes)}": " / ".join(used) or "-",
     }
 
 
@@ -126,7 +129,8 @@ def table_of(rows: Rows, against: str, costs: bool = False) -> list[str]:
     told = [name for name in headings if name not in BEFORE or any(getattr(w, name) != BEFORE[name] for w in rows)]
     compared = f"minus {against}" if against else "minus none"
     header = [*(headings[name] for name in told), "accuracy, %", compared, "#L", "of each seed", "seeds"]
-    header += costs_of(next(iter(rows.values()))) if costs else ()
+    changes = changes_of(rows)
+    header += costs_of(next(iter(rows.values())), changes) if costs else ()
     lines = [header, ["---"] * len(header)]
     for way, results in rows.items():
         accuracies = [100 * result["accuracy"] for result in results]
@@ -138,7 +142,7 @@ def table_of(rows: Rows, against: str, costs: bool = False) -> list[str]:
                 shown(mean_over_seeds([result["mean_length"] for result in results]), 2),
                 ", ".join(f"{value:.1f}" for value in accuracies),
                 str(len(results)),
-                *(costs_of(results).values() if costs else ()),
+                *(costs_of(results, changes).values() if costs else ()),
             ]
         )
     return [f"| {' | '.join(line)} |" for line in lines]

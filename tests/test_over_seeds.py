@@ -55,7 +55,8 @@ def test_what_answers_cost_and_whether_latents_are_used(tmp_path):
             result("no_cot", 0.3, cost=cost, thinks_in=""),
         )
         names = {"zero": True, "shuffle": is_used, "swap": False, "truncate": True}
-        tests = [{"intervention": "none", "used": False}, *({"intervention": n, "used": u} for n, u in names.items())]
+        tests = [{"intervention": "none", "used": False, "p": None}]
+        tests += [{"intervention": name, "used": used, "p": 0.5} for name, used in names.items()]
         report = json.loads((Path(folder) / "report.json").read_text())
         report["causal"] = [test | {"dataset": "gsm8k", "stage": "colar", "speed": "2"} for test in tests]
         (Path(folder) / "report.json").write_text(json.dumps(report))

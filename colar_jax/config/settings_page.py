@@ -21,9 +21,8 @@ A config file sets them as `config.data.train = "my.jsonl"`, a flag as `--config
 `--config.stages.colar.rows=8`. A name that does not exist is refused, with the nearest one that does, and so is a value
 of another type or out of range. Every program prints this list, and its own flags, with `--help`.
 
-A stage has the settings of its own method (`latent` belongs to colar, `khot` to colar_khot, the others to
-the method of their name) and,
-where its trainer is `grpo`, those under `rl`; settings of another method are refused.
+A stage has the settings of its own method (`latent` belongs to colar, `khot` to colar_khot, the others to the
+method of their name) and, where its trainer is `grpo`, those under `rl`; settings of another method are refused.
 
 What may change when a run goes on from its checkpoint is in the column *on resume*: settings marked *free* may; those
 marked *ask* may with `--accept_changes`; *RL* belong to a stage that is trained by rewards, and are free in others; the
