@@ -113,13 +113,13 @@ def costs_of(results: list[dict], changes: list[str]) -> dict[str, str]:
     cost = {name: sum(result["cost"][name] for result in results) / len(results) for name in results[0]["cost"]}
     tests = [test for result in results for test in result["causal"]]
     used = [str(sum(test["used"] for test in tests if test["intervention"] == name)) for name in changes if tests]
+    of_tests = {f"seeds that use latents, by {', '.join(changes)}": " / ".join(used) or "-"} if changes else {}
     return {
         "thinks in": results[0]["thinks_in"] or "-",
         "forward passes": f"{cost['forward_passes']:.1f}",
         "MFLOP": f"{cost['flops'] / 1e6:.1f}",
         "ms a question": f"{1000 * cost['seconds_per_question']:.1f}",
-        f"seeds that use latents, by {', '.join(changes)}": " / ".join(used) or "-",
-    }
+    } | of_tests
 
 
 def table_of(rows: Rows, against: str, costs: bool = False) -> list[str]:
