@@ -34,6 +34,8 @@ def answers_agree(prediction: str, answer: str) -> bool:
 def main() -> None:
     """Answer each line `[prediction, answer]` with `true` or `false`; the first line out says that we are ready."""
     logging.disable(logging.CRITICAL)  # it logs what it cannot read
+    # A process inherits which signals are ignored, and one that has loaded libtpu ignores this one: no pair would end.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     print("ready", flush=True)
     for line in sys.stdin:

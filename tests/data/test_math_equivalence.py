@@ -1,6 +1,7 @@
 """Equality of answers as mathematics: as models and MATH write them, what must not be equal, and hostile input."""
 
 import importlib.util
+import signal
 import time
 
 import pytest
@@ -75,7 +76,16 @@ def test_other_mathematics(prediction, answer):
     assert not is_same_mathematics(prediction, answer)
 
 
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["as usual", "ignored, as by libtpu"])
+def profiling_signal(request):
+    """What the process that judges inherits of the signal that ends it."""
+    before = signal.signal(signal.SIGPROF, request.param)
+    yield
+    signal.signal(signal.SIGPROF, before)
+
+
 @needs_math_verify
+@pytest.mark.usefixtures("profiling_signal")
 def test_hostile_answers_end_and_the_next_pair_is_judged(monkeypatch, tmp_path):
     impatient = tmp_path / "worker.py"
     limit = "CPU_SECONDS_PER_PAIR = 10.0"
@@ -84,6 +94,7 @@ def test_hostile_answers_end_and_the_next_pair_is_judged(monkeypatch, tmp_path):
     impatient.write_text(source.replace(limit, "CPU_SECONDS_PER_PAIR = 1.0"))
     monkeypatch.setattr(math_equivalence, "_WORKER_FILE", impatient)
     monkeypatch.setattr(math_equivalence, "_running", [])
+    math_equivalence.is_equivalent.cache_clear()
     start = time.monotonic()
     for hostile in ("9^{9^{9^{9^{9}}}}", "(" * 400):
         assert not is_same_mathematics(hostile, "6")
