@@ -17,8 +17,9 @@ their 95 % t-interval.
     main     the config as it is, and the stage that chooses its own speed: accuracy and forward passes beside the best
              fixed speed, and what it chooses for problems of how many operations (`chosen.png` in the cell's folder)
     sure     that choice at other certainties (`decode.speed_certainty`), asked of the stages of `main`
-    rl       that choice after reinforcement learning under three budgets of forward passes, beside the fixed speeds of
-             the same model, with the same picture of each
+    larger   the same with numbers up to 50, where fast speeds are harder: there is something to choose
+    rl       the choice of `larger` learned from rewards instead, under three budgets of forward passes, beside the fixed
+             speeds of the same model, with the same picture of each
 """
 
 import argparse
@@ -59,12 +60,14 @@ EXPERIMENTS = {
         "position": {"speeds": "1,2,3,4,5", "conditioning": "text", "timeline": "latents", "weighting": "position"},
     },
     "main": {"as configured": {}},
+    "larger": {"numbers up to 50": {}},
     "sure": {f"certainty {certainty}": {"speed_certainty": certainty} for certainty in (0.0, 0.9, 0.95, 0.98, 0.99)},
-    "rl": {f"budget {passes}": {"budget": float(passes)} for passes in (11, 12, 16)},
+    "rl": {f"budget {passes}": {"budget": float(passes)} for passes in (12, 14, 18)},
 }
-# Of these a model's own speed is compared with the fixed speeds of the same model, that of `main`.
-OWN_SPEED = ("sure", "rl")
-ASKED = {"bands": AROUND_BANDS, "weights": "1,2,3,4,5", "main": "", "rl": ""}
+# Of these a model's own speed is compared with the fixed speeds of the same model: the one that they start from.
+STARTS = {"sure": "main", "rl": "larger"}
+ASKED = {"bands": AROUND_BANDS, "weights": "1,2,3,4,5"}
+OWN_PROBLEMS = dict.fromkeys(("larger", "rl"), "arithmetic:max_number=50,min_steps=1,max_steps=6")
 TINY = {
     "model.preset": "pico",
     "model.latent_head.intermediate_size": 16,
@@ -100,23 +103,32 @@ def folder_of(out: Path, experiment: str, arm: str, seed: int) -> Path:
     return out / f"seed_{seed}" / experiment / arm.replace(", ", "_").replace(" ", "_")
 
 
+def start_of(out: Path, experiment: str, seed: int) -> Path:
+    """The folder of the fixed speeds that a choice of speeds starts from, and is compared with."""
+    [arm] = EXPERIMENTS[STARTS[experiment]]
+    return folder_of(out, STARTS[experiment], arm, seed)
+
+
 def trained(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> Path:
     """Train and evaluate one arm, and before it what it starts from; its folder."""
     folder, group, settings = folder_of(out, experiment, arm, seed), "colar.latent", dict(changes)
+    if experiment in OWN_PROBLEMS:
+        settings["data.train"] = OWN_PROBLEMS[experiment]
     if experiment == "rl":
-        group, main = "auto_rl.rl", trained(out, "main", "as configured", seed, changes)
-        settings |= {"run": "auto_rl", "stages.auto_rl.init_from": main / "colar", "decode.speed_certainty": 0.0}
+        group, start = "auto_rl.rl", start_of(out, experiment, seed)
+        trained(out, STARTS[experiment], *EXPERIMENTS[STARTS[experiment]], seed, changes)
+        settings |= {"run": "auto_rl", "stages.auto_rl.init_from": start / "colar", "decode.speed_certainty": 0.0}
     else:
-        of_seed = out / f"seed_{seed}" / "cot"
-        train(of_seed, seed, {"run": "cot"} | changes)
-        stages = "colar,auto" if experiment == "main" else "colar"
+        of_seed = out / f"seed_{seed}" / ("cot_larger" if experiment in OWN_PROBLEMS else "cot")
+        train(of_seed, seed, settings | {"run": "cot"})
+        stages = "colar,auto" if experiment in STARTS.values() else "colar"
         settings |= {"run": stages, "stages.colar.init_from": of_seed / "cot"}
     of_arm = EXPERIMENTS[experiment][arm]
     settings |= {f"stages.{group}.{name}": value for name, value in of_arm.items()}
     if "timeline" in of_arm:  # one model has one, whatever of its stages are run
         others = ("rl.latent", "auto.own_speed", "auto_rl.own_speed")
         settings |= {f"stages.{other}.timeline": of_arm["timeline"] for other in others}
-    if ASKED[experiment]:
+    if experiment in ASKED:
         settings["eval.speeds"] = ASKED[experiment]
     train(folder, seed, settings)
     return folder
@@ -134,8 +146,8 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
     speeds = {}
     results = read_report(folder)["results"]
     if experiment == "rl":  # the fixed speeds of the same model
-        of_main = read_report(folder_of(out, "main", "as configured", seed))["results"]
-        results = [*(result for result in of_main if result["stage"] == "colar"), *results]
+        of_start = read_report(start_of(out, experiment, seed))["results"]
+        results = [*(result for result in of_start if result["stage"] == "colar"), *results]
     for result in results:
         speed = result["speed"].replace("-", "own")
         speeds[speed] = {
@@ -151,7 +163,8 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
 
 def sure_cell(out: Path, arm: str, seed: int, changes: dict) -> dict:
     """What the stage that chooses its speed answers where it is as sure as an arm asks; nothing is trained for it."""
-    main, folder = trained(out, "main", "as configured", seed, changes), folder_of(out, "sure", arm, seed)
+    main = trained(out, STARTS["sure"], *EXPERIMENTS[STARTS["sure"]], seed, changes)
+    folder = folder_of(out, "sure", arm, seed)
     folder.mkdir(parents=True, exist_ok=True)
     config = resolve(saved_config(main))
     config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, **EXPERIMENTS["sure"][arm]))
@@ -224,7 +237,7 @@ def print_table(out: Path, cells: list[dict], experiment: str) -> None:
     of_arms = {arm: found for arm, found in of_arms.items() if found}
     if not of_arms:
         return
-    if experiment in OWN_SPEED:
+    if experiment in STARTS:
         print_own_speeds(of_arms, experiment)
         draw_own_speeds(of_arms, out / f"{experiment}.png")
         return
