@@ -185,6 +185,6 @@ def decode_counted(model, prompts, keys_B, think, limits: DecodeLimits, executio
 
     feeder = Feeder.of(model, prefill(model, prompts, limits, execution), execution)
     thinking = rounds(thinking_loop(feeder, keys_B, think, limits), limits.max_thoughts)
-    answering = answering_loop(feeder, thinking.suffix, thinking.num_thoughts_B, keys_B, limits)
+    answering = answering_loop(feeder, thinking.suffix, feeder.positions_of(thinking.num_thoughts_B), keys_B, limits)
     answering = rounds(answering, limits.max_answer_tokens - 1)
     return CountedDecode(thinking.num_thoughts_B, answering.ids_BA)

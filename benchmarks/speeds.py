@@ -17,9 +17,11 @@ their 95 % t-interval.
     main     the config as it is, and the stage that chooses its own speed: accuracy and forward passes beside the best
              fixed speed, and what it chooses for problems of how many operations (`chosen.png` in the cell's folder)
     sure     that choice at other certainties (`decode.speed_certainty`), asked of the stages of `main`
-    larger   the same with numbers up to 50, where fast speeds are harder: there is something to choose
-    rl       the choice of `larger` learned from rewards instead, under three budgets of forward passes, beside the fixed
-             speeds of the same model, with the same picture of each
+    larger   as `main` with numbers up to 50, where fast speeds are harder: there is something to choose
+    sure_larger    as `sure`, of the stages of `larger`
+    mid_chain      the same of a stage that may change its speed at every latent (`own_speed.mid_chain`)
+    rl       the choice of `larger` learned from rewards instead, under three budgets of forward passes, beside the
+             fixed speeds of the same model, with the same picture of each
 """
 
 import argparse
@@ -49,6 +51,7 @@ BANDS = "1..2.3,2.7..4.3,4.7..6"
 AROUND_BANDS = "1,1.5,2,2.3,2.5,2.7,3,3.5,4,4.3,4.5,4.7,5,6"
 # Inside a band, and its two ends.
 LINES = {"2.5": ("2.3", "2.7"), "4.5": ("4.3", "4.7")}
+CERTAINTIES = {f"certainty {certainty}": {"speed_certainty": certainty} for certainty in (0.0, 0.9, 0.95, 0.98, 0.99)}
 EXPERIMENTS = {
     "bands": {
         "timeline": {"speeds": BANDS, "conditioning": "number", "timeline": "tokens"},
@@ -61,13 +64,15 @@ EXPERIMENTS = {
     },
     "main": {"as configured": {}},
     "larger": {"numbers up to 50": {}},
-    "sure": {f"certainty {certainty}": {"speed_certainty": certainty} for certainty in (0.0, 0.9, 0.95, 0.98, 0.99)},
+    "sure": CERTAINTIES,
+    "sure_larger": CERTAINTIES,
+    "mid_chain": CERTAINTIES,
     "rl": {f"budget {passes}": {"budget": float(passes)} for passes in (12, 14, 18)},
 }
 # Of these a model's own speed is compared with the fixed speeds of the same model: the one that they start from.
-STARTS = {"sure": "main", "rl": "larger"}
+STARTS = {"sure": "main", "sure_larger": "larger", "mid_chain": "larger", "rl": "larger"}
 ASKED = {"bands": AROUND_BANDS, "weights": "1,2,3,4,5"}
-OWN_PROBLEMS = dict.fromkeys(("larger", "rl"), "arithmetic:max_number=50,min_steps=1,max_steps=6")
+OWN_PROBLEMS = dict.fromkeys(("larger", "mid_chain", "rl"), "arithmetic:max_number=50,min_steps=1,max_steps=6")
 TINY = {
     "model.preset": "pico",
     "model.latent_head.intermediate_size": 16,
@@ -109,21 +114,28 @@ def start_of(out: Path, experiment: str, seed: int) -> Path:
     return folder_of(out, STARTS[experiment], arm, seed)
 
 
+def trained_start(out: Path, experiment: str, seed: int, changes: dict) -> Path:
+    """`start_of`, trained."""
+    return trained(out, STARTS[experiment], *EXPERIMENTS[STARTS[experiment]], seed, changes)
+
+
 def trained(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> Path:
     """Train and evaluate one arm, and before it what it starts from; its folder."""
     folder, group, settings = folder_of(out, experiment, arm, seed), "colar.latent", dict(changes)
     if experiment in OWN_PROBLEMS:
-        settings["data.train"] = OWN_PROBLEMS[experiment]
-    if experiment == "rl":
-        group, start = "auto_rl.rl", start_of(out, experiment, seed)
-        trained(out, STARTS[experiment], *EXPERIMENTS[STARTS[experiment]], seed, changes)
-        settings |= {"run": "auto_rl", "stages.auto_rl.init_from": start / "colar", "decode.speed_certainty": 0.0}
+        # At 4 this model is right more often than at 3.
+        settings |= {"data.train": OWN_PROBLEMS[experiment]}
+        settings |= {f"stages.{stage}.own_speed.labels": "each" for stage in ("auto", "auto_rl")}
+    if experiment in STARTS:
+        start, stage = trained_start(out, experiment, seed, changes), "auto_rl" if experiment == "rl" else "auto"
+        group = f"{stage}.{'rl' if experiment == 'rl' else 'own_speed'}"
+        settings |= {"run": stage, f"stages.{stage}.init_from": start / "colar", "decode.speed_certainty": 0.0}
     else:
         of_seed = out / f"seed_{seed}" / ("cot_larger" if experiment in OWN_PROBLEMS else "cot")
         train(of_seed, seed, settings | {"run": "cot"})
         stages = "colar,auto" if experiment in STARTS.values() else "colar"
         settings |= {"run": stages, "stages.colar.init_from": of_seed / "cot"}
-    of_arm = EXPERIMENTS[experiment][arm]
+    of_arm = {"mid_chain": True} if experiment == "mid_chain" else EXPERIMENTS[experiment][arm]
     settings |= {f"stages.{group}.{name}": value for name, value in of_arm.items()}
     if "timeline" in of_arm:  # one model has one, whatever of its stages are run
         others = ("rl.latent", "auto.own_speed", "auto_rl.own_speed")
@@ -136,8 +148,8 @@ def trained(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> P
 
 def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict:
     """Train and evaluate one arm; what is said of it."""
-    if experiment == "sure":
-        return sure_cell(out, arm, seed, changes)
+    if EXPERIMENTS[experiment] is CERTAINTIES:
+        return sure_cell(out, experiment, arm, seed, changes)
     folder = trained(out, experiment, arm, seed, changes)
     own_stage = "auto_rl" if experiment == "rl" else "auto"
     run = prepare(resolve(saved_config(folder)), sets="tests")
@@ -161,19 +173,21 @@ def cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict
     return {"experiment": experiment, "arm": arm, "seed": seed, "speeds": speeds, "chosen": chosen}
 
 
-def sure_cell(out: Path, arm: str, seed: int, changes: dict) -> dict:
-    """What the stage that chooses its speed answers where it is as sure as an arm asks; nothing is trained for it."""
-    main = trained(out, STARTS["sure"], *EXPERIMENTS[STARTS["sure"]], seed, changes)
-    folder = folder_of(out, "sure", arm, seed)
+def sure_cell(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> dict:
+    """What the stage that chooses its speed answers where it is as sure as an arm asks: one stage for all arms."""
+    start = stage_in = trained_start(out, experiment, seed, changes)
+    if experiment == "mid_chain":
+        stage_in = trained(out, experiment, "trained", seed, changes)
+    folder = folder_of(out, experiment, arm, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    config = resolve(saved_config(main))
-    config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, **EXPERIMENTS["sure"][arm]))
+    config = resolve(saved_config(stage_in))
+    config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, **CERTAINTIES[arm]))
     run = prepare(config, sets="tests")
     (encoded,), speeds = run.tests.values(), run.decode_speeds("auto")
     outcome = run.evaluator("auto", [encoded], speeds).run(
-        finished_parameters(run, main / "auto"), encoded, speeds[0], seed=None
+        finished_parameters(run, stage_in / "auto"), encoded, speeds[0], seed=None
     )
-    results = [result for result in read_report(main)["results"] if result["stage"] == "colar"]
+    results = [result for result in read_report(start)["results"] if result["stage"] == "colar"]
     fixed = {
         result["speed"]: {
             "accuracy": 100 * result["accuracy"],
@@ -185,12 +199,40 @@ def sure_cell(out: Path, arm: str, seed: int, changes: dict) -> dict:
     # A question is read twice, the second time with the speed; then come the latents and the answer's tokens.
     passes = 2 + length + float(outcome.answer_tokens_N.mean())
     own = {"own": {"accuracy": 100 * outcome.accuracy, "length": length, "forward_passes": passes}}
-    chosen = chosen_speeds(run, "auto", main, folder)
-    return {"experiment": "sure", "arm": arm, "seed": seed, "speeds": fixed | own, "chosen": chosen}
+    chosen = chosen_speeds(run, "auto", stage_in, folder)
+    return {"experiment": experiment, "arm": arm, "seed": seed, "speeds": fixed | own, "chosen": chosen}
 
 
 def chosen_speeds(run: Run, stage: str, trained_in: Path, shown_in: Path | None = None) -> dict:
-    """What a stage of a run chooses: the mean by number of operations, a picture, and the rank correlation."""
+    """What a stage of a run chooses: the mean by number of operations, a picture, and the rank correlation.
+
+    Of a chain whose speed changes it is the mean over its latents, and the share of latents with a change is told.
+    """
+    (encoded,) = run.tests.values()
+    parameters = finished_parameters(run, trained_in / stage)
+    if run.method(stage).mid_chain:
+        given = run.inspector(stage).thoughts(parameters, encoded, "auto")
+        is_fed_NL = np.arange(given.speeds_BL.shape[1]) < given.num_thoughts_B[:, None]
+        speeds = np.sum(given.speeds_BL * is_fed_NL, axis=1) / np.maximum(given.num_thoughts_B, 1)
+        num_changes = np.sum((np.diff(given.speeds_BL) != 0) & is_fed_NL[:, 1:])
+        changed = float(num_changes / np.sum(is_fed_NL[:, 1:]))
+    else:
+        speeds, changed = opening_speeds(run, stage, parameters), 0.0
+    operations = np.array([len(problem.steps) for problem in encoded.problems[: len(speeds)]])
+    counts = sorted(set(operations.tolist()))
+    means = {str(count): float(speeds[operations == count].mean()) for count in counts}
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(counts, list(means.values()), "o-")
+    axes.set(xlabel="operations of a problem", ylabel="mean speed that is chosen")
+    figure.savefig((shown_in or trained_in) / "chosen.png", dpi=160)
+    same = len(set(speeds.tolist())) == 1
+    correlation = None if same else float(stats.spearmanr(operations, speeds).statistic)
+    return {"rank_correlation": correlation, "mean_by_operations": means, "changed": changed}
+
+
+def opening_speeds(run: Run, stage: str, parameters) -> np.ndarray:
+    """The speed that is chosen for each of the first test problems, as many as whole batches hold."""
     (encoded,) = run.tests.values()
     limits = decode_limits(
         run.thinking(stage),
@@ -207,20 +249,7 @@ def chosen_speeds(run: Run, stage: str, trained_in: Path, shown_in: Path | None 
     program = run.engine.compile_rows(
         lambda model, compute, packed, _: prefill(model, packed, limits, compute).own_speeds_B
     )
-    parameters = finished_parameters(run, trained_in / stage)
-    of_parts = [program(parameters, run.engine.put_rows((pack_prompts(part, shape),))) for part in parts]
-    speeds = np.concatenate(of_parts)
-    operations = np.array([len(problem.steps) for problem in encoded.problems[: len(speeds)]])
-    counts = sorted(set(operations.tolist()))
-    means = {str(count): float(speeds[operations == count].mean()) for count in counts}
-    figure = Figure(figsize=(4, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(counts, list(means.values()), "o-")
-    axes.set(xlabel="operations of a problem", ylabel="mean speed that is chosen")
-    figure.savefig((shown_in or trained_in) / "chosen.png", dpi=160)
-    same = len(set(speeds.tolist())) == 1
-    correlation = None if same else float(stats.spearmanr(operations, speeds).statistic)
-    return {"rank_correlation": correlation, "mean_by_operations": means}
+    return np.concatenate([program(parameters, run.engine.put_rows((pack_prompts(part, shape),))) for part in parts])
 
 
 def shown(values: list[float], digits: int = 1) -> str:
@@ -284,7 +313,12 @@ def print_own_speeds(of_arms: dict[str, list[dict]], experiment: str) -> None:
         columns.append(shown(correlations, 2) if correlations else "-")
         print(f"| {arm} | {len(found)} |", " | ".join(columns), "|")
     for arm, found in of_arms.items():
-        print(f"\nmean speed by operations, {arm}, first seed:", found[0]["chosen"]["mean_by_operations"])
+        changed = shown([100 * cell["chosen"].get("changed", 0.0) for cell in found])
+        means = found[0]["chosen"]["mean_by_operations"]
+        print(
+            f"\n{arm}: {changed} % of latents at another speed than the one before; mean by operations, first seed:",
+            means,
+        )
 
 
 def draw_own_speeds(of_arms: dict[str, list[dict]], path: Path) -> None:

@@ -111,14 +111,15 @@ def _any_speed(config) -> None:
         method="own_speed", init_from="colar", steps=400, rows=8, row_positions=160, log_every=100
     )
     config.stages.auto.optimizer.update(learning_rate=2e-3, b2=0.98, warmup_steps=100)
-    config.stages.auto.own_speed.update(num_labelled=2000, timeline="tokens")
+    # Where slower is never worse the fastest right speed says all; the table of docs/speed.md has these labels.
+    config.stages.auto.own_speed.update(num_labelled=2000, timeline="tokens", labels="fastest")
     # The choice as an action: right answers, less what the forward passes cost, at a price that meets the budget.
     # From a head that has learned nothing, which draws every speed: that of `auto` is certain, and draws one alone.
     config.stages.auto_rl = stage_defaults(
         method="own_speed", trainer="grpo", init_from="colar", steps=100, log_every=10, row_positions=160
     )
     config.stages.auto_rl.optimizer.update(learning_rate=3e-4, b2=0.99, warmup_steps=5, weight_decay=0.0)
-    config.stages.auto_rl.own_speed.timeline = "tokens"
+    config.stages.auto_rl.own_speed.update(timeline="tokens", labels="fastest")
     # Each of a question's eight rollouts draws a speed, and they are compared with each other. Nothing but the choice
     # is learned, so latents keep the spread that they have, and a batch is gone through twice.
     config.stages.auto_rl.rl.update(num_questions=32, num_generations=8, speeds_per_group=8, centre="group")

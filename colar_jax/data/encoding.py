@@ -11,7 +11,8 @@ from colar_jax.data import prompts
 from colar_jax.data.grouping import num_groups
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed
-from colar_jax.data.recipe import Told
+from colar_jax.data.recipe import SpeedChange, Told
+from colar_jax.data.speed_changes import SpeedChanges
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
 
@@ -35,6 +36,7 @@ class Prompt:
 
     ids: np.ndarray  # int32
     speed_number: float  # what that separator is told of the speed (`data.recipe.Told.number`)
+    later: SpeedChange | None = None  # what latents are told of it; None: the same
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,7 +58,8 @@ class EncodedProblems:
     separator_id: int
     eos_id: int
     step_starts: tuple[np.ndarray, ...] = ()  # where in `steps` each step begins, for methods that remove whole steps
-    speed_labels: np.ndarray | None = None  # of each problem, which of a grid of speeds to choose (`methods.own_speed`)
+    speed_labels: np.ndarray | None = None  # of each problem, of a grid of speeds (`OwnSpeed.labels_of`)
+    speed_changes: SpeedChanges | None = None  # in mid-chain, with what to choose there (`methods.own_speed`)
     answer_prefix: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))  # of every answer
     needed_lengths: np.ndarray | None = None  # tokens of the steps that each answer needs; None: not known of all
     step_ends: tuple[np.ndarray, ...] = ()  # where each step ends, without the line break after it
@@ -77,7 +80,7 @@ class EncodedProblems:
 
     def ask(self, index: int, told: Told) -> Prompt:
         """Problem `index` as it is asked where the model is `told` of the speed."""
-        return Prompt(np.append(self.prompt(index, told.said), np.int32(self.separator_id)), told.number)
+        return Prompt(np.append(self.prompt(index, told.said), np.int32(self.separator_id)), told.number, told.later)
 
     def prompt_lengths(self, speed: Speed) -> np.ndarray:
         """The number of tokens of every problem's prompt at `speed`."""

@@ -10,11 +10,20 @@ from colar_jax.settings.speeds import ASKED_PHASE, AUTO_NUMBER, DECIMALS, NO_NUM
 
 
 @dataclasses.dataclass(frozen=True)
+class SpeedChange:
+    """A change of speed in mid-chain."""
+
+    after: int  # so many latents, at least 1
+    speed: float  # of those that follow
+
+
+@dataclasses.dataclass(frozen=True)
 class Told:
     """What a model is told of the speed."""
 
     said: Speed  # by the prompt
     number: float  # beside it, at the opening `###`; `AUTO_NUMBER`, or `NO_NUMBER` where nothing is added
+    later: SpeedChange | None = None  # None: that speed is for the whole chain
 
 
 @dataclasses.dataclass(frozen=True)

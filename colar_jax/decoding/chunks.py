@@ -72,7 +72,7 @@ def answer(model: Reasoner, paused: Paused, ends_B, cue_ids, limits: DecodeLimit
         embeds_BD = model.llama.embed(jnp.full(len(num_thoughts_B), token_id), jnp.dtype(compute.dtype))
         _, suffix = feeder.feed(embeds_BD, num_thoughts_B, is_cued_B, suffix)
         num_thoughts_B += is_cued_B
-    answering = answering_loop(feeder, suffix, num_thoughts_B, paused.keys_B, limits).run()
+    answering = answering_loop(feeder, suffix, feeder.positions_of(num_thoughts_B), paused.keys_B, limits).run()
     return Decoded(
         thoughts=None,
         thought_log_probs_BL=thinking.log_probs_BL,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.decoding.loops import AnsweringState, DecodeLimits, Loop, ThinkingState
+from colar_jax.decoding.pacing import first_pace, following_speeds
 from colar_jax.decoding.prefill import Feeder, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.sampling import greedy_token, sampled_token
@@ -42,6 +43,7 @@ class Decoded:
     # float32, those that the model chose itself; 0 where it was told, None: it never does
     own_speeds_B: jax.Array | None = None
     own_log_probs_B: jax.Array | None = None  # of those, where they were drawn
+    speeds_BL: jax.Array | None = None  # [B, L + 1]: of chains whose speed may change (`ThinkingState`)
     end_log_prob_B: jax.Array | None = None  # of rollouts that were cut: of the stop that they did not choose
     trim: dict[str, Any] | None = None  # `[B]` by name, of chains that were watched (`evaluation.trimming`)
 
@@ -62,7 +64,8 @@ def decode(
         thinking = thinking_loop(feeder, keys_B, think, limits)
         thinking = thinking.run() if limits.max_thoughts else thinking.start
     with jax.named_scope("answer"):
-        answering = answering_loop(feeder, thinking.suffix, thinking.num_thoughts_B, keys_B, limits).run()
+        before_B = feeder.positions_of(thinking.num_thoughts_B, thinking.pace)
+        answering = answering_loop(feeder, thinking.suffix, before_B, keys_B, limits).run()
     return Decoded(
         thoughts=thinking.records,
         thought_log_probs_BL=thinking.log_probs_BL,
@@ -74,6 +77,7 @@ def decode(
         num_answer_tokens_B=answering.num_tokens_B,
         own_speeds_B=prefilled.own_speeds_B,
         own_log_probs_B=prefilled.own_log_probs_B,
+        speeds_BL=thinking.speeds_BL,
         end_log_prob_B=thinking.next.end_log_prob_B,
         key_data_BK=jax.random.key_data(keys_B) if limits.drops_out else None,
     )
@@ -110,10 +114,16 @@ def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) ->
 
     def body(state: ThinkingState) -> ThinkingState:
         thought, active_B = state.next, ~state.done_B
-        hidden_BD, suffix = feeder.feed_thought(thought.embed_BD, state.num_thoughts_B, active_B, state.suffix)
+        hidden_BD, suffix = feeder.feed_thought(
+            thought.embed_BD, state.num_thoughts_B, active_B, state.suffix, state.pace
+        )
         if not limits.latents_see_question:
             hidden_BD = feeder.alone(thought.embed_BD)
         following = next_thought(hidden_BD, state.step + 1)
+        pace, speeds_BL = state.pace, state.speeds_BL
+        if pace is not None:
+            speeds_B = following_speeds(feeder, limits, hidden_BD, pace.following_B, state.step + 1)
+            pace, speeds_BL = pace.fed(speeds_B, active_B), write(speeds_BL, pace.following_B, state.step + 1)
         return ThinkingState(
             step=state.step + 1,
             suffix=suffix,
@@ -123,9 +133,11 @@ def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) ->
             records=jax.tree.map(lambda buffer, value: write(buffer, value, state.step), state.records, thought.record),
             log_probs_BL=write(state.log_probs_BL, thought.log_prob_B, state.step),
             stop_log_probs_BL=write(state.stop_log_probs_BL, following.stop_log_prob_B, state.step + 1),
+            pace=pace,
+            speeds_BL=speeds_BL,
         )
 
-    first = next_thought(hidden_BD, 0)
+    first, pace = next_thought(hidden_BD, 0), first_pace(feeder, limits)
     stop_log_probs_BL = jnp.zeros((num_rollouts, limit + 1), jnp.float32)
     start = ThinkingState(
         step=jnp.int32(0),
@@ -138,18 +150,23 @@ def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) ->
         ),
         log_probs_BL=jnp.zeros((num_rollouts, limit), jnp.float32),
         stop_log_probs_BL=write(stop_log_probs_BL, first.stop_log_prob_B, 0),
+        pace=pace,
+        speeds_BL=None if pace is None else write(jnp.zeros_like(stop_log_probs_BL), pace.speeds_B, 0),
     )
     if limit == 0:  # a method without reasoning: nothing was cut off
         start = dataclasses.replace(start, done_B=jnp.ones(num_rollouts, bool))
     return Loop(start, goes_on, body)
 
 
-def answering_loop(feeder: Feeder, suffix: Suffix, num_thoughts_B, keys_B, limits: DecodeLimits) -> Loop:
-    """The loop over `AnsweringState`, after the `num_thoughts_B` thoughts that `suffix` holds."""
+def answering_loop(feeder: Feeder, suffix: Suffix, before_B, keys_B, limits: DecodeLimits) -> Loop:
+    """The loop over `AnsweringState`, after the thoughts that `suffix` holds.
+
+    Args:
+        before_B: how many rotary positions they take (`Feeder.positions_of`).
+    """
     model, dtype = feeder.model, jnp.dtype(feeder.compute.dtype)
-    num_rollouts, limit = num_thoughts_B.shape[0], limits.max_answer_tokens
-    keys_B = _fold_in(keys_B, 1)
-    everyone_B, before_B = jnp.ones(num_rollouts, bool), feeder.positions_of(num_thoughts_B)
+    num_rollouts, limit = before_B.shape[0], limits.max_answer_tokens
+    keys_B, everyone_B = _fold_in(keys_B, 1), jnp.ones(before_B.shape[0], bool)
 
     def goes_on(state: AnsweringState):
         return feeder.compute.anyone((state.step < limit) & ~jnp.all(state.done_B))

@@ -8,6 +8,7 @@ import jax
 
 from colar_jax.decoding.thinking import Thought
 from colar_jax.model.cache import Suffix
+from colar_jax.model.timeline import Pace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class DecodeLimits:
     drops_out: bool = False  # whether adapters drop out, each rollout one mask
     draws_speed: bool = False  # a speed that the model chooses itself is drawn; False: by `speed_certainty`
     speed_certainty: float = 0.0  # `SpeedChoice.chosen`
+    changes_speed: bool = False  # whether a speed that the model chooses itself is chosen anew at every latent
     latents_see_question: bool = True  # False: each after the first is made of the one before it alone
     sweeps: int | None = None  # thoughts are made all at once, in so many sweeps (`swept`); None: one after the other
     cut_at: jax.Array | None = None  # int32 scalar, traced: thinking is cut there already; None: at max_thoughts
@@ -58,6 +60,8 @@ class ThinkingState:
     records: Any
     log_probs_BL: jax.Array
     stop_log_probs_BL: jax.Array
+    pace: Pace | None = None  # after these thoughts; None: each chain has one speed
+    speeds_BL: jax.Array | None = None  # [B, L + 1], of each thought, and the one told with the last; None likewise
 
 
 @jax.tree_util.register_dataclass

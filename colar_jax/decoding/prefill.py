@@ -15,7 +15,7 @@ from colar_jax.model.llama import LastLayer, Llama, Reading
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.model.speed_choice import SPEED_CHOICE
 from colar_jax.model.speed_embedding import SPEED
-from colar_jax.model.timeline import counts_tokens, tokens_before, told_at_opening, told_next
+from colar_jax.model.timeline import Pace, counts_tokens, tokens_before, told_at_opening, told_next
 from colar_jax.model.visibility import cascade, cascade_start, packed
 from colar_jax.settings.speeds import OWN_NUMBER
 
@@ -33,6 +33,8 @@ class Prefilled:
     # float32, those that the model chose itself; 0 where it was told, None: it never does
     own_speeds_B: jax.Array | None = None
     own_log_probs_B: jax.Array | None = None  # of those, where they were drawn
+    # of speeds that change in mid-chain: after how many latents, and to what (`PackedPrompts.changes_C`)
+    changes_B: tuple[jax.Array, jax.Array] | None = None
 
 
 def prefill(
@@ -55,10 +57,15 @@ def prefill(
     num_rollouts = limits.num_rollouts
     hidden_BD, lengths_B = (jnp.repeat(of_C, num_rollouts, axis=0) for of_C in (hidden_CD, prompts.lengths_C))
     speeds_B = None if told.speeds_C is None else jnp.repeat(told.speeds_C, num_rollouts)
+    changes_B = (
+        None if prompts.changes_C is None else tuple(jnp.repeat(of_C, num_rollouts) for of_C in prompts.changes_C)
+    )
+    prefilled = Prefilled(prefix, hidden_BD, lengths_B, speeds_B, changes_B=changes_B)
     if own is None:
-        return Prefilled(prefix, hidden_BD, lengths_B, speeds_B)
+        return prefilled
     own_B, own_log_probs_B = (jnp.repeat(of_C, num_rollouts) for of_C in own)
-    return Prefilled(prefix, hidden_BD, lengths_B, speeds_B, own_B, None if draw_keys_C is None else own_log_probs_B)
+    own_log_probs_B = None if draw_keys_C is None else own_log_probs_B
+    return dataclasses.replace(prefilled, own_speeds_B=own_B, own_log_probs_B=own_log_probs_B)
 
 
 def _own_speeds(model: Reasoner, prompts: PackedPrompts, certainty: float, compute: Execution, draw_keys_C):
@@ -182,16 +189,28 @@ class Feeder:
         )
         return hidden_B1D[:, 0], Suffix(written, is_real_BS, suffix.num_written + 1)
 
-    def feed_thought(self, embeds_BD, index_B, is_real_B, suffix: Suffix) -> tuple[jax.Array, Suffix]:
-        """As `feed`, of the thought number `index_B`, 0 the first: it is told what comes next, where the model is."""
-        if counts_tokens(self.model):
+    def feed_thought(
+        self, embeds_BD, index_B, is_real_B, suffix: Suffix, pace: Pace | None = None
+    ) -> tuple[jax.Array, Suffix]:
+        """As `feed`, of the thought number `index_B`, 0 the first: it is told what comes next, where the model is.
+
+        Args:
+            pace: of chains before that thought whose speed may change; None: each has one.
+        """
+        if pace is not None:
+            after = pace.fed(pace.following_B)
+            embeds_BD = embeds_BD + self.model.speed(after.size_B).astype(embeds_BD.dtype)
+            index_B = after.tokens_B - 1
+        elif counts_tokens(self.model):
             told_BD = told_next(self.model, index_B + 1, self.prefilled.speeds_B)
             embeds_BD = embeds_BD + told_BD.astype(embeds_BD.dtype)
             index_B = self.positions_of(index_B + 1) - 1
         return self.feed(embeds_BD, index_B, is_real_B, suffix)
 
-    def positions_of(self, num_thoughts_B):
-        """How many rotary positions the first thoughts take, int32 `[B]`."""
+    def positions_of(self, num_thoughts_B, pace: Pace | None = None):
+        """How many rotary positions the first thoughts take, int32 `[B]`; `pace` after them, as for `feed_thought`."""
+        if pace is not None:
+            return pace.tokens_B
         if not counts_tokens(self.model):
             return num_thoughts_B
         return tokens_before(num_thoughts_B, self.prefilled.speeds_B)

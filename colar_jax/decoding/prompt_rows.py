@@ -41,6 +41,8 @@ class PackedPrompts:
     lengths_C: np.ndarray  # int32
     # float32, what each question's last separator is told of the speed (`data.recipe.Told.number`); None: not known
     speeds_C: np.ndarray | None = None
+    # Speeds that change in mid-chain: after how many latents, int32, and to what, float32; None: none does
+    changes_C: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def shape_for(batches: list[np.ndarray]) -> PromptShape:
@@ -83,7 +85,17 @@ def pack_prompts(prompts: Sequence[Prompt | np.ndarray], shape: PromptShape) -> 
             start += length
     numbers = [prompt.speed_number for prompt in prompts if isinstance(prompt, Prompt)]
     speeds_C = np.array(numbers, np.float32) if len(numbers) == len(prompts) else None
-    return PackedPrompts(token_ids_RS, position_ids_RS, segment_ids_RS, slots_CP, lengths_C, speeds_C)
+    return PackedPrompts(
+        token_ids_RS, position_ids_RS, segment_ids_RS, slots_CP, lengths_C, speeds_C, _changes(prompts)
+    )
+
+
+def _changes(prompts: Sequence[Prompt | np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where speeds change and to what, as `PackedPrompts` has it, where all of these prompts say so."""
+    changes = [prompt.later for prompt in prompts if isinstance(prompt, Prompt) and prompt.later is not None]
+    if len(changes) < len(prompts):
+        return None
+    return np.array([of.after for of in changes], np.int32), np.array([of.speed for of in changes], np.float32)
 
 
 def _rows(lengths: np.ndarray, positions: int) -> list[list[int]]:

@@ -59,8 +59,10 @@ class Streamer:
         def thinking(parameters, prefilled: Prefilled, keys_B, what):
             return thinking_loop(feeder(parameters, prefilled), keys_B, *ways(what))
 
-        def answering(parameters, prefilled: Prefilled, keys_B, what, suffix, num_thoughts_B):
-            return answering_loop(feeder(parameters, prefilled), suffix, num_thoughts_B, keys_B, ways(what)[1])
+        def answering(parameters, prefilled: Prefilled, keys_B, what, suffix, num_thoughts_B, pace):
+            of_rows = feeder(parameters, prefilled)
+            before_B = of_rows.positions_of(num_thoughts_B, pace)
+            return answering_loop(of_rows, suffix, before_B, keys_B, ways(what)[1])
 
         # A loop's start is not computed where only its step is returned.
         self._ways = ways
@@ -71,7 +73,7 @@ class Streamer:
         self._next_thought = jax.jit(lambda state, *given: thinking(*given).step(state), donate_argnums=0)
         self._first_token = jax.jit(lambda *given: answering(*given).start)
         self._next_token = jax.jit(
-            lambda state, num_thoughts_B, *given: answering(*given, state.suffix, num_thoughts_B).step(state),
+            lambda state, before, *given: answering(*given, state.suffix, *before).step(state),
             donate_argnums=0,
         )
 
@@ -92,10 +94,11 @@ class Streamer:
         yield from self._answer(given, state, limits.max_answer_tokens)
 
     def _answer(self, given, thinking: ThinkingState, max_tokens: int) -> Iterator[StreamedToken]:
-        state: AnsweringState = self._first_token(*given, thinking.suffix, thinking.num_thoughts_B)
+        before = thinking.num_thoughts_B, thinking.pace
+        state: AnsweringState = self._first_token(*given, thinking.suffix, *before)
         yield _last_token(state)
         while not state.done_B[0] and state.step < max_tokens:
-            state = self._next_token(state, thinking.num_thoughts_B, *given)
+            state = self._next_token(state, before, *given)
             yield _last_token(state)
 
 

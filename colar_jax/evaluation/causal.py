@@ -8,12 +8,14 @@ its latents keeps its accuracy.
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed, speed_text
+from colar_jax.decoding.replay import FedThoughts
 from colar_jax.errors import UserError
-from colar_jax.evaluation.inspector import FedThoughts, Inspector
+from colar_jax.evaluation.inspector import Inspector
 from colar_jax.statistics.paired import NUM_RESAMPLES, fall_p_value, holm, paired_difference
 
 Intervention = Callable[[FedThoughts, np.random.Generator], FedThoughts]
@@ -24,30 +26,30 @@ def _none(given: FedThoughts, rng) -> FedThoughts:
 
 
 def _zero(given: FedThoughts, rng) -> FedThoughts:
-    return dataclasses.replace(given, embeds_NLD=np.zeros_like(given.embeds_NLD))
+    return dataclasses.replace(given, embeds_BLD=np.zeros_like(given.embeds_BLD))
 
 
 def _shuffle(given: FedThoughts, rng) -> FedThoughts:
     """Every question gets the whole chain of another one."""
-    order_N = rng.permutation(len(given.num_thoughts_N))
+    order_N = rng.permutation(len(given.num_thoughts_B))
     donor_N = np.empty_like(order_N)
     donor_N[order_N] = np.roll(order_N, 1)  # one cycle through all: nobody keeps its own
-    return FedThoughts(given.embeds_NLD[donor_N], given.num_thoughts_N[donor_N])
+    return jax.tree.map(lambda array_N: array_N[donor_N], given)
 
 
 def _swap(given: FedThoughts, rng) -> FedThoughts:
     """Two latents of a chain, any two, change places; a chain of one stays as it is."""
-    embeds_NLD = given.embeds_NLD.copy()
-    for embeds_LD, count in zip(embeds_NLD, given.num_thoughts_N, strict=True):
+    embeds_BLD = given.embeds_BLD.copy()
+    for embeds_LD, count in zip(embeds_BLD, given.num_thoughts_B, strict=True):
         if count > 1:
             pair = rng.choice(count, size=2, replace=False)
             embeds_LD[pair] = embeds_LD[pair[::-1]]
-    return dataclasses.replace(given, embeds_NLD=embeds_NLD)
+    return dataclasses.replace(given, embeds_BLD=embeds_BLD)
 
 
 def _truncate(given: FedThoughts, rng) -> FedThoughts:
     """The second half of a chain is left out (of an odd number, the larger half)."""
-    return dataclasses.replace(given, num_thoughts_N=given.num_thoughts_N // 2)
+    return dataclasses.replace(given, num_thoughts_B=given.num_thoughts_B // 2)
 
 
 UNCHANGED = "none"

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems, Prompt
 from colar_jax.data.prompts import Speed
+from colar_jax.data.recipe import Told
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.engine import Engine
@@ -50,6 +51,7 @@ class Request:
     speed: Speed
     seed: int | None  # None: greedy
     decode: DecodeConfig | None = None  # other temperatures, or a lower limit of the reasoning; None: the evaluator's
+    told: Sequence[Told] | None = None  # of each problem, in prompts as long as those of `speed`; None: that speed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,10 +140,10 @@ class Evaluator:
             jax.random.key(request.seed or 0), jnp.arange(len(encoded))
         )
         shards, per_batch = self._parts(np.arange(len(encoded))), self._engine.num_shards
-        told = self._recipe.told(request.speed)
+        told_N = request.told or [self._recipe.told(request.speed)] * len(encoded)
         for start in range(0, len(shards), per_batch):
             batch = shards[start : start + per_batch]
-            packed = [pack_prompts([encoded.ask(i, told) for i in part], self._shape) for part in batch]
+            packed = [pack_prompts([encoded.ask(i, told_N[i]) for i in part], self._shape) for part in batch]
             packed = jax.tree.map(lambda *parts: np.concatenate(parts), *packed)
             questions = np.concatenate(batch)
             yield _Batch(

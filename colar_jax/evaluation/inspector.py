@@ -16,7 +16,7 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.prompts import Speed
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.decoding.replay import answer_after
+from colar_jax.decoding.replay import FedThoughts, answer_after
 from colar_jax.decoding.thinking import Think
 from colar_jax.engine import Engine
 from colar_jax.evaluation.judge import Judge
@@ -41,14 +41,6 @@ class Chain:
     right: bool
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FedThoughts:
-    """The embeddings that `N` chains fed; those at and after a chain's end are meaningless."""
-
-    embeds_NLD: np.ndarray
-    num_thoughts_N: np.ndarray
-
-
 class Inspector:
     """Decodes sets of problems with one method, in any order, and looks at what it thinks.
 
@@ -71,8 +63,8 @@ class Inspector:
             decode = engine.compile_decode(lambda _: ways, keeps_thoughts=True)
             return lambda parameters, rows: decode(parameters, *rows)
 
-        def replay(model, compute, prompts, keys_B, embeds_BLD, num_thoughts_B, _):
-            answering = answer_after(model, prompts, embeds_BLD, num_thoughts_B, keys_B, self._limits, compute)
+        def replay(model, compute, prompts, keys_B, given, _):
+            answering = answer_after(model, prompts, given, keys_B, self._limits, compute)
             return answering.ids_BA, answering.num_tokens_B
 
         self._decoding = functools.cache(decoding)
@@ -91,20 +83,20 @@ class Inspector:
     def thoughts(self, parameters, encoded: EncodedProblems, speed: Speed) -> FedThoughts:
         """What the model feeds itself while it thinks about every problem."""
         decoded = self._run(self._decoding(None), parameters, encoded, speed)
-        return FedThoughts(decoded.thoughts, decoded.num_thoughts_B)
+        return FedThoughts(decoded.thoughts, decoded.num_thoughts_B, decoded.speeds_BL)
 
     def right_after(self, parameters, encoded: EncodedProblems, speed: Speed, given: FedThoughts) -> np.ndarray:
         """Which problems are answered rightly after the `given` thoughts, bool `[N]`."""
-        arrays = given.embeds_NLD, given.num_thoughts_N
-        ids_NA, num_tokens_N = self._run(self._replaying, parameters, encoded, speed, *arrays)
+        ids_NA, num_tokens_N = self._run(self._replaying, parameters, encoded, speed, given)
         _, predictions = self._judge.read(ids_NA, num_tokens_N)
         return self._judge.judge(encoded.problems, predictions)
 
-    def _run(self, program: RowsProgram, parameters, encoded: EncodedProblems, speed: Speed, *arrays_N):
+    def _run(self, program: RowsProgram, parameters, encoded: EncodedProblems, speed: Speed, *trees_N):
         """The results of all problems, in their order, from `program` on batches of them."""
         parts, parameters = [], self._engine.placed(parameters)
         for packed, keys, chosen in self._batches(encoded, speed):
-            rows = self._engine.put_rows((packed, keys, *(array_N[chosen] for array_N in arrays_N)))
+            of_batch = jax.tree.map(lambda array_N: array_N[chosen], trees_N)  # noqa: B023 (used at once)
+            rows = self._engine.put_rows((packed, keys, *of_batch))
             parts.append(fetch(program(parameters, rows)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(encoded)], *parts)
 

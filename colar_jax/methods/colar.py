@@ -41,9 +41,7 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
     embeds_BSD = method.embed(model, batch, compute)
 
     def told(embeds_BSD):
-        if latent.conditioning == "text":
-            return embeds_BSD
-        return embeds_BSD + model.speed(batch.speeds_BS, batch.phases_BS).astype(embeds_BSD.dtype)
+        return embeds_BSD if latent.conditioning == "text" else with_told(model, embeds_BSD, batch)
 
     hidden_BMD = method.supervised_hidden(model, told(embeds_BSD), batch, compute, dropout_keys_B)
     terms = _Terms.of(batch, own, counts, latent.weighting)
@@ -83,6 +81,11 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
         metrics["predicted_pass"] = Metric(second_loss, own.answers)
     further, more = latent.further_loss(model, predicted, noise_BMD, batch, counts, compute)
     return loss + further, metrics | more
+
+
+def with_told(model, embeds_BSD, batch):
+    """The batch's embeddings with the numbers that its separators and latents are told."""
+    return embeds_BSD + model.speed(batch.speeds_BS, batch.phases_BS).astype(embeds_BSD.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,6 +44,7 @@ class Thinking:
     reads_words: bool = True  # whether it asks the language head: for a word, or whether to stop
     mixes_words: bool = False  # whether a latent is a mixture of all tokens' embeddings: one more product as large
     sweeps: int | None = None  # all thoughts are made at once, in so many sweeps (`decoding.swept`); None: in turn
+    changes_speed: bool = False  # whether the model may change the speed that it chose at every latent
     way: str = ""  # how an exported folder thinks in latents like this (`exchange.ways`); empty: none can
 
     @property
@@ -67,6 +68,7 @@ def decode_limits(
         eos_id=eos_id,
         num_rollouts=num_rollouts,
         sweeps=thinking.sweeps,
+        changes_speed=thinking.changes_speed,
         latents_see_question=decode.latents_see_question or thinking.in_words,
         speed_certainty=decode.speed_certainty,
     )

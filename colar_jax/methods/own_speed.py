@@ -1,9 +1,12 @@
 """A model that chooses its own speed: a head over a grid of speeds, learned from what the model itself gets right.
 
 A stage of this method starts from one of CoLaR that is told its speed as a number. Before its first step it answers
-training problems at every speed of the grid (`runs.speed_labels`); the label of a problem is the fastest speed at which
-it was right, or the slowest where it never was. The head alone is trained, on the hidden state of a question's last
-token; what the model answers at a speed stays as it was.
+training problems at every speed of the grid (`runs.speed_labels`); the label of a problem are the speeds at which it
+was right, or the fastest of them. The head alone is trained, on the hidden state of a question's last token; what the
+model answers at a speed stays as it was.
+
+With `mid_chain` the head is asked again at every latent, how fast the chain goes on after it. Labels for that are of
+chains that begin at one speed of the grid, and after some latents go on at each of the others.
 
 A stage of reinforcement learning (trainer "grpo") goes on from it: the choice is an action, drawn from the head, with a
 log-probability and a ratio of its own (docs/rl.md).
@@ -20,33 +23,66 @@ from colar_jax.data.layout import Layout
 from colar_jax.data.loader import Loader
 from colar_jax.data.recipe import Recipe
 from colar_jax.methods import method
-from colar_jax.methods.colar import Colar
+from colar_jax.methods.colar import Colar, with_told
 from colar_jax.methods.method import Counts, Method, Thinking
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
+from colar_jax.model.linear import along_last
 from colar_jax.model.reasoner import OwnModule
 from colar_jax.model.speed_choice import SPEED_CHOICE, SpeedChoice, SpeedChoiceConfig
 from colar_jax.settings import DecodeConfig, parse_speeds
 from colar_jax.settings.checks import one_of, require
+from colar_jax.settings.on_resume import binding
 from colar_jax.settings.speeds import TIMELINES
 from colar_jax.weights.speed_choice_file import load_speed_choice, save_speed_choice
 
 
 class _LabelledLoader(Loader):
-    """Questions, each with its label at the last token of its prompt, and no other."""
+    """Questions, each with its label at the last token of its prompt, and no other but those of `_later_label`."""
 
     def _lay_out(self, example: int, epoch: int, plan) -> Layout:
         laid_out = super()._lay_out(example, epoch, plan)
         labels = np.full_like(laid_out.label_ids_M, -1)
         labels_N = self.encoded.speed_labels  # None where problems are assumed, to plan a step
         labels[0] = 0 if labels_N is None else labels_N[example]
+        for place, label in self._later_label(example):
+            labels[place] = label
         return dataclasses.replace(laid_out, label_ids_M=labels)
 
+    def _later_label(self, example: int) -> list[tuple[int, int]]:
+        """More labels of an example, each with its place among the supervised positions."""
+        return []
 
-def speed_labels(right_KN: np.ndarray) -> np.ndarray:
+
+class _ChangeLoader(_LabelledLoader):
+    """Questions and chains, a second label where each one's speed changes.
+
+    The latent before the change tells the new speed, so it is chosen where that latent is made: at the position before.
+    """
+
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        speeds, is_auto, phases = super()._draw(epoch)
+        changes = self.encoded.speed_changes
+        return (speeds if changes is None else changes.speeds_N), is_auto, phases
+
+    def _later_label(self, example: int) -> list[tuple[int, int]]:
+        changes = self.encoded.speed_changes
+        # The first two places are the question's last token and the opening separator, which makes the first latent.
+        return [] if changes is None else [(int(changes.after_N[example]), int(changes.labels_N[example]))]
+
+
+def fastest_right(right_KN: np.ndarray) -> np.ndarray:
     """Of each problem the index of its speed, int32 `[N]`: the last of `K` rising ones that was right, else 0."""
     fastest_N = right_KN.shape[0] - 1 - np.argmax(right_KN[::-1], axis=0)
     return np.where(right_KN.any(axis=0), fastest_N, 0).astype(np.int32)
+
+
+def each_right(right_KN: np.ndarray) -> np.ndarray:
+    """Of each problem which speeds were right, int32 `[N]`: bit k is set where speed k was."""
+    return np.sum(right_KN << np.arange(len(right_KN))[:, None], axis=0, dtype=np.int32)
+
+
+MOST_SPEEDS = 31  # of a grid: which of them were right is one int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +99,12 @@ class OwnSpeed(Method):
 
     grid: str = "1,1.5,2,2.5,3,4,5,6"  # what there is to choose from
     num_labelled: int = 4000  # training problems that are answered at every speed of the grid; 0: all
+    # What the head learns of each speed by itself whether it was right at it (each), or which is the fastest that was
+    # (fastest), where what is right at one speed is taken to be right at all slower ones.
+    labels: str = binding("each", before="fastest")
     timeline: str = "latents"  # as the stage that it starts from (`latent.timeline`)
+    # Whether it is asked again at every latent, so that a chain may change its speed; needs timeline=tokens.
+    mid_chain: bool = False
     # Of a stage that learns from rewards: choice, the head alone, which cannot make answers worse; all, the model too.
     learns: str = "choice"
 
@@ -73,11 +114,21 @@ class OwnSpeed(Method):
             len(speeds) > 1 and "auto" not in speeds and list(speeds) == sorted(set(speeds)),
             f"own_speed.grid={self.grid!r}: list at least two numbers that rise, as in 1,2,4",
         )
+        one_of("own_speed.labels", self.labels, ("each", "fastest"))
+        require(len(speeds) <= MOST_SPEEDS, f"own_speed.grid={self.grid!r} has more than {MOST_SPEEDS} speeds")
         one_of("own_speed.timeline", self.timeline, TIMELINES)
+        require(
+            not self.mid_chain or self.timeline == "tokens",
+            "own_speed.mid_chain=True needs own_speed.timeline='tokens', where each latent is told its speed",
+        )
         one_of("own_speed.learns", self.learns, ("choice", "all"))
         if self.learns == "all":
             object.__setattr__(self, "trains", (*Colar.trains, SPEED_CHOICE))
         require(self.num_labelled >= 0, f"own_speed.num_labelled={self.num_labelled} is negative: 0 means all")
+
+    def labels_of(self, right_KN: np.ndarray) -> np.ndarray:
+        """The labels of `N` problems, int32, from which of the grid's `K` speeds were right."""
+        return each_right(right_KN) if self.labels == "each" else fastest_right(right_KN)
 
     @property
     def speeds(self) -> tuple[float, ...]:
@@ -87,26 +138,45 @@ class OwnSpeed(Method):
     @property
     def modules(self) -> dict[str, OwnModule]:
         """The speed's embedding, as CoLaR trained it, and the choice."""
-        choice = OwnModule(SpeedChoice, SpeedChoiceConfig(self.speeds), save_speed_choice, load_speed_choice)
-        return Colar(conditioning="number", timeline=self.timeline).modules | {SPEED_CHOICE: choice}
+        config = SpeedChoiceConfig(self.speeds, of_each=self.labels == "each")
+        choice = OwnModule(SpeedChoice, config, save_speed_choice, load_speed_choice)
+        return self._colar.modules | {SPEED_CHOICE: choice}
+
+    @property
+    def _colar(self) -> Colar:
+        """How the stage that it starts from was told its speeds, of these the grid."""
+        return Colar(speeds=self.grid, conditioning="number", timeline=self.timeline, random_phase=False)
 
     @property
     def recipe(self) -> Recipe:
         return Recipe(speeds=self.speeds[:1], auto_probability=1.0, keeps_steps=False, conditioning="own")
 
     def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> Loader:
-        return _LabelledLoader(encoded, self.recipe, seed=seed, rows=rows, row_positions=row_positions)
+        sizes = dict(seed=seed, rows=rows, row_positions=row_positions)
+        if self.mid_chain:
+            return _ChangeLoader(encoded, self._colar.recipe, **sizes)
+        return _LabelledLoader(encoded, self.recipe, **sizes)
 
     def objective(self, model, batch, keys_B, counts: Counts, compute: Execution):
-        hidden_BMD = method.supervised_hidden(model, method.embed(model, batch, compute), batch, compute)
+        embeds_BSD = method.embed(model, batch, compute)
+        if self.mid_chain:
+            embeds_BSD = with_told(model, embeds_BSD, batch)
+        hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute)
         logits_BMK = model.speed_choice(jax.lax.stop_gradient(hidden_BMD))
         is_label_BM, labels_BM1 = batch.label_ids_BM >= 0, jnp.maximum(batch.label_ids_BM, 0)[..., None]
-        picked_BM = jnp.take_along_axis(jax.nn.log_softmax(logits_BMK), labels_BM1, axis=-1)[..., 0]
+        if self.labels == "each":
+            is_right_BMK = (labels_BM1 >> along_last(jnp.arange(len(self.speeds)), labels_BM1)) & 1 == 1
+            picked_BM = jnp.mean(jax.nn.log_sigmoid(jnp.where(is_right_BMK, logits_BMK, -logits_BMK)), axis=-1)
+            right_BM = jnp.mean(is_right_BMK == (logits_BMK > 0), axis=-1)
+        else:
+            picked_BM = jnp.take_along_axis(jax.nn.log_softmax(logits_BMK), labels_BM1, axis=-1)[..., 0]
+            right_BM = jnp.argmax(logits_BMK, axis=-1) == labels_BM1[..., 0]
         loss = -jnp.sum(jnp.where(is_label_BM, picked_BM, 0.0))
-        right = jnp.sum(is_label_BM & (jnp.argmax(logits_BMK, axis=-1) == labels_BM1[..., 0]))
+        right = jnp.sum(jnp.where(is_label_BM, right_BM, 0.0))
         own = method.count(batch)
         metrics = {"cross_entropy": Metric(loss, own.labels), "label_accuracy": Metric(right, own.labels)}
         return loss / counts.labels, metrics
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        return Colar().thinking(decode, separator_id, dtype, greedy)
+        thinking = Colar().thinking(decode, separator_id, dtype, greedy)
+        return dataclasses.replace(thinking, changes_speed=self.mid_chain)

@@ -24,6 +24,9 @@ class SpeedChoiceConfig:
 
     speeds: tuple[float, ...]
     inner_size: int = 64
+    # Of a head that learned labels: whether it says of each speed by itself how likely an answer is right at it, or
+    # (False) which speed is the fastest that is right.
+    of_each: bool = False
 
 
 class SpeedChoice(nnx.Module):
@@ -50,17 +53,22 @@ class SpeedChoice(nnx.Module):
         """The speed at each hidden state, float32 `[...]`: the likeliest, or the fastest that is right for certain.
 
         Args:
-            certainty: of a head that has learned labels, the fastest speeds at which answers are right. What is right
-                at one speed is taken to be right at all slower ones, so the probability of being right at a speed is
-                the sum of its own and of those of all faster ones; the fastest is taken at which that is at least
-                `certainty`. 0: the likeliest label.
+            certainty: of a head that has learned labels, how likely an answer has to be right. The fastest speed is
+                taken at which it is; if there is none, that at which it is likeliest to be. A head that learned
+                the fastest right speeds takes what is right at one to be right at all slower ones: of a speed the
+                probabilities of its own label and of those of all faster ones are added up. 0: the likeliest.
         """
         logits = self(hidden)
+        likeliest = jnp.argmax(logits, axis=-1)
         if not certainty:
-            return self.grid_K[jnp.argmax(logits, axis=-1)]
-        right = jnp.cumsum(jax.nn.softmax(logits)[..., ::-1], axis=-1)[..., ::-1]
-        places = jnp.where(right >= certainty, jnp.arange(right.shape[-1]), 0)
-        return self.grid_K[jnp.max(places, axis=-1)]
+            return self.grid_K[likeliest]
+        if self.config.of_each:
+            right = jax.nn.sigmoid(logits)
+        else:
+            right, likeliest = jnp.cumsum(jax.nn.softmax(logits)[..., ::-1], axis=-1)[..., ::-1], 0
+        places = jnp.where(right >= certainty, jnp.arange(right.shape[-1]), -1)
+        fastest = jnp.max(places, axis=-1)
+        return self.grid_K[jnp.where(fastest >= 0, fastest, likeliest)]
 
     def drawn(self, hidden_CD, keys_C):
         """A speed drawn at each hidden state, and its log-probability, both float32 `[C]`."""

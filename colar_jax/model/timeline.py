@@ -5,9 +5,12 @@ after it. At any speed a token then has one and the same place, and what is lear
 With positions that count latents (as published) the place of a token depends on the speed.
 
 Groups are those of `data.grouping` at the phase `ASKED_PHASE`. The last one of a chain may hold fewer tokens than are
-told: only its text would say that.
+told: only its text would say that. A chain whose speed changes on the way has a `Pace`.
 """
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 
 from colar_jax.model.reasoner import Reasoner
@@ -18,6 +21,39 @@ from colar_jax.settings.speeds import ASKED_PHASE, NO_NUMBER
 _EPSILON = 1e-3
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How far `B` chains are, and how fast they go on, where their speed may change at every latent; float32 `[B]`.
+
+    Each latent is told the size of the group after it, so when a latent is made its own size is known, and that of the
+    next is to be chosen. Group `k` ends before token `floor(the sum of the speeds up to its own + phase)`: at one speed
+    these are the groups of `data.grouping`.
+    """
+
+    reached_B: jax.Array  # the speeds of all latents so far, added up
+    speeds_B: jax.Array  # of the next latent, told already
+    following_B: jax.Array  # of the one after it, told with the next latent
+
+    @property
+    def tokens_B(self):
+        """How many tokens the latents so far hold, int32."""
+        return _tokens_up_to(self.reached_B)
+
+    @property
+    def size_B(self):
+        """How many tokens the next latent holds, int32."""
+        return _tokens_up_to(self.reached_B + self.speeds_B) - self.tokens_B
+
+    def fed(self, following_B, is_real_B=True) -> "Pace":
+        """After one more latent of the chains that are real, with the speed of the one after the next."""
+        return Pace(
+            jnp.where(is_real_B, self.reached_B + self.speeds_B, self.reached_B),
+            jnp.where(is_real_B, self.following_B, self.speeds_B),
+            jnp.where(is_real_B, following_B, self.following_B),
+        )
+
+
 def counts_tokens(model: Reasoner) -> bool:
     """Whether positions of this model's latents count the tokens of the chain."""
     return hasattr(model, SPEED) and model.speed.config.counts_tokens
@@ -25,8 +61,11 @@ def counts_tokens(model: Reasoner) -> bool:
 
 def tokens_before(num_latents, speeds):
     """How many tokens the first latents hold at these speeds, int32; one each where a number is no speed."""
-    ends = jnp.floor(num_latents * speeds + ASKED_PHASE + _EPSILON).astype(jnp.int32)
-    return jnp.where((num_latents > 0) & (speeds >= 1), ends, num_latents)
+    return jnp.where((num_latents > 0) & (speeds >= 1), _tokens_up_to(num_latents * speeds), num_latents)
+
+
+def _tokens_up_to(reached):
+    return jnp.floor(reached + ASKED_PHASE + _EPSILON).astype(jnp.int32)
 
 
 def skipped_positions(model: Reasoner, num_latents, speeds):

@@ -1,4 +1,7 @@
-"""Labels that a model gives itself: at which speed it gets which of its training problems right."""
+"""Labels that a model gives itself: at which speed it gets which of its training problems right.
+
+For a choice in mid-chain each problem is answered again, at each speed of the grid after a first part at another.
+"""
 
 import dataclasses
 import logging
@@ -6,9 +9,11 @@ import logging
 import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems
+from colar_jax.data.recipe import SpeedChange, Told
+from colar_jax.data.speed_changes import SpeedChanges, draw_changes
 from colar_jax.errors import UserError
-from colar_jax.methods import find_method
-from colar_jax.methods.own_speed import speed_labels
+from colar_jax.evaluation.evaluator import Request
+from colar_jax.methods import Method, find_method
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.runs.made_from import is_kept, keep
 from colar_jax.runs.run import Run
@@ -17,26 +22,52 @@ from colar_jax.runs.starts import finished_identity, refuse_another_timeline, so
 logger = logging.getLogger(__name__)
 
 RIGHT_FILE = "right_at_speeds.npy"  # in a stage's folder: bool [speeds of the grid, problems]
+RIGHT_LATER_FILE = "right_after_changes.npy"  # the same, of the speeds after a change (`speed_changes.draw_changes`)
 
 
 def labelled(run: Run, name: str) -> EncodedProblems:
     """The training problems of a stage of `own_speed` with their labels; answered once, and kept in its folder."""
     method = run.method(name)
     encoded = run.train.head(method.num_labelled or len(run.train))
-    path = run.workdir / name / RIGHT_FILE
+    labels_N = method.labels_of(_right_at_speeds(run, name, RIGHT_FILE, encoded))
+    encoded = dataclasses.replace(encoded, speed_labels=labels_N)
+    if not method.mid_chain:
+        return encoded
+    changes = draw_changes(encoded.step_lengths, method.speeds, run.seed_of(name))
+    labels_N = method.labels_of(_right_at_speeds(run, name, RIGHT_LATER_FILE, encoded, changes))
+    return dataclasses.replace(encoded, speed_changes=dataclasses.replace(changes, labels_N=labels_N))
+
+
+def _right_at_speeds(
+    run: Run, name: str, file: str, encoded: EncodedProblems, changes: SpeedChanges | None = None
+) -> np.ndarray:
+    """Which problems are right at each speed of the grid, bool `[K, N]`: from their start, or after a change."""
+    method, path = run.method(name), run.workdir / name / file
     if not is_kept(run, name, path):
         _refuse_other_sources(run, name)
         wait_for_all("looked for labels")
-        logger.info("stage %s: answering %d problems at speeds %s", name, len(encoded), method.grid)
+        when = "" if changes is None else " after a first part at another"
+        logger.info("stage %s: answering %d problems at speeds %s%s", name, len(encoded), method.grid, when)
         parameters = start_parameters(run, name)
         evaluator = run.evaluator(name, [encoded], method.speeds)
-        right_KN = np.stack([evaluator.run(parameters, encoded, c, seed=None).right_N for c in method.speeds])
+        requests = [Request(encoded, c, None, told=_told(method, changes, c)) for c in method.speeds]
+        right_KN = np.stack([outcome.right_N for _, outcome in evaluator.run_all(parameters, requests)])
         shares = ", ".join(f"{c:g} {share:.1%}" for c, share in zip(method.speeds, right_KN.mean(axis=1), strict=True))
-        logger.info("stage %s: right at %s", name, shares)
+        logger.info("stage %s: right at %s%s", name, shares, when)
         if is_first():
             keep(run, name, path, lambda unfinished: np.save(unfinished, right_KN))
         wait_for_all("labelled")
-    return dataclasses.replace(encoded, speed_labels=speed_labels(np.load(path)))
+    return np.load(path)
+
+
+def _told(method: Method, changes: SpeedChanges | None, speed: float) -> list[Told] | None:
+    """What each problem is told where its chain goes on at `speed` after its change."""
+    if changes is None:
+        return None
+    return [
+        dataclasses.replace(method.recipe.told(float(before)), later=SpeedChange(int(after), speed))
+        for before, after in zip(changes.speeds_N, changes.after_N, strict=True)
+    ]
 
 
 def _refuse_other_sources(run: Run, name: str) -> None:

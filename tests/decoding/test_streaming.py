@@ -9,7 +9,7 @@ import pytest
 from decoding.test_decoder import KEYS, LIMITS, PROMPTS, THINK, packed, random_model, run
 from flax import nnx
 
-from colar_jax.decoding.replay import answer_after
+from colar_jax.decoding.replay import FedThoughts, answer_after
 from colar_jax.decoding.streaming import StreamedStart, StreamedThought, StreamedToken, Streamer
 from colar_jax.model.execution import Execution
 
@@ -55,7 +55,7 @@ def test_thoughts_come_before_they_are_all_there():
 @functools.partial(jax.jit, static_argnames="limits")
 def replayed(parameters, prompts, embeds_BLD, num_thoughts_B, limits=LIMITS):
     model = nnx.merge(random_model()[0], parameters)
-    return answer_after(model, prompts, embeds_BLD, num_thoughts_B, KEYS, limits, Execution())
+    return answer_after(model, prompts, FedThoughts(embeds_BLD, num_thoughts_B), KEYS, limits, Execution())
 
 
 def test_after_its_own_thoughts_a_rollout_answers_as_it_did():

@@ -9,10 +9,11 @@ from colar_jax.config import DecodeConfig
 from colar_jax.data.encoding import encode
 from colar_jax.data.problems import Problem
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+from colar_jax.decoding.replay import FedThoughts
 from colar_jax.decoding.thinking import Thought
 from colar_jax.engine import Engine
 from colar_jax.evaluation.causal import INTERVENTIONS, are_used, causal_tests, with_verdicts
-from colar_jax.evaluation.inspector import FedThoughts, Inspector
+from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import METHODS
 from colar_jax.methods.colar import Colar
@@ -154,14 +155,14 @@ def test_what_is_done_to_the_thoughts():
     given = FedThoughts(embeds_NLD, np.array([4, 3, 1, 0, 2]))
     done = {name: change(given, np.random.default_rng(0)) for name, change in INTERVENTIONS.items()}
     assert done["none"] is given
-    assert not done["zero"].embeds_NLD.any() and done["zero"].num_thoughts_N is given.num_thoughts_N
-    assert done["truncate"].num_thoughts_N.tolist() == [2, 1, 0, 0, 1]
+    assert not done["zero"].embeds_BLD.any() and done["zero"].num_thoughts_B is given.num_thoughts_B
+    assert done["truncate"].num_thoughts_B.tolist() == [2, 1, 0, 0, 1]
 
-    donors = [int(np.flatnonzero((embeds_NLD == chain).all(axis=(1, 2)))[0]) for chain in done["shuffle"].embeds_NLD]
+    donors = [int(np.flatnonzero((embeds_NLD == chain).all(axis=(1, 2)))[0]) for chain in done["shuffle"].embeds_BLD]
     assert sorted(donors) == list(range(5)) and all(donor != own for own, donor in enumerate(donors))
-    assert done["shuffle"].num_thoughts_N.tolist() == given.num_thoughts_N[donors].tolist()
+    assert done["shuffle"].num_thoughts_B.tolist() == given.num_thoughts_B[donors].tolist()
 
-    for before, after, count in zip(embeds_NLD, done["swap"].embeds_NLD, given.num_thoughts_N, strict=True):
+    for before, after, count in zip(embeds_NLD, done["swap"].embeds_BLD, given.num_thoughts_B, strict=True):
         moved = np.flatnonzero((before != after).any(axis=1))
         assert len(moved) == (2 if count > 1 else 0) and (moved < count).all()
         np.testing.assert_array_equal(np.sort(before, axis=0), np.sort(after, axis=0))

@@ -127,10 +127,10 @@ def test_samples_say_what_was_thought(by_hand, tokenizer, encoded):
 def test_looking_changes_nothing_that_is_thought(by_hand, tokenizer, encoded):
     looks = inspector(by_hand, tokenizer)
     fed = looks.thoughts(by_hand[1], encoded, 2.0)
-    assert fed.num_thoughts_N.tolist() == [3, 3]
+    assert fed.num_thoughts_B.tolist() == [3, 3]
     latent = np.zeros(HIDDEN)
     latent[[tokenizer.encode(text)[0] for text in THOUGHT]] = 1 / math.sqrt(2)
-    np.testing.assert_allclose(fed.embeds_NLD[:, :3], np.broadcast_to(latent, (2, 3, len(latent))), atol=1e-6)
+    np.testing.assert_allclose(fed.embeds_BLD[:, :3], np.broadcast_to(latent, (2, 3, len(latent))), atol=1e-6)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 5])

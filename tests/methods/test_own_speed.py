@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from model.told_model import problems
 from pico_model import COMPUTE, SEPARATOR, VOCABULARY
 from pipeline.tiny import tiny_config_dict
 
@@ -17,9 +18,10 @@ from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.errors import UserError
 from colar_jax.exchange.folder import export_stage
+from colar_jax.methods import method
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import decode_limits
-from colar_jax.methods.own_speed import OwnSpeed, speed_labels
+from colar_jax.methods.own_speed import OwnSpeed, each_right, fastest_right
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
@@ -31,7 +33,7 @@ from colar_jax.runs.sweep.stage_cells import decode_settings
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.speeds import NO_NUMBER, OWN_NUMBER
 
-METHOD = OwnSpeed(grid="1,2,4")
+METHOD = OwnSpeed(grid="1,2,4", labels="fastest")
 DECODE = DecodeConfig(max_latents=3, min_latents=3, max_answer_tokens=3)
 IDS = [
     np.append(np.random.default_rng(n).integers(10, VOCABULARY, n), SEPARATOR).astype(np.int32) for n in range(4, 12)
@@ -40,7 +42,10 @@ IDS = [
 
 def test_the_label_is_the_fastest_speed_that_was_right():
     right_KN = np.array([[1, 1, 0, 1, 0], [1, 0, 0, 1, 1], [0, 0, 0, 1, 0]], bool)  # speeds 1, 2, 4
-    assert speed_labels(right_KN).tolist() == [1, 0, 0, 2, 1]
+    assert fastest_right(right_KN).tolist() == [1, 0, 0, 2, 1]
+    assert each_right(right_KN).tolist() == [0b011, 0b001, 0b000, 0b111, 0b010]
+    assert METHOD.labels_of(right_KN).tolist() == [1, 0, 0, 2, 1]
+    assert OwnSpeed(grid="1,2,4").labels_of(right_KN).tolist() == [3, 1, 0, 7, 2]
 
 
 @functools.cache
@@ -85,6 +90,40 @@ def test_certainty_takes_the_fastest_speed_that_is_sure_enough():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(choice), "__call__", lambda self, hidden: hidden)
             assert choice.chosen(logits, certainty).tolist() == speeds
+
+
+def test_of_each_speed_by_itself_the_fastest_that_is_sure_enough_or_the_surest():
+    """A speed at which it is never right does not stand in the way of a faster one."""
+    choice = nnx.merge(*model()).speed_choice
+    choice.config = dataclasses.replace(choice.config, of_each=True)
+    right = jnp.array([[0.99, 0.1, 0.95], [0.99, 0.97, 0.3], [0.6, 0.7, 0.5]])
+    for certainty, speeds in {0.0: [1, 1, 2], 0.9: [4, 2, 2], 0.96: [1, 2, 2], 0.4: [4, 2, 4]}.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(choice), "__call__", lambda self, hidden: jnp.log(hidden / (1 - hidden)))
+            assert choice.chosen(right, certainty).tolist() == speeds
+
+
+@pytest.mark.parametrize("labels", ["each", "fastest"])
+def test_the_loss_is_that_of_its_labels(labels):
+    """A step of the head alone, by hand: bits of three speeds, or one of three."""
+    own, right_KN = OwnSpeed(grid="1,2,4", labels=labels), np.array([[1, 1, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1]], bool)
+    encoded = dataclasses.replace(problems(), speed_labels=own.labels_of(right_KN))
+    reasoner = nnx.merge(*model())
+    batch = own.make_loader(encoded, seed=0, rows=1, row_positions=60).batch(0)
+    loss, _ = own.objective(reasoner, batch, None, method.count(batch), COMPUTE)
+    hidden_BMD = method.supervised_hidden(reasoner, method.embed(reasoner, batch, COMPUTE), batch, COMPUTE)
+    logits_BMK = np.asarray(reasoner.speed_choice(hidden_BMD))
+    expected = []
+    for logits_K, label in zip(logits_BMK[0], batch.label_ids_BM[0], strict=True):
+        if label < 0:
+            continue
+        if labels == "fastest":
+            expected.append(-jax.nn.log_softmax(logits_K)[label])
+        else:
+            signs = [1 if label >> k & 1 else -1 for k in range(3)]
+            expected.append(np.mean(np.log1p(np.exp(-logits_K * signs))))
+    assert len(expected) == 4
+    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-4)
 
 
 def test_a_decode_is_as_sure_as_it_is_asked_to_be():

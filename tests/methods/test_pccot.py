@@ -13,7 +13,7 @@ from colar_jax.config import DecodeConfig
 from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.decoding.replay import answer_after
+from colar_jax.decoding.replay import FedThoughts, answer_after
 from colar_jax.decoding.streaming import StreamedStart, StreamedThought, Streamer
 from colar_jax.errors import UserError
 from colar_jax.evaluation.cost import CostModel, cost_of
@@ -128,7 +128,7 @@ def test_answers_see_what_the_last_sweep_fed():
     limits = ways(swept(2))[1]
 
     def replayed(thoughts):
-        return answer_after(merged(), rows, thoughts, outcome.num_thoughts_B, keys, limits, Execution())
+        return answer_after(merged(), rows, FedThoughts(thoughts, outcome.num_thoughts_B), keys, limits, Execution())
 
     same, other = jax.jit(replayed)(outcome.thoughts), jax.jit(replayed)(-outcome.thoughts)
     np.testing.assert_array_equal(same.ids_BA, outcome.answer_ids_BA)

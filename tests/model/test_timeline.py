@@ -13,7 +13,7 @@ from pico_model import COMPUTE, SEPARATOR
 from colar_jax.data.grouping import full_ends, num_groups
 from colar_jax.data.loader import Loader
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.decoding.replay import answer_after
+from colar_jax.decoding.replay import FedThoughts, answer_after
 from colar_jax.errors import UserError
 from colar_jax.methods import method
 from colar_jax.methods.colar import Colar, objective_with_noise
@@ -105,7 +105,7 @@ def replayed(reasoner, encoded, latent, embeds_1LD):
     prompt = encoded.ask(0, latent.recipe.told(float(latent.speeds)))
     packed = pack_prompts([prompt], shape_for([np.array([len(prompt)])]))
     keys, length_1 = jax.random.split(jax.random.key(0), 1), np.array([embeds_1LD.shape[1]])
-    return answer_after(reasoner, packed, embeds_1LD, length_1, keys, limits(), COMPUTE)
+    return answer_after(reasoner, packed, FedThoughts(embeds_1LD, length_1), keys, limits(), COMPUTE)
 
 
 def log_probs_of_labels(reasoner, batch, latent):

@@ -1,0 +1,206 @@
+"""A speed that changes in mid-chain: told beforehand, or chosen by the model at every latent."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from model.told_model import problems
+from pico_model import COMPUTE, EMBED_STD, SEPARATOR, VOCABULARY
+from pipeline.tiny import tiny_config_dict
+
+from colar_jax.config import resolve, stage_defaults
+from colar_jax.data.encoding import Prompt
+from colar_jax.data.recipe import SpeedChange
+from colar_jax.data.speed_changes import SpeedChanges, draw_changes
+from colar_jax.decoding.decoder import decode
+from colar_jax.decoding.prefill import Feeder, prefill
+from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+from colar_jax.decoding.replay import FedThoughts, answer_after
+from colar_jax.decoding.streaming import StreamedThought, StreamedToken, Streamer
+from colar_jax.errors import UserError
+from colar_jax.methods import method
+from colar_jax.methods.colar import with_told
+from colar_jax.methods.own_speed import OwnSpeed
+from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.presets import PRESETS
+from colar_jax.model.reasoner import build
+from colar_jax.model.timeline import tokens_before
+from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
+from colar_jax.runs.speed_labels import RIGHT_LATER_FILE
+from colar_jax.settings import DecodeConfig
+from colar_jax.settings.speeds import ASKED_PHASE, OWN_NUMBER
+
+ONE_SPEED = OwnSpeed(grid="1,2,4", timeline="tokens")
+MID_CHAIN = OwnSpeed(grid="1,2,4", timeline="tokens", mid_chain=True)
+DECODE = DecodeConfig(max_latents=6, min_latents=6, max_answer_tokens=3)
+IDS = [
+    np.append(np.random.default_rng(n).integers(10, VOCABULARY, n), SEPARATOR).astype(np.int32) for n in range(4, 12)
+]
+KEYS = jax.random.split(jax.random.key(0), len(IDS))
+
+
+@functools.cache
+def model():
+    llama = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY)
+    graph, parameters = build(llama, LatentHeadConfig(24), 0, modules=MID_CHAIN.modules)
+    rng = np.random.default_rng(0)
+    parameters = jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32), parameters)
+    parameters["latent_head"]["embed_std"] = EMBED_STD
+    return graph, parameters
+
+
+def ways(of: OwnSpeed):
+    thinking = of.thinking(DECODE, SEPARATOR, jnp.float32, True)
+    return thinking.think, method.decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=1, greedy=True)
+
+
+def packed(prompts):
+    return pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
+
+
+@functools.cache
+def decoded(number, change=None, of=MID_CHAIN):
+    prompts, (graph, parameters) = packed([Prompt(ids, number, change) for ids in IDS]), model()
+    run = jax.jit(lambda tree: decode(nnx.merge(graph, tree), prompts, KEYS, *ways(of), COMPUTE))
+    return jax.device_get(run(parameters))
+
+
+def test_a_speed_that_does_not_change_is_as_it_was():
+    plain = decoded(2.0, of=ONE_SPEED)
+    assert plain.speeds_BL is None
+    for same in (decoded(2.0), decoded(2.0, SpeedChange(3, 2.0)), decoded(2.0, SpeedChange(3, 2.0), ONE_SPEED)):
+        np.testing.assert_allclose(same.thoughts, plain.thoughts, atol=1e-5)
+        np.testing.assert_allclose(same.answer_log_probs_BA, plain.answer_log_probs_BA, atol=1e-4)
+        assert (same.speeds_BL == 2).all()
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_change_is_told_with_the_latent_before_it(after):
+    plain, changed = decoded(2.0), decoded(2.0, SpeedChange(after, 4.0))
+    same = np.isclose(changed.thoughts, plain.thoughts, atol=1e-5).all(axis=(0, 2))
+    # The latent after which the speed changes is made of what came before it; those that follow know of it.
+    assert same.tolist() == [True] * after + [False] * (6 - after)
+    assert (changed.speeds_BL == np.where(np.arange(7) < after, 2, 4)).all()
+
+
+def test_the_pace_is_the_grouping_s():
+    """Positions and sizes of latents whose speed changes after the third: 2, 2, 2, 4, 4, ... tokens."""
+    prompts = packed([Prompt(ids, 2.0, SpeedChange(3, 4.0)) for ids in IDS])
+    seen = []
+
+    class Spy(Feeder):
+        def feed(self, embeds_BD, num_fed_B, is_real_B, suffix):
+            jax.debug.callback(lambda at_B: seen.append(int(at_B[0])), num_fed_B, ordered=True)
+            return super().feed(embeds_BD, num_fed_B, is_real_B, suffix)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("colar_jax.decoding.decoder.Feeder", Spy)
+        jax.jit(lambda tree: decode(nnx.merge(model()[0], tree), prompts, KEYS, *ways(MID_CHAIN), COMPUTE))(model()[1])
+    jax.effects_barrier()
+    # A latent stands where the last token of its group would, counted from the one after the opening separator.
+    assert seen[:6] == [1, 3, 5, 9, 13, 17] and seen[6] == 18
+
+
+def test_a_model_chooses_anew_at_every_latent():
+    own, once = decoded(OWN_NUMBER), decoded(OWN_NUMBER, of=ONE_SPEED)
+    np.testing.assert_array_equal(own.own_speeds_B, once.own_speeds_B)
+    np.testing.assert_array_equal(own.speeds_BL[:, 0], own.own_speeds_B)
+    assert {1.0, 2.0, 4.0} >= set(own.speeds_BL.ravel()) and (own.speeds_BL[:, 1:] != own.speeds_BL[:, :1]).any()
+
+
+def test_replayed_and_streamed_it_is_the_same():
+    graph, parameters = model()
+    own, prompts = decoded(OWN_NUMBER), [Prompt(ids, OWN_NUMBER) for ids in IDS]
+    given = FedThoughts(own.thoughts * EMBED_STD, own.num_thoughts_B, own.speeds_BL)
+
+    def replay(speeds_BL):
+        answering = jax.jit(
+            lambda tree, fed: answer_after(
+                nnx.merge(graph, tree), packed(prompts), fed, KEYS, ways(MID_CHAIN)[1], COMPUTE
+            )
+        )(parameters, dataclasses.replace(given, speeds_BL=speeds_BL))
+        return np.asarray(answering.log_probs_BA)
+
+    np.testing.assert_allclose(replay(own.speeds_BL), own.answer_log_probs_BA, atol=1e-4)
+    assert np.abs(replay(np.ones_like(own.speeds_BL)) - own.answer_log_probs_BA).max() > 1e-2
+    streamer = Streamer(graph, lambda _: ways(MID_CHAIN), COMPUTE)
+    for row in range(2):
+        parts = list(streamer.run(parameters, packed(prompts[row : row + 1]), KEYS[row]))
+        thoughts = [part.record for part in parts if isinstance(part, StreamedThought)]
+        np.testing.assert_allclose(thoughts, own.thoughts[row], atol=1e-4)
+        log_probs = [part.log_prob for part in parts if isinstance(part, StreamedToken)]
+        np.testing.assert_allclose(log_probs, own.answer_log_probs_BA[row, : len(log_probs)], atol=1e-4)
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_it_learns_from_the_state_in_which_it_is_asked(after):
+    """The label of a change is where a decode chooses it: fed the same groups, both have the same hidden state."""
+    every = np.ones(4)
+    changes = SpeedChanges(2.0 * every, np.full(4, after), np.full(4, 2))
+    encoded = dataclasses.replace(problems(), speed_labels=np.ones(4, np.int64), speed_changes=changes)
+    encoded = encoded.head(1)
+    batch = MID_CHAIN.make_loader(encoded, seed=0, rows=1, row_positions=40).batch(0)
+    labels = batch.label_ids_BM[0]
+    assert labels[0] == 1 and labels[after] == 2 and (labels >= 0).sum() == 2
+
+    reasoner = nnx.merge(*model())
+    embeds_BSD = method.embed(reasoner, batch, COMPUTE)
+    trained_D = method.supervised_hidden(reasoner, with_told(reasoner, embeds_BSD, batch), batch, COMPUTE)[0, after]
+    prompts = packed([encoded.ask(0, MID_CHAIN.recipe.told(2.0))])
+    feeder = Feeder.of(reasoner, prefill(reasoner, prompts, ways(ONE_SPEED)[1], COMPUTE), COMPUTE)
+    hidden_BD, suffix, one = feeder.prefilled.hidden_BD, feeder.empty_suffix(6), np.ones(1, bool)
+    opening = len(encoded.prompt(0, ""))
+    for number in range(after - 1):
+        group_BD = embeds_BSD[:, opening + 1 + number]
+        hidden_BD, suffix = feeder.feed_thought(group_BD, jnp.full(1, number), one, suffix)
+    np.testing.assert_allclose(hidden_BD[0], trained_D, atol=1e-4)
+
+
+def test_changes_lie_inside_chains():
+    lengths = np.tile([1, 3, 9, 40], 50)
+    changes = draw_changes(lengths, (1.0, 2.0, 4.0), seed=3)
+    assert set(changes.speeds_N) == {1.0, 2.0, 4.0}
+    before = np.asarray(tokens_before(changes.after_N, changes.speeds_N.astype(np.float32)))
+    long = lengths > np.ceil(changes.speeds_N + ASKED_PHASE)
+    assert (changes.after_N >= 1).all() and (before < lengths)[long].all()
+    again, other = (draw_changes(lengths, (1.0, 2.0, 4.0), seed=seed) for seed in (3, 4))
+    assert (again.after_N == changes.after_N).all() and (other.after_N != changes.after_N).any()
+
+
+def mid_chain_config(workdir, trainer="sft"):
+    config = tiny_config_dict(workdir, run="cot,colar,auto")
+    for name in ("colar", "rl"):
+        config.stages[name].latent.update(speeds="1..6", conditioning="number", timeline="tokens")
+    config.stages.auto = stage_defaults(method="own_speed", trainer=trainer, init_from="colar", steps=3, log_every=1)
+    if trainer == "sft":
+        config.stages.auto.rows = 2
+    config.stages.auto.own_speed.update(grid="1,2,4", num_labelled=10, timeline="tokens", mid_chain=True)
+    config.eval.speeds = "2"
+    return config
+
+
+@pytest.mark.slow
+def test_a_stage_labels_trains_and_answers(tmp_path):
+    config = resolve(mid_chain_config(tmp_path / "run"))
+    results = pipeline.train(config)
+    assert next(result.speed for result in results if result.stage == "auto") == "-"
+    right_KN = np.load(tmp_path / "run" / "auto" / RIGHT_LATER_FILE)
+    assert right_KN.shape == (3, 10) and right_KN.dtype == bool
+    time_of = (tmp_path / "run" / "auto" / RIGHT_LATER_FILE).stat().st_mtime_ns
+    pipeline.train(config)  # there is nothing to do
+    assert (tmp_path / "run" / "auto" / RIGHT_LATER_FILE).stat().st_mtime_ns == time_of
+
+
+def test_what_cannot_be(tmp_path):
+    with pytest.raises(UserError, match=r"own_speed.mid_chain=True needs own_speed.timeline='tokens'"):
+        OwnSpeed(mid_chain=True)
+    config = mid_chain_config(tmp_path / "run", trainer="grpo")
+    config.stages.auto.rl.speeds_per_group = 2
+    with pytest.raises(UserError, match=r"stages.auto.own_speed.mid_chain=True with trainer='grpo'"):
+        pipeline.train(resolve(config))
+    assert prepare(resolve(mid_chain_config(tmp_path / "other"))).method("auto").mid_chain
