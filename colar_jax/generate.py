@@ -51,16 +51,16 @@ def generate(config: Config, flags: Flags) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     conversation = _Conversation(load(config, flags.stage or None), flags)
     if flags.question is not None:
-        conversation.answer([flags.question])
+        conversation.answer({"the question": flags.question})
     elif sys.stdin.isatty():
-        for question in filter(None, _questions()):
+        for _, question in filter(_is_asked, _questions()):
             try:
-                conversation.answer([question])
+                conversation.answer({"the question": question})
             except UserError as error:
                 print(error, file=sys.stderr, flush=True)
     else:
-        questions = _questions() if flags.quiet else filter(None, _questions())
-        while batch := list(itertools.islice(questions, config.eval.batch_size)):
+        questions = _questions() if flags.quiet else filter(_is_asked, _questions())
+        while batch := dict(itertools.islice(questions, config.eval.batch_size)):
             conversation.answer(batch, is_list=True)
 
 
@@ -72,16 +72,16 @@ class _Conversation:
         self._thinker, self._flags, self._num_asked = thinker, flags, 0
         self._options = {"speed": flags.speed or None, "temperature": flags.temperature, "seed": flags.seed}
 
-    def answer(self, lines: list[str], *, is_list: bool = False) -> None:
+    def answer(self, lines: dict[str, str], *, is_list: bool = False) -> None:
         """Print the replies to these questions, one by one as it is thought, several when all are there.
 
-        Of an empty line an empty line, so that replies stand where their questions did. In a list each reply follows
-        its question, and one with unknown words is answered all the same.
+        Each has the name that messages call it. Of an empty line an empty line, so that replies stand where their
+        questions did. In a list each reply follows its question, and one with unknown words is answered all the same.
         """
-        questions = [line for line in lines if line]
-        replies = self._replies(questions, allow_unknown_words=is_list)
-        self._num_asked += len(questions)
-        for line in lines:
+        asked = dict(filter(_is_asked, lines.items()))
+        replies = self._replies(asked, allow_unknown_words=is_list)
+        self._num_asked += len(asked)
+        for line in lines.values():
             if not line:
                 print(flush=True)
                 continue
@@ -89,12 +89,14 @@ class _Conversation:
                 print(f"{PROMPT}{line}")
             self._print(next(replies))
 
-    def _replies(self, questions: list[str], **options) -> Iterator[Iterator[Latent | Token | Done]]:
+    def _replies(self, asked: dict[str, str], **options) -> Iterator[Iterator[Latent | Token | Done]]:
         """What is said of each question, as events."""
+        names, questions = list(asked), list(asked.values())
         if len(questions) == 1 and not (self._flags.json or self._flags.quiet):
             return iter([self._thinker.stream(questions[0], index=self._num_asked, **self._options, **options)])
         # One program to compile, where the stream has five.
-        answers = self._thinker.generate(questions, first_index=self._num_asked, **self._options, **options)
+        options |= self._options | {"names": names}
+        answers = self._thinker.generate(questions, first_index=self._num_asked, **options)
         return map(_events, answers)
 
     def _print(self, events: Iterator[Latent | Token | Done]) -> None:
@@ -138,14 +140,19 @@ def _what_was_cut(answer: Answer) -> str:
     return f"  ({' and '.join(cut)} cut at the limit)" if cut else ""
 
 
-def _questions() -> Iterator[str]:
-    """The lines of standard input, "" for blank ones. UserError for one that is not UTF-8."""
+def _is_asked(line: tuple[str, str]) -> bool:
+    return bool(line[1])
+
+
+def _questions() -> Iterator[tuple[str, str]]:
+    """What each line of standard input is called, and the line, "" for blank ones. UserError where it is not UTF-8."""
     for number in itertools.count(1):
         try:
             line = input(PROMPT) if sys.stdin.isatty() else input()
         except EOFError:
             return
-        yield require_text(line.strip(), f"line {number} of standard input")
+        name = f"line {number} of standard input"
+        yield name, require_text(line.strip(), name)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,10 @@ options=(--job-name="$JOB_NAME" --nodes="$NODES" --gpus-per-node="$GPUS" --ntask
 [ -z "$PARTITION" ] || options+=(--partition="$PARTITION")
 [ -z "$ACCOUNT" ] || options+=(--account="$ACCOUNT")
 options+=(--output="$LOGS/slurm-%j.log" --chdir="$(dirname "$here")")
-run mkdir -p "$(dirname "$here")/$LOGS"
+case $LOGS in # as sbatch reads it: from --chdir
+    /*) run mkdir -p "$LOGS" ;;
+    *) run mkdir -p "$(dirname "$here")/$LOGS" ;;
+esac
 # By the environment and not by --export=ALL,NAME=VALUE, which would cut the value at its commas.
 export COLAR_PYTHON=$PYTHON
 [ -z "$DRY_RUN" ] || printf 'export COLAR_PYTHON=%q\n' "$PYTHON"

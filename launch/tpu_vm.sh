@@ -99,7 +99,8 @@ down() {
     fi
 }
 
-# Create the slice, or reuse it; one that was preempted is deleted first (it cannot be started again).
+# Create the slice, or reuse it: one that was stopped is started, one that was preempted is deleted first (it cannot be
+# started again).
 up() {
     need_flag type "$TYPE" v5litepod-16
     [ -n "$VERSION" ] || VERSION=$(runtime_version)
@@ -111,7 +112,8 @@ up() {
         case $(state) in
             READY) return ;;
             NONE) create || return 1 ;;
-            PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED) down || return 1 ;;
+            STOPPED) tpus tpu-vm start "$NAME" || return 1 ;;
+            PREEMPTED | TERMINATED | SUSPENDED | FAILED) down || return 1 ;;
             *) sleep "$POLL_SECONDS" ;; # CREATING, WAITING_FOR_RESOURCES, PROVISIONING, SUSPENDING, ...
         esac
     done
@@ -148,7 +150,8 @@ install() {
 start() {
     need_training
     local train mount=":"
-    train="cd ~/colar_jax && ~/venv/bin/python -m colar_jax.train $(quoted "${TRAIN_FLAGS[@]}")"
+    # Whoever made the slice again under this name has taken the place of what ran there: it may take over its lock.
+    train="cd ~/colar_jax && export COLAR_JOB=$(quoted "tpu/$PROJECT/$ZONE/$NAME") && ~/venv/bin/python -m colar_jax.train $(quoted "${TRAIN_FLAGS[@]}")"
     [ -z "$BUCKET" ] || mount="bucket=$(quoted "$BUCKET"); $(cat "$here/tpu_vm_mount.sh")"
     on_workers all "$mount
 if [ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 \$(cat ~/train.pid) 2>/dev/null; then
@@ -164,9 +167,9 @@ need_training() {
     [ ${#TRAIN_FLAGS[@]} -gt 0 ] || die "nothing to train: give the flags of colar_jax.train after --, as in -- --config=..."
 }
 
-running() {
+running() { # WORKERS: something, if training runs on one of them
     # shellcheck disable=SC2016 # the worker expands it
-    on_workers 0 '[ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 $(cat ~/train.pid) 2>/dev/null && echo yes || true'
+    on_workers "$1" '[ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 $(cat ~/train.pid) 2>/dev/null && echo yes || true'
 }
 
 exit_status() {
@@ -175,15 +178,18 @@ exit_status() {
 
 # Until the training ends. 143 (SIGTERM) and 75 (another worker was lost) mean: saved, start again.
 watch() {
-    local ended
+    local ended still
     while true; do
         if [ "$(state)" != READY ]; then
-            echo "the slice $NAME is gone: making it again" >&2
-            if up && install; then start; fi # else once more, after a while
+            echo "the slice $NAME is gone, or cannot be asked: making it again where it is not there" >&2
+            # Else once more, after a while. Nothing is installed under a training that runs.
+            if up && still=$(running all) && { [ -n "$still" ] || install; }; then start; fi
         elif ended=$(exit_status) && [ -n "$ended" ]; then
             case $ended in
                 0) echo "training has ended"; return ;;
-                75 | 143) start ;;
+                75 | 143) # not before all workers have ended: one that still runs would be missing then
+                    if still=$(running all) && [ -z "$still" ]; then start; fi
+                    ;;
                 *)
                     on_workers 0 'tail -n 20 ~/train.log' || true
                     printf 'error: training ended with status %s; the log is above\n' "$ended" >&2
@@ -208,7 +214,7 @@ case $command in
     run)
         need_training
         up
-        if [ -n "$DRY_RUN" ] || [ -z "$(running)" ]; then
+        if [ -n "$DRY_RUN" ] || [ -z "$(running all)" ]; then
             install
             start
         fi

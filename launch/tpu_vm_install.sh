@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # Runs on every worker of a slice, sent there by launch/tpu_vm.sh: it needs no call of yours, and takes no flags.
 #
-# It unpacks ~/colar_jax.tar.gz to ~/colar_jax, in place of what it unpacked there before, and installs that in ~/venv,
-# with Python 3.12, whatever the image has. A ~/colar_jax that it did not make it leaves alone.
+# It unpacks ~/colar_jax.tar.gz to ~/colar_jax, in place of the files that it unpacked there before, and installs that in
+# ~/venv, with Python 3.12, whatever the image has. What training wrote there, such as runs/, stays. A ~/colar_jax that it
+# did not make it leaves alone.
 set -e
 if [ $# -gt 0 ]; then
     # shellcheck source-path=SCRIPTDIR source=common.sh
@@ -17,7 +18,10 @@ refuse() {
 [ -f ~/colar_jax.tar.gz ] || refuse "there is no ~/colar_jax.tar.gz: launch/tpu_vm.sh install brings it"
 [ ! -e ~/colar_jax ] || [ -e ~/colar_jax/.shipped_by_tpu_vm ] ||
     refuse "$HOME/colar_jax was not made by launch/tpu_vm.sh, which would replace it: move it away"
-rm -rf ~/colar_jax && mkdir ~/colar_jax && : >~/colar_jax/.shipped_by_tpu_vm
+mkdir -p ~/colar_jax
+# The marker lists what was shipped.
+[ ! -e ~/colar_jax/.shipped_by_tpu_vm ] || (cd ~/colar_jax && grep -v '/$' .shipped_by_tpu_vm | tr '\n' '\0' | xargs -0 rm -f --)
+tar -tzf ~/colar_jax.tar.gz >~/colar_jax/.shipped_by_tpu_vm
 tar -xzf ~/colar_jax.tar.gz -C ~/colar_jax
 python3 -m pip install --user --quiet uv
 [ -x ~/venv/bin/python ] || python3 -m uv venv --quiet --python 3.12 ~/venv

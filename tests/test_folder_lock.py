@@ -1,5 +1,6 @@
 """One job at a time writes into a folder."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from colar_jax.errors import UserError
-from colar_jax.runs.folder_lock import REPORT, TRAINING, locked
+from colar_jax.parallel import hosts
+from colar_jax.runs.folder_lock import JOB_VARIABLES, REPORT, TRAINING, locked
 
 HOLD = """
 import pathlib, sys, time
@@ -61,6 +64,42 @@ def test_what_another_host_left_is_refused_with_the_way_out(tmp_path):
     path.unlink()
     with locked(tmp_path, TRAINING, "train"):
         pass
+
+
+def test_the_same_job_takes_over_on_another_host(tmp_path, monkeypatch):
+    path = tmp_path / TRAINING
+    for names, is_same in (({"SLURM_JOB_ID": "7"}, True), ({"SLURM_JOB_ID": "8"}, False), ({}, False)):
+        for name in JOB_VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in names.items():
+            monkeypatch.setenv(name, value)
+        path.write_text(json.dumps({"host": "elsewhere", "process": 7, "job": "SLURM_JOB_ID=7"}))
+        with contextlib.nullcontext() if is_same else pytest.raises(UserError, match="process 7 on elsewhere"):
+            hold(tmp_path)
+    # Without a job's name two machines are two jobs.
+    path.write_text(json.dumps({"host": "elsewhere", "process": 7, "job": ""}))
+    with pytest.raises(UserError, match="process 7 on elsewhere"):
+        hold(tmp_path)
+
+
+def test_a_process_that_ends_with_its_peers_lets_go(tmp_path, monkeypatch):
+    """It ends at once, without the usual clean-up: the job may go on elsewhere."""
+
+    def end(status):
+        assert status == hosts.LOST_PEER and (tmp_path / TRAINING).read_text() == ""
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", end)
+
+    def lose_a_peer():
+        with locked(tmp_path, TRAINING, "train"):
+            monkeypatch.setattr(jax, "process_count", lambda: 2)
+            assert (tmp_path / TRAINING).read_text()
+            with hosts.ends_with_its_peers():
+                raise jax.errors.JaxRuntimeError("a peer was lost")
+
+    with pytest.raises(SystemExit):
+        lose_a_peer()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"host": "x"'])

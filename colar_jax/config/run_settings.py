@@ -4,7 +4,8 @@ import dataclasses
 import re
 
 from colar_jax.config.stage_settings import StageConfig
-from colar_jax.settings.checks import one_of, require, split_names
+from colar_jax.model.presets import PRESETS
+from colar_jax.settings.checks import nearest, one_of, require, split_names
 from colar_jax.settings.data import DataConfig
 from colar_jax.settings.decode import DecodeConfig, EvalConfig
 from colar_jax.settings.model import ModelConfig
@@ -47,6 +48,11 @@ class Config:
             bool(self.data.tokenizer or self.model.base),
             "data.tokenizer is empty: without model.base there is none to take; name a folder or hub id",
         )
+        preset = self.model.preset
+        require(
+            bool(self.model.base) or preset in PRESETS,
+            f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}",
+        )
         require(bool(self.stage_names), "run is empty: name the stages to run, such as run='cot,colar'")
         for field, names in (("run", self.stage_names), ("eval.stages", split_names(self.eval.stages))):
             for name in names:
@@ -60,6 +66,11 @@ class Config:
                 "a speed from rewards: it is of choices that are learned from labels; set it to 0",
             )
         for name, stage in self.stages.items():
+            require(
+                not (stage.trainer == "grpo" and getattr(stage.bound_method, "mid_chain", False)),
+                f"stages.{name}.own_speed.mid_chain=True with trainer='grpo': rewards teach the choice at the end of a "
+                "question, not those at latents; set it to False, or learn from labels (trainer='sft')",
+            )
             objection = stage.bound_method.objection(self.model)
             require(not objection, f"stages.{name}.{objection}")
             objection = stage.bound_method.objection_to_rewards(stage.rl) if stage.trainer == "grpo" else ""

@@ -76,7 +76,9 @@ class EncodedProblems:
     def head(self, count: int) -> "EncodedProblems":
         """The first problems alone."""
         parts = {name: getattr(self, name) for name in _OF_EACH_PROBLEM}
-        return dataclasses.replace(self, **{name: part[:count] for name, part in parts.items() if part is not None})
+        parts = {name: part[:count] for name, part in parts.items() if part is not None}
+        changes = None if self.speed_changes is None else self.speed_changes.head(count)
+        return dataclasses.replace(self, **parts, speed_changes=changes)
 
     def ask(self, index: int, told: Told) -> Prompt:
         """Problem `index` as it is asked where the model is `told` of the speed."""

@@ -67,6 +67,7 @@ def answer(model: Reasoner, paused: Paused, ends_B, cue_ids, limits: DecodeLimit
     """The answers, after a last round of ends; chains that were ended from outside are fed `cue_ids` before `###`."""
     feeder = Feeder.of(model, paused.prefilled, compute)
     thinking = ended(_without_axis(paused.thinking), ends_B)
+    assert thinking.pace is None, "an end that is set from outside knows nothing of speeds"
     is_cued_B, suffix, num_thoughts_B = ends_B < NO_END, thinking.suffix, thinking.num_thoughts_B
     for token_id in cue_ids:
         embeds_BD = model.llama.embed(jnp.full(len(num_thoughts_B), token_id), jnp.dtype(compute.dtype))

@@ -8,7 +8,7 @@ import jax
 
 from colar_jax.decoding.thinking import Thought
 from colar_jax.model.cache import Suffix
-from colar_jax.model.timeline import Pace
+from colar_jax.model.timeline import VaryingSpeed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ThinkingState:
     records: Any
     log_probs_BL: jax.Array
     stop_log_probs_BL: jax.Array
-    pace: Pace | None = None  # after these thoughts; None: each chain has one speed
+    pace: VaryingSpeed | None = None  # after these thoughts; None: each chain has one speed
     speeds_BL: jax.Array | None = None  # [B, L + 1], of each thought, and the one told with the last; None likewise
 
 

@@ -4,17 +4,17 @@ import jax.numpy as jnp
 
 from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prefill import Feeder
-from colar_jax.model.timeline import Pace
+from colar_jax.model.timeline import VaryingSpeed
 
 
-def first_pace(feeder: Feeder, limits: DecodeLimits) -> Pace | None:
+def first_pace(feeder: Feeder, limits: DecodeLimits) -> VaryingSpeed | None:
     """The pace of chains before their first latent; None where each has one speed."""
     prefilled = feeder.prefilled
     if not limits.changes_speed and prefilled.changes_B is None:
         return None
     speeds_B = jnp.maximum(prefilled.speeds_B, 1.0)
     following_B = following_speeds(feeder, limits, prefilled.hidden_BD, speeds_B, 0)
-    return Pace(jnp.zeros_like(speeds_B), speeds_B, following_B)
+    return VaryingSpeed.at_start(speeds_B, following_B)
 
 
 def following_speeds(feeder: Feeder, limits: DecodeLimits, hidden_BD, speeds_B, number):

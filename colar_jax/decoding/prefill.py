@@ -15,7 +15,7 @@ from colar_jax.model.llama import LastLayer, Llama, Reading
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.model.speed_choice import SPEED_CHOICE
 from colar_jax.model.speed_embedding import SPEED
-from colar_jax.model.timeline import Pace, counts_tokens, tokens_before, told_at_opening, told_next
+from colar_jax.model.timeline import VaryingSpeed, counts_tokens, tokens_before, told_at_opening, told_next
 from colar_jax.model.visibility import cascade, cascade_start, packed
 from colar_jax.settings.speeds import OWN_NUMBER
 
@@ -190,7 +190,7 @@ class Feeder:
         return hidden_B1D[:, 0], Suffix(written, is_real_BS, suffix.num_written + 1)
 
     def feed_thought(
-        self, embeds_BD, index_B, is_real_B, suffix: Suffix, pace: Pace | None = None
+        self, embeds_BD, index_B, is_real_B, suffix: Suffix, pace: VaryingSpeed | None = None
     ) -> tuple[jax.Array, Suffix]:
         """As `feed`, of the thought number `index_B`, 0 the first: it is told what comes next, where the model is.
 
@@ -207,7 +207,7 @@ class Feeder:
             index_B = self.positions_of(index_B + 1) - 1
         return self.feed(embeds_BD, index_B, is_real_B, suffix)
 
-    def positions_of(self, num_thoughts_B, pace: Pace | None = None):
+    def positions_of(self, num_thoughts_B, pace: VaryingSpeed | None = None):
         """How many rotary positions the first thoughts take, int32 `[B]`; `pace` after them, as for `feed_thought`."""
         if pace is not None:
             return pace.tokens_B

@@ -91,10 +91,12 @@ def pack_prompts(prompts: Sequence[Prompt | np.ndarray], shape: PromptShape) -> 
 
 
 def _changes(prompts: Sequence[Prompt | np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Where speeds change and to what, as `PackedPrompts` has it, where all of these prompts say so."""
+    """Where speeds change and to what, as `PackedPrompts` has it. ValueError where only some prompts say it."""
     changes = [prompt.later for prompt in prompts if isinstance(prompt, Prompt) and prompt.later is not None]
-    if len(changes) < len(prompts):
+    if not changes:
         return None
+    if len(changes) < len(prompts):
+        raise ValueError("speeds change in mid-chain for some prompts of a batch and not for others")
     return np.array([of.after for of in changes], np.int32), np.array([of.speed for of in changes], np.float32)
 
 

@@ -10,7 +10,7 @@ from colar_jax.decoding.prefill import Feeder, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.model.timeline import Pace
+from colar_jax.model.timeline import VaryingSpeed
 
 
 @jax.tree_util.register_dataclass
@@ -45,7 +45,7 @@ def answer_after(
 
     with jax.named_scope("replay"):
         suffix = feeder.empty_suffix(embeds_BLD.shape[1] + limits.max_answer_tokens)
-        pace = None if speeds_BL is None else Pace(0 * speeds_BL[:, 0], speeds_BL[:, 0], _at(speeds_BL, 1))
+        pace = None if speeds_BL is None else VaryingSpeed.at_start(speeds_BL[:, 0], _at(speeds_BL, 1))
         suffix, pace = jax.lax.fori_loop(0, jnp.max(num_thoughts_B), feed_thought, (suffix, pace))
     with jax.named_scope("answer"):
         return answering_loop(feeder, suffix, feeder.positions_of(num_thoughts_B, pace), keys_B, limits).run()

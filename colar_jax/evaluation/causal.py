@@ -1,8 +1,8 @@
 """Are the latents used? Change them, let the model answer, and compare its accuracy.
 
 A chain is decoded once; then its latents are fed again, changed, and the answer is decoded after them. `shuffle` brings
-the other chain's number of latents, `truncate` halves it; nothing else differs. A model whose answers do not depend on
-its latents keeps its accuracy.
+the other chain's number of latents (and the speeds of latents, where they change in mid-chain), `truncate` halves it;
+nothing else differs. A model whose answers do not depend on its latents keeps its accuracy.
 """
 
 import dataclasses

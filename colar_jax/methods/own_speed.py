@@ -92,6 +92,7 @@ class OwnSpeed(Method):
     group = "own_speed"
     trains = (SPEED_CHOICE,)
     learns_from_answers = True
+    read_after_answers = ("labels", "mid_chain")
     chooses_speed = True
     calibrates = False  # latents are those of the stage that it starts from
     draws_latents = True

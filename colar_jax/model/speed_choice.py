@@ -1,9 +1,9 @@
-"""A model's own choice of its speed: from the hidden state of a question's last token to one of a grid of speeds.
+"""A model's own choice of its speed: from a hidden state, of a question's last token or in mid-chain, to one of a grid.
 
     Linear(D, I) GELU Linear(I, K)  ->  log-odds of the K speeds
 
-It is read before the separator that opens the reasoning, so what is chosen can be told there. The last layer starts at
-zero: every speed is as likely.
+It is read before the separator that opens the reasoning, so what is chosen can be told there; and, where speeds may
+change, where a latent is made, which tells it. The last layer starts at zero: every speed is as likely.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ after it. At any speed a token then has one and the same place, and what is lear
 With positions that count latents (as published) the place of a token depends on the speed.
 
 Groups are those of `data.grouping` at the phase `ASKED_PHASE`. The last one of a chain may hold fewer tokens than are
-told: only its text would say that. A chain whose speed changes on the way has a `Pace`.
+told: only its text would say that. A chain whose speed changes on the way has a `VaryingSpeed`.
 """
 
 import dataclasses
@@ -23,35 +23,36 @@ _EPSILON = 1e-3
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Pace:
-    """How far `B` chains are, and how fast they go on, where their speed may change at every latent; float32 `[B]`.
+class VaryingSpeed:
+    """How far `B` chains are, and how fast they go on, where their speed may change at every latent.
 
     Each latent is told the size of the group after it, so when a latent is made its own size is known, and that of the
     next is to be chosen. Group `k` ends before token `floor(the sum of the speeds up to its own + phase)`: at one speed
     these are the groups of `data.grouping`.
     """
 
-    reached_B: jax.Array  # the speeds of all latents so far, added up
-    speeds_B: jax.Array  # of the next latent, told already
-    following_B: jax.Array  # of the one after it, told with the next latent
+    tokens_B: jax.Array  # int32, how many the latents so far hold
+    rest_B: jax.Array  # float32, how far the sum of the speeds and the phase goes beyond them, below 1
+    speeds_B: jax.Array  # float32, of the next latent, told already
+    following_B: jax.Array  # float32, of the one after it, told with the next latent
 
-    @property
-    def tokens_B(self):
-        """How many tokens the latents so far hold, int32."""
-        return _tokens_up_to(self.reached_B)
+    @classmethod
+    def at_start(cls, speeds_B, following_B) -> "VaryingSpeed":
+        """Of chains before their first latent."""
+        return cls(jnp.zeros_like(speeds_B, jnp.int32), jnp.full_like(speeds_B, ASKED_PHASE), speeds_B, following_B)
 
     @property
     def size_B(self):
         """How many tokens the next latent holds, int32."""
-        return _tokens_up_to(self.reached_B + self.speeds_B) - self.tokens_B
+        return jnp.floor(self.rest_B + self.speeds_B + _EPSILON).astype(jnp.int32)
 
-    def fed(self, following_B, is_real_B=True) -> "Pace":
+    def fed(self, following_B, is_real_B=True) -> "VaryingSpeed":
         """After one more latent of the chains that are real, with the speed of the one after the next."""
-        return Pace(
-            jnp.where(is_real_B, self.reached_B + self.speeds_B, self.reached_B),
-            jnp.where(is_real_B, self.following_B, self.speeds_B),
-            jnp.where(is_real_B, following_B, self.following_B),
+        size_B = self.size_B
+        after = VaryingSpeed(
+            self.tokens_B + size_B, self.rest_B + self.speeds_B - size_B, self.following_B, following_B
         )
+        return jax.tree.map(lambda new_B, old_B: jnp.where(is_real_B, new_B, old_B), after, self)
 
 
 def counts_tokens(model: Reasoner) -> bool:
@@ -61,11 +62,8 @@ def counts_tokens(model: Reasoner) -> bool:
 
 def tokens_before(num_latents, speeds):
     """How many tokens the first latents hold at these speeds, int32; one each where a number is no speed."""
-    return jnp.where((num_latents > 0) & (speeds >= 1), _tokens_up_to(num_latents * speeds), num_latents)
-
-
-def _tokens_up_to(reached):
-    return jnp.floor(reached + ASKED_PHASE + _EPSILON).astype(jnp.int32)
+    ends = jnp.floor(num_latents * speeds + ASKED_PHASE + _EPSILON).astype(jnp.int32)
+    return jnp.where((num_latents > 0) & (speeds >= 1), ends, num_latents)
 
 
 def skipped_positions(model: Reasoner, num_latents, speeds):

@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -141,6 +141,19 @@ def _read(number: jax.Array) -> int | None:
     return int(number) or None
 
 
+_BEFORE_THE_END: list[Callable[[], None]] = []
+
+
+@contextlib.contextmanager
+def also_before_the_end(do: Callable[[], None]) -> Iterator[None]:
+    """What is to be done even where `ends_with_its_peers` ends the process without the usual clean-up."""
+    _BEFORE_THE_END.append(do)
+    try:
+        yield
+    finally:
+        _BEFORE_THE_END.remove(do)
+
+
 @contextlib.contextmanager
 def ends_with_its_peers() -> Iterator[None]:
     """Ends the process, with one clear message, where another one of the run was lost in what is done inside.
@@ -160,4 +173,6 @@ def ends_with_its_peers() -> Iterator[None]:
             file=sys.stderr,
             flush=True,
         )
+        for do in _BEFORE_THE_END:
+            do()
         os._exit(LOST_PEER)

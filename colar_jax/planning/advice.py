@@ -17,7 +17,7 @@ def advice(config: Config, memory: Memory, mesh: dict[str, int], *, is_training:
     found = []
     if sum(memory.arguments.values()) < memory.capacity / 2:
         found += [*(_for_activations(config) if is_training else []), smaller_batch]
-    found += _for_weights(config, memory, mesh["fsdp"], math.prod(mesh.values()))
+    found += _for_weights(config, memory, mesh, is_training=is_training)
     return found or ["take a chip with more memory"]
 
 
@@ -27,6 +27,14 @@ def advice_on_decoding(mesh: dict[str, int], num_kv_heads: int, bound: str) -> l
     if bound != "ICI" or mesh["fsdp"] == 1 or tensor == 1:
         return []
     return [f"--config.parallel.decode_mesh=tensor={tensor} decodes with weights in place, and gathers none"]
+
+
+def _split_further(mesh: dict[str, int]) -> str:
+    """A mesh of as many chips with the next larger `fsdp`, other axes that split weights as they are; or nothing."""
+    kept = {axis: size for axis, size in mesh.items() if axis not in ("data", "fsdp") and size > 1}
+    chips = math.prod(mesh.values()) // math.prod(kept.values())
+    larger = [size for size in range(mesh["fsdp"] + 1, chips + 1) if chips % size == 0]
+    return ",".join(f"{axis}={size}" for axis, size in ({"fsdp": larger[0]} | kept).items()) if larger else ""
 
 
 def _for_activations(config: Config) -> list[str]:
@@ -40,12 +48,11 @@ def _for_activations(config: Config) -> list[str]:
     return found
 
 
-def _for_weights(config: Config, memory: Memory, fsdp: int, num_chips: int) -> list[str]:
-    found = (
-        [f"--config.parallel.mesh=fsdp={min(2 * fsdp, num_chips)} splits the weights further"]
-        if fsdp < num_chips
-        else []
-    )
+def _for_weights(config: Config, memory: Memory, mesh: dict[str, int], *, is_training: bool) -> list[str]:
+    found = []
+    if sizes := _split_further(mesh):
+        field = "decode_mesh" if config.parallel.decode_mesh and not is_training else "mesh"
+        found.append(f"--config.parallel.{field}={sizes} splits the weights further")
     if config.model.lora.rank and config.model.base_dtype == "float32":
         found.append("--config.model.base_dtype=bfloat16 halves the frozen weights")
     if not config.model.lora.rank and memory.arguments.get("optimizer", 0) > memory.capacity / 4:

@@ -52,11 +52,6 @@ def _check_rewards(run: Run, name: str) -> None:
             f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} "
             "has neither: use colar, latent_sft, adaptive, own_speed or cot"
         )
-    if method.chooses_speed and method.mid_chain:
-        raise UserError(
-            f"stages.{name}.own_speed.mid_chain=True with trainer='grpo': rewards teach the choice at the end of a "
-            "question, not those at latents; set it to False, or learn from labels (trainer='sft')"
-        )
     if method.chooses_speed and stage.rl.speeds_per_group == 1:
         raise UserError(
             f"stages.{name}.rl.speeds_per_group=1: a group in which one speed is chosen compares no speeds; take at "

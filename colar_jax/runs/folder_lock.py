@@ -15,9 +15,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from colar_jax.errors import UserError
-from colar_jax.parallel.hosts import is_first
+from colar_jax.parallel.hosts import also_before_the_end, is_first
 
 logger = logging.getLogger(__name__)
+
+# Of the environment, what names a job that is never at work twice at a time.
+JOB_VARIABLES = ("COLAR_JOB", "SKYPILOT_TASK_ID", "SLURM_JOB_ID")
 
 TRAINING, REPORT = ".training.lock", ".report.lock"  # in a run's folder; in a report's
 
@@ -27,8 +30,9 @@ def locked(folder: Path, name: str, doing: str) -> Iterator[None]:
     """Holds the lock `name` of a folder, which is made if it is not there; its owner, if it ends in any way, loses it.
 
     The kernel knows whether a process of this host holds the lock, so one that was killed is followed without a word
-    but a line in the log. What a process of another host left is refused, for it may be alive. Of several processes of
-    one job the first holds the lock for all.
+    but a line in the log. What a process of another host left is refused, for it may be alive, unless it was of the
+    same job (`JOB_VARIABLES`), which has been started again. Of several processes of one job the first holds the lock
+    for all.
 
     Args:
         doing: what the folder is locked for, as in "train".
@@ -47,12 +51,15 @@ def locked(folder: Path, name: str, doing: str) -> Iterator[None]:
         refusal = refusal or ("the first process was refused the folder's lock" if was_refused else "")
     if refusal:
         raise UserError(refusal)
-    try:
+    if file is None:
         yield
+        return
+    try:
+        with also_before_the_end(lambda: file.truncate(0)):
+            yield
     finally:
-        if file is not None:
-            file.truncate(0)
-            file.close()
+        file.truncate(0)
+        file.close()
 
 
 def _take(folder: Path, name: str, doing: str) -> TextIO:
@@ -72,7 +79,7 @@ def _take(folder: Path, name: str, doing: str) -> TextIO:
         file.close()
         who = f"process {holder['process']} on {holder['host']}" if holder else "another process"
         raise UserError(f"{folder} is in use: {who} is at work in it. Wait for it, or {doing} in another folder")
-    if holder and holder["host"] != socket.gethostname():
+    if holder and holder["host"] != socket.gethostname() and (not _job() or holder.get("job") != _job()):
         file.close()
         raise UserError(
             f"{folder} is in use, or was when process {holder['process']} on {holder['host']} was killed: if that "
@@ -81,7 +88,8 @@ def _take(folder: Path, name: str, doing: str) -> TextIO:
     if holder:
         logger.info("%s: process %s ended before its time; this one takes over", folder, holder["process"])
     file.truncate(0)
-    file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "doing": doing}) + "\n")
+    holder = {"host": socket.gethostname(), "process": os.getpid(), "doing": doing, "job": _job()}
+    file.write(json.dumps(holder) + "\n")
     file.flush()
     return file
 
@@ -94,6 +102,11 @@ def _holder(file: TextIO) -> dict | None:
     except ValueError:
         return None
     return holder if isinstance(holder, dict) and {"host", "process"} <= holder.keys() else None
+
+
+def _job() -> str:
+    """The cluster's name of this job, the same when it is started again on other machines; empty without one."""
+    return next((f"{name}={os.environ[name]}" for name in JOB_VARIABLES if os.environ.get(name)), "")
 
 
 def _is_alive(holder: dict | None) -> bool:

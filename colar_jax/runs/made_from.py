@@ -33,7 +33,7 @@ def keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> None
 
 def _made_from(run: Run, name: str) -> dict:
     """All that the file depends on, as JSON has it."""
-    config, source = run.config, source_of(run, name)
+    config, source, method = run.config, source_of(run, name), run.method(name)
     model = {name: value for name, value, kind in walk(config.model) if kind is not OnResume.EXECUTION}
     checkpoint = {} if source is None else finished_identity(source)
     facts = {
@@ -44,7 +44,7 @@ def _made_from(run: Run, name: str) -> dict:
         "tokenizer": config.data.tokenizer,
         "problems": run.train_problems_hash,
         "verifier": config.data.verifier,
-        "method": plain(run.method(name)),
+        "method": {key: value for key, value in plain(method).items() if key not in method.read_after_answers},
         "decode": plain(config.decode),
     }
     return json.loads(json.dumps(facts))

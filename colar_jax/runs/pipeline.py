@@ -71,7 +71,9 @@ def _train(config: Config, *, accept_changes: bool) -> list[Result]:
     told = (f"{name} {s.steps} steps" if s.steps else f"{name} {s.epochs:g} epochs" for name, s in lengths.items())
     logger.info("stages: %s; then the evaluation", ", ".join(told))
     for name in config.stage_names:
-        note_changes(run, name, changes[name])
+        step = latest_step(run.workdir / name)
+        has_ended = step is not None and step >= _num_steps(run, name)
+        note_changes(run, name, changes[name], has_ended=has_ended)
         note_trained_questions(run, name)
         train_stage(run, name)
         wait_for_all(f"finished {name}")  # what the first has written is there for all

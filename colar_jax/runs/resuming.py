@@ -53,10 +53,28 @@ def refuse_another_run(run: Run, name: str, *, accept_changes: bool) -> list[Cha
         return []
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         changes = changes_since(checkpoints.read(step)[1], run, name)
-    allowed = {OnResume.EXECUTION} | ({OnResume.ADJUSTABLE} if accept_changes else set())
-    if any(change.on_resume not in allowed for change in changes):
+    before = accepted_before(folder)
+
+    def is_allowed(change: Change) -> bool:
+        if change.on_resume is OnResume.ADJUSTABLE:
+            return accept_changes or before.get(_setting(change, name)) == json.loads(json.dumps(change.value))
+        return change.on_resume is OnResume.EXECUTION
+
+    if not all(map(is_allowed, changes)):
         raise UserError(_refusal(run, name, [c for c in changes if c.on_resume is not OnResume.EXECUTION]))
     return changes
+
+
+def accepted_before(folder: Path) -> dict[str, object]:
+    """Settings whose change was accepted for a stage, and their values since then.
+
+    A stage that has ended keeps the checkpoint of before for ever, and is not asked for again.
+    """
+    path = folder / CHANGES_FILE
+    if not path.is_file():
+        return {}
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return {setting: value for line in lines for setting, (_, value) in line["changes"].items()}
 
 
 # Of `decode`, what a greedy validation reads.
@@ -86,17 +104,24 @@ def warn_of_other_validations(run: Run, name: str, step: int, now: str) -> None:
         )  # fmt: skip
 
 
-def note_changes(run: Run, name: str, changes: Sequence[Change]) -> None:
-    """Say what a stage goes on with, and keep in its `changes.jsonl` what was accepted; every step once."""
+def note_changes(run: Run, name: str, changes: Sequence[Change], *, has_ended: bool) -> None:
+    """Say what a stage goes on with, and keep in its `changes.jsonl` what was accepted; every step once.
+
+    Args:
+        has_ended: whether it has taken all its steps already: what is kept says so, for it learned nothing with them.
+    """
     if not changes:
         return
     folder = run.workdir / name
     step = latest_step(folder)
     what = ", ".join(f"{_setting(change, name)} {change.was!r} -> {change.value!r}" for change in changes)
-    logger.info("stage %s goes on from step %s with %s", name, step, what)
+    if has_ended:
+        logger.info("stage %s has ended at step %s; the run goes on with %s", name, step, what)
+    else:
+        logger.info("stage %s goes on from step %s with %s", name, step, what)
     accepted = {_setting(c, name): [c.was, c.value] for c in changes if c.on_resume is OnResume.ADJUSTABLE}
     path = folder / CHANGES_FILE
-    line = json.dumps({"step": step, "changes": accepted}) + "\n"
+    line = json.dumps({"step": step, "changes": accepted} | ({"has_ended": True} if has_ended else {})) + "\n"
     if accepted and is_first() and not (path.is_file() and line in path.read_text(encoding="utf-8")):
         with path.open("a", encoding="utf-8") as file:
             file.write(line)

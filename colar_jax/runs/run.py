@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colar_jax.config import Config, DecodeConfig, nearest, parse_speeds, parse_targets
+from colar_jax.config import Config, DecodeConfig, parse_speeds, parse_targets
 from colar_jax.data.answers import VERIFIERS, check_verifier
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.fingerprint import problems_hash
@@ -22,7 +22,6 @@ from colar_jax.data.readable import DecodeRoom, encode_readable
 from colar_jax.data.splits import Splits, load_splits, load_tests
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.engine import Engine
-from colar_jax.errors import UserError
 from colar_jax.evaluation.decode_program import Programs
 from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.inspector import Inspector
@@ -31,7 +30,6 @@ from colar_jax.freed_memory import keep_freed_memory
 from colar_jax.methods import Method, find_method
 from colar_jax.methods.method import Thinking
 from colar_jax.model.lora import split_base
-from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.hosts import require_32_bits, require_devices
 from colar_jax.parallel.sharding import LogicalAxes, logical_axes
 from colar_jax.rl.reward_list import check_credit
@@ -208,9 +206,6 @@ def _check_names(config: Config, *, judges: bool) -> None:
         find_method(stage.method, f"stages.{name}.method")
         if stage.trainer == "grpo":
             check_credit(stage.rl)
-    if not config.model.base and config.model.preset not in PRESETS:
-        preset = config.model.preset
-        raise UserError(f"model.preset={preset!r} is none of {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
 
 
 def decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:

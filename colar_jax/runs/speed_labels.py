@@ -46,7 +46,7 @@ def _right_at_speeds(
     if not is_kept(run, name, path):
         _refuse_other_sources(run, name)
         wait_for_all("looked for labels")
-        when = "" if changes is None else " after a first part at another"
+        when = "" if changes is None else " after a first part"
         logger.info("stage %s: answering %d problems at speeds %s%s", name, len(encoded), method.grid, when)
         parameters = start_parameters(run, name)
         evaluator = run.evaluator(name, [encoded], method.speeds)
@@ -82,3 +82,9 @@ def _refuse_other_sources(run: Run, name: str) -> None:
             f"latent.conditioning={conditioning!r}: start from a stage of colar with latent.conditioning='number'"
         )
     refuse_another_timeline(run, name, source, settings)
+    pooling = settings.get(f"stage.{group}.pooling", "sqrt")
+    if run.method(name).mid_chain and pooling != "sqrt":
+        raise UserError(
+            f"stages.{name}.own_speed.mid_chain=True learns from groups that are pooled by 'sqrt', and {source} was "
+            f"trained with {group}.pooling={pooling!r}: set it to False, or start from a stage with 'sqrt'"
+        )

@@ -170,13 +170,13 @@ def source_of(run: Run, name: str) -> Path | None:
     return run.workdir / source if source in run.config.stages else Path(source).expanduser()
 
 
-def finished_parameters(run: Run, folder: Path) -> Tree:
-    """The parameters of a stage folder's best checkpoint (its latest, where none was validated).
+def finished_parameters(run: Run, folder: Path, step: int | None = None) -> Tree:
+    """The parameters of a stage folder's best checkpoint (its latest, where none was validated), or that of a step.
 
     They go straight to their places: nothing else is loaded. With adapters a checkpoint has only them and the latent
     head; the base is loaded once in a run, and is not copied.
     """
-    with _finished(folder) as (checkpoints, step):
+    with _finished(folder, step) as (checkpoints, step):
         identity = checkpoints.read(step)[1]
         refuse_other_adapters(run, folder, identity)
         saved = {*PARTS, *checkpoints.parts(step, "parameters")}
@@ -198,9 +198,16 @@ def finished_identity(folder: Path) -> dict:
         return {"step": step, "saved_at": checkpoints.saved_at(step), "settings": checkpoints.read(step)[1]}
 
 
+def unfinished(folder: Path) -> str:
+    """Where training has got to, of a stage that has not taken all its steps; empty for others, or without a number."""
+    with _finished(folder) as (checkpoints, step):
+        latest, wanted = checkpoints.latest_step(), checkpoints.read(step)[1].get("stage.steps", 0)
+    return f"step {step:,}, trained to {latest:,} of {wanted:,}" if latest < wanted else ""
+
+
 @contextlib.contextmanager
-def _finished(folder: Path) -> Iterator[tuple[Checkpoints, int]]:
-    """A stage folder's checkpoints, and the step of the one that counts."""
+def _finished(folder: Path, wanted: int | None = None) -> Iterator[tuple[Checkpoints, int]]:
+    """A stage folder's checkpoints, and the step of the one that counts, or is wanted."""
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise UserError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
@@ -208,4 +215,6 @@ def _finished(folder: Path) -> Iterator[tuple[Checkpoints, int]]:
         step = checkpoints.latest_step() if best is None else best
         if step is None:
             raise UserError(f"{folder} has no finished checkpoint")
-        yield checkpoints, step
+        if wanted is not None and wanted not in checkpoints.steps():
+            raise UserError(f"{folder}: its checkpoint of step {wanted} is gone, for training has gone on: start again")
+        yield checkpoints, step if wanted is None else wanted

@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             backlog=_BACKLOG,
-            limit_concurrency=most_connections,
+            limit_concurrency=most_connections + 1,  # uvicorn counts the one that asks, and refuses at its limit
             h11_max_incomplete_event_size=LARGEST_HEAD,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=math.ceil(seconds_to_finish),

@@ -20,6 +20,10 @@ class StoppingError(Exception):
     """The server is about to stop, and takes nothing new."""
 
 
+class FailedError(Exception):
+    """The server's devices have failed: it takes nothing more."""
+
+
 @dataclasses.dataclass(eq=False)
 class Job:
     """One answer to be made."""

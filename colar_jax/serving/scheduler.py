@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from colar_jax.serving.jobs import Job, Observer, QueueFullError, StoppingError, Tell
+from colar_jax.serving.jobs import FailedError, Job, Observer, QueueFullError, StoppingError, Tell
 from colar_jax.serving.narration import Failed, Happening, Narrator, ToldThought
 from colar_jax.serving.slot_engine import Happened, Running, SlotEngine
 
@@ -71,9 +71,11 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """All of these, or none. QueueFullError: no room for all. StoppingError: nothing is taken any more."""
+        """All of these, or none. QueueFullError: no room. StoppingError, FailedError: nothing is taken any more."""
         with self._changed:
-            if self._is_stopping or self.failure is not None:
+            if self.failure is not None:
+                raise FailedError("the server has failed, and has to be started again: its log says why")
+            if self._is_stopping:
                 raise StoppingError("the server is about to stop")
             num_free = self._engine.num_slots - len(self._slots)
             if len(self._waiting) + len(jobs) > self._max_waiting + num_free:

@@ -70,7 +70,8 @@ class Deployment:
         self.plan, self.metrics, self._loop = plan, Metrics(), None
         self.slots = SlotEngine(programs, sizes, engine.num_shards)
         speeds = thinker.run.trained_speeds(thinker.stage)
-        served = Served(plan.name, ways, tokenizer, speeds, thinker.method.has_speed, sizes)
+        method = thinker.method
+        served = Served(plan.name, ways, tokenizer, speeds, method.has_speed, method.recipe.was_trained, sizes)
         self.scheduler = Scheduler(
             self.slots,
             self._tell,
@@ -144,7 +145,8 @@ def refuse_what_cannot_be_served(thinker: Thinker) -> None:
             "started from, and ask it for a speed"
         )
     if thinker.engine.mesh.shape["tensor"] > 1:
-        tensor = thinker.engine.mesh.shape["tensor"]
+        tensor, is_own = thinker.engine.mesh.shape["tensor"], bool(thinker.run.config.parallel.decode_mesh)
         raise UserError(
-            f"parallel.mesh: tensor={tensor}: slots are split over data and fsdp, not over heads; leave it out"
+            f"parallel.{'decode_mesh' if is_own else 'mesh'}: tensor={tensor}: slots are split over data and fsdp, not "
+            "over heads; leave it out"
         )

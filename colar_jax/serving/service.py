@@ -2,16 +2,17 @@
 
 import asyncio
 import dataclasses
+import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 
-from colar_jax.data.prompts import Speed, question_prompt
+from colar_jax.data.prompts import Speed, question_prompt, speed_text
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
-from colar_jax.serving.jobs import Job, QueueFullError, StoppingError
+from colar_jax.serving.jobs import FailedError, Job, QueueFullError, StoppingError
 from colar_jax.serving.narration import Happening
 from colar_jax.serving.protocol import ChatRequest, CompletionRequest
 from colar_jax.serving.refusal import Refusal
@@ -20,6 +21,8 @@ from colar_jax.serving.sizes import SlotSizes
 from colar_jax.serving.slot_engine import Ask
 from colar_jax.serving.traced_ways import TracedWays
 from colar_jax.thinker.asked import COLDEST, check_questions
+
+logger = logging.getLogger(__name__)
 
 _MOST_CHARACTERS_OF_A_TOKEN = 32
 
@@ -32,6 +35,7 @@ class Served:
         name: what clients call it.
         speeds: that it was trained at; the first is the one of requests that name none.
         has_speed: whether a request may choose another.
+        was_trained: whether it was trained at one.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Served:
     tokenizer: Tokenizer
     speeds: tuple[Speed, ...]
     has_speed: bool
+    was_trained: Callable[[Speed], bool]
     sizes: SlotSizes
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
@@ -71,6 +76,7 @@ class Service:
 
     def __init__(self, served: Served, scheduler: Scheduler, *, most_answers: int):
         self.served, self.scheduler, self.most_answers = served, scheduler, most_answers
+        self._has_told = False  # of a speed that was not trained
 
     def begin(self, request: CompletionRequest | ChatRequest) -> Call:
         """The request, in the queue. Refusal: it cannot be served, or not now."""
@@ -110,6 +116,8 @@ class Service:
             self.scheduler.submit(call.jobs)
         except QueueFullError as error:
             raise Refusal(429, str(error), retry_after=error.retry_after) from None
+        except FailedError as error:
+            raise Refusal(503, str(error)) from None
         except StoppingError as error:
             raise Refusal(503, str(error), retry_after=1) from None
         return call
@@ -126,6 +134,13 @@ class Service:
         if not served.has_speed:
             message = f"thinking_speed: {served.name} has none to choose; leave the field out"
             raise Refusal(400, message, param="thinking_speed")
+        if not (served.was_trained(asked) or self._has_told):  # once, whatever clients ask for
+            self._has_told = True
+            trained = ", ".join(map(speed_text, served.speeds))
+            logger.warning(
+                "a request asks for speed %s, and %s was trained at %s: such answers will be poor (said once)",
+                speed_text(asked), served.name, trained,
+            )  # fmt: skip
         return asked
 
     def _max_thoughts(self, request) -> int:

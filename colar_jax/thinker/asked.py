@@ -102,12 +102,18 @@ def _tell_untrained(stage: str, trained: str, speed: str) -> None:
     logger.warning("stage %s was trained at speed %s, not at %s: its answers will be poor", stage, trained, speed)
 
 
-def check_questions(questions: Any, tokenizer: Tokenizer, *, allow_unknown_words: bool) -> list[str]:
-    """The questions, each a text that the tokenizer reads; UserError for the first that is none."""
+def check_questions(
+    questions: Any, tokenizer: Tokenizer, *, allow_unknown_words: bool, names: Sequence[str] = ()
+) -> list[str]:
+    """The questions, each a text that the tokenizer reads; UserError for the first that is none.
+
+    Args:
+        names: what messages call each of them; none: their numbers, from 0 on.
+    """
     if not isinstance(questions, Sequence) or isinstance(questions, bytes | bytearray):
         questions = _listed_questions(questions)
     for number, question in enumerate(questions):
-        where = "the question" if len(questions) == 1 else f"question {number}"
+        where = names[number] if names else "the question" if len(questions) == 1 else f"question {number}"
         if not isinstance(question, str):
             raise UserError(f"{where} is {question!r:.{_SHOWN}}, of type {type(question).__name__}: a text is wanted")
         if not question.strip():

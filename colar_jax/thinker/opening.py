@@ -75,6 +75,8 @@ def config_of(folder: Path) -> ml_collections.ConfigDict:
     if _is_run(folder.resolve().parent):
         name, parent = folder.resolve().name, folder.resolve().parent
         if name in saved_config(parent).stages:
+            if _is_stage(folder):
+                raise UserError(f"{folder} is the folder of a stage: name the run, {parent}, and --stage={name}")
             raise UserError(f"{folder} is the folder of a stage that has no checkpoint yet: train it first")
         raise UserError(f"{folder} is a folder in a run, and none of a stage: name the run, {parent}")
     raise UserError(f"{folder} is neither a run, nor a stage of one, nor a folder that colar_jax.export wrote")

@@ -1,6 +1,7 @@
 """A set of problems answered and judged: the accuracy of a loaded model, as its run's evaluation would measure it."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from colar_jax.thinker.exported_run import is_exported
 if TYPE_CHECKING:
     from colar_jax.thinker.thinker import Thinker
 
+logger = logging.getLogger(__name__)
+
 
 def score(thinker: "Thinker", problems, speeds, *, seeds: int, limit: int | None) -> list[Result]:
     """As `Thinker.evaluate`."""
@@ -37,7 +40,9 @@ def score(thinker: "Thinker", problems, speeds, *, seeds: int, limit: int | None
     chosen, run = _speeds(thinker, speeds), thinker.run
     encoded = encoded_for(thinker, problems, chosen)
     refuse_unreadable(name, encoded, thinker.tokenizer, run.config.data)
-    if not is_exported(run.workdir):  # a folder that does not say what it was trained on
+    if is_exported(run.workdir):  # a folder that does not say what it was trained on
+        logger.warning("%s does not say what it was trained on: no question was looked for there", run.workdir)
+    else:
         refuse_trained_questions(dataclasses.replace(run, tests={name: encoded}), thinker.stage)
     evaluator = run.evaluator(thinker.stage, [encoded], chosen)
     return [result for speed in chosen for result in _results(thinker, evaluator, encoded, name, speed, seeds)]

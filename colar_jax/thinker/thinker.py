@@ -91,6 +91,7 @@ class Thinker:
         seed: int = 0,
         first_index: int = 0,
         allow_unknown_words: bool = False,
+        names: Sequence[str] = (),
         **limits,
     ):
         """Answer one question, or any number of them, in batches of `eval.batch_size`.
@@ -106,6 +107,7 @@ class Thinker:
             seed: of what is sampled, from 0 to 2**32 - 1.
             first_index: the index of the first question, for lists that come in parts; likewise.
             allow_unknown_words: answer a question with words that the tokenizer cannot read, and only log it.
+            names: what messages call each question, such as "line 7"; none: its number, from 0 on.
             max_latents: how many latents may be thought; None: `decode.max_latents`.
             max_answer_tokens: how many tokens an answer may have, its end included; None: `decode.max_answer_tokens`.
             num_words: nearest words of each latent, 3 unless it is said; 0 saves finding them.
@@ -119,7 +121,10 @@ class Thinker:
         options = self._options(speed, temperature=temperature, seed=seed, **limits)
         is_one = isinstance(questions, str)
         texts = check_questions(
-            [questions] if is_one else questions, self.tokenizer, allow_unknown_words=allow_unknown_words
+            [questions] if is_one else questions,
+            self.tokenizer,
+            allow_unknown_words=allow_unknown_words,
+            names=names,
         )
         check_index("first_index", first_index, len(texts))
         answers = self._answers(texts, options, first_index) if texts else []

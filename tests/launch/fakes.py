@@ -18,6 +18,7 @@ AWKWARD = [
 
 _TOOLS = (
     "bash", "sh", "env", "git", "gzip", "dirname", "mkdir", "rm", "cat", "tail", "tar", "sleep", "nohup", "setsid",
+    "grep", "tr", "xargs",
 )  # fmt: skip
 
 _RECORD = """
@@ -51,6 +52,11 @@ elif verb == "delete":
 elif verb == "ssh":
     command = next(word for word in words if word.startswith("--command=")).partition("=")[2]
     if "uv venv" in command:
+        sys.exit()
+    others = cloud / "others"  # how often another worker than the first is still found at work
+    if "--worker=all" in words and "echo yes" in command and others.exists() and int(others.read_text()):
+        others.write_text(str(int(others.read_text()) - 1))
+        print("yes")
         sys.exit()
     trainings = pathlib.Path(os.environ["FAKE_LOG"] + ".train")
     before = trainings.read_text() if trainings.exists() else ""

@@ -156,7 +156,7 @@ def test_what_others_call_is_refused_by_hand_in_one_line(cluster, script, words)
     assert cluster.calls() == []
 
 
-def test_only_a_folder_that_was_shipped_is_replaced(cluster):
+def test_only_what_was_shipped_is_replaced(cluster):
     cluster.add("python3")
     cluster.add_gcloud()
     shipped, archive = cluster.cloud / "colar_jax", cluster.cloud / "colar_jax.tar.gz"
@@ -167,10 +167,22 @@ def test_only_a_folder_that_was_shipped_is_replaced(cluster):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "move it away" in done.stderr
     assert [path.name for path in shipped.iterdir()] == ["mine.txt"]
     shutil.rmtree(shipped)
-    for _ in range(2):  # where nothing is, and where it was shipped to
+    assert run_by_hand(cluster, "tpu_vm_install.sh").returncode == 0  # where nothing is
+    assert sorted(path.name for path in shipped.iterdir()) == [".shipped_by_tpu_vm", "sky.yaml"]
+    # A run in the config's own folder stays; what is shipped no longer goes, also a file with blanks in its name.
+    (shipped / "runs" / "mine").mkdir(parents=True)
+    (shipped / "runs" / "mine" / "checkpoint").write_text("hours of work")
+    for files in (["slurm.sh", "a file"], ["sky.yaml"]):
+        folder = cluster.cloud / "files"
+        folder.mkdir(exist_ok=True)
+        for name in files:
+            (folder / name).write_text(name)
+        subprocess.run(["tar", "-czf", archive, "-C", folder, *files], check=True)
         assert run_by_hand(cluster, "tpu_vm_install.sh").returncode == 0
-        assert sorted(path.name for path in shipped.iterdir()) == [".shipped_by_tpu_vm", "sky.yaml"]
-        (shipped / "old.txt").write_text("of before")
+        assert sorted(path.name for path in shipped.iterdir()) == sorted([".shipped_by_tpu_vm", "runs", *files])
+        assert (shipped / "runs" / "mine" / "checkpoint").read_text() == "hours of work"
+    (shipped / ".shipped_by_tpu_vm").write_text("")  # of earlier versions, which did not say what they shipped
+    assert run_by_hand(cluster, "tpu_vm_install.sh").returncode == 0
 
 
 def test_help_after_the_dashes_is_for_training(cluster):
@@ -226,6 +238,46 @@ def test_a_preempted_slice_is_made_again_and_training_goes_on(cluster, queued):
     deleted = next(call for call in cluster.calls() if call[3] == "delete")
     assert ("--force" in deleted) == queued and "--quiet" in deleted
     assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]] * 2
+
+
+def test_a_slice_that_was_stopped_is_started(cluster):
+    cluster.add_gcloud(states="STOPPED READY")
+    assert cluster.run("tpu_vm.sh", "up", *SLICE).returncode == 0
+    assert verbs(cluster) == ["start"]
+
+
+def test_a_cloud_that_cannot_be_asked_for_a_moment_changes_nothing_under_training(cluster):
+    cluster.add_gcloud(states="READY READY NONE READY")
+    # Training ends when its workers have been asked once more after the fault, which is when it would be replaced.
+    look = f"""
+        until [ "$(cat {cluster.cloud}/states)" = READY ]; do sleep 0.05; done
+        asked() {{ grep -c '"ssh"' {cluster.log}; }}
+        before=$(asked)
+        until [ "$(asked)" -gt "$before" ]; do sleep 0.05; done
+        echo 0 >{cluster.cloud}/train.status
+    """
+    with subprocess.Popen(["bash", "-c", look]) as training:
+        (cluster.cloud / "train.pid").write_text(str(training.pid))
+        done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 0 and "cannot be asked" in done.stderr, done.stderr
+    assert "scp" not in verbs(cluster) and trainings(cluster) == []
+
+
+def test_training_starts_again_when_all_workers_have_ended(cluster):
+    cluster.add_gcloud(states="READY", statuses="75 0")
+    (cluster.cloud / "others").write_text("0")
+    assert cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD).returncode == 0
+    looks = len(cluster.calls())
+    cluster.log.unlink()
+    for path in cluster.cloud.glob("train.*"):
+        path.unlink()
+    cluster.add_gcloud(states="READY", statuses="75 0")
+    starting = cluster.cloud / "others"
+    starting.write_text("3")
+    (cluster.cloud / "train.status").write_text("75")
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    assert starting.read_text() == "0" and len(cluster.calls()) > looks
 
 
 def test_training_that_was_stopped_is_started_again(cluster):

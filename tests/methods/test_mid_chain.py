@@ -202,5 +202,5 @@ def test_what_cannot_be(tmp_path):
     config = mid_chain_config(tmp_path / "run", trainer="grpo")
     config.stages.auto.rl.speeds_per_group = 2
     with pytest.raises(UserError, match=r"stages.auto.own_speed.mid_chain=True with trainer='grpo'"):
-        pipeline.train(resolve(config))
+        resolve(config)
     assert prepare(resolve(mid_chain_config(tmp_path / "other"))).method("auto").mid_chain

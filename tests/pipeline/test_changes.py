@@ -177,6 +177,24 @@ def test_a_finished_stage_is_made_longer(tmp_path, monkeypatch, finished):
     assert len(taken) == 2
 
 
+def test_what_was_accepted_is_not_asked_again_of_a_stage_that_has_ended(tmp_path, monkeypatch, finished, caplog):
+    """Its checkpoint keeps the settings of before: with several stages the flag would be needed for ever."""
+    workdir = copy_of(finished, tmp_path)
+    monkeypatch.setattr(pipeline, "sweep_run", lambda run: [])
+    config = tiny_config(workdir, **{"run": "cot", "model.dtype": "bfloat16"})
+    with pytest.raises(UserError, match="model.dtype was 'float32', is 'bfloat16'"):
+        pipeline.train(config)
+    with caplog.at_level("INFO"):
+        pipeline.train(config, accept_changes=True)
+    assert f"stage cot has ended at step {NUM_STEPS}" in caplog.text and "goes on from step" not in caplog.text
+    (line,) = map(json.loads, (workdir / "cot" / CHANGES_FILE).read_text().splitlines())
+    assert line == {"step": NUM_STEPS, "changes": {"model.dtype": ["float32", "bfloat16"]}, "has_ended": True}
+    pipeline.train(config)
+    other = {"stages.cot.optimizer.learning_rate": 0.5}
+    with pytest.raises(UserError, match=r"learning_rate was 0.002, is 0.5"):
+        pipeline.train(tiny_config(workdir, **{"run": "cot", "model.dtype": "bfloat16"} | other))
+
+
 def test_a_stage_that_would_have_fewer_steps_than_it_has_taken_is_refused(tmp_path, monkeypatch):
     """It would end at once, as a stage of the new length, which it is not."""
     monkeypatch.setattr(pipeline, "latest_step", lambda folder: NUM_STEPS)

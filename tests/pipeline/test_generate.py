@@ -180,6 +180,14 @@ def test_a_question_that_is_not_utf8(ask, capsys):
     assert "error: line 2 of standard input is not UTF-8: 'Tom has" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", [1, 2, 256])
+def test_a_question_that_cannot_be_asked_is_named_by_its_line(ask, capsys, size):
+    asked = f"\n{EXAMPLE.question}\n\n{EXAMPLE.question}\nTom has 7 ### apples."
+    with pytest.raises(SystemExit):
+        ask("--stage=no_cot", f"--config.eval.batch_size={size}", stdin=asked)
+    assert "error: line 5 of standard input has '###' in it" in capsys.readouterr().err
+
+
 def test_both_forms_of_a_flag_are_read(ask, finished):
     question = EXAMPLE.question
     apart = ask("--question", question, "--stage", "cot", "--json")

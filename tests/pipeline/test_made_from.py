@@ -86,9 +86,10 @@ def test_labels_are_those_of_the_grid_of_now(run, monkeypatch):
         def __init__(self, speeds):
             self.speeds = speeds
 
-        def run(self, parameters, encoded, speed, seed):
-            asked.append(speed)
-            return type("Outcome", (), {"right_N": np.arange(len(encoded)) % 2 == 0})
+        def run_all(self, parameters, requests):
+            for request in requests:
+                asked.append(request.speed)
+                yield request, type("Outcome", (), {"right_N": np.arange(len(request.encoded)) % 2 == 0})
 
     monkeypatch.setattr(Run, "evaluator", lambda self, name, sets, speeds: Evaluator(speeds))
     monkeypatch.setattr(speed_labels, "start_parameters", lambda *_: None)
@@ -97,5 +98,5 @@ def test_labels_are_those_of_the_grid_of_now(run, monkeypatch):
     labelled(run, "auto")
     assert asked == [1.0, 2.0, 4.0], "once"
     other = like(run, **{"stages.auto.own_speed.grid": "1,3", "stages.auto.own_speed.num_labelled": 6})
-    assert labelled(other, "auto").speed_labels.tolist() == [1, 0] * 3
+    assert labelled(other, "auto").speed_labels.tolist() == [0b11, 0] * 3
     assert asked == [1.0, 2.0, 4.0, 1.0, 3.0]

@@ -1,5 +1,6 @@
 """How chips are wired, and the verdict on what they hold."""
 
+import dataclasses
 import types
 
 import pytest
@@ -112,6 +113,26 @@ def test_weights_that_do_not_fit_are_split():
     assert found[0].startswith("--config.parallel.mesh=fsdp=4 ")
     assert any("lora.rank" in line for line in found)
     assert not any("remat" in line or "--fewer" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "sizes"),
+    [
+        ({"data": 1, "fsdp": 2, "tensor": 4}, ""),  # all chips split weights
+        ({"data": 2, "fsdp": 2, "tensor": 4}, "fsdp=4,tensor=4"),
+        ({"data": 3, "fsdp": 2, "tensor": 1}, "fsdp=3"),  # 4 does not divide 6
+        ({"data": 4, "fsdp": 1, "tensor": 1}, "fsdp=2"),
+    ],
+)
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_mesh_that_is_advised_can_be_made_and_splits_more(mesh, sizes, is_training):
+    memory = Memory({"trained": 19 * GIB}, temporary=GIB, total=20 * GIB, capacity=16 * GIB)
+    given = config()
+    given = dataclasses.replace(given, parallel=dataclasses.replace(given.parallel, decode_mesh="tensor=4"))
+    found = advice(given, memory, mesh, is_training=is_training, smaller_batch="--fewer")
+    of_mesh = [line.split()[0] for line in found if "mesh" in line]
+    field = "mesh" if is_training else "decode_mesh"
+    assert of_mesh == ([f"--config.parallel.{field}={sizes}"] if sizes else [])
 
 
 def test_a_decode_that_gathers_at_every_step_is_told_of_a_mesh_that_does_not():

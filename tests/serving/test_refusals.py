@@ -218,6 +218,27 @@ def test_more_latents_than_the_run_has_may_be_offered(tmp_path):
         assert call.jobs[0].ask.max_thoughts == expected
 
 
+def test_a_speed_that_was_not_trained_is_said_once(tmp_path, caplog):
+    service = Deployment(tiny_thinker(tmp_path), PLAN).service
+    for speed in (service.served.speeds[0], 77, 78):
+        service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0], thinking_speed=speed))
+    (line,) = [record.getMessage() for record in caplog.records if "asks for speed" in record.getMessage()]
+    assert "speed 77, and tiny was trained at" in line
+
+
+def test_a_server_whose_devices_have_failed_says_so(tmp_path):
+    service = Deployment(tiny_thinker(tmp_path), PLAN).service
+    service.scheduler.failure = RuntimeError("gone")
+    with pytest.raises(Refusal, match="has failed, and has to be started again") as refused:
+        service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0]))
+    assert (refused.value.status, refused.value.retry_after) == (503, None)
+
+
+def test_as_many_connections_as_are_allowed_are_served(tmp_path):
+    with serving(tiny_thinker(tmp_path), dataclasses.replace(PLAN, most_connections=1)) as alone:
+        assert requests.get(f"{alone.url}/healthz", timeout=30).status_code == 200
+
+
 def test_a_key_is_asked_for(served, tmp_path):
     bounds = dataclasses.replace(PLAN.bounds, api_key=KEY)
     with serving(tiny_thinker(tmp_path), dataclasses.replace(PLAN, bounds=bounds)) as locked:

@@ -6,7 +6,7 @@ import pytest
 from serving.pico_slots import SIZES, ask, assert_same, decoded, slot_engine
 from serving.test_slot_engine import EMBED_STD
 
-from colar_jax.serving.jobs import Job, QueueFullError, StoppingError
+from colar_jax.serving.jobs import FailedError, Job, QueueFullError, StoppingError
 from colar_jax.serving.narration import EndOfThinking, Failed, ToldThought, ToldToken
 from colar_jax.serving.scheduler import Scheduler
 
@@ -143,7 +143,7 @@ def test_a_fault_is_told_to_all_and_nothing_hangs(scheduled):
     one.gate.set()
     one.listener.wait_for(jobs)
     assert all(isinstance(one.listener.told[of_job][-1], Failed) for of_job in jobs)
-    with pytest.raises(StoppingError):
+    with pytest.raises(FailedError):
         one.scheduler.submit([job(7)])
     assert "the device is gone" in str(one.scheduler.failure)
 

@@ -56,9 +56,9 @@ def test_latents_are_what_the_model_fed_itself(loaded, asked_run):
     encoded, model = asked_run.tests["arithmetic"], loaded("colar")
     fed = asked_run.inspector("colar").thoughts(model.parameters, encoded, 2.0)
     for index, answer in enumerate(model.generate([problem.question for problem in encoded.problems])):
-        count = fed.num_thoughts_N[index]
+        count = fed.num_thoughts_B[index]
         assert answer.latents.shape == (count, HIDDEN) and answer.latents.dtype == np.float32 and count > 0
-        np.testing.assert_allclose(answer.latents, fed.embeds_NLD[index, :count], atol=1e-5)
+        np.testing.assert_allclose(answer.latents, fed.embeds_BLD[index, :count], atol=1e-5)
 
 
 @pytest.mark.parametrize("stage", some_slow("colar"))

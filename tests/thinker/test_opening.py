@@ -17,6 +17,7 @@ from thinker.test_generate import QUESTIONS, assert_same_answer
 import colar_jax
 from colar_jax.errors import UserError
 from colar_jax.exchange.folder import export_stage
+from colar_jax.thinker.opening import config_of
 
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
 
@@ -180,6 +181,12 @@ def test_what_is_no_model_is_said_in_one_line(asked_run, tmp_path):
             colar_jax.load(folder)
         assert said in str(raised.value) and str(folder) in str(raised.value), folder
         assert "\n" not in str(raised.value)
+
+
+def test_a_command_is_told_how_to_name_a_stage(asked_run):
+    """`load` takes a stage's folder; a command has a flag for it."""
+    with pytest.raises(UserError, match=rf"folder of a stage: name the run, {asked_run.workdir}, and --stage=colar"):
+        config_of(asked_run.workdir / "colar")
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\0b", None, 5, b"runs", "./nothing", "/nothing/at/all", "~nobody/run"])

@@ -33,7 +33,7 @@ def decode_missing(part: StageCells, store: Store, clock: Clock, on_decoded: Cal
     run, missing = part.run, part.missing(store)
     if not missing:
         return
-    parameters = finished_parameters(run, run.workdir / part.stage)
+    parameters = finished_parameters(run, run.workdir / part.stage, part.step)
     sets, speeds = list(run.tests.values()), run.decode_speeds(part.stage)
     inspector = run.inspector(part.stage)
     for trim in dict.fromkeys(cell.trim for cell in missing):
@@ -93,7 +93,7 @@ def causal_rows(part: StageCells, store: Store) -> Iterator[dict]:
             depends_on |= {"verdict": "sign test, Holm"}  # older rows were judged otherwise
             key = key_of(depends_on)
             if key not in store:
-                parameters = parameters or finished_parameters(run, run.workdir / stage)
+                parameters = parameters or finished_parameters(run, run.workdir / stage, part.step)
                 facts = {"stage": stage, "dataset": dataset}
                 store.add(key, depends_on, causal_tests(inspector, parameters, encoded, speed, **facts))
             yield from ({"run": part.name} | row if part.name else row for row in store[key])

@@ -29,6 +29,11 @@ class StageCells:
     dependencies: dict[Cell, dict]
     trims: TrimSource | None = None  # what says where chains end; None: no cell is trimmed
 
+    @property
+    def step(self) -> int:
+        """Of the checkpoint that is evaluated, whatever training does meanwhile."""
+        return self.of_stage["checkpoint"]["step"]
+
     def missing(self, store: Store) -> list[Cell]:
         """The cells that are not decoded yet."""
         return [cell for cell, depends_on in self.dependencies.items() if key_of(depends_on) not in store]

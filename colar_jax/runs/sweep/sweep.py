@@ -21,7 +21,7 @@ from colar_jax.report.table_text import markdown_text
 from colar_jax.runs.folder_lock import REPORT, locked
 from colar_jax.runs.run import Run, decode_speeds, prepare
 from colar_jax.runs.run_model import model_name
-from colar_jax.runs.starts import finished_identity
+from colar_jax.runs.starts import finished_identity, unfinished
 from colar_jax.runs.sweep.cells import Cell, cells_of, stages_of
 from colar_jax.runs.sweep.clock import Clock
 from colar_jax.runs.sweep.member import causal_rows, decode_missing, results_of, shown_samples
@@ -216,6 +216,9 @@ def _workdir(config: Config) -> Path:
 
 def _notes(name: str, run: Run) -> str:
     """As in "Model nano, seed 0. cot: method cot; colar: method colar."."""
-    trained = [f"{stage}: method {run.config.stages[stage].method}" for stage in stages_of(run.config)]
+    trained = []
+    for stage in stages_of(run.config):
+        place = unfinished(run.workdir / stage)
+        trained.append(f"{stage}: method {run.config.stages[stage].method}{place and f' (unfinished: {place})'}")
     of_run = f"{name}: model" if name else "Model"
     return f"{of_run} {model_name(run.config)}, seed {run.config.seed}. " + "; ".join(trained) + "."
