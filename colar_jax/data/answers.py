@@ -17,7 +17,7 @@ Verifier = Callable[[str, str], bool]
 # thousands: 1,200 and 12,345.6, but not 1,2,3 or (1,2), and not 12_8, which is in base 8.
 _SPACE = r"[ \u00a0\u2009\u202f]"
 _NUMBER_WITH_THOUSANDS = re.compile(
-    rf"[+-]?\d{{1,3}}((,\d{{3}})+|(_\d{{3}})+|({_SPACE}\d{{3}})+|(['’]\d{{3}})+)(\.\d*)?"
+    rf"[+-]?(?![0\uff10])\d{{1,3}}((,\d{{3}})+|(_\d{{3}})+|({_SPACE}\d{{3}})+|(['’]\d{{3}})+)(\.\d*)?"
 )
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 

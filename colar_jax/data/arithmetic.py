@@ -115,6 +115,11 @@ def generate_problems(split: str, count: int, *, seed: int = 0, **kind: int) -> 
             f"arithmetic with {settings}: a step has {CALCULATION_TOKENS} tokens and a line break, so step_tokens is 0 "
             f"or at least {CALCULATION_TOKENS + 1}"
         )
+    if settings.step_tokens and settings.max_number > 99:
+        raise UserError(
+            f"arithmetic with {settings}: numbers from 100 on are several tokens, so steps cannot be made of as many; "
+            "take max_number=99 or less with step_tokens"
+        )
     _check_reflections(settings)
     order = f"{split}/{seed}/{steps[0]}/{steps[1]}/{settings.max_number}/{settings.max_change}"
     # Repeats and fillers have draws of their own: the problems are the same ones with and without.

@@ -31,15 +31,26 @@ def require_library() -> None:
         )
 
 
-# What LaTeX lays out and does not mean: sizes of brackets, thin spaces, spaces that keep no two digits apart.
-_LAYOUT = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;]|(?<!\d)\s+|\s+(?!\d)")
+# What LaTeX lays out and does not mean: sizes of brackets, a negative space, the thin space before three digits.
+_LAYOUT = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\!|(?<=\d)\\,(?=\d{3}(?!\d))")
+_SPACES = re.compile(r"(?:\s|\\[,;])+")
 _TEXT = re.compile(r"\\(?:text|mbox|textbf|mathrm)\{([^{}]*)\}")
 
 
 def is_same_but_for_layout(prediction: str, answer: str) -> bool:
-    """Whether the two are the same LaTeX, spaces and `\\text{}` around words aside."""
-    prediction, answer = (_LAYOUT.sub("", _TEXT.sub(r"\1", text)).strip().rstrip(".") for text in (prediction, answer))
+    """Whether the two are the same LaTeX, `\\text{}` around words aside, and spaces that keep no two digits apart."""
+    prediction, answer = (_without_layout(text) for text in (prediction, answer))
     return prediction == answer
+
+
+def _without_layout(text: str) -> str:
+    text = _LAYOUT.sub("", _TEXT.sub(r"\1", text))
+    return _SPACES.sub(_if_between_digits, text).strip().rstrip(".")
+
+
+def _if_between_digits(spaces: re.Match) -> str:
+    around = spaces.string[spaces.start() - 1 : spaces.start()], spaces.string[spaces.end() : spaces.end() + 1]
+    return " " if all(sign.isdigit() for sign in around) else ""
 
 
 @functools.lru_cache(_REMEMBERED_PAIRS)

@@ -171,12 +171,7 @@ class Method(abc.ABC):
 
     def objection_to_rewards(self, rl: Any) -> str:
         """What speaks against these settings of reinforcement learning, one of them first; empty where nothing does."""
-        usual = type(rl)()
-        for why, names in self.idle_in_rewards.items():
-            for name in names:
-                if getattr(rl, name) != getattr(usual, name):
-                    return f"{name}={getattr(rl, name)!r} {why}; leave it at {getattr(usual, name)!r}"
-        return ""
+        return objection_to(rl, self.idle_in_rewards)
 
     def problems_of(self, problems: Sequence[Problem], seed: int) -> Sequence[Problem]:
         """What it learns from, and is validated on, made of a run's problems: these themselves."""
@@ -195,6 +190,16 @@ class Method(abc.ABC):
     ) -> tuple[jax.Array, dict[str, Metric]]:
         """This part's share of the loss, and metrics: the cross-entropy of the supervised tokens."""
         return language_objective(model, batch, keys_B, counts, compute)
+
+
+def objection_to(rl: Any, idle: dict[str, tuple[str, ...]]) -> str:
+    """What speaks against settings of reinforcement learning that are idle, by why they are, and yet set."""
+    usual = type(rl)()
+    for why, names in idle.items():
+        for name in names:
+            if getattr(rl, name) != getattr(usual, name):
+                return f"{name}={getattr(rl, name)!r} {why}; leave it at {getattr(usual, name)!r}"
+    return ""
 
 
 def embed(model: Reasoner, batch: Batch, compute: Execution):

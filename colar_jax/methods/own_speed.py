@@ -13,6 +13,7 @@ log-probability and a ratio of its own (docs/rl.md).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from colar_jax.data.loader import Loader
 from colar_jax.data.recipe import Recipe
 from colar_jax.methods import method
 from colar_jax.methods.colar import Colar, with_told
-from colar_jax.methods.method import Counts, Method, Thinking
+from colar_jax.methods.method import OF_DECISIONS, OF_DRAWN_LATENTS, Counts, Method, Thinking, objection_to
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
 from colar_jax.model.linear import along_last
@@ -82,6 +83,15 @@ def each_right(right_KN: np.ndarray) -> np.ndarray:
     return np.sum(right_KN << np.arange(len(right_KN))[:, None], axis=0, dtype=np.int32)
 
 
+# Of rewards' settings, what also says how rollouts are drawn.
+OF_ROLLOUTS = (
+    "min_std",
+    "final_min_std",
+    "noise",
+    "first_latent",
+    "stop_odds_temperature",
+    "final_stop_odds_temperature",
+)
 MOST_SPEEDS = 31  # of a grid: which of them were right is one int32
 
 
@@ -126,6 +136,13 @@ class OwnSpeed(Method):
         if self.learns == "all":
             object.__setattr__(self, "trains", (*Colar.trains, SPEED_CHOICE))
         require(self.num_labelled >= 0, f"own_speed.num_labelled={self.num_labelled} is negative: 0 means all")
+
+    def objection_to_rewards(self, rl: Any) -> str:
+        if self.learns == "all":
+            return super().objection_to_rewards(rl)
+        names = (*OF_DRAWN_LATENTS, *OF_DECISIONS, "answer_weight")
+        idle = tuple(name for name in names if name not in OF_ROLLOUTS)
+        return objection_to(rl, {"does nothing with own_speed.learns='choice', which trains the choice alone": idle})
 
     def labels_of(self, right_KN: np.ndarray) -> np.ndarray:
         """The labels of `N` problems, int32, from which of the grid's `K` speeds were right."""

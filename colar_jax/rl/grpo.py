@@ -17,9 +17,9 @@ from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import Method
-from colar_jax.metrics import divide
+from colar_jax.metrics import Metric, divide
 from colar_jax.model.execution import Execution
-from colar_jax.rl.health import Health
+from colar_jax.rl.health import Collapsed, Health
 from colar_jax.rl.judging import Questioner
 from colar_jax.rl.learner import Learner
 from colar_jax.rl.lengths import LengthWeight
@@ -89,13 +89,21 @@ class GrpoTrainer:
                 state, lambda state: join(state.trainable, frozen), update, iteration
             )
             values = divide(metrics)
-            if all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "gradient_norm")):
-                self._evidence = None
-            elif self._evidence is None:  # kept until someone looks, which may be some iterations later
+            is_finite = all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "gradient_norm"))
+            if self._evidence is None and not is_finite:
                 self._evidence = self.learner.last_batch
-            self._health.look(iteration + 1, values)
+            # A policy that is not finite stays so, whatever later iterations look like; it ends at the next log line.
+            if self._evidence is None:
+                self._look(iteration + 1, values, metrics)
             self._memory = self._remember()
             yield state, metrics, num_chains
+
+    def _look(self, iteration: int, values: dict[str, float], metrics: dict[str, Metric]) -> None:
+        try:
+            self._health.look(iteration, values)
+        except Collapsed as error:
+            error.metrics = metrics
+            raise
 
     def memory(self) -> dict:
         return self._memory

@@ -6,6 +6,7 @@ import math
 
 from colar_jax.config import RlConfig
 from colar_jax.errors import UserError
+from colar_jax.training.stage import LastIteration
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _COLLAPSED = 0.5  # of the best running accuracy
 _BEYOND_CHANCE = 2.0  # standard deviations that it has to be below that
 
 
-class Collapsed(RuntimeError):
+class Collapsed(LastIteration):
     """The policy has fallen apart; the last checkpoint is untouched."""
 
 

@@ -65,7 +65,7 @@ def k3_divergence(log_probs, reference_log_probs):
 
     Never negative, unbiased for actions drawn from the policy itself, and of lower variance than `-d`.
     """
-    difference = reference_log_probs - log_probs
+    difference = jnp.minimum(reference_log_probs - log_probs, _LARGEST_LOG_RATIO)
     return jnp.expm1(difference) - difference
 
 

@@ -119,7 +119,7 @@ def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) ->
                 "latent.conditioning='number'"
             )
         return
-    if was_told not in ("text", is_told):
+    if was_told != is_told and (was_told, is_told) != ("text", "both"):
         raise UserError(
             f"stages.{name}.latent.conditioning={is_told!r}, and {folder} was trained with {was_told!r}: set it to that"
         )

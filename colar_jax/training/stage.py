@@ -36,6 +36,12 @@ CHECKPOINTS_FOLDER = "checkpoints"  # in a stage's folder
 Validate = Callable[[Tree], dict[str, tuple[Outcome, dict[str, float]]]]
 
 
+class LastIteration(RuntimeError):
+    """Training ends by itself, with a step that is not handed on; its metrics are the last that are written."""
+
+    metrics: dict[str, Metric] | None = None
+
+
 class Diverged(RuntimeError):
     """The loss or its gradient is not finite."""
 
@@ -101,7 +107,7 @@ def _loop(stage: StageRun, steps: Iterator[tuple[int, Step]], frozen: Tree, log:
     config, agreement = stage.config, Agreement(stage.mesh)
     checkpoints, writer, progress, guard = outlets
     pace, forecast = Pace(), Forecast(stage.name, stage.num_steps)
-    for step, (state, metrics, num_examples) in steps:
+    for step, (state, metrics, num_examples) in _with_the_last_line(stage, steps, log, writer):
         log.add(step, metrics, num_examples)
         progress.advance(step)
         forecast.look(step, metrics)
@@ -127,6 +133,22 @@ def _loop(stage: StageRun, steps: Iterator[tuple[int, Step]], frozen: Tree, log:
             checkpoints.wait()
             logger.warning("stage %s: signal %d, saved step %d", stage.name, signal_number, step)
             raise Interrupted(signal_number)
+
+
+def _with_the_last_line(
+    stage: StageRun, steps: Iterator[tuple[int, Step]], log: "_LateLog", writer: MetricWriter | NoWriter
+) -> Iterator[tuple[int, Step]]:
+    """The steps; where training ends by itself, what it has measured since the last line is written first."""
+    step = 0
+    try:
+        for step, of_step in steps:
+            yield step, of_step
+    except LastIteration as error:
+        if error.metrics is not None:
+            log.add(step := step + 1, error.metrics, 0)
+        if values := log.read(everything=True)[0]:
+            writer.write(step, values | stage.place(step))
+        raise
 
 
 def _is_multiple(step: int, interval: int) -> bool:

@@ -244,6 +244,9 @@ def test_a_policy_that_explodes_is_stopped_and_told_why(tmp_path, finished):
     with pytest.raises((Collapsed, Diverged), match=r"rl.min_std") as stopped:
         pipeline.train_stage(run, "rl")
     assert "checkpoint is untouched" in str(stopped.value)
+    if isinstance(stopped.value, Collapsed):  # the iteration that showed it is in the log
+        last = read_metrics(tmp_path / "run" / "rl")[-1]
+        assert f"iteration {last['step']}:" in str(stopped.value) and "accuracy" in last
 
 
 def test_a_stage_at_its_defaults_is_valid():

@@ -1,5 +1,6 @@
 """What a stage starts from: the ladder of its own checkpoint, `init_from`, the stage before it, the initial weights."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -117,6 +118,20 @@ def test_a_policy_is_told_its_speed_as_it_has_learned_it(tmp_path):
     other = prepare(tiny_config(tmp_path / "run", **settings, **{"stages.rl.latent.conditioning": "text"}))
     with pytest.raises(UserError, match="stages.rl.latent.conditioning='text', and .*colar was trained with 'both'"):
         start_parameters(other, "rl")
+
+
+def test_a_policy_that_has_read_its_speed_is_not_asked_without_a_word_of_it(tmp_path):
+    """An embedding that was never trained says nothing."""
+    text = {"stages.colar.latent.conditioning": "text", "stages.rl.latent.conditioning": "text"}
+    run = prepare(tiny_config(tmp_path / "run", **text))
+    adopt(run, "colar", run.initial_parameters())
+    for conditioning, is_refused in (("text", False), ("both", False), ("number", True)):
+        settings = {"run": "rl", "stages.rl.init_from": str(tmp_path / "run" / "colar")}
+        told = {"stages.colar.latent.conditioning": conditioning, "stages.rl.latent.conditioning": conditioning}
+        other = prepare(tiny_config(tmp_path / conditioning, **settings, **told))
+        refusal = pytest.raises(UserError, match="conditioning='number', and .*colar was trained with 'text'")
+        with refusal if is_refused else contextlib.nullcontext():
+            start_parameters(other, "rl")
 
 
 def test_what_is_built_on_colar_says_under_its_own_name_how_it_was_told(tmp_path):

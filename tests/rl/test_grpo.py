@@ -5,9 +5,12 @@ import types
 import jax
 import numpy as np
 import optax
+import pytest
 
 from colar_jax.config import OptimizerConfig, RlConfig
+from colar_jax.metrics import Metric
 from colar_jax.rl.grpo import GrpoTrainer, most_updates
+from colar_jax.rl.health import Collapsed
 from colar_jax.training.optimizer import at_update, learning_rate_schedule, make_optimizer
 from colar_jax.training.state import initial_state
 
@@ -44,3 +47,36 @@ def test_the_learning_rate_goes_by_iterations():
     state = initial_state(PARAMETERS, make_optimizer(CONFIG, num_steps=4 * most_updates(RL)))
     list(trainer.steps(state, {}, jax.random.key(0), start=1, stop=4))
     assert most_updates(RL) == 6 and seen == [6, 12, 18]
+
+
+def nan_from(bad: int):
+    """An iteration as a policy leaves it that is not finite from iteration `bad` on: one bad loss, then none at all."""
+
+    def iterate(state, parameters_of, update, iteration):
+        loss = {"loss": Metric(np.float32(np.nan if iteration == bad else 1.0), np.float32(1.0))}
+        learner.last_batch = {"iteration": np.int32(iteration)}
+        return state, loss if iteration <= bad else {}, 8
+
+    learner = types.SimpleNamespace(config=RL, iterate=iterate, memory=dict, last_batch=None)
+    return learner
+
+
+def test_what_made_a_policy_not_finite_is_kept_until_someone_looks():
+    """Iterations after it have no loss, for all rollouts are as bad, and would end the run for another reason."""
+    looked = []
+    health = types.SimpleNamespace(memory=dict, look=lambda iteration, values: looked.append(iteration))
+    trainer = GrpoTrainer(None, nan_from(3), health, step=None)
+    state = initial_state(PARAMETERS, make_optimizer(CONFIG, num_steps=10 * most_updates(RL)))
+    list(trainer.steps(state, {}, jax.random.key(0), start=0, stop=8))
+    assert trainer.evidence(8) == {"iteration": 3} and looked == [1, 2, 3]
+
+
+def test_a_collapse_has_its_own_metrics_with_it():
+    def look(iteration, values):
+        raise Collapsed("accuracy fell")
+
+    trainer = GrpoTrainer(None, nan_from(9), types.SimpleNamespace(memory=dict, look=look), step=None)
+    state = initial_state(PARAMETERS, make_optimizer(CONFIG, num_steps=10 * most_updates(RL)))
+    with pytest.raises(Collapsed) as collapsed:
+        list(trainer.steps(state, {}, jax.random.key(0), start=0, stop=8))
+    assert collapsed.value.metrics["loss"].sum == 1

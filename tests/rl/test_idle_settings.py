@@ -39,6 +39,13 @@ def test_every_idle_setting_is_refused_and_the_others_are_not(name):
     assert set(reasons) <= set(OTHER)
 
 
+def test_where_the_choice_alone_learns_its_rollouts_are_still_drawn_as_they_are_asked():
+    for field in ("min_std", "noise", "stop_odds_temperature"):
+        assert not METHODS["own_speed"]().objection_to_rewards(RlConfig(**{field: OTHER[field]}))
+    every = METHODS["own_speed"](learns="all")
+    assert not any(every.objection_to_rewards(RlConfig(**{field: value})) for field, value in OTHER.items())
+
+
 def test_words_have_neither_latents_nor_decisions():
     assert "words" in METHODS["cot"]().objection_to_rewards(RlConfig(min_std=0.5))
     assert "decisions" in METHODS["cot"]().objection_to_rewards(RlConfig(decision_weight=4.0))
@@ -54,6 +61,9 @@ def test_words_have_neither_latents_nor_decisions():
         ("adaptive", "noise"),
         ("cot", "log_prob_reduction"),
         ("cot", "first_latent"),
+        ("own_speed", "entropy_weight"),
+        ("own_speed", "latent_weight"),
+        ("own_speed", "decision_weight"),
     ],
 )
 def test_what_cannot_matter_is_refused(name, field):
