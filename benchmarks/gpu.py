@@ -129,7 +129,9 @@ class Runner:
 
     def write(self) -> None:
         """What is known so far."""
-        self.file.write_text(json.dumps(self.results, indent=1))
+        unfinished = self.file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(self.results, indent=1))
+        os.replace(unfinished, self.file)
         try:
             page = markdown(self.results, profiles=self.given.profile)
         except Exception:  # the measurements go on, and gpu.json has them

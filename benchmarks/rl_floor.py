@@ -189,7 +189,11 @@ def _rollouts(cell: Cell, folder: Path) -> list[list[float]]:
 def results_in(folder: Path) -> dict[Cell, dict]:
     """What there is, the latest line of each run."""
     path = folder / RESULTS
-    records = map(json.loads, path.read_text().splitlines()) if path.is_file() else ()
+    text = path.read_text() if path.is_file() else ""
+    if not text.endswith("\n") and text:  # a kill cut the last line short
+        text = text[: text.rfind("\n") + 1]
+        path.write_text(text)
+    records = map(json.loads, text.splitlines())
     names = [field.name for field in dataclasses.fields(Cell)]
     return {Cell(**{name: record[name] for name in names}): record for record in records}
 

@@ -19,7 +19,7 @@ their 95 % t-interval.
     sure     that choice at other certainties (`decode.speed_certainty`), asked of the stages of `main`
     larger   as `main` with numbers up to 50, where fast speeds are harder: there is something to choose
     sure_larger    as `sure`, of the stages of `larger`
-    mid_chain      the same of a stage that may change its speed at every latent (`own_speed.mid_chain`)
+    mid_chain      the same of a stage that may change its speed where a line ends (`own_speed.mid_chain`)
     rl       the choice of `larger` learned from rewards instead, under three budgets of forward passes, beside the
              fixed speeds of the same model, with the same picture of each
 """
@@ -362,6 +362,15 @@ def print_chosen(cells: list[dict]) -> None:
     print("mean speed by operations, first seed:", cells[0]["chosen"]["mean_by_operations"])
 
 
+def cells_in(path: Path) -> list[dict]:
+    """The cells that are finished; a line that a kill cut short is dropped, also from the file."""
+    text = path.read_text() if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -373,11 +382,13 @@ def main() -> None:
     parser.add_argument("--only_table", action="store_true")
     options = parser.parse_args()
     path = options.out / "cells.jsonl"
-    cells = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    done = {(cell["experiment"], cell["arm"], cell["seed"]) for cell in cells}
     changes = TINY if options.tiny else {}
     if options.steps:
         changes = changes | {"stages.colar.steps": options.steps}
+    cells = cells_in(path)
+    if any(cell.get("changes", changes) != changes for cell in cells):
+        raise SystemExit(f"{path} has cells of another --steps or --tiny: name another folder with --out")
+    done = {(cell["experiment"], cell["arm"], cell["seed"]) for cell in cells}
     arms = [arm.strip() for arm in options.arms.split(";") if arm.strip()]
     tables = options.tables.split(",")
     wanted = [
@@ -389,7 +400,7 @@ def main() -> None:
     ]
     for name in () if options.only_table else wanted:
         if name not in done:
-            cells.append(cell(options.out, *name, changes))
+            cells.append(cell(options.out, *name, changes) | {"changes": changes})
             with path.open("a") as file:
                 file.write(json.dumps(cells[-1]) + "\n")
     for experiment in tables:

@@ -18,7 +18,7 @@ python -m colar_jax.train --config=configs/arithmetic.py:rl            # and rei
 python -m colar_jax.train --config=configs/arithmetic.py:redundant     # RL on chains that have something to cut
 python -m colar_jax.train --config=configs/arithmetic.py:shorter       # the same, as short as they can be at no loss
 python -m colar_jax.train --config=configs/arithmetic.py:filler        # the same where two thirds can be cut
-python -m colar_jax.train --config=configs/arithmetic.py:no_averaging  # after that: without averaging over a chain
+python -m colar_jax.train --config=configs/arithmetic.py:no_averaging  # after :redundant: no averaging over a chain
 python -m colar_jax.train --config=configs/arithmetic.py:baselines     # all methods on equal terms
 python -m colar_jax.train --config=configs/arithmetic.py:baselines --config.run=cot,coconut     # or some of them
 """

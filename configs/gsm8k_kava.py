@@ -6,7 +6,7 @@
     python -m colar_jax.train --config=configs/gsm8k_kava.py:smoke         # on embedded problems, tiny
 
 Published, greedy accuracy % on GSM8K, equations / sentences: Llama-3.2-1B 56.5 / 55.7, 3B 65.7 / 60.0, Qwen2.5-0.5B
-46.9 / 44.4 (docs/ledger.md has those of 1B). There is no code of the paper; what its text leaves open is in
+46.9 / 44.4 (docs/ledger.md). There is no code of the paper; what its text leaves open is in
 docs/methods.md. Not run here: it needs the weights and GSM8K-Aug; score and time are not measured.
 """
 

@@ -2,7 +2,7 @@
 
     python -m colar_jax.train --config=configs/gsm8k_ruplar.py              # the paper's settings, rule `mix`
     python -m colar_jax.train --config=configs/gsm8k_ruplar.py:gumbel       # or `temp`
-    python -m colar_jax.train --config=configs/gsm8k_ruplar.py:khot \\
+    python -m colar_jax.train --config=configs/gsm8k_ruplar.py:khot --config.run=colar_khot \\
       --config.stages.colar_khot.init_from=runs/gsm8k_cot/cot               # CoLaR's speeds with mixtures, from its CoT
     python -m colar_jax.train --config=configs/gsm8k_ruplar.py:smoke        # on embedded problems, tiny
 

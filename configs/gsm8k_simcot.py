@@ -2,7 +2,7 @@
 
     python -m colar_jax.train --config=configs/gsm8k_simcot.py               # on CODI, the paper's settings
     python -m colar_jax.train --config=configs/gsm8k_simcot.py:coconut       # CoT, Coconut, and SIM-CoT from that
-    python -m colar_jax.train --config=configs/gsm8k_simcot.py:colar \\
+    python -m colar_jax.train --config=configs/gsm8k_simcot.py:colar --config.run=sim_colar \\
       --config.stages.sim_colar.init_from=runs/gsm8k_cot/cot                 # on CoLaR: nobody published that
     python -m colar_jax.train --config=configs/gsm8k_simcot.py:smoke         # on embedded problems, tiny
 

@@ -37,7 +37,7 @@ def use_compilation_cache(setting: str) -> Path | None:
     """
     if setting == OFF or any(name in os.environ for name in _OF_JAX) or jax.config.jax_compilation_cache_dir:
         return None
-    folder = _default_folder() if setting == AUTO else Path(setting).expanduser()
+    folder = _default_folder() if setting == AUTO else Path(os.path.expanduser(setting))
     if reason := _why_not_written(folder):
         logger.info("compiled programs are not kept: %s (%s)", folder, reason)
         return None
@@ -54,7 +54,7 @@ def _default_folder() -> Path:
     """Programs for a CPU are for the instructions of that CPU, and a home may be shared by machines that differ."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     machine = hashlib.sha256(f"{platform.machine()} {_instructions()}".encode()).hexdigest()[:12]
-    return Path(cache).expanduser() / "colar_jax" / f"jax-{jax.__version__}-{machine}"
+    return Path(os.path.expanduser(cache)) / "colar_jax" / f"jax-{jax.__version__}-{machine}"
 
 
 def _instructions() -> str:

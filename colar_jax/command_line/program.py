@@ -111,7 +111,7 @@ def _skip_stages_of_others(configs: list[ml_collections.ConfigDict]) -> None:
 
 
 def _run(workdir: str) -> list[ml_collections.ConfigDict]:
-    path = Path(workdir).expanduser() / CONFIG_FILE
+    path = Path(os.path.expanduser(workdir)) / CONFIG_FILE
     if not workdir:
         raise UserError("--workdir is missing: name the folder of a run")
     if not os.path.isfile(path):
@@ -137,7 +137,7 @@ def _split_workdirs(text: str) -> list[str]:
     parts, workdirs = text.split(","), []
     while parts:
         names = [",".join(parts[:count]).strip() for count in range(len(parts), 0, -1)]
-        is_run = [bool(name) and os.path.isfile(Path(name).expanduser() / CONFIG_FILE) for name in names]
+        is_run = [bool(name) and os.path.isfile(Path(os.path.expanduser(name)) / CONFIG_FILE) for name in names]
         place = is_run.index(True) if any(is_run) else len(names) - 1
         if names[place]:
             workdirs.append(names[place])

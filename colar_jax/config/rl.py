@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from colar_jax.settings.checks import one_of, require, split_names
+from colar_jax.settings.checks import one_of, require
 from colar_jax.settings.on_resume import adjustable, binding, execution, observing
 
 _CHOICES = {
@@ -90,11 +90,6 @@ class RlConfig:
         for field in (*weights, "beta", "min_std", "advantage_eps", "length_penalty", *lengths, *finals):
             require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
         require(
-            not self.length_penalty or "correctness" in split_names(self.reward),
-            f"rl.length_penalty={self.length_penalty} is a share of what a right answer is worth under 'correctness', "
-            f"which rl.reward={self.reward!r} does not have: set it to 0, or pay lengths with rl.length_credit",
-        )
-        require(
             self.length_penalty <= 1,
             f"rl.length_penalty={self.length_penalty} is above 1: the reward of a right answer would be negative",
         )
@@ -141,12 +136,6 @@ class RlConfig:
         require(
             not self.budget or self.length_credit != "none",
             f"rl.budget={self.budget} with rl.length_credit='none': name how short chains are paid, such as penalty",
-        )
-        require(
-            not self.budget or self.length_credit != "when_solved",
-            f"rl.budget={self.budget} with rl.length_credit='when_solved': where not all answers of a group are right "
-            "it pays longer chains, the more the higher its weight, so no weight meets a budget; take penalty, cost or "
-            "among_right",
         )
         require(
             self.dual_clip == 0 or self.dual_clip > 1 + self.epsilon_high,

@@ -73,11 +73,6 @@ class Config:
             )
             objection = stage.bound_method.objection(self.model)
             require(not objection, f"stages.{name}.{objection}")
-            require(
-                stage.trainer == "sft" or stage.bound_method.chooses_speed or stage.rl.choice_weight == 1,
-                f"stages.{name}.rl.choice_weight={stage.rl.choice_weight} is of a speed that the model chooses, and "
-                f"method={stage.method!r} chooses none; leave it at 1",
-            )
             objection = stage.bound_method.objection_to_rewards(stage.rl) if stage.trainer == "grpo" else ""
             require(not objection, f"stages.{name}.rl.{objection}")
             require(

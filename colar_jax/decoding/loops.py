@@ -27,7 +27,7 @@ class DecodeLimits:
     drops_out: bool = False  # whether adapters drop out, each rollout one mask
     draws_speed: bool = False  # a speed that the model chooses itself is drawn; False: by `speed_certainty`
     speed_certainty: float = 0.0  # `SpeedChoice.chosen`
-    changes_speed: bool = False  # whether a speed that the model chooses itself is chosen anew at every latent
+    changes_speed: bool = False  # whether a speed that the model chooses itself is chosen anew where lines end
     latents_see_question: bool = True  # False: each after the first is made of the one before it alone
     sweeps: int | None = None  # thoughts are made all at once, in so many sweeps (`swept`); None: one after the other
     cut_at: jax.Array | None = None  # int32 scalar, traced: thinking is cut there already; None: at max_thoughts

@@ -1,4 +1,4 @@
-"""Speeds that change in mid-chain: chosen by the model at every latent, or told beforehand (`Prompt.later`)."""
+"""Speeds that change in mid-chain: chosen by the model where a line ends, or told beforehand (`Prompt.later`)."""
 
 import jax.numpy as jnp
 
@@ -28,5 +28,6 @@ def following_speeds(feeder: Feeder, limits: DecodeLimits, hidden_BD, speeds_B, 
     if prefilled.changes_B is not None:
         after_B, later_B = prefilled.changes_B
         return jnp.where(number + 1 >= after_B, later_B, speeds_B)
-    chosen_B = feeder.model.speed_choice.chosen(hidden_BD, limits.speed_certainty)
-    return jnp.where(prefilled.own_speeds_B > 0, chosen_B, speeds_B)
+    choice = feeder.model.speed_choice
+    is_asked_B = (prefilled.own_speeds_B > 0) & (choice.line_end(hidden_BD) > 0)
+    return jnp.where(is_asked_B, choice.chosen(hidden_BD, limits.speed_certainty), speeds_B)

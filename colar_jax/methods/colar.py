@@ -203,14 +203,7 @@ class Colar(Method):
         return 2 if self.predicted_pass_weight else 1
 
     def objection(self, model: ModelConfig) -> str:
-        if not model.latent_head.deterministic:
-            return ""
-        if self.entropy_weight:
-            return (
-                f"{self.group}.entropy_weight={self.entropy_weight} with model.latent_head.deterministic=True: a head "
-                "without a standard deviation has no entropy; set it to 0"
-            )
-        if self.loss == "soft_mse":
+        if self.loss == "soft_mse" or not model.latent_head.deterministic:
             return ""
         return (
             f"{self.group}.loss={self.loss!r} with model.latent_head.deterministic=True: a head without a standard "

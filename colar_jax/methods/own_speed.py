@@ -5,8 +5,9 @@ training problems at every speed of the grid (`runs.speed_labels`); the label of
 was right, or the fastest of them. The head alone is trained, on the hidden state of a question's last token; what the
 model answers at a speed stays as it was.
 
-With `mid_chain` the head is asked again at every latent, how fast the chain goes on after it. Labels for that are of
-chains that begin at one speed of the grid, and after some latents go on at each of the others.
+With `mid_chain` the head is asked again where a latent ends a line, how fast the chain goes on after it; and it says
+where that is. Labels for that are of chains that begin at one speed of the grid, and after a line go on at each of the
+others.
 
 A stage of reinforcement learning (trainer "grpo") goes on from it: the choice is an action, drawn from the head, with a
 log-probability and a ratio of its own (docs/rl.md).
@@ -23,6 +24,7 @@ from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.layout import Layout
 from colar_jax.data.loader import Loader
 from colar_jax.data.recipe import Recipe
+from colar_jax.data.speed_changes import ends_line
 from colar_jax.methods import method
 from colar_jax.methods.colar import Colar, with_told
 from colar_jax.methods.method import OF_DECISIONS, OF_DRAWN_LATENTS, Counts, Method, Thinking, objection_to
@@ -39,37 +41,39 @@ from colar_jax.weights.speed_choice_file import load_speed_choice, save_speed_ch
 
 
 class _LabelledLoader(Loader):
-    """Questions, each with its label at the last token of its prompt, and no other but those of `_later_label`."""
+    """Questions, each with its label at the last token of its prompt, and no other."""
 
     def _lay_out(self, example: int, epoch: int, plan) -> Layout:
         laid_out = super()._lay_out(example, epoch, plan)
         labels = np.full_like(laid_out.label_ids_M, -1)
         labels_N = self.encoded.speed_labels  # None where problems are assumed, to plan a step
         labels[0] = 0 if labels_N is None else labels_N[example]
-        for place, label in self._later_label(example):
-            labels[place] = label
         return dataclasses.replace(laid_out, label_ids_M=labels)
-
-    def _later_label(self, example: int) -> list[tuple[int, int]]:
-        """More labels of an example, each with its place among the supervised positions."""
-        return []
 
 
 class _ChangeLoader(_LabelledLoader):
-    """Questions and chains, a second label where each one's speed changes.
+    """Questions and chains: a second label where each one's speed changes, and at every latent whether it ends a line.
 
     The latent before the change tells the new speed, so it is chosen where that latent is made: at the position before.
     """
+
+    def _lay_out(self, example: int, epoch: int, plan) -> Layout:
+        laid_out, encoded = super()._lay_out(example, epoch, plan), self.encoded
+        labels, changes = laid_out.label_ids_M, encoded.speed_changes
+        labels[0] |= IS_CHOICE
+        ends_K = np.cumsum(laid_out.told[:-1]).astype(np.int64)
+        # The first two places are the question's last token and the opening separator, which makes the first latent.
+        labels[1 : 1 + len(ends_K)] = ENDS_LINE * ends_line(
+            ends_K, len(encoded.steps[example]), encoded.step_starts[example]
+        )
+        if changes is not None:
+            labels[changes.after_N[example]] |= int(changes.labels_N[example]) | IS_CHOICE
+        return laid_out
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         speeds, is_auto, phases = super()._draw(epoch)
         changes = self.encoded.speed_changes
         return (speeds if changes is None else changes.speeds_N), is_auto, phases
-
-    def _later_label(self, example: int) -> list[tuple[int, int]]:
-        changes = self.encoded.speed_changes
-        # The first two places are the question's last token and the opening separator, which makes the first latent.
-        return [] if changes is None else [(int(changes.after_N[example]), int(changes.labels_N[example]))]
 
 
 def fastest_right(right_KN: np.ndarray) -> np.ndarray:
@@ -92,7 +96,9 @@ OF_ROLLOUTS = (
     "stop_odds_temperature",
     "final_stop_odds_temperature",
 )
-MOST_SPEEDS = 31  # of a grid: which of them were right is one int32
+MOST_SPEEDS = 29  # of a grid: which of them were right is in one int32
+# Of a label in mid-chain the two bits above: whether the latent ends a line, and whether there is a choice to learn.
+ENDS_LINE, IS_CHOICE = 1 << 29, 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +120,7 @@ class OwnSpeed(Method):
     # (fastest), where what is right at one speed is taken to be right at all slower ones.
     labels: str = binding("each", before="fastest")
     timeline: str = "latents"  # as the stage that it starts from (`latent.timeline`)
-    # Whether it is asked again at every latent, so that a chain may change its speed; needs timeline=tokens.
+    # Whether it is asked again where lines end, so that a chain may change its speed; needs timeline=tokens.
     mid_chain: bool = False
     # Of a stage that learns from rewards: choice, the head alone, which cannot make answers worse; all, the model too.
     learns: str = "choice"
@@ -156,7 +162,7 @@ class OwnSpeed(Method):
     @property
     def modules(self) -> dict[str, OwnModule]:
         """The speed's embedding, as CoLaR trained it, and the choice."""
-        config = SpeedChoiceConfig(self.speeds, of_each=self.labels == "each")
+        config = SpeedChoiceConfig(self.speeds, of_each=self.labels == "each", mid_chain=self.mid_chain)
         choice = OwnModule(SpeedChoice, config, save_speed_choice, load_speed_choice)
         return self._colar.modules | {SPEED_CHOICE: choice}
 
@@ -180,20 +186,37 @@ class OwnSpeed(Method):
         if self.mid_chain:
             embeds_BSD = with_told(model, embeds_BSD, batch)
         hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute)
-        logits_BMK = model.speed_choice(jax.lax.stop_gradient(hidden_BMD))
-        is_label_BM, labels_BM1 = batch.label_ids_BM >= 0, jnp.maximum(batch.label_ids_BM, 0)[..., None]
-        if self.labels == "each":
-            is_right_BMK = (labels_BM1 >> along_last(jnp.arange(len(self.speeds)), labels_BM1)) & 1 == 1
-            picked_BM = jnp.mean(jax.nn.log_sigmoid(jnp.where(is_right_BMK, logits_BMK, -logits_BMK)), axis=-1)
-            right_BM = jnp.mean(is_right_BMK == (logits_BMK > 0), axis=-1)
-        else:
-            picked_BM = jnp.take_along_axis(jax.nn.log_softmax(logits_BMK), labels_BM1, axis=-1)[..., 0]
-            right_BM = jnp.argmax(logits_BMK, axis=-1) == labels_BM1[..., 0]
-        loss = -jnp.sum(jnp.where(is_label_BM, picked_BM, 0.0))
-        right = jnp.sum(jnp.where(is_label_BM, right_BM, 0.0))
-        own = method.count(batch)
-        metrics = {"cross_entropy": Metric(loss, own.labels), "label_accuracy": Metric(right, own.labels)}
-        return loss / counts.labels, metrics
+        hidden_BMD = jax.lax.stop_gradient(hidden_BMD)
+        labels_BM, is_choice_BM, num_choices = batch.label_ids_BM, batch.label_ids_BM >= 0, counts.labels
+        if self.mid_chain:
+            is_choice_BM &= labels_BM & IS_CHOICE > 0
+            num_choices = 2 * counts.examples  # at the opening and in mid-chain
+        loss_BM, right_BM = self._choices(model.speed_choice(hidden_BMD), labels_BM & (ENDS_LINE - 1))
+        loss, own = jnp.sum(jnp.where(is_choice_BM, loss_BM, 0.0)), jnp.sum(is_choice_BM)
+        metrics = {
+            "cross_entropy": Metric(loss, own),
+            "label_accuracy": Metric(jnp.sum(jnp.where(is_choice_BM, right_BM, 0.0)), own),
+        }
+        if not self.mid_chain:
+            return loss / num_choices, metrics
+        is_end_BM, log_odds_BM = labels_BM & ENDS_LINE > 0, model.speed_choice.line_end(hidden_BMD)
+        is_latent_BM, total = batch.latent_mask_BM & (labels_BM >= 0), counts.latents
+        line_loss_BM = -jax.nn.log_sigmoid(jnp.where(is_end_BM, log_odds_BM, -log_odds_BM))
+        line_loss = jnp.sum(jnp.where(is_latent_BM, line_loss_BM, 0.0))
+        right_lines = jnp.sum(is_latent_BM & (is_end_BM == (log_odds_BM > 0)))
+        metrics["line_accuracy"] = Metric(right_lines, jnp.sum(is_latent_BM))
+        return loss / num_choices + line_loss / total, metrics
+
+    def _choices(self, logits_BMK, labels_BM):
+        """The loss of each label and the share of it that is right, `[B, M]`."""
+        labels_BM1 = labels_BM[..., None]
+        if self.labels == "fastest":
+            labels_BM1 = jnp.minimum(labels_BM1, len(self.speeds) - 1)  # what is no label has all bits set
+            picked_BM1 = jnp.take_along_axis(jax.nn.log_softmax(logits_BMK), labels_BM1, axis=-1)
+            return -picked_BM1[..., 0], (jnp.argmax(logits_BMK, axis=-1) == labels_BM1[..., 0]).astype(jnp.float32)
+        is_right_BMK = (labels_BM1 >> along_last(jnp.arange(len(self.speeds)), labels_BM1)) & 1 == 1
+        loss_BMK = -jax.nn.log_sigmoid(jnp.where(is_right_BMK, logits_BMK, -logits_BMK))
+        return jnp.mean(loss_BMK, axis=-1), jnp.mean(is_right_BMK == (logits_BMK > 0), axis=-1)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
         thinking = Colar().thinking(decode, separator_id, dtype, greedy)

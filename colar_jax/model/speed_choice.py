@@ -27,6 +27,7 @@ class SpeedChoiceConfig:
     # Of a head that learned labels: whether it says of each speed by itself how likely an answer is right at it, or
     # (False) which speed is the fastest that is right.
     of_each: bool = False
+    mid_chain: bool = False  # whether it is asked in mid-chain, too: then it also says where lines end
 
 
 class SpeedChoice(nnx.Module):
@@ -35,11 +36,19 @@ class SpeedChoice(nnx.Module):
     def __init__(self, llama: LlamaConfig, config: SpeedChoiceConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.first = Linear(llama.hidden_size, config.inner_size, ("choice_in", "choice"), bias=True, rngs=rngs)
-        self.second_kernel = parameter(rngs, (config.inner_size, len(config.speeds)), ("choice", "choice_out"))
-        self.second_bias = parameter(rngs, (len(config.speeds),), ("choice_out",))
+        num_outputs = len(config.speeds) + config.mid_chain
+        self.second_kernel = parameter(rngs, (config.inner_size, num_outputs), ("choice", "choice_out"))
+        self.second_bias = parameter(rngs, (num_outputs,), ("choice_out",))
 
     def __call__(self, hidden):
         """Logits `[..., K]`, float32, from hidden states `[..., D]`."""
+        return self._outputs(hidden)[..., : len(self.config.speeds)]
+
+    def line_end(self, hidden):
+        """Log-odds that the latent which is made of a hidden state ends a line, float32 `[...]`."""
+        return self._outputs(hidden)[..., -1]
+
+    def _outputs(self, hidden):
         inner = jax.nn.gelu(self.first(hidden), approximate=False)
         logits = project(inner, self.second_kernel[...].astype(inner.dtype)).astype(jnp.float32)
         return logits + along_last(self.second_bias[...], logits)

@@ -24,7 +24,7 @@ _EPSILON = 1e-3
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VaryingSpeed:
-    """How far `B` chains are, and how fast they go on, where their speed may change at every latent.
+    """How far `B` chains are, and how fast they go on, where their speed may change at any latent.
 
     Each latent is told the size of the group after it, so when a latent is made its own size is known, and that of the
     next is to be chosen. Group `k` ends before token `floor(the sum of the speeds up to its own + phase)`: at one speed

@@ -64,7 +64,21 @@ def not_compared(rows: Sequence[Row], reference: str = "") -> list[str]:
             names = list(dict.fromkeys(_reference_name(_place(way)).removeprefix(f"{there}:") for way in lacking))
             if names:
                 sentences.append(f"Not compared: {', '.join(names)} of {there}, which {here} does not have.")
+        sentences += [
+            f"Not compared: {dataset} of {run}, which has other questions than that of {first}."
+            for dataset in _with_other_questions(rows, run, first)
+        ]
     return sentences
+
+
+def _with_other_questions(rows: Sequence[Row], run: str, first: str) -> list[str]:
+    """The data sets of both runs that share a name and not the questions."""
+    asked: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        for dataset, result in row.results.items():
+            asked.setdefault((row.way.run, dataset), set()).add(result.questions)
+    names = dict.fromkeys(dataset for of_run, dataset in asked if of_run == run)
+    return [name for name in names if asked.get((first, name), asked[run, name]) != asked[run, name]]
 
 
 def _reference_of(row: Row, rows: Sequence[Row], reference: str) -> Row | None:
@@ -88,8 +102,8 @@ def check_reference(reference: str, places: Sequence[tuple[str, str, str]]) -> l
     """Which of the places, (run, stage, speed) of each row, a reference names, all of one run; UserError for none."""
     if not reference:
         return []
-    stage, _, speed = reference.partition("@")
-    run, _, stage = stage.rpartition(":")
+    run, _, rest = reference.rpartition(":")
+    stage, _, speed = rest.partition("@")
     found = [place for place in places if place == (run or place[0], stage, speed or place[2])]
     if not found:
         known = ", ".join(dict.fromkeys(map(_reference_name, places)))

@@ -25,6 +25,7 @@ class Point:
 
 def pareto_points(rows: Sequence[Row], datasets: Sequence[str]) -> list[Point]:
     """The points of every data set's plot, in the table's order, the mean of several data sets first."""
+    # A panel's points compete, so those of a run that was asked other questions compete among themselves.
     measured = [
         *((row, MEAN, row.mean_length, row.mean_accuracy.of_share) for row in complete_rows(rows, datasets)),
         *(
@@ -34,9 +35,9 @@ def pareto_points(rows: Sequence[Row], datasets: Sequence[str]) -> list[Point]:
             if dataset in row.results
         ),
     ]
-    places: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    places: dict[tuple, list[tuple[float, float]]] = {}
     for row, dataset, length, accuracy in measured:
-        places.setdefault((dataset, row.way.sampling), []).append((length, accuracy.center))
+        places.setdefault(_contest(row, dataset), []).append((length, accuracy.center))
     # Only what is not dominated is ever worth mixing.
     fronts = {
         panel: {place for place in of_panel if not any(_dominates(other, place) for other in of_panel)}
@@ -44,12 +45,18 @@ def pareto_points(rows: Sequence[Row], datasets: Sequence[str]) -> list[Point]:
     }
     points = []
     for row, dataset, length, accuracy in measured:
-        front = fronts[dataset, row.way.sampling]
+        front = fronts[_contest(row, dataset)]
         is_dominated = (length, accuracy.center) not in front
         high = accuracy.center if accuracy.high is None else accuracy.high
         is_on_line = not is_dominated and high >= _of_a_mix(sorted(front), length) - 1e-12
         points.append(Point(row.way, dataset, length, accuracy, is_dominated, is_on_line, row.was_trained))
     return points
+
+
+def _contest(row: Row, dataset: str) -> tuple:
+    """What points are of that can be compared: one data set, its questions, one way of sampling."""
+    asked = tuple(result.questions for name, result in row.results.items() if dataset in (name, MEAN))
+    return dataset, row.way.sampling, asked
 
 
 def _of_a_mix(places: Sequence[tuple[float, float]], length: float) -> float:

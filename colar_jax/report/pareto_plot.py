@@ -20,7 +20,8 @@ _GREY = "#8a8a8a"
 def pareto_figure(points: Sequence[Point]) -> Figure:
     """A panel for each way of sampling (down) and data set (across): accuracy in % against #L, with its interval.
 
-    Stages have colours, points are labelled with their speed (an asterisk: never trained). Dominated points are hollow;
+    Stages have colours (and their names, where there are more than colours); points are labelled with their speed (an
+    asterisk: never trained). Dominated points are hollow;
     a line joins the others but for those that are worse than a mix of their neighbours by more than their interval.
     """
     samplings = [name for name in SAMPLINGS if any(point.way.sampling == name for point in points)]
@@ -46,7 +47,7 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
     for sampling, of_sampling in zip(samplings, panels, strict=True):
         for dataset, axes in zip(datasets, of_sampling, strict=True):
             chosen = [point for point in points if (point.way.sampling, point.dataset) == (sampling, dataset)]
-            place_labels(axes, [_label(point, colour_of) for point in chosen])
+            place_labels(axes, [_label(point, colour_of, needs_names(points)) for point in chosen])
     return figure
 
 
@@ -81,10 +82,16 @@ def _draw(axes: Axes, points: Sequence[Point], colour_of: dict[str, str]) -> Non
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def point_label(point: Point) -> str:
-    """What is written beside a point: its speed, and the limit and temperature that a sweep gave it."""
+def needs_names(points: Sequence[Point]) -> bool:
+    """Whether there are more stages than colours, so that labels have to name them."""
+    return len({_stage(point.way) for point in points}) > len(_COLOURS)
+
+
+def point_label(point: Point, is_named: bool = False) -> str:
+    """What is written beside a point: its speed, the limit and temperature of a sweep, and its stage if asked for."""
     way, asterisk = point.way, "" if point.was_trained else "*"
     parts = [
+        _stage(way) if is_named else "",
         "" if way.speed == NO_SPEED else f"c = {way.speed}{asterisk}" if way.speed != "auto" else f"auto{asterisk}",
         "" if way.latent_limit == "-" else f"≤ {way.latent_limit}",
         "" if way.trim == "-" else f"trim {way.trim}",
@@ -93,11 +100,11 @@ def point_label(point: Point) -> str:
     return ", ".join(filter(None, parts)) or way.stage
 
 
-def _label(point: Point, colour_of: dict[str, str]) -> Label:
+def _label(point: Point, colour_of: dict[str, str], is_named: bool) -> Label:
     accuracy = point.accuracy
     low, high = (accuracy.center, accuracy.center) if accuracy.low is None else (accuracy.low, accuracy.high)
     place = point.length, 100 * accuracy.center
-    return Label(point_label(point), place, (100 * low, 100 * high), colour_of[_stage(point.way)])
+    return Label(point_label(point, is_named), place, (100 * low, 100 * high), colour_of[_stage(point.way)])
 
 
 def _stage(way: Way) -> str:

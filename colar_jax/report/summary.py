@@ -21,7 +21,9 @@ def summary(results: Sequence[Result]) -> str:
     sampling = rows[0].way.sampling if all(row.way.sampling == rows[0].way.sampling for row in rows) else "greedy"
     complete = [row for row in complete_rows(rows, datasets) if row.way.sampling == sampling]
     if complete:
-        return _of(complete, lambda row: row.mean_accuracy.of_share, lambda row: row.mean_length, _mean_of(datasets))
+        return _of(
+            complete, lambda row: row.mean_accuracy.of_share, lambda row: row.mean_length, lambda _: _mean_of(datasets)
+        )
     dataset = datasets[0]
     chosen = [row for row in rows if dataset in row.results and row.way.sampling == sampling]
     if not chosen:  # its only results are of the other kind
@@ -30,12 +32,15 @@ def summary(results: Sequence[Result]) -> str:
         chosen,
         lambda row: row.results[dataset].accuracy_over_questions,
         lambda row: row.results[dataset].mean_length,
-        f"of {max(row.results[dataset].num_questions for row in chosen):,} questions of {dataset}",
+        lambda row: f"of {row.results[dataset].num_questions:,} questions of {dataset}",
     )
 
 
 def _of(
-    rows: Sequence[Row], accuracy: Callable[[Row], Interval], length: Callable[[Row], float], questions: str
+    rows: Sequence[Row],
+    accuracy: Callable[[Row], Interval],
+    length: Callable[[Row], float],
+    questions: Callable[[Row], str],
 ) -> str:
     def best(thinking: str) -> Row | None:
         of_kind = [row for row in rows if _thinks_in(row) == thinking]
@@ -46,10 +51,10 @@ def _of(
         interval = accuracy(row)
         ends = "" if interval.low is None else f" (95 % interval {percent(interval.low)} to {percent(interval.high)})"
         takes = f"after {length_text(length(row))} positions of reasoning" if length(row) else "without any reasoning"
-        return f"{_name(row)} answers {percent(interval.center)} % {questions} right{ends}, {takes}"
+        return f"{_name(row)} answers {percent(interval.center)} % {questions(row)} right{ends}, {takes}"
 
     if not any(accuracy(row).center for row in rows):
-        return f"Nothing was learned: none {questions} is answered right. {_NOT_COMPARED}"
+        return f"Nothing was learned: none {questions(rows[0])} is answered right. {_NOT_COMPARED}"
     latents, words, neither = best("latents"), best("words"), best("")
     if latents is not None and words is not None:
         first = f"In latents, {described(latents)}."

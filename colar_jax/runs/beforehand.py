@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from colar_jax.config import StageConfig
 from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
 from colar_jax.parallel.mesh import num_shards
@@ -16,6 +17,7 @@ from colar_jax.runs.starts import finished_identity, source_of
 from colar_jax.runs.sweep.cells import cells_of, stages_of
 from colar_jax.runs.trained_questions import refuse_inherited_questions
 from colar_jax.runs.trim_verifier import trim_source
+from colar_jax.settings import ModelConfig, split_names
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +54,42 @@ def _check_rewards(run: Run, name: str) -> None:
             f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} "
             "has neither: use colar, latent_sft, adaptive, own_speed or cot"
         )
+    if objection := idle_settings(stage, run.config.model):
+        raise UserError(f"stages.{name}.rl.{objection}")
     if method.chooses_speed and stage.rl.speeds_per_group == 1:
         raise UserError(
             f"stages.{name}.rl.speeds_per_group=1: a group in which one speed is chosen compares no speeds; take at "
             "least 2"
         )
+
+
+def idle_settings(stage: StageConfig, model: ModelConfig) -> str:
+    """What speaks against a stage's settings of rewards, one of them first; empty where nothing does.
+
+    They do nothing, or the opposite of what they say. It is a rule for what is trained from now on: a run that was
+    trained with them can be opened.
+    """
+    rl = stage.rl
+    rewards = [part.rpartition("*")[2].strip() for part in split_names(rl.reward)]
+    if rl.length_penalty and "correctness" not in rewards:
+        return (
+            f"length_penalty={rl.length_penalty} is a share of what a right answer is worth under 'correctness', which "
+            f"rl.reward={rl.reward!r} does not have: set it to 0, or pay lengths with rl.length_credit"
+        )
+    if rl.budget and rl.length_credit == "when_solved":
+        return (
+            f"budget={rl.budget} with rl.length_credit='when_solved': where not all answers of a group are right it "
+            "pays longer chains, the more the higher its weight, so no weight meets a budget; take penalty, cost or "
+            "among_right"
+        )
+    if rl.choice_weight != 1 and not stage.bound_method.chooses_speed:
+        return (
+            f"choice_weight={rl.choice_weight} is of a speed that the model chooses, and method={stage.method!r} "
+            "chooses none; leave it at 1"
+        )
+    if rl.rollout_dropout and not model.lora.rank:
+        return "rollout_dropout=True without adapters, which alone drop out: set model.lora.rank"
+    return ""
 
 
 def _check_source(run: Run, name: str) -> None:

@@ -33,7 +33,7 @@ def labelled(run: Run, name: str) -> EncodedProblems:
     encoded = dataclasses.replace(encoded, speed_labels=labels_N)
     if not method.mid_chain:
         return encoded
-    changes = draw_changes(encoded.step_lengths, method.speeds, run.seed_of(name))
+    changes = draw_changes(encoded.step_lengths, encoded.step_starts, method.speeds, run.seed_of(name))
     labels_N = method.labels_of(_right_at_speeds(run, name, RIGHT_LATER_FILE, encoded, changes))
     return dataclasses.replace(encoded, speed_changes=dataclasses.replace(changes, labels_N=labels_N))
 

@@ -34,7 +34,7 @@ def save_speed_choice(choice: dict[str, Any], config: SpeedChoiceConfig, folder:
 def load_speed_choice(config: SpeedChoiceConfig, folder: Path) -> Tree:
     """What `save_speed_choice` wrote. UserError where it is not there, or not of this grid."""
     arrays = read_arrays(folder / CHOICE_WEIGHTS_FILE)
-    inner, num_speeds = config.inner_size, len(config.speeds)
+    inner, num_speeds = config.inner_size, len(config.speeds) + config.mid_chain
     shapes = {"0.bias": (inner,), "2.weight": (num_speeds, inner), "2.bias": (num_speeds,)}
     wrong = [name for name, shape in shapes.items() if name not in arrays or arrays[name].shape != shape]
     if wrong or "0.weight" not in arrays:

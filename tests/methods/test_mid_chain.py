@@ -24,10 +24,11 @@ from colar_jax.decoding.streaming import StreamedThought, StreamedToken, Streame
 from colar_jax.errors import UserError
 from colar_jax.methods import method
 from colar_jax.methods.colar import with_told
-from colar_jax.methods.own_speed import OwnSpeed
+from colar_jax.methods.own_speed import ENDS_LINE, IS_CHOICE, OwnSpeed
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
+from colar_jax.model.speed_choice import SpeedChoice
 from colar_jax.model.timeline import tokens_before
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
@@ -106,11 +107,43 @@ def test_the_pace_is_the_grouping_s():
     assert seen[:6] == [1, 3, 5, 9, 13, 17] and seen[6] == 18
 
 
-def test_a_model_chooses_anew_at_every_latent():
-    own, once = decoded(OWN_NUMBER), decoded(OWN_NUMBER, of=ONE_SPEED)
-    np.testing.assert_array_equal(own.own_speeds_B, once.own_speeds_B)
+def test_a_model_chooses_anew_where_lines_end():
+    own = decoded(OWN_NUMBER)
     np.testing.assert_array_equal(own.speeds_BL[:, 0], own.own_speeds_B)
     assert {1.0, 2.0, 4.0} >= set(own.speeds_BL.ravel()) and (own.speeds_BL[:, 1:] != own.speeds_BL[:, :1]).any()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpeedChoice, "line_end", lambda self, hidden: -jnp.ones(hidden.shape[:-1]))
+        decoded.cache_clear()
+        never = decoded(OWN_NUMBER)
+        decoded.cache_clear()
+    np.testing.assert_array_equal(never.own_speeds_B, own.own_speeds_B)
+    assert (never.speeds_BL == never.speeds_BL[:, :1]).all()
+
+
+def test_the_loss_is_that_of_choices_and_of_lines():
+    """By hand, of one example: the mean of two choices, and that of all latents' line ends."""
+    changes = SpeedChanges(2.0 * np.ones(4), np.full(4, 2), np.full(4, 5))
+    starts = (np.array([0, 4, 6]),) * 4
+    encoded = dataclasses.replace(
+        problems(), speed_labels=np.full(4, 3), speed_changes=changes, step_starts=starts
+    ).head(1)
+    batch, reasoner = MID_CHAIN.make_loader(encoded, seed=0, rows=1, row_positions=40).batch(0), nnx.merge(*model())
+    loss, metrics = MID_CHAIN.objective(reasoner, batch, None, method.count(batch), COMPUTE)
+    embeds_BSD = with_told(reasoner, method.embed(reasoner, batch, COMPUTE), batch)
+    hidden_MD = method.supervised_hidden(reasoner, embeds_BSD, batch, COMPUTE)[0]
+    logits_MK, line_M = (
+        np.asarray(reasoner.speed_choice(hidden_MD)),
+        np.asarray(reasoner.speed_choice.line_end(hidden_MD)),
+    )
+
+    def of(log_odds, is_so):
+        return np.log1p(np.exp(np.where(is_so, -log_odds, log_odds)))
+
+    choices = of(logits_MK[0], [True, True, False]).mean() + of(logits_MK[2], [True, False, True]).mean()
+    lines = of(line_M[1:6], np.array([False, True, True, False, True]))
+    latents = int(batch.latent_mask_BM.sum())
+    np.testing.assert_allclose(loss, choices / 2 + lines.sum() / latents, rtol=1e-4)
+    assert metrics["line_accuracy"].count == 5
 
 
 def test_replayed_and_streamed_it_is_the_same():
@@ -142,11 +175,16 @@ def test_it_learns_from_the_state_in_which_it_is_asked(after):
     """The label of a change is where a decode chooses it: fed the same groups, both have the same hidden state."""
     every = np.ones(4)
     changes = SpeedChanges(2.0 * every, np.full(4, after), np.full(4, 2))
-    encoded = dataclasses.replace(problems(), speed_labels=np.ones(4, np.int64), speed_changes=changes)
+    starts = (np.array([0, 4, 6]),) * 4
+    encoded = dataclasses.replace(
+        problems(), speed_labels=np.ones(4, np.int64), speed_changes=changes, step_starts=starts
+    )
     encoded = encoded.head(1)
     batch = MID_CHAIN.make_loader(encoded, seed=0, rows=1, row_positions=40).batch(0)
     labels = batch.label_ids_BM[0]
-    assert labels[0] == 1 and labels[after] == 2 and (labels >= 0).sum() == 2
+    assert labels[0] == 1 | IS_CHOICE and labels[after] & ~ENDS_LINE == 2 | IS_CHOICE
+    # Groups of 2, 2, 2, 2 and 1 tokens; the steps begin at 0, 4 and 6. After the last latent comes no label.
+    assert (labels[1:6] & ENDS_LINE > 0).tolist() == [False, True, True, False, True] and (labels[6:] < 0).all()
 
     reasoner = nnx.merge(*model())
     embeds_BSD = method.embed(reasoner, batch, COMPUTE)
@@ -163,12 +201,14 @@ def test_it_learns_from_the_state_in_which_it_is_asked(after):
 
 def test_changes_lie_inside_chains():
     lengths = np.tile([1, 3, 9, 40], 50)
-    changes = draw_changes(lengths, (1.0, 2.0, 4.0), seed=3)
+    starts = [np.arange(0, length, 8) for length in lengths]
+    changes = draw_changes(lengths, starts, (1.0, 2.0, 4.0), seed=3)
     assert set(changes.speeds_N) == {1.0, 2.0, 4.0}
     before = np.asarray(tokens_before(changes.after_N, changes.speeds_N.astype(np.float32)))
     long = lengths > np.ceil(changes.speeds_N + ASKED_PHASE)
     assert (changes.after_N >= 1).all() and (before < lengths)[long].all()
-    again, other = (draw_changes(lengths, (1.0, 2.0, 4.0), seed=seed) for seed in (3, 4))
+    assert (before[lengths == 40] % 8 == 0).all() and len(set(before[lengths == 40])) == 4
+    again, other = (draw_changes(lengths, starts, (1.0, 2.0, 4.0), seed=seed) for seed in (3, 4))
     assert (again.after_N == changes.after_N).all() and (other.after_N != changes.after_N).any()
 
 

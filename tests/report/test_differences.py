@@ -110,12 +110,20 @@ def test_what_one_run_lacks_is_skipped_with_a_line():
 def test_other_questions_are_not_compared_and_a_reference_may_name_its_run():
     others = [dataclasses.replace(r, questions="others") if r.run == "B" else r for r in of_runs("A", "B")]
     assert differences(table_rows(others)) == []
+    assert "Not compared: a of B, which has other questions than that of A." in not_compared(table_rows(others))
+    assert not any("other questions" in line for line in not_compared(table_rows(of_runs("A", "B"))))
     rows = table_rows(of_runs("A", "B"))
     assert {difference.reference.run for difference in differences(rows, "B:cot")} == {"B"}
     by_speed = of(differences(rows, "A:colar"))
     assert by_speed["B: colar, speed 5, greedy"][0] == "A: colar, speed 5, greedy"
     assert by_speed["B: cot, greedy"][0] == by_speed["A: cot, greedy"][0] == "A: colar, speed 1, greedy"
     assert of(differences(rows, "colar@2"))["B: colar, speed 5, greedy"][0] == "A: colar, speed 2, greedy"
+
+
+def test_a_run_s_name_may_have_an_at_sign():
+    rows = table_rows(of_runs("A", "b@lr1e-4"))
+    found = differences(rows, "b@lr1e-4:colar@2")
+    assert {difference.reference.run for difference in found} == {"b@lr1e-4"}
 
 
 def test_as_a_table():
@@ -143,6 +151,14 @@ def test_greedy_and_sampled_points_and_data_sets_do_not_compete():
     assert [point.dataset for point in points] == ["mean", "mean", "a", "a", "b", "b"]
     assert not any(point.is_dominated for point in points)
     assert points[0].accuracy.center == 0.7
+
+
+def test_points_of_other_questions_do_not_compete():
+    """Two runs on two single files, whose test sets have one name."""
+    better = [result("cot", "-", 9, length=2, run="B", questions="others"), result("cot", "-", 5, length=8, run="A")]
+    assert [point.is_dominated for point in pareto_points(table_rows(better), ["a"])] == [False, False]
+    same = [dataclasses.replace(of_run, questions="a") for of_run in better]
+    assert [point.is_dominated for point in pareto_points(table_rows(same), ["a"])] == [False, True]
 
 
 def causal_text(causal):

@@ -44,6 +44,14 @@ def test_an_untrained_speed_has_an_asterisk_in_the_plot():
     assert "speed never trained" not in {text.get_text() for text in pareto_figure(trained).legends[0].get_texts()}
 
 
+def test_where_colours_come_again_labels_have_names():
+    many = [result(f"s{number}", "2", number + 1, length=number + 1) for number in range(7)]
+    for stages, is_named in ((many, True), (many[:6], False)):
+        points = pareto_points(table_rows(stages), ["a"])
+        texts = {text.get_text() for text in pareto_figure(points).axes[0].texts}
+        assert ("s0, c = 2" in texts) == is_named and ("c = 2" in texts) != is_named
+
+
 def test_the_line_is_drawn_through_what_is_on_it():
     points = pareto_points(table_rows(RESULTS), ["a"])
     line = pareto_figure(points).axes[0].lines[0]

@@ -28,6 +28,15 @@ def test_latents_beside_a_chain_of_thought():
     )
 
 
+def test_the_number_of_questions_is_that_of_the_row_that_is_described():
+    few = dataclasses.replace(SLOW, run="A", questions="few")
+    more = np.tile(SLOW.right_SN, (1, 3))
+    many = dataclasses.replace(
+        SLOW, run="B", right_SN=more & False, lengths_SN=np.full(more.shape, 10), forced_stops_SN=more & False
+    )
+    assert "answers 80.0 % of 10 questions of a right" in summary([few, many])
+
+
 @pytest.mark.parametrize("wrong", [[("cot", "words"), ("colar", "latents")], [("colar", "latents")], [("no_cot", "")]])
 def test_when_nothing_is_right_nothing_was_learned(wrong):
     results = [result(stage, "-", 0, length=5, **({"thinks_in": kind} if kind else {})) for stage, kind in wrong]

@@ -56,3 +56,12 @@ def test_a_limit_that_is_the_runs_own_is_the_same_decode_under_another_name(tmp_
     assert len(own) == len(limited) / 2 and all(sample["latents"] for sample in own)
     assert not any("latent_limit" in sample for sample in own)
     assert own == samples(plain, "alone")
+
+
+def test_what_was_decoded_under_another_limit_was_not_looked_at(tmp_path):
+    """The run's own limit of today, decoded as one of several before."""
+    config = make_run(tmp_path / "run", **OF_COLAR, **{"eval.latent_limits": "2,4"})
+    sweep([config], tmp_path / "out")
+    sweep([config_of(tmp_path / "run", **OF_COLAR, **{"decode.max_latents": 2})], tmp_path / "out")
+    samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert samples and all(sample["latents"] for sample in samples)

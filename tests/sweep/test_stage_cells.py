@@ -4,10 +4,14 @@ import pytest
 from pipeline.tiny import tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
+from colar_jax.errors import UserError
+from colar_jax.report.results import NO_SPEED
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt
+from colar_jax.runs.sweep.cells import cells_of
+from colar_jax.runs.sweep.member import causal_rows
 from colar_jax.runs.sweep.stage_cells import stage_cells
-from colar_jax.runs.sweep.store import key_of
+from colar_jax.runs.sweep.store import Store, key_of
 
 
 def run_of(workdir, **overrides):
@@ -37,6 +41,18 @@ def test_a_stage_that_is_decoded_as_another_is_decoded_anew(workdir):
     for number, (name, value) in enumerate(others.items(), start=2):
         keys |= {key_of(depends_on) for depends_on in dependencies(run_of(workdir, **{name: value}))}
         assert len(keys) == number, name
+
+
+def test_temperatures_without_seeds_are_refused(workdir):
+    config = run_of(workdir, **{"eval.temperatures": "0.5,1"}).config
+    with pytest.raises(UserError, match="eval.temperatures='0.5,1' with eval.seeds=0: nothing is sampled"):
+        cells_of(config, "codi", ["own"])
+
+
+def test_causal_tests_of_a_method_without_a_speed_are_found_by_its_results(workdir, tmp_path):
+    part = stage_cells("", run_of(workdir, **{"eval.causal": True}), "codi")
+    rows = list(causal_rows(part, Store(tmp_path / "cells.jsonl")))
+    assert len(rows) == 5 and {row["speed"] for row in rows} == {NO_SPEED}
 
 
 def test_what_decoding_does_not_read_changes_nothing(workdir):

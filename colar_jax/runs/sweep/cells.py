@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from colar_jax.config import Config, DecodeConfig, parse_positive, split_names
 from colar_jax.data.prompts import Speed
+from colar_jax.errors import UserError
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.runs.run import decode_speeds
 
@@ -42,6 +43,10 @@ def stages_of(config: Config) -> tuple[str, ...]:
 
 def cells_of(config: Config, stage: str, datasets: Sequence[str]) -> list[Cell]:
     """What `config.eval` asks of a stage. Greedy decoding has no temperature, so it is done once for all of them."""
+    if config.eval.temperatures and not config.eval.seeds:
+        raise UserError(
+            f"eval.temperatures={config.eval.temperatures!r} with eval.seeds=0: nothing is sampled; set eval.seeds"
+        )
     limits = _limits(config, stage) or {AS_CONFIGURED: config.decode}
     cells = []
     for dataset in datasets:
@@ -54,6 +59,13 @@ def cells_of(config: Config, stage: str, datasets: Sequence[str]) -> list[Cell]:
                         for seed in range(config.eval.seeds):
                             cells.append(Cell(stage, dataset, speed, limit, temperature, seed, tempered, trim))
     return list(dict.fromkeys(cells))  # what is listed twice (eval.speeds=2,2.0) is decoded once
+
+
+def is_looked_at(config: Config, cell: Cell) -> bool:
+    """Whether it is recorded what was thought: in greedy decodes as the run's config has them. The inspector has no
+    other limits."""
+    is_own = cell.seed is None and cell.trim == AS_CONFIGURED and cell.decode == config.decode
+    return bool(config.eval.latent_words) and is_own
 
 
 def _trims(config: Config, stage: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from colar_jax.methods.codi import PROJECTION
 from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, Result
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_parameters
-from colar_jax.runs.sweep.cells import Cell, room_for
+from colar_jax.runs.sweep.cells import Cell, is_looked_at, room_for
 from colar_jax.runs.sweep.clock import Clock
 from colar_jax.runs.sweep.stage_cells import StageCells, decode_settings, questions_digest
 from colar_jax.runs.sweep.store import Store, StoredDecode, key_of
@@ -60,21 +60,14 @@ def _up_to_looks(config: Config, cells: list[Cell]) -> Iterator[list[Cell]]:
     as its own time."""
     start = 0
     for stop, cell in enumerate(cells, start=1):
-        if _is_looked_at(config, cell) or stop == len(cells):
+        if is_looked_at(config, cell) or stop == len(cells):
             yield cells[start:stop]
             start = stop
 
 
-def _is_looked_at(config: Config, cell: Cell) -> bool:
-    """Whether it is recorded what was thought: in greedy decodes as the run's config has them. The inspector has no
-    other limits."""
-    is_own = cell.seed is None and cell.trim == AS_CONFIGURED and cell.decode == config.decode
-    return bool(config.eval.latent_words) and is_own
-
-
 def _look(run: Run, inspector: Inspector, parameters, cell: Cell) -> list[Chain] | None:
     """What was thought in a decode, where it is recorded."""
-    if not _is_looked_at(run.config, cell):
+    if not is_looked_at(run.config, cell):
         return None
     return inspector.look(parameters, run.tests[cell.dataset], cell.speed, num_words=run.config.eval.latent_words)
 
@@ -96,7 +89,10 @@ def causal_rows(part: StageCells, store: Store) -> Iterator[dict]:
                 parameters = parameters or finished_parameters(run, run.workdir / stage, part.step)
                 facts = {"stage": stage, "dataset": dataset}
                 store.add(key, depends_on, causal_tests(inspector, parameters, encoded, speed, **facts))
-            yield from ({"run": part.name} | row if part.name else row for row in store[key])
+            of_row = ({"run": part.name} if part.name else {}) | (
+                {} if run.method(stage).has_speed else {"speed": NO_SPEED}  # as results have it
+            )
+            yield from (row | of_row for row in store[key])
 
 
 def results_of(part: StageCells, store: Store) -> Iterator[Result]:

@@ -13,7 +13,7 @@ from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.runs.identity import other_settings
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_identity
-from colar_jax.runs.sweep.cells import Cell, cells_of
+from colar_jax.runs.sweep.cells import Cell, cells_of, is_looked_at
 from colar_jax.runs.sweep.store import Store, digest, key_of
 from colar_jax.runs.trim_verifier import TrimSource, trim_source
 
@@ -69,7 +69,7 @@ def stage_cells(name: str, run: Run, stage: str) -> StageCells:
             "speed": speed_text(cell.speed),
             "seed": cell.seed,
             "decode": decode,
-            "latent_words": config.eval.latent_words if cell.seed is None else 0,
+            "latent_words": config.eval.latent_words if is_looked_at(config, cell) else 0,
             **({} if cell.trim == AS_CONFIGURED else {"trim": trims.depends_on | {"agreements": cell.trim}}),
         }
 
