@@ -135,6 +135,8 @@ def trained(out: Path, experiment: str, arm: str, seed: int, changes: dict) -> P
         train(of_seed, seed, settings | {"run": "cot"})
         stages = "colar,auto" if experiment in STARTS.values() else "colar"
         settings |= {"run": stages, "stages.colar.init_from": of_seed / "cot"}
+    if experiment == "mid_chain":
+        settings["stages.auto_rl.own_speed.mid_chain"] = True  # of all stages with a choice, run or not
     of_arm = {"mid_chain": True} if experiment == "mid_chain" else EXPERIMENTS[experiment][arm]
     settings |= {f"stages.{group}.{name}": value for name, value in of_arm.items()}
     if "timeline" in of_arm:  # one model has one, whatever of its stages are run

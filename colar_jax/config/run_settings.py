@@ -65,12 +65,12 @@ class Config:
                 f"decode.speed_certainty={self.decode.speed_certainty} with stages.{name}, which learns its choice of "
                 "a speed from rewards: it is of choices that are learned from labels; set it to 0",
             )
-        for name, stage in self.stages.items():
             require(
                 not (stage.trainer == "grpo" and getattr(stage.bound_method, "mid_chain", False)),
                 f"stages.{name}.own_speed.mid_chain=True with trainer='grpo': rewards teach the choice at the end of a "
-                "question, not those at latents; set it to False, or learn from labels (trainer='sft')",
+                "question, not those in mid-chain; set it to False, or learn from labels (trainer='sft')",
             )
+        for name, stage in self.stages.items():
             objection = stage.bound_method.objection(self.model)
             require(not objection, f"stages.{name}.{objection}")
             objection = stage.bound_method.objection_to_rewards(stage.rl) if stage.trainer == "grpo" else ""
