@@ -15,7 +15,8 @@ class SpeedChanges:
 
     speeds_N: np.ndarray  # float64, before the change
     after_N: np.ndarray  # int64, how many latents come before it, at least 1
-    labels_N: np.ndarray | None = None  # int32, of a grid of speeds after it (`OwnSpeed.labels_of`)
+    # int32, of a grid of speeds after it (`OwnSpeed.labels_of`); -1 where none was right
+    labels_N: np.ndarray | None = None
 
     def head(self, count: int) -> "SpeedChanges":
         """Those of the first problems alone."""

@@ -66,7 +66,7 @@ class _ChangeLoader(_LabelledLoader):
         labels[1 : 1 + len(ends_K)] = ENDS_LINE * ends_line(
             ends_K, len(encoded.steps[example]), encoded.step_starts[example]
         )
-        if changes is not None:
+        if changes is not None and changes.labels_N[example] >= 0:
             labels[changes.after_N[example]] |= int(changes.labels_N[example]) | IS_CHOICE
         return laid_out
 

@@ -34,7 +34,9 @@ def labelled(run: Run, name: str) -> EncodedProblems:
     if not method.mid_chain:
         return encoded
     changes = draw_changes(encoded.step_lengths, encoded.step_starts, method.speeds, run.seed_of(name))
-    labels_N = method.labels_of(_right_at_speeds(run, name, RIGHT_LATER_FILE, encoded, changes))
+    right_KN = _right_at_speeds(run, name, RIGHT_LATER_FILE, encoded, changes)
+    # Where no speed is right, most often the first part was wrong already, which says nothing of what comes after it.
+    labels_N = np.where(right_KN.any(axis=0), method.labels_of(right_KN), -1)
     return dataclasses.replace(encoded, speed_changes=dataclasses.replace(changes, labels_N=labels_N))
 
 

@@ -144,6 +144,13 @@ def test_the_loss_is_that_of_choices_and_of_lines():
     latents = int(batch.latent_mask_BM.sum())
     np.testing.assert_allclose(loss, choices / 2 + lines.sum() / latents, rtol=1e-4)
     assert metrics["line_accuracy"].count == 5
+    # Where no speed was right after the change there is nothing to choose, and lines end all the same.
+    none = dataclasses.replace(
+        encoded, speed_changes=dataclasses.replace(encoded.speed_changes, labels_N=np.array([-1]))
+    )
+    other = MID_CHAIN.make_loader(none, seed=0, rows=1, row_positions=40).batch(0).label_ids_BM[0]
+    assert (other & IS_CHOICE > 0).tolist()[:6] == [True] + [False] * 5
+    assert (other[1:6] & ENDS_LINE).tolist() == (batch.label_ids_BM[0, 1:6] & ENDS_LINE).tolist()
 
 
 def test_replayed_and_streamed_it_is_the_same():
