@@ -89,6 +89,7 @@ def test_a_change_is_told_with_the_latent_before_it(after):
     assert (changed.speeds_BL == np.where(np.arange(7) < after, 2, 4)).all()
 
 
+@pytest.mark.slow
 def test_the_pace_is_the_grouping_s():
     """Positions and sizes of latents whose speed changes after the third: 2, 2, 2, 4, 4, ... tokens."""
     prompts = packed([Prompt(ids, 2.0, SpeedChange(3, 4.0)) for ids in IDS])
@@ -153,6 +154,7 @@ def test_the_loss_is_that_of_choices_and_of_lines():
     assert (other[1:6] & ENDS_LINE).tolist() == (batch.label_ids_BM[0, 1:6] & ENDS_LINE).tolist()
 
 
+@pytest.mark.slow
 def test_replayed_and_streamed_it_is_the_same():
     graph, parameters = model()
     own, prompts = decoded(OWN_NUMBER), [Prompt(ids, OWN_NUMBER) for ids in IDS]
@@ -177,7 +179,7 @@ def test_replayed_and_streamed_it_is_the_same():
         np.testing.assert_allclose(log_probs, own.answer_log_probs_BA[row, : len(log_probs)], atol=1e-4)
 
 
-@pytest.mark.parametrize("after", [1, 2, 4])
+@pytest.mark.parametrize("after", [2, *(pytest.param(after, marks=pytest.mark.slow) for after in (1, 4))])
 def test_it_learns_from_the_state_in_which_it_is_asked(after):
     """The label of a change is where a decode chooses it: fed the same groups, both have the same hidden state."""
     every = np.ones(4)
