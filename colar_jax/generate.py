@@ -93,7 +93,8 @@ class _Conversation:
         """What is said of each question, as events."""
         names, questions = list(asked), list(asked.values())
         if len(questions) == 1 and not (self._flags.json or self._flags.quiet):
-            return iter([self._thinker.stream(questions[0], index=self._num_asked, **self._options, **options)])
+            options |= self._options | {"name": names[0]}
+            return iter([self._thinker.stream(questions[0], index=self._num_asked, **options)])
         # One program to compile, where the stream has five.
         options |= self._options | {"names": names}
         answers = self._thinker.generate(questions, first_index=self._num_asked, **options)

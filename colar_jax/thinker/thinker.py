@@ -139,18 +139,20 @@ class Thinker:
         seed: int = 0,
         index: int = 0,
         allow_unknown_words: bool = False,
+        name: str = "the question",
         **limits,
     ) -> Iterator[Event]:
         """Answer a question, and yield each latent and each piece of text as soon as it is there.
 
-        The options are those of `generate`; what is drawn is what `generate` draws for a question of this index. What
-        is wrong with them is said at once, before the first event is asked for.
+        The options are those of `generate` (`name` is what messages call the question); what is drawn is what
+        `generate` draws for a question of this index. What is wrong with them is said at once, before the first event
+        is asked for.
 
         Yields:
             `Latent`s (or, of a chain of thought, `Token`s with `is_answer=False`), `Token`s, and at the end `Done`.
         """
         options = self._options(speed, temperature=temperature, seed=seed, **limits)
-        (question,) = check_questions([question], self.tokenizer, allow_unknown_words=allow_unknown_words)
+        (question,) = check_questions([question], self.tokenizer, allow_unknown_words=allow_unknown_words, names=[name])
         check_index("index", index)
         prompt = self.prompts([question], options.speed)[0]
         packed = pack_prompts([prompt], prompt_shape(1, len(prompt)))
