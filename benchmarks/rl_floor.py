@@ -32,6 +32,7 @@ from colar_jax.runs import pipeline
 from colar_jax.statistics.intervals import mean_over_seeds
 from colar_jax.statistics.paired import paired_difference
 from colar_jax.training.stage import Diverged
+from colar_jax.whole_lines import whole_lines
 
 CONFIG = Path(__file__).parents[1] / "configs" / "arithmetic.py"
 RESULTS = "results.jsonl"
@@ -189,11 +190,7 @@ def _rollouts(cell: Cell, folder: Path) -> list[list[float]]:
 def results_in(folder: Path) -> dict[Cell, dict]:
     """What there is, the latest line of each run."""
     path = folder / RESULTS
-    text = path.read_text() if path.is_file() else ""
-    if not text.endswith("\n") and text:  # a kill cut the last line short
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text)
-    records = map(json.loads, text.splitlines())
+    records = map(json.loads, whole_lines(path))
     names = [field.name for field in dataclasses.fields(Cell)]
     return {Cell(**{name: record[name] for name in names}): record for record in records}
 

@@ -17,6 +17,7 @@ from colar_jax.runs.identity import PROBLEMS, VALIDATED_ON, Change, changes_sinc
 from colar_jax.runs.run import Run
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
+from colar_jax.whole_lines import whole_lines
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +71,7 @@ def accepted_before(folder: Path) -> dict[str, object]:
 
     A stage that has ended keeps the checkpoint of before for ever, and is not asked for again.
     """
-    path = folder / CHANGES_FILE
-    if not path.is_file():
-        return {}
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = map(json.loads, whole_lines(folder / CHANGES_FILE, mends=is_first()))
     return {setting: value for line in lines for setting, (_, value) in line["changes"].items()}
 
 

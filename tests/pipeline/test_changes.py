@@ -189,6 +189,8 @@ def test_what_was_accepted_is_not_asked_again_of_a_stage_that_has_ended(tmp_path
     assert f"stage cot has ended at step {NUM_STEPS}" in caplog.text and "goes on from step" not in caplog.text
     (line,) = map(json.loads, (workdir / "cot" / CHANGES_FILE).read_text().splitlines())
     assert line == {"step": NUM_STEPS, "changes": {"model.dtype": ["float32", "bfloat16"]}, "has_ended": True}
+    with (workdir / "cot" / CHANGES_FILE).open("a") as file:
+        file.write('{"step": 7, "chan')  # a kill cut the next one short
     pipeline.train(config)
     other = {"stages.cot.optimizer.learning_rate": 0.5}
     with pytest.raises(UserError, match=r"learning_rate was 0.002, is 0.5"):
