@@ -67,7 +67,8 @@ def print_own_speeds(of_arms: dict[str, list[dict]], experiment: str) -> None:
         own = [cell["speeds"]["own"] for cell in found]
         falls, costs, correlations = compared(found)
         columns = [shown([one[name] for one in own]) for name in ("accuracy", "forward_passes", "length")]
-        slowest = [max(of["forward_passes"] for of in cell["speeds"].values()) for cell in found]
+        fixed = [[of for speed, of in cell["speeds"].items() if speed != "own"] for cell in found]
+        slowest = [max(of["forward_passes"] for of in speeds) for speeds in fixed]
         of_slowest = [100 * one["forward_passes"] / passes for one, passes in zip(own, slowest, strict=True)]
         columns += [shown(falls), shown(costs), shown(of_slowest)]
         columns.append(shown(correlations, 2) if correlations else "-")

@@ -8,3 +8,7 @@ class UserError(ValueError):
     value, and what to do. Any other exception, another `ValueError` included, is a fault of the program and shows its
     traceback.
     """
+
+
+class TrainingEnded(RuntimeError):
+    """Training that cannot go on, by what it has learned: commands print the message, and end with status 1."""

@@ -27,9 +27,9 @@ def get_config(argument: str = ""):
     projection_size = config.stages.codi.codi.projection_size
     config.stages = {}
     config.run = "adaptive" if argument == "latent_6" else "adaptive,rl"
-    # A row of 512 positions holds 4 problems: batches of 128.
+    # A row of 512 positions holds 6 problems: batches of 126.
     stage = config.stages.adaptive = stage_defaults(
-        method="adaptive", steps=30_000, rows=32, row_positions=512, eval_every=3000
+        method="adaptive", steps=30_000, rows=20, row_positions=512, eval_every=3000
     )
     stage.optimizer.update(learning_rate=8e-4, weight_decay=0.1, clip_norm=2.0, warmup_steps=900)
     stage.adaptive.update(distill_weight=20.0, projection_size=projection_size)

@@ -29,8 +29,8 @@ def get_config(argument: str = ""):
     config.workdir = f"runs/gsm8k_codi{'_' if argument else ''}{argument}"
     config.run = "codi"
     config.stages = {}
-    # A row of 512 positions holds 4 problems, each with its chain and once more with latents: batches of 128.
-    stage = config.stages.codi = stage_defaults(method="codi", epochs=10.0, rows=32, row_positions=512, eval_every=3000)
+    # A row of 512 positions holds 6 problems, each with its chain and once more with latents: batches of 126.
+    stage = config.stages.codi = stage_defaults(method="codi", epochs=10.0, rows=20, row_positions=512, eval_every=3000)
     # The authors' run with Llama-3.2-1B: adapters everywhere, from the base itself.
     config.model.lora.update(targets="query,key,value,out,gate,up,down", dropout=0.1)
     stage.optimizer.update(learning_rate=8e-4, weight_decay=0.1, clip_norm=2.0, warmup_steps=900)  # 3 %
@@ -41,17 +41,17 @@ def get_config(argument: str = ""):
     config.eval.seeds = 0  # as its authors: greedily
 
     if argument in ("paper", "adapters"):
-        config.model.lora.update(targets="query,value", dropout=0.0)
-        stage.optimizer.update(
-            learning_rate=1e-4, weight_decay=0.01, clip_norm=1.0, schedule="constant", warmup_steps=0
-        )
+        config.model.lora.targets = "query,value"
+        stage.optimizer.update(learning_rate=1e-4, schedule="constant", warmup_steps=0)
     if argument in ("paper", "unnormalised"):
         stage.codi.update(normalise=False, projection_layer_norm=False)
     if argument == "blind":
         config.decode.latents_see_question = False
     if argument == "paper":
-        stage.update(epochs=50.0, rows=64, eval_every=1500)  # batches of 256 problems
+        stage.update(epochs=50.0, rows=44, eval_every=1500)  # batches of 252 problems
         stage.codi.update(distill_embedding=False, matched="prefix")
+        config.model.lora.dropout = 0.0
+        stage.optimizer.update(weight_decay=0.01, clip_norm=1.0)
         config.eval.seeds = 5
     if argument == "smoke":
         stage.codi.projection_size = 32

@@ -24,9 +24,9 @@ def get_config(argument: str = ""):
     config.workdir = f"runs/gsm8k_latent_sft{'_' if argument else ''}{argument}"
     config.stages = {}
     config.run = "latent_sft"
-    # A row of 512 positions holds 5 problems: batches of 256.
+    # A row of 512 positions holds 6 or 7 problems: batches of 248.
     stage = config.stages.latent_sft = stage_defaults(
-        method="latent_sft", epochs=70.0, rows=52, row_positions=512, eval_every=1500
+        method="latent_sft", epochs=70.0, rows=37, row_positions=512, eval_every=1500
     )
     stage.optimizer.update(learning_rate=3e-4, weight_decay=0.01, warmup_steps=100)
     # Chunks of two tokens at home; the ten likeliest tokens of a latent.

@@ -28,9 +28,9 @@ def get_config(argument: str = ""):
     cot, colar = config.stages.cot, config.stages.colar
     config.stages = {}
     config.run = "ruplar"
-    # A row of 512 positions holds 5 problems: batches of 256.
+    # A row of 512 positions holds 6 or 7 problems: batches of 258.
     stage = config.stages.ruplar = stage_defaults(
-        method="ruplar", epochs=10.0, rows=52, row_positions=512, eval_every=1500
+        method="ruplar", epochs=10.0, rows=40, row_positions=512, eval_every=1500
     )
     stage.optimizer.update(learning_rate=3e-4, weight_decay=0.01, warmup_steps=750)  # 5 %, then a cosine
     config.model.lora.update(rank=64, alpha=128.0, dropout=0.1, targets="query,key,value,out,gate,up,down")

@@ -43,7 +43,9 @@ def _on(config, host: str, **settings):
 
 def _codi(argument: str = ""):
     config = _CODI.get_config(argument)
-    _on(config, "codi")
+    sim = _on(config, "codi")
+    if not argument:
+        sim.rows = 24  # what the decoder spells has its place in the rows, too: batches of 126
     config.run = "sim_codi"
     del config.stages.codi
     return config
@@ -55,6 +57,8 @@ def _coconut(argument: str = ""):
     if not argument:
         config.stages.coconut.coconut.num_stages = 5
     sim = _on(config, "coconut", init_from="coconut", epochs=25.0)
+    if not argument:
+        sim.rows = 32  # batches of 128
     sim.optimizer.update(learning_rate=1e-4, weight_decay=0.01)
     # It begins where Coconut ended: with no step left.
     sim.sim_coconut.update(epochs_per_stage=1e-6)

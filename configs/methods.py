@@ -7,8 +7,8 @@ python -m colar_jax.train --config=configs/methods.py:smoke             # all of
 
 20,000 problems, and not the 2,000 of configs/arithmetic.py:baselines, whose labels all methods learn by heart; 12,000
 updates of some 16 problems from one chain of thought, the same learning rate and schedule for all. What differs is each
-method's own, as its authors have it where that can be said of a model this small. Not run yet; scores and times are not
-measured.
+method's own, as its authors have it where that can be said of a model this small; but Coconut's stages are mixed and
+its latents rescaled, which its authors do not do. Not run yet; scores and times are not measured.
 """
 
 from colar_jax.config import config_beside, stage_defaults
@@ -50,6 +50,7 @@ def get_config(argument: str = ""):
         stage.optimizer.update(terms.optimizer)
     config.run = ",".join(("cot", *ROWS))
     config.eval.update(speeds="2,5", seeds=0, causal=True)
+    config.decode.greedy_stop = "half"
     _methods_own(config)
     if argument == "codi":
         _codi_with_differences(config)

@@ -3,25 +3,32 @@
 This file also makes `tests/` importable (`from golden.published import ...`), which `--import-mode=importlib` does not.
 """
 
+import atexit
 import gc
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-# Commands keep what they compile in ~/.cache/colar_jax: not those of tests, unless a cache is asked for. Writing one
-# takes as long as it saves here, where nearly all time is tracing and lowering.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+# What one file compiles others need not: all processes of a run of tests share a folder, which goes with the run, and
+# does without what users' commands keep in ~/.cache/colar_jax. Yours, if the variable names one (CONTRIBUTING.md).
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="colar_jax_tests_")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 
 # What is compiled runs for milliseconds. The mathematics is the same, the order of sums may differ. XLA_FLAGS='' (or
 # your own) compiles as a user's run does; CI does both.
 _QUICKLY = "--xla_backend_optimization_level=0"
-if jax.__version_info__ < (0, 11):  # where it is the default; XLA ends a process that names a flag it does not know
-    _QUICKLY += " --xla_cpu_use_fusion_emitters=false"
+if jax.__version_info__ < (0, 11):  # XLA ends a process that names a flag it does not know
+    _QUICKLY += " --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+    _QUICKLY += " --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", _QUICKLY)
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -23,7 +23,7 @@ from colar_jax.command_line.environment import arguments_as_utf8, prepare_stream
 from colar_jax.command_line.flags import flag, override, parse_own
 from colar_jax.command_line.help import help_text
 from colar_jax.config import Config, resolve
-from colar_jax.errors import UserError
+from colar_jax.errors import TrainingEnded, UserError
 from colar_jax.parallel import hosts
 from colar_jax.runs.run_folder import CONFIG_FILE, saved_config
 from colar_jax.settings import split_names
@@ -35,6 +35,11 @@ logger = logging.getLogger(__name__)
 _OF_THE_DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTEMPTY),
+)
+_NO_MEMORY = (
+    "the device has too little memory for this; colar_jax.plan says what takes it. To need less: model.remat=full, "
+    "stages.<stage>.accumulation, model.dtype and model.base_dtype, more devices in parallel.mesh; to decode, a "
+    "smaller eval.batch_size"
 )
 
 
@@ -165,6 +170,9 @@ def _mistakes_in_one_line():
     except (UserError, absl_flags.Error) as error:
         print("error: " + "".join(map(_visible, str(error))), file=sys.stderr)
         sys.exit(2)
+    except TrainingEnded as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except UnicodeEncodeError as error:
         of_files = codecs.lookup(sys.getfilesystemencoding()).name
         if of_files == "utf-8" or codecs.lookup(error.encoding).name != of_files:
@@ -184,11 +192,13 @@ def _mistakes_in_one_line():
         print(f"error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        words = refusal_of_disk(error)  # libraries raise what they like when a disk refuses
-        if words is None:
-            raise
-        print(f"error: {words}, says the disk that is written to", file=sys.stderr)
-        sys.exit(2)
+        if words := refusal_of_disk(error):  # libraries raise what they like when a disk refuses
+            print(f"error: {words}, says the disk that is written to", file=sys.stderr)
+            sys.exit(2)
+        if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+            print(f"error: {_NO_MEMORY} ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+            sys.exit(1)
+        raise
 
 
 @contextlib.contextmanager

@@ -47,6 +47,8 @@ class RlConfig:
     decision_weight: float = 1.0  # to stop or to go on
     answer_weight: float = 1.0  # of each of the answer's tokens
     choice_weight: float = 1.0  # of the speed that the model chooses, where it does: one action a rollout
+    # Of that choice's entropy, as a bonus: without one a choice is certain before a weight has found the budget.
+    choice_entropy_weight: float = 0.0
     beta: float = 0.0  # of the KL divergence to the stage's first policy; the paper has none
     # Of the latents' entropy, as a bonus. No gradient where `min_std` binds: there the standard deviation is the floor.
     entropy_weight: float = 0.0
@@ -84,10 +86,11 @@ class RlConfig:
         require(self.num_generations > 1, "rl.num_generations=1: a group of one has no advantage; take at least 2")
         for field in ("questions_per_epoch", "rollout_questions", "redraws", "final_max_latents"):
             require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
-        weights = ("latent_weight", "decision_weight", "answer_weight", "choice_weight", "entropy_weight")
+        weights = ("latent_weight", "decision_weight", "answer_weight", "choice_weight")
+        entropies = ("entropy_weight", "choice_entropy_weight")
         lengths = ("length_weight", "budget", "budget_rate", "length_price")
         finals = ("final_min_std", "final_stop_odds_temperature")
-        for field in (*weights, "beta", "min_std", "advantage_eps", "length_penalty", *lengths, *finals):
+        for field in (*weights, *entropies, "beta", "min_std", "advantage_eps", "length_penalty", *lengths, *finals):
             require(getattr(self, field) >= 0, f"rl.{field}={getattr(self, field)} is negative")
         require(
             self.length_penalty <= 1,

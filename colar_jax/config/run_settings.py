@@ -58,13 +58,11 @@ class Config:
             for name in names:
                 one_of(f"a stage of {field}", name, tuple(self.stages))
                 require(names.count(name) == 1, f"{field} names the stage {name!r} twice: name each once")
+        for name in dict.fromkeys((*self.stage_names, *split_names(self.eval.stages))):
+            objection = self.objection_to_certainty(name)
+            require(not objection, objection)
         for name in self.stage_names:
             stage = self.stages[name]
-            require(
-                not (stage.trainer == "grpo" and stage.bound_method.chooses_speed and self.decode.speed_certainty),
-                f"decode.speed_certainty={self.decode.speed_certainty} with stages.{name}, which learns its choice of "
-                "a speed from rewards: it is of choices that are learned from labels; set it to 0",
-            )
             require(
                 not (stage.trainer == "grpo" and getattr(stage.bound_method, "mid_chain", False)),
                 f"stages.{name}.own_speed.mid_chain=True with trainer='grpo': rewards teach the choice at the end of a "
@@ -96,6 +94,16 @@ class Config:
                 f"does nothing: the latents' standard deviation is rl.min_std={stage.rl.min_std}, whatever the model "
                 "predicts; set rl.entropy_weight=0",
             )
+
+    def objection_to_certainty(self, name: str) -> str:
+        """Why a stage cannot be asked as `decode.speed_certainty` says; empty where it can."""
+        stage = self.stages[name]
+        if stage.trainer != "grpo" or not stage.bound_method.chooses_speed or not self.decode.speed_certainty:
+            return ""
+        return (
+            f"decode.speed_certainty={self.decode.speed_certainty} with stages.{name}, which learns its choice of a "
+            "speed from rewards: it is of choices that are learned from labels; set it to 0"
+        )
 
     @property
     def uses_tokenizer_of_base(self) -> bool:

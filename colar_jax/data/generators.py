@@ -44,7 +44,8 @@ def generated(name: str, rest: str, split: str, limit: int | None, options: dict
     """
     generator = GENERATORS[name]
     if limit is None:
-        raise UserError(f"data source {name!r} makes any number of problems: limit must say how many")
+        setting = "data.num_test" if split == "test" else "data.train_limit"
+        raise UserError(f"data source {name!r} makes any number of problems: {setting} must say how many")
     options = options | dict(_parse_option(name, text) for text in rest.split(",") if text)
     for option in options:
         if option not in generator.options:

@@ -65,7 +65,9 @@ def gguf_tokenizer(path: Path) -> transformers.PreTrainedTokenizerFast:
     hint = "set data.tokenizer to the folder of the model's own tokenizer"
     if said["model"] != "gpt2":
         raise UserError(f"{path} has a tokenizer of kind {said['model']!r}: only byte-level BPE (gpt2) is read; {hint}")
-    pre = "default" if said["pre"] is None else said["pre"]
+    pre = said["pre"]
+    if pre is None:  # of before May 2024: llama.cpp guesses, and warns of what that may cost
+        raise UserError(f"{path} does not say how its tokenizer splits text (tokenizer.ggml.pre): {hint}")
     reading = _READINGS.get(pre) if isinstance(pre, str) else None
     if reading is None:
         raise UserError(f"{path} has the pre-tokenizer {pre!r}, which is none of {', '.join(_READINGS)}: {hint}")

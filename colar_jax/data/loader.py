@@ -43,6 +43,7 @@ class Batches(Protocol):
     encoded: EncodedProblems  # what they are made of
     steps_per_epoch: int
     num_left_out: int  # examples that no row holds
+    share_left_over: float  # of those that are, by an epoch, which is whole steps: other ones each time
     first_final_step: int  # from which step on batches are of the kind that is decoded
 
     num_rows: int
@@ -85,7 +86,9 @@ class Loader:
                 f"shortest has {np.max([sizes.positions for sizes in possible], axis=0).min()} positions at its slowest"
             )
         self.num_left_out = int(np.sum(~self._is_used))
-        self.steps_per_epoch = max(1, len(self._pack(0)) // rows)
+        num_rows = len(self._pack(0))
+        self.steps_per_epoch = max(1, num_rows // rows)
+        self.share_left_over = max(0.0, 1 - self.steps_per_epoch * rows / num_rows)
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """The batch of optimizer step `step`, the same whenever it is asked for; or these of its rows only."""

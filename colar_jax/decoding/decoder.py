@@ -118,7 +118,7 @@ def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) ->
             thought.embed_BD, state.num_thoughts_B, active_B, state.suffix, state.pace
         )
         if not limits.latents_see_question:
-            hidden_BD = feeder.alone(thought.embed_BD)
+            hidden_BD = feeder.alone(feeder.as_fed(thought.embed_BD, state.num_thoughts_B, state.pace)[0])
         following = next_thought(hidden_BD, state.step + 1)
         pace, speeds_BL = state.pace, state.speeds_BL
         if pace is not None:

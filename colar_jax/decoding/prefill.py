@@ -197,15 +197,18 @@ class Feeder:
         Args:
             pace: of chains before that thought whose speed may change; None: each has one.
         """
+        embeds_BD, index_B = self.as_fed(embeds_BD, index_B, pace)
+        return self.feed(embeds_BD, index_B, is_real_B, suffix)
+
+    def as_fed(self, embeds_BD, index_B, pace: VaryingSpeed | None = None):
+        """A thought with what it is told, `[B, D]`, and how many positions after the question's end it stands."""
         if pace is not None:
             after = pace.fed(pace.following_B)
-            embeds_BD = embeds_BD + self.model.speed(after.size_B).astype(embeds_BD.dtype)
-            index_B = after.tokens_B - 1
-        elif counts_tokens(self.model):
+            return embeds_BD + self.model.speed(after.size_B).astype(embeds_BD.dtype), after.tokens_B - 1
+        if counts_tokens(self.model):
             told_BD = told_next(self.model, index_B + 1, self.prefilled.speeds_B)
-            embeds_BD = embeds_BD + told_BD.astype(embeds_BD.dtype)
-            index_B = self.positions_of(index_B + 1) - 1
-        return self.feed(embeds_BD, index_B, is_real_B, suffix)
+            return embeds_BD + told_BD.astype(embeds_BD.dtype), self.positions_of(index_B + 1) - 1
+        return embeds_BD, index_B
 
     def positions_of(self, num_thoughts_B, pace: VaryingSpeed | None = None):
         """How many rotary positions the first thoughts take, int32 `[B]`; `pace` after them, as for `feed_thought`."""

@@ -23,6 +23,7 @@ import numpy as np
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.layout import Layout
 from colar_jax.data.loader import Loader
+from colar_jax.data.packing import Batch
 from colar_jax.data.recipe import Recipe
 from colar_jax.data.speed_changes import ends_line
 from colar_jax.methods import method
@@ -92,7 +93,6 @@ OF_ROLLOUTS = (
     "min_std",
     "final_min_std",
     "noise",
-    "first_latent",
     "stop_odds_temperature",
     "final_stop_odds_temperature",
 )
@@ -187,10 +187,7 @@ class OwnSpeed(Method):
             embeds_BSD = with_told(model, embeds_BSD, batch)
         hidden_BMD = method.supervised_hidden(model, embeds_BSD, batch, compute)
         hidden_BMD = jax.lax.stop_gradient(hidden_BMD)
-        labels_BM, is_choice_BM, num_choices = batch.label_ids_BM, batch.label_ids_BM >= 0, counts.labels
-        if self.mid_chain:
-            is_choice_BM &= labels_BM & IS_CHOICE > 0
-            num_choices = 2 * counts.examples  # at the opening and in mid-chain
+        labels_BM, is_choice_BM = batch.label_ids_BM, self._is_choice(batch)
         loss_BM, right_BM = self._choices(model.speed_choice(hidden_BMD), labels_BM & (ENDS_LINE - 1))
         loss, own = jnp.sum(jnp.where(is_choice_BM, loss_BM, 0.0)), jnp.sum(is_choice_BM)
         metrics = {
@@ -198,14 +195,22 @@ class OwnSpeed(Method):
             "label_accuracy": Metric(jnp.sum(jnp.where(is_choice_BM, right_BM, 0.0)), own),
         }
         if not self.mid_chain:
-            return loss / num_choices, metrics
+            return loss / counts.labels, metrics
         is_end_BM, log_odds_BM = labels_BM & ENDS_LINE > 0, model.speed_choice.line_end(hidden_BMD)
         is_latent_BM, total = batch.latent_mask_BM & (labels_BM >= 0), counts.latents
         line_loss_BM = -jax.nn.log_sigmoid(jnp.where(is_end_BM, log_odds_BM, -log_odds_BM))
         line_loss = jnp.sum(jnp.where(is_latent_BM, line_loss_BM, 0.0))
         right_lines = jnp.sum(is_latent_BM & (is_end_BM == (log_odds_BM > 0)))
         metrics["line_accuracy"] = Metric(right_lines, jnp.sum(is_latent_BM))
-        return loss / num_choices + line_loss / total, metrics
+        return loss / counts.labels + line_loss / total, metrics
+
+    def _is_choice(self, batch: Batch):
+        """Where a speed is chosen and known to be right or wrong, bool `[B, M]`: of a batch's labels some, or all."""
+        is_label_BM = batch.label_ids_BM >= 0
+        return is_label_BM & (batch.label_ids_BM & IS_CHOICE > 0) if self.mid_chain else is_label_BM
+
+    def count(self, batch: Batch) -> Counts:
+        return dataclasses.replace(super().count(batch), labels=jnp.sum(self._is_choice(batch)))
 
     def _choices(self, logits_BMK, labels_BM):
         """The loss of each label and the share of it that is right, `[B, M]`."""

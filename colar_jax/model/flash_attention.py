@@ -5,6 +5,7 @@ reads it. Decode steps and tree rows have masks of their own, and are XLA's on e
 """
 
 import functools
+import logging
 from collections.abc import Callable
 
 import jax
@@ -13,6 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from colar_jax.errors import UserError
 from colar_jax.model import attention
+
+logger = logging.getLogger(__name__)
 
 # (q_BTNH, k_BTKH, v_BTKH) -> output [B, T, N * H]
 PackedAttention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -75,11 +78,39 @@ def packed_attention(
 
 
 def _cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
-    # Padding is a segment like any other: a query that sees nothing would be NaN.
-    is_same_B1TT = (segment_ids_BT[:, :, None] == segment_ids_BT[:, None])[:, None]
-    return jax.nn.dot_product_attention(
-        q_BTNH, k_BTKH, v_BTKH, mask=is_same_B1TT, is_causal=True, implementation="cudnn"
+    _, T, _, H = q_BTNH.shape
+    capability = getattr(jax.devices()[0], "compute_capability", "")
+    kernel = "cudnn" if runs_in_cudnn(H, capability) else "xla"
+    if kernel == "xla":
+        _say_that_xla_attends(H, capability)
+    padding = T % 2 if kernel == "cudnn" else 0  # which refuses an odd number of positions
+    q_BTNH, k_BTKH, v_BTKH = (
+        jnp.pad(x_BTNH, ((0, 0), (0, padding), (0, 0), (0, 0))) for x_BTNH in (q_BTNH, k_BTKH, v_BTKH)
     )
+    segments = jnp.pad(segment_ids_BT, ((0, 0), (0, padding)))
+    # Padding is a segment like any other: a query that sees nothing would be NaN.
+    is_same_B1TT = (segments[:, :, None] == segments[:, None])[:, None]
+    out_BTNH = jax.nn.dot_product_attention(
+        q_BTNH, k_BTKH, v_BTKH, mask=is_same_B1TT, is_causal=True, implementation=kernel
+    )
+    return out_BTNH[:, :T]
+
+
+def runs_in_cudnn(head_dim: int, capability: str) -> bool:
+    """Whether cuDNN's kernel takes heads of this size on a GPU of this compute capability, "9.0" (Hopper) for one.
+
+    As jax checks it (`jax._src.cudnn.fused_attention_stablehlo`): up to 128 in steps of 8, from Hopper on up to 256.
+    """
+    is_hopper = bool(capability) and int(capability.partition(".")[0]) >= 9
+    return head_dim % 8 == 0 and head_dim <= (256 if is_hopper else 128)
+
+
+@functools.cache
+def _say_that_xla_attends(head_dim: int, capability: str) -> None:
+    logger.warning(
+        "attention in rows is XLA's: cuDNN has no kernel for heads of %d dimensions on a GPU of compute capability %s",
+        head_dim, capability or "unknown",
+    )  # fmt: skip
 
 
 def _splash(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, interpret: bool):

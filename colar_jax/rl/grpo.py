@@ -109,6 +109,8 @@ class GrpoTrainer:
         return self._memory
 
     def recall(self, memory: dict) -> None:
+        if not memory:  # of parameters that were imported as the stage's first
+            return
         self.learner.recall(memory)
         self._health.recall(memory["health"])
         self._memory = self._remember()

@@ -124,5 +124,5 @@ class Questioner:
         if not self.chooses:
             return advantages_QG, np.zeros_like(advantages_QG), informative_Q
         of_choices_QG = choice_advantages(outcomes, self.config, draw.length_weight)
-        is_told_apart_Q = (of_choices_QG != 0).any(axis=1)
+        is_told_apart_Q = (of_choices_QG != 0).any(axis=1) | (self.config.choice_entropy_weight > 0)
         return advantages_QG, of_choices_QG, is_told_apart_Q | (informative_Q & (self.learns != "speeds"))

@@ -131,7 +131,7 @@ class Learner:
     def _of_rollouts(self, judged: Judged) -> dict[str, Metric]:
         decoded, outcomes = judged.decoded, judged.outcomes
         last_ids = np.take_along_axis(decoded.answer_ids_BA, decoded.num_answer_tokens_B[:, None] - 1, axis=1)
-        of_choices = {} if decoded.own_speeds_B is None else {"chosen_speed": _mean(decoded.own_speeds_B)}
+        of_choices = {"chosen_speed": _mean(decoded.own_speeds_B)} if self.questioner.chooses else {}
         return of_choices | {
             "reward": _mean(outcomes.rewards_QG),
             "accuracy": _mean(outcomes.right_QG),

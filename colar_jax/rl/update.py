@@ -1,7 +1,7 @@
 """The update of reinforcement learning: rollouts are scored again, and the clipped policy gradient is applied.
 
     loss = sum over kinds of kind weight * sum over its terms of weight * (-min(ratio A, clip(ratio) A) + beta k3)
-           - entropy_weight * entropy of the latents
+           - entropy_weight * entropy of the latents - choice_entropy_weight * entropy of the choice
 
 The three kinds of terms are averaged separately, and the averages are added, as for latents and answers in the paper.
 Where the model chooses its speed (`methods.own_speed`), the choice is a fourth kind, of one term a rollout.
@@ -94,6 +94,9 @@ def policy_loss(
     if now.choice_entropy_B is not None:
         is_real_B = batch.terms[CHOICE].mask[:, 0, 0]
         metrics["choice_entropy"] = Metric(jnp.sum(now.choice_entropy_B * is_real_B), jnp.sum(is_real_B))
+        if rl.choice_entropy_weight:
+            weights_B = jnp.sum(batch.terms[CHOICE].weights, axis=(1, 2))
+            loss -= rl.choice_entropy_weight * jnp.sum(weights_B * now.choice_entropy_B)
     if now.sampled is None:
         return loss, metrics
     floor = jnp.max(jnp.asarray(floor_of(batch, sampling)))

@@ -82,11 +82,13 @@ def idle_settings(stage: StageConfig, model: ModelConfig) -> str:
             "pays longer chains, the more the higher its weight, so no weight meets a budget; take penalty, cost or "
             "among_right"
         )
-    if rl.choice_weight != 1 and not stage.bound_method.chooses_speed:
-        return (
-            f"choice_weight={rl.choice_weight} is of a speed that the model chooses, and method={stage.method!r} "
-            "chooses none; leave it at 1"
-        )
+    of_choices = {"choice_weight": 1, "choice_entropy_weight": 0}
+    for name, default in {} if stage.bound_method.chooses_speed else of_choices.items():
+        if (value := getattr(rl, name)) != default:
+            return (
+                f"{name}={value} is of a speed that the model chooses, and method={stage.method!r} chooses none; "
+                f"leave it at {default}"
+            )
     if rl.rollout_dropout and not model.lora.rank:
         return "rollout_dropout=True without adapters, which alone drop out: set model.lora.rank"
     return ""

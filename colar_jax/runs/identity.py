@@ -122,7 +122,8 @@ def _settings_of(config: Config, name: str) -> dict[str, tuple[Any, OnResume]]:
 def _defaults(stage: StageConfig, made: Callable[[Any], Any] = lambda group: group) -> dict[str, tuple[Any, OnResume]]:
     """The defaults of a stage of this kind and of its run; `made` gives those of another time."""
     groups = StageConfig(method=stage.method, trainer=stage.trainer), ModelConfig(), DataConfig(), DecodeConfig()
-    return _settings(Config.seed, *map(made, groups))
+    # Checkpoints of before did not say that they were trained on data, whatever they are to be trained on now.
+    return _settings(Config.seed, *map(made, groups)) | {"stage.trainer": (StageConfig.trainer, OnResume.BINDS)}
 
 
 def _settings(
@@ -141,7 +142,7 @@ def _is_unread(run: Run, name: str, setting: str) -> bool:
     if run.base_identity:
         unread.append("model.preset")
     if stage.trainer == "sft":  # rollouts are sampled, and judged, in reinforcement learning only
-        unread += ["stage.trainer", "decode", "data.verifier"]
+        unread += ["decode", "data.verifier"]
     if not config.model.lora.rank:  # settings of adapters that are not there
         unread += ["model.lora", "model.base_dtype"]
     return f"{setting}.".startswith(tuple(f"{group}." for group in unread))

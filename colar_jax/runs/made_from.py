@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from colar_jax.config import OnResume, plain, walk
-from colar_jax.runs.resuming import latest_step
+from colar_jax.runs.resuming import READ_GREEDILY, latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_identity, source_of
 
@@ -36,6 +36,8 @@ def _made_from(run: Run, name: str) -> dict:
     config, source, method = run.config, source_of(run, name), run.method(name)
     model = {name: value for name, value, kind in walk(config.model) if kind is not OnResume.EXECUTION}
     checkpoint = {} if source is None else finished_identity(source)
+    # Labels are answered greedily, at speeds that are told; chains that a stage learns from are sampled.
+    read = READ_GREEDILY if method.learns_from_answers else tuple(plain(config.decode))
     facts = {
         "checkpoint": {fact: checkpoint[fact] for fact in checkpoint if fact != "settings"},
         "seed": run.seed_of(name),
@@ -45,7 +47,7 @@ def _made_from(run: Run, name: str) -> dict:
         "problems": run.train_problems_hash,
         "verifier": config.data.verifier,
         "method": {key: value for key, value in plain(method).items() if key not in method.read_after_answers},
-        "decode": plain(config.decode),
+        "decode": {key: value for key, value in plain(config.decode).items() if key in read},
     }
     return json.loads(json.dumps(facts))
 

@@ -43,6 +43,8 @@ from colar_jax.training.trainer import SftTrainer, Trainer
 
 logger = logging.getLogger(__name__)
 
+_MUCH_LEFT_OVER = 0.1  # of an epoch
+
 
 def train(config: Config, *, accept_changes: bool = False) -> list[Result]:
     """Run every stage of `config`, each from where it stopped, then evaluate: the whole of `colar_jax.train`.
@@ -101,7 +103,7 @@ def train_stage(run: Run, name: str) -> None:
     if step is not None and step >= _num_steps(run, name):
         return  # what it has learned is read where it is needed
     val = validation_set(run, name)
-    asked = validated_on(run, val.problems, speeds)
+    asked = validated_on(run, name, val.problems, speeds)
     if step is not None:
         warn_of_other_validations(run, name, step, asked)
     evaluator = run.evaluator(name, [val], speeds)
@@ -202,6 +204,12 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             "stage %s: %d of %d examples exceed a row of %d positions at the slowest of their speeds, and are left "
             "out at all of them: raise stages.%s.row_positions to train on them",
             name, loader.num_left_out, len(loader.encoded), stage.row_positions, name,
+        )  # fmt: skip
+    if stage.epochs and loader.share_left_over > _MUCH_LEFT_OVER:
+        logger.warning(
+            "stage %s: %d steps of %d rows are an epoch, which leaves %.0f%% of the problems over, other ones each "
+            "time: %g epochs are fewer passes than that. Fewer rows leave less",
+            name, loader.steps_per_epoch, stage.rows, 100 * loader.share_left_over, stage.epochs,
         )  # fmt: skip
     num_steps = stage.steps or _steps_of_epochs(stage, loader)
     if loader.first_final_step >= num_steps:

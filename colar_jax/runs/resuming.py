@@ -15,7 +15,7 @@ from colar_jax.errors import UserError
 from colar_jax.parallel.hosts import is_first
 from colar_jax.runs.identity import PROBLEMS, VALIDATED_ON, Change, changes_since
 from colar_jax.runs.run import Run
-from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.runs.run_folder import open_checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
 from colar_jax.whole_lines import whole_lines
 
@@ -29,13 +29,13 @@ def latest_step(folder: Path) -> int | None:
     """The step of a stage folder's latest checkpoint; None where it has none."""
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         return None
-    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+    with open_checkpoints(folder) as checkpoints:
         return checkpoints.latest_step()
 
 
 def is_validated(folder: Path, step: int) -> bool:
     """Whether a stage folder's checkpoint of a step may be its best one."""
-    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+    with open_checkpoints(folder) as checkpoints:
         return bool(checkpoints.read(step)[0])
 
 
@@ -52,9 +52,9 @@ def refuse_another_run(run: Run, name: str, *, accept_changes: bool) -> list[Cha
     step = latest_step(folder)
     if step is None:
         return []
-    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+    with open_checkpoints(folder) as checkpoints:
         changes = changes_since(checkpoints.read(step)[1], run, name)
-    before = accepted_before(folder)
+    before = accepted_before(folder, step)
 
     def is_allowed(change: Change) -> bool:
         if change.on_resume is OnResume.ADJUSTABLE:
@@ -66,25 +66,28 @@ def refuse_another_run(run: Run, name: str, *, accept_changes: bool) -> list[Cha
     return changes
 
 
-def accepted_before(folder: Path) -> dict[str, object]:
-    """Settings whose change was accepted for a stage, and their values since then.
+def accepted_before(folder: Path, step: int) -> dict[str, object]:
+    """Settings whose change was accepted since a stage's checkpoint of `step`, and their values since then.
 
-    A stage that has ended keeps the checkpoint of before for ever, and is not asked for again.
+    What was accepted at an earlier one is in that checkpoint, or was taken back before anything was learned with it. A
+    stage that has ended keeps the checkpoint of before for ever, and is not asked for again.
     """
     lines = map(json.loads, whole_lines(folder / CHANGES_FILE, mends=is_first()))
-    return {setting: value for line in lines for setting, (_, value) in line["changes"].items()}
+    since = (line for line in lines if line["step"] == step or line.get("has_ended"))
+    return {setting: value for line in since for setting, (_, value) in line["changes"].items()}
 
 
-# Of `decode`, what a greedy validation reads.
-_READ_BY_VALIDATION = (
+# Of `decode`, what greedy answers depend on where the speed is told.
+READ_GREEDILY = (
     *("max_latents", "min_latents", "greedy_stop", "max_step_tokens", "max_answer_tokens", "latents_see_question"),
 )
 
 
-def validated_on(run: Run, problems: Sequence[Problem], speeds: Sequence[Speed]) -> str:
+def validated_on(run: Run, name: str, problems: Sequence[Problem], speeds: Sequence[Speed]) -> str:
     """A hash of all that the accuracy of a validation depends on besides the model: only equal ones can be compared."""
-    decode = {name: getattr(run.config.decode, name) for name in _READ_BY_VALIDATION}
-    if run.config.decode.speed_certainty:  # without it hashes are those of before there was one
+    decode = {name: getattr(run.config.decode, name) for name in READ_GREEDILY}
+    # Without it hashes are those of before there was one.
+    if run.method(name).chooses_speed and run.config.decode.speed_certainty:
         decode["speed_certainty"] = run.config.decode.speed_certainty
     what = [problems_hash(problems), list(map(speed_text, speeds)), decode, run.config.data.verifier]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
@@ -92,7 +95,7 @@ def validated_on(run: Run, problems: Sequence[Problem], speeds: Sequence[Speed])
 
 def warn_of_other_validations(run: Run, name: str, step: int, now: str) -> None:
     """Say where a stage goes on with other validations than it had until `step`: both choose the best checkpoint."""
-    with Checkpoints(run.workdir / name / CHECKPOINTS_FOLDER) as checkpoints:
+    with open_checkpoints(run.workdir / name) as checkpoints:
         before = checkpoints.read(step)[1].get(VALIDATED_ON, now)  # earlier versions did not say
     if before != now:
         logger.warning(

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import ml_collections
 
-from colar_jax.config import plain, resolve_plain
+from colar_jax.config import StageConfig, plain, resolve_plain
 from colar_jax.config.of_before import of_this_version
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.parallel.hosts import is_first
 from colar_jax.runs.run import Run
 from colar_jax.settings import AUTOMATIC
+from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -32,6 +34,19 @@ def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(plain(resolved))
     config.workdir = str(workdir)
     return config
+
+
+def open_checkpoints(stage_folder: Path) -> Checkpoints:
+    """Those of a stage, to be read: as many are kept for their metric as its run keeps (`keep_checkpoints`).
+
+    One that the run is about to remove may be there in part; a reader that counted it would call it damaged.
+    """
+    try:
+        config = json.loads((stage_folder.parent / CONFIG_FILE).read_text(encoding="utf-8"))
+        keep_best = int(config["stages"][stage_folder.name]["keep_checkpoints"])
+    except (OSError, ValueError, KeyError, TypeError):  # of a folder that is not a run's
+        keep_best = StageConfig.keep_checkpoints
+    return Checkpoints(stage_folder / CHECKPOINTS_FOLDER, keep_best=keep_best)
 
 
 def write_config(run: Run) -> None:

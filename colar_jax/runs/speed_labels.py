@@ -5,6 +5,8 @@ For a choice in mid-chain each problem is answered again, at each speed of the g
 
 import dataclasses
 import logging
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -22,54 +24,87 @@ from colar_jax.runs.starts import finished_identity, refuse_another_timeline, so
 logger = logging.getLogger(__name__)
 
 RIGHT_FILE = "right_at_speeds.npy"  # in a stage's folder: bool [speeds of the grid, problems]
-RIGHT_LATER_FILE = "right_after_changes.npy"  # the same, of the speeds after a change (`speed_changes.draw_changes`)
+# The same, `right`, of the speeds after a change, and which it was: `speeds` and `after` (`data.speed_changes`).
+RIGHT_LATER_FILE = "right_after_changes.npz"
 
 
 def labelled(run: Run, name: str) -> EncodedProblems:
     """The training problems of a stage of `own_speed` with their labels; answered once, and kept in its folder."""
     method = run.method(name)
     encoded = run.train.head(method.num_labelled or len(run.train))
-    labels_N = method.labels_of(_right_at_speeds(run, name, RIGHT_FILE, encoded))
+    labels_N = method.labels_of(_right_at_start(run, name, encoded))
     encoded = dataclasses.replace(encoded, speed_labels=labels_N)
     if not method.mid_chain:
         return encoded
-    changes = draw_changes(encoded.step_lengths, encoded.step_starts, method.speeds, run.seed_of(name))
-    right_KN = _right_at_speeds(run, name, RIGHT_LATER_FILE, encoded, changes)
+    changes, right_KN = _right_after_changes(run, name, encoded)
     # Where no speed is right, most often the first part was wrong already, which says nothing of what comes after it.
-    labels_N = np.where(right_KN.any(axis=0), method.labels_of(right_KN), -1)
+    has_label_N = right_KN.any(axis=0) & (changes.after_N > 0)
+    labels_N = np.where(has_label_N, method.labels_of(right_KN), -1)
     return dataclasses.replace(encoded, speed_changes=dataclasses.replace(changes, labels_N=labels_N))
 
 
-def _right_at_speeds(
-    run: Run, name: str, file: str, encoded: EncodedProblems, changes: SpeedChanges | None = None
-) -> np.ndarray:
-    """Which problems are right at each speed of the grid, bool `[K, N]`: from their start, or after a change."""
-    method, path = run.method(name), run.workdir / name / file
-    if not is_kept(run, name, path):
-        _refuse_other_sources(run, name)
-        wait_for_all("looked for labels")
-        when = "" if changes is None else " after a first part"
-        logger.info("stage %s: answering %d problems at speeds %s%s", name, len(encoded), method.grid, when)
-        parameters = start_parameters(run, name)
-        evaluator = run.evaluator(name, [encoded], method.speeds)
-        requests = [Request(encoded, c, None, told=_told(method, changes, c)) for c in method.speeds]
-        right_KN = np.stack([outcome.right_N for _, outcome in evaluator.run_all(parameters, requests)])
-        shares = ", ".join(f"{c:g} {share:.1%}" for c, share in zip(method.speeds, right_KN.mean(axis=1), strict=True))
-        logger.info("stage %s: right at %s%s", name, shares, when)
-        if is_first():
-            keep(run, name, path, lambda unfinished: np.save(unfinished, right_KN))
-        wait_for_all("labelled")
+def _right_at_start(run: Run, name: str, encoded: EncodedProblems) -> np.ndarray:
+    """Which problems are right at each speed of the grid, bool `[K, N]`; kept."""
+    path = run.workdir / name / RIGHT_FILE
+    if not _is_kept(run, name, path):
+        right_KN = _answered(run, name, encoded, "", lambda speed: None)
+        _keep(run, name, path, lambda unfinished: np.save(unfinished, right_KN))
     return np.load(path)
 
 
-def _told(method: Method, changes: SpeedChanges | None, speed: float) -> list[Told] | None:
-    """What each problem is told where its chain goes on at `speed` after its change."""
-    if changes is None:
-        return None
+def _right_after_changes(run: Run, name: str, encoded: EncodedProblems) -> tuple[SpeedChanges, np.ndarray]:
+    """A change of each problem, and whether it is right at each speed after it, bool `[K, N]`; kept together."""
+    method, path = run.method(name), run.workdir / name / RIGHT_LATER_FILE
+    if not _is_kept(run, name, path):
+        changes = draw_changes(encoded.step_lengths, encoded.step_starts, method.speeds, run.seed_of(name))
+        right_KN = _answered(
+            run, name, encoded, " after a first part", lambda speed: _told_of_changes(method, changes, speed)
+        )
+        arrays = {"speeds": changes.speeds_N, "after": changes.after_N, "right": right_KN}
+        _keep(run, name, path, lambda unfinished: np.savez(unfinished, **arrays))
+    with np.load(path) as kept:
+        return SpeedChanges(kept["speeds"], kept["after"]), kept["right"]
+
+
+def _answered(
+    run: Run, name: str, encoded: EncodedProblems, when: str, told_at: Callable[[float], list[Told] | None]
+) -> np.ndarray:
+    """Which problems the model that a stage starts from gets right at each speed of its grid, bool `[K, N]`."""
+    method = run.method(name)
+    logger.info("stage %s: answering %d problems at speeds %s%s", name, len(encoded), method.grid, when)
+    parameters = start_parameters(run, name)
+    evaluator = run.evaluator(name, [encoded], method.speeds)
+    requests = [Request(encoded, c, None, told=told_at(c)) for c in method.speeds]
+    right_KN = np.stack([outcome.right_N for _, outcome in evaluator.run_all(parameters, requests)])
+    shares = ", ".join(f"{c:g} {share:.1%}" for c, share in zip(method.speeds, right_KN.mean(axis=1), strict=True))
+    logger.info("stage %s: right at %s%s", name, shares, when)
+    return right_KN
+
+
+def _told_of_changes(method: Method, changes: SpeedChanges, speed: float) -> list[Told]:
+    """What each problem is told where its chain goes on at `speed` after its change; without one it begins with it."""
     return [
         dataclasses.replace(method.recipe.told(float(before)), later=SpeedChange(int(after), speed))
+        if after
+        else method.recipe.told(speed)
         for before, after in zip(changes.speeds_N, changes.after_N, strict=True)
     ]
+
+
+def _is_kept(run: Run, name: str, path: Path) -> bool:
+    """`made_from.is_kept`; where it is not, all processes know, and the stage starts from what can be asked."""
+    if is_kept(run, name, path):
+        return True
+    _refuse_other_sources(run, name)
+    wait_for_all("looked for labels")
+    return False
+
+
+def _keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> None:
+    """`made_from.keep`, by one process, for all of them."""
+    if is_first():
+        keep(run, name, path, write)
+    wait_for_all("labelled")
 
 
 def _refuse_other_sources(run: Run, name: str) -> None:

@@ -15,7 +15,7 @@ from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import identity_of, refuse_another_tokenizer, refuse_other_adapters
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
-from colar_jax.runs.run_folder import write_config
+from colar_jax.runs.run_folder import open_checkpoints, write_config
 from colar_jax.runs.run_model import own_modules
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
@@ -50,7 +50,15 @@ def stage_named(run: Run, name: str) -> str:
     if name and name not in run.config.stages:
         stages = run.config.stage_names
         raise UserError(f"--stage={name} is no stage of this run: {', '.join(stages)}.{nearest(name, stages)}")
-    return name or default_stage(run)
+    return asked_stage(run, name)
+
+
+def asked_stage(run: Run, name: str | None) -> str:
+    """A stage of the run, or the default one. UserError where it cannot be asked as `decode` says."""
+    name = name or default_stage(run)
+    if objection := run.config.objection_to_certainty(name):
+        raise UserError(objection)
+    return name
 
 
 def adopt(run: Run, name: str, parameters: Tree) -> None:
@@ -80,9 +88,11 @@ def start_parameters(run: Run, name: str) -> Tree:
         return run.initial_parameters()
     refuse_another_tokenizer(run, folder)
     parameters = finished_parameters(run, folder)
-    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+    with open_checkpoints(folder) as checkpoints:
         settings = checkpoints.read(checkpoints.latest_step())[1]
     source_method = find_method(settings["stage.method"])
+    if run.method(name).chooses_speed and source_method.chooses_speed:
+        _refuse_another_grid(run, name, folder, settings)
     if stage.trainer == "grpo":
         was_told = (
             "own" if source_method.chooses_speed else settings.get(f"stage.{source_method.group}.conditioning", "text")
@@ -93,6 +103,18 @@ def start_parameters(run: Run, name: str) -> Tree:
     if stage.trainer == "grpo" and (starts_latents or not _has_such_latents(run.method(name), source_method)):
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     return calibrate(parameters, run.model.llama) if starts_latents else parameters
+
+
+def _refuse_another_grid(run: Run, name: str, folder: Path, settings: dict) -> None:
+    """UserError where the outputs of a choice of speeds would be read as those of other speeds."""
+    group = run.method(name).group
+    for field in ("grid", "mid_chain"):
+        before, now = settings.get(f"stage.{group}.{field}"), getattr(run.method(name), field)
+        if before is not None and before != now:
+            raise UserError(
+                f"stages.{name}.{group}.{field}={now!r}: {folder}, which it starts from, has learned a choice with "
+                f"{before!r}, and goes on with that alone"
+            )
 
 
 def _has_such_latents(method: Method, source: type[Method]) -> bool:
@@ -210,7 +232,7 @@ def _finished(folder: Path, wanted: int | None = None) -> Iterator[tuple[Checkpo
     """A stage folder's checkpoints, and the step of the one that counts, or is wanted."""
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
         raise UserError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
-    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+    with open_checkpoints(folder) as checkpoints:
         best = checkpoints.best_step()
         step = checkpoints.latest_step() if best is None else best
         if step is None:

@@ -25,6 +25,10 @@ class Pace:
     def __init__(self, num_tokens: int = 0):
         self._since, self._num_tokens, self._step = time.monotonic(), num_tokens, None
 
+    def skip(self) -> None:
+        """What has happened since the last call was no training: a validation, or a save."""
+        self._since = time.monotonic()
+
     def read(self, step: int, num_examples: int, num_tokens: int) -> dict[str, float]:
         """The rates since the last call (or the start) at which `step` steps are done."""
         now = time.monotonic()

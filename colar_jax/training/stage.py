@@ -14,6 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from colar_jax.config import StageConfig
+from colar_jax.errors import TrainingEnded
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metric_hooks import Hook
 from colar_jax.metric_writer import MetricWriter, NoWriter
@@ -36,13 +37,13 @@ CHECKPOINTS_FOLDER = "checkpoints"  # in a stage's folder
 Validate = Callable[[Tree], dict[str, tuple[Outcome, dict[str, float]]]]
 
 
-class LastIteration(RuntimeError):
+class LastIteration(TrainingEnded):
     """Training ends by itself, with a step that is not handed on; its metrics are the last that are written."""
 
     metrics: dict[str, Metric] | None = None
 
 
-class Diverged(RuntimeError):
+class Diverged(TrainingEnded):
     """The loss or its gradient is not finite."""
 
 
@@ -129,6 +130,8 @@ def _loop(stage: StageRun, steps: Iterator[tuple[int, Step]], frozen: Tree, log:
             metrics = _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
             identity = stage.identity | {"unlogged": log.unlogged(), "trainer": stage.trainer.memory()}
             checkpoints.save(step, saved_tree(state, frozen, config), metrics=metrics, identity=identity)
+            if is_validation:
+                pace.skip()
         if is_saved and (signal_number := agreement.now(signal_number or guard.signal_number)):
             checkpoints.wait()
             logger.warning("stage %s: signal %d, saved step %d", stage.name, signal_number, step)

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from command_line.program import Ran
 
 from colar_jax.command_line import RUN, RUNS, flag
 from colar_jax.config import Config, StageConfig, plain
-from colar_jax.errors import UserError
+from colar_jax.errors import TrainingEnded, UserError
 from colar_jax.methods import METHODS
 from colar_jax.methods.codi import Codi
 
@@ -315,6 +316,22 @@ def test_a_disk_that_refuses_is_one_line_whatever_a_library_makes_of_it(run):
         raise Exception("No space left on device (os error 28)")  # as tokenizers, on saving
 
     assert_refused(run(TINY, main=main), "No space left on device, says the disk that is written to")
+
+
+def test_a_training_that_cannot_go_on_is_one_line(run):
+    """A loss that is not finite, a policy that collapsed, a device without memory: no traceback explains it."""
+
+    def diverged(config):
+        raise TrainingEnded("stage cot: not finite at step 3")
+
+    def full(config):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.")
+
+    ran = run(TINY, main=diverged)
+    assert (ran.status, ran.errors) == (1, ["error: stage cot: not finite at step 3"])
+    ran = run(TINY, main=full)
+    assert ran.status == 1 and len(ran.errors) == 1
+    assert "model.remat=full" in ran.errors[0] and "allocate 8 bytes" in ran.errors[0]
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(run):

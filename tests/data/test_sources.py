@@ -222,7 +222,7 @@ class TestArithmetic:
         assert load_problems(source, "val", limit=5, **options) == [problem(f"{('val', 5)} {asked}")]
 
     def test_limit_is_needed(self):
-        with fails_with("data source 'arithmetic' makes any number of problems: limit must say how many"):
+        with fails_with("data source 'arithmetic' makes any number of problems: data.train_limit must say how many"):
             load_problems("arithmetic", "train")
 
     @pytest.mark.parametrize(("source", "options"), [("arithmetic:max_step=4", {}), ("arithmetic", {"max_step": 4})])

@@ -34,7 +34,7 @@ from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.runs.speed_labels import RIGHT_LATER_FILE
 from colar_jax.settings import DecodeConfig
-from colar_jax.settings.speeds import ASKED_PHASE, OWN_NUMBER
+from colar_jax.settings.speeds import OWN_NUMBER
 
 ONE_SPEED = OwnSpeed(grid="1,2,4", timeline="tokens")
 MID_CHAIN = OwnSpeed(grid="1,2,4", timeline="tokens", mid_chain=True)
@@ -129,7 +129,7 @@ def test_the_loss_is_that_of_choices_and_of_lines():
         problems(), speed_labels=np.full(4, 3), speed_changes=changes, step_starts=starts
     ).head(1)
     batch, reasoner = MID_CHAIN.make_loader(encoded, seed=0, rows=1, row_positions=40).batch(0), nnx.merge(*model())
-    loss, metrics = MID_CHAIN.objective(reasoner, batch, None, method.count(batch), COMPUTE)
+    loss, metrics = MID_CHAIN.objective(reasoner, batch, None, MID_CHAIN.count(batch), COMPUTE)
     embeds_BSD = with_told(reasoner, method.embed(reasoner, batch, COMPUTE), batch)
     hidden_MD = method.supervised_hidden(reasoner, embeds_BSD, batch, COMPUTE)[0]
     logits_MK, line_M = (
@@ -214,9 +214,13 @@ def test_changes_lie_inside_chains():
     changes = draw_changes(lengths, starts, (1.0, 2.0, 4.0), seed=3)
     assert set(changes.speeds_N) == {1.0, 2.0, 4.0}
     before = np.asarray(tokens_before(changes.after_N, changes.speeds_N.astype(np.float32)))
-    long = lengths > np.ceil(changes.speeds_N + ASKED_PHASE)
-    assert (changes.after_N >= 1).all() and (before < lengths)[long].all()
-    assert (before[lengths == 40] % 8 == 0).all() and len(set(before[lengths == 40])) == 4
+    has_place = lengths > 8
+    assert (changes.after_N[~has_place] == 0).all()  # a chain of one line
+    assert (before % 8 == 0).all() and (before[has_place] > 0).all() and (before[has_place] < lengths[has_place]).all()
+    assert len(set(before[lengths == 40])) == 4
+    odd = draw_changes(lengths, [np.arange(0, length, 3) for length in lengths], (2.0, 3.0), seed=3)
+    assert set(odd.speeds_N[lengths == 3]) == {2.0, 3.0}  # no place: any speed
+    assert set(odd.speeds_N[lengths == 9]) == {2.0, 3.0}  # at 2 after the third latent, at 3 after the first
     again, other = (draw_changes(lengths, starts, (1.0, 2.0, 4.0), seed=seed) for seed in (3, 4))
     assert (again.after_N == changes.after_N).all() and (other.after_N != changes.after_N).any()
 
@@ -238,8 +242,9 @@ def test_a_stage_labels_trains_and_answers(tmp_path):
     config = resolve(mid_chain_config(tmp_path / "run"))
     results = pipeline.train(config)
     assert next(result.speed for result in results if result.stage == "auto") == "-"
-    right_KN = np.load(tmp_path / "run" / "auto" / RIGHT_LATER_FILE)
-    assert right_KN.shape == (3, 10) and right_KN.dtype == bool
+    with np.load(tmp_path / "run" / "auto" / RIGHT_LATER_FILE) as kept:
+        assert kept["right"].shape == (3, 10) and kept["right"].dtype == bool
+        assert kept["speeds"].shape == kept["after"].shape == (10,)
     time_of = (tmp_path / "run" / "auto" / RIGHT_LATER_FILE).stat().st_mtime_ns
     pipeline.train(config)  # there is nothing to do
     assert (tmp_path / "run" / "auto" / RIGHT_LATER_FILE).stat().st_mtime_ns == time_of

@@ -28,7 +28,7 @@ from colar_jax.model.reasoner import build
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.runs.speed_labels import RIGHT_FILE
-from colar_jax.runs.starts import default_stage, finished_parameters
+from colar_jax.runs.starts import adopt, default_stage, finished_parameters, stage_named, start_parameters
 from colar_jax.runs.sweep.stage_cells import decode_settings
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.speeds import NO_NUMBER, OWN_NUMBER
@@ -195,3 +195,36 @@ def test_a_choice_that_rewards_teach_has_no_certainty(tmp_path):
         UserError, match=r"decode.speed_certainty=0.9 with stages.auto, which learns its choice .* rewards"
     ):
         resolve(config)
+    config.run = "cot,colar"  # others can be asked with it in the same folder, and that one cannot
+    run = prepare(resolve(config))
+    with pytest.raises(UserError, match=r"decode.speed_certainty=0.9 with stages.auto"):
+        stage_named(run, "auto")
+    assert stage_named(run, "colar") == "colar"
+    config.eval.stages = "auto"
+    with pytest.raises(UserError, match=r"decode.speed_certainty=0.9 with stages.auto"):
+        resolve(config)
+
+
+def test_a_choice_of_other_speeds_is_no_start(tmp_path):
+    """The outputs of a choice are of its grid: another of the same size would be read as other speeds."""
+    config = tiny_config_dict(tmp_path, run="cot,colar,auto,next")
+    config.stages.colar.latent.update(speeds="1..6", conditioning="number")
+    config.stages.rl.latent.update(speeds="1..6", conditioning="number")
+    config.stages.auto = stage_defaults(method="own_speed", init_from="colar", steps=3, rows=2)
+    config.stages.auto.own_speed.grid = "1,2,4"
+    run = prepare(resolve(config))
+    adopt(run, "auto", run.initial_parameters())
+    del config.stages["auto"]
+    config.run = "cot,colar,next"
+    for grid in ("1,3,6", "1,2,4"):
+        config.stages.next = stage_defaults(
+            method="own_speed", trainer="grpo", init_from=str(run.workdir / "auto"), steps=3
+        )
+        config.stages.next.own_speed.grid = grid
+        config.stages.next.rl.speeds_per_group = 2
+        other = prepare(resolve(config))
+        if grid == "1,2,4":
+            start_parameters(other, "next")
+        else:
+            with pytest.raises(UserError, match=r"stages.next.own_speed.grid='1,3,6': .* with '1,2,4'"):
+                start_parameters(other, "next")

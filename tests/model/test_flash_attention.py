@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colar_jax.model.flash_attention import choose_attention, packed_attention
+from colar_jax.model import flash_attention
+from colar_jax.model.flash_attention import choose_attention, packed_attention, runs_in_cudnn
 
 B, T, N, K, H = 2, 150, 4, 2, 64
 SEGMENTS_BT = np.zeros((B, T), np.int32)
@@ -51,6 +52,22 @@ def test_splash_is_the_reference():
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
 def test_cudnn_is_the_reference():
     assert_is_the_reference("cudnn", 3e-2, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "capability", "runs"),
+    [(64, "8.0", True), (128, "8.9", True), (256, "8.9", False), (256, "9.0", True), (100, "9.0", False)],
+)
+def test_which_heads_cudnn_takes(head_dim, capability, runs):
+    assert runs_in_cudnn(head_dim, capability) == runs
+
+
+def test_heads_that_cudnn_does_not_take_are_xla_s(monkeypatch, caplog):
+    """Gemma 3 has heads of 256, for which older GPUs have no kernel; that is said, once."""
+    monkeypatch.setattr(flash_attention, "runs_in_cudnn", lambda head_dim, capability: False)
+    assert_is_the_reference("cudnn", 2e-5)
+    assert_is_the_reference("cudnn", 2e-5)
+    assert len(caplog.records) == 1 and "attention in rows is XLA's" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -224,13 +224,13 @@ def test_another_validation_is_said(tmp_path, caplog):
     adopt(run, "cot", run.initial_parameters())
 
     def asked(run) -> str:
-        return validated_on(run, run.val.problems, run.trained_speeds("cot"))
+        return validated_on(run, "cot", run.val.problems, run.trained_speeds("cot"))
 
     warn_of_other_validations(run, "cot", 0, asked(run))
     assert "validated on" not in caplog.text, "a checkpoint of before says nothing of it"
     others = {"data.num_val": 3, "decode.max_step_tokens": 4, "data.verifier": "exact"}
     assert len({asked(run), *(asked(run_with(tmp_path / "run", **{k: v})) for k, v in others.items())}) == 4
-    for setting, value in {"decode.top_p": 0.5, "decode.stop_temperature": 2.0, "data.num_test": 3}.items():
+    for setting, value in {"decode.top_p": 0.5, "decode.speed_certainty": 0.5, "data.num_test": 3}.items():
         assert asked(run_with(tmp_path / "run", **{setting: value})) == asked(run), setting
     identity = identity_of(run, "cot") | {VALIDATED_ON: asked(run)}
     assert changes_since(identity, run, "cot") == [], "that is no other run"

@@ -47,7 +47,14 @@ OTHERS = {
     "data.verifier": "exact",
     "model.dtype": "bfloat16",
 }
-SAME = {"stages.auto.optimizer.learning_rate": 0.5, "model.remat": "full", "data.num_test": 3, "eval.seeds": 1}
+SAME = {
+    "stages.auto.optimizer.learning_rate": 0.5,
+    "model.remat": "full",
+    "data.num_test": 3,
+    "eval.seeds": 1,
+    "decode.speed_certainty": 0.5,  # labels are of speeds that are told, and greedy
+    "decode.top_p": 0.5,
+}
 
 
 def test_a_file_is_of_its_settings_until_the_stage_has_learned_from_it(run, monkeypatch):

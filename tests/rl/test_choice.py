@@ -125,9 +125,12 @@ def gradient_of(loss, parameters):
     return of_choice
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_the_policy_gradient_is_that_of_the_expected_reward_by_enumeration(alone):
-    """Of one question with a reward for each speed, from rollouts that are spread as the head's probabilities are."""
+@pytest.mark.parametrize(("alone", "bonus"), [(True, 0.0), (True, 0.3), (False, 0.3)])
+def test_the_policy_gradient_is_that_of_the_expected_reward_by_enumeration(alone, bonus):
+    """Of one question with a reward for each speed, from rollouts that are spread as the head's probabilities are.
+
+    And of the choice's entropy, as a bonus.
+    """
     graph, _ = chooser()
     rewards_K, shares_K, counts_K = np.array([0.2, 1.0, 0.5]), np.array([0.5, 0.25, 0.25]), (2, 1, 1)
     parameters = with_shares(shares_K)
@@ -142,7 +145,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward_by_enumeration(alone
     )
     advantages = (rewards_K[of_rollouts] - shares_K @ rewards_K).reshape(len(prompts), PER_PROMPT)
     batch = batch_of(sampled, alone=alone, advantages=advantages, prompts=prompts)
-    rl = dataclasses.replace(RL, latent_weight=0.0, decision_weight=0.0, answer_weight=0.0)
+    rl = dataclasses.replace(RL, latent_weight=0.0, decision_weight=0.0, answer_weight=0.0, choice_entropy_weight=bonus)
 
     def loss(rest, of_choice):
         model = nnx.merge(graph, rest | {"speed_choice": of_choice})
@@ -157,7 +160,8 @@ def test_the_policy_gradient_is_that_of_the_expected_reward_by_enumeration(alone
             packed(jnp.ones_like(ids), COMPUTE),
             COMPUTE,
         )
-        return -jnp.sum(jax.nn.softmax(model.speed_choice(hidden_1PD[0, -1])) * rewards_K)
+        log_probs_K = jax.nn.log_softmax(model.speed_choice(hidden_1PD[0, -1]))
+        return -jnp.sum(jnp.exp(log_probs_K) * (rewards_K - bonus * log_probs_K))
 
     actual, wanted = gradient_of(loss, parameters), gradient_of(expected, parameters)
     for (path, ours), theirs in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(wanted), strict=True):

@@ -63,6 +63,7 @@ def test_words_have_neither_latents_nor_decisions():
         ("cot", "first_latent"),
         ("own_speed", "entropy_weight"),
         ("own_speed", "latent_weight"),
+        ("own_speed", "first_latent"),
         ("own_speed", "decision_weight"),
     ],
 )

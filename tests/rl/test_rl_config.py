@@ -59,6 +59,10 @@ def test_one_error_for_a_wrong_value(setting, value, message):
             {"choice_weight": 2.0},
             "choice_weight=2.0 is of a speed that the model chooses, and method='colar' chooses none",
         ),
+        (
+            {"choice_entropy_weight": 0.1},
+            "choice_entropy_weight=0.1 is of a speed that the model chooses, and method='colar' chooses none",
+        ),
         ({"rollout_dropout": True}, "rollout_dropout=True without adapters"),
         ({}, ""),
     ],

@@ -75,6 +75,7 @@ class StagedLoader:
         self._plan = functools.lru_cache(maxsize=2)(self._deal)
         self.examples_per_step = most_examples(self._sizes_NK, rows, row_positions, (seed, 0, 0))
         self.steps_per_epoch = len(self._plan(0))
+        self.share_left_over = max(0.0, 1 - self.steps_per_epoch * self.examples_per_step / len(self._examples))
 
     @property
     def first_final_step(self) -> int:
