@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ml_collections
 
-from colar_jax.config import StageConfig, plain, resolve_plain
+from colar_jax.config import Config, plain, resolve_plain
 from colar_jax.config.of_before import of_this_version
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
@@ -43,9 +43,9 @@ def open_checkpoints(stage_folder: Path) -> Checkpoints:
     """
     try:
         config = json.loads((stage_folder.parent / CONFIG_FILE).read_text(encoding="utf-8"))
-        keep_best = int(config["stages"][stage_folder.name]["keep_checkpoints"])
+        keep_best = int(config["keep_checkpoints"])
     except (OSError, ValueError, KeyError, TypeError):  # of a folder that is not a run's
-        keep_best = StageConfig.keep_checkpoints
+        keep_best = Config.keep_checkpoints
     return Checkpoints(stage_folder / CHECKPOINTS_FOLDER, keep_best=keep_best)
 
 

@@ -207,7 +207,7 @@ def test_a_choice_that_rewards_teach_has_no_certainty(tmp_path):
 
 def test_a_choice_of_other_speeds_is_no_start(tmp_path):
     """The outputs of a choice are of its grid: another of the same size would be read as other speeds."""
-    config = tiny_config_dict(tmp_path, run="cot,colar,auto,next")
+    config = tiny_config_dict(tmp_path, run="cot,colar,auto")
     config.stages.colar.latent.update(speeds="1..6", conditioning="number")
     config.stages.rl.latent.update(speeds="1..6", conditioning="number")
     config.stages.auto = stage_defaults(method="own_speed", init_from="colar", steps=3, rows=2)

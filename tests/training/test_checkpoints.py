@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+from colar_jax.runs.run_folder import open_checkpoints
 from colar_jax.training.checkpoints import Checkpoints
 
 IDENTITY = {"base": "tiny@1234", "method": "colar", "speeds": [2, 5]}
@@ -220,6 +221,19 @@ def test_part_of_a_removed_checkpoint_is_not_a_checkpoint(tmp_path):
     with Checkpoints(tmp_path, keep_best=1) as checkpoints:
         checkpoints.save(4, tree, metrics=None, identity={})
     assert steps_on_disk(tmp_path) == {2, 4}
+
+
+def test_a_reader_counts_what_the_run_keeps(tmp_path):
+    """A checkpoint that a kill left half removed is none, also where the run keeps fewer than others do."""
+    (tmp_path / "config.json").write_text('{"keep_checkpoints": 1}', encoding="utf-8")
+    folder = tmp_path / "cot" / "checkpoints"
+    with Checkpoints(folder, keep_best=2) as checkpoints:
+        for step, accuracy in ((1, 0.1), (2, 0.2)):
+            checkpoints.save(step, {"x": jnp.arange(4)}, metrics={"accuracy": accuracy}, identity={})
+    shutil.rmtree(folder / "1" / "state")
+    (folder / "1" / "identity").exists() and shutil.rmtree(folder / "1" / "identity")
+    with open_checkpoints(tmp_path / "cot") as checkpoints:
+        assert (checkpoints.steps(), checkpoints.best_step()) == ([2], 2)
 
 
 def test_a_damaged_checkpoint_is_an_error_that_names_its_folder(tmp_path):
