@@ -169,17 +169,18 @@ class LatentReasoner:
 
     @classmethod
     def load(cls, folder: str | pathlib.Path, dtype=torch.float32) -> "LatentReasoner":
-        """Load an exported folder; with an adapter in it, its base model is found by `thinking.json` (peft)."""
+        """Load an exported folder; with an adapter in it, its base model is found by `adapter_config.json` (peft)."""
         folder = pathlib.Path(folder)
         settings = json.loads((folder / "thinking.json").read_text(encoding="utf-8"))
         if (folder / "adapter_config.json").is_file():
             from peft import PeftModel
 
-            of_base = pathlib.Path(settings["base"])
+            adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            of_base = pathlib.Path(adapter["base_model_name_or_path"])
             if of_base.suffix == ".gguf":  # transformers wants its folder, and then its name
                 base = AutoModelForCausalLM.from_pretrained(of_base.parent, gguf_file=of_base.name, dtype=dtype)
             else:
-                base = AutoModelForCausalLM.from_pretrained(settings["base"], dtype=dtype)
+                base = AutoModelForCausalLM.from_pretrained(str(of_base), revision=adapter.get("revision"), dtype=dtype)
             model = PeftModel.from_pretrained(base, folder)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)

@@ -20,7 +20,7 @@ from colar_jax.report.results import Result
 from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
 from colar_jax.runs.beforehand import check_run, check_stage
 from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import VALIDATED_ON, Change, identity_of
+from colar_jax.runs.identity import REFERENCE, VALIDATED_ON, Change, identity_of
 from colar_jax.runs.learned import training_set, validation_set
 from colar_jax.runs.resuming import (
     is_validated,
@@ -32,7 +32,7 @@ from colar_jax.runs.resuming import (
 )
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import write_config
-from colar_jax.runs.starts import source_of, stage_state, start_parameters
+from colar_jax.runs.starts import reference_of, source_of, stage_state, start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
 from colar_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -106,6 +106,7 @@ def train_stage(run: Run, name: str) -> None:
     asked = validated_on(run, name, val.problems, speeds)
     if step is not None:
         warn_of_other_validations(run, name, step, asked)
+    reference = {REFERENCE: reference_of(run, name)} if stage.trainer == "grpo" and stage.rl.beta else {}
     evaluator = run.evaluator(name, [val], speeds)
     make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
     trainer, state, frozen, num_steps = make_trainer(run, name)
@@ -132,7 +133,7 @@ def train_stage(run: Run, name: str) -> None:
         num_steps=num_steps,
         trainer=trainer,
         validate=validate,
-        identity=identity_of(run, name) | {VALIDATED_ON: asked},
+        identity=identity_of(run, name) | {VALIDATED_ON: asked} | reference,
         keep_checkpoints=run.config.keep_checkpoints,
         place=place,
         hooks=open_hooks(run.config.report_to, folder, plain(run.config)) if is_first() else (),

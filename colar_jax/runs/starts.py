@@ -12,7 +12,7 @@ from colar_jax.methods import Method, find_method
 from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import PARTS, calibrate, with_copies
 from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import identity_of, refuse_another_tokenizer, refuse_other_adapters
+from colar_jax.runs.identity import REFERENCE, identity_of, refuse_another_tokenizer, refuse_other_adapters
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import open_checkpoints, write_config
@@ -218,6 +218,28 @@ def finished_identity(folder: Path) -> dict:
     """Which checkpoint `finished_parameters` reads, and the settings that it was trained with."""
     with _finished(folder) as (checkpoints, step):
         return {"step": step, "saved_at": checkpoints.saved_at(step), "settings": checkpoints.read(step)[1]}
+
+
+def reference_of(run: Run, name: str) -> dict:
+    """Which checkpoint the first policy of a stage with `rl.beta` is, as its own checkpoints remember it.
+
+    Raises:
+        UserError: it is another than the one that the stage has been held near until now.
+    """
+    source, folder = source_of(run, name), run.workdir / name
+    identity = finished_identity(source)
+    now, step = {fact: identity[fact] for fact in ("step", "saved_at")}, latest_step(folder)
+    before = now
+    if step is not None:
+        with open_checkpoints(folder) as checkpoints:
+            before = checkpoints.read(step)[1].get(REFERENCE, now)  # earlier versions did not say
+    if before != now:
+        raise UserError(
+            f"stages.{name}.rl.beta={run.config.stages[name].rl.beta} holds the policy near the one that it started "
+            f"from, step {before['step']} of {source}; that has been trained on, and has step {now['step']} now. Put "
+            "its folder back as it was, or start a stage of another name from it"
+        )
+    return now
 
 
 def unfinished(folder: Path) -> str:

@@ -21,6 +21,7 @@ from colar_jax.model.lora import ADAPTER, LoraConfig
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.sharding import Tree
 from colar_jax.settings import PROJECTIONS, parse_targets
+from colar_jax.weights.base_model import local_base
 from colar_jax.weights.hf_fields import is_number, is_positive, is_whole
 from colar_jax.weights.safetensors_io import write_arrays
 
@@ -78,7 +79,10 @@ def _stacked(tensors: dict[str, np.ndarray], llama: LlamaConfig, config: LoraCon
 
 
 def write_adapter(folder: Path, parameters: Tree, config: LoraConfig, *, base_name: str = "") -> None:
-    """Write the adapters of `parameters` as a folder that PEFT loads; `base_name` is the base model's folder or hub id.
+    """Write the adapters of `parameters` as a folder that PEFT loads.
+
+    `base_name` is the base model's folder, file or hub id (`owner/name[@revision]`). What lies on this machine is named
+    by its whole path, for who loads the folder may stand elsewhere.
 
     The description is written last: a folder that has one is whole.
     """
@@ -88,10 +92,13 @@ def write_adapter(folder: Path, parameters: Tree, config: LoraConfig, *, base_na
         for leaf, stacked in parameters["llama"]["blocks"][target][ADAPTER].items():
             for layer, matrix in enumerate(np.asarray(jax.device_get(stacked), np.float32)):
                 tensors[_name(target, layer, leaf)] = np.ascontiguousarray(matrix.T)
+    is_here = bool(base_name) and local_base(base_name).exists()
+    base, revision = (str(local_base(base_name).resolve()), "") if is_here else base_name.partition("@")[::2]
     description = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name or None,
+        "base_model_name_or_path": base or None,
+        "revision": revision or None,
         "r": config.rank,
         "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
         "lora_dropout": config.dropout,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cases import fast
 
 from colar_jax.command_line import compilation_cache
 from colar_jax.config import Config
@@ -67,11 +68,14 @@ def test_the_second_process_compiles_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "variables"),
-    [
-        ("off", {}),
+    fast(
+        [
+            ("off", {}),
+            ("auto", {"JAX_COMPILATION_CACHE_DIR": ""}),
+            ("auto", {"JAX_ENABLE_COMPILATION_CACHE": "0"}),
+        ],
         ("auto", {"JAX_COMPILATION_CACHE_DIR": ""}),
-        ("auto", {"JAX_ENABLE_COMPILATION_CACHE": "0"}),
-    ],
+    ),
 )
 def test_what_turns_it_off(tmp_path, setting, variables):
     folder, hits, err = ended(start(tmp_path, setting, **variables))

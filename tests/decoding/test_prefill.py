@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 
 from colar_jax.decoding.prefill import embed_questions, read_questions
@@ -24,8 +25,8 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("held", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("held", fast(["float32", "bfloat16"], "float32"))
+@pytest.mark.parametrize("model", fast(list(MODELS), "one layer", "layers that differ"))
 def test_questions_in_rows_leave_what_each_leaves_by_itself(model, held):
     settings = {"family": "llama"} | MODELS[model]
     config = LlamaConfig(**SIZES, **FAMILIES[settings["family"]].features, **settings)

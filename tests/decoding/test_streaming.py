@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from cases import fast
 from decoding.test_decoder import KEYS, LIMITS, PROMPTS, THINK, packed, random_model, run
 from flax import nnx
 
@@ -14,7 +15,7 @@ from colar_jax.decoding.streaming import StreamedStart, StreamedThought, Streame
 from colar_jax.model.execution import Execution
 
 
-@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("greedy", fast([True, False], False))
 def test_a_stream_says_what_the_decoder_says(greedy):
     graph, parameters = random_model()
     limits = dataclasses.replace(LIMITS, greedy=greedy)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from pico_thoughts import COMPUTE, EOS, PROJECTION_SIZE, SEPARATOR, merged, model, problems
 
 from colar_jax.config import DecodeConfig
@@ -110,7 +111,7 @@ def test_latents_are_those_of_whole_passes(num_sweeps):
         np.testing.assert_allclose(decoded(swept(num_sweeps)).thoughts[index], fed, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_sweeps", [0, 2])
+@pytest.mark.parametrize("num_sweeps", fast([0, 2], 2))
 def test_a_question_is_thought_about_as_if_it_were_alone(num_sweeps):
     """Whatever is beside it in the batch, whatever padding its row has, and in each of its rollouts."""
     together = decoded(swept(num_sweeps))
@@ -211,7 +212,9 @@ def test_costs_of_sweeps():
 
 
 @pytest.mark.parametrize("method", [swept(2), Kava(num_latents=NUM_LATENTS, projection_size=PROJECTION_SIZE)])
-@pytest.mark.parametrize("settings", [{"scan_layers": False}, {"scan_layers": False, "remat": "full"}])
+@pytest.mark.parametrize(
+    "settings", fast([{"scan_layers": False}, {"scan_layers": False, "remat": "full"}], {"scan_layers": False})
+)
 def test_how_it_is_computed_does_not_matter(method, settings):
     """Without a scan the last layer has queries only where it is read."""
     loss, metrics = metrics_of(method)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from jax.test_util import check_grads
 
 from colar_jax.model.attention import MASKED, attend, attend_cascade, attend_causally, packed_mask_bias
@@ -101,7 +102,7 @@ def test_padding_is_finite_and_gives_its_keys_no_gradient():
         assert not gradient[0, 5:].any() and gradient[0, :5].any()
 
 
-@pytest.mark.parametrize("num_positions", [100, 300, 801])
+@pytest.mark.parametrize("num_positions", fast([100, 300, 801], 300))
 def test_causal_attention_in_parts(num_positions):
     """Outputs and gradients are those of attention to the whole row, with parts of different lengths too."""
     arrays = [normal(seed, 1, num_positions, 2, 4) for seed in range(3)]

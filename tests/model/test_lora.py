@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx, traverse_util
 from pico_model import HIDDEN, SEPARATOR, VOCABULARY, model
 
@@ -220,7 +221,7 @@ def decoded(graph, parameters, prompts, keys):
     return decode(nnx.merge(graph, parameters), prompts, keys, think, limits, Execution())
 
 
-@pytest.mark.parametrize("base_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("base_dtype", fast(["float32", "bfloat16"], "bfloat16"))
 def test_merged_decodes_as_unmerged(base_dtype):
     """Prefill and the cached steps have the adapters too: latents, and log-probabilities of the answers."""
     graph, parameters = model(lora=LORA)

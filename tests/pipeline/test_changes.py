@@ -3,20 +3,22 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from pipeline.tiny import NUM_STEPS, copy_of, count_steps, tiny_config
+from pipeline.tiny import NUM_STEPS, copy_of, count_steps, tiny_config, tiny_config_dict
 
-from colar_jax.config import Config, ModelConfig, OnResume, StageConfig, walk
+from colar_jax.config import Config, ModelConfig, OnResume, StageConfig, resolve, walk
 from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
-from colar_jax.runs.identity import PROBLEMS, VALIDATED_ON, Change, changes_since, identity_of
+from colar_jax.runs.identity import PROBLEMS, REFERENCE, VALIDATED_ON, Change, changes_since, identity_of
 from colar_jax.runs.resuming import CHANGES_FILE, refuse_another_run, validated_on, warn_of_other_validations
 from colar_jax.runs.run import prepare
-from colar_jax.runs.starts import adopt
+from colar_jax.runs.starts import adopt, reference_of
 from colar_jax.settings.on_resume import values_of_before
 from colar_jax.training.checkpoints import Checkpoints
 
@@ -240,3 +242,21 @@ def test_another_validation_is_said(tmp_path, caplog):
     assert "validated on" not in caplog.text
     warn_of_other_validations(run, "cot", 5, asked(run_with(tmp_path / "run", **{"data.num_val": 3})))
     assert "stage cot: until step 5 it was validated on other problems, or decoded otherwise" in caplog.text
+
+
+def test_a_stage_that_is_held_near_its_first_policy_is_held_near_that_one(tmp_path):
+    """Its source may be trained on in between; then the stage would be held near another policy, without a word."""
+    config = tiny_config_dict(tmp_path, run="cot,colar,rl")
+    config.stages.rl.rl.beta = 0.1
+    run = prepare(resolve(config))
+    adopt(run, "colar", run.initial_parameters())
+    first = reference_of(run, "rl")
+    assert first["step"] == 0 and first["saved_at"]
+    folder = run.workdir / "rl"
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"x": np.zeros(1)}, metrics=None, identity={REFERENCE: first})
+    assert reference_of(run, "rl") == first
+    shutil.rmtree(run.workdir / "colar")
+    adopt(run, "colar", run.initial_parameters())  # saved again, at another time
+    with pytest.raises(UserError, match=r"stages.rl.rl.beta=0.1 holds the policy near .* step 0 of .*colar"):
+        reference_of(run, "rl")

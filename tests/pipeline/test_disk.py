@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from cases import fast
 from pipeline.tiny import TINY, config_flags, start
 
 from colar_jax.training.disk import refusal_of_disk
@@ -22,7 +23,10 @@ def flags(workdir: Path) -> list[str]:
     return config_flags(TINY | {"run": "cot", "workdir": str(workdir)})
 
 
-@pytest.mark.parametrize(("place", "words"), [("file", "File exists"), ("file/run", "Not a directory")])
+@pytest.mark.parametrize(
+    ("place", "words"),
+    fast([("file", "File exists"), ("file/run", "Not a directory")], ("file/run", "Not a directory")),
+)
 def test_a_file_in_the_place_of_the_folder(tmp_path, place, words):
     (tmp_path / "file").write_text("in the way")
     _, errors = start("-m", "colar_jax.train", *flags(tmp_path / place)).communicate(timeout=120)

@@ -1,6 +1,7 @@
 """Where the data cannot be read here, every method is planned from problems of assumed lengths."""
 
 import pytest
+from cases import fast
 
 from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.methods import METHODS
@@ -10,7 +11,7 @@ from colar_jax.planning.data_shape import ASSUMED_LENGTHS, planned_data
 CASES = [*((name, {}) for name in METHODS), ("icot", {"unit": "step"}), ("icot", {"unit": "token"})]
 
 
-@pytest.mark.parametrize("source", ["/nowhere/train.jsonl", "somebody/nothing-at-all"])
+@pytest.mark.parametrize("source", fast(["/nowhere/train.jsonl", "somebody/nothing-at-all"], "/nowhere/train.jsonl"))
 @pytest.mark.parametrize(("method", "settings"), CASES)
 def test_every_method_makes_batches_of_assumed_problems(method, settings, source, caplog, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

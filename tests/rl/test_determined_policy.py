@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 from pico_adaptive import METHOD, model
 from rl.pico_policy import COMPUTE, PROMPTS, SEPARATOR_ID, VOCABULARY, Ends, G, batch_of
@@ -47,7 +48,11 @@ def rescored(parameters, batch, sampling=SAMPLING, compute=COMPUTE):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"min_latents": 2}, {"top_p": 1.0}, {"max_latents": 3}, {"stop_odds_temperature": 1.7}], ids=str
+    "changes",
+    fast(
+        [{}, {"min_latents": 2}, {"top_p": 1.0}, {"max_latents": 3}, {"stop_odds_temperature": 1.7}], {"min_latents": 2}
+    ),
+    ids=str,
 )
 @pytest.mark.parametrize("scan", [True, False])
 def test_rescored_log_probabilities_are_those_of_the_decoder(changes, scan):

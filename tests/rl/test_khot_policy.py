@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 from rl.pico_policy import COMPUTE, PROMPTS, SAMPLING, SEPARATOR_ID, VOCABULARY, G, batch_of, policy, rescored, rollouts
 
@@ -34,7 +35,13 @@ def batch_and_gaps(sampling=ONE_SIDED, dtype="float32", compute=COMPUTE):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"latent_noise": "two_sided"}, {"top_p": 1.0}, {"min_latents": 0}, {"max_latents": 5}], ids=str
+    "changes",
+    fast(
+        [{}, {"latent_noise": "two_sided"}, {"top_p": 1.0}, {"min_latents": 0}, {"max_latents": 5}],
+        {},
+        {"min_latents": 0},
+    ),
+    ids=str,
 )
 def test_rescored_log_probabilities_are_those_of_the_decoder(changes):
     sampling = dataclasses.replace(ONE_SIDED, **changes)
@@ -53,7 +60,12 @@ def test_in_bfloat16_both_are_near():
     assert gaps["latent"].max() < 0.2 and np.median(gaps["answer"]) < 0.1
 
 
-@pytest.mark.parametrize("other", [Execution(scan_layers=False), Execution(remat="full"), Execution(logits_chunk=7)])
+@pytest.mark.parametrize(
+    "other",
+    fast(
+        [Execution(scan_layers=False), Execution(remat="full"), Execution(logits_chunk=7)], Execution(scan_layers=False)
+    ),
+)
 def test_ways_to_compute_agree(other):
     batch = batch_of(rollouts(ONE_SIDED, method=METHOD))
     expected, actual = rescored(policy()[1], batch, ONE_SIDED), rescored(policy()[1], batch, ONE_SIDED, other)

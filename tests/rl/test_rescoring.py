@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 from rl.pico_policy import (
     COMPUTE,
@@ -37,14 +38,18 @@ def gaps(batch, log_probs):
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
+    fast(
+        [
+            {},
+            {"min_latents": 0},
+            {"top_p": 1.0},
+            {"latent_temperature": 1.0, "min_latent_std": 0.0},
+            {"max_latents": 5},
+            {"stop_odds_temperature": 1.7},
+        ],
         {"min_latents": 0},
-        {"top_p": 1.0},
-        {"latent_temperature": 1.0, "min_latent_std": 0.0},
-        {"max_latents": 5},
         {"stop_odds_temperature": 1.7},
-    ],
+    ),
     ids=str,
 )
 def test_rescored_log_probabilities_are_those_of_the_decoder(changes):
@@ -79,7 +84,10 @@ def test_in_bfloat16_both_are_near():
     assert latents.max() < 0.05 and decisions.max() < 0.2 and np.median(answers) < 0.1 and answers.max() < 1
 
 
-@pytest.mark.parametrize("other", [Execution(scan_layers=False), Execution(remat="full"), Execution(logits_chunk=7)])
+@pytest.mark.parametrize(
+    "other",
+    fast([Execution(scan_layers=False), Execution(remat="full"), Execution(logits_chunk=7)], Execution(logits_chunk=7)),
+)
 def test_ways_to_compute_agree(other):
     batch = batch_of(rollouts())
     expected, actual = rescored(policy()[1], batch), rescored(policy()[1], batch, compute=other)

@@ -4,6 +4,7 @@ import logging
 
 import jax
 import pytest
+from cases import fast
 from decoding.test_decoder import random_model
 from serving.pico_slots import PROMPTS, SIZES, SPEED, Answers, ask, assert_same, decoded, programs, slot_engine
 
@@ -13,7 +14,7 @@ from colar_jax.serving.slot_engine import SlotEngine
 EMBED_STD = float(random_model()[1]["latent_head"]["embed_std"])
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("temperature", fast([0.0, 0.8], 0.8))
 def test_slots_that_are_refilled_say_what_the_decoder_says(temperature):
     answers, waiting = Answers(slot_engine()), list(range(len(PROMPTS)))
     names_of_free = []
@@ -28,7 +29,7 @@ def test_slots_that_are_refilled_say_what_the_decoder_says(temperature):
         assert_same(said, decoded(number, temperature=temperature), scale=EMBED_STD)
 
 
-@pytest.mark.parametrize("timeline", ["latents", "tokens"])
+@pytest.mark.parametrize("timeline", fast(["latents", "tokens"], "tokens"))
 def test_a_slot_is_told_the_speed_as_the_decoder_is(timeline):
     method = Colar(conditioning="number", timeline=timeline)
     answers = Answers(slot_engine(method=method))

@@ -347,3 +347,17 @@ def test_another_adapter_than_the_config_asks_for(tmp_path):
     expected = LoraConfig(8, 16.0, ("query", "value"))
     with pytest.raises(ValueError, match="has rank 8, alpha 32, targets query,value, and the config asks for 8, 16, q"):
         peft.read_adapter(tmp_path, LLAMA, expected=expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "revision"),
+    [("owner/name@v2", "owner/name", "v2"), ("owner/name", "owner/name", None), ("here", "{folder}/here", None)],
+)
+def test_the_base_is_found_from_elsewhere(tmp_path, monkeypatch, name, base, revision):
+    """By PEFT and transformers, which know neither our way to name a revision nor where the command stood."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    peft.write_adapter(tmp_path / "out", published_model(adapter=True)[1], lora_config("llama"), base_name=name)
+    description = json.loads((tmp_path / "out" / peft.ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+    assert description["base_model_name_or_path"] == base.format(folder=tmp_path)
+    assert description["revision"] == revision
