@@ -367,3 +367,14 @@ def test_an_exception_in_the_thread_reaches_the_consumer():
         taken.extend(batches)  # which keeps what came before the exception
     assert taken == [0, 1, 2]
     assert_threads_end()
+
+
+def test_what_an_epoch_leaves_over_is_known():
+    """Epochs are whole steps: with many rows a step much of each one is left over."""
+    lengths = [(10, 10, 10)] * 31
+    encoded = made_up(lengths, (1.0,))
+    plain = Recipe(speeds=(1.0,))
+    rows = {size: loader_of(plain, encoded=encoded, rows=size, row_positions=40) for size in (1, 16, 31, 40)}
+    assert {size: loader.steps_per_epoch for size, loader in rows.items()} == {1: 31, 16: 1, 31: 1, 40: 1}
+    assert rows[16].share_left_over == pytest.approx(15 / 31)
+    assert rows[1].share_left_over == rows[31].share_left_over == rows[40].share_left_over == 0

@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 from pipeline.tiny import NUM_STEPS, copy_of, count_steps, tiny_config, tiny_config_dict
 
-from colar_jax.config import Config, ModelConfig, OnResume, StageConfig, resolve, walk
+from colar_jax.config import Config, ModelConfig, OnResume, StageConfig, resolve, stage_defaults, walk
 from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
 from colar_jax.runs.identity import PROBLEMS, REFERENCE, VALIDATED_ON, Change, changes_since, identity_of
-from colar_jax.runs.resuming import CHANGES_FILE, refuse_another_run, validated_on, warn_of_other_validations
+from colar_jax.runs.resuming import (
+    CHANGES_FILE,
+    accepted_before,
+    refuse_another_run,
+    validated_on,
+    warn_of_other_validations,
+)
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt, reference_of
 from colar_jax.settings.on_resume import values_of_before
@@ -260,3 +266,28 @@ def test_a_stage_that_is_held_near_its_first_policy_is_held_near_that_one(tmp_pa
     adopt(run, "colar", run.initial_parameters())  # saved again, at another time
     with pytest.raises(UserError, match=r"stages.rl.rl.beta=0.1 holds the policy near .* step 0 of .*colar"):
         reference_of(run, "rl")
+
+
+def test_what_was_accepted_and_taken_back_is_asked_again(tmp_path):
+    """A kill before anything was learned with it: the next checkpoint is of the value of before."""
+    lines = [
+        {"step": 3, "changes": {"stages.cot.rows": [2, 4]}},
+        {"step": 5, "changes": {"model.dtype": ["float32", "bfloat16"]}},
+    ]
+    (tmp_path / CHANGES_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert accepted_before(tmp_path, 5) == {"model.dtype": "bfloat16"}
+    assert accepted_before(tmp_path, 3) == {"stages.cot.rows": 4}
+    assert accepted_before(tmp_path, 7) == {}
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_rewards_do_not_go_on_from_what_data_has_taught(tmp_path, says_so):
+    """Nor where the checkpoint is older than its saying so."""
+    config = tiny_config_dict(tmp_path, run="cot,colar,rl")
+    saved = identity_of(prepare(resolve(config)), "colar")
+    assert saved["stage.trainer"] == "sft"
+    if not says_so:
+        del saved["stage.trainer"]
+    config.stages.colar = stage_defaults(method="colar", trainer="grpo", init_from="cot", steps=3)
+    changes = {change.name: change.was for change in changes_since(saved, prepare(resolve(config)), "colar")}
+    assert changes["stage.trainer"] == "sft"

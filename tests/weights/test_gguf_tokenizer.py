@@ -59,7 +59,11 @@ def test_the_tokenizer_reads_real_text_as_the_models_own(name, pre, tmp_path):
         (lambda writer: None, "has a tokenizer of kind None: only byte-level BPE"),
         (lambda writer: writer.add_tokenizer_model("llama"), "has a tokenizer of kind 'llama': only byte-level BPE"),
         (lambda writer: (writer.add_tokenizer_model("gpt2"), writer.add_tokenizer_pre("tekken")), "pre-tokenizer 'tek"),
-        (lambda writer: writer.add_tokenizer_model("gpt2"), "has no lists of tokens and merges"),
+        (lambda writer: writer.add_tokenizer_model("gpt2"), "does not say how its tokenizer splits text"),
+        (
+            lambda writer: (writer.add_tokenizer_model("gpt2"), writer.add_tokenizer_pre("gpt-2")),
+            "has no lists of tokens and merges",
+        ),
     ],
 )
 def test_a_tokenizer_that_is_not_read(change, told, tmp_path):
