@@ -184,7 +184,7 @@ def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, *, for
     graph, shapes = abstract_model(config, llama, for_training=for_training)
     mesh = _mesh_for(config, graph, shapes, for_training)
     adapters = {}
-    if config.model.lora.init_from:
+    if config.model.lora.init_from and for_training:  # what is trained has them, wherever they came from
         source = Path(config.model.lora.init_from).expanduser()
         adapters = peft.read_adapter(source, llama, expected=lora_config(config.model.lora))[1]
     placed = placed_shapes(shapes, parameter_specs(graph, shapes, mesh), mesh)

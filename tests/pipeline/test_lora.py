@@ -1,6 +1,7 @@
 """Runs with adapters, tiny ones: what they train and save, that stopping one changes nothing, and whom they refuse."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -163,3 +164,7 @@ def test_a_peft_folder_to_start_from(tmp_path, finished):
         np.testing.assert_array_equal(leaf, flat(trained["llama"])[path])
     with pytest.raises(ValueError, match="has rank 4, alpha 32, targets query,value, and the config asks for 8"):
         prepare(lora_config(tmp_path / "run", **{"model.lora.init_from": str(folder), "model.lora.rank": 8}))
+    shutil.rmtree(folder)  # what is trained has the adapters that it started with
+    prepare(lora_config(tmp_path / "run", **{"model.lora.init_from": str(folder)}), for_training=False)
+    with pytest.raises(ValueError, match=r"adapter"):
+        prepare(lora_config(tmp_path / "run", **{"model.lora.init_from": str(folder)}))
