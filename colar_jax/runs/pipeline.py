@@ -106,10 +106,10 @@ def train_stage(run: Run, name: str) -> None:
     asked = validated_on(run, name, val.problems, speeds)
     if step is not None:
         warn_of_other_validations(run, name, step, asked)
-    reference = {REFERENCE: reference_of(run, name)} if stage.trainer == "grpo" and stage.rl.beta else {}
     evaluator = run.evaluator(name, [val], speeds)
     make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
     trainer, state, frozen, num_steps = make_trainer(run, name)
+    reference = {REFERENCE: reference_of(run, name)} if stage.trainer == "grpo" and stage.rl.beta else {}
     place = _place_of(run, name, trainer, num_steps)
 
     start = _start_of(run, name) if step is None else ""

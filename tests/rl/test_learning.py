@@ -19,7 +19,7 @@ from colar_jax.evaluation.judge import Judge
 from colar_jax.metrics import Metric, divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.rl.credit import advantages_of
-from colar_jax.rl.grpo import make_policy_step
+from colar_jax.rl.grpo import GrpoTrainer, make_policy_step
 from colar_jax.rl.judging import Draw, Questioner
 from colar_jax.rl.learner import Learner
 from colar_jax.rl.lengths import LengthWeight
@@ -234,3 +234,7 @@ def test_several_speeds_in_a_group():
     (batch,) = one._minibatches(judged, 0)
     assert batch.prompt_ids_BP.shape[0] == 8
     np.testing.assert_allclose(batch.advantages_BG.reshape(2, 4).sum(axis=1), 0, atol=1e-5)
+
+
+def test_a_stage_whose_first_step_was_imported_remembers_nothing():
+    GrpoTrainer.recall(object.__new__(GrpoTrainer), {})
