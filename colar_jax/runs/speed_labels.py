@@ -82,11 +82,13 @@ def _answered(
 
 
 def _told_of_changes(method: Method, changes: SpeedChanges, speed: float) -> list[Told]:
-    """What each problem is told where its chain goes on at `speed` after its change; without one it begins with it."""
+    """What each problem is told where its chain goes on at `speed` after its change.
+
+    All prompts of a batch have one: where a chain has no place for it, after its first latent, and nobody reads what
+    became of it.
+    """
     return [
-        dataclasses.replace(method.recipe.told(float(before)), later=SpeedChange(int(after), speed))
-        if after
-        else method.recipe.told(speed)
+        dataclasses.replace(method.recipe.told(float(before)), later=SpeedChange(max(int(after), 1), speed))
         for before, after in zip(changes.speeds_N, changes.after_N, strict=True)
     ]
 

@@ -32,7 +32,7 @@ from colar_jax.model.speed_choice import SpeedChoice
 from colar_jax.model.timeline import tokens_before
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
-from colar_jax.runs.speed_labels import RIGHT_LATER_FILE
+from colar_jax.runs.speed_labels import RIGHT_LATER_FILE, _told_of_changes
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.speeds import OWN_NUMBER
 
@@ -223,6 +223,15 @@ def test_changes_lie_inside_chains():
     assert set(odd.speeds_N[lengths == 9]) == {2.0, 3.0}  # at 2 after the third latent, at 3 after the first
     again, other = (draw_changes(lengths, starts, (1.0, 2.0, 4.0), seed=seed) for seed in (3, 4))
     assert (again.after_N == changes.after_N).all() and (other.after_N != changes.after_N).any()
+
+
+def test_chains_without_a_place_are_answered_in_one_batch_with_the_others():
+    lengths, starts = np.array([3, 40]), [np.array([0]), np.arange(0, 40, 8)]
+    changes = draw_changes(lengths, starts, (1.0, 2.0), seed=1)
+    assert changes.after_N[0] == 0 < changes.after_N[1]
+    told = _told_of_changes(MID_CHAIN, changes, 2.0)
+    prompts = [Prompt(np.arange(5, dtype=np.int32), of.number, of.later) for of in told]
+    pack_prompts(prompts, shape_for([np.array([5, 5])]))  # refuses a batch in which some change and others do not
 
 
 def mid_chain_config(workdir, trainer="sft"):
