@@ -27,8 +27,8 @@ from colar_jax.runs.run_folder import TOKENIZER_FOLDER
 
 VALIDATED_ON = "validated_on"  # a hash of what validations ask, and how
 # What a checkpoint also stores, for the steps after it.
-REFERENCE = "reference"  # the checkpoint of its source that a stage with `rl.beta` is held near
-MEMORY = ("unlogged", "trainer", VALIDATED_ON, REFERENCE)
+FIRST_POLICY = "first_policy"  # the checkpoint of its source that a stage with `rl.beta` is held near
+MEMORY = ("unlogged", "trainer", VALIDATED_ON, FIRST_POLICY)
 PROBLEMS = "data.problems"  # a hash of what is learned from, in its order
 # Settings under the names that they have in checkpoints of earlier versions.
 _OLD_NAMES = {"verifier": "data.verifier"}

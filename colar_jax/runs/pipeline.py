@@ -20,7 +20,7 @@ from colar_jax.report.results import Result
 from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
 from colar_jax.runs.beforehand import check_run, check_stage
 from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import REFERENCE, VALIDATED_ON, Change, identity_of
+from colar_jax.runs.identity import FIRST_POLICY, VALIDATED_ON, Change, identity_of
 from colar_jax.runs.learned import training_set, validation_set
 from colar_jax.runs.resuming import (
     is_validated,
@@ -109,7 +109,7 @@ def train_stage(run: Run, name: str) -> None:
     evaluator = run.evaluator(name, [val], speeds)
     make_trainer = {"sft": _learn_from_data, "grpo": _learn_from_rewards}[stage.trainer]
     trainer, state, frozen, num_steps = make_trainer(run, name)
-    reference = {REFERENCE: reference_of(run, name)} if stage.trainer == "grpo" and stage.rl.beta else {}
+    reference = {FIRST_POLICY: reference_of(run, name)} if stage.trainer == "grpo" and stage.rl.beta else {}
     place = _place_of(run, name, trainer, num_steps)
 
     start = _start_of(run, name) if step is None else ""

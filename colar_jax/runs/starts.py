@@ -12,7 +12,7 @@ from colar_jax.methods import Method, find_method
 from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import PARTS, calibrate, with_copies
 from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import REFERENCE, identity_of, refuse_another_tokenizer, refuse_other_adapters
+from colar_jax.runs.identity import FIRST_POLICY, identity_of, refuse_another_tokenizer, refuse_other_adapters
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import open_checkpoints, write_config
@@ -232,7 +232,7 @@ def reference_of(run: Run, name: str) -> dict:
     before = now
     if step is not None:
         with open_checkpoints(folder) as checkpoints:
-            before = checkpoints.read(step)[1].get(REFERENCE, now)  # earlier versions did not say
+            before = checkpoints.read(step)[1].get(FIRST_POLICY, now)  # earlier versions did not say
     if before != now:
         raise UserError(
             f"stages.{name}.rl.beta={run.config.stages[name].rl.beta} holds the policy near the one that it started "

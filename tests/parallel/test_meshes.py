@@ -7,9 +7,10 @@ import functools
 
 import numpy as np
 import pytest
+from cases import fast
 from parallel.meshes import MESHES, run_cases
 
-ALONE = [pytest.param("step,colar,full,2-2-2", marks=pytest.mark.slow), "evaluate,colar,tensor=2,1-4-1"]
+ALONE = fast(["step,colar,full,2-2-2", "evaluate,colar,tensor=2,1-4-1"])
 SLOW = [
     *(
         f"step,{method},{adapted},{mesh}"

@@ -15,7 +15,7 @@ from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
-from colar_jax.runs.identity import PROBLEMS, REFERENCE, VALIDATED_ON, Change, changes_since, identity_of
+from colar_jax.runs.identity import FIRST_POLICY, PROBLEMS, VALIDATED_ON, Change, changes_since, identity_of
 from colar_jax.runs.resuming import (
     CHANGES_FILE,
     accepted_before,
@@ -260,7 +260,7 @@ def test_a_stage_that_is_held_near_its_first_policy_is_held_near_that_one(tmp_pa
     assert first["step"] == 0 and first["saved_at"]
     folder = run.workdir / "rl"
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(1, {"x": np.zeros(1)}, metrics=None, identity={REFERENCE: first})
+        checkpoints.save(1, {"x": np.zeros(1)}, metrics=None, identity={FIRST_POLICY: first})
     assert reference_of(run, "rl") == first
     shutil.rmtree(run.workdir / "colar")
     adopt(run, "colar", run.initial_parameters())  # saved again, at another time
