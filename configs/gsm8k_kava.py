@@ -70,7 +70,7 @@ def get_config(argument: str = ""):
     stage.kava.projection_size = own.hidden_size if own.has_projection else 0
     if argument.endswith("nl"):
         config.data.train = SENTENCES
-        # Chains are two and a half times as long: a row of 512 positions holds 4 or 5 problems, where it held 6.
+        # Chains are two and a half times as long: a row of 512 positions should hold 4 or 5 problems, where it held 6.
         stage.rows = 28
         config.decode.max_step_tokens = 256
     return config

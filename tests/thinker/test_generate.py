@@ -19,11 +19,6 @@ QUESTIONS = [example.question for example in EXAMPLES]  # of different lengths
 IN_LATENTS = ("colar", "coconut", "codi")
 
 
-def some_slow(*fast):
-    """Every stage, of which those that are not named are marked `slow`."""
-    return [stage if stage in fast else pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES]
-
-
 def assert_same_answer(ours, theirs, tolerance=1e-5):
     """All that is said, tokens exactly and numbers to rounding."""
     for name in ("question", "stage", "speed", "text", "reasoning", "num_thoughts", "forced_stop", "cut_answer"):
@@ -39,7 +34,7 @@ def assert_same_answer(ours, theirs, tolerance=1e-5):
         assert reading.p_stop == pytest.approx(other.p_stop, abs=1e-4)
 
 
-@pytest.mark.parametrize("stage", some_slow("colar", "cot", "codi"))
+@pytest.mark.parametrize("stage", fast(list(STAGES), "colar", "cot", "codi"))
 def test_greedy_answers_are_those_of_the_evaluation(loaded, asked_run, stage):
     model, encoded = loaded(stage), asked_run.tests["arithmetic"]
     speed = asked_run.trained_speeds(stage)[0]
@@ -62,7 +57,7 @@ def test_latents_are_what_the_model_fed_itself(loaded, asked_run):
         np.testing.assert_allclose(answer.latents, fed.embeds_BLD[index, :count], atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", some_slow("colar"))
+@pytest.mark.parametrize("stage", fast(list(STAGES), "colar"))
 @pytest.mark.parametrize("temperature", fast([0.0, 1.0], 1.0))
 def test_an_answer_does_not_depend_on_what_is_asked_with_it(loaded, stage, temperature):
     model, options = loaded(stage), {"temperature": temperature, "seed": 3}
@@ -120,7 +115,7 @@ def test_a_stream_may_be_left(loaded):
     events.close()
 
 
-@pytest.mark.parametrize("stage", some_slow("colar", "cot"))
+@pytest.mark.parametrize("stage", fast(list(STAGES), "colar", "cot"))
 def test_what_an_answer_holds(loaded, stage):
     model = loaded(stage)
     answer = model.generate(QUESTIONS[0], temperature=1.0, seed=2, num_words=5)
@@ -153,7 +148,7 @@ def with_loud(parameters, token, factor):
     return parameters | {"llama": parameters["llama"] | {"embedding": embedding_VD}}
 
 
-@pytest.mark.parametrize("stage", some_slow("colar"))
+@pytest.mark.parametrize("stage", fast(list(STAGES), "colar"))
 def test_an_answer_says_what_was_cut(loaded, stage):
     model = loaded(stage)
     tokenizer, answers = model.tokenizer, []
