@@ -46,7 +46,7 @@ def labelled(run: Run, name: str) -> EncodedProblems:
 def _right_at_start(run: Run, name: str, encoded: EncodedProblems) -> np.ndarray:
     """Which problems are right at each speed of the grid, bool `[K, N]`; kept."""
     path = run.workdir / name / RIGHT_FILE
-    if not _is_kept(run, name, path):
+    if not is_kept(run, name, path):
         right_KN = _answered(run, name, encoded, "", lambda speed: None)
         _keep(run, name, path, lambda unfinished: np.save(unfinished, right_KN))
     return np.load(path)
@@ -55,7 +55,7 @@ def _right_at_start(run: Run, name: str, encoded: EncodedProblems) -> np.ndarray
 def _right_after_changes(run: Run, name: str, encoded: EncodedProblems) -> tuple[SpeedChanges, np.ndarray]:
     """A change of each problem, and whether it is right at each speed after it, bool `[K, N]`; kept together."""
     method, path = run.method(name), run.workdir / name / RIGHT_LATER_FILE
-    if not _is_kept(run, name, path):
+    if not is_kept(run, name, path):
         changes = draw_changes(encoded.step_lengths, encoded.step_starts, method.speeds, run.seed_of(name))
         right_KN = _answered(
             run, name, encoded, " after a first part", lambda speed: _told_of_changes(method, changes, speed)
@@ -70,6 +70,8 @@ def _answered(
     run: Run, name: str, encoded: EncodedProblems, when: str, told_at: Callable[[float], list[Told] | None]
 ) -> np.ndarray:
     """Which problems the model that a stage starts from gets right at each speed of its grid, bool `[K, N]`."""
+    _refuse_other_sources(run, name)
+    wait_for_all("looked for labels")
     method = run.method(name)
     logger.info("stage %s: answering %d problems at speeds %s%s", name, len(encoded), method.grid, when)
     parameters = start_parameters(run, name)
@@ -91,15 +93,6 @@ def _told_of_changes(method: Method, changes: SpeedChanges, speed: float) -> lis
         dataclasses.replace(method.recipe.told(float(before)), later=SpeedChange(max(int(after), 1), speed))
         for before, after in zip(changes.speeds_N, changes.after_N, strict=True)
     ]
-
-
-def _is_kept(run: Run, name: str, path: Path) -> bool:
-    """`made_from.is_kept`; where it is not, all processes know, and the stage starts from what can be asked."""
-    if is_kept(run, name, path):
-        return True
-    _refuse_other_sources(run, name)
-    wait_for_all("looked for labels")
-    return False
 
 
 def _keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> None:
