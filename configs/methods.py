@@ -1,6 +1,7 @@
 """Every method at its best, on equal terms: embedded problems, too many for their labels to be learned by heart.
 
 python benchmarks/methods_table.py runs/methods --seeds 0,1,2,3,4       # all of them, and the table; resumable
+python benchmarks/methods_table.py runs/methods_short --config configs/methods.py:short     # in a quarter of the updates
 python -m colar_jax.train --config=configs/methods.py                   # one seed
 python -m colar_jax.train --config=configs/methods.py:codi              # what CODI's two implementations differ in
 python -m colar_jax.train --config=configs/methods.py:smoke             # all of them, tiny
@@ -8,7 +9,8 @@ python -m colar_jax.train --config=configs/methods.py:smoke             # all of
 20,000 problems, and not the 2,000 of configs/arithmetic.py:baselines, whose labels all methods learn by heart; 12,000
 updates of some 16 problems from one chain of thought, the same learning rate and schedule for all. What differs is each
 method's own, as its authors have it where that can be said of a model this small; but Coconut's stages are mixed and
-its latents rescaled, which its authors do not do. Not run yet; scores and times are not measured.
+its latents rescaled, which its authors do not do. `:short` is all of it in 3,000 updates, schedules too. Not run yet;
+scores and times are not measured.
 """
 
 from colar_jax.config import config_beside, stage_defaults
@@ -35,8 +37,8 @@ ROWS = {
 
 def get_config(argument: str = ""):
     """All methods after one chain of thought; `codi` has CODI with what others do otherwise, one at a time."""
-    if argument not in ("", "codi", "smoke"):
-        raise ValueError(f"configs/methods.py knows the arguments codi and smoke, not {argument!r}")
+    if argument not in ("", "codi", "short", "smoke"):
+        raise ValueError(f"configs/methods.py knows the arguments codi, short and smoke, not {argument!r}")
     config = _ARITHMETIC.get_config("baselines")
     config.title = "Methods on equal terms"
     config.workdir = f"runs/methods{'_' if argument else ''}{argument}"
@@ -54,6 +56,8 @@ def get_config(argument: str = ""):
     _methods_own(config)
     if argument == "codi":
         _codi_with_differences(config)
+    if argument == "short":
+        _short(config)
     if argument == "smoke":
         _smoke(config)
     return config
@@ -102,6 +106,15 @@ def _codi_with_differences(config) -> None:
         stage.codi.update(given.codi)
         stage.codi.update(settings)
     config.run = "cot,codi,codi_last_step,codi_unnormalised,codi_nothing_distilled,no_cot"
+
+
+def _short(config) -> None:
+    """A quarter of the updates, and of the epochs that a schedule takes."""
+    for name in ROWS:
+        config.stages[name].update(steps=3000, eval_every=1500)
+    config.stages.icot.icot.removed_per_epoch *= 4
+    for name in ("coconut", "sim_coconut"):
+        config.stages[name][name].epochs_per_stage /= 4
 
 
 def _smoke(config) -> None:
