@@ -102,11 +102,11 @@ class Runner:
         """All parts of a section, in its own time."""
         stop = time.monotonic() + min(SECONDS[name] * self.given.patience, self.left)
         if name == "command_buffers":
-            for label, (flags, part) in FLAGS.items():
+            for label, (flags, part) in list(FLAGS.items())[:: SIZES[self.given.size].every]:
                 self.note(name, label, lambda part=part, flags=flags: self.under(flags, part, stop))
             return
         if name == "compile":
-            for part in PROGRAMS:
+            for part in PROGRAMS[:: SIZES[self.given.size].every]:
                 self.note(name, part, lambda part=part: self.compile_times(part, stop))
             return
         for part in ("attention.ours",) if name == "attention" else [p for p in PARTS if p.startswith(f"{name}.")]:

@@ -28,6 +28,7 @@ class Size:
     seconds: float  # that are measured, at least
     speed: int = 2
     thought_positions: int = 448
+    every: int = 1  # how many of XLA's flags, and of the programs whose compiling is timed: all, every second, ...
 
     def halved(self) -> "Size":
         """Half of everything that goes through a step at a time, for a card with less memory."""
@@ -48,6 +49,6 @@ SIZES = {
         preset="pico", latent_intermediate=16, lora_rank=2,
         rows=2, row_positions=320, steps=2, examples=4, microbatch=2,
         questions=2, generations=2, latents=3, answer_tokens=16, rl_questions=2, rl_minibatch=2,
-        thought_rows=2, thought_examples=2, matrix_size=128, copy_bytes=2**20, seconds=0.0,
+        thought_rows=2, thought_examples=2, matrix_size=128, copy_bytes=2**20, seconds=0.0, every=3,
     ),
 }  # fmt: skip

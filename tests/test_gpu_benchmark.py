@@ -136,7 +136,7 @@ def test_a_process_that_takes_too_long_is_stopped_with_what_it_started(benchmark
 def runner(benchmark_module, tmp_path):
     def make(resume=False, budget=100.0):
         given = types.SimpleNamespace(
-            budget=budget, out=tmp_path, resume=resume, size="tiny", patience=1.0, profile="none"
+            budget=budget, out=tmp_path, resume=resume, size="1b", patience=1.0, profile="none"
         )
         made = benchmark_module("gpu").Runner(given, "cache")
         made.results["device"] = results()["device"]

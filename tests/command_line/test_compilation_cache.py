@@ -77,6 +77,7 @@ def test_the_second_process_compiles_nothing(tmp_path):
         ("auto", {"JAX_COMPILATION_CACHE_DIR": ""}),
     ),
 )
+@pytest.mark.slow
 def test_what_turns_it_off(tmp_path, setting, variables):
     folder, hits, err = ended(start(tmp_path, setting, **variables))
     assert (folder, hits, err, entries(tmp_path)) == ("None", 0, "", [])

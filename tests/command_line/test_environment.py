@@ -103,6 +103,7 @@ def test_bfloat16_on_a_cpu_says_that_it_is_slow(caplog, dtype, is_slow):
     assert bool(said) == (is_slow and jax.default_backend() == "cpu")
 
 
+@pytest.mark.slow
 def test_a_file_name_that_the_locale_does_not_have():
     """In a locale of ASCII, with Python's own ways around it switched off."""
     variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

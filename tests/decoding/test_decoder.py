@@ -189,6 +189,7 @@ def test_cached_is_uncached(greedy):
     assert_as_without_a_cache(decoded, PROMPTS, greedy=greedy)
 
 
+@pytest.mark.slow
 def test_cached_is_uncached_in_bfloat16():
     decoded = run(greedy=False, dtype="bfloat16")
     assert decoded.thoughts.dtype == decoded.answer_log_probs_BA.dtype == np.float32

@@ -4,6 +4,7 @@ import pytest
 from colar_jax.exchange.lightning import read_lightning_checkpoint
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 
 LORA_A = "llm.base_model.model.model.layers.1.self_attn.q_proj.lora_A.default.weight"
 HEAD = "latent_policy.fc.0.weight"

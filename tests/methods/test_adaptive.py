@@ -130,6 +130,7 @@ def test_chains_that_never_stop_are_those_of_a_fixed_number():
         np.testing.assert_array_equal(outcome.answer_ids_BA, fixed.answer_ids_BA)
 
 
+@pytest.mark.slow
 def test_those_that_have_stopped_do_not_change_others():
     together = sampled()
     lengths = together.num_thoughts_B

@@ -27,6 +27,7 @@ from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.reasoner import build
 
+pytestmark = pytest.mark.slow  # CI runs them in its second step
 COMPUTE = Execution()
 PROBLEMS, STAGES = range(8), (1, 2, 3)
 ROWS = RowShape(positions=140, tokens=140, supervised=64)

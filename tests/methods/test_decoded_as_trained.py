@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from golden.published import largest_difference
 from pico_thoughts import COMPUTE, EOS, PROJECTION_SIZE, SEPARATOR, merged, problems, with_answers
 
@@ -85,7 +86,7 @@ def latents_of(batch, name: str, *, scale_of_cache=1.0):
     return np.asarray(program(batch))[0].transpose(1, 0, 2)[: batch.num_examples]
 
 
-@pytest.mark.parametrize("name", IN_LATENTS)
+@pytest.mark.parametrize("name", fast(IN_LATENTS, "coconut", "codi", "kava"))
 def test_latents_in_training_are_those_in_decoding(name):
     encoded, outcome = decoded(name)
     assert (outcome.num_thoughts_B == NUM_LATENTS).all() and not outcome.forced_stop_B.any()
@@ -121,7 +122,7 @@ def test_latents_with_the_cache_are_those_of_whole_passes(name):
             embeds_BTD = jnp.concatenate([embeds_BTD, latent_BD[:, None]], axis=1)
 
 
-@pytest.mark.parametrize("name", IN_LATENTS)
+@pytest.mark.parametrize("name", fast(IN_LATENTS, "codi"))
 def test_latents_see_the_question_in_the_cache(name, monkeypatch):
     """Without the question's keys and values every latent but the first is another one, in training and decoding."""
     encoded, outcome = decoded(name)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from enlarged import enlarged
 from flax import nnx
 from pico_thoughts import COMPUTE, EOS, PREFIX, SEPARATOR, VOCABULARY, problems
@@ -212,7 +213,7 @@ def spelled(examples: list[Example], method, parameters) -> float:
     return float(np.mean(means))
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("name", fast(list(CASES), "codi", "kava", "sim_codi"))
 def test_the_loss_is_that_of_the_formulas(name):
     method, parameters = CASES[name], parameters_of(name)[1]
     model = PlainLlama(parameters, CONFIG)

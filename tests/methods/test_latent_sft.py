@@ -163,6 +163,7 @@ def test_the_latents_of_one_parallel_pass_are_those_of_decoding():
     assert largest_difference(outcome.thoughts[0], outcome.thoughts[3]) > 0.01
 
 
+@pytest.mark.slow
 def test_the_first_latent_in_training_is_the_one_that_is_decoded():
     loader = LatentSft().make_loader(ENCODED, seed=0, rows=6, row_positions=60)
     trained = jax.tree.map(jnp.asarray, loader.batch(0))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 from model.told_model import problems
 from pico_model import COMPUTE, EMBED_STD, SEPARATOR, VOCABULARY
@@ -179,7 +180,8 @@ def test_replayed_and_streamed_it_is_the_same():
         np.testing.assert_allclose(log_probs, own.answer_log_probs_BA[row, : len(log_probs)], atol=1e-4)
 
 
-@pytest.mark.parametrize("after", [2, *(pytest.param(after, marks=pytest.mark.slow) for after in (1, 4))])
+@pytest.mark.slow
+@pytest.mark.parametrize("after", fast([1, 2, 4], 2))
 def test_it_learns_from_the_state_in_which_it_is_asked(after):
     """The label of a change is where a decode chooses it: fed the same groups, both have the same hidden state."""
     every = np.ones(4)

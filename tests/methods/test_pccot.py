@@ -137,6 +137,7 @@ def test_answers_see_what_the_last_sweep_fed():
     assert (np.asarray(other.ids_BA) != outcome.answer_ids_BA).any()
 
 
+@pytest.mark.slow
 def test_a_stream_says_what_the_decoder_says():
     graph, parameters = model()
     streamer = Streamer(graph, lambda _: ways(swept(2)), Execution())
@@ -153,6 +154,7 @@ def test_a_stream_says_what_the_decoder_says():
         assert said == outcome.answer_ids_BA[row, : outcome.num_answer_tokens_B[row]].tolist()
 
 
+@pytest.mark.slow
 def test_without_the_question_a_latent_is_made_of_the_one_before_it_alone():
     blind_ways = ways(swept(2), dataclasses.replace(DECODE, latents_see_question=False))
     rows, keys = packed_rows(PROMPTS), jax.random.split(jax.random.key(0), len(PROMPTS))
@@ -171,6 +173,7 @@ def test_without_the_question_a_latent_is_made_of_the_one_before_it_alone():
     np.testing.assert_allclose(blind[:, 2], alone(of_separator), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_pass():
     """The gradient of the answer's loss reaches every latent's pass, and no sweep is detached."""
     method = swept(2, teacher_weight=0.0, distill_weight=0.0)
@@ -211,6 +214,7 @@ def test_costs_of_sweeps():
     assert costs[1].flops - costs[0].flops == pytest.approx(3 * 24 * 2 * layers + attention)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [swept(2), Kava(num_latents=NUM_LATENTS, projection_size=PROJECTION_SIZE)])
 @pytest.mark.parametrize(
     "settings", fast([{"scan_layers": False}, {"scan_layers": False, "remat": "full"}], {"scan_layers": False})

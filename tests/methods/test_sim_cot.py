@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx, traverse_util
 from pico_thoughts import COMPUTE, EOS, SEPARATOR, VOCABULARY, problems
 from pipeline.tiny import tiny_config_dict
@@ -155,9 +156,7 @@ def objective(name: str, method, batch):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(jax.tree.map(jnp.asarray, model(name)[1]))
 
 
-@pytest.mark.parametrize(
-    "name", ["colar", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "colar")]
-)
+@pytest.mark.parametrize("name", fast(list(METHODS), "colar"))
 def test_the_hosts_loss_and_the_decoders(name):
     """The rest is the host's to the last bit; the decoder's loss reaches the base through the latents."""
     batch = jax.tree.map(jnp.asarray, loader(name).batch(2))

@@ -4,6 +4,7 @@ import json
 
 import jax
 import pytest
+from cases import fast
 from pipeline.tiny import NUM_STEPS, STAGES, TINY, checkpoint_steps, copy_of, smoke_config_dict, untimed_metrics
 
 from colar_jax.config import resolve
@@ -94,7 +95,7 @@ def test_what_is_logged(baselines):
     assert first["loss"] == pytest.approx(expected, rel=0.05)  # a mean of means over two steps
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", fast(BASELINES, "coconut"))
 def test_stopped_between_two_phases_it_goes_on_to_the_same_end(name, baselines, finished, tmp_path, monkeypatch):
     whole, _ = baselines
     workdir = copy_of(finished, tmp_path)

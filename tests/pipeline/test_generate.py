@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+from cases import fast
 from pipeline.tiny import tiny_config
 
 from colar_jax import generate
@@ -35,7 +36,9 @@ def ask(monkeypatch, capsys, finished):
     return ask
 
 
-@pytest.mark.parametrize(("stage", "speed"), [("cot", ""), ("colar", "2"), ("colar", "5"), ("no_cot", "")])
+@pytest.mark.parametrize(
+    ("stage", "speed"), fast([("cot", ""), ("colar", "2"), ("colar", "5"), ("no_cot", "")], ("cot", ""), ("colar", "5"))
+)
 def test_replies_are_those_of_the_evaluation(ask, finished, stage, speed):
     run = prepare(tiny_config(finished))
     speeds = run.decode_speeds(stage)
@@ -67,7 +70,7 @@ def cut_of(reply: dict) -> str:
     return f"  ({' and '.join(cut)} cut at the limit)" if cut else ""
 
 
-@pytest.mark.parametrize("stage", ["cot", "colar", "no_cot"])
+@pytest.mark.parametrize("stage", fast(["cot", "colar", "no_cot"], "colar"))
 def test_a_list_of_questions(ask, stage):
     """Each question before its reply; the same replies in batches of any size, one a line with --quiet."""
     questions = [example.question for example in EXAMPLES]
@@ -83,7 +86,7 @@ def test_a_list_of_questions(ask, stage):
     assert one_by_one == lines
 
 
-@pytest.mark.parametrize("size", [1, 2, 256])
+@pytest.mark.parametrize("size", fast([1, 2, 256], 2))
 def test_an_empty_line_is_an_empty_line_of_a_quiet_list(ask, size):
     flags = ("--stage=no_cot", f"--config.eval.batch_size={size}")
     questions = ["Tom has 7 apples. She buys 9 more.", "Eva has 10 apples.", "Ann has 5 pens."]
@@ -180,7 +183,7 @@ def test_a_question_that_is_not_utf8(ask, capsys):
     assert "error: line 2 of standard input is not UTF-8: 'Tom has" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("size", [1, 2, 256])
+@pytest.mark.parametrize("size", fast([1, 2, 256], 2))
 def test_a_question_that_cannot_be_asked_is_named_by_its_line(ask, capsys, size):
     asked = f"\n{EXAMPLE.question}\n\n{EXAMPLE.question}\nTom has 7 ### apples."
     with pytest.raises(SystemExit):

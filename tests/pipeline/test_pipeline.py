@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from pipeline.tiny import (
     STAGES,
     capture_stage,
@@ -65,7 +66,7 @@ def test_what_a_run_leaves_behind(finished):
     ]
 
 
-@pytest.mark.parametrize("bad_step", [4, 5])  # a step that is saved, and one that is looked at later
+@pytest.mark.parametrize("bad_step", fast([4, 5], 4))  # a step that is saved, and one that is looked at later
 def test_nan_stops_a_stage_and_spares_its_checkpoints(tmp_path, monkeypatch, bad_step):
     make = pipeline.make_train_step
 

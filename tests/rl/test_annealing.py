@@ -79,6 +79,7 @@ def rescored_one_sided(parameters, batch):
     return rescore(nnx.merge(policy()[0], parameters), batch, SEPARATOR_ID, ONE_SIDED, Execution())
 
 
+@pytest.mark.slow
 def test_one_sided_latents_lie_above_the_mean_and_are_scored_as_they_were_drawn():
     batch = batch_of(rollouts(ONE_SIDED), sampling=ONE_SIDED)
     now = jax.jit(rescored_one_sided)(policy()[1], batch)

@@ -68,6 +68,7 @@ def test_rescored_log_probabilities_are_those_of_the_decoder(changes, scan):
     assert not batch.terms["latent"].mask.any()  # nobody chose them
 
 
+@pytest.mark.slow
 def test_an_annealed_temperature_of_the_odds_is_that_of_its_row():
     batch = batch_of(rollouts())
     of_rows = dataclasses.replace(batch, stop_odds_temperature_B=np.float32([1.7] * len(PROMPTS)))

@@ -38,7 +38,6 @@ def batch_and_gaps(sampling=ONE_SIDED, dtype="float32", compute=COMPUTE):
     "changes",
     fast(
         [{}, {"latent_noise": "two_sided"}, {"top_p": 1.0}, {"min_latents": 0}, {"max_latents": 5}],
-        {},
         {"min_latents": 0},
     ),
     ids=str,
@@ -54,6 +53,7 @@ def test_rescored_log_probabilities_are_those_of_the_decoder(changes):
     assert not batch.terms["decision"].mask.any()  # `###` ends a chain for certain: nobody chose
 
 
+@pytest.mark.slow
 def test_in_bfloat16_both_are_near():
     _, gaps = batch_and_gaps(dtype="bfloat16", compute=Execution(dtype="bfloat16"))
     print("largest gaps in bfloat16:", gaps["latent"].max(), gaps["answer"].max())

@@ -181,6 +181,7 @@ def test_the_weight_of_lengths_follows_the_budget_and_is_remembered():
     assert resumed.length_weight.value == 0.5
 
 
+@pytest.mark.slow
 def test_rollouts_do_not_depend_on_how_many_are_decoded_at_a_time():
     whole = next(part for _, part in sampler().run(policy()[1], PROMPTS, jax.random.key(1)))
     parts = [part for _, part in sampler(batch_size=3).run(policy()[1], PROMPTS, jax.random.key(1))]

@@ -48,7 +48,6 @@ def gaps(batch, log_probs):
             {"stop_odds_temperature": 1.7},
         ],
         {"min_latents": 0},
-        {"stop_odds_temperature": 1.7},
     ),
     ids=str,
 )
@@ -75,6 +74,7 @@ def test_a_forced_stop_that_is_credited_has_the_log_probability_of_the_stop(stop
         assert kind.max() < 1e-4, kind.max()
 
 
+@pytest.mark.slow
 def test_in_bfloat16_both_are_near():
     sampled = rollouts(dtype="bfloat16")
     batch = batch_of(sampled)
@@ -121,6 +121,7 @@ def test_what_no_term_reads_is_not_computed():
     assert flops() - flops(decision_weight=0.0) > 1.5 * words, "backwards"
 
 
+@pytest.mark.slow
 def test_a_last_layer_that_is_computed_where_it_is_read_has_the_same_gradient():
     """A scan computes all of it."""
     whole, picked = (update_of(Execution(scan_layers=scan))(policy()[1]) for scan in (True, False))

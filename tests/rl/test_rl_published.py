@@ -33,6 +33,7 @@ from colar_jax.rl.update import policy_loss
 from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.state import join, partition
 
+pytestmark = pytest.mark.slow  # CI runs them in its second step
 # The published log-probabilities ignore temperatures and top-p.
 SAMPLING = DecodeConfig(max_latents=12, min_latents=0, max_answer_tokens=8, top_p=1.0)
 COMPUTE = Execution()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 from rl.pico_policy import PROMPTS, SAMPLING, SEPARATOR_ID, VOCABULARY, Ends, G, batch_of, policy
 
@@ -49,7 +50,7 @@ def rollouts():
     return sampled
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", fast([True, False], True))
 def test_an_update_drops_what_the_rollout_dropped(scan):
     graph, parameters = adapted()
     batch = batch_of(rollouts())

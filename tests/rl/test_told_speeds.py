@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 from rl.pico_policy import COMPUTE, PROMPTS, RL, SAMPLING, SEPARATOR_ID, Ends, G, policy
 
@@ -28,7 +29,7 @@ def told_policy(method):
     return graph, policy()[1] | {"speed": embedding}
 
 
-@pytest.mark.parametrize("timeline", ["latents", "tokens"])
+@pytest.mark.parametrize("timeline", fast(["latents", "tokens"], "tokens"))
 def test_rescored_log_probabilities_are_those_of_the_decoder(timeline):
     method = Colar(conditioning="number", timeline=timeline)
     graph, parameters = told_policy(method)

@@ -114,6 +114,7 @@ def test_the_prompt_is_read_as_a_chain_of_thought_reads_it():
     assert num_same > 1
 
 
+@pytest.mark.slow
 def test_chains_become_short_where_short_ones_are_rewarded():
     engine, sampling = engine_of(), rollout_sampling(COT, DECODE, STAGE)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=3e-3, schedule="constant", weight_decay=0.0), 1)

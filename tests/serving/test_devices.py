@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from cases import fast
 
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("mesh", ["8-1-1", pytest.param("2-2-1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mesh", fast(["8-1-1", "2-2-1"], "8-1-1"))
 def test_a_mesh_is_one_device(mesh):
     environment = {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "

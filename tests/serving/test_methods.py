@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from cases import fast
 from serving.served import PLAN, QUESTIONS, serving, tiny_thinker
 
 from colar_jax.errors import UserError
@@ -11,19 +12,19 @@ from colar_jax.serving.server import Deployment, refuse_what_cannot_be_served
 
 METHODS = [
     ("cot", {}),
+    ("no_cot", {}),
+    ("icot", {}),
+    ("coconut", {}),
+    ("coconut", {"rescale": True}),
+    ("codi", {}),
     ("codi", {"projection": 16}),
-    pytest.param("no_cot", {}, marks=pytest.mark.slow),
-    pytest.param("icot", {}, marks=pytest.mark.slow),
-    pytest.param("coconut", {}, marks=pytest.mark.slow),
-    pytest.param("coconut", {"rescale": True}, marks=pytest.mark.slow),
-    pytest.param("codi", {}, marks=pytest.mark.slow),
-    pytest.param("latent_sft", {}, marks=pytest.mark.slow),
-    pytest.param("adaptive", {"projection": 16}, marks=pytest.mark.slow),
+    ("latent_sft", {}),
+    ("adaptive", {"projection": 16}),
 ]
 CHOICES = {"latent_sft": ("thinking_speed", "max_latents"), "adaptive": ("max_latents",)}
 
 
-@pytest.mark.parametrize(("method", "model"), METHODS)
+@pytest.mark.parametrize(("method", "model"), fast(METHODS, ("codi", {"projection": 16})))
 def test_a_method_says_what_generate_says(tmp_path, method, model):
     thinker = tiny_thinker(tmp_path, method, **model)
     thoughts = thinker.run.thinking(method).max_thoughts

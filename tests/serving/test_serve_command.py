@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 import requests
+from cases import fast
 from exchange.tiny_run import given_run
 
 from colar_jax import serve
@@ -43,6 +44,7 @@ def run(tmp_path_factory):
     return shutil.copytree(A_RUN, tmp_path_factory.mktemp("runs") / "arithmetic")
 
 
+@pytest.mark.slow
 def test_a_port_that_is_in_use_is_said_before_anything_is_loaded(run):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -53,19 +55,17 @@ def test_a_port_that_is_in_use_is_said_before_anything_is_loaded(run):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ((), "--model is missing"),
-        (("--model=nowhere",), "nowhere"),
+    fast(  # some seconds each, most of them imports
+        [
+            ((), "--model is missing"),
+            (("--model=nowhere",), "nowhere"),
+            (("--model={run}", "--stage=colr"), "did you mean colar|Did you mean"),
+            (("--model={run}", "--slots=0"), "--slots=0 must be positive"),
+            (("--model={run}", "--port=70000"), "--port=70000 is no port"),
+            (("--model={run}", "--host=999.1.1.1", "--port=0"), "--host=999.1.1.1"),
+        ],
         (("--model={run}", "--stage=colr"), "did you mean colar|Did you mean"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)  # some seconds each, most of them imports
-            for case in [
-                (("--model={run}", "--slots=0"), "--slots=0 must be positive"),
-                (("--model={run}", "--port=70000"), "--port=70000 is no port"),
-                (("--model={run}", "--host=999.1.1.1", "--port=0"), "--host=999.1.1.1"),
-            ]
-        ),
-    ],
+    ),
 )
 def test_what_is_wrong_is_one_line(run, arguments, message):
     assert re.search(message, error_of(*(argument.format(run=run) for argument in arguments)))

@@ -59,6 +59,7 @@ def test_an_index_that_is_none(loaded, index):
         model.generate(QUESTIONS[:2], first_index=2**32 - 1)
 
 
+@pytest.mark.slow
 def test_the_last_index_is_one(loaded):
     model, asked = loaded("colar"), {"temperature": 1.0, "seed": 1}
     *_, done = model.stream(QUESTIONS[0], index=2**32 - 1, **asked)

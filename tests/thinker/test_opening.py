@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from cases import fast
 from exchange.tiny_run import MAX_LATENTS, given_run
 from thinker.test_generate import QUESTIONS, assert_same_answer
 
@@ -27,15 +28,7 @@ def exported(run, stage, folder, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "colar",
-        "codi",
-        "cot",
-        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_cot", "icot", "coconut")),
-    ],
-)
+@pytest.mark.parametrize("stage", fast(["colar", "codi", "cot", "no_cot", "icot", "coconut"], "colar"))
 def test_an_exported_folder_answers_as_its_run(asked_run, loaded, stage, tmp_path):
     folder = exported(asked_run, stage, tmp_path / "out")
     model, of_run = colar_jax.load(folder), loaded(stage)
@@ -55,7 +48,7 @@ def test_an_exported_folder_answers_as_its_run(asked_run, loaded, stage, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("conditioning", ["number", pytest.param("both", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("conditioning", fast(["number", "both"], "number"))
 def test_a_folder_that_is_told_its_speed_as_a_number(conditioning, tmp_path):
     run, _ = given_run(tmp_path / "run", latent={"conditioning": conditioning})
     folder = export_stage(run, "colar", tmp_path / "out")

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from cases import fast
 
 import colar_jax
 from colar_jax.data.fingerprint import question_hashes
@@ -21,7 +22,7 @@ def as_dict(problem):
     return {"question": problem.question, "steps": list(problem.steps), "answer": problem.answer}
 
 
-@pytest.mark.parametrize("stage", ["colar", pytest.param("cot", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", fast(["colar", "cot"], "colar"))
 def test_it_measures_what_a_run_measures(loaded, asked_run, problems, stage):
     model, encoded = loaded(stage), asked_run.tests["arithmetic"]
     speed = asked_run.trained_speeds(stage)[0]

@@ -68,6 +68,7 @@ def test_a_bfloat16_base_trains_alike():
     assert half["loss"] == pytest.approx(float(full["loss"]), rel=0.02)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_for_a_row_and_for_a_step():
     """However a batch is split, a row drops the same; another key drops something else, and so does no dropout."""
     _, whole, metrics = take_step()

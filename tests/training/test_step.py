@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import fast
 from flax import nnx, traverse_util
 from jax.extend import core
 from pico_model import (
@@ -226,7 +227,7 @@ def test_a_step_is_the_objectives_gradient_through_the_optimizer():
     assert all(jax.tree.leaves(moved))
 
 
-@pytest.mark.parametrize("accumulation", [2, 4])
+@pytest.mark.parametrize("accumulation", fast([2, 4], 4))
 def test_microbatches_are_one_batch(accumulation):
     """They differ in how much they supervise (one is empty): a mean of their means would be another number."""
     state, metrics = take_step(accumulation=accumulation)

@@ -93,6 +93,7 @@ def test_of_a_tied_pair_either_may_be_stored(tmp_path):
     assert_equal(load_llama(folder, stored_config(folder)), expected_tree(TIED, arrays))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", ["equal", "other", "embedding", "head"])
 def test_a_tied_head_is_what_transformers_makes_of_it(stored, tmp_path):
     torch = pytest.importorskip("torch")

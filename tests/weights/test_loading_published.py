@@ -81,6 +81,7 @@ def test_one_token_at_a_time_on_the_cache(model, tmp_path):
     assert largest_difference(last_logits(parameters), forward["cached_last4_logits_row_2"]) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STORIES.is_dir(), reason="the trained weights are not part of the project")
 def test_a_trained_llama_tells_its_story():
     """120 greedy tokens through the cached decoder, token for token, and the logits of the whole story."""

@@ -196,6 +196,7 @@ def test_every_field_of_the_installed_peft_is_read_or_refused_where_it_is_on(tmp
         assert peft._unsupported(written | {name: "something"}) == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [True, False, "gaussian", "orthogonal", "pissa", "olora"])
 def test_plain_initialisations_are_those_that_leave_the_base_alone(kind):
     torch, installed = pytest.importorskip("torch"), pytest.importorskip("peft")
