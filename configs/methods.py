@@ -1,7 +1,7 @@
 """Every method at its best, on equal terms: embedded problems, too many for their labels to be learned by heart.
 
 python benchmarks/methods_table.py runs/methods --seeds 0,1,2,3,4       # all of them, and the table; resumable
-python benchmarks/methods_table.py runs/methods_short --config configs/methods.py:short     # in a quarter of the updates
+python benchmarks/methods_table.py runs/methods_short --config configs/methods.py:short  # in a quarter of the updates
 python -m colar_jax.train --config=configs/methods.py                   # one seed
 python -m colar_jax.train --config=configs/methods.py:codi              # what CODI's two implementations differ in
 python -m colar_jax.train --config=configs/methods.py:smoke             # all of them, tiny
