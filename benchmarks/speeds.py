@@ -55,6 +55,10 @@ def main() -> None:
     done = {(cell["experiment"], cell["arm"], cell["seed"]) for cell in cells}
     arms = [arm.strip() for arm in options.arms.split(";") if arm.strip()]
     tables = options.tables.split(",")
+    known = {arm for name in EXPERIMENTS for arm in EXPERIMENTS[name]}
+    for option, unknown in {"tables": set(tables) - EXPERIMENTS.keys(), "arms": set(arms) - known}.items():
+        if unknown:
+            parser.error(f"--{option}: there is none called {', '.join(sorted(unknown))}")
     wanted = [
         (experiment, arm, int(seed))
         for seed in options.seeds.split(",")
@@ -67,6 +71,7 @@ def main() -> None:
             cells.append(cell(options.out, *name, changes) | {"changes": changes})
             with path.open("a") as file:
                 file.write(json.dumps(cells[-1]) + "\n")
+    cells.sort(key=lambda cell: cell["seed"])
     for experiment in tables:
         print_table(options.out, cells, experiment)
 

@@ -71,7 +71,7 @@ def print_own_speeds(of_arms: dict[str, list[dict]], experiment: str) -> None:
         slowest = [max(of["forward_passes"] for of in speeds) for speeds in fixed]
         of_slowest = [100 * one["forward_passes"] / passes for one, passes in zip(own, slowest, strict=True)]
         columns += [shown(falls), shown(costs), shown(of_slowest)]
-        columns.append(shown(correlations, 2) if correlations else "-")
+        columns.append(of_some(correlations, found))
         print(f"| {arm} | {len(found)} |", " | ".join(columns), "|")
     for arm, found in of_arms.items():
         changed = shown([100 * cell["chosen"].get("changed", 0.0) for cell in found])
@@ -111,13 +111,19 @@ def compared(cells: list[dict]) -> tuple[list[float], list[float], list[float]]:
     return falls, costs, [value for value in known if value is not None]
 
 
+def of_some(correlations: list[float], cells: list[dict]) -> str:
+    """Rank correlations, and of how many cells they are: of one that says the same to all there is none."""
+    if not correlations:
+        return "-"
+    mean = shown(correlations, 2)
+    return mean if len(correlations) == len(cells) else f"{mean} (of {len(correlations)})"
+
+
 def print_chosen(cells: list[dict]) -> None:
     """The model's own speed beside the best fixed one."""
     if not cells:
         return
     falls, costs, correlations = compared(cells)
     print(f"\nOwn speed against the best fixed one: {shown(falls)} points at {shown(costs)} % of its forward passes; ")
-    print(
-        f"rank correlation of the speed with the number of operations {shown(correlations, 2) if correlations else '-'}"
-    )
+    print(f"rank correlation of the speed with the number of operations {of_some(correlations, cells)}")
     print("mean speed by operations, first seed:", cells[0]["chosen"]["mean_by_operations"])

@@ -105,6 +105,12 @@ class Config:
             "speed from rewards: it is of choices that are learned from labels; set it to 0"
         )
 
+    def source_of(self, name: str) -> str:
+        """What a stage starts from, as the config names it: a stage of the run or a folder; empty: initial weights."""
+        stages = self.stage_names
+        index = stages.index(name) if name in stages else 0
+        return self.stages[name].init_from or (stages[index - 1] if index else "")
+
     @property
     def uses_tokenizer_of_base(self) -> bool:
         """Whether the tokenizer is the base model's own: there is a base, and `data.tokenizer` names no other."""

@@ -74,10 +74,11 @@ class Recipe:
         return (min(part.low for part in self.ranges),) if self.ranges else tuple(dict.fromkeys(self.speeds))
 
     def was_trained(self, speed: Speed) -> bool:
-        """Whether training had this speed: it is in the list, or inside one of the ranges."""
+        """Whether training told this speed: it is in the list, or inside one of the ranges (and can be said)."""
         if isinstance(speed, str) or not self.ranges:
             return speed in self.trained_speeds
-        return any(speed in part for part in self.ranges)
+        can_be_told = self.auto_probability < 1 and (not self.says_speed or round(speed, DECIMALS) == speed)
+        return can_be_told and any(speed in part for part in self.ranges)
 
     def draw(self, rng: np.random.Generator, size) -> tuple[np.ndarray, np.ndarray]:
         """So many speeds, and whether the prompt hides each behind "auto"."""
@@ -116,6 +117,8 @@ class Recipe:
             return Told(speed, NO_NUMBER)
         of_auto = OWN_NUMBER if self.conditioning == "own" else AUTO_NUMBER
         number = of_auto if speed == AUTO_SPEED else float(speed)
+        if self.counts_tokens:
+            number = round(number, DECIMALS)  # what places are computed of (`model.timeline`)
         return Told(speed if self.says_speed else SILENT, number)
 
     def told_of_drawn(self, speed: float, is_auto: bool) -> Told:
@@ -123,7 +126,9 @@ class Recipe:
         return Told(self.said(speed, is_auto), self.told(AUTO_SPEED if is_auto else speed).number)
 
     def _with_auto(self, speeds: tuple[Speed, ...]) -> tuple[Speed, ...]:
-        return (*speeds, AUTO_SPEED) if self.auto_probability else speeds
+        if not self.auto_probability:
+            return speeds
+        return (*speeds, AUTO_SPEED) if self.auto_probability < 1 else (AUTO_SPEED,)
 
     @property
     def _said_of_ranges(self) -> tuple[float, ...]:

@@ -23,6 +23,7 @@ class StreamedStart:
     """The question was read."""
 
     stop_log_prob: float  # of the decision to think at all, or to answer at once
+    own_speed: float = 0.0  # that the model chose for itself; 0: it was told one, or none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +84,11 @@ class Streamer:
         """The start, the thoughts, then the tokens of the answer."""
         limits = self._ways(what)[1]
         most = limits.max_thoughts if limits.cut_at is None else int(limits.cut_at)
-        given = parameters, self._prefill(parameters, prompt, what), key[None], what
+        prefilled = self._prefill(parameters, prompt, what)
+        given = parameters, prefilled, key[None], what
         state = self._first_thought(*given)
-        yield StreamedStart(float(state.stop_log_probs_BL[0, 0]))
+        own_speed = 0.0 if prefilled.own_speeds_B is None else float(prefilled.own_speeds_B[0])
+        yield StreamedStart(float(state.stop_log_probs_BL[0, 0]), own_speed)
         for number in range(int(state.step)):  # where all are made at once
             yield _thought(state, number)
         while not state.done_B[0] and state.step < most:

@@ -172,6 +172,10 @@ class LatentReasoner:
         """Load an exported folder; with an adapter in it, its base model is found by `adapter_config.json` (peft)."""
         folder = pathlib.Path(folder)
         settings = json.loads((folder / "thinking.json").read_text(encoding="utf-8"))
+        if settings["method"] == "own_speed":
+            raise ValueError(f"{folder}: this model chooses its own speed, which this file does not: export its source")
+        if settings["way"] == "own":
+            raise ValueError(f"{folder}: its method makes latents in a way of its own, which this file does not know")
         if (folder / "adapter_config.json").is_file():
             from peft import PeftModel
 
@@ -184,10 +188,6 @@ class LatentReasoner:
             model = PeftModel.from_pretrained(base, folder)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        if settings["method"] == "own_speed":
-            raise ValueError(f"{folder}: this model chooses its own speed, which this file does not: export its source")
-        if settings["way"] == "own":
-            raise ValueError(f"{folder}: its method makes latents in a way of its own, which this file does not know")
         maker = None
         if settings["way"] == "rescaled_states":
             settings |= json.loads((folder / "latent_head.json").read_text(encoding="utf-8"))
@@ -373,7 +373,11 @@ def main() -> None:
     arguments = parser.parse_args()
     seed = arguments.seed
     sampling = GREEDY if seed is None else Sampling(greedy=False, generator=torch.Generator().manual_seed(seed))
-    result = LatentReasoner.load(arguments.folder).answer(arguments.question, speed=arguments.speed, sampling=sampling)
+    try:
+        reasoner = LatentReasoner.load(arguments.folder)
+    except ValueError as error:
+        parser.error(str(error))
+    result = reasoner.answer(arguments.question, speed=arguments.speed, sampling=sampling)
     if result.reasoning:
         print(result.reasoning)
     thoughts = "tokens of reasoning" if result.reasoning else "latents"

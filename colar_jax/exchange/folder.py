@@ -118,6 +118,7 @@ def _thinking_facts(run: Run, stage: str, thinking: Thinking, way: str) -> Think
         stage=stage,
         method_settings=dataclasses.asdict(method),
         decode=dataclasses.asdict(run.config.decode),
+        trainer=run.config.stages[stage].trainer,
         verifier=run.config.data.verifier,
     )
 

@@ -24,7 +24,7 @@ from colar_jax.model.speed_embedding import SPEED, SpeedEmbedding, SpeedEmbeddin
 from colar_jax.settings import DecodeConfig, ModelConfig
 from colar_jax.settings.checks import one_of, require
 from colar_jax.settings.on_resume import binding
-from colar_jax.settings.speeds import TIMELINES, parse_trained_speeds
+from colar_jax.settings.speeds import TIMELINES, parse_trained_speeds, require_decimals
 from colar_jax.weights.speed_file import load_speed_embedding, save_speed_embedding
 
 
@@ -162,6 +162,7 @@ class Colar(Method):
         parse_trained_speeds(self.speeds)
         one_of(f"{self.group}.conditioning", self.conditioning, ("text", "number", "both"))
         one_of(f"{self.group}.timeline", self.timeline, TIMELINES)
+        require_decimals(f"{self.group}.speeds", self.speeds, self.timeline)
         require(
             self.timeline == "latents" or (self.conditioning != "text" and not self.auto_probability),
             f"{self.group}.timeline='tokens' has to know the speed of every example as a number: set "

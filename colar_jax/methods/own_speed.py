@@ -37,7 +37,7 @@ from colar_jax.model.speed_choice import SPEED_CHOICE, SpeedChoice, SpeedChoiceC
 from colar_jax.settings import DecodeConfig, parse_speeds
 from colar_jax.settings.checks import one_of, require
 from colar_jax.settings.on_resume import binding
-from colar_jax.settings.speeds import TIMELINES
+from colar_jax.settings.speeds import TIMELINES, require_decimals
 from colar_jax.weights.speed_choice_file import load_speed_choice, save_speed_choice
 
 
@@ -134,6 +134,7 @@ class OwnSpeed(Method):
         one_of("own_speed.labels", self.labels, ("each", "fastest"))
         require(len(speeds) <= MOST_SPEEDS, f"own_speed.grid={self.grid!r} has more than {MOST_SPEEDS} speeds")
         one_of("own_speed.timeline", self.timeline, TIMELINES)
+        require_decimals("own_speed.grid", self.grid, self.timeline)
         require(
             not self.mid_chain or self.timeline == "tokens",
             "own_speed.mid_chain=True needs own_speed.timeline='tokens', where each latent is told its speed",

@@ -59,13 +59,14 @@ class SpeedChoice(nnx.Module):
         return jnp.asarray(self.config.speeds, jnp.float32)
 
     def chosen(self, hidden, certainty: float = 0.0):
-        """The speed at each hidden state, float32 `[...]`: the likeliest, or the fastest that is right for certain.
+        """The speed at each hidden state, float32 `[...]`: that of the largest logit, or the fastest that is sure.
 
         Args:
             certainty: of a head that has learned labels, how likely an answer has to be right. The fastest speed is
                 taken at which it is; if there is none, that at which it is likeliest to be. A head that learned
                 the fastest right speeds takes what is right at one to be right at all slower ones: of a speed the
-                probabilities of its own label and of those of all faster ones are added up. 0: the likeliest.
+                probabilities of its own label and of those of all faster ones are added up. 0: the speed of the
+                largest logit, which of labels of each speed is the safest, and of the fastest ones the likeliest.
         """
         logits = self(hidden)
         likeliest = jnp.argmax(logits, axis=-1)

@@ -10,9 +10,10 @@ from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
 from colar_jax.parallel.mesh import num_shards
 from colar_jax.report.results import AS_CONFIGURED
-from colar_jax.runs.identity import refuse_another_tokenizer
+from colar_jax.runs.identity import refuse_another_tokenizer, settings_that_bind
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
+from colar_jax.runs.start_rules import refuse_unfit_source
 from colar_jax.runs.starts import finished_identity, source_of
 from colar_jax.runs.sweep.cells import cells_of, stages_of
 from colar_jax.runs.trained_questions import refuse_inherited_questions
@@ -45,6 +46,11 @@ def check_stage(run: Run, name: str) -> None:
         )
     if method.chooses_speed and "llama" in method.trains:
         raise UserError(f"stages.{name}.own_speed.learns='all' needs trainer='grpo': labels teach the head alone")
+    if method.chooses_speed and method.labels == "each" and not run.config.decode.speed_certainty:
+        logger.warning(
+            "stage %s: at decode.speed_certainty=0 it takes the speed at which it is likeliest to be right, most often "
+            "a slow one; decode.speed_certainty=0.95 would be the fastest at which it is that sure", name,
+        )  # fmt: skip
 
 
 def _check_rewards(run: Run, name: str) -> None:
@@ -82,6 +88,11 @@ def idle_settings(stage: StageConfig, model: ModelConfig) -> str:
             "pays longer chains, the more the higher its weight, so no weight meets a budget; take penalty, cost or "
             "among_right"
         )
+    if rl.budget and rl.length_credit == "cost" and stage.eval_every and not rl.length_price:
+        return (
+            f"budget={rl.budget} with eval_every={stage.eval_every}: the checkpoint of most right answers is kept, "
+            "whatever it costs, and answers for the stage; set eval_every=0, or a price for that in rl.length_price"
+        )
     of_choices = {"choice_weight": 1, "choice_entropy_weight": 0}
     for name, default in {} if stage.bound_method.chooses_speed else of_choices.items():
         if (value := getattr(rl, name)) != default:
@@ -95,16 +106,21 @@ def idle_settings(stage: StageConfig, model: ModelConfig) -> str:
 
 
 def _check_source(run: Run, name: str) -> None:
-    """UserError where a stage starts from one that is not trained before it, now or earlier."""
+    """UserError where a stage starts from one that is not trained before it, now or earlier, or that is unfit."""
     config, source = run.config, source_of(run, name)
     if source is None:
+        refuse_unfit_source(run, name, None, {})
         _say_what_is_passed_over(run, name)
         return
     before = config.stage_names[: config.stage_names.index(name)]
-    if source.resolve() not in [(run.workdir / earlier).resolve() for earlier in before]:
-        finished_identity(source)
+    stage_in = {(run.workdir / earlier).resolve(): earlier for earlier in before}.get(source.resolve())
+    if stage_in is None:
+        settings = finished_identity(source)["settings"]
         refuse_another_tokenizer(run, source)
         refuse_inherited_questions(run, source)
+    else:
+        settings = settings_that_bind(run, stage_in)
+    refuse_unfit_source(run, name, source, settings)
 
 
 def _say_what_is_passed_over(run: Run, name: str) -> None:

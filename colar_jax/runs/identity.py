@@ -48,7 +48,7 @@ class Change:
 
 def identity_of(run: Run, name: str) -> dict:
     """What a stage's checkpoints depend on, flat, so that a message can name what changed."""
-    return _identity_without_problems(run, name) | {PROBLEMS: run.train_problems_hash}
+    return settings_that_bind(run, name) | {PROBLEMS: run.train_problems_hash}
 
 
 def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
@@ -104,7 +104,8 @@ def _as_named_now(saved: dict, stage: StageConfig) -> dict:
     return {old_names.get(setting, setting): value for setting, value in saved.items() if is_read(setting)}
 
 
-def _identity_without_problems(run: Run, name: str) -> dict:
+def settings_that_bind(run: Run, name: str) -> dict:
+    """`identity_of`, but for the problems: the settings that checkpoints depend on, and the base."""
     identity = {
         setting: value
         for setting, (value, on_resume) in _settings_of(run.config, name).items()
@@ -183,7 +184,7 @@ def refuse_another_tokenizer(run: Run, folder: Path) -> None:
 def refuse_other_adapters(run: Run, folder: Path, saved_identity: dict) -> None:
     """UserError where the adapters of a stage folder are not for this run's base, or only one of the two has any."""
     saved = _adapter_identity(saved_identity)
-    ours = _adapter_identity(_identity_without_problems(run, run.config.stage_names[0]))
+    ours = _adapter_identity(settings_that_bind(run, run.config.stage_names[0]))
     if bool(saved) != bool(ours):
         was, fix = (
             ("with adapters", "set model.lora as it was there, and the same base")

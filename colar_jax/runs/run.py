@@ -113,6 +113,14 @@ class Run:
         """The speeds that a stage trains (of ranges some): what it is validated at."""
         return self.method(stage_name).recipe.trained_speeds
 
+    def was_trained(self, stage_name: str, speed: Speed) -> bool:
+        """Whether a stage was trained at a speed, or one of this run whose latents it improves with rewards."""
+        stage = self.config.stages[stage_name]
+        if self.method(stage_name).recipe.was_trained(speed):
+            return True
+        source = self.config.source_of(stage_name)
+        return stage.trainer == "grpo" and source in self.config.stages and self.was_trained(source, speed)
+
     def decode_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds to decode a stage at: those it was trained with, unless the config asks for others."""
         return decode_speeds(self.config, stage_name)

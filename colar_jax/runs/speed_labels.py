@@ -13,13 +13,12 @@ import numpy as np
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.recipe import SpeedChange, Told
 from colar_jax.data.speed_changes import SpeedChanges, draw_changes
-from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Request
-from colar_jax.methods import Method, find_method
+from colar_jax.methods import Method
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.runs.made_from import is_kept, keep
 from colar_jax.runs.run import Run
-from colar_jax.runs.starts import finished_identity, refuse_another_timeline, source_of, start_parameters
+from colar_jax.runs.starts import start_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,6 @@ def _answered(
     run: Run, name: str, encoded: EncodedProblems, when: str, told_at: Callable[[float], list[Told] | None]
 ) -> np.ndarray:
     """Which problems the model that a stage starts from gets right at each speed of its grid, bool `[K, N]`."""
-    _refuse_other_sources(run, name)
     wait_for_all("looked for labels")
     method = run.method(name)
     logger.info("stage %s: answering %d problems at speeds %s%s", name, len(encoded), method.grid, when)
@@ -100,23 +98,3 @@ def _keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> Non
     if is_first():
         keep(run, name, path, write)
     wait_for_all("labelled")
-
-
-def _refuse_other_sources(run: Run, name: str) -> None:
-    """UserError unless the stage starts from one that is told its speed as a number alone, which is what it chooses."""
-    source = source_of(run, name)
-    settings = finished_identity(source)["settings"] if source else {}
-    group = find_method(settings["stage.method"]).group if settings else ""
-    conditioning = settings.get(f"stage.{group}.conditioning")
-    if conditioning != "number":
-        raise UserError(
-            f"stages.{name}: a model that chooses its speed is told it as a number, and {source} was trained with "
-            f"latent.conditioning={conditioning!r}: start from a stage of colar with latent.conditioning='number'"
-        )
-    refuse_another_timeline(run, name, source, settings)
-    pooling = settings.get(f"stage.{group}.pooling", "sqrt")
-    if run.method(name).mid_chain and pooling != "sqrt":
-        raise UserError(
-            f"stages.{name}.own_speed.mid_chain=True learns from groups that are pooled by 'sqrt', and {source} was "
-            f"trained with {group}.pooling={pooling!r}: set it to False, or start from a stage with 'sqrt'"
-        )

@@ -8,7 +8,7 @@ import optax
 
 from colar_jax.config import nearest
 from colar_jax.errors import UserError
-from colar_jax.methods import Method, find_method
+from colar_jax.methods import find_method
 from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import PARTS, calibrate, with_copies
 from colar_jax.runs.folder_lock import TRAINING, locked
@@ -17,6 +17,7 @@ from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import open_checkpoints, write_config
 from colar_jax.runs.run_model import own_modules
+from colar_jax.runs.start_rules import begins_latents, refuse_another_reading, refuse_unfit_source
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
@@ -81,85 +82,17 @@ def start_parameters(run: Run, name: str) -> Tree:
 
     The ladder: `init_from` if it is given, else the stage before it in the run, else the model's initial weights.
     """
-    stage, folder = run.config.stages[name], source_of(run, name)
+    folder = source_of(run, name)
     if folder is None:
-        if stage.trainer == "grpo":
-            raise UserError(f"stages.{name}: trainer='grpo' improves a trained model: name one with init_from=")
+        refuse_unfit_source(run, name, None, {})
         return run.initial_parameters()
     refuse_another_tokenizer(run, folder)
+    settings = finished_identity(folder)["settings"]
+    refuse_unfit_source(run, name, folder, settings)
     parameters = finished_parameters(run, folder)
-    with open_checkpoints(folder) as checkpoints:
-        settings = checkpoints.read(checkpoints.latest_step())[1]
-    source_method = find_method(settings["stage.method"])
-    if run.method(name).chooses_speed and source_method.chooses_speed:
-        _refuse_another_grid(run, name, folder, settings)
-    if stage.trainer == "grpo":
-        was_told = (
-            "own" if source_method.chooses_speed else settings.get(f"stage.{source_method.group}.conditioning", "text")
-        )
-        _refuse_another_telling(run, name, folder, was_told)
-        refuse_another_timeline(run, name, folder, settings)
-    starts_latents = run.method(name).calibrates and "latent_head" not in source_method.trains
-    if stage.trainer == "grpo" and (starts_latents or not _has_such_latents(run.method(name), source_method)):
-        raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
-    return calibrate(parameters, run.model.llama) if starts_latents else parameters
-
-
-def _refuse_another_grid(run: Run, name: str, folder: Path, settings: dict) -> None:
-    """UserError where the outputs of a choice of speeds would be read as those of other speeds."""
-    group = run.method(name).group
-    for field in ("grid", "mid_chain"):
-        before, now = settings.get(f"stage.{group}.{field}"), getattr(run.method(name), field)
-        if before is not None and before != now:
-            raise UserError(
-                f"stages.{name}.{group}.{field}={now!r}: {folder}, which it starts from, has learned a choice with "
-                f"{before!r}, and goes on with that alone"
-            )
-
-
-def _has_such_latents(method: Method, source: type[Method]) -> bool:
-    """Whether a stage of `source` has learned latents as those of `method`, where they are not of the latent head.
-
-    They are of one kind, and the method's own modules are among what the source has trained: adaptive latents are
-    CODI's, but CODI never learned to stop.
-    """
-    if method.draws_latents:
-        return True
-    shared = set(type(method).__mro__) & set(source.__mro__)
-    is_of_kind = any(issubclass(kind, Method) and kind is not Method for kind in shared)
-    return is_of_kind and set(method.modules) <= set(source.trains)
-
-
-def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) -> None:
-    """UserError where rollouts would not be told their speed as the policy that they start from has learned it."""
-    is_told = run.method(name).recipe.conditioning
-    if is_told == "own":
-        if was_told not in ("own", "number"):
-            raise UserError(
-                f"stages.{name}: a model that chooses its speed is told it as a number, and {folder} was trained with "
-                f"latent.conditioning={was_told!r}: start from a stage of own_speed, or of colar with "
-                "latent.conditioning='number'"
-            )
-        return
-    if was_told != is_told and (was_told, is_told) != ("text", "both"):
-        raise UserError(
-            f"stages.{name}.latent.conditioning={is_told!r}, and {folder} was trained with {was_told!r}: set it to that"
-        )
-
-
-def refuse_another_timeline(run: Run, name: str, folder: Path, settings: dict) -> None:
-    """UserError where a stage that learns no latents, or improves them, would place them otherwise than was learned.
-
-    Args:
-        settings: those that the stage in `folder` was trained with.
-    """
-    was = settings.get(f"stage.{find_method(settings['stage.method']).group}.timeline", "latents")
-    method = run.method(name)
-    wanted = getattr(method, "timeline", "latents")
-    if wanted != was:
-        raise UserError(
-            f"stages.{name}.{method.group}.timeline={wanted!r}, and {folder} was trained with {was!r}: set it to that"
-        )
+    if begins_latents(run.method(name), find_method(settings["stage.method"])):
+        return calibrate(parameters, run.model.llama)
+    return parameters
 
 
 def stage_state(run: Run, name: str, optimizer: optax.GradientTransformation) -> tuple[TrainState, Tree]:
@@ -184,9 +117,7 @@ def stage_state(run: Run, name: str, optimizer: optax.GradientTransformation) ->
 
 def source_of(run: Run, name: str) -> Path | None:
     """The folder of the stage that a stage starts from, in this run or another; None: from the initial weights."""
-    stages = run.config.stage_names
-    index = stages.index(name)
-    source = run.config.stages[name].init_from or (stages[index - 1] if index else "")
+    source = run.config.source_of(name)
     if not source:
         return None
     return run.workdir / source if source in run.config.stages else Path(source).expanduser()
@@ -201,6 +132,7 @@ def finished_parameters(run: Run, folder: Path, step: int | None = None) -> Tree
     with _finished(folder, step) as (checkpoints, step):
         identity = checkpoints.read(step)[1]
         refuse_other_adapters(run, folder, identity)
+        refuse_another_reading(run, folder, identity)
         saved = {*PARTS, *checkpoints.parts(step, "parameters")}
         own, _ = split_base(run.shapes)
         not_trained_yet = run.model.initial_modules([name for name in own if name not in saved])

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import threading
 
@@ -71,7 +72,8 @@ class Deployment:
         self.slots = SlotEngine(programs, sizes, engine.num_shards)
         speeds = thinker.run.trained_speeds(thinker.stage)
         method = thinker.method
-        served = Served(plan.name, ways, tokenizer, speeds, method.has_speed, method.recipe.was_trained, sizes)
+        was_trained = functools.partial(thinker.run.was_trained, thinker.stage)
+        served = Served(plan.name, ways, tokenizer, speeds, method.has_speed, was_trained, sizes)
         self.scheduler = Scheduler(
             self.slots,
             self._tell,

@@ -29,7 +29,8 @@ class DecodeConfig:
     # the one before it alone, without the question. It is for finding out what that costs.
     latents_see_question: bool = True
     # Of a model that has learned by labels to choose its own speed (docs/speed.md): it takes the fastest at which it
-    # gives itself at least this probability of being right; 0: the likeliest label.
+    # gives itself at least this probability of being right. 0: where labels are of each speed, the safest one, most
+    # often slow; where they are the fastest right speeds, the likeliest label.
     speed_certainty: float = observing(0.0)
 
     def __post_init__(self):

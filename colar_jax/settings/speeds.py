@@ -55,6 +55,16 @@ def parse_trained_speeds(text: str) -> tuple[tuple[float, ...], tuple[SpeedRange
     return (), ranges
 
 
+def require_decimals(setting: str, text: str, timeline: str) -> None:
+    """UserError where a list has speeds of more decimals than places on the chain's own timeline are computed with."""
+    for speed in parse_speeds(text) if timeline == "tokens" and ".." not in text else ():
+        require(
+            speed == "auto" or round(speed, DECIMALS) == speed,
+            f"{setting}={text!r} has {speed!r}: where latents stand on the chain's timeline (timeline='tokens'), "
+            f"speeds have at most {DECIMALS} decimals",
+        )
+
+
 def _range(text: str) -> SpeedRange:
     ends = text.split("..")
     speeds = [parse_speeds(end) for end in ends]

@@ -17,7 +17,8 @@ class Answer:
     Attributes:
         question: as it was asked.
         stage: of the run, that answered.
-        speed: that the prompt said, a number or "auto".
+        speed: that it was told, a number or "auto"; of a stage that chooses its own, the one that it chose (at the
+            opening, where it may change).
         text: all that was said after the reasoning, such as "Answer: 34".
         latents: `[L, D]` float32, as they were fed: in units of the token embeddings. `[0, D]` for words, or nothing.
         readings: of each latent, what can be read in it (`evaluation.latents.Latent`); none for words.

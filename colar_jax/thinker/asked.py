@@ -92,14 +92,14 @@ def check_speed(asked: Any, recipe: Recipe, *, has_speed: bool, stage: str) -> S
         raise UserError(f"speed={asked!r} is no thinking speed: a number of at least 1 (tokens per latent), or auto")
     if not has_speed:
         raise UserError(f"speed={asked}: stage {stage} has none to choose; leave it out")
-    if not recipe.was_trained(given[0]):
-        _tell_untrained(stage, ", ".join(map(speed_text, trained)), speed_text(given[0]))
     return given[0]
 
 
 @functools.cache  # once, however many batches a list of questions has
-def _tell_untrained(stage: str, trained: str, speed: str) -> None:
-    logger.warning("stage %s was trained at speed %s, not at %s: its answers will be poor", stage, trained, speed)
+def tell_untrained(stage: str, recipe: Recipe, speed: Speed) -> None:
+    """A warning that a stage was never trained at the speed that it is asked for."""
+    trained, asked = ", ".join(map(speed_text, recipe.trained_speeds)), speed_text(speed)
+    logger.warning("stage %s was trained at speed %s, not at %s: its answers will be poor", stage, trained, asked)
 
 
 def check_questions(

@@ -34,7 +34,7 @@ def exported_config(folder: Path) -> ml_collections.ConfigDict:
     facts = read_thinking(folder)
     method = find_method(facts.method, f"{folder / THINKING_FILE}: method")
     name = facts.stage or facts.method.rpartition(":")[2]
-    stage: dict[str, Any] = {"method": facts.method}
+    stage: dict[str, Any] = {"method": facts.method, "trainer": facts.trainer}
     settings = _settings_of_before(facts, folder) if facts.method_settings is None else facts.method_settings
     if settings:
         stage[method.group] = settings

@@ -11,6 +11,7 @@ from colar_jax.decoding.decoder import Decoded
 from colar_jax.decoding.streaming import StreamedStart, StreamedThought, StreamedToken
 from colar_jax.evaluation.latents import Latent, read_latent
 from colar_jax.methods.method import Thinking
+from colar_jax.settings.speeds import DECIMALS
 from colar_jax.thinker.answer import Answer, Done, Event, Token
 from colar_jax.thinker.ask_programs import AskLimits
 from colar_jax.thinker.growing_text import GrowingText
@@ -36,14 +37,17 @@ class Reader:
         )
         tokens = min(int(decoded.num_answer_tokens_B[row]), limits.max_answer_tokens)
         ids_A, log_probs_A = (array[row, :tokens] for array in (decoded.answer_ids_BA, decoded.answer_log_probs_BA))
-        return self.whole(thoughts, ids_A, log_probs_A, question, limits)
+        own_speed = 0.0 if decoded.own_speeds_B is None else float(decoded.own_speeds_B[row])
+        return self.whole(thoughts, ids_A, log_probs_A, question, limits, own_speed)
 
     def events(self, steps: Iterator, question: str, limits: AskLimits):
         """The events of a stream, from the steps of a `decoding.streaming.Streamer`."""
         return _Stream(self, question, limits).events(steps)
 
-    def whole(self, thoughts: "_Thoughts", ids_A, log_probs_A, question: str, limits: AskLimits) -> Answer:
-        """The answer that a chain and the `A` tokens after it are."""
+    def whole(
+        self, thoughts: "_Thoughts", ids_A, log_probs_A, question: str, limits: AskLimits, own_speed: float
+    ) -> Answer:
+        """The answer that a chain and the `A` tokens after it are; `own_speed` is 0 where the model chose none."""
         readings, reasoning_ids = (), np.zeros(0, np.int32)
         latents_LD = np.zeros((0, self.hidden_size), np.float32)
         if self.thinking.in_latents:
@@ -55,7 +59,7 @@ class Reader:
         return Answer(
             question=question,
             stage=self.stage,
-            speed=limits.options.speed,
+            speed=round(own_speed, DECIMALS) or limits.options.speed,
             text=text,
             latents=latents_LD,
             readings=readings,
@@ -98,6 +102,7 @@ class _Stream:
     def __init__(self, reader: Reader, question: str, limits: AskLimits):
         self._reader, self._question, self._limits = reader, question, limits
         self._stop_log_probs: list[float] = []
+        self._own_speed = 0.0
         self._thoughts: list[StreamedThought] = []
         self._tokens: list[StreamedToken] = []
 
@@ -107,6 +112,7 @@ class _Stream:
         for step in steps:
             if isinstance(step, StreamedStart):
                 self._stop_log_probs.append(step.stop_log_prob)
+                self._own_speed = step.own_speed
             elif isinstance(step, StreamedThought):
                 self._thoughts.append(step)
                 self._stop_log_probs.append(step.stop_log_prob)
@@ -131,7 +137,7 @@ class _Stream:
         chain = self._chain(is_over=has_stopped or count < self._limits.max_thoughts)
         ids_A = np.array([token.token_id for token in self._tokens], np.int32)
         log_probs_A = np.array([token.log_prob for token in self._tokens], np.float32)
-        return self._reader.whole(chain, ids_A, log_probs_A, self._question, self._limits)
+        return self._reader.whole(chain, ids_A, log_probs_A, self._question, self._limits, self._own_speed)
 
     def _chain(self, *, is_over: bool) -> "_Thoughts":
         return _Thoughts(

@@ -82,7 +82,7 @@ def _result(thinker: "Thinker", name: str, speed: Speed, sampling: str, outcomes
         lengths_SN=np.stack([outcome.lengths_N for outcome in outcomes]),
         forced_stops_SN=np.stack([outcome.forced_stop_N for outcome in outcomes]),
         method=run.config.stages[thinker.stage].method,
-        was_trained=not method.has_speed or method.recipe.was_trained(speed),
+        was_trained=not method.has_speed or run.was_trained(thinker.stage, speed),
         votes_SN=votes_of([outcome.predictions for outcome in outcomes], run.judge.is_right)
         if len(outcomes) > 1
         else None,

@@ -23,7 +23,7 @@ from colar_jax.runs.run import Run
 from colar_jax.settings import DecodeConfig
 from colar_jax.thinker.answer import Answer, Event
 from colar_jax.thinker.ask_programs import AskPrograms
-from colar_jax.thinker.asked import Options, check_index, check_options, check_questions, check_speed
+from colar_jax.thinker.asked import Options, check_index, check_options, check_questions, check_speed, tell_untrained
 from colar_jax.thinker.exported_run import is_exported
 from colar_jax.thinker.question_batches import batches_of, prompt_shape
 from colar_jax.thinker.reading import Reader
@@ -215,7 +215,10 @@ class Thinker:
 
     def checked_speed(self, asked) -> Speed:
         """The speed that is meant; UserError where it is none."""
-        return check_speed(asked, self.method.recipe, has_speed=self.method.has_speed, stage=self.stage)
+        speed = check_speed(asked, self.method.recipe, has_speed=self.method.has_speed, stage=self.stage)
+        if self.method.has_speed and not self.run.was_trained(self.stage, speed):
+            tell_untrained(self.stage, self.method.recipe, speed)
+        return speed
 
     @functools.cached_property
     def _programs(self) -> AskPrograms:

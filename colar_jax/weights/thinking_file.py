@@ -32,6 +32,7 @@ class ThinkingFacts:
     stage: str = ""  # of the run, which was exported; "": a folder of an earlier version, as below
     method_settings: dict[str, Any] | None = None  # of the method; None likewise
     decode: dict[str, Any] | None = None  # the run's settings of decoding; None likewise
+    trainer: str = "sft"  # what the stage learned with; of earlier versions nobody knows
     verifier: str = ""  # by which the run judges answers, one of `data.answers.VERIFIERS`; "" likewise
 
     def save(self, folder: Path) -> None:

@@ -14,6 +14,7 @@ from colar_jax.data.prompts import question_prompt
 from colar_jax.data.recipe import Recipe, Told
 from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
+from colar_jax.methods.own_speed import OwnSpeed
 from colar_jax.settings.speeds import AUTO_NUMBER, NO_NUMBER, SpeedRange, parse_trained_speeds
 
 BANDS = "1..2.3,2.7..4.3,4.7..6"
@@ -50,6 +51,27 @@ def test_what_of_ranges_was_trained():
     assert not recipe_of(BANDS).was_trained("auto")
     of_list = recipe_of("1,2,5")
     assert of_list.was_trained(2.0) and not of_list.was_trained(3.0) and not of_list.was_trained(1.5)
+
+
+def test_what_was_never_told_was_not_trained():
+    in_text = recipe_of("1..6")
+    assert in_text.was_trained(2.34) and not in_text.was_trained(2.345), "a prompt says two decimals"
+    assert recipe_of("1..6", conditioning="number").was_trained(2.345)
+    for speeds in ("1..6", "1,2"):
+        always_auto = recipe_of(speeds, auto_probability=1.0)
+        assert always_auto.was_trained("auto") and not always_auto.was_trained(2.0)
+        assert always_auto.prompt_speeds == ("auto",)
+
+
+def test_places_are_computed_of_two_decimals():
+    on_timeline = dict(conditioning="number", timeline="tokens")
+    assert recipe_of("1..6", **on_timeline).told(2.34567).number == 2.35
+    assert recipe_of("1..6", conditioning="number").told(2.34567).number == 2.34567
+    with pytest.raises(UserError, match=r"latent.speeds='1,1.0833' has 1.0833: .* at most 2 decimals"):
+        recipe_of("1,1.0833", **on_timeline)
+    with pytest.raises(UserError, match=r"own_speed.grid='1,1.2345' has 1.2345"):
+        OwnSpeed(grid="1,1.2345", timeline="tokens")
+    assert recipe_of("1,1.0833").speeds == (1.0, 1.0833)
 
 
 def test_every_drawn_speed_can_be_said():

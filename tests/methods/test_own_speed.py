@@ -172,12 +172,6 @@ def test_a_stage_labels_trains_and_answers_without_being_told(timeline, tmp_path
     assert (folder / "speed_choice.safetensors").is_file() and (folder / "speed_embedding.safetensors").is_file()
 
 
-@pytest.mark.slow
-def test_a_source_that_is_told_in_text_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"stages.auto: .* trained with latent.conditioning='text'"):
-        pipeline.train(own_config(tmp_path / "run", conditioning="text"))
-
-
 @pytest.mark.parametrize("grid", ["2", "2,1", "1,1", "1,auto", ""])
 def test_what_is_no_grid(grid):
     with pytest.raises(UserError, match="list at least two numbers that rise"):

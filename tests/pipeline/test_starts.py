@@ -17,7 +17,8 @@ from colar_jax.errors import UserError
 from colar_jax.methods import METHODS
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
-from colar_jax.runs.starts import _has_such_latents, adopt, start_parameters
+from colar_jax.runs.start_rules import _has_such_latents
+from colar_jax.runs.starts import adopt, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.stage import saved_tree

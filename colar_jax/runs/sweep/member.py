@@ -101,7 +101,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
     together: dict[tuple, list[StoredDecode]] = {}
     for cell, depends_on in part.dependencies.items():
         speed = speed_text(cell.speed) if method.has_speed else NO_SPEED
-        was_trained = not method.has_speed or method.recipe.was_trained(cell.speed)
+        was_trained = not method.has_speed or run.was_trained(part.stage, cell.speed)
         place = (cell.dataset, speed, cell.sampling, cell.latent_limit, cell.temperature, cell.trim, was_trained)
         decoded = StoredDecode.from_json(store[key_of(depends_on)])
         together.setdefault((*place, depends_on["questions"]), []).append(decoded)

@@ -1,0 +1,123 @@
+"""What a stage cannot go on from is said before anything is trained, and in which words."""
+
+import logging
+
+import numpy as np
+import pytest
+from pipeline.tiny import tiny_config_dict
+
+from colar_jax.config import resolve, stage_defaults
+from colar_jax.errors import UserError
+from colar_jax.runs.beforehand import check_run
+from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt, finished_parameters, start_parameters
+
+
+def own_config(workdir, *, run="cot,colar,auto", **latent):
+    """A run whose `auto` chooses among the speeds of its `colar`."""
+    config = tiny_config_dict(workdir, run=run)
+    for name in ("colar", "rl"):
+        config.stages[name].latent.update({"speeds": "1..6", "conditioning": "number"} | latent)
+    config.stages.auto = stage_defaults(method="own_speed", init_from="colar", steps=3, rows=2)
+    config.stages.auto.own_speed.grid = "1,2,4"
+    config.decode.speed_certainty = 0.9
+    return config
+
+
+def refused(config) -> str:
+    with pytest.raises(UserError) as raised:
+        check_run(prepare(resolve(config)))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("conditioning", ["text", "both"])
+def test_a_choice_is_of_speeds_that_are_told_as_numbers(tmp_path, conditioning):
+    message = refused(own_config(tmp_path, conditioning=conditioning))
+    assert (
+        f"is told it as a number, and {tmp_path}/colar was trained with latent.conditioning={conditioning!r}" in message
+    )
+
+
+def test_what_a_choice_starts_from(tmp_path):
+    config = own_config(tmp_path)
+    check_run(prepare(resolve(config)))
+    config.stages.auto.own_speed.timeline = "tokens"
+    assert "stages.auto.own_speed.timeline='tokens', and" in refused(config)
+    config.stages.auto.own_speed.timeline, config.run, config.stages.auto.init_from = "latents", "auto", ""
+    assert "name a stage of colar with init_from=" in refused(config)
+    config = own_config(tmp_path, run="cot,colar,auto,again")
+    config.stages.again = stage_defaults(method="own_speed", init_from="auto", steps=3, rows=2)
+    config.stages.again.own_speed.grid = "1,2,4"
+    assert "auto chooses its own: start from the stage of colar that it started from" in refused(config)
+    config = own_config(tmp_path, pooling="mean", timeline="tokens")
+    config.stages.auto.own_speed.update(mid_chain=True, timeline="tokens")
+    assert "pooled by 'sqrt', and" in refused(config)
+
+
+def test_rewards_are_for_what_was_trained(tmp_path):
+    config = own_config(tmp_path, run="cot,rl")
+    config.stages.rl.init_from = "cot"
+    assert "needs latents that were trained" in refused(config)
+    config.run, config.stages.rl.init_from = "rl", ""
+    assert "improves a trained model" in refused(config)
+
+
+@pytest.mark.parametrize("trainer", ["sft", "grpo"])
+def test_latents_go_on_after_a_choice_of_speeds(tmp_path, trainer):
+    """A stage that has learned to choose has the latents of the stage before it, in the size that they were learned in."""
+    config = own_config(tmp_path)
+    run = prepare(resolve(config))
+    given = run.initial_parameters()
+    given["latent_head"] = given["latent_head"] | {"embed_std": 3 * given["latent_head"]["embed_std"]}
+    adopt(run, "auto", given)
+    config.run, config.stages.more = (
+        "more",
+        config.stages["rl" if trainer == "grpo" else "colar"].copy_and_resolve_references(),
+    )
+    config.stages.more.init_from = "auto"
+    found = start_parameters(prepare(resolve(config)), "more")
+    np.testing.assert_array_equal(found["latent_head"]["embed_std"], given["latent_head"]["embed_std"])
+
+
+@pytest.mark.parametrize(("setting", "value"), [("grid", "1,3,6"), ("labels", "fastest")])
+def test_a_choice_is_read_as_it_was_learned(tmp_path, setting, value):
+    config = own_config(tmp_path)
+    run = prepare(resolve(config))
+    adopt(run, "auto", run.initial_parameters())
+    finished_parameters(run, tmp_path / "auto")
+    config.stages.auto.own_speed[setting] = value
+    with pytest.raises(UserError, match=f"learned its choice of a speed with own_speed.{setting}=.* read with another"):
+        finished_parameters(prepare(resolve(config)), tmp_path / "auto")
+
+
+def test_a_choice_without_certainty_is_a_safe_one_and_that_is_said(tmp_path, caplog):
+    config = own_config(tmp_path)
+    for certainty, labels, is_said in ((0.9, "each", False), (0.0, "fastest", False), (0.0, "each", True)):
+        config.decode.speed_certainty, config.stages.auto.own_speed.labels = certainty, labels
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            check_run(prepare(resolve(config)))
+        assert ("likeliest to be right, most often a slow one" in caplog.text) == is_said
+
+
+def test_a_budget_is_not_evaluated_by_what_ignores_it(tmp_path):
+    config = own_config(tmp_path)
+    config.decode.speed_certainty = 0.0
+    stage = config.stages.auto = stage_defaults(method="own_speed", trainer="grpo", init_from="colar", steps=4)
+    stage.own_speed.grid = "1,2,4"
+    stage.rl.update(speeds_per_group=2, length_credit="cost", length_weight=0.5, budget=9.0, advantage="dr_grpo")
+    check_run(prepare(resolve(config)))
+    stage.eval_every = 2
+    assert "stages.auto.rl.budget=9.0 with eval_every=2: the checkpoint of most right answers is kept" in refused(
+        config
+    )
+    stage.rl.length_price = 0.1
+    check_run(prepare(resolve(config)))
+
+
+def test_rewards_keep_the_speeds_of_the_stage_before_them(tmp_path):
+    config = own_config(tmp_path, run="cot,colar,rl", speeds="1,2,5", conditioning="text")
+    config.stages.rl.latent.speeds, config.stages.rl.init_from = "3", "colar"
+    run = prepare(resolve(config))
+    assert [run.was_trained("rl", speed) for speed in (2.0, 3.0, 4.0)] == [True, True, False]
+    assert [run.was_trained("colar", speed) for speed in (2.0, 3.0)] == [True, False]
