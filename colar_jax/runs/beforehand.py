@@ -27,8 +27,8 @@ def check_run(run: Run) -> None:
     """Make sure that every stage can begin, and that what they leave can be evaluated; UserError where it cannot."""
     for name in run.config.stage_names:
         if latest_step(run.workdir / name) is None:
-            _check_source(run, name)
             check_stage(run, name)
+            _check_source(run, name)
     _check_evaluation(run)
 
 

@@ -64,7 +64,7 @@ def test_rewards_are_for_what_was_trained(tmp_path):
 
 @pytest.mark.parametrize("trainer", ["sft", "grpo"])
 def test_latents_go_on_after_a_choice_of_speeds(tmp_path, trainer):
-    """A stage that has learned to choose has the latents of the stage before it, in the size that they were learned in."""
+    """A stage that has learned to choose has the latents of the stage before it, in the size that they have there."""
     config = own_config(tmp_path)
     run = prepare(resolve(config))
     given = run.initial_parameters()
