@@ -30,6 +30,8 @@ def refuse_unfit_source(run: Run, name: str, folder: Path | None, settings: dict
             )
         return
     source = find_method(settings["stage.method"])
+    if is_rewarded and (begins_latents(method, source) or not _has_such_latents(method, source)):
+        raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     if method.chooses_speed and source.chooses_speed:
         _refuse_another_choice(run, name, folder, settings)
     if is_rewarded or method.chooses_speed:
@@ -37,8 +39,6 @@ def refuse_unfit_source(run: Run, name: str, folder: Path | None, settings: dict
         _refuse_another_timeline(run, name, folder, settings)
     if method.chooses_speed and not is_rewarded:
         _refuse_what_gives_no_labels(run, name, folder, source, settings)
-    if is_rewarded and (begins_latents(method, source) or not _has_such_latents(method, source)):
-        raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
 
 
 def refuse_another_reading(run: Run, folder: Path, settings: dict) -> None:

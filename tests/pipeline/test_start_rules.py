@@ -41,9 +41,7 @@ def test_a_choice_is_of_speeds_that_are_told_as_numbers(tmp_path, conditioning):
 def test_what_a_choice_starts_from(tmp_path):
     config = own_config(tmp_path)
     check_run(prepare(resolve(config)))
-    config.stages.auto.own_speed.timeline = "tokens"
-    assert "stages.auto.own_speed.timeline='tokens', and" in refused(config)
-    config.stages.auto.own_speed.timeline, config.run, config.stages.auto.init_from = "latents", "auto", ""
+    config.run, config.stages.auto.init_from = "auto", ""
     assert "name a stage of colar with init_from=" in refused(config)
     config = own_config(tmp_path, run="cot,colar,auto,again")
     config.stages.again = stage_defaults(method="own_speed", init_from="auto", steps=3, rows=2)
