@@ -29,7 +29,7 @@ def refuse_unfit_source(run: Run, name: str, folder: Path | None, settings: dict
                 "a stage of colar with init_from="
             )
         return
-    source = find_method(settings["stage.method"])
+    source = source_method(settings)
     if is_rewarded and (begins_latents(method, source) or not _has_such_latents(method, source)):
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
     if method.chooses_speed and source.chooses_speed:
@@ -43,7 +43,7 @@ def refuse_unfit_source(run: Run, name: str, folder: Path | None, settings: dict
 
 def refuse_another_reading(run: Run, folder: Path, settings: dict) -> None:
     """UserError where a finished stage's choice of a speed would be read as one that it did not learn."""
-    method = find_method(settings["stage.method"])
+    method = source_method(settings)
     module = run.model.modules.get(SPEED_CHOICE)
     if not method.chooses_speed or module is None:
         return
@@ -62,12 +62,17 @@ def refuse_another_reading(run: Run, folder: Path, settings: dict) -> None:
             )
 
 
-def begins_latents(method: Method, source: type[Method]) -> bool:
+def source_method(settings: dict) -> Method:
+    """The method of a stage, by the settings that its checkpoints name; its own settings are the defaults."""
+    return find_method(settings["stage.method"])()
+
+
+def begins_latents(method: Method, source: Method) -> bool:
     """Whether a stage of `method` is the first to learn latents, so that their size is that of the embeddings now."""
     return method.calibrates and "latent_head" not in source.trains and not source.draws_latents
 
 
-def _was_told(source: type[Method], settings: dict) -> str:
+def _was_told(source: Method, settings: dict) -> str:
     """How the model of a stage is told a speed that it is asked for."""
     return "number" if source.chooses_speed else settings.get(f"stage.{source.group}.conditioning", "text")
 
@@ -84,7 +89,7 @@ def _refuse_another_choice(run: Run, name: str, folder: Path, settings: dict) ->
             )
 
 
-def _has_such_latents(method: Method, source: type[Method]) -> bool:
+def _has_such_latents(method: Method, source: Method) -> bool:
     """Whether a stage of `source` has learned latents as those of `method`, where they are not of the latent head.
 
     They are of one kind, and the method's own modules are among what the source has trained: adaptive latents are
@@ -92,7 +97,7 @@ def _has_such_latents(method: Method, source: type[Method]) -> bool:
     """
     if method.draws_latents:
         return True
-    shared = set(type(method).__mro__) & set(source.__mro__)
+    shared = set(type(method).__mro__) & set(type(source).__mro__)
     is_of_kind = any(issubclass(kind, Method) and kind is not Method for kind in shared)
     return is_of_kind and set(method.modules) <= set(source.trains)
 
@@ -116,7 +121,7 @@ def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) ->
 
 def _refuse_another_timeline(run: Run, name: str, folder: Path, settings: dict) -> None:
     """UserError where a stage that learns no latents, or improves them, would place them otherwise than was learned."""
-    was = settings.get(f"stage.{find_method(settings['stage.method']).group}.timeline", "latents")
+    was = settings.get(f"stage.{source_method(settings).group}.timeline", "latents")
     method = run.method(name)
     wanted = getattr(method, "timeline", "latents")
     if wanted != was:
@@ -125,7 +130,7 @@ def _refuse_another_timeline(run: Run, name: str, folder: Path, settings: dict) 
         )
 
 
-def _refuse_what_gives_no_labels(run: Run, name: str, folder: Path, source: type[Method], settings: dict) -> None:
+def _refuse_what_gives_no_labels(run: Run, name: str, folder: Path, source: Method, settings: dict) -> None:
     """UserError unless a model answers at the speed that it is told, from groups as labels are made of."""
     if source.chooses_speed:
         raise UserError(

@@ -17,7 +17,7 @@ from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import open_checkpoints, write_config
 from colar_jax.runs.run_model import own_modules
-from colar_jax.runs.start_rules import begins_latents, refuse_another_reading, refuse_unfit_source
+from colar_jax.runs.start_rules import begins_latents, refuse_another_reading, refuse_unfit_source, source_method
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
@@ -90,7 +90,7 @@ def start_parameters(run: Run, name: str) -> Tree:
     settings = finished_identity(folder)["settings"]
     refuse_unfit_source(run, name, folder, settings)
     parameters = finished_parameters(run, folder)
-    if begins_latents(run.method(name), find_method(settings["stage.method"])):
+    if begins_latents(run.method(name), source_method(settings)):
         return calibrate(parameters, run.model.llama)
     return parameters
 

@@ -155,7 +155,7 @@ def test_what_is_built_on_colar_says_under_its_own_name_how_it_was_told(tmp_path
 )
 def test_only_what_has_learned_to_stop_is_a_policy_that_stops(source, has_learned):
     """CODI's latents are those of adaptive latents, but it has no choice between going on and stopping."""
-    assert _has_such_latents(METHODS["adaptive"](), METHODS[source]) == has_learned
+    assert _has_such_latents(METHODS["adaptive"](), METHODS[source]()) == has_learned
 
 
 def test_rewards_do_not_move_latents_to_another_timeline(tmp_path):
