@@ -77,6 +77,16 @@ def test_latents_go_on_after_a_choice_of_speeds(tmp_path, trainer):
     np.testing.assert_array_equal(found["latent_head"]["embed_std"], given["latent_head"]["embed_std"])
 
 
+def test_latents_begin_in_the_size_of_the_embeddings(tmp_path):
+    config = own_config(tmp_path)
+    run = prepare(resolve(config))
+    given = run.initial_parameters()
+    llama = given["llama"] | {"embedding": 3 * given["llama"]["embedding"]}
+    adopt(run, "cot", given | {"llama": llama})
+    found = start_parameters(run, "colar")["latent_head"]["embed_std"]
+    np.testing.assert_allclose(found, 3 * given["latent_head"]["embed_std"], rtol=1e-5)
+
+
 @pytest.mark.parametrize(("setting", "value"), [("grid", "1,3,6"), ("labels", "fastest")])
 def test_a_choice_is_read_as_it_was_learned(tmp_path, setting, value):
     config = own_config(tmp_path)
