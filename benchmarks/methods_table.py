@@ -2,6 +2,7 @@
 
     python benchmarks/methods_table.py runs/methods --seeds 0,1,2,3,4
     python benchmarks/methods_table.py runs/methods_codi --config configs/methods.py:codi --seeds 0,1,2
+    python benchmarks/methods_table.py runs/methods --seeds 3,4 --first 0 # at the same time, once its start is there
 
 The first seed trains the chain of thought too, and all others start from it: what differs between seeds is what comes
 after. A seed is a run in its own folder (`<folder>/seed_<n>`), which goes on where it stopped; a finished one is not
@@ -34,8 +35,8 @@ def train_command(options: argparse.Namespace, seed: int, stages: list[str]) -> 
     folder = options.folder / f"seed_{seed}"
     command = [sys.executable, "-m", "colar_jax.train", f"--config={options.config}", f"--config.workdir={folder}"]
     command.append(f"--config.seed={seed}")
-    if seed != options.seeds[0]:
-        start = options.folder / f"seed_{options.seeds[0]}" / START
+    if seed != options.first:
+        start = options.folder / f"seed_{options.first}" / START
         command.append(f"--config.run={','.join(stages)}")
         command += [f"--config.stages.{name}.init_from={start}" for name in stages]
     return command + options.rest
@@ -52,12 +53,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--config", default=str(ROOT / "configs" / "methods.py"))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2, 3, 4])
+    parser.add_argument("--first", type=int, help="the seed that trains the chain of thought; default: of --seeds")
     parser.add_argument("--against", default="no_cot", help="the stage that all others are compared with")
     # argparse takes what follows -- for the folder's neighbours only where no option stands between.
     place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options = parser.parse_args(sys.argv[1:place], argparse.Namespace(rest=sys.argv[place + 1 :]))
     if len(set(options.seeds)) < len(options.seeds):
         parser.error(f"--seeds={','.join(map(str, options.seeds))}: a seed is named twice")
+    options.first = options.seeds[0] if options.first is None else options.first
     stages = stages_after_the_start(options.config)
     for seed in options.seeds:
         if is_finished(options.folder / f"seed_{seed}", stages):

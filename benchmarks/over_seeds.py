@@ -112,14 +112,23 @@ def costs_of(results: list[dict], changes: list[str]) -> dict[str, str]:
     """Cells of what answers cost, by their headings: means over seeds."""
     cost = {name: sum(result["cost"][name] for result in results) / len(results) for name in results[0]["cost"]}
     tests = [test for result in results for test in result["causal"]]
-    used = [str(sum(test["used"] for test in tests if test["intervention"] == name)) for name in changes if tests]
-    of_tests = {f"seeds that use latents, by {', '.join(changes)}": " / ".join(used) or "-"} if changes else {}
+    of_tests = {f"accuracy, % (seeds that use latents): {name}": _changed(tests, name) for name in changes}
     return {
         "thinks in": results[0]["thinks_in"] or "-",
         "forward passes": f"{cost['forward_passes']:.1f}",
         "MFLOP": f"{cost['flops'] / 1e6:.1f}",
-        "ms a question": f"{1000 * cost['seconds_per_question']:.1f}",
+        "KV KiB": f"{cost['kv_bytes'] / 1024:.1f}",
+        "ms a question, in batches": f"{1000 * cost['seconds_per_question']:.1f}",
     } | of_tests
+
+
+def _changed(tests: list[dict], name: str) -> str:
+    """The mean accuracy after a change to the latents, and in how many seeds it is lower for certain."""
+    found = [test for test in tests if test["intervention"] == name]
+    if not found:
+        return "-"
+    accuracy = sum(test["accuracy"] for test in found) / len(found)
+    return f"{100 * accuracy:.1f} ({sum(test['used'] for test in found)})"
 
 
 def table_of(rows: Rows, against: str, costs: bool = False) -> list[str]:

@@ -12,6 +12,7 @@ from colar_jax.data.splits import parse_tests
 from colar_jax.errors import UserError
 from colar_jax.methods import METHODS
 from colar_jax.model.presets import PRESETS
+from colar_jax.runs.run import prepare
 
 CONFIG_FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 ARITHMETIC = next(path for path in CONFIG_FILES if path.stem == "arithmetic")
@@ -55,6 +56,19 @@ def test_methods_stand_on_equal_terms(name, argument):
         if name in config.stage_names and name != "cot"
     }
     assert len(terms) == 1
+
+
+@pytest.mark.slow
+def test_an_update_of_each_method_has_as_many_problems(tmp_path):
+    """Rows hold more of what has no steps; loaders say how many."""
+    config = runpy.run_path(str(ARITHMETIC.with_stem("methods")))["get_config"]("short")
+    config.workdir = str(tmp_path)
+    run, problems = prepare(resolve(config)), {}
+    for name, stage in run.config.stages.items():
+        sizes = dict(seed=run.seed_of(name), rows=stage.rows, row_positions=stage.row_positions)
+        loader = run.method(name).make_loader(run.train, **sizes)
+        problems[name] = len(run.train) / loader.steps_per_epoch
+    assert {name: count for name, count in problems.items() if not 14 <= count <= 18 and name != "cot"} == {}
 
 
 @pytest.mark.parametrize(

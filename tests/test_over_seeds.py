@@ -48,15 +48,16 @@ def test_trimmed_rows_and_other_runs_are_no_seeds(tmp_path):
 
 def test_what_answers_cost_and_whether_latents_are_used(tmp_path):
     def of_seed(seed, passes, is_used):
-        cost = {"forward_passes": passes, "flops": 2e6, "kv_bytes": 1.0, "seconds_per_question": 0.5}
+        cost = {"forward_passes": passes, "flops": 2e6, "kv_bytes": 2048.0, "seconds_per_question": 0.5}
         folder = folder_of(
             tmp_path / seed,
             result("colar", 0.8, speed="2", cost=cost, thinks_in="latents"),
             result("no_cot", 0.3, cost=cost, thinks_in=""),
         )
         names = {"zero": True, "shuffle": is_used, "swap": False, "truncate": True}
-        tests = [{"intervention": "none", "used": False, "p": None}]
-        tests += [{"intervention": name, "used": used, "p": 0.5} for name, used in names.items()]
+        tests = [{"intervention": "none", "used": False, "p": None, "accuracy": 0.8}]
+        accuracy = 0.4 if seed == "0" else 0.6
+        tests += [{"intervention": name, "used": used, "p": 0.5, "accuracy": accuracy} for name, used in names.items()]
         report = json.loads((Path(folder) / "report.json").read_text())
         report["causal"] = [test | {"dataset": "gsm8k", "stage": "colar", "speed": "2"} for test in tests]
         (Path(folder) / "report.json").write_text(json.dumps(report))
@@ -64,10 +65,11 @@ def test_what_answers_cost_and_whether_latents_are_used(tmp_path):
 
     lines = table(of_seed("0", 4.0, True), of_seed("1", 6.0, False), "--costs")
     colar, no_cot = lines["gsm8k", "colar", "2", "-", "-"], lines["gsm8k", "no_cot", "-", "-", "-"]
-    used = "seeds that use latents, by zero, shuffle, swap, truncate"
+    used = [f"accuracy, % (seeds that use latents): {name}" for name in ("zero", "shuffle", "swap", "truncate")]
     assert (colar["thinks in"], colar["forward passes"], colar["MFLOP"]) == ("latents", "5.0", "2.0")
-    assert (colar["ms a question"], colar[used]) == ("500.0", "2 / 1 / 0 / 2")
-    assert (no_cot["thinks in"], no_cot[used]) == ("-", "-")
+    assert (colar["ms a question, in batches"], colar["KV KiB"]) == ("500.0", "2.0")
+    assert [colar[name] for name in used] == ["50.0 (2)", "50.0 (1)", "50.0 (0)", "50.0 (2)"]
+    assert (no_cot["thinks in"], no_cot[used[0]]) == ("-", "-")
 
 
 def test_a_row_is_compared_at_its_own_speed(tmp_path):

@@ -30,7 +30,9 @@ def chosen(request, tmp_path_factory):
     if request.param == "grpo":
         config.stages.auto.rl.speeds_per_group = 2
     run = prepare(resolve(config))
-    adopt(run, "auto", larger(jax.device_get(run.initial_parameters())))
+    parameters = larger(jax.device_get(run.initial_parameters()))
+    for name in ("colar", "auto"):
+        adopt(run, name, parameters)
     return request.param, run, export_stage(run, "auto", workdir / "out")
 
 
