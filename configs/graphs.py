@@ -51,16 +51,19 @@ def _config():
     config.stages.cot.optimizer.update(**optimizer)
     for name in METHODS:
         config.stages[name] = stage_defaults(
-            method=name, init_from="cot", steps=4500, rows=4, row_positions=288, eval_every=1500, log_every=100
+            method=name, init_from="cot", steps=4500, row_positions=288, eval_every=1500, log_every=100
         )
+        # 8 or 9 problems an update: a row holds three without steps, or with one latent for each, and two with more.
+        config.stages[name].rows = 3 if name in ("no_cot", "ruplar") else 4
         config.stages[name].optimizer.update(**optimizer)
     config.stages.colar.latent.update(speeds="2,5", weight=10.0)
     config.stages.sim_colar.sim_colar.update(speeds="2,5", weight=10.0)
-    # A latent for each step, as at home for ProsQA; the last stage, without steps, is what is evaluated.
-    schedule = dict(num_stages=3, latents_per_stage=1, epochs_per_stage=0.5, reset_optimizer=False)
+    # A latent for each step, as at home for ProsQA. The third stage has no step left in any chain: it is the last, has
+    # seven tenths of the updates, and is what is evaluated. iCoT's 12 tokens are gone as soon.
+    schedule = dict(num_stages=3, latents_per_stage=1, epochs_per_stage=0.25, reset_optimizer=False, final_stage=False)
     for name in ("coconut", "sim_coconut"):
         config.stages[name][name].update(schedule)
-    config.stages.icot.icot.update(removed_per_epoch=8.0, reset_optimizer=False)
+    config.stages.icot.icot.update(removed_per_epoch=24.0, reset_optimizer=False)
     for name in ("codi", "sim_codi", "pccot", "kava"):
         config.stages[name][name].update(num_latents=3, distill_weight=5.0, projection_size=128)
     # Three passes, as CODI's. A teacher's chain has 5 or 12 tokens: of the longer ones an eviction to 8 has to choose.
