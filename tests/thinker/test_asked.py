@@ -150,7 +150,7 @@ def test_a_question_of_10_000_characters_is_answered(loaded):
 
 
 def test_an_untrained_speed_is_said_once(loaded, caplog):
-    asked._tell_untrained.cache_clear()
+    asked.tell_untrained.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             loaded("colar").generate(QUESTIONS[:2], 3)
