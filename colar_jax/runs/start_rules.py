@@ -107,10 +107,10 @@ def _refuse_another_telling(run: Run, name: str, folder: Path, was_told: str) ->
     is_told = run.method(name).recipe.conditioning
     if is_told == "own":
         if was_told != "number":
+            also = "of own_speed, or " if run.config.stages[name].trainer == "grpo" else ""
             raise UserError(
-                f"stages.{name}: a model that chooses its speed is told it as a number, and {folder} was trained with "
-                f"latent.conditioning={was_told!r}: start from a stage of own_speed, or of colar with "
-                "latent.conditioning='number'"
+                f"stages.{name}: a model that chooses its speed is told it as a number, and what {folder} learns is of "
+                f"latent.conditioning={was_told!r}: start from a stage {also}of colar with latent.conditioning='number'"
             )
         return
     if was_told != is_told and (was_told, is_told) != ("text", "both"):

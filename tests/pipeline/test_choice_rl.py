@@ -148,5 +148,5 @@ def test_a_group_of_one_speed_has_nothing_to_compare(finished, tmp_path):
 def test_a_source_that_is_told_in_text_is_refused(finished, tmp_path):
     pipeline.train(config_of(tmp_path / "run", run="colar", conditioning="text"))
     config = config_of(tmp_path / "run", run="colar,auto_rl", conditioning="text", init_from="colar")
-    with pytest.raises(UserError, match=r"stages.auto_rl: .* trained with latent.conditioning='text'"):
+    with pytest.raises(UserError, match=r"stages.auto_rl: .* is of latent.conditioning='text'"):
         pipeline.train_stage(prepare(config), "auto_rl")

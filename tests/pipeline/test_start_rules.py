@@ -34,7 +34,8 @@ def refused(config) -> str:
 def test_a_choice_is_of_speeds_that_are_told_as_numbers(tmp_path, conditioning):
     message = refused(own_config(tmp_path, conditioning=conditioning))
     assert (
-        f"is told it as a number, and {tmp_path}/colar was trained with latent.conditioning={conditioning!r}" in message
+        f"is told it as a number, and what {tmp_path}/colar learns is of latent.conditioning={conditioning!r}"
+        in message
     )
 
 
