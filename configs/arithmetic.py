@@ -3,7 +3,7 @@
 15 minutes on two CPU cores. Problems of one to six operations on numbers up to 20; the speed is any number from 1 to
 6, or the model's own. Greedy accuracy % / #L on 1,000 held-out problems, five seeds: CoT 99.4 / 31.4; c = 1 99.8 /
 31.4, 2 99.8 / 16.2, 2.5 99.3 / 13.0, 3 99.7 / 10.7, 4 99.7 / 8.09, 5 99.7 / 6.69, 6 96.2 / 5.67; its own speed 99.7 /
-6.73; answer only 27.1 (one seed). How: docs/speed.md.
+6.73; answer only 31.5 (one seed). How: docs/speed.md.
 
 `:two_speeds` is CoLaR as published: speeds 2 and 5, said in the prompt, on problems of three to five operations on
 numbers up to 50. 11 minutes; greedy accuracy % / #L, seed 0, on two CPUs: CoT 96.7 / 31.0 and 96.0 / 31.0, c = 2 99.3 /
