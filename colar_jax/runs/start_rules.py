@@ -32,8 +32,8 @@ def refuse_unfit_source(run: Run, name: str, folder: Path | None, settings: dict
     source = source_method(settings)
     if is_rewarded and (begins_latents(method, source) or not _has_such_latents(method, source)):
         raise UserError(f"stages.{name}: trainer='grpo' needs latents that were trained, and {folder} has none yet")
-    if method.chooses_speed and source.chooses_speed:
-        _refuse_another_choice(run, name, folder, settings)
+    if method.chooses_speed:
+        refuse_another_reading(run, folder, settings)
     if is_rewarded or method.chooses_speed:
         _refuse_another_telling(run, name, folder, _was_told(source, settings))
         _refuse_another_timeline(run, name, folder, settings)
@@ -42,7 +42,7 @@ def refuse_unfit_source(run: Run, name: str, folder: Path | None, settings: dict
 
 
 def refuse_another_reading(run: Run, folder: Path, settings: dict) -> None:
-    """UserError where a finished stage's choice of a speed would be read as one that it did not learn."""
+    """UserError where a stage's choice of a speed would be read as one that it did not learn; fine where it has none."""
     method = source_method(settings)
     module = run.model.modules.get(SPEED_CHOICE)
     if not method.chooses_speed or module is None:
@@ -75,18 +75,6 @@ def begins_latents(method: Method, source: Method) -> bool:
 def _was_told(source: Method, settings: dict) -> str:
     """How the model of a stage is told a speed that it is asked for."""
     return "number" if source.chooses_speed else settings.get(f"stage.{source.group}.conditioning", "text")
-
-
-def _refuse_another_choice(run: Run, name: str, folder: Path, settings: dict) -> None:
-    """UserError where the outputs of a choice of speeds would be read as those of other speeds."""
-    group = run.method(name).group
-    for field in ("grid", "mid_chain"):
-        before, now = settings.get(f"stage.{group}.{field}"), getattr(run.method(name), field)
-        if before is not None and before != now:
-            raise UserError(
-                f"stages.{name}.{group}.{field}={now!r}: {folder}, which it starts from, has learned a choice with "
-                f"{before!r}, and goes on with that alone"
-            )
 
 
 def _has_such_latents(method: Method, source: Method) -> bool:
