@@ -42,7 +42,7 @@ def refuse_unfit_source(run: Run, name: str, folder: Path | None, settings: dict
 
 
 def refuse_another_reading(run: Run, folder: Path, settings: dict) -> None:
-    """UserError where a stage's choice of a speed would be read as one that it did not learn; fine where it has none."""
+    """UserError where a stage's choice of a speed, if it has one, would be read as another than it learned."""
     method = source_method(settings)
     module = run.model.modules.get(SPEED_CHOICE)
     if not method.chooses_speed or module is None:
