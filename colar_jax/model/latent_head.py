@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from colar_jax.model.gelu import gelu
 from colar_jax.model.linear import Linear, parameter
 from colar_jax.model.norm import layer_norm
 
@@ -85,7 +86,7 @@ class LatentHead(nnx.Module):
             return self._distribution(hidden)
 
     def _distribution(self, hidden) -> Gaussian:
-        x = self.second(jax.nn.gelu(self.first(hidden), approximate=False))
+        x = self.second(gelu(self.first(hidden)))
         x = layer_norm(x, self.norm_scale[...], self.norm_bias[...])
         mean = self.mean(x).astype(jnp.float32)
         if self.config.deterministic:

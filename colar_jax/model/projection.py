@@ -2,9 +2,9 @@
 
 import dataclasses
 
-import jax
 from flax import nnx
 
+from colar_jax.model.gelu import gelu
 from colar_jax.model.linear import Linear, parameter
 from colar_jax.model.norm import layer_norm
 from colar_jax.model.presets import LlamaConfig
@@ -30,7 +30,7 @@ class Projection(nnx.Module):
             self.norm_bias = parameter(rngs, (hidden_size,), ("norm",))
 
     def __call__(self, hidden):
-        x = self.second(jax.nn.gelu(self.first(hidden), approximate=False))
+        x = self.second(gelu(self.first(hidden)))
         if not self.config.layer_norm:
             return x
         return layer_norm(x, self.norm_scale[...], self.norm_bias[...])

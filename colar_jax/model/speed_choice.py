@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from colar_jax.model.gelu import gelu
 from colar_jax.model.linear import Linear, along_last, parameter, project
 from colar_jax.model.presets import LlamaConfig
 
@@ -49,7 +50,7 @@ class SpeedChoice(nnx.Module):
         return self._outputs(hidden)[..., -1]
 
     def _outputs(self, hidden):
-        inner = jax.nn.gelu(self.first(hidden), approximate=False)
+        inner = gelu(self.first(hidden))
         logits = project(inner, self.second_kernel[...].astype(inner.dtype)).astype(jnp.float32)
         return logits + along_last(self.second_bias[...], logits)
 

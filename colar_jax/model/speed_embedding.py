@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colar_jax.errors import UserError
+from colar_jax.model.gelu import gelu
 from colar_jax.model.linear import Linear, along_last, parameter, project
 from colar_jax.model.presets import LlamaConfig
 from colar_jax.settings.speeds import ASKED_PHASE
@@ -71,7 +72,7 @@ class SpeedEmbedding(nnx.Module):
         turns = 2 * jnp.pi * jnp.concatenate([speeds, 2 * speeds, phases, speeds + phases], axis=-1)
         angles = jnp.concatenate([waves, turns], axis=-1)
         features = jnp.concatenate([log, phases, jnp.sin(angles), jnp.cos(angles)], axis=-1)
-        of_speed = project(jax.nn.gelu(self.first(features), approximate=False), self.second_kernel[...])
+        of_speed = project(gelu(self.first(features)), self.second_kernel[...])
         of_speed = of_speed + along_last(self.second_bias[...], of_speed)
         is_auto, is_told = (numbers == 0)[..., None], (numbers >= 0)[..., None]
         return jnp.where(is_told, jnp.where(is_auto, along_last(self.auto[...], of_speed), of_speed), 0.0)
