@@ -11,7 +11,6 @@ both. The last layer and the vector start at zero: a model that gets this module
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
