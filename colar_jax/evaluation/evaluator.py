@@ -20,7 +20,7 @@ from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.measures import measured
 from colar_jax.methods import Method
 from colar_jax.settings import DecodeConfig
-from colar_jax.settings.speeds import AUTO_NUMBER
+from colar_jax.settings.speeds import AUTO_NUMBER, DECIMALS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -209,6 +209,7 @@ class Evaluator:
             decoded.num_answer_tokens_B[new],
             decoded.num_thoughts_B[new],
             trim=None if decoded.trim is None else {name: of_B[new] for name, of_B in decoded.trim.items()},
+            own_speeds_N=_chosen_speeds(decoded, new),
         )
         return Outcome(
             predictions=list(answers.predictions),
@@ -221,6 +222,13 @@ class Evaluator:
             measured=measured(answers),
             seconds=seconds,
         )
+
+
+def _chosen_speeds(decoded: Decoded, new: slice) -> np.ndarray | None:
+    """The speeds of questions whose model chose them; None where it was told."""
+    if decoded.own_speeds_B is None or not np.all(decoded.own_speeds_B):
+        return None
+    return np.round(np.asarray(decoded.own_speeds_B[new], np.float64), DECIMALS)
 
 
 def _joined(parts: list[Outcome]) -> Outcome:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,12 +36,13 @@ class Judge:
         ids_NA: np.ndarray,
         num_tokens_N: np.ndarray,
         lengths_N: np.ndarray,
-        trim: dict[str, np.ndarray] | None = None,
+        **known: Any,
     ) -> Answers:
-        """Answers that are read and judged; `trim` as `Answers` has it."""
+        """Answers that are read and judged; what is `known` besides are the other fields of `Answers`."""
         texts, predictions = self.read(ids_NA, num_tokens_N)
         right_N = self.judge(problems, predictions)
-        return Answers(problems, self.tokenizer, ids_NA, num_tokens_N, texts, predictions, right_N, lengths_N, trim)
+        found = (ids_NA, num_tokens_N, texts, predictions, right_N, lengths_N)
+        return Answers(problems, self.tokenizer, *found, **known)
 
     def judge(self, problems: Sequence[Problem], predictions: Sequence[str]) -> np.ndarray:
         """Which of the predictions, one for each problem, are right: bool `[N]`."""

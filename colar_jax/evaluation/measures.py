@@ -26,6 +26,7 @@ class Answers:
     right_N: np.ndarray  # bool
     lengths_N: np.ndarray  # int, #L
     trim: dict[str, np.ndarray] | None = None  # of chains that were trimmed (`evaluation.trimming`), by measure
+    own_speeds_N: np.ndarray | None = None  # where the model chose them: of a chain whose speed changes the first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ def _of_trimming(name: str, kind: type) -> Measure:
 
 _MEASURES = (
     Measure("cut_answer", bool, _cut_answer),
+    Measure("chosen_speed", float, lambda answers: answers.own_speeds_N),
     _of_trimming("agreed", bool),  # thinking ended because answers agreed
     _of_trimming("cut_without_agreement", bool),  # or for another reason of trimming
     _of_trimming("discarded_thoughts", int),  # were thought after the place where thinking was then ended

@@ -59,6 +59,7 @@ COLUMNS = (
     Column("mean_length", lambda result: result.mean_length, "#L", length_text),
     Column("length_over_seeds", lambda result: result.length_over_seeds),
     Column("needed_length", lambda result: result.needed_length),
+    Column("chosen_speed", lambda result: result.mean_of("chosen_speed"), "chosen speed", length_text, is_shown=False),
     Column("forced_stop_share", lambda result: result.forced_stop_share, remark="Reasoning cut at its limit"),
     Column(
         "cut_answer_share",

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from cases import fast
 
 from colar_jax.config import DataConfig
 from colar_jax.data import math_equivalence, math_worker
@@ -80,7 +81,9 @@ def test_other_mathematics(prediction, answer):
     assert not is_same_mathematics(prediction, answer)
 
 
-@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["as usual", "ignored, as by libtpu"])
+@pytest.fixture(
+    params=fast([signal.SIG_DFL, signal.SIG_IGN], signal.SIG_IGN), ids=["as usual", "ignored, as by libtpu"]
+)
 def profiling_signal(request):
     """What the process that judges inherits of the signal that ends it."""
     before = signal.signal(signal.SIGPROF, request.param)

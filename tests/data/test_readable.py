@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 import transformers
+from cases import fast
 from tokenizers import models, normalizers, pre_tokenizers
 
 from colar_jax.data import math_equivalence
@@ -164,7 +165,7 @@ def test_the_library_for_mathematics_is_asked_seldom(monkeypatch):
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["llama3", "qwen2", "gpt2"])
+@pytest.mark.parametrize("name", fast(["llama3", "qwen2", "gpt2"], "llama3"))
 @pytest.mark.parametrize(
     ("source", "split", "verifier"),
     [

@@ -1,5 +1,6 @@
 """What a latent of a step should say: shares of its numbers and signs, by rule."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ LLAMA = str(SHARED / "llama3")
 needs_llama = pytest.mark.skipif(not Path(LLAMA).is_dir(), reason="the real tokenizers lie in ../shared/tokenizers")
 
 
+read = functools.cache(load_tokenizer)
+
+
 def shares_of(steps: tuple[str, ...], rule: str, name: str = LLAMA) -> list[dict[str, float]]:
-    tokenizer = load_tokenizer(name)
+    tokenizer = read(name)
     encoded = encode([Problem("How many?", steps, "7")], tokenizer, ("auto",))
     found = []
     for ids, shares in step_shares(encoded, 0, rule):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 from jax.experimental import io_callback
 from scipy import special, stats
@@ -182,7 +183,7 @@ def assert_same_rollout(actual: dict, expected: dict):
         np.testing.assert_allclose(actual[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("greedy", fast([True, False], False))
 def test_cached_is_uncached(greedy):
     decoded = run(greedy=greedy)
     assert len(set(decoded.num_thoughts_B.tolist())) >= 3 and len(set(decoded.num_answer_tokens_B.tolist())) >= 3

@@ -43,12 +43,15 @@ def test_questions_in_rows_leave_what_each_leaves_by_itself(model, held):
         embeds_RSD = embed_questions(model, prompts, jnp.dtype("float32"))
         return read_questions(model.llama, embeds_RSD, prompts, Execution())
 
+    @jax.jit
+    def by_itself(parameters, ids):
+        llama, compute = nnx.merge(graph, parameters).llama, Execution(scan_layers=False)
+        sees = packed(jnp.ones_like(ids), compute, keeps=True)
+        return llama.run(llama.embed(ids, "float32"), jnp.arange(ids.shape[1])[None], sees, compute)
+
     hidden_CD, prefix = in_rows(parameters)
     for place, question in enumerate(questions):
-        ids, positions = question[None], np.arange(len(question))[None]
-        llama, compute = nnx.merge(graph, parameters).llama, Execution(scan_layers=False)
-        sees = packed(np.ones_like(ids), compute, keeps=True)
-        alone, layers = llama.run(llama.embed(ids, "float32"), positions, sees, compute)
+        alone, layers = by_itself(parameters, question[None])
         np.testing.assert_allclose(hidden_CD[place], alone[0, -1], rtol=1e-4, atol=1e-4)
         for kept, own in zip(jax.tree.leaves(prefix.layers), jax.tree.leaves(layers), strict=True):
             np.testing.assert_allclose(kept[place, :, : len(question)], own[0], rtol=1e-4, atol=1e-4)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 
 from colar_jax.config import DecodeConfig
 from colar_jax.data.encoding import encode
@@ -121,7 +122,7 @@ def test_a_model_that_reads_its_question_alone_does_not(tokenizer, encoded):
     assert not are_used(list(rows.values()))
 
 
-@pytest.mark.parametrize(("questions", "flips"), [(60, 0.3), (500, 0.04), (500, 0.3)])
+@pytest.mark.parametrize(("questions", "flips"), fast([(60, 0.3), (500, 0.04), (500, 0.3)], (500, 0.04)))
 @pytest.mark.parametrize("alike", [0.0, 0.8])
 def test_latents_without_any_use_are_called_used_at_most_five_times_in_a_hundred(questions, flips, alike):
     """Every change flips answers at random, as often to wrong as to right; `alike` is the share of flips in common."""

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cases import fast
 from launch.fakes import AWKWARD, LAUNCH, Cluster
 
 SLICE = ("--name=colar", "--zone=us-west4-a", "--type=v5litepod-16")
@@ -223,7 +224,7 @@ def test_a_run_ends_when_training_does(cluster):
     assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]]
 
 
-@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("queued", fast([False, True], True))
 def test_a_preempted_slice_is_made_again_and_training_goes_on(cluster, queued):
     # There, then preempted while it is watched (which is seen twice: by the watch, and by `up`), then made again.
     if queued:

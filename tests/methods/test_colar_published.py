@@ -126,7 +126,7 @@ def assert_metrics(metrics, expected: dict[str, float], num_labels: int, num_lat
         assert largest_difference(metrics[ours].sum / counts[ours], expected[published]) < TOLERANCE, ours
 
 
-@pytest.mark.parametrize("speed", fast(list(SPEEDS), *SPEEDS[:2]))  # CI runs all of them
+@pytest.mark.parametrize("speed", fast(list(SPEEDS), 2))  # CI runs all of them
 @pytest.mark.parametrize(
     ("setup", "variant"), [(setup, variant) for setup, (_, _, variants) in SETUPS.items() for variant in variants]
 )

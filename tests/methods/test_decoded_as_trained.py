@@ -100,7 +100,7 @@ def test_latents_in_training_are_those_in_decoding(name):
     )  # they differ, from question to question and step to step
 
 
-@pytest.mark.parametrize("name", list(PROJECTIONS))
+@pytest.mark.parametrize("name", fast(list(PROJECTIONS), "coconut", "codi"))
 def test_latents_with_the_cache_are_those_of_whole_passes(name):
     """Question and latents so far are read anew for each next latent, alone in their row."""
     encoded, outcome = decoded(name)
@@ -142,7 +142,7 @@ def test_latents_see_the_question_in_the_cache(name, monkeypatch):
         assert all(largest_difference(those[:, step], seen[:, step]) > 0.01 for step in range(1, NUM_LATENTS))
 
 
-@pytest.mark.parametrize("name", list(PROJECTIONS))
+@pytest.mark.parametrize("name", fast(list(PROJECTIONS), "codi"))
 def test_without_the_question_a_latent_is_made_of_the_one_before_it_alone(name, monkeypatch):
     """The fault of the published evaluation, as an option."""
     _, outcome = decoded(name)
@@ -162,7 +162,7 @@ def test_without_the_question_a_latent_is_made_of_the_one_before_it_alone(name, 
         assert largest_difference(blind.thoughts[:, step], outcome.thoughts[:, step]) > 0.01
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", fast(list(METHODS), "icot", "coconut", "codi", "pccot", "kava"))
 def test_the_loss_of_a_decoded_answer_is_its_log_probability(name):
     """Prompt, positions and masks of the answer's part: the whole of the training objective, on what was decoded."""
     encoded, outcome = decoded(name)

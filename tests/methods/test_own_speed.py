@@ -13,10 +13,16 @@ from pico_model import COMPUTE, SEPARATOR, VOCABULARY
 from pipeline.tiny import tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
-from colar_jax.data.encoding import Prompt
+from colar_jax.data.arithmetic import generate_problems
+from colar_jax.data.encoding import Prompt, encode
+from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.decoding.decoder import decode
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
+from colar_jax.engine import Engine
 from colar_jax.errors import UserError
+from colar_jax.evaluation.evaluator import Evaluator, Workload
+from colar_jax.evaluation.judge import Judge
+from colar_jax.evaluation.samples import samples_of
 from colar_jax.exchange.folder import export_stage
 from colar_jax.methods import method
 from colar_jax.methods.colar import Colar
@@ -25,6 +31,7 @@ from colar_jax.methods.own_speed import OwnSpeed, each_right, fastest_right
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
+from colar_jax.parallel.mesh import make_mesh
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.runs.speed_labels import RIGHT_FILE
@@ -49,8 +56,8 @@ def test_the_label_is_the_fastest_speed_that_was_right():
 
 
 @functools.cache
-def model():
-    llama = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY)
+def model(num_tokens: int = VOCABULARY):
+    llama = dataclasses.replace(PRESETS["pico"], vocab_size=num_tokens)
     graph, parameters = build(llama, LatentHeadConfig(24), 0, modules=METHOD.modules)
     rng = np.random.default_rng(0)
     return graph, jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32), parameters)
@@ -81,6 +88,22 @@ def test_a_question_that_asks_for_it_is_told_what_the_model_chose():
     mixed = decoded([OWN_NUMBER, NO_NUMBER, *[2.0] * (len(IDS) - 2)])
     assert mixed.own_speeds_B.tolist() == [own.own_speeds_B[0], *[0.0] * (len(IDS) - 1)]
     np.testing.assert_allclose(mixed.thoughts[0], own.thoughts[0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_evaluation_says_which_speed_was_chosen():
+    tokenizer = load_tokenizer(EMBEDDED)
+    said = {METHOD.recipe.told(speed).said for speed in ("auto", 2.0)}
+    encoded = encode(generate_problems("test", 4), tokenizer, tuple(said))
+    graph, parameters = model(tokenizer.num_tokens)
+    evaluator = Evaluator(
+        Engine(graph, make_mesh(jax.devices()[:1])), METHOD, Judge(tokenizer), DECODE, Workload([encoded], ("auto",), 4)
+    )
+    of_speed = {speed: evaluator.run(parameters, encoded, speed, seed=None) for speed in ("auto", 2.0)}
+    assert set(of_speed["auto"].measured["chosen_speed"]) <= {1.0, 2.0, 4.0}
+    assert "chosen_speed" not in of_speed[2.0].measured
+    (sample, *_) = samples_of(encoded, of_speed["auto"])
+    assert sample["chosen_speed"] == of_speed["auto"].measured["chosen_speed"][0]
 
 
 def test_certainty_takes_the_fastest_speed_that_is_sure_enough():
@@ -159,6 +182,7 @@ def test_a_stage_labels_trains_and_answers_without_being_told(timeline, tmp_path
     assert auto.method == "own_speed" and auto.speed == "-"
     (at_two,) = [result for result in results if result.stage == "colar" and result.sampling == "greedy"]
     assert auto.cost.forward_passes >= 1 + 1 + auto.mean_length and at_two.speed == "2"
+    assert 1 <= auto.mean_of("chosen_speed") <= 4 and at_two.mean_of("chosen_speed") is None
     right_KN = np.load(tmp_path / "run" / "auto" / RIGHT_FILE)
     assert right_KN.shape == (3, 10)
     pipeline.train(config)  # there is nothing to do

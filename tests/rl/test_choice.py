@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 from rl.pico_policy import COMPUTE, PROMPTS, SAMPLING, SEPARATOR_ID, Ends, policy
 
@@ -125,7 +126,7 @@ def gradient_of(loss, parameters):
     return of_choice
 
 
-@pytest.mark.parametrize(("alone", "bonus"), [(True, 0.0), (True, 0.3), (False, 0.3)])
+@pytest.mark.parametrize(("alone", "bonus"), fast([(True, 0.0), (True, 0.3), (False, 0.3)], (False, 0.3)))
 def test_the_policy_gradient_is_that_of_the_expected_reward_by_enumeration(alone, bonus):
     """Of one question with a reward for each speed, from rollouts that are spread as the head's probabilities are.
 

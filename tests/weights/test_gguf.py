@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import transformers
+from cases import fast
 from golden.published import largest_difference
 from weights.gguf_files import our_logits, random_arrays, real_texts, tiny, tiny_tokenizer, write_gguf
 from weights.stored import expected_tree
@@ -23,7 +24,7 @@ gguf = pytest.importorskip("gguf")
 TOLERANCE = 1e-4  # of the largest logit
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", fast([True, False], False))
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_what_is_written_is_read_bit_for_bit(family, tied, tmp_path):
     config = tiny(family, tied_head=tied)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import fast
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -45,7 +46,7 @@ def test_every_tensor_finds_its_place(config, make, piece_bytes, tmp_path, monke
     assert_equal(load_llama(make(tmp_path / "m", config, arrays), config), expected_tree(config, arrays))
 
 
-@pytest.mark.parametrize("stored", [np.float16, jnp.bfloat16, np.float32])
+@pytest.mark.parametrize("stored", fast([np.float16, jnp.bfloat16, np.float32], np.float16, jnp.bfloat16))
 @pytest.mark.parametrize("wanted", [jnp.bfloat16, jnp.float32])
 def test_dtypes(stored, wanted, tmp_path):
     arrays = stored_arrays(TIED, stored)
@@ -65,7 +66,7 @@ def test_a_tied_folder_may_hold_its_head_and_old_buffers(tmp_path):
 
 
 @pytest.mark.parametrize("make", [make_folder, make_sharded])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", fast([np.float32, np.float16, jnp.bfloat16], jnp.bfloat16))
 @pytest.mark.parametrize("place", [0, -1])
 def test_a_head_that_differs_from_the_embedding_is_kept(make, dtype, place, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(weights_module, "PIECE_BYTES", 1000)

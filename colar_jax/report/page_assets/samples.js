@@ -17,7 +17,7 @@ function latentItem(latent, index) {
 
 function sampleCard(sample) {
   const facts = [
-    sample.run, sample.dataset, sample.stage, sample.showsSpeed ? `speed ${sample.speed}` : "",
+    sample.run, sample.dataset, sample.stage, sample.showsSpeed ? `speed ${sample.speed}` : "", sample.chosen_speed ? `chose speed ${sample.chosen_speed}` : "",
     sample.latent_limit ? `#L at most ${sample.latent_limit}` : "", sample.temperature ? `temperature ${sample.temperature}` : "",
     sample.trim ? `trimmed at ${sample.trim}` : "", `#L ${sample.length}`, sample.forced_stop ? "reasoning cut at its limit" : "", sample.cut_answer ? "answer cut at its limit" : "",
   ].filter(Boolean).map((text) => element("span", "", text));
