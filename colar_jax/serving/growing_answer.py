@@ -4,7 +4,7 @@ import base64
 import dataclasses
 
 from colar_jax.data.answers import extract_answer
-from colar_jax.serving.narration import EndOfThinking, Failed, Happening, ToldThought, ToldToken
+from colar_jax.serving.narration import ChosenSpeed, EndOfThinking, Failed, Happening, ToldThought, ToldToken
 from colar_jax.serving.refusal import Refusal
 from colar_jax.serving.service import Served
 from colar_jax.thinker.growing_text import GrowingText
@@ -30,6 +30,7 @@ class GrowingAnswer:
         self.num_thoughts = self.num_tokens = 0
         self.forced_stop = self.is_over = False
         self.finish_reason: str | None = None
+        self.own_speed: float | None = None
         self.tokens: list[tuple[str, float]] = []
 
     def add(self, happenings: list[Happening]) -> Piece:
@@ -37,6 +38,8 @@ class GrowingAnswer:
         reasoning, text, latents, tokens = "", "", [], []
         for happening in happenings:
             match happening:
+                case ChosenSpeed():
+                    self.own_speed = happening.speed
                 case ToldThought():
                     self.num_thoughts += 1
                     if happening.word_id is not None:
@@ -90,4 +93,4 @@ class GrowingAnswer:
             "answer": extract_answer(self.text).strip(),
             "num_thoughts": self.num_thoughts,
             "forced_stop": self.forced_stop,
-        }
+        } | ({} if self.own_speed is None else {"thinking_speed": self.own_speed})

@@ -6,6 +6,14 @@ import numpy as np
 
 from colar_jax.evaluation.latents import Word
 from colar_jax.serving.slots import Act
+from colar_jax.settings.speeds import DECIMALS
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenSpeed:
+    """The model has chosen at which speed it thinks."""
+
+    speed: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Failed:
     message: str
 
 
-Happening = ToldThought | EndOfThinking | ToldToken | Failed
+Happening = ChosenSpeed | ToldThought | EndOfThinking | ToldToken | Failed
 
 
 class Narrator:
@@ -51,9 +59,9 @@ class Narrator:
     def __init__(self, *, in_words: bool):
         self._in_words, self._pending = in_words, None
 
-    def tell(self, kind_T, token_T, log_prob_T, stop_log_prob_T, latents_TD=None) -> list[Happening]:
+    def tell(self, kind_T, token_T, log_prob_T, stop_log_prob_T, own_speed_T, latents_TD=None) -> list[Happening]:
         """What happened in some steps of the slot; `latents_TD` for who asked to see them."""
-        told: list[Happening] = []
+        told: list[Happening] = [ChosenSpeed(round(speed, DECIMALS)) for speed in own_speed_T.tolist() if speed]
         for step, kind in enumerate(kind_T.tolist()):
             if kind == Act.NOTHING:
                 continue

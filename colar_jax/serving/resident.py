@@ -21,7 +21,7 @@ from colar_jax.model.reasoner import Reasoner
 from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import Tree, only
 from colar_jax.serving.slot_cache import own_positions, put_question, questions, resized
-from colar_jax.serving.slots import Act, Course, SlotPhase, Slots, StepEvent, Wish, as_fed, decide
+from colar_jax.serving.slots import Act, Course, SlotPhase, Slots, StepEvent, Wish, as_fed, decide, own_speeds
 from colar_jax.serving.traced_ways import TracedWays
 
 _BLOCKS = ("llama", "blocks")
@@ -123,21 +123,28 @@ class SlotPrograms:
         return self._with_model(self._prefill, weights, (ids_RP, lengths_R, wish))
 
     def _prefill(self, model: Reasoner, layers, compute: Execution, ids_RP, lengths_R, wish: Wish, _):
-        num_positions = ids_RP.shape[1]
-        positions_RP = jnp.broadcast_to(jnp.arange(num_positions)[None], ids_RP.shape)
-        sees, reading = questions(positions_RP < lengths_R[:, None], lengths_R, compute)
         embeds_RPD = self._ways.embed(model, ids_RP, jnp.dtype(compute.dtype))
-        embeds_RPD = with_speeds(model, embeds_RPD, lengths_R, wish.speed_number_B)
-        hidden_R1D, caches = model.llama.run(embeds_RPD, positions_RP, sees, compute, reading=reading, layers=layers)
+
+        def read(embeds_RPD, lengths_R):
+            positions_RP = jnp.broadcast_to(jnp.arange(ids_RP.shape[1])[None], ids_RP.shape)
+            sees, reading = questions(positions_RP < lengths_R[:, None], lengths_R, compute)
+            hidden_R1D, caches = model.llama.run(
+                embeds_RPD, positions_RP, sees, compute, reading=reading, layers=layers
+            )
+            return hidden_R1D[:, 0], caches
+
+        own_R = own_speeds(model, lambda: read(embeds_RPD, lengths_R - 1)[0], wish, self._ways)
+        wish = dataclasses.replace(wish, speed_number_B=jnp.where(own_R > 0, own_R, wish.speed_number_B))
+        hidden_RD, caches = read(with_speeds(model, embeds_RPD, lengths_R, wish.speed_number_B), lengths_R)
         zeros_R = jnp.zeros_like(lengths_R)
         separator_RD = self._ways.embed(model, zeros_R + self._ways.separator_id, embeds_RPD.dtype)
         thinks = self._ways.max_thoughts > 0
         phase_R = zeros_R + (SlotPhase.THINKING if thinks else SlotPhase.ANSWERING)
         course = Course(phase_R, separator_RD, lengths_R, zeros_R, zeros_R)
-        decided, event = decide(model, hidden_R1D[:, 0], course, wish, self._ways)
+        decided, event = decide(model, hidden_RD, course, wish, self._ways)
         if not thinks:  # nothing is decided before the separator is read
             decided, event = course, dataclasses.replace(event, kind_B=zeros_R)
-        return Filling(caches, decided, wish), event
+        return Filling(caches, decided, wish), dataclasses.replace(event, own_speed_B=own_R)
 
     def _advance_on_devices(self, weights: Weights, slots: Slots, limit, most: int) -> tuple[Slots, StepEvent]:
         """At most `limit` steps of all slots, of `most`; fewer when one is done and may be refilled, or none has work.
@@ -233,7 +240,8 @@ def _no_events(num_slots: int, most: int, hidden_size: int) -> StepEvent:
         return jnp.zeros((num_slots, most, *shape), dtype)
 
     int32, float32 = jnp.int32, jnp.float32
-    return StepEvent(zeros(int32), zeros(int32), zeros(float32), zeros(float32), zeros(float32, hidden_size))
+    latents = zeros(float32, hidden_size)
+    return StepEvent(zeros(int32), zeros(int32), zeros(float32), zeros(float32), latents, zeros(float32))
 
 
 def _put_rows(slots, filling, rows_R):

@@ -234,7 +234,7 @@ class Scheduler:
                 continue
             job, narrator = slots[slot]
             latents_TD = latents[row] if job.wants_latents else None
-            arrays = happened.kind, happened.token, happened.log_prob, happened.stop_log_prob
+            arrays = happened.kind, happened.token, happened.log_prob, happened.stop_log_prob, happened.own_speed
             happenings = narrator.tell(*(array[row] for array in arrays), latents_TD)
             if happenings:
                 yield job, self._with_words(happenings) if job.wants_latents else happenings

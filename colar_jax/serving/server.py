@@ -136,15 +136,16 @@ def refuse_what_cannot_be_served(thinker: Thinker) -> None:
         raise UserError(f"{jax.process_count()} processes: a server is one; start one on each machine")
     if not thinker.decode.latents_see_question:
         raise UserError("decode.latents_see_question=False is for evaluating: a server's latents see their question")
-    if thinker.run.thinking(thinker.stage).sweeps is not None:
+    thinking = thinker.run.thinking(thinker.stage)
+    if thinking.sweeps is not None:
         raise UserError(
             f"stage {thinker.stage} makes all its latents at once, and a server's slots feed one position a step: ask "
             "it with colar_jax.generate, or colar_jax.load"
         )
-    if thinker.method.recipe.conditioning == "own":
+    if thinking.changes_speed:
         raise UserError(
-            f"stage {thinker.stage} chooses its own speed, which the server does not do: serve the stage that it "
-            "started from, and ask it for a speed"
+            f"stage {thinker.stage} changes its speed in mid-chain, which the server does not do: ask it with "
+            "colar_jax.generate, or colar_jax.load"
         )
     if thinker.engine.mesh.shape["tensor"] > 1:
         tensor, is_own = thinker.engine.mesh.shape["tensor"], bool(thinker.run.config.parallel.decode_mesh)

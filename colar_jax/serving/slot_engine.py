@@ -36,6 +36,7 @@ class Happened:
     token: np.ndarray
     log_prob: np.ndarray
     stop_log_prob: np.ndarray
+    own_speed: np.ndarray
     latents: jax.Array
     rows: dict[int, int]  # of the slots that this is about
 
@@ -49,8 +50,8 @@ class Running:
     def wait(self) -> Happened:
         """What has happened, once it has. The latents stay: few ask for them."""
         event = self._event
-        arrays = jax.device_get((event.kind_B, event.token_B, event.log_prob_B, event.stop_log_prob_B))
-        return Happened(*arrays, event.latent_BD, self._rows)
+        told = event.kind_B, event.token_B, event.log_prob_B, event.stop_log_prob_B, event.own_speed_B
+        return Happened(*jax.device_get(told), event.latent_BD, self._rows)
 
 
 class SlotEngine:

@@ -14,12 +14,16 @@ LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
 
 
 def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
-    """One stage, `colar`, of two steps; or these, each named after its method; `latent`: settings of `colar`."""
+    """One stage, `colar`, of two steps; or these, each named after its method.
+
+    `latent` and `own_speed` are settings of such stages, `projection` a size, and the others those of the model.
+    """
     config = defaults()
     config.update(workdir=str(workdir), run=",".join(stages))
     config.data.update(train_limit=40, num_val=4, num_test=4)
     lora, projection_size, rescale = model.pop("lora", {}), model.pop("projection", 0), model.pop("rescale", False)
-    latent, config.decode.greedy_stop = model.pop("latent", {}), model.pop("greedy_stop", config.decode.greedy_stop)
+    own_speed, latent = model.pop("own_speed", {}), model.pop("latent", {})
+    config.decode.greedy_stop = model.pop("greedy_stop", config.decode.greedy_stop)
     config.model.update(preset="pico", **model)
     config.model.lora.update(lora)
     config.model.latent_head.intermediate_size = 24
@@ -29,6 +33,8 @@ def tiny_config(workdir, *, stages=("colar",), **model) -> Config:
         config.stages[name][name].projection_size = projection_size
     if "coconut" in stages:
         config.stages.coconut.coconut.rescale = rescale
+    if "own_speed" in stages:
+        config.stages.own_speed.own_speed.update(own_speed)
     if "colar" in stages:
         config.stages.colar.latent.update({"speeds": "2"} | latent)
     config.decode.update(max_latents=MAX_LATENTS, max_answer_tokens=MAX_ANSWER_TOKENS)

@@ -64,6 +64,27 @@ def test_several_processes_and_split_heads_are_refused(tmp_path, monkeypatch):
     refuse_what_cannot_be_served(thinker)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("timeline", ["tokens", "latents"])
+def test_a_speed_is_chosen_as_generate_chooses_it(tmp_path, timeline):
+    thinker = tiny_thinker(tmp_path, "own_speed", own_speed={"grid": "1,2,4", "timeline": timeline})
+    with serving(thinker) as served:
+        expected = thinker.generate(QUESTIONS)
+        choices = served.complete(QUESTIONS)["choices"]
+        for choice, answer in zip(choices, expected, strict=True):
+            assert (choice["text"], choice["num_thoughts"]) == (answer.text, answer.num_thoughts)
+            assert choice["thinking_speed"] == answer.speed
+        assert len({choice["thinking_speed"] for choice in choices}) > 1
+        reply = served.post("/v1/completions", prompt=QUESTIONS[0], thinking_speed=2)
+        assert reply.status_code == 400 and reply.json()["error"]["param"] == "thinking_speed"
+
+
+def test_a_speed_that_changes_in_mid_chain_is_refused(tmp_path):
+    thinker = tiny_thinker(tmp_path, "own_speed", own_speed={"timeline": "tokens", "mid_chain": True})
+    with pytest.raises(UserError, match="stage own_speed changes its speed in mid-chain, which the server does not do"):
+        refuse_what_cannot_be_served(thinker)
+
+
 @pytest.mark.parametrize("method", ["pccot", "kava"])
 def test_latents_that_are_made_all_at_once_are_refused(tmp_path, method):
     with pytest.raises(UserError, match=f"stage {method} makes all its latents at once, and a server's slots"):
