@@ -49,6 +49,6 @@ SIZES = {
         preset="pico", latent_intermediate=16, lora_rank=2,
         rows=2, row_positions=320, steps=2, examples=4, microbatch=2,
         questions=2, generations=2, latents=3, answer_tokens=16, rl_questions=2, rl_minibatch=2,
-        thought_rows=2, thought_examples=2, matrix_size=128, copy_bytes=2**20, seconds=0.0, every=3,
+        thought_rows=2, thought_examples=2, matrix_size=128, copy_bytes=2**20, seconds=0.0, every=6,
     ),
 }  # fmt: skip

@@ -56,6 +56,7 @@ def test_the_decode_of_a_narrow_base_is_that_of_its_wide_copy_and_holds_one():
     assert 1 < held_of_wide < 1.5 and held < held_of_wide + NARROW_ONCE_MORE, (held, held_of_wide)
 
 
+@pytest.mark.slow
 def test_training_adapters_on_a_narrow_base_holds_one_wide_copy():
     """That of the backward pass, which reads all kernels; there was one more before the scan over the layers."""
     graph, narrow = narrow_model()

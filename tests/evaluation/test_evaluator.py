@@ -217,6 +217,7 @@ def random_model(tokenizer):
     return graph, jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim else leaf, parameters)
 
 
+@pytest.mark.slow
 def test_a_limit_and_temperatures_of_a_request_are_those_of_a_program_made_for_them(tokenizer, encoded):
     model, programs = random_model(tokenizer), Programs()
     wide = dict(max_latents=6, max_answer_tokens=3)

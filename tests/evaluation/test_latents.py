@@ -96,6 +96,7 @@ def test_a_latent_is_read_as_the_tokens_it_is_made_of(by_hand, tokenizer, encode
         assert [word.score for word in heads[1:]] == pytest.approx([p_stop] * 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_samples_say_what_was_thought(by_hand, tokenizer, encoded):
     mesh = make_mesh(jax.devices()[:1])
     for method, speed in (("colar", 2.0), ("cot", 1.0)):

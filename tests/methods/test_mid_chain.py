@@ -72,6 +72,7 @@ def decoded(number, change=None, of=MID_CHAIN):
     return jax.device_get(run(parameters))
 
 
+@pytest.mark.slow
 def test_a_speed_that_does_not_change_is_as_it_was():
     plain = decoded(2.0, of=ONE_SPEED)
     assert plain.speeds_BL is None

@@ -73,6 +73,7 @@ def first_latents_in_decoding(recipe, speed):
     return np.asarray(run(parameters).thoughts[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("conditioning", "auto"),
     fast([("number", 0.0), ("number", 1.0), ("both", 0.0), ("text", 0.0)], ("both", 0.0)),

@@ -124,6 +124,7 @@ def log_probs_of_labels(reasoner, batch, latent):
     return log_probs_MV[np.arange(is_label_M.sum()), batch.label_ids_BM[0, is_label_M]]
 
 
+@pytest.mark.slow
 def test_the_second_pass_is_told_what_the_first_is():
     """Where predictions are the targets themselves, feeding them changes nothing."""
     latent = colar(2.5, predicted_pass_weight=1.0)

@@ -55,6 +55,7 @@ def test_a_gradient_is_scattered_and_never_sent_whole(shape, dimension):
     assert scattered.payload == pytest.approx(4 * shape[0] * shape[1], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
 def test_without_libtpu_a_tpu_s_compiler_is_an_extra():
     done = run(*FLAGS, "--compiler=tpu")

@@ -45,6 +45,7 @@ def test_settings_move_evenly_from_the_first_iteration_to_the_last():
     assert annealed(RlConfig(), decode, 3, 5) is None
 
 
+@pytest.mark.slow
 def test_an_iteration_is_sampled_as_if_its_values_were_settings():
     values = dict(
         max_latents=6, min_latent_std=float(AT.min_std), stop_odds_temperature=float(AT.stop_odds_temperature)

@@ -74,6 +74,7 @@ def rescored(batch):
     return now.log_probs, now.choice_entropy_B
 
 
+@pytest.mark.slow
 def test_rescored_log_probabilities_are_those_of_the_decoder():
     """Of the choice, alone and beside a chain's actions, and of these under the speed that was chosen."""
     sampled = rollouts()

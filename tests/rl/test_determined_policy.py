@@ -78,6 +78,7 @@ def test_an_annealed_temperature_of_the_odds_is_that_of_its_row():
     )
 
 
+@pytest.mark.slow
 def test_a_chain_in_a_row_is_that_chain_alone():
     """Neither the other rollouts of a prompt, nor how far they think, nor empty rows change anything."""
     sampled = rollouts()

@@ -167,6 +167,7 @@ def every_answer():
     return sampling, one
 
 
+@pytest.mark.slow
 def test_the_policy_gradient_is_that_of_the_expected_reward():
     """All answers to a chain of drawn latents, each as often as it comes: the gradient of what they earn on average."""
     sampling, one = every_answer()

@@ -25,6 +25,7 @@ def counts_of_chains(**settings) -> list[np.ndarray]:
     ]
 
 
+@pytest.mark.slow
 def test_a_group_counts_the_same_in_a_small_minibatch():
     """Latents and answers are there in all chains; decisions only where one was taken."""
     full, small = counts_of_chains()

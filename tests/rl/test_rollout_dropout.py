@@ -50,6 +50,7 @@ def rollouts():
     return sampled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", fast([True, False], True))
 def test_an_update_drops_what_the_rollout_dropped(scan):
     graph, parameters = adapted()

@@ -29,6 +29,7 @@ def told_policy(method):
     return graph, policy()[1] | {"speed": embedding}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timeline", fast(["latents", "tokens"], "tokens"))
 def test_rescored_log_probabilities_are_those_of_the_decoder(timeline):
     method = Colar(conditioning="number", timeline=timeline)

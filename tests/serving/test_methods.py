@@ -24,6 +24,7 @@ METHODS = [
 CHOICES = {"latent_sft": ("thinking_speed", "max_latents"), "adaptive": ("max_latents",)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "model"), fast(METHODS, ("codi", {"projection": 16})))
 def test_a_method_says_what_generate_says(tmp_path, method, model):
     thinker = tiny_thinker(tmp_path, method, **model)

@@ -29,6 +29,7 @@ def test_slots_that_are_refilled_say_what_the_decoder_says(temperature):
         assert_same(said, decoded(number, temperature=temperature), scale=EMBED_STD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timeline", fast(["latents", "tokens"], "tokens"))
 def test_a_slot_is_told_the_speed_as_the_decoder_is(timeline):
     method = Colar(conditioning="number", timeline=timeline)

@@ -22,6 +22,7 @@ def thinkers(tmp_path_factory):
     return colar_jax.load(workdir), colar_jax.load(folder)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_exported_folder_say_the_same(thinkers):
     of_run, of_folder = (thinker.generate(QUESTIONS) for thinker in thinkers)
     assert len({answer.text for answer in of_run}) > 1

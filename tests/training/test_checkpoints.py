@@ -314,6 +314,7 @@ with Checkpoints(pathlib.Path(sys.argv[1]), keep_best=1) as checkpoints:
 """
 
 
+@pytest.mark.slow
 def test_kill_in_mid_save_leaves_every_finished_checkpoint_whole(tmp_path):
     abstract_tree = {"x": jax.ShapeDtypeStruct((4, 2**20), jnp.float32), "step": 0}
     num_unfinished = 0

@@ -102,6 +102,7 @@ def test_padding_offsets_cache_and_embeddings_as_transformers(family, tmp_path):
     assert largest_difference(again[is_real], of_ids.logits.numpy()[is_real]) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", fast([True, False], False))
 @pytest.mark.parametrize("family", fast(list(FAMILIES), "gemma3_text"))
 def test_a_cache_and_tree_rows_compute_what_whole_rows_do(family, scan_layers):
