@@ -4,9 +4,10 @@
 
 Each folder has the `report.json` of a run (or of `evaluate`); a row that only some of them have says how many. Accuracy
 of a run is its mean over decodes, so the interval is over *training* seeds. With `--against stage` or `stage@speed`,
-the difference to that stage in the same run, seed by seed: to its row at the same speed, limit, temperature and
-agreements, as far as it has one. With `--costs` also what an answer costs (means over seeds), what it thinks in, and in
-how many seeds each change to the latents lowered accuracy for certain (`eval.causal`).
+the difference to that stage in the same run, or else in a run of the same training seed, seed by seed: to its row at
+the same speed, limit, temperature and agreements, as far as it has one; of its own rows, to the one without limits and
+agreements. With `--costs` also what an answer costs (means over seeds), what it thinks in, and in how many seeds each
+change to the latents lowered accuracy for certain (`eval.causal`).
 """
 
 import argparse
@@ -30,6 +31,11 @@ class Way(NamedTuple):
 
 
 Rows = dict[Way, list[dict]]
+OF_TRIMMING = {
+    "discarded_thoughts": "discarded",
+    "verifier_passes": "verifier's passes",
+    "verifier_tokens": "verifier's tokens",
+}
 BEFORE = {"run": "", "trim": "-"}  # what older reports do not say
 
 
@@ -46,7 +52,8 @@ def rows_of(folders: list[str], sampling: str) -> Rows:
             if result["sampling"] == sampling:
                 way = Way(*((BEFORE | result)[name] for name in Way._fields))
                 tests = [test for test in report.get("causal", ()) if _is_of(test, way)]
-                rows.setdefault(way, []).append(result | {"folder": folder, "causal": tests})
+                origin = {"folder": folder, "training_seed": _training_seed(report, way), "causal": tests}
+                rows.setdefault(way, []).append(result | origin)
     asked: dict[str, dict[str, str]] = {}  # by data set, a folder of each list of questions
     for way, results in rows.items():
         for result in results:
@@ -63,8 +70,14 @@ def _is_of(test: dict, way: Way) -> bool:
     return all(test.get(name, "") == getattr(way, name) for name in ("dataset", "run", "stage", "speed"))
 
 
+def _training_seed(report: dict, way: Way) -> str:
+    """The seed that a row's run was trained with, as a text; "" where its report does not say it."""
+    seed = report.get("made", {}).get("seeds", {}).get("training", {}).get(way.run)
+    return "" if seed is None else f"seed {seed}"
+
+
 def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
-    """By folder, the accuracy that a row is compared with, in %; empty for the reference's own rows, and without one.
+    """By folder and by training seed, the accuracy that a row is compared with, in %; empty without another row.
 
     Raises:
         ValueError: the reference has several speeds, and none of them is the row's.
@@ -75,7 +88,9 @@ def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
         for other in rows
         if (other.dataset, other.run, other.stage, speed or other.speed) == (way.dataset, way.run, stage, other.speed)
     ]
-    if not found or way in found:
+    if way in found:  # its own plain row
+        found = [other for other in found if other.speed == way.speed and _is_plain(other) and other != way]
+    if not found:
         return {}
     speeds = {other.speed for other in found}
     if len(speeds) > 1 and way.speed not in speeds:
@@ -85,13 +100,26 @@ def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
     def alike(other: Way) -> tuple[bool, ...]:
         return tuple(getattr(other, name) == getattr(way, name) for name in Way._fields[3:])
 
-    return {result["folder"]: 100 * result["accuracy"] for result in rows[max(found, key=alike)]}
+    of_seeds = rows[max(found, key=alike)]
+    seeds = [result["training_seed"] for result in of_seeds]
+    return {result["folder"]: 100 * result["accuracy"] for result in of_seeds} | {
+        seed: 100 * result["accuracy"]
+        for seed, result in zip(seeds, of_seeds, strict=True)
+        if seed and seeds.count(seed) == 1
+    }
+
+
+def _is_plain(way: Way) -> bool:
+    """Whether it is a stage as its run decodes it."""
+    return (way.latent_limit, way.temperature, way.trim) == ("-", "-", "-")
 
 
 def minus(results: list[dict], reference: dict[str, float]) -> str:
     """The mean difference to a reference in the same runs, with its interval; nothing where there is none."""
     pairs = [
-        100 * result["accuracy"] - reference[result["folder"]] for result in results if result["folder"] in reference
+        100 * result["accuracy"] - reference[origin]
+        for result in results
+        if (origin := result["folder"]) in reference or (origin := result["training_seed"]) in reference
     ]
     return f"{shown(mean_over_seeds(pairs), 1)}" if pairs else ""
 
@@ -108,18 +136,28 @@ def changes_of(rows: Rows) -> list[str]:
     return list(dict.fromkeys(test["intervention"] for test in tests if test["p"] is not None))
 
 
-def costs_of(results: list[dict], changes: list[str]) -> dict[str, str]:
+def costs_of(results: list[dict], changes: list[str], of_trimming: list[str]) -> dict[str, str]:
     """Cells of what answers cost, by their headings: means over seeds."""
     cost = {name: sum(result["cost"][name] for result in results) / len(results) for name in results[0]["cost"]}
     tests = [test for result in results for test in result["causal"]]
     of_tests = {f"accuracy, % (seeds that use latents): {name}": _changed(tests, name) for name in changes}
-    return {
-        "thinks in": results[0]["thinks_in"] or "-",
-        "forward passes": f"{cost['forward_passes']:.1f}",
-        "MFLOP": f"{cost['flops'] / 1e6:.1f}",
-        "KV KiB": f"{cost['kv_bytes'] / 1024:.1f}",
-        "ms a question, in batches": f"{1000 * cost['seconds_per_question']:.1f}",
-    } | of_tests
+    return (
+        {
+            "thinks in": results[0]["thinks_in"] or "-",
+            "forward passes": f"{cost['forward_passes']:.1f}",
+            "MFLOP": f"{cost['flops'] / 1e6:.1f}",
+            "KV KiB": f"{cost['kv_bytes'] / 1024:.1f}",
+            "ms a question, in batches": f"{1000 * cost['seconds_per_question']:.1f}",
+        }
+        | {OF_TRIMMING[name]: _mean(results, name) for name in of_trimming}
+        | of_tests
+    )
+
+
+def _mean(results: list[dict], name: str) -> str:
+    """The mean over seeds of what some rows have."""
+    values = [result[name] for result in results if result.get(name) is not None]
+    return f"{sum(values) / len(values):.1f}" if values else "-"
 
 
 def _changed(tests: list[dict], name: str) -> str:
@@ -138,8 +176,9 @@ def table_of(rows: Rows, against: str, costs: bool = False) -> list[str]:
     told = [name for name in headings if name not in BEFORE or any(getattr(w, name) != BEFORE[name] for w in rows)]
     compared = f"minus {against}" if against else "minus none"
     header = [*(headings[name] for name in told), "accuracy, %", compared, "#L", "of each seed", "seeds"]
-    changes = changes_of(rows)
-    header += costs_of(next(iter(rows.values())), changes) if costs else ()
+    of_all = [result for results in rows.values() for result in results]
+    shown_costs = changes_of(rows), [name for name in OF_TRIMMING if any(one.get(name) is not None for one in of_all)]
+    header += costs_of(of_all, *shown_costs) if costs else ()
     lines = [header, ["---"] * len(header)]
     for way, results in rows.items():
         accuracies = [100 * result["accuracy"] for result in results]
@@ -151,7 +190,7 @@ def table_of(rows: Rows, against: str, costs: bool = False) -> list[str]:
                 shown(mean_over_seeds([result["mean_length"] for result in results]), 2),
                 ", ".join(f"{value:.1f}" for value in accuracies),
                 str(len(results)),
-                *(costs_of(results, changes).values() if costs else ()),
+                *(costs_of(results, *shown_costs).values() if costs else ()),
             ]
         )
     return [f"| {' | '.join(line)} |" for line in lines]

@@ -3,15 +3,21 @@
     python -m colar_jax.train --config=configs/explicit.py
     python -m colar_jax.train --config=configs/explicit.py:smoke            # tiny
 
-From one chain of thought (configs/reflections.py), all decoded greedily and sampled:
-- `cot` as it is, and trimmed by a trained judge (TrimR, `eval.trim`);
+From one chain of thought (configs/reflections.py, trained twice as long), all decoded greedily and sampled; a stage is
+trimmed by a trained judge as well (TrimR, `eval.trim`):
+- `cot` as it is;
+- `longer`: trained on, as long as the next two: what more training alone does;
 - `concise`: trained on the shortest right of eight own chains;
-- `dropped`: the control, the data's chains of the same problems without random steps, as short as those of `concise`;
+- `dropped`: the control, the data's chains of the same problems without random steps, about as long as `concise` has;
 - `short_rl`: rewards, correct x (1 - length / limit / 2).
 - `cot` ended at budgets, by a command of its own, since every budget is crossed with every number of agreements:
 
-    python -m colar_jax.evaluate --workdir=runs/explicit --config.eval.stages=cot --config.eval.trim.verifier= \\
-      --config.eval.word_budgets=32,64,96,128,208
+    python -m colar_jax.evaluate --workdir=runs/explicit --out=runs/explicit/budgets --config.eval.stages=cot \\
+      --config.eval.trim.verifier= --config.eval.word_budgets=16,24,32,48,64,96,128
+
+Over seeds, each of them both, sampled: a greedy chain goes on wherever reflecting once more is likelier than its end.
+
+    python benchmarks/over_seeds.py runs/explicit_? runs/explicit_?/budgets --against=cot --costs --sampling=sampled
 
 Not run yet as a whole; the trimming alone is configs/reflections.py.
 """
@@ -28,11 +34,13 @@ def get_config(argument: str = ""):
     config = _REFLECTIONS.get_config(argument)
     config.title = "Chains of thought in words, made shorter"
     config.workdir = f"runs/explicit{'_' if argument else ''}{argument}"
-    config.run = "cot,judge,concise,dropped,short_rl"
+    config.run = "cot,judge,longer,concise,dropped,short_rl"
+    config.stages.cot.update(steps=2400, eval_every=1200)
 
-    for name, method in {"concise": "concise", "dropped": "dropped_steps"}.items():
+    for name, method in {"longer": "cot", "concise": "concise", "dropped": "dropped_steps"}.items():
+        # Validated at the end alone: the accuracy of one earlier would choose, whatever its length.
         stage = config.stages[name] = stage_defaults(
-            method=method, init_from="cot", steps=400, rows=8, row_positions=256, eval_every=200, log_every=100
+            method=method, init_from="cot", steps=400, rows=8, row_positions=256, eval_every=0, log_every=100
         )
         stage.optimizer.update(config.stages.cot.optimizer)
         stage.optimizer.learning_rate = 1e-3
@@ -40,7 +48,7 @@ def get_config(argument: str = ""):
     config.stages.dropped.dropped_steps.like = "concise"
 
     stage = config.stages.short_rl = stage_defaults(
-        method="cot", trainer="grpo", init_from="cot", steps=60, eval_every=20, log_every=5
+        method="cot", trainer="grpo", init_from="cot", steps=120, eval_every=40, log_every=5
     )
     stage.optimizer.update(learning_rate=1e-4, b2=0.99, warmup_steps=5)
     stage.rl.update(num_questions=16, num_generations=8, minibatch_size=64, loss_aggregation="token")
@@ -51,7 +59,7 @@ def get_config(argument: str = ""):
             stage.update(steps=4, rows=2, log_every=2, eval_every=4)
             stage.optimizer.warmup_steps = 2
         # No chain of a model of four steps is right: nothing could be learned from its own.
-        config.run = "cot,judge,dropped,short_rl"
+        config.run = "cot,judge,longer,dropped,short_rl"
         config.stages.dropped.dropped_steps.like = ""
         config.stages.concise.concise.update(num_chains=2, num_problems=20)
         config.stages.short_rl.rl.update(num_questions=2, num_generations=4, minibatch_size=4, stop_on_collapse=False)

@@ -51,7 +51,7 @@ def test_what_answers_cost_and_whether_latents_are_used(tmp_path):
         cost = {"forward_passes": passes, "flops": 2e6, "kv_bytes": 2048.0, "seconds_per_question": 0.5}
         folder = folder_of(
             tmp_path / seed,
-            result("colar", 0.8, speed="2", cost=cost, thinks_in="latents"),
+            result("colar", 0.8, speed="2", cost=cost, thinks_in="latents", discarded_thoughts=3.0),
             result("no_cot", 0.3, cost=cost, thinks_in=""),
         )
         names = {"zero": True, "shuffle": is_used, "swap": False, "truncate": True}
@@ -68,8 +68,30 @@ def test_what_answers_cost_and_whether_latents_are_used(tmp_path):
     used = [f"accuracy, % (seeds that use latents): {name}" for name in ("zero", "shuffle", "swap", "truncate")]
     assert (colar["thinks in"], colar["forward passes"], colar["MFLOP"]) == ("latents", "5.0", "2.0")
     assert (colar["ms a question, in batches"], colar["KV KiB"]) == ("500.0", "2.0")
+    assert (colar["discarded"], no_cot["discarded"]) == ("3.0", "-") and "verifier's passes" not in colar
     assert [colar[name] for name in used] == ["50.0 (2)", "50.0 (1)", "50.0 (0)", "50.0 (2)"]
     assert (no_cot["thinks in"], no_cot[used[0]]) == ("-", "-")
+
+
+def test_what_is_decoded_otherwise_is_compared_with_the_plain_row_of_its_seed(tmp_path):
+    """A trimmed or limited row of the reference's own stage, in the same report or in one of the same training seed."""
+
+    def of_seed(seed, *results):
+        folder = folder_of(tmp_path / f"{seed}_{len(results)}", *results)
+        report = json.loads((Path(folder) / "report.json").read_text()) | {"made": {"seeds": {"training": {"": seed}}}}
+        (Path(folder) / "report.json").write_text(json.dumps(report))
+        return folder
+
+    folders = []
+    for seed, accuracy in ((0, 0.8), (1, 0.6)):
+        trimmed = result("cot", accuracy - 0.1, trim="1", discarded_thoughts=2.0 + seed)
+        folders.append(of_seed(seed, result("cot", accuracy), trimmed, result("concise", accuracy + 0.1)))
+        folders.append(of_seed(seed, result("cot", accuracy - 0.2, latent_limit="32")))
+    lines = table(*folders, "--against", "cot")
+    assert {(way[1], way[3], way[5]): line["minus cot"] for way, line in lines.items()} == {
+        ("cot", "-", "-"): "", ("cot", "-", "1"): "-10.0 ± 0.0", ("concise", "-", "-"): "10.0 ± 0.0",
+        ("cot", "32", "-"): "-20.0 ± 0.0",
+    }  # fmt: skip
 
 
 def test_a_row_is_compared_at_its_own_speed(tmp_path):

@@ -31,7 +31,7 @@ class DroppedSteps(Cot):
 
     group: ClassVar[str] = "dropped_steps"
 
-    # A stage of method concise, or its folder: the same problems, each chain no longer than there. Empty: `share`.
+    # A stage of method concise, or its folder: the same problems, each chain about as long as there. Empty: `share`.
     like: str = ""
     share: float = 0.5  # of each chain's tokens that stay, at most
 

@@ -110,16 +110,17 @@ def _steps_of(text: str) -> tuple[str, ...]:
 
 
 def _shortened(steps: tuple[str, ...], length: float, tokenizer: Tokenizer, rng: random.Random) -> tuple[str, ...]:
-    """Steps in their order, without random ones, in no more than so many tokens."""
-    kept = list(range(len(steps)))
-    rng.shuffle(kept)
+    """Steps in their order, without random ones: as many as come nearest to so many tokens."""
+    order = list(range(len(steps)))
+    rng.shuffle(order)
 
-    def num_tokens() -> int:
-        return len(tokenizer.encode(steps_text(tuple(steps[i] for i in sorted(kept))))) if kept else 0
+    def first(count: int) -> tuple[str, ...]:
+        return tuple(steps[i] for i in sorted(order[:count]))
 
-    while kept and num_tokens() > length:
-        kept.pop()
-    return tuple(steps[i] for i in sorted(kept))
+    def distance(count: int) -> float:
+        return abs(len(tokenizer.encode(steps_text(first(count)))) - length) if count else length
+
+    return first(min(range(len(steps) + 1), key=distance))
 
 
 def _chains_of(run: Run, name: str, method: DroppedSteps) -> list[Problem]:
