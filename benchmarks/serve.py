@@ -96,14 +96,15 @@ def serve(mode: str) -> None:
 
     llama = PRESETS["micro"]
     graph, parameters = build(llama, LatentHeadConfig(llama.hidden_size), seed=0)
+    engine, method, tokenizer = Engine(graph, make_mesh(jax.devices()[:1])), Colar(), load_tokenizer(EMBEDDED)
+    decode = DecodeConfig(max_latents=MOST_LATENTS, max_answer_tokens=MOST_TOKENS)
+    run = types.SimpleNamespace(
+        trained_speeds=lambda stage: SPEEDS,
+        was_trained=lambda stage, speed: True,
+        thinking=lambda stage: method.thinking(decode, tokenizer.separator_id, engine.dtype, True),
+    )
     thinker = types.SimpleNamespace(
-        engine=Engine(graph, make_mesh(jax.devices()[:1])),
-        method=Colar(),
-        decode=DecodeConfig(max_latents=MOST_LATENTS, max_answer_tokens=MOST_TOKENS),
-        tokenizer=load_tokenizer(EMBEDDED),
-        parameters=parameters,
-        stage="colar",
-        run=types.SimpleNamespace(trained_speeds=lambda stage: SPEEDS),
+        engine=engine, method=method, decode=decode, tokenizer=tokenizer, parameters=parameters, stage="colar", run=run
     )
     slots, refills = MODES[mode]
     sizes = SlotSizes(slots=slots, max_prompt=MOST_PROMPT, max_thoughts=MOST_LATENTS, max_tokens=MOST_TOKENS)

@@ -26,6 +26,16 @@ def test_our_side_does_a_round(task):
 
 
 @pytest.mark.slow
+def test_a_server_to_put_under_load_starts():
+    command = [sys.executable, ROOT / "benchmarks" / "serve.py", "--side", "one"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        port = server.stdout.readline()
+        server.terminate()
+    assert int(port) > 0
+
+
+@pytest.mark.slow
 def test_what_a_step_computes_is_counted():
     command = [sys.executable, ROOT / "benchmarks" / "step_flops.py"]
     command += ["--config", ROOT / "configs" / "methods.py:smoke", "--stages", "codi,pccot"]

@@ -209,7 +209,7 @@ class Evaluator:
             decoded.num_answer_tokens_B[new],
             decoded.num_thoughts_B[new],
             trim=None if decoded.trim is None else {name: of_B[new] for name, of_B in decoded.trim.items()},
-            own_speeds_N=_chosen_speeds(decoded, new),
+            own_speeds_N=chosen_speeds(decoded, new),
         )
         return Outcome(
             predictions=list(answers.predictions),
@@ -224,11 +224,15 @@ class Evaluator:
         )
 
 
-def _chosen_speeds(decoded: Decoded, new: slice) -> np.ndarray | None:
-    """The speeds of questions whose model chose them; None where it was told."""
+def chosen_speeds(decoded: Decoded, new: slice) -> np.ndarray | None:
+    """The speeds that the model chose, of a chain whose speed changes its mean; None where it was told."""
     if decoded.own_speeds_B is None or not np.all(decoded.own_speeds_B):
         return None
-    return np.round(np.asarray(decoded.own_speeds_B[new], np.float64), DECIMALS)
+    speeds_B = np.asarray(decoded.own_speeds_B, np.float64)
+    if decoded.speeds_BL is not None:
+        is_thought_BL = np.arange(decoded.speeds_BL.shape[1]) < np.maximum(decoded.num_thoughts_B, 1)[:, None]
+        speeds_B = np.mean(decoded.speeds_BL, axis=1, where=is_thought_BL, dtype=np.float64)
+    return np.round(speeds_B[new], DECIMALS)
 
 
 def _joined(parts: list[Outcome]) -> Outcome:

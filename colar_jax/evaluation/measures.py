@@ -26,7 +26,7 @@ class Answers:
     right_N: np.ndarray  # bool
     lengths_N: np.ndarray  # int, #L
     trim: dict[str, np.ndarray] | None = None  # of chains that were trimmed (`evaluation.trimming`), by measure
-    own_speeds_N: np.ndarray | None = None  # where the model chose them: of a chain whose speed changes the first
+    own_speeds_N: np.ndarray | None = None  # where the model chose them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,12 @@ _MEASURES = (
     _of_trimming("verifier_tokens", int),  # that it read for them, besides what all questions share
 )
 MEASURES = {measure.name: measure for measure in _MEASURES}
+
+
+def stacked(of_seeds: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """`[S, N]` by name; what is not known of every seed is left out."""
+    names = [name for name in of_seeds[0] if all(name in of_seed for of_seed in of_seeds)]
+    return {name: np.stack([of_seed[name] for of_seed in of_seeds]) for name in names}
 
 
 def measured(answers: Answers) -> dict[str, np.ndarray]:

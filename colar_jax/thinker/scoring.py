@@ -19,6 +19,7 @@ from colar_jax.data.sources import load_problems
 from colar_jax.data.splits import load_tests
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Evaluator, Outcome, Request
+from colar_jax.evaluation.measures import stacked
 from colar_jax.report.results import NO_SPEED, Result
 from colar_jax.runs.trained_questions import refuse_trained_questions
 from colar_jax.settings import DataConfig
@@ -86,6 +87,7 @@ def _result(thinker: "Thinker", name: str, speed: Speed, sampling: str, outcomes
         votes_SN=votes_of([outcome.predictions for outcome in outcomes], run.judge.is_right)
         if len(outcomes) > 1
         else None,
+        measured_SN=stacked([outcome.measured for outcome in outcomes]),
         thinks_in="latents" if thinking.in_latents else "words" if thinking.max_thoughts else "",
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.replay import FedThoughts, answer_after
 from colar_jax.decoding.streaming import StreamedThought, StreamedToken, Streamer
 from colar_jax.errors import UserError
+from colar_jax.evaluation.evaluator import chosen_speeds
 from colar_jax.methods import method
 from colar_jax.methods.colar import with_told
 from colar_jax.methods.own_speed import ENDS_LINE, IS_CHOICE, OwnSpeed
@@ -249,11 +251,25 @@ def mid_chain_config(workdir, trainer="sft"):
     return config
 
 
+def test_of_a_chain_whose_speed_changes_the_mean_is_told():
+    decoded = types.SimpleNamespace(
+        own_speeds_B=np.array([4.0, 2.0, 2.0]),
+        num_thoughts_B=np.array([3, 0, 1]),
+        speeds_BL=np.array([[4.0, 1.0, 2.0, 9.0], [2.0, 9.0, 9.0, 9.0], [2.0, 9.0, 9.0, 9.0]]),
+    )
+    assert chosen_speeds(decoded, slice(0, 2)).tolist() == [2.33, 2.0]
+    decoded.speeds_BL = None
+    assert chosen_speeds(decoded, slice(0, 3)).tolist() == [4.0, 2.0, 2.0]
+    decoded.own_speeds_B[1] = 0  # told
+    assert chosen_speeds(decoded, slice(0, 3)) is None
+
+
 @pytest.mark.slow
 def test_a_stage_labels_trains_and_answers(tmp_path):
     config = resolve(mid_chain_config(tmp_path / "run"))
     results = pipeline.train(config)
-    assert next(result.speed for result in results if result.stage == "auto") == "-"
+    auto = next(result for result in results if result.stage == "auto")
+    assert auto.speed == "-" and 1 <= auto.mean_of("chosen_speed") <= 4
     with np.load(tmp_path / "run" / "auto" / RIGHT_LATER_FILE) as kept:
         assert kept["right"].shape == (3, 10) and kept["right"].dtype == bool
         assert kept["speeds"].shape == kept["after"].shape == (10,)

@@ -1,6 +1,7 @@
 """What the tests of whole runs share: a finished run, made once for all processes of a run of tests."""
 
 import os
+import shutil
 from pathlib import Path
 
 import filelock
@@ -19,6 +20,7 @@ def finished(tmp_path_factory) -> Path:
     workdir, made = folder / "finished" / "run", folder / "finished.made"
     with filelock.FileLock(folder / "finished.lock"):
         if not made.exists():
+            shutil.rmtree(workdir, ignore_errors=True)  # of a process that failed: the next says why, too
             _train(workdir)
             made.touch()
     return workdir

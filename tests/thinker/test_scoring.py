@@ -31,6 +31,7 @@ def test_it_measures_what_a_run_measures(loaded, asked_run, problems, stage):
     (result,) = model.evaluate(problems)
     np.testing.assert_array_equal(result.right_SN, outcome.right_N[None])
     np.testing.assert_array_equal(result.lengths_SN, outcome.lengths_N[None])
+    assert result.mean_of("cut_answer") == outcome.measured["cut_answer"].mean()
     assert (result.stage, result.dataset, result.sampling) == (stage, "problems", "greedy")
     assert (result.speed, result.thinks_in) == (("2", "latents") if stage == "colar" else ("-", "words"))
     interval = result.accuracy_over_questions

@@ -14,6 +14,7 @@ from colar_jax.evaluation.causal import causal_tests
 from colar_jax.evaluation.cost import CostModel, cost_of
 from colar_jax.evaluation.evaluator import Outcome, Request
 from colar_jax.evaluation.inspector import Chain, Inspector
+from colar_jax.evaluation.measures import stacked
 from colar_jax.evaluation.samples import samples_of
 from colar_jax.methods.codi import PROJECTION
 from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, Result
@@ -123,7 +124,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
             right_SN=np.stack([seed.right_N for seed in seeds]),
             lengths_SN=np.stack([seed.lengths_N for seed in seeds]),
             forced_stops_SN=np.stack([seed.forced_stop_N for seed in seeds]),
-            measured_SN=_stacked([seed.measured for seed in seeds]),
+            measured_SN=stacked([seed.measured for seed in seeds]),
             thinks_in=thinks_in,
             votes_SN=votes_of([seed.predictions for seed in seeds], is_same) if len(seeds) > 1 else None,
             cost=cost_of(model, seeds),
@@ -159,12 +160,6 @@ def _thinks_in(part: StageCells) -> str:
     if not thinking.max_thoughts:
         return ""
     return "words" if thinking.in_words else "latents"
-
-
-def _stacked(of_seeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """`[S, N]` by name; what is not known of every seed is left out."""
-    names = [name for name in of_seeds[0] if all(name in of_seed for of_seed in of_seeds)]
-    return {name: np.stack([of_seed[name] for of_seed in of_seeds]) for name in names}
 
 
 def _facts(cell: Cell) -> dict:
