@@ -9,6 +9,7 @@ import numpy as np
 
 from colar_jax.planning.fusions import COLLECTIVES, SLICES, fusion_hbm, in_hbm, kind_of
 from colar_jax.planning.hlo import Computation, Instruction, Program
+from colar_jax.planning.replica_groups import first_group
 
 # Name what is there already, or are paid for by what they call or start.
 _FREE = (
@@ -134,7 +135,7 @@ def _fused_collectives(program: Program) -> Iterator[tuple[float, Computation, I
 def _by_kind_and_group(collectives: Iterable[tuple[float, Computation, Instruction]]) -> Iterator[Collective]:
     found: dict[tuple[str, tuple[int, ...]], np.ndarray] = defaultdict(lambda: np.zeros(3))
     for times, computation, one in collectives:
-        kind, group = _kind_in(computation, one), _first_group(one)
+        kind, group = _kind_in(computation, one), first_group(one.attributes)
         own = sum(array.num_bytes for arrays in computation.operand_arrays(one) for array in arrays)
         payload = own * len(group) if kind == "all-gather" else own
         if len(group) > 1:
@@ -159,14 +160,3 @@ def sent_bytes(kind: str, payload: float, group_size: int) -> float:
     """What each chip sends on a ring for a collective of an array of `payload` bytes."""
     share = (group_size - 1) / group_size
     return {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share) * payload
-
-
-def _first_group(one: Instruction) -> tuple[int, ...]:
-    """The first replica group, in either way of writing them: {{0,1},{2,3}} or [2,2]<=[4] (with T(1,0) transposed)."""
-    text = one.attribute("replica_groups") or one.attribute("source_target_pairs")
-    iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", re.sub(r".*replica_groups=", "", one.attributes))
-    if iota:
-        shape, dims, order = (tuple(map(int, part.split(","))) if part else None for part in iota.groups())
-        return tuple(np.arange(np.prod(dims)).reshape(dims).transpose(order).reshape(shape)[0].tolist())
-    first = re.match(r"\{\{([\d,]*)", text)
-    return tuple(int(number) for number in first.group(1).split(",") if number) if first else ()

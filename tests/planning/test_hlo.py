@@ -127,12 +127,27 @@ def test_what_a_chip_of_a_ring_sends(kind, expected):
         ("[2,2]<=[4]", (0, 1)),
         ("[2,2]<=[2,2]T(1,0)", (0, 2)),
         ("[4,2]<=[2,2,2]T(2,1,0)", (0, 4)),
+        ("mesh['x'=2,'y'=2] {'x'}", (0, 2)),
+        ("mesh['x'=2,'y'=2] {'y'}", (0, 1)),
+        ("mesh['x'=2,'y'=2] {'x','y'}", (0, 1, 2, 3)),
+        ("mesh['a'=6,'b'=6] {'a':(1)2}", (0, 18)),
+        ("mesh['a'=6,'b'=6] {'a':(3)2}", (0, 6)),
+        ("mesh['a'=6,'b'=6] {'b':(1)3,'a':(1)3}", (0, 12, 24, 2, 14, 26, 4, 16, 28)),
+        ("mesh['x'=2,'y'=2], device_ids=(3,1,0,2) {'x'}", (3, 0)),
+        ("mesh['x'=2,'y'=4], device_ids=([2,4]T(1,0)) {'x'}", (0, 2)),
     ],
 )
 def test_groups_in_every_way_of_writing_them(groups, first):
+    """Those along axes of a mesh as XLA's own tests of them have it (xla/hlo/ir/replica_group_test.cc)."""
     text = LOOP.replace("replica_groups={{0,2},{1,3}}", f"replica_groups={groups}")
     kinds = {one.kind: one.group for one in costs(hlo.parse(text)).collectives}
     assert kinds["all-reduce"] == first
+
+
+def test_groups_in_a_way_that_is_not_known_are_no_plan_without_communication():
+    text = LOOP.replace("replica_groups={{0,2},{1,3}}", "replica_groups=ring[4]")
+    with pytest.raises(ValueError, match=r"groups are written in a way that is not known: .*ring\[4\]"):
+        costs(hlo.parse(text))
 
 
 def test_an_update_in_place_writes_the_update_alone():
