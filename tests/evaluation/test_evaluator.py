@@ -188,6 +188,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_with_both_lengths(by_hand, token
         short.run(by_hand[1], encode([longer], tokenizer, SPEEDS), 2.0, seed=None)
 
 
+@pytest.mark.slow
 def test_what_a_question_draws_does_not_depend_on_the_batch_size(tokenizer, encoded):
     def thinking(decode, separator_id, dtype, greedy):
         def think(model, hidden_BD, keys_B) -> Thought:

@@ -164,6 +164,7 @@ def test_a_model_that_has_learned_nothing_is_undecided_and_learns_to_stop():
     assert np.abs(gradient["projection"]["first"]["kernel"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_greedy_stops_where_stopping_is_likelier_and_temperature_flattens():
     config = dataclasses.replace(SAMPLED, max_latents=40)
     outcome = decoded(decode_config=config, greedy=True)

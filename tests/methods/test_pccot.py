@@ -72,6 +72,7 @@ def metrics_of(method, **settings):
     return float(loss), {name: float(metric.sum) for name, metric in metrics.items()}
 
 
+@pytest.mark.slow
 def test_as_many_sweeps_as_latents_are_codi():
     method = swept(NUM_LATENTS, distill_embedding=True)
     ours, expected = decoded(method), decoded(CODI)
@@ -111,6 +112,7 @@ def test_latents_are_those_of_whole_passes(num_sweeps):
         np.testing.assert_allclose(decoded(swept(num_sweeps)).thoughts[index], fed, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_sweeps", fast([0, 2], 2))
 def test_a_question_is_thought_about_as_if_it_were_alone(num_sweeps):
     """Whatever is beside it in the batch, whatever padding its row has, and in each of its rollouts."""

@@ -127,6 +127,7 @@ def gradient_of(loss, parameters):
     return of_choice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alone", "bonus"), fast([(True, 0.0), (True, 0.3), (False, 0.3)], (False, 0.3)))
 def test_the_policy_gradient_is_that_of_the_expected_reward_by_enumeration(alone, bonus):
     """Of one question with a reward for each speed, from rollouts that are spread as the head's probabilities are.

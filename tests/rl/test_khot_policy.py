@@ -34,6 +34,7 @@ def batch_and_gaps(sampling=ONE_SIDED, dtype="float32", compute=COMPUTE):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     fast(
@@ -60,6 +61,7 @@ def test_in_bfloat16_both_are_near():
     assert gaps["latent"].max() < 0.2 and np.median(gaps["answer"]) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     fast(

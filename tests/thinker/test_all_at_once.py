@@ -31,6 +31,7 @@ def test_a_run_and_its_exported_folder_say_the_same(thinkers):
         np.testing.assert_allclose(ours.latents, theirs.latents, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stream_ends_in_the_answer_of_generate(thinkers):
     thinker = thinkers[0]
     (expected,) = thinker.generate(QUESTIONS[:1])

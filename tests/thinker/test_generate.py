@@ -162,6 +162,7 @@ def test_an_answer_says_what_was_cut(loaded, stage):
     assert {answer.forced_stop for answer in answers} == ({False} if fixed else {True, False})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asks", ["generate", "stream"])
 def test_limits_cut_what_would_be_said_without_them(loaded, asks):
     model = loaded("colar")

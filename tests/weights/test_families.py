@@ -143,6 +143,7 @@ def test_a_cache_and_tree_rows_compute_what_whole_rows_do(family, scan_layers):
     assert largest_difference(hidden[:, 12:], expected[:, 8:]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", fast(list(FAMILIES), "gemma3_text"))
 def test_scanned_layers_compute_what_unrolled_ones_do_gradients_included(family):
     config = tiny(family)
