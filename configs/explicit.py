@@ -19,8 +19,9 @@ Over seeds, each of them both, sampled: a greedy chain goes on wherever reflecti
 
     python benchmarks/over_seeds.py runs/explicit_? runs/explicit_?/budgets --against=cot --costs --sampling=sampled
 
-An hour on one CPU core that others used as well; sampled accuracy % / #L of 1,000 problems, seed 0: cot 96.2 / 101, trimmed after one
-agreement 96.3 / 57.8, longer 96.2 / 101, concise 96.9 / 41.7, dropped 19.1 / 38.6, short_rl 99.5 / 24.4.
+An hour on one CPU core that others used as well; sampled accuracy % / #L of 1,000 problems, seed 0: cot 96.2 / 101,
+trimmed after one agreement 96.3 / 57.8, longer 96.2 / 101, concise 96.9 / 41.7, dropped 19.1 / 38.6, short_rl 99.5 /
+24.4.
 """
 
 from colar_jax.config import config_beside, stage_defaults
