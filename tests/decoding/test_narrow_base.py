@@ -18,8 +18,9 @@ from colar_jax.model.visibility import packed
 
 SIZES = LlamaConfig(64, 128, 6, 4, 4, 32, 384)
 LIMITS = DecodeLimits(3, 3, 3, True, 1.0, 1.0, separator_id=3, eos_id=4)
-# Of the wide layers: what a CPU's XLA keeps of a loop over a narrow stack, the stack once more as uint16.
-NARROW_ONCE_MORE = 0.55
+# Times the wide layers. With XLA's fusion emitters, which tests turn off where jax still can (conftest.py), a CPU copies
+# the bits of a narrow stack that a loop reads, half as large (`model.llama.as_bits`).
+MOST_HELD = 1.5 if jax.__version_info__ < (0, 11) else 2.0
 PROMPTS = [np.arange(5, 15, dtype=np.int32)] * 2
 
 
@@ -50,10 +51,10 @@ def test_the_decode_of_a_narrow_base_is_that_of_its_wide_copy_and_holds_one():
         jax.device_get(of_narrow(narrow, keys_B)),
         jax.device_get(of_wide(wide, keys_B)),
     )
-    # Both hold the layers one by one, besides their arguments.
+    # Both hold the layers one by one, besides their arguments, and the rest is small here.
     layers = sum(leaf.nbytes for leaf in jax.tree.leaves(wide["llama"]["blocks"]))
-    held, held_of_wide = (program.memory_analysis().temp_size_in_bytes / layers for program in (of_narrow, of_wide))
-    assert 1 < held_of_wide < 1.5 and held < held_of_wide + NARROW_ONCE_MORE, (held, held_of_wide)
+    temporary = of_narrow.memory_analysis().temp_size_in_bytes
+    assert layers < temporary < MOST_HELD * layers, (layers, temporary)
 
 
 @pytest.mark.slow
@@ -78,7 +79,6 @@ def test_training_adapters_on_a_narrow_base_holds_one_wide_copy():
         return jax.device_get(compiled(adapters, parameters)), compiled.memory_analysis().temp_size_in_bytes
 
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), narrow)
-    (of_narrow, held), (of_wide, held_of_wide) = gradients_of(narrow), gradients_of(wide)
+    (of_narrow, temporary), (of_wide, _) = gradients_of(narrow), gradients_of(wide)
     jax.tree.map(np.testing.assert_array_equal, of_narrow, of_wide)
-    layers = sum(leaf.nbytes for leaf in jax.tree.leaves(wide["llama"]["blocks"]))
-    assert held < held_of_wide + (1 + NARROW_ONCE_MORE) * layers, (held, held_of_wide)
+    assert temporary < MOST_HELD * sum(leaf.nbytes for leaf in jax.tree.leaves(wide["llama"]["blocks"]))
