@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.decoding.loops import DecodeLimits
+from colar_jax.decoding.own_speeds import own_speeds
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.model.attention import attend
 from colar_jax.model.cache import Prefix, Suffix
@@ -13,11 +14,9 @@ from colar_jax.model.context import bias_of, heads_first
 from colar_jax.model.execution import Execution
 from colar_jax.model.llama import LastLayer, Llama, Reading
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.model.speed_choice import SPEED_CHOICE
 from colar_jax.model.speed_embedding import SPEED
 from colar_jax.model.timeline import VaryingSpeed, counts_tokens, tokens_before, told_at_opening, told_next
 from colar_jax.model.visibility import cascade, cascade_start, packed
-from colar_jax.settings.speeds import OWN_NUMBER
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +46,13 @@ def prefill(
             `limits.speed_certainty` asks for.
     """
     with jax.named_scope("prefill"):
-        own = _own_speeds(model, prompts, limits.speed_certainty, compute, draw_keys_C)
+
+        def read_before():
+            embeds_RSD = embed_questions(model, prompts, jnp.dtype(compute.dtype))
+            return _run_to(prompts.lengths_C - 1, model.llama, embeds_RSD, prompts, compute)[0]
+
+        certainty = limits.speed_certainty
+        own = own_speeds(model, prompts.speeds_C, read_before, certainty, compute.anyone, draw_keys_C)
         told = prompts
         if own is not None:
             own_C, _ = own
@@ -66,26 +71,6 @@ def prefill(
     own_B, own_log_probs_B = (jnp.repeat(of_C, num_rollouts) for of_C in own)
     own_log_probs_B = None if draw_keys_C is None else own_log_probs_B
     return dataclasses.replace(prefilled, own_speeds_B=own_B, own_log_probs_B=own_log_probs_B)
-
-
-def _own_speeds(model: Reasoner, prompts: PackedPrompts, certainty: float, compute: Execution, draw_keys_C):
-    """The speed that the model chooses for each question that asks it to, 0 for others, and its log-probability, `[C]`.
-
-    None without a choice; the log-probability is 0 where none is drawn. It is chosen from the hidden state
-    before the separator, which is told of it: so such questions are read twice.
-    """
-    if not hasattr(model, SPEED_CHOICE) or prompts.speeds_C is None:
-        return None
-    is_own_C, zeros_C = prompts.speeds_C == OWN_NUMBER, jnp.zeros_like(prompts.speeds_C)
-
-    def chosen():
-        embeds_RSD = embed_questions(model, prompts, jnp.dtype(compute.dtype))
-        before_CD, _ = _run_to(prompts.lengths_C - 1, model.llama, embeds_RSD, prompts, compute)
-        if draw_keys_C is None:
-            return jnp.where(is_own_C, model.speed_choice.chosen(before_CD, certainty), 0.0), zeros_C
-        return tuple(jnp.where(is_own_C, of_C, 0.0) for of_C in model.speed_choice.drawn(before_CD, draw_keys_C))
-
-    return jax.lax.cond(compute.anyone(jnp.any(is_own_C)), chosen, lambda: (zeros_C, zeros_C))
 
 
 def embed_questions(model: Reasoner, prompts: PackedPrompts, dtype) -> jax.Array:

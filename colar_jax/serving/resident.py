@@ -14,6 +14,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from colar_jax.decoding.own_speeds import own_speeds
 from colar_jax.decoding.prefill import with_speeds
 from colar_jax.engine import Engine
 from colar_jax.model.execution import Execution
@@ -21,7 +22,7 @@ from colar_jax.model.reasoner import Reasoner
 from colar_jax.parallel.mesh import REPLICATED, ROWS, manual_axes
 from colar_jax.parallel.sharding import Tree, only
 from colar_jax.serving.slot_cache import own_positions, put_question, questions, resized
-from colar_jax.serving.slots import Act, Course, SlotPhase, Slots, StepEvent, Wish, as_fed, decide, own_speeds
+from colar_jax.serving.slots import Act, Course, SlotPhase, Slots, StepEvent, Wish, as_fed, decide
 from colar_jax.serving.traced_ways import TracedWays
 
 _BLOCKS = ("llama", "blocks")
@@ -133,8 +134,12 @@ class SlotPrograms:
             )
             return hidden_R1D[:, 0], caches
 
-        own_R = own_speeds(model, lambda: read(embeds_RPD, lengths_R - 1)[0], wish, self._ways)
-        wish = dataclasses.replace(wish, speed_number_B=jnp.where(own_R > 0, own_R, wish.speed_number_B))
+        told_R, ways = wish.speed_number_B, self._ways
+        own = own_speeds(
+            model, told_R, lambda: read(embeds_RPD, lengths_R - 1)[0], ways.decode.speed_certainty, ways.anyone
+        )
+        own_R = jnp.zeros_like(told_R) if own is None else own[0]
+        wish = dataclasses.replace(wish, speed_number_B=jnp.where(own_R > 0, own_R, told_R))
         hidden_RD, caches = read(with_speeds(model, embeds_RPD, lengths_R, wish.speed_number_B), lengths_R)
         zeros_R = jnp.zeros_like(lengths_R)
         separator_RD = self._ways.embed(model, zeros_R + self._ways.separator_id, embeds_RPD.dtype)

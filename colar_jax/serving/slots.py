@@ -9,7 +9,6 @@ What comes next is decided from the hidden state before it.
 
 import dataclasses
 import enum
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +16,8 @@ import jax.numpy as jnp
 from colar_jax.decoding.sampling import greedy_token, sampled_token
 from colar_jax.model.cache import LayerCache
 from colar_jax.model.reasoner import Reasoner
-from colar_jax.model.speed_choice import SPEED_CHOICE
 from colar_jax.model.timeline import counts_tokens, skipped_positions, told_next
 from colar_jax.serving.traced_ways import TracedWays
-from colar_jax.settings.speeds import OWN_NUMBER
 
 
 class SlotPhase(enum.IntEnum):
@@ -94,24 +91,6 @@ class StepEvent:
     stop_log_prob_B: jax.Array  # float32, of the decision to go on thinking or to stop
     latent_BD: jax.Array  # float32: the thought as it is fed
     own_speed_B: jax.Array  # float32: the speed that the model has just chosen for a question; 0: it has not
-
-
-def own_speeds(model: Reasoner, read_to_separator: Callable[[], jax.Array], wish: Wish, ways: TracedWays) -> jax.Array:
-    """The speed that the model chooses for each question that asks it to, 0 for others, `[R]`, as the decoder has it.
-
-    Args:
-        read_to_separator: the hidden states before the separator, which is told of the speed: such questions are
-            read twice.
-    """
-    is_own_R, zeros_R = wish.speed_number_B == OWN_NUMBER, jnp.zeros_like(wish.speed_number_B)
-    if not hasattr(model, SPEED_CHOICE):
-        return zeros_R
-
-    def chosen():
-        speeds_R = model.speed_choice.chosen(read_to_separator(), ways.decode.speed_certainty)
-        return jnp.where(is_own_R, speeds_R, zeros_R)
-
-    return jax.lax.cond(ways.anyone(is_own_R), chosen, lambda: zeros_R)
 
 
 def as_fed(model: Reasoner, course: Course, wish: Wish) -> tuple[jax.Array, jax.Array]:

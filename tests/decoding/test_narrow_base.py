@@ -18,8 +18,8 @@ from colar_jax.model.visibility import packed
 
 SIZES = LlamaConfig(64, 128, 6, 4, 4, 32, 384)
 LIMITS = DecodeLimits(3, 3, 3, True, 1.0, 1.0, separator_id=3, eos_id=4)
-# Times the wide layers. With XLA's fusion emitters, which tests turn off where jax still can (conftest.py), a CPU copies
-# the bits of a narrow stack that a loop reads, half as large (`model.llama.as_bits`).
+# Times the wide layers. With XLA's fusion emitters, which tests turn off where jax still can (conftest.py), a CPU
+# copies the bits of a narrow stack that a loop reads, half as large (`model.llama.as_bits`).
 MOST_HELD = 1.5 if jax.__version_info__ < (0, 11) else 2.0
 PROMPTS = [np.arange(5, 15, dtype=np.int32)] * 2
 
