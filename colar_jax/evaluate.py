@@ -7,9 +7,10 @@ import dataclasses
 from pathlib import Path
 
 from colar_jax.command_line import RUNS, flag, run_main
-from colar_jax.config import Config
+from colar_jax.config import Config, resolve
 from colar_jax.errors import UserError
 from colar_jax.report.ledger import compare_run
+from colar_jax.runs.run_folder import saved_config
 from colar_jax.runs.sweep.sweep import sweep
 
 
@@ -34,6 +35,8 @@ def evaluate(configs: list[Config], flags: Flags) -> None:
     """Decode every run's test sets as its `eval` says, and write one report; or print the ledger."""
     if flags.ledger:
         for config in configs:
+            if config != resolve(saved_config(config.workdir)):
+                raise UserError("--ledger prints what was measured: settings have no effect on it; leave --config.* out")
             print(compare_run(Path(config.workdir).expanduser()))
         return
     sweep(configs, Path(flags.out).expanduser() if flags.out else None, reference=flags.reference)

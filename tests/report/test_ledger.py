@@ -12,8 +12,10 @@ from scipy import stats
 
 from colar_jax.config import plain, resolve
 from colar_jax.errors import UserError
+from colar_jax.evaluate import Flags, evaluate
 from colar_jax.report.ledger import ALL_ROWS, compare, compare_run, comparison_table, ledger_page
 from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED
+from colar_jax.runs.run_folder import saved_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -213,6 +215,17 @@ def test_a_runs_folder(tmp_path):
         with pytest.raises(UserError, match=re.escape(str(tmp_path))):
             compare_run(tmp_path)
         (tmp_path / name).write_text(whole)
+
+
+def test_settings_beside_ledger_are_refused(tmp_path, capsys):
+    for name, content in zip(("config.json", "report.json"), run_of(PUBLISHED[0]), strict=True):
+        (tmp_path / name).write_text(json.dumps(content))
+    config = saved_config(tmp_path)
+    evaluate([resolve(config)], Flags(ledger=True))
+    assert capsys.readouterr().out.count("| yes |") == 5
+    config.eval.seeds = 3
+    with pytest.raises(UserError, match="settings have no effect on it"):
+        evaluate([resolve(config)], Flags(ledger=True))
 
 
 def test_every_published_number_is_there():
