@@ -36,7 +36,7 @@ def evaluate(configs: list[Config], flags: Flags) -> None:
     if flags.ledger:
         for config in configs:
             if config != resolve(saved_config(config.workdir)):
-                raise UserError("--ledger prints what was measured: settings have no effect on it; leave --config.* out")
+                raise UserError("--ledger prints what was measured: settings have no effect on it; leave them out")
             print(compare_run(Path(config.workdir).expanduser()))
         return
     sweep(configs, Path(flags.out).expanduser() if flags.out else None, reference=flags.reference)

@@ -116,7 +116,7 @@ def _any_speed(config) -> None:
     # The choice as an action: right answers, less what the forward passes cost, at a price that meets the budget.
     # From a head that has learned nothing, which draws every speed: that of `auto` is certain, and draws one alone.
     config.stages.auto_rl = stage_defaults(
-        method="own_speed", trainer="grpo", init_from="colar", steps=100, log_every=10, row_positions=160
+        method="own_speed", trainer="grpo", init_from="colar", steps=100, log_every=10
     )
     config.stages.auto_rl.optimizer.update(learning_rate=3e-4, b2=0.99, warmup_steps=5, weight_decay=0.0)
     config.stages.auto_rl.own_speed.update(timeline="tokens", labels="fastest")
@@ -148,7 +148,9 @@ def _smoke(config) -> None:
     config.data.update(train_limit=500, num_val=16, num_test=32)
     config.eval.seeds = 2
     for stage in config.stages.values():
-        stage.update(steps=6, rows=4, log_every=2, eval_every=3)
+        stage.update(steps=6, log_every=2, eval_every=3)
+        if stage.trainer == "sft":
+            stage.rows = 4
         stage.optimizer.warmup_steps = 2
     # A policy that was never trained has ratios of any size.
     config.stages.rl.rl.update(num_questions=4, num_generations=4, minibatch_size=8, stop_on_collapse=False)

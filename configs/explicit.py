@@ -58,7 +58,9 @@ def get_config(argument: str = ""):
 
     if argument == "smoke":
         for stage in config.stages.values():
-            stage.update(steps=4, rows=2, log_every=2, eval_every=4)
+            stage.update(steps=4, log_every=2, eval_every=4)
+            if stage.trainer == "sft":
+                stage.rows = 2
             stage.optimizer.warmup_steps = 2
         # No chain of a model of four steps is right: nothing could be learned from its own.
         config.run = "cot,judge,longer,dropped,short_rl"

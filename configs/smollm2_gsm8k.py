@@ -116,7 +116,9 @@ def _smoke(config) -> None:
     config.decode.update(max_latents=8, max_step_tokens=8, max_answer_tokens=8)
     config.eval.update(speeds="2,5", seeds=1)
     for stage in config.stages.values():
-        stage.update(steps=4, rows=2, row_positions=256, eval_every=4, log_every=2, save_every=0)
+        stage.update(steps=4, eval_every=4, log_every=2, save_every=0)
+        if stage.trainer == "sft":
+            stage.update(rows=2, row_positions=256)
         stage.optimizer.warmup_steps = 2
     config.stages.icot.icot.removed_per_epoch = 1e4
     # A policy that was never trained has ratios of any size.

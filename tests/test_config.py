@@ -170,7 +170,7 @@ RANGES = [
     ("stages.cot.steps", -1, "stage.steps=-1 is negative"),
     ("stages.cot.eval_every", -1, "stage.eval_every=-1 is negative"),
     ("stages.cot.save_every", -1, "stage.save_every=-1 is negative"),
-    ("stages.cot.accumulation", 3, "stage.accumulation=3 does not divide stage.rows=16"),
+    ("stages.cot.accumulation", 17, "stage.accumulation=17 is more than there are rows: 16 (stage.rows)"),
     ("stages.cot.optimizer.learning_rate", 0, "optimizer.learning_rate=0.0 must be positive"),
     ("stages.cot.optimizer.clip_norm", -1, "optimizer.clip_norm=-1.0 must be positive"),
     ("stages.cot.optimizer.weight_decay", -0.1, "optimizer.weight_decay=-0.1 is negative"),

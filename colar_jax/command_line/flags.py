@@ -16,6 +16,7 @@ from absl import flags as absl_flags
 
 from colar_jax.config import stage_defaults
 from colar_jax.config.names import what_is_meant
+from colar_jax.config.stage_settings import unread_by
 from colar_jax.errors import UserError
 from colar_jax.settings.checks import nearest, split_names
 
@@ -112,9 +113,13 @@ def _bring_groups(config: ml_collections.ConfigDict, arguments: list[str]) -> No
         if all(values[name].using_default_value for name in values):
             continue
         with contextlib.suppress(UserError):  # a method that does not exist is said where it is checked
-            missing = {key: value for key, value in stage_defaults(**kind).items() if key not in stage}
+            of_kind = stage_defaults(**kind)
+            missing = {key: value for key, value in of_kind.items() if key not in stage}
             with stage.unlocked():
                 stage.update(missing)
+                for key in unread_by(kind.get("trainer", "")):
+                    if key in stage:
+                        del stage[key]
 
 
 def _define(values: absl_flags.FlagValues, name: str, default: Any, choices: tuple[str, ...] = ()) -> None:

@@ -95,6 +95,9 @@ OTHER_NAMES = {
     "wd": _OPTIMIZER + "weight_decay",
 }
 
+# What a stage of rewards has in place of settings that it does not read.
+_IN_REWARDS = {"stages.<stage>.rows": "stages.<stage>.rl.minibatch_size", "stages.<stage>.row_positions": ""}
+
 
 def what_is_meant(path: str, beside: Iterable[str] = (), stages: Sequence[str] = ()) -> str:
     """` Did you mean ...?` or ` The setting is ...`, for a setting that does not exist; or nothing.
@@ -110,6 +113,8 @@ def what_is_meant(path: str, beside: Iterable[str] = (), stages: Sequence[str] =
     for setting in settings():
         by_name.setdefault(setting.path.rpartition(".")[2], []).append(setting.path)
     meant = OTHER_NAMES.get(wanted, "").replace("*", "<stage>") or _highest(by_name.get(wanted, []))
+    if meant in _IN_REWARDS and "rl" in beside:
+        return _said(_IN_REWARDS[meant], groups, stages) if _IN_REWARDS[meant] else ""
     if not meant:
         if hint := nearest(name, beside):
             return hint

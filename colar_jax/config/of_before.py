@@ -5,7 +5,7 @@ import typing
 from typing import Any
 
 from colar_jax.config.run_settings import Config
-from colar_jax.config.stage_settings import StageConfig
+from colar_jax.config.stage_settings import StageConfig, unread_by
 from colar_jax.errors import UserError
 from colar_jax.methods import METHODS, Method, find_method
 from colar_jax.settings.on_resume import values_of_before
@@ -14,8 +14,9 @@ from colar_jax.settings.on_resume import values_of_before
 def of_this_version(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with what has moved in its place, and each stage with the settings of its own method only.
 
-    Every stage used to have the groups of all methods. A setting that is not there did not exist then: it is set to
-    what was done before it, where that is not its default. What is wrong otherwise is left for `resolve_plain` to say.
+    Every stage used to have the groups of all methods, and settings that its trainer does not read. A setting that is
+    not there did not exist then: it is set to what was done before it, where that is not its default. What is wrong
+    otherwise is left for `resolve_plain` to say.
     """
     settings, stages = dict(settings), settings.get("stages")
     if not isinstance(stages, dict):
@@ -40,7 +41,8 @@ def _stage(stage: Any, settings: dict[str, Any]) -> Any:
     group = stage.get(method.group, {})
     if dataclasses.fields(method) and isinstance(group, dict):
         stage |= {method.group: _as_before(method, moved | group)}
-    return _as_before(StageConfig, stage)
+    unread = unread_by(stage.get("trainer", StageConfig.trainer))
+    return {name: value for name, value in _as_before(StageConfig, stage).items() if name not in unread}
 
 
 def _as_before(kind: type, settings: dict[str, Any]) -> dict[str, Any]:

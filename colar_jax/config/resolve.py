@@ -11,13 +11,14 @@ import ml_collections
 
 from colar_jax.config.names import what_is_meant
 from colar_jax.config.run_settings import Config
-from colar_jax.config.stage_settings import StageConfig
+from colar_jax.config.stage_settings import StageConfig, unread_by
 from colar_jax.errors import UserError
 from colar_jax.methods import METHODS, find_method
 from colar_jax.settings.checks import require
 from colar_jax.settings.on_resume import plain
 
 _hints = functools.cache(typing.get_type_hints)
+_AT_DEFAULT = {field.name: plain(getattr(StageConfig(), field.name)) for field in dataclasses.fields(StageConfig)}
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -98,9 +99,26 @@ def _build_stage(value: Any, path: str) -> StageConfig:
     for key in settings:
         if key not in fields:
             raise UserError(f"{path}.{key} is no setting.{what_is_meant(f'{path}.{key}', fields)}")
+    settings = _without_unread(settings, path)
     bound = _build(kind, own, f"{path}.{kind.group}")
     built = {key: _build(hints[key], item, f"{path}.{key}") for key, item in settings.items()}
     return StageConfig(**built, bound_method=bound)
+
+
+def _without_unread(settings: dict[str, Any], path: str) -> dict[str, Any]:
+    """A stage's settings without those that its trainer does not read; UserError where one of them says something."""
+    trainer, read = settings.get("trainer", StageConfig.trainer), dict(settings)
+    for field in unread_by(trainer):
+        if field in read and _differs(read.pop(field), _AT_DEFAULT[field]):
+            raise UserError(f"{path}.{field}: a stage of trainer={trainer!r} does not read it; take it out")
+    return read
+
+
+def _differs(value: Any, default: Any) -> bool:
+    """Whether a setting, or one of a group of which some are given, is not at its default."""
+    if isinstance(value, dict) and isinstance(default, dict):
+        return any(name not in default or _differs(item, default[name]) for name, item in value.items())
+    return value != default
 
 
 def _build_named(kind: Any, value: Any, path: str) -> Any:

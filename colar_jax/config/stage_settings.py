@@ -42,6 +42,14 @@ class OptimizerConfig:
         require(self.warmup_steps >= 0, f"optimizer.warmup_steps={self.warmup_steps} is negative")
 
 
+def unread_by(trainer: str) -> tuple[str, ...]:
+    """The settings of a stage that a trainer does not read; none of a trainer that does not exist.
+
+    Where rewards are learned from, a row is a group of rollouts (`rl.minibatch_size`), as long as `decode` lets it be.
+    """
+    return ("rl",) if trainer == "sft" else ("rows", "row_positions") if trainer == "grpo" else ()
+
+
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
     """One stage of a run: a method, its data order, its optimizer, and where it starts."""
@@ -51,7 +59,8 @@ class StageConfig:
     init_from: str = ""  # a stage of this run or a stage folder of another; empty: the stage before, else random
     steps: int = adjustable(0)  # optimizer steps; 0: use `epochs`
     epochs: float = adjustable(1.0)  # passes over the training set (of RL: rl.questions_per_epoch)
-    rows: int = adjustable(16)  # packed rows in one optimizer step
+    # Packed rows in one optimizer step, over all devices; computed with empty ones where they do not divide by these.
+    rows: int = adjustable(16)
     # Positions in a row (of icot, coconut and codi: about); longer examples are left out, and counted.
     row_positions: int = adjustable(256)
     accumulation: int = execution(1)  # a batch is computed in so many parts, to save memory
@@ -78,20 +87,17 @@ class StageConfig:
         for field in ("steps", "eval_every", "save_every"):
             require(getattr(self, field) >= 0, f"stage.{field}={getattr(self, field)} is negative")
         require(self.steps > 0 or self.epochs > 0, "a stage needs stage.steps or stage.epochs above 0")
-        require(
-            self.rows % self.accumulation == 0,
-            f"stage.accumulation={self.accumulation} does not divide stage.rows={self.rows}",
-        )
+        rows, what = self.rows, "stage.rows"
         if self.trainer == "grpo":
             rows = self.rl.minibatch_size // self.rl.num_generations * self.rl.speeds_per_group
-            require(
-                rows % self.accumulation == 0,
-                f"stage.accumulation={self.accumulation} does not divide the {rows} rows of a minibatch "
-                "(rl.minibatch_size / rl.num_generations, times rl.speeds_per_group)",
-            )
+            what = "of a minibatch: rl.minibatch_size / rl.num_generations, times rl.speeds_per_group"
+        require(
+            self.accumulation <= rows,
+            f"stage.accumulation={self.accumulation} is more than there are rows: {rows} ({what})",
+        )
 
     def shown_as(self, field: str) -> str:
         """What users call one of the fields; empty for one that this stage does not read."""
         if field == "bound_method":
             return self.bound_method.group if dataclasses.fields(self.bound_method) else ""
-        return "" if field == "rl" and self.trainer == "sft" else field
+        return "" if field in unread_by(self.trainer) else field

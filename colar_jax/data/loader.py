@@ -49,7 +49,10 @@ class Batches(Protocol):
     num_rows: int
 
     def batch(self, step: int, rows: slice = slice(None)) -> Any:
-        """The batch of optimizer step `step`, or these of its rows; always the same. A dataclass of arrays."""
+        """The batch of optimizer step `step`, or these of its rows; always the same. A dataclass of arrays.
+
+        Rows from `num_rows` on are empty, and change nothing.
+        """
 
     def num_examples(self, step: int) -> int:
         """How many examples the whole batch of a step has."""
@@ -95,10 +98,13 @@ class Loader:
         epoch, index = divmod(step, self.steps_per_epoch)
         plan = self._plan(epoch)
         of_rows = plan.rows[index * self.num_rows : (index + 1) * self.num_rows]
-        of_rows = of_rows + [[]] * (self.num_rows - len(of_rows))
-        layouts = [[self._lay_out(example, epoch, plan) for example in row] for row in of_rows[rows]]
+        row_ids = range(max(self.num_rows, rows.stop or 0))[rows]
+        layouts = [
+            [self._lay_out(example, epoch, plan) for example in (of_rows[row] if row < len(of_rows) else ())]
+            for row in row_ids
+        ]
         batch = packing.fill(layouts, self.row_shape, pooling=self.recipe.pooling)
-        return dataclasses.replace(batch, row_ids_B=np.arange(self.num_rows, dtype=np.int32)[rows])
+        return dataclasses.replace(batch, row_ids_B=np.array(row_ids, np.int32))
 
     def num_examples(self, step: int) -> int:
         """How many examples the batch of a step has."""

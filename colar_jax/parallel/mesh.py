@@ -90,6 +90,12 @@ def shapes_of_rows(batch, mesh: Mesh):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch)
 
 
+def rows_that_divide(num_rows: int, num_shards: int, accumulation: int = 1) -> int:
+    """So many rows, and as few empty ones as make them divide by the devices, and a device's by its microbatches."""
+    multiple = num_shards * accumulation
+    return multiple * -(-num_rows // multiple)
+
+
 def own_rows(mesh: Mesh, num_rows: int) -> slice:
     """Which rows of a batch this process's devices hold: all it has to read."""
     spans = NamedSharding(mesh, ROWS).addressable_devices_indices_map((num_rows,)).values()

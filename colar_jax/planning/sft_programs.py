@@ -3,9 +3,9 @@
 import math
 
 from colar_jax.data.packing import Batch
-from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.judge import Judge
+from colar_jax.parallel.mesh import rows_that_divide
 from colar_jax.planning.lowering import Lowered, PlannedStage, StageLength
 from colar_jax.planning.model_flops import packed_rows, step_flops
 from colar_jax.training.optimizer import make_optimizer
@@ -13,20 +13,11 @@ from colar_jax.training.step import make_train_step
 
 
 def lower_training_step(setting: PlannedStage) -> tuple[Lowered, StageLength]:
-    """The optimizer step, and the stage's schedule.
-
-    Raises:
-        UserError: its rows cannot be split over the mesh, or no example fits into one.
-    """
+    """The optimizer step, and the stage's schedule. UserError where no example fits into a row."""
     stage, method, data, engine = setting.stage, setting.method, setting.data, setting.engine
-    split = engine.num_shards * stage.accumulation
-    if stage.rows % split:
-        raise UserError(
-            f"stages.{setting.name}.rows={stage.rows} cannot be split over {engine.num_shards} chips and "
-            f"accumulation={stage.accumulation}: make it a multiple of {split}, or give --rows_per_chip"
-        )
     loader = method.make_loader(data.train, seed=0, rows=stage.rows, row_positions=stage.row_positions)
-    batch = loader.batch(0)  # where a schedule removes steps, the largest
+    num_rows = rows_that_divide(stage.rows, engine.num_shards, stage.accumulation)
+    batch = loader.batch(0, slice(0, num_rows))  # where a schedule removes steps, the largest
     num_examples = _examples_per_step(loader, batch, len(data.train))
     num_steps = stage.steps or math.ceil(stage.epochs * data.num_examples / num_examples)
     optimizer = make_optimizer(stage.optimizer, num_steps, setting.logical_axes)
@@ -91,6 +82,6 @@ def _useful_flops(setting: PlannedStage, batch) -> float:
     if not isinstance(batch, Batch):
         return 0.0
     method = setting.method
-    (rows, positions), supervised = batch.segment_ids_BS.shape, batch.supervised_BM.shape[1]
-    shape = packed_rows(rows, positions, supervised, has_latents="latent_head" in method.trains)
+    positions, supervised = batch.segment_ids_BS.shape[1], batch.supervised_BM.shape[1]
+    shape = packed_rows(setting.stage.rows, positions, supervised, has_latents="latent_head" in method.trains)
     return step_flops(setting.llama, setting.config.model, shape, passes=method.num_passes)

@@ -19,6 +19,7 @@ from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import Method
 from colar_jax.metrics import Metric, divide
 from colar_jax.model.execution import Execution
+from colar_jax.parallel.mesh import rows_that_divide
 from colar_jax.rl.health import Collapsed, Health
 from colar_jax.rl.judging import Questioner
 from colar_jax.rl.learner import Learner
@@ -228,10 +229,10 @@ def row_rooms(stage: StageConfig, num_shards: int) -> tuple[int, ...]:
 
     Few minibatches are full then, and rows without a group cost as much as any.
     """
-    rows, parts = stage.rl.minibatch_size // stage.rl.num_generations * stage.rl.speeds_per_group, stage.accumulation
+    rows = stage.rl.minibatch_size // stage.rl.num_generations * stage.rl.speeds_per_group
     quarters = (2, 3, 4) if stage.rl.minibatches == "even" else (4,)
-    multiple = num_shards * parts
-    return tuple(sorted({multiple * -(-rows * quarter // (4 * multiple)) for quarter in quarters}))
+    needed = (-(-rows * quarter // 4) for quarter in quarters)
+    return tuple(sorted({rows_that_divide(few, num_shards, stage.accumulation) for few in needed}))
 
 
 def iterations(stage: StageConfig, num_questions: int) -> int:

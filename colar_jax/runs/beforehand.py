@@ -8,7 +8,6 @@ from pathlib import Path
 from colar_jax.config import StageConfig
 from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
-from colar_jax.parallel.mesh import num_shards
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.runs.identity import refuse_another_tokenizer, settings_that_bind
 from colar_jax.runs.resuming import latest_step
@@ -33,17 +32,11 @@ def check_run(run: Run) -> None:
 
 
 def check_stage(run: Run, name: str) -> None:
-    """UserError where a stage's trainer cannot train its method, or its rows cannot be split over the devices."""
+    """UserError where a stage's trainer cannot train its method."""
     stage, method = run.config.stages[name], run.method(name)
     if stage.trainer == "grpo":
         _check_rewards(run, name)
         return
-    multiple = num_shards(run.mesh) * stage.accumulation
-    if stage.rows % multiple:
-        raise UserError(
-            f"stages.{name}.rows={stage.rows} cannot be split over {num_shards(run.mesh)} devices and "
-            f"accumulation={stage.accumulation}: make it a multiple of {multiple}"
-        )
     if method.chooses_speed and "llama" in method.trains:
         raise UserError(f"stages.{name}.own_speed.learns='all' needs trainer='grpo': labels teach the head alone")
     if method.chooses_speed and method.labels == "each" and not run.config.decode.speed_certainty:

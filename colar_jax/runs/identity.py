@@ -20,6 +20,7 @@ from colar_jax.config import (
     shown,
     walk,
 )
+from colar_jax.config.stage_settings import unread_by
 from colar_jax.data.tokenizers import load_tokenizer
 from colar_jax.errors import UserError
 from colar_jax.runs.run import Run
@@ -92,14 +93,19 @@ def other_settings(saved: dict, run: Run, name: str) -> dict[str, Any]:
 
 
 def _as_named_now(saved: dict, stage: StageConfig) -> dict:
-    """A saved identity under today's names, without the settings of other methods, which every stage used to have."""
+    """A saved identity under today's names, without settings that every stage used to have, and this one does not read.
+
+    They are those of other methods, and of another trainer.
+    """
     method = stage.bound_method
     old_names = _OLD_NAMES | {old: f"stage.{method.group}.{field}" for old, field in method.old_names.items()}
     groups = {group for group, value, _ in shown(stage) if dataclasses.is_dataclass(value)}
 
     def is_read(setting: str) -> bool:
         of, *path = setting.split(".")
-        return setting not in MEMORY and (of != "stage" or len(path) == 1 or path[0] in groups)
+        if setting in MEMORY:
+            return False
+        return of != "stage" or (path[0] not in unread_by(stage.trainer) if len(path) == 1 else path[0] in groups)
 
     return {old_names.get(setting, setting): value for setting, value in saved.items() if is_read(setting)}
 

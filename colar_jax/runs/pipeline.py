@@ -15,7 +15,7 @@ from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.metric_hooks import check_hooks, open_hooks
 from colar_jax.parallel.hosts import is_first, wait_for_all
-from colar_jax.parallel.mesh import replicate
+from colar_jax.parallel.mesh import num_shards, replicate, rows_that_divide
 from colar_jax.report.results import Result
 from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
 from colar_jax.runs.beforehand import check_run, check_stage
@@ -221,7 +221,13 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
         )
     optimizer = make_optimizer(stage.optimizer, num_steps, run.logical_axes)
     step = make_train_step(run.engine, method, stage, optimizer)
-    return SftTrainer(loader, step, run.mesh), *stage_state(run, name, optimizer), num_steps
+    num_rows = rows_that_divide(stage.rows, num_shards(run.mesh), stage.accumulation)
+    if num_rows > stage.rows:
+        logger.info(
+            "stage %s: %d rows are computed as %d, the others empty: they are split over %d devices, %d parts on each",
+            name, stage.rows, num_rows, num_shards(run.mesh), stage.accumulation,
+        )  # fmt: skip
+    return SftTrainer(loader, step, run.mesh, num_rows), *stage_state(run, name, optimizer), num_steps
 
 
 def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:

@@ -57,24 +57,28 @@ class _OwnPart:
 
 
 class SftTrainer:
-    """Learns from batches, which are a pure function of the step: there is nothing to remember."""
+    """Learns from batches, which are a pure function of the step: there is nothing to remember.
+
+    Args:
+        num_rows: of each batch with the empty ones that make them divide by the devices.
+    """
 
     advice = "Lower optimizer.learning_rate, or look at the batch"
 
-    def __init__(self, loader: Batches, step: TrainStep, mesh: jax.sharding.Mesh):
-        self.loader, self._step, self._mesh = loader, step, mesh
+    def __init__(self, loader: Batches, step: TrainStep, mesh: jax.sharding.Mesh, num_rows: int):
+        self.loader, self._step, self._mesh, self._num_rows = loader, step, mesh, num_rows
         self.num_tokens = 0
 
     def steps(self, state: TrainState, frozen: Tree, key: jax.Array, start: int, stop: int) -> Iterator[Step]:
-        num_rows = self.loader.num_rows
-        batches = prefetch(_OwnPart(self.loader, own_rows(self._mesh, num_rows)), start, stop)
+        own = own_rows(self._mesh, self._num_rows)
+        batches = prefetch(_OwnPart(self.loader, own), start, stop)
         try:
             for number, (batch, num_examples) in enumerate(batches, start=start):
                 if self.loader.resets_optimizer(number):
                     state = without_moments(state)
-                state, metrics = self._step(state, frozen, put_own_rows(batch, self._mesh, num_rows), key)
-                # Those of the other processes are taken to be as many.
-                self.num_tokens += batch.num_tokens * jax.process_count()
+                state, metrics = self._step(state, frozen, put_own_rows(batch, self._mesh, self._num_rows), key)
+                # The rows of other processes are taken to have as many.
+                self.num_tokens += batch.num_tokens * self._num_rows // (own.stop - own.start)
                 yield state, metrics, num_examples
         finally:
             batches.close()

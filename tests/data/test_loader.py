@@ -286,6 +286,18 @@ def test_fewer_examples_than_a_batch_has_rows():
     assert (loader.batch(2).segment_ids_BS.max(axis=1) == 0).sum() > 100
 
 
+def test_rows_beyond_those_of_a_step_are_empty():
+    loader = loader_of(rows=3)
+    batch, longer, last = loader.batch(1), loader.batch(1, slice(0, 8)), loader.batch(1, slice(2, 5))
+    assert longer.row_ids_B.tolist() == list(range(8)) and last.row_ids_B.tolist() == [2, 3, 4]
+    for field in dataclasses.fields(batch):
+        whole, more, part = (getattr(one, field.name) for one in (batch, longer, last))
+        np.testing.assert_array_equal(more[:3], whole)
+        np.testing.assert_array_equal(part, more[2:5])
+    assert not longer.segment_ids_BS[3:].any() and (longer.label_ids_BM[3:] == -1).all()
+    assert longer.num_examples == batch.num_examples and longer.num_tokens == batch.num_tokens
+
+
 def test_rows_of_real_lengths_are_full():
     """GSM8K's lengths at speeds 1 to 5: at least 95 % of what is computed is real."""
     lengths = json.loads(GSM8K_LENGTHS.read_text()) * 4

@@ -2,7 +2,10 @@ import re
 
 import pytest
 
-from colar_jax.config import defaults, resolve, stage_defaults
+from colar_jax.command_line.flags import override
+from colar_jax.config import defaults, resolve, resolve_plain, stage_defaults
+from colar_jax.config.of_before import of_this_version
+from colar_jax.errors import UserError
 from colar_jax.runs.beforehand import idle_settings
 
 
@@ -34,7 +37,7 @@ def config_with(setting, value):
         ("stages.rl.rl.budget", 8.0, "rl.budget=8.0 with rl.length_credit='none'"),
         ("stages.rl.rl.length_target", 0.0, "rl.length_target=0.0 is an accuracy"),
         ("stages.rl.rl.dual_clip", 1.1, "rl.dual_clip=1.1 is not above 1 [+] rl.epsilon_high"),
-        ("stages.rl.accumulation", 16, "stage.accumulation=16 does not divide the 1 rows of a minibatch"),
+        ("stages.rl.accumulation", 16, r"stage.accumulation=16 is more than there are rows: 1 \(of a minibatch"),
         ("stages.rl.rl.final_max_latents", 65, "final_max_latents=65 is not between decode.min_latents=1 and .*=64"),
         ("stages.rl.rl.noise", "onesided", "none of two_sided, one_sided"),
         ("decode.latent_noise", "onesided", "none of two_sided, one_sided"),
@@ -43,8 +46,6 @@ def config_with(setting, value):
 )
 def test_one_error_for_a_wrong_value(setting, value, message):
     config = config_with(setting, value)
-    if setting.endswith("accumulation"):
-        config.stages.rl.rows = 16
     with pytest.raises(ValueError, match=message):
         resolve(config)
 
@@ -104,5 +105,43 @@ def test_what_other_latents_have_nothing_of_is_refused(method, settings, message
     config.stages.rl = stage_defaults(method=method, trainer="grpo", rl=settings)
     with pytest.raises(ValueError, match=message):
         resolve(config)
-    config.stages.rl.trainer = "sft"
-    resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "settings", "setting"),
+    [
+        ("sft", {"rl": {"num_questions": 4}}, "rl"),
+        ("grpo", {"rows": 4}, "rows"),
+        ("grpo", {"row_positions": 512}, "row_positions"),
+    ],
+)
+def test_settings_that_a_trainer_does_not_read_are_refused(trainer, settings, setting):
+    config = defaults()
+    config.run = "stage"
+    config.stages.stage = stage_defaults(method="colar", trainer=trainer, **settings)
+    message = f"config.stages.stage.{setting}: a stage of trainer='{trainer}' does not read it"
+    with pytest.raises(UserError, match=message):
+        resolve(config)
+
+
+def test_what_every_stage_used_to_have_is_left_out_of_a_config_of_before():
+    config = defaults()
+    config.run = "rl"
+    config.stages.rl = stage_defaults(method="colar", trainer="grpo")
+    before = config.to_dict()
+    before["stages"]["rl"] |= {"rows": 4, "row_positions": 512}
+    assert resolve_plain(of_this_version(before)) == resolve(config)
+
+
+def test_a_flag_that_changes_the_trainer_takes_its_settings_along():
+    config = defaults()
+    config.run = "colar"
+    config.stages.colar = stage_defaults(method="colar", rows=4, row_positions=100)
+    override(config, ["--config.stages.colar.trainer=grpo", "--config.stages.colar.rl.num_questions=4"], [])
+    assert resolve(config).stages["colar"].rl.num_questions == 4
+    with pytest.raises(UserError, match="no setting 'rows'.*The setting is config.stages.colar.rl.minibatch_size[.]"):
+        override(config, ["--config.stages.colar.rows=4"], [])
+    with pytest.raises(UserError, match="no setting 'row_positions'[.]$"):
+        override(config, ["--config.stages.colar.row_positions=4"], [])
+    override(config, ["--config.stages.colar.trainer=sft", "--config.stages.colar.rows=4"], [])
+    assert resolve(config).stages["colar"].rows == 4

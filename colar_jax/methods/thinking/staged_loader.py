@@ -95,7 +95,9 @@ class StagedLoader:
 
     def batch(self, step: int, rows: slice = slice(None)):
         """The batch of optimizer step `step`, the same whenever it is asked for; or these of its rows only."""
-        whole = self.form.fill(self.encoded, self._rows(step), self._room_at(self.phase(step)))
+        of_rows = self._rows(step)
+        of_rows += [[]] * ((rows.stop or 0) - len(of_rows))
+        whole = self.form.fill(self.encoded, of_rows, self._room_at(self.phase(step)))
         return jax.tree.map(lambda leaf: leaf[rows], whole)
 
     def num_examples(self, step: int) -> int:
