@@ -10,5 +10,13 @@ class UserError(ValueError):
     """
 
 
+# What to change where XLA says RESOURCE_EXHAUSTED.
+NO_MEMORY = (
+    "the device has too little memory for this; colar_jax.plan says what takes it. To need less: model.remat=full, "
+    "stages.<stage>.accumulation, model.dtype and model.base_dtype, more devices in parallel.mesh; to decode, a "
+    "smaller eval.batch_size"
+)
+
+
 class TrainingEnded(RuntimeError):
     """Training that cannot go on, by what it has learned: commands print the message, and end with status 1."""

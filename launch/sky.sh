@@ -8,6 +8,7 @@
 # --infra          cloud, cloud/region or cloud/region/zone (default: the cheapest that has them)
 # --nodes          machines (default: 1)
 # --bucket         a bucket to mount at /bucket; runs go to /bucket/<name>, unless --config.workdir says otherwise
+# --extras         of the package besides cuda or tpu, with commas between them: math for configs/math_*.py, gguf
 # --spot           as a managed job on spot machines: SkyPilot starts it again where it is preempted
 # --help           print this
 # --dry_run        print the command, launch nothing
@@ -18,7 +19,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 . "$here/common.sh"
 help_if_asked "${BASH_SOURCE[0]}" "$@"
 
-NAME="" ACCELERATORS="" INFRA="" NODES=1 BUCKET="" SPOT=""
+NAME="" ACCELERATORS="" INFRA="" NODES=1 BUCKET="" EXTRAS="" SPOT=""
 while [ $# -gt 0 ]; do
     case $1 in
         --name=*) NAME=${1#*=} ;;
@@ -26,6 +27,7 @@ while [ $# -gt 0 ]; do
         --infra=*) INFRA=${1#*=} ;;
         --nodes=*) NODES=${1#*=} ;;
         --bucket=*) BUCKET=${1#*=} ;;
+        --extras=*) EXTRAS=${1#*=} ;;
         --spot) SPOT=1 ;;
         --dry_run) DRY_RUN=1 ;;
         --) shift; break ;;
@@ -41,6 +43,7 @@ need_tool sky "pip install 'skypilot[gcp]' (or another cloud), then sky check"
 
 extra=cuda
 case $ACCELERATORS in tpu-*) extra=tpu ;; esac
+[ -z "$EXTRAS" ] || extra+=,$EXTRAS
 # One string that the remote shell reads back as these very words.
 flags=$(quoted --config.workdir="/bucket/$NAME" "$@")
 options=(--gpus="$ACCELERATORS" --num-nodes="$NODES" --env="COLAR_EXTRA=$extra" --env="COLAR_BUCKET=$BUCKET"

@@ -17,6 +17,7 @@
 # --queued                  as a queued resource: waits for its turn
 # --version                 the runtime (default: the one for --type)
 # --bucket                  a Cloud Storage bucket to mount at ~/bucket on all workers: what outlives the slice
+# --extras                  of the package besides tpu, with commas between them: math for configs/math_*.py, gguf
 # --help                    print this
 # --dry_run                 print the commands, do nothing
 # After --, the flags of colar_jax.train.
@@ -26,7 +27,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 . "$here/common.sh"
 help_if_asked "${BASH_SOURCE[0]}" "$@"
 
-NAME="" ZONE="" TYPE="" VERSION="" PROJECT="" BUCKET="" SPOT="" QUEUED=""
+NAME="" ZONE="" TYPE="" VERSION="" PROJECT="" BUCKET="" EXTRAS="" SPOT="" QUEUED=""
 POLL_SECONDS=${COLAR_POLL_SECONDS:-60}
 TRAIN_FLAGS=()
 
@@ -39,6 +40,7 @@ parse() {
             --version=*) VERSION=${1#*=} ;;
             --project=*) PROJECT=${1#*=} ;;
             --bucket=*) BUCKET=${1#*=} ;;
+            --extras=*) EXTRAS=${1#*=} ;;
             --spot) SPOT=1 ;;
             --queued) QUEUED=1 ;;
             --dry_run) DRY_RUN=1 ;;
@@ -143,7 +145,7 @@ install() {
     local archive=${TMPDIR:-/tmp}/colar_jax-$NAME.tar.gz
     run git -C "$(dirname "$here")" archive --format=tar.gz --output="$archive" HEAD &&
         tpus tpu-vm scp "$archive" "$NAME:colar_jax.tar.gz" --worker=all &&
-        on_workers all "$(cat "$here/tpu_vm_install.sh")"
+        on_workers all "extras=$(quoted "tpu${EXTRAS:+,$EXTRAS}"); $(cat "$here/tpu_vm_install.sh")"
 }
 
 # The same command again goes on from the last checkpoint, so starting is also resuming.
@@ -176,9 +178,10 @@ exit_status() {
     on_workers 0 'cat ~/train.status 2>/dev/null || true'
 }
 
-# Until the training ends. 143 (SIGTERM) and 75 (another worker was lost) mean: saved, start again.
+# Until the training ends. 143 (SIGTERM) and 75 (another worker was lost) mean: saved, start again; but not for ever where
+# a worker is lost as soon as it has started.
 watch() {
-    local ended still
+    local ended still since=$SECONDS lost_early=0
     while true; do
         if [ "$(state)" != READY ]; then
             echo "the slice $NAME is gone, or cannot be asked: making it again where it is not there" >&2
@@ -188,17 +191,28 @@ watch() {
             case $ended in
                 0) echo "training has ended"; return ;;
                 75 | 143) # not before all workers have ended: one that still runs would be missing then
-                    if still=$(running all) && [ -z "$still" ]; then start; fi
+                    if still=$(running all) && [ -z "$still" ]; then
+                        if [ "$ended" = 75 ] && [ $((SECONDS - since)) -lt 600 ]; then
+                            lost_early=$((lost_early + 1))
+                        else
+                            lost_early=0
+                        fi
+                        [ "$lost_early" -le 3 ] || give_up "a worker was lost within ten minutes, four times in a row"
+                        start
+                        since=$SECONDS
+                    fi
                     ;;
-                *)
-                    on_workers 0 'tail -n 20 ~/train.log' || true
-                    printf 'error: training ended with status %s; the log is above\n' "$ended" >&2
-                    exit 1
-                    ;;
+                *) give_up "training ended with status $ended" ;;
             esac
         fi
         sleep "$POLL_SECONDS"
     done
+}
+
+give_up() { # WHY
+    on_workers 0 'tail -n 20 ~/train.log' || true
+    printf 'error: %s; the log is above\n' "$1" >&2
+    exit 1
 }
 
 command=${1:-}

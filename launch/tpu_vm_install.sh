@@ -25,4 +25,5 @@ tar -tzf ~/colar_jax.tar.gz >~/colar_jax/.shipped_by_tpu_vm
 tar -xzf ~/colar_jax.tar.gz -C ~/colar_jax
 python3 -m pip install --user --quiet uv
 [ -x ~/venv/bin/python ] || python3 -m uv venv --quiet --python 3.12 ~/venv
-cd ~/colar_jax && python3 -m uv pip install --quiet --python ~/venv/bin/python -e '.[tpu]'
+# shellcheck disable=SC2154 # launch/tpu_vm.sh sends it along
+cd ~/colar_jax && python3 -m uv pip install --quiet --python ~/venv/bin/python -e ".[$extras]"

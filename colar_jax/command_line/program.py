@@ -23,7 +23,7 @@ from colar_jax.command_line.environment import arguments_as_utf8, prepare_stream
 from colar_jax.command_line.flags import flag, override, parse_own
 from colar_jax.command_line.help import help_text
 from colar_jax.config import Config, resolve
-from colar_jax.errors import TrainingEnded, UserError
+from colar_jax.errors import NO_MEMORY, TrainingEnded, UserError
 from colar_jax.parallel import hosts
 from colar_jax.runs.run_folder import CONFIG_FILE, saved_config
 from colar_jax.settings import split_names
@@ -35,11 +35,6 @@ logger = logging.getLogger(__name__)
 _OF_THE_DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTEMPTY),
-)
-_NO_MEMORY = (
-    "the device has too little memory for this; colar_jax.plan says what takes it. To need less: model.remat=full, "
-    "stages.<stage>.accumulation, model.dtype and model.base_dtype, more devices in parallel.mesh; to decode, a "
-    "smaller eval.batch_size"
 )
 
 
@@ -196,7 +191,7 @@ def _mistakes_in_one_line():
             print(f"error: {words}, says the disk that is written to", file=sys.stderr)
             sys.exit(2)
         if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
-            print(f"error: {_NO_MEMORY} ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+            print(f"error: {NO_MEMORY} ({' '.join(str(error).split())[:200]})", file=sys.stderr)
             sys.exit(1)
         raise
 

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from colar_jax.errors import UserError
+from colar_jax.errors import NO_MEMORY, UserError
 from colar_jax.parallel.mesh import AXES, REPLICATED
 from colar_jax.settings import ParallelConfig
 
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # The exit status after a process was lost; also jax's own way to end, a fatal error, is not 0.
 LOST_PEER = 75  # EX_TEMPFAIL: try again
+# What XLA says of a process's own computation, whatever the others do.
+_OF_ITS_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 def initialize(settings: ParallelConfig) -> None:
@@ -158,7 +160,8 @@ def also_before_the_end(do: Callable[[], None]) -> Iterator[None]:
 def ends_with_its_peers() -> Iterator[None]:
     """Ends the process, with one clear message, where another one of the run was lost in what is done inside.
 
-    At once, without the usual clean-up: that would wait for the lost process.
+    At once, without the usual clean-up: that would wait for the lost process. So does one that has no memory left, or
+    whose program is wrong; with another status, because to try again would not help.
     """
     try:
         yield
@@ -166,13 +169,18 @@ def ends_with_its_peers() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         reason = " ".join(str(error).split())[:300]
-        print(
-            f"error: process {jax.process_index()} of {jax.process_count()} cannot go on, most likely because another "
-            f"one ended ({reason}). Look at the output of the others; the same commands again go on from the last "
-            "checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
+        is_its_own = reason.startswith(_OF_ITS_OWN)
+        if reason.startswith("RESOURCE_EXHAUSTED"):
+            said = f"{NO_MEMORY} ({reason})"
+        elif is_its_own:
+            said = reason
+        else:
+            said = (
+                f"most likely because another one ended ({reason}). Look at the output of the others; the same "
+                "commands again go on from the last checkpoint"
+            )
+        process = f"process {jax.process_index()} of {jax.process_count()}"
+        print(f"error: {process} cannot go on: {said}", file=sys.stderr, flush=True)
         for do in _BEFORE_THE_END:
             do()
-        os._exit(LOST_PEER)
+        os._exit(1 if is_its_own else LOST_PEER)

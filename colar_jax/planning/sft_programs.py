@@ -29,7 +29,7 @@ def lower_training_step(setting: PlannedStage) -> tuple[Lowered, StageLength]:
         step.lower(state, frozen, rows, setting.placed_key()),
         {"trained": state.trainable, "optimizer": state.optimizer, "frozen": frozen, "batch": rows},
         number=num_examples,
-        unit="examples",
+        unit="examples" + f" in {stage.rows} rows, computed as {num_rows}" * (num_rows > stage.rows),
         smaller_batch=_smaller_batch(setting),
         is_training=True,
         useful_flops=_useful_flops(setting, batch),

@@ -56,16 +56,37 @@ def test_a_job_that_lost_a_process_goes_back_into_the_queue(cluster, status, is_
     assert ended == (0 if is_requeued else status)
 
 
+@pytest.mark.parametrize(("attempts_before", "is_requeued"), [(2, True), (3, False)])
+def test_processes_that_are_lost_at_once_are_not_started_for_ever(cluster, attempts_before, is_requeued):
+    cluster.environment["SLURM_RESTART_COUNT"] = str(attempts_before)
+    assert job(cluster, "{record}\nsys.exit(75)\n").wait(timeout=60) == (0 if is_requeued else 1)
+    assert cluster.calls()[1:] == [["scontrol", "requeue", "17"]] * is_requeued
+
+
+# srun kills its processes when it is sent a SIGTERM; `scancel --signal` sends it to the processes (here: as USR2).
+SRUN = """
+import signal
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(137))
+signal.signal(signal.SIGUSR2, lambda *_: sys.exit(143))
+open(os.environ["FAKE_LOG"] + ".srun", "w").write(str(os.getpid()))
+{record}
+signal.pause()
+"""
+SCANCEL = """
+record(os.environ["FAKE_LOG"], ["scancel", *sys.argv[1:]])
+import signal
+os.kill(int(open(os.environ["FAKE_LOG"] + ".srun").read()), signal.SIGUSR2)
+"""
+
+
 def test_a_job_that_is_out_of_time_saves_and_goes_back_into_the_queue(cluster):
-    running = job(
-        cluster,
-        "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n{record}\nsignal.pause()\n",
-    )
+    cluster.add("scancel", SCANCEL)
+    running = job(cluster, SRUN)
     while not cluster.calls():
         time.sleep(0.02)
     running.send_signal(signal.SIGUSR1)
     assert running.wait(timeout=60) == 0
-    assert cluster.calls() == [TRAINING, ["scontrol", "requeue", "17"]]
+    assert cluster.calls() == [TRAINING, ["scancel", "--signal=TERM", "17"], ["scontrol", "requeue", "17"]]
 
 
 def sky_options(call: list[str]) -> dict[str, str]:
@@ -98,6 +119,13 @@ def test_spot_machines_are_a_managed_job(cluster):
     assert done.returncode == 0, done.stderr
     (call,) = cluster.calls()
     assert call[:5] == ["sky", "jobs", "launch", "--name=colar", "--use-spot"] and "--env=COLAR_EXTRA=tpu" in call
+
+
+def test_further_extras_are_installed(cluster):
+    cluster.add("sky")
+    options = ["--name=colar", "--accelerators=H100:8", "--bucket=mine", "--extras=math,gguf"]
+    assert cluster.run("sky.sh", *options, "--", *AWKWARD).returncode == 0
+    assert "--env=COLAR_EXTRA=cuda,math,gguf" in cluster.calls()[0]
 
 
 @pytest.mark.parametrize(

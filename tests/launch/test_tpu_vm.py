@@ -53,12 +53,13 @@ def test_a_queued_resource_is_waited_for(cluster):
 
 def test_install_copies_and_installs_on_all_workers(cluster, tmp_path):
     cluster.add_gcloud(states="READY")
-    assert cluster.run("tpu_vm.sh", "install", *SLICE).returncode == 0
+    assert cluster.run("tpu_vm.sh", "install", *SLICE, "--extras=math").returncode == 0
     copy, install = cluster.calls()
     archive = tmp_path / "colar_jax-colar.tar.gz"
     assert copy == ["compute", "tpus", "tpu-vm", "scp", str(archive), "colar:colar_jax.tar.gz", "--worker=all", WHERE]
     assert archive.stat().st_size > 0
-    assert install[2:6] == ["tpu-vm", "ssh", "colar", "--worker=all"] and "'.[tpu]'" in install[6]
+    assert install[2:6] == ["tpu-vm", "ssh", "colar", "--worker=all"]
+    assert install[6].startswith(r"--command=extras=tpu\,math; ") and '".[$extras]"' in install[6]
 
 
 @pytest.fixture
@@ -287,6 +288,14 @@ def test_training_that_was_stopped_is_started_again(cluster):
     assert done.returncode == 0, done.stderr
     assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]] * 3
     assert verbs(cluster).count("scp") == 1
+
+
+def test_a_worker_that_is_lost_again_and_again_ends_the_run(cluster):
+    cluster.add_gcloud(states="READY", statuses="75")
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: a worker was lost within ten minutes, four times in a row")
+    assert len(trainings(cluster)) == 4
 
 
 def test_training_that_fails_ends_the_run(cluster):

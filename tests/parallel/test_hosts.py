@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from pipeline.tiny import CONFIG_FILE, ROOT, TINY, checkpoint_steps
 
 from colar_jax.config import ParallelConfig
 from colar_jax.metric_writer import read_metrics
+from colar_jax.parallel import hosts
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
@@ -163,3 +165,22 @@ def test_a_run_moves_between_processes_and_meshes(tmp_path):
 def test_wrong_settings_are_one_error(settings, message):
     with pytest.raises(ValueError, match=message):
         ParallelConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes", 1, "the device has too little memory"),
+        ("INVALID_ARGUMENT: Executable expected parameter 0", 1, "cannot go on: INVALID_ARGUMENT"),
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer", hosts.LOST_PEER, "because another one ended"),
+        ("INTERNAL: peer 3: RESOURCE_EXHAUSTED: Out of memory", hosts.LOST_PEER, "because another one ended"),
+    ],
+)
+def test_a_fault_of_its_own_is_not_tried_again(monkeypatch, capsys, error, status, said):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended, hosts.ends_with_its_peers():
+        raise jax.errors.JaxRuntimeError(error)
+    assert ended.value.code == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: process 0 of 2 cannot go on: ") and said in line
