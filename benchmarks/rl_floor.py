@@ -152,7 +152,9 @@ def _make_tiny(config) -> None:
     config.decode.update(max_latents=8, max_answer_tokens=3)
     config.eval.seeds = 2
     for stage in config.stages.values():
-        stage.update(steps=2, rows=4, log_every=1, eval_every=0)
+        stage.update(steps=2, log_every=1, eval_every=0)
+        if stage.trainer == "sft":
+            stage.rows = 4
     config.stages.rl.rl.update(num_questions=4, num_generations=4, minibatch_size=8)
 
 
@@ -174,6 +176,7 @@ def run_cell(cell: Cell, folder: Path, smoke: bool) -> None:
         for result in results
     ]
     record = {**dataclasses.asdict(cell), "stopped": stopped, "rows": rows, "rollouts": _rollouts(cell, folder)}
+    record["smoke"] = smoke
     record["seconds"] = round(time.monotonic() - begin, 1)
     with (folder / RESULTS).open("a") as file:
         file.write(json.dumps(record) + "\n")
@@ -269,6 +272,11 @@ def main() -> None:
         parser.error(f"no experiment is called {', '.join(sorted(wrong))}: there are {', '.join(EXPERIMENTS)}")
     cells = cells_of(options.experiments or list(EXPERIMENTS), options.seeds)
     options.folder.mkdir(parents=True, exist_ok=True)
+    others = [record for record in results_in(options.folder).values() if record.get("smoke", False) != options.smoke]
+    if others and not options.table:
+        parser.error(
+            f"{options.folder} has results {'without' if options.smoke else 'of'} --smoke: take another folder"
+        )
     if options.cell is not None:
         run_cell(cells[options.cell], options.folder, options.smoke)
         return

@@ -1,5 +1,6 @@
 """A run's numbers on disk: JSON Lines for programs, TensorBoard for eyes."""
 
+import contextlib
 import json
 import math
 import os
@@ -71,6 +72,11 @@ class MetricWriter:
         for hook in self._hooks:
             hook(int(step), dict(values))
 
+    def sync(self) -> None:
+        """Have all lines on disk: those before a checkpoint are there when the machine is lost right after it."""
+        with contextlib.suppress(OSError):  # of a file that is none, such as a pipe
+            os.fsync(self._lines.fileno())
+
     def close(self) -> None:
         """Flush and close both; a second call does nothing."""
         self._lines.close()
@@ -87,6 +93,9 @@ class NoWriter:
     """What a process has that writes nothing, in the place of a `MetricWriter`."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Does nothing."""
+
+    def sync(self) -> None:
         """Does nothing."""
 
     def __enter__(self) -> "NoWriter":

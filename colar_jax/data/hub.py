@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from colar_jax.data.json_lines import KEYS, parse_gsm8k, parse_problem
@@ -57,12 +57,25 @@ def load_hub_set(name: str, split: str) -> list[Problem]:
         raise UserError(f"hub:{name} is unknown; did you mean hub:{' or hub:'.join(nearest)}, or hub:<owner/name>?")
     if split not in hub_set.splits:
         raise UserError(f"hub:{name} has no split {split!r}, only {', '.join(hub_set.splits)}")
-    problems: list[Problem] = []
+    parts = []
     for subset in hub_set.subsets:
         rows = _load_rows(hub_set.repository, subset, hub_set.splits[split])
         place = ", ".join(filter(None, (f"hub:{name}", subset, hub_set.splits[split])))
-        problems += convert_rows(rows, hub_set.convert, place)
-    return problems
+        parts.append(convert_rows(rows, hub_set.convert, place))
+    return interleaved(parts)
+
+
+def interleaved(parts: Sequence[Sequence[Problem]]) -> list[Problem]:
+    """All problems, each part in its order and spread evenly: the first n have of each part the share that all have.
+
+    What takes the first of a set (`data.num_val`, `data.num_test`, `data.train_limit`) takes no subject alone.
+    """
+    placed = [
+        ((index + 0.5) / len(part), number, problem)
+        for number, part in enumerate(parts)
+        for index, problem in enumerate(part)
+    ]
+    return [problem for *_, problem in sorted(placed, key=lambda one: one[:2])]
 
 
 def convert_rows(rows: Iterable[HubRow], convert: Callable[[HubRow], Problem | None], place: str) -> list[Problem]:

@@ -105,6 +105,14 @@ def fetch(tree):
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def as_the_first_has(tree):
+    """Host arrays of the first process, in all processes: what each makes by itself may differ."""
+    if jax.process_count() == 1:
+        return tree
+    shared = multihost_utils.broadcast_one_to_all(tree)
+    return jax.tree.map(lambda own, first: np.asarray(first).astype(own.dtype), tree, shared)
+
+
 def wait_for_all(what: str) -> None:
     """Returns when every process is here. `what` is said once and tells one such place from another."""
     if jax.process_count() > 1:

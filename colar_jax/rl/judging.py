@@ -12,6 +12,7 @@ from colar_jax.data.encoding import EncodedProblems, Prompt
 from colar_jax.data.loader import Recipe
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.evaluation.judge import Judge
+from colar_jax.parallel.hosts import as_the_first_has
 from colar_jax.rl.annealing import Annealed
 from colar_jax.rl.credit import Reward
 from colar_jax.rl.lengths import Outcomes, choice_advantages, rollout_advantages
@@ -111,7 +112,9 @@ class Questioner:
             host_seconds += time.perf_counter() - begin
         decoded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         lengths_B, forced_B, answer_tokens_B = map(np.concatenate, zip(*of_chains_said, strict=True))
-        of_groups = (np.concatenate(rewards), np.concatenate(right), lengths_B, forced_B, answer_tokens_B)
+        # A reward may be drawn, or asked of a service.
+        rewards_B, right_B = as_the_first_has((np.concatenate(rewards), np.concatenate(right)))
+        of_groups = (rewards_B, right_B, lengths_B, forced_B, answer_tokens_B)
         *by_group, answer_tokens_QG = (
             values.reshape(len(questions), self.config.num_generations) for values in of_groups
         )

@@ -41,7 +41,8 @@ class SaidInWords:
     """Of chains in words: the tokens before the first `###`, and those after it.
 
     Args:
-        limit: of a chain, in tokens. One without `###` has no answer, and was cut there if nothing else ended it.
+        limit: of a chain, in tokens. One without `###` by then has no answer, and was cut there if nothing else ended
+            it.
     """
 
     def __init__(self, separator_id: int, eos_id: int, limit: int):
@@ -51,13 +52,13 @@ class SaidInWords:
         ids_BA, num_tokens_B = decoded.answer_ids_BA, decoded.num_answer_tokens_B
         size, place_1A = ids_BA.shape[1], np.arange(ids_BA.shape[1])[None]
         is_end_BA = (ids_BA == self._separator_id) & (place_1A < num_tokens_B[:, None])
-        has_end_B = is_end_BA.any(axis=1)
+        has_end_B = is_end_BA[:, : self._limit + 1].any(axis=1)
         ends_B = np.where(has_end_B, is_end_BA.argmax(axis=1), num_tokens_B)
         after_BA = np.minimum(ends_B[:, None] + 1 + place_1A, size - 1)
         last_ids_B = np.take_along_axis(ids_BA, num_tokens_B[:, None] - 1, axis=1)[:, 0]
         return Said(
             lengths_B=np.minimum(ends_B, self._limit),
-            forced_B=~has_end_B & (last_ids_B != self._eos_id),
+            forced_B=~has_end_B & ((last_ids_B != self._eos_id) | (ends_B > self._limit)),
             answer_ids_BA=np.take_along_axis(ids_BA, after_BA, axis=1),
             num_answer_tokens_B=np.where(has_end_B, num_tokens_B - ends_B - 1, 0),
         )

@@ -13,7 +13,7 @@ from colar_jax.runs.identity import refuse_another_tokenizer, settings_that_bind
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.start_rules import refuse_unfit_source
-from colar_jax.runs.starts import finished_identity, source_of
+from colar_jax.runs.starts import finished_identity, source_of, unfinished
 from colar_jax.runs.sweep.cells import cells_of, stages_of
 from colar_jax.runs.trained_questions import refuse_inherited_questions
 from colar_jax.runs.trim_verifier import trim_source
@@ -111,6 +111,8 @@ def _check_source(run: Run, name: str) -> None:
         settings = finished_identity(source)["settings"]
         refuse_another_tokenizer(run, source)
         refuse_inherited_questions(run, source)
+        if short := unfinished(source):
+            logger.warning("stage %s starts from %s, which has not ended: %s", name, source, short)
     else:
         settings = settings_that_bind(run, stage_in)
     refuse_unfit_source(run, name, source, settings)

@@ -91,6 +91,8 @@ def _take(folder: Path, name: str, doing: str) -> TextIO:
     holder = {"host": socket.gethostname(), "process": os.getpid(), "doing": doing, "job": _job()}
     file.write(json.dumps(holder) + "\n")
     file.flush()
+    with contextlib.suppress(OSError):  # a bucket that is mounted shows others what was synced or closed
+        os.fsync(file.fileno())
     return file
 
 

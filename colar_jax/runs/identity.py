@@ -21,16 +21,21 @@ from colar_jax.config import (
     walk,
 )
 from colar_jax.config.stage_settings import unread_by
+from colar_jax.data.fingerprint import problems_hash
+from colar_jax.data.json_lines import read_problems
 from colar_jax.data.tokenizers import load_tokenizer
 from colar_jax.errors import UserError
+from colar_jax.methods.shorter_chains import DroppedSteps
 from colar_jax.runs.run import Run
-from colar_jax.runs.run_folder import TOKENIZER_FOLDER
+from colar_jax.runs.run_folder import CHAINS_FILE, TOKENIZER_FOLDER
 
 VALIDATED_ON = "validated_on"  # a hash of what validations ask, and how
 # What a checkpoint also stores, for the steps after it.
 FIRST_POLICY = "first_policy"  # the checkpoint of its source that a stage with `rl.beta` is held near
-MEMORY = ("unlogged", "trainer", VALIDATED_ON, FIRST_POLICY)
-PROBLEMS = "data.problems"  # a hash of what is learned from, in its order
+NUM_STEPS = "num_steps"  # that the stage takes in all
+MEMORY = ("unlogged", "trainer", VALIDATED_ON, FIRST_POLICY, NUM_STEPS)
+PROBLEMS = "data.problems"  # a hash of the run's training problems, in their order
+CHAINS = "data.chains"  # a hash of another stage's chains, where this one's are made like them
 # Settings under the names that they have in checkpoints of earlier versions.
 _OLD_NAMES = {"verifier": "data.verifier"}
 # How those checkpoints identify their training problems.
@@ -49,7 +54,18 @@ class Change:
 
 def identity_of(run: Run, name: str) -> dict:
     """What a stage's checkpoints depend on, flat, so that a message can name what changed."""
-    return settings_that_bind(run, name) | {PROBLEMS: run.train_problems_hash}
+    identity = settings_that_bind(run, name) | {PROBLEMS: run.train_problems_hash}
+    chains = chains_that_say_lengths(run, name)
+    return identity | {CHAINS: problems_hash(read_problems(chains))} if chains and chains.is_file() else identity
+
+
+def chains_that_say_lengths(run: Run, name: str) -> Path | None:
+    """The file of another stage's chains as long as which a stage of `dropped_steps` makes its own; or None."""
+    method = run.method(name)
+    if not isinstance(method, DroppedSteps) or not method.like:
+        return None
+    folder = run.workdir / method.like if method.like in run.config.stages else Path(method.like).expanduser()
+    return folder / CHAINS_FILE
 
 
 def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
@@ -62,6 +78,8 @@ def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
     saved = _as_named_now(saved, stage)
     ours, known, settings = identity_of(run, name), _defaults(stage), _settings_of(run.config, name)
     before = _defaults(stage, as_before)
+    if CHAINS not in saved:  # a checkpoint of before did not say
+        ours.pop(CHAINS, None)
     if PROBLEMS not in saved:
         del ours[PROBLEMS]
         is_file = Path(run.config.data.train).expanduser().is_file()

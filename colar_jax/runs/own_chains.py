@@ -18,13 +18,13 @@ from colar_jax.errors import UserError
 from colar_jax.methods.shorter_chains import Concise, DroppedSteps
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.rl.rollout import Sampler, ways_to_sample
+from colar_jax.runs.identity import chains_that_say_lengths
 from colar_jax.runs.made_from import is_kept, keep
 from colar_jax.runs.run import Run
+from colar_jax.runs.run_folder import CHAINS_FILE
 from colar_jax.runs.starts import source_of, start_parameters
 
 logger = logging.getLogger(__name__)
-
-CHAINS_FILE = "own_chains.jsonl"  # in a stage's folder: problems with the chains that it learns, as training data is
 
 
 def shortest_right(run: Run, name: str) -> list[Problem]:
@@ -124,8 +124,7 @@ def _shortened(steps: tuple[str, ...], length: float, tokenizer: Tokenizer, rng:
 
 
 def _chains_of(run: Run, name: str, method: DroppedSteps) -> list[Problem]:
-    folder = run.workdir / method.like if method.like in run.config.stages else Path(method.like).expanduser()
-    path = folder / CHAINS_FILE
+    path = chains_that_say_lengths(run, name)
     if not path.is_file():
         raise UserError(
             f"stages.{name}.dropped_steps.like={method.like!r}: there is no {path}; name a stage of method concise "

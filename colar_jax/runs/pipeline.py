@@ -20,7 +20,7 @@ from colar_jax.report.results import Result
 from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
 from colar_jax.runs.beforehand import check_run, check_stage
 from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import FIRST_POLICY, VALIDATED_ON, Change, identity_of
+from colar_jax.runs.identity import FIRST_POLICY, NUM_STEPS, VALIDATED_ON, Change, identity_of
 from colar_jax.runs.learned import training_set, validation_set
 from colar_jax.runs.resuming import (
     is_validated,
@@ -133,7 +133,7 @@ def train_stage(run: Run, name: str) -> None:
         num_steps=num_steps,
         trainer=trainer,
         validate=validate,
-        identity=identity_of(run, name) | {VALIDATED_ON: asked} | reference,
+        identity=identity_of(run, name) | {VALIDATED_ON: asked, NUM_STEPS: num_steps} | reference,
         keep_checkpoints=run.config.keep_checkpoints,
         place=place,
         hooks=open_hooks(run.config.report_to, folder, plain(run.config)) if is_first() else (),

@@ -19,6 +19,7 @@ from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"
+CHAINS_FILE = "own_chains.jsonl"  # in a stage's folder: problems with the chains that it learns, as training data is
 
 
 def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:

@@ -12,7 +12,13 @@ from colar_jax.methods import find_method
 from colar_jax.model.lora import split_base
 from colar_jax.model.reasoner import PARTS, calibrate, with_copies
 from colar_jax.runs.folder_lock import TRAINING, locked
-from colar_jax.runs.identity import FIRST_POLICY, identity_of, refuse_another_tokenizer, refuse_other_adapters
+from colar_jax.runs.identity import (
+    FIRST_POLICY,
+    NUM_STEPS,
+    identity_of,
+    refuse_another_tokenizer,
+    refuse_other_adapters,
+)
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import open_checkpoints, write_config
@@ -74,7 +80,8 @@ def adopt(run: Run, name: str, parameters: Tree) -> None:
             raise UserError(f"{folder} has checkpoints already: choose another workdir or stage")
         write_config(run)
         saved = saved_tree(state, frozen, run.config.stages[name])
-        checkpoints.save(0, saved, metrics=None, identity=identity_of(run, name) | {"unlogged": []})
+        whole = {"unlogged": [], NUM_STEPS: 0}  # as it is, and no beginning of something
+        checkpoints.save(0, saved, metrics=None, identity=identity_of(run, name) | whole)
 
 
 def start_parameters(run: Run, name: str) -> Tree:
@@ -177,7 +184,9 @@ def reference_of(run: Run, name: str) -> dict:
 def unfinished(folder: Path) -> str:
     """Where training has got to, of a stage that has not taken all its steps; empty for others, or without a number."""
     with _finished(folder) as (checkpoints, step):
-        latest, wanted = checkpoints.latest_step(), checkpoints.read(step)[1].get("stage.steps", 0)
+        latest = checkpoints.latest_step()
+        saved = checkpoints.read(latest)[1]
+        wanted = saved.get(NUM_STEPS, saved.get("stage.steps", 0))
     return f"step {step:,}, trained to {latest:,} of {wanted:,}" if latest < wanted else ""
 
 

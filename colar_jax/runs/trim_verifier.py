@@ -19,6 +19,8 @@ from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import saved_config
 from colar_jax.runs.run_model import make_model
 from colar_jax.runs.starts import finished_identity, finished_parameters
+from colar_jax.settings import split_names
+from colar_jax.settings.trim import TrimConfig
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
 from colar_jax.weights.base_model import base_folder, base_identity
 
@@ -98,4 +100,22 @@ def trim_source(run: Run) -> TrimSource:
             f"eval.trim.verifier={name!r} was trained with method={settings['stage.method']!r}: name a stage of method "
             "segment_judge, or a base model"
         )
+    _refuse_other_segments(run.config.eval.trim, settings, name)
     return TrimSource(run, folder, None)
+
+
+def _refuse_other_segments(trim: TrimConfig, settings: dict, name: str) -> None:
+    """UserError where a judge learned to read other segments than `eval.trim` would show it."""
+    for field in ("cues", "cue_after", "sentences"):
+        learned, shown = (
+            settings.get(f"stage.segment_judge.{field}", getattr(SegmentJudge, field)),
+            getattr(trim, field),
+        )
+        if field == "cues":
+            learned, shown = (",".join(sorted(split_names(words))) for words in (learned, shown))
+        if learned != shown:
+            raise UserError(
+                f"eval.trim.{field}={shown!r}, and the judge {name!r} was trained with segment_judge.{field}="
+                f"{learned!r}: it would read other segments than it learned to judge. Set "
+                f"--config.eval.trim.{field}={learned}"
+            )

@@ -129,6 +129,7 @@ def _loop(stage: StageRun, steps: Iterator[tuple[int, Step]], frozen: Tree, log:
             log.check()
             metrics = _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
             identity = stage.identity | {"unlogged": log.unlogged(), "trainer": stage.trainer.memory()}
+            writer.sync()
             checkpoints.save(step, saved_tree(state, frozen, config), metrics=metrics, identity=identity)
             if is_validation:
                 pace.skip()

@@ -183,6 +183,14 @@ def test_gsm8k_asks_for_its_configuration_and_cut(calls):
     assert calls == [("openai/gsm8k", "main", split) for split in ("train[:90%]", "train[90%:]", "test")]
 
 
+def test_the_first_problems_are_of_all_parts():
+    parts = [
+        [Problem(f"{part}{index}", (), "") for index in range(size)] for part, size in (("a", 8), ("b", 4), ("c", 1))
+    ]
+    joined = [problem.question for problem in hub.interleaved([*parts, []])]
+    assert joined == ["a0", "b0", "a1", "a2", "b1", "a3", "c0", "a4", "b2", "a5", "a6", "b3", "a7"]
+
+
 def test_math_joins_its_subjects(calls):
     problems = load_problems("hub:math", "val")
     assert [p.question for p in problems] == [f"{subject}?" for subject in hub.MATH_SUBJECTS]

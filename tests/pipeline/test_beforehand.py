@@ -9,9 +9,11 @@ from pipeline.tiny import tiny_config
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
 from colar_jax.runs import beforehand, pipeline
+from colar_jax.runs.identity import identity_of
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt
 from colar_jax.runs.trained_questions import QUESTIONS_FILE
+from colar_jax.training.checkpoints import Checkpoints
 
 LATER = {
     "a source that nobody trains": ({"stages.no_cot.init_from": "cott"}, "cott has no checkpoints"),
@@ -46,6 +48,19 @@ def test_a_stage_that_passes_over_a_trained_one_says_so(tmp_path, monkeypatch, c
         beforehand.check_run(run)
     assert "stage colar starts from the initial weights, not from cot, which is trained in this folder: " in caplog.text
     assert "stages.colar.init_from=cot would" in caplog.text
+
+
+def test_a_source_that_has_not_ended_is_named(tmp_path, monkeypatch, caplog):
+    run = prepare(tiny_config(tmp_path / "run", run="cot", **{"eval.stages": "cot"}))
+    adopt(run, "cot", run.initial_parameters())  # a whole one
+    settings = {"run": "no_cot", "stages.no_cot.init_from": str(tmp_path / "run" / "cot"), "eval.stages": "no_cot"}
+    later = prepare(tiny_config(tmp_path / "new", **settings))
+    beforehand.check_run(later)
+    assert "has not ended" not in caplog.text
+    saved = identity_of(run, "cot") | {"num_steps": 9}
+    monkeypatch.setattr(Checkpoints, "read", lambda self, step: ({}, saved))
+    beforehand.check_run(later)
+    assert "which has not ended: step 0, trained to 0 of 9" in caplog.text
 
 
 def test_a_source_that_was_trained_on_test_questions_is_refused_first(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from colar_jax.config import resolve
+from colar_jax.config import OnResume, resolve
 from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.json_lines import read_problems
 from colar_jax.data.prompts import steps_text
@@ -15,6 +15,7 @@ from colar_jax.decoding.decoder import Decoded
 from colar_jax.errors import UserError
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import own_chains, pipeline
+from colar_jax.runs.identity import changes_since, identity_of
 from colar_jax.runs.learned import training_set
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt
@@ -87,12 +88,24 @@ def test_the_shortest_right_chain_of_each_problem_is_learned(tmp_path, monkeypat
     with pytest.raises(TypeError, match="not callable"):  # but for other settings it would be
         training_set(other, "concise")
 
+    # A dropped stage that goes on knows of which chains it has learned; other stages know of none.
+    identity, chains = identity_of(run, "dropped"), tmp_path / "run" / "concise" / "own_chains.jsonl"
+    assert "data.chains" not in identity_of(run, "concise") | identity_of(run, "cot")
+    lines = chains.read_text().splitlines(keepends=True)
+    chains.write_text("".join(lines[1:]))
+    (change,) = changes_since(identity, run, "dropped")
+    assert change.name == "data.chains" and change.on_resume is OnResume.BINDS
+    chains.write_text("".join(lines))
+    assert not changes_since(identity, run, "dropped")
+    del identity["data.chains"]  # a checkpoint of before
+    assert not changes_since(identity, run, "dropped")
+
     dropped = training_set(run, "dropped")
     assert [problem.question for problem in dropped.problems] == right
     wanted = len(run.tokenizer.encode("<<1+2=3>>\nSo 3."))
     whole = {problem.question: problem.steps for problem in run.train_problems}
     lengths = [len(run.tokenizer.encode(steps_text(problem.steps))) for problem in dropped.problems]
-    assert min(lengths) < wanted < max(lengths) and np.mean(lengths) == pytest.approx(wanted, rel=0.2)
+    assert np.mean(lengths) == pytest.approx(wanted, rel=0.2) and all(0 < length < 2 * wanted for length in lengths)
     for problem in dropped.problems:
         rest = iter(whole[problem.question])
         assert all(step in rest for step in problem.steps), "in their order"

@@ -18,6 +18,7 @@ from colar_jax.engine import Engine
 from colar_jax.evaluation.judge import Judge
 from colar_jax.metrics import Metric, divide
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
+from colar_jax.rl import judging
 from colar_jax.rl.credit import advantages_of
 from colar_jax.rl.grpo import GrpoTrainer, make_policy_step
 from colar_jax.rl.judging import Draw, Questioner
@@ -114,6 +115,14 @@ def by_turns(problems, answers, num_latents):
 
 def never(answer, truth):
     return False
+
+
+def test_all_processes_learn_from_the_rewards_of_the_first(monkeypatch):
+    """A reward may be drawn, or asked of a service: each process would make others."""
+    monkeypatch.setattr(judging, "as_the_first_has", lambda arrays: (np.arange(16.0), ~arrays[1]))
+    judged = ask(learner(by_turns, never))
+    assert judged.outcomes.rewards_QG.tolist() == np.arange(16.0).reshape(4, 4).tolist()
+    assert judged.outcomes.right_QG.all() and judged.informative_Q.all()
 
 
 def test_groups_without_variance_are_left_out_and_counted():

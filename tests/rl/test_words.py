@@ -65,15 +65,16 @@ def test_what_a_rollout_said():
             [SEPARATOR_ID, 7, SEPARATOR_ID, EOS_ID, 0, 0, 0, 0],  # no chain; a second ### is part of the answer
             [1, 2, 3, 4, 5, 6, 7, 8],  # cut
             [1, EOS_ID, SEPARATOR_ID, 7, 0, 0, 0, 0],  # ended without an answer
-            [1, 2, 3, 4, 5, 6, 7, SEPARATOR_ID],  # its answer has no room
+            [1, 2, 3, 4, 5, 6, 7, SEPARATOR_ID],  # beyond the limit, where a decode ends it
+            [1, 2, 3, 4, 5, 6, SEPARATOR_ID, 7],  # at the limit, with as much of its answer as there is room for
         ]
     )
-    nothing = np.zeros((5, 0))
-    decoded = Decoded(nothing, nothing, nothing, np.zeros(5), np.zeros(5, bool), ids, ids, np.array([5, 4, 8, 2, 8]))
+    nothing, lengths_B = np.zeros((6, 0)), np.array([5, 4, 8, 2, 8, 8])
+    decoded = Decoded(nothing, nothing, nothing, np.zeros(6), np.zeros(6, bool), ids, ids, lengths_B)
     said = SAID(decoded)
-    assert said.lengths_B.tolist() == [2, 0, CHAIN, 2, CHAIN]
-    assert said.forced_B.tolist() == [False, False, True, False, False]
-    assert said.num_answer_tokens_B.tolist() == [2, 3, 0, 0, 0]
+    assert said.lengths_B.tolist() == [2, 0, CHAIN, 2, CHAIN, CHAIN]
+    assert said.forced_B.tolist() == [False, False, True, False, True, False]
+    assert said.num_answer_tokens_B.tolist() == [2, 3, 0, 0, 0, 1]
     assert said.answer_ids_BA[0, :2].tolist() == [7, EOS_ID]
     assert said.answer_ids_BA[1, :3].tolist() == [7, SEPARATOR_ID, EOS_ID]
 

@@ -152,6 +152,16 @@ def test_what_cannot_verify_is_one_line(workdir, tmp_path):
     }.items():
         with pytest.raises(UserError, match=message):
             sweep([config_of(workdir, **{"eval.trim.verifier": wrong})], tmp_path / "out")
+    for name, value, learned in (
+        ("cue_after", "blank_line", "line"),
+        ("sentences", 3, "1"),
+        ("cues", "Hm,But", "Alter.*"),
+    ):
+        message = f"trained with segment_judge.{name}='?{learned}.* Set --config.eval.trim.{name}={learned}"
+        with pytest.raises(UserError, match=message):
+            trim_source(prepare(config_of(workdir, **{f"eval.trim.{name}": value})))
+    in_another_order = config_of(workdir, **{"eval.trim.cues": "Hmm, But,Wait,Alternatively"})
+    assert trim_source(prepare(in_another_order)).stage_folder == workdir / "judge"
     for name, value in {"cue_after": "word", "chunk": 0, "agreements": "0", "cues": " ", "budget_share": 2.0}.items():
         with pytest.raises(UserError, match=f"eval.trim.{name}"):
             config_of(workdir, **{f"eval.trim.{name}": value})
