@@ -111,7 +111,7 @@ def test_a_sweep_decodes_again_only_what_another_verifier_changes(workdir, tmp_p
 
     assert num_decoded() == 12
     assert num_decoded() == 0
-    assert num_decoded(**{"eval.trim.sentences": 2}) == 6  # the plain row is as it was
+    assert num_decoded(**{"eval.trim.max_segments": 5}) == 6  # the plain row is as it was
 
 
 def byte_level(folder: Path) -> None:
