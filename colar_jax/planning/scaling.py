@@ -22,7 +22,7 @@ from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
 from colar_jax.model.presets import PRESETS, LlamaConfig
 from colar_jax.parallel.choice import choose_mesh
-from colar_jax.parallel.mesh import AXES
+from colar_jax.parallel.mesh import AXES, rows_that_divide
 from colar_jax.parallel.sharding import bytes_per_device, logical_axes, parameter_specs
 from colar_jax.planning.chips import CHIPS, GIB, Chip, Topology
 from colar_jax.planning.data_shape import planned_data
@@ -52,7 +52,7 @@ class Scaled:
     topology: str  # of a slice
     fsdp: int
     state: float  # bytes on a chip: parameters, and for trained ones gradient and both moments
-    rows_per_chip: float
+    rows_per_chip: int
     useful: float  # of `compute`, what the step needs by its definition
     compute: float
     ici: float
@@ -73,9 +73,10 @@ class Scaled:
 class RowsOfChip:
     """What a chip computes in a step."""
 
-    per_chip: float
+    per_chip: int
     positions: int  # in a row
     supervised: int
+    share_filled: float = 1.0  # of the rows: the others are empty, because the chips do not divide those that there are
 
 
 def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) -> str:
@@ -115,12 +116,17 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
                 state=bytes_per_device(parameters, specs, mesh)
                 + of_trained
                 + bytes_per_device(state.optimizer, of_training.optimizer, mesh),
-                rows=RowsOfChip(
-                    rows_per_chip or stage.rows / num_chips, loader.row_shape.positions, loader.row_shape.supervised
-                ),
+                rows=_rows_of_chip(loader, num_chips, rows_per_chip),
             )
         )
     return _markdown(rows)
+
+
+def _rows_of_chip(loader: Loader, num_chips: int, rows_per_chip: int) -> RowsOfChip:
+    shape, computed = loader.row_shape, rows_that_divide(loader.num_rows, num_chips)
+    if rows_per_chip:
+        return RowsOfChip(rows_per_chip, shape.positions, shape.supervised)
+    return RowsOfChip(computed // num_chips, shape.positions, shape.supervised, loader.num_rows / computed)
 
 
 def has_closed_forms(stage: StageConfig) -> bool:
@@ -173,7 +179,7 @@ def scale(
         flops += forward["base"] + forward["adapters"] + forward["attention"]
     ici, held = _ici_seconds(llama, model, fsdp, topology)
     between = 2 * (slices - 1) / slices * held / (in_slice / fsdp) / chip.network_bandwidth
-    compute, useful = (rows.per_chip * of_a_row / chip.peak_flops for of_a_row in (flops, useful))
+    compute, useful = (rows.per_chip * of_a_row / chip.peak_flops for of_a_row in (flops, rows.share_filled * useful))
     return Scaled(num_chips, slices, topology.name, fsdp, state, rows.per_chip, useful, compute, ici, between)
 
 

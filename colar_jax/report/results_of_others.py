@@ -64,7 +64,7 @@ def _in_kavas_tables(name: str, method: str, argument: str, accuracy: float, fla
     return dataclasses.replace(row, train=_SENTENCES) if "nl" in argument or "nl" in flags else row
 
 
-_NL = f" --config.data.train={_SENTENCES} --config.stages.pccot.rows=42 --config.workdir=runs/gsm8k_pccot_nl"
+_NL = f" --config.data.train={_SENTENCES} --config.stages.pccot.rows=28 --config.workdir=runs/gsm8k_pccot_nl"
 
 
 def _kava_without(what: str, accuracy: float, setting: str, value) -> Published:

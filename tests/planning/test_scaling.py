@@ -24,7 +24,7 @@ FULL = ModelConfig(dtype="bfloat16", remat="full")
 
 
 def scaled(num_chips: int, model=FULL, **others):
-    rows = RowsOfChip(**dict(per_chip=4.0, positions=512, supervised=100) | others)
+    rows = RowsOfChip(**dict(per_chip=4, positions=512, supervised=100) | others)
     return scale(LLAMA, model, "v5e", num_chips, fsdp=4, state=0.0, rows=rows)
 
 
@@ -54,8 +54,18 @@ def test_more_than_a_pod_is_several_slices_on_a_slower_network():
 
 
 def test_the_same_work_takes_the_same_compute_and_fewer_rows_less():
-    assert scaled(8).compute == scaled(1024).compute == 2 * scaled(8, per_chip=2.0).compute
-    assert scaled(8).ici == scaled(8, per_chip=2.0).ici
+    assert scaled(8).compute == scaled(1024).compute == 2 * scaled(8, per_chip=2).compute
+    assert scaled(8).ici == scaled(8, per_chip=2).ici
+
+
+def test_empty_rows_are_work_but_no_use():
+    lines = scaling_table(config_of(rows=36), "colar", "v5e").splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[4] for row in cells] == ["5", "3", "2"]  # 40, 48 and 64 rows on 8, 16 and 32 chips
+    whole = scaling_table(config_of(rows=40), "colar", "v5e").splitlines()[2]
+    assert cells[0][5] == whole.split("|")[6].strip()
+    assert scaled(8, share_filled=0.9).useful == pytest.approx(0.9 * scaled(8).useful)
+    assert scaled(8, share_filled=0.9).compute == scaled(8).compute
 
 
 def test_recomputation_is_work_but_no_use():
