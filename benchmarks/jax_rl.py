@@ -11,8 +11,8 @@ from tokenizers import models
 
 from colar_jax.config import DecodeConfig, OptimizerConfig, RlConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.loader import Recipe
 from colar_jax.data.problems import Problem
+from colar_jax.data.recipe import Recipe
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.engine import Engine
 from colar_jax.evaluation.judge import Judge

@@ -16,7 +16,8 @@ from colar_jax.data.loader import Loader, prefetch
 from colar_jax.data.packing import Batch
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import speed_text
-from colar_jax.decoding.decoder import DecodeLimits, Loop, answering_loop, decode, thinking_loop
+from colar_jax.decoding.decoder import Loop, answering_loop, decode, thinking_loop
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prefill import Feeder, prefill
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import latent_thinker
@@ -26,8 +27,8 @@ from colar_jax.model import presets, reasoner
 from colar_jax.model.execution import Execution
 from colar_jax.model.flash_attention import choose_attention
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.lora import LoraConfig, cast_base
-from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.state import initial_state, partition
@@ -136,7 +137,7 @@ def generation(
         counted: loops of a known number of rounds, which XLA may unroll, instead of those that end with the last one.
     """
     graph, parameters = build(subject)
-    thinker = latent_thinker(SEPARATOR, greedy=False, latent_temperature=1.0, stop_temperature=1.0)
+    thinker = latent_thinker(SEPARATOR, latent_temperature=1.0, stop_temperature=1.0)
 
     def think(model, hidden_BD, keys_B):
         thought = thinker(model, hidden_BD, keys_B)  # the decision is drawn, and ignored

@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
+from colar_jax.model.presets import PRESETS
 from colar_jax.weights import hf_config
 from colar_jax.weights.safetensors_io import TensorToWrite, write_tensors
 from colar_jax.weights.table import llama_weights

@@ -101,7 +101,7 @@ def serve(mode: str) -> None:
     run = types.SimpleNamespace(
         trained_speeds=lambda stage: SPEEDS,
         was_trained=lambda stage, speed: True,
-        thinking=lambda stage: method.thinking(decode, tokenizer.separator_id, engine.dtype, True),
+        thinking=lambda stage: method.thinking(decode, tokenizer.separator_id, greedy=True),
     )
     thinker = types.SimpleNamespace(
         engine=engine, method=method, decode=decode, tokenizer=tokenizer, parameters=parameters, stage="colar", run=run

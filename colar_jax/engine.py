@@ -16,7 +16,8 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
+from colar_jax.decoding.decoder import Decoded, decode
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.thinking import Think
 from colar_jax.model import sharded

@@ -287,7 +287,8 @@ def test_speeds_to_train_are_numbers(text):
 
 def test_speeds_are_checked_at_start_up():
     for path, where in (("stages.colar.latent.speeds", r"config\.stages\.colar: "), ("eval.speeds", "")):
-        with pytest.raises(ValueError, match=rf"^{where}'0\.5' is no thinking speed"):
+        setting = path.removeprefix("stages.colar.")
+        with pytest.raises(ValueError, match=rf"^{where}'0\.5' of {setting}='0\.5' is no thinking speed"):
             resolve(with_setting(path, "0.5"))
     assert resolve(with_setting("eval.speeds", "auto,2")).eval.speeds == "auto,2"
 

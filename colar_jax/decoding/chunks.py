@@ -25,7 +25,7 @@ NO_END = jnp.iinfo(jnp.int32).max  # instead of a number of thoughts: the chain 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Paused:
-    """A batch between two chunks; every leaf has rows, a scalar of each device one."""
+    """A batch between two chunks. Every leaf has an axis of rows; what is a scalar on a device has one row there."""
 
     prefilled: Prefilled
     keys_B: jax.Array

@@ -22,7 +22,7 @@ def stop_log_odds(logits, separator_id):
 
 
 def decision_log_prob(log_odds, stop):
-    """Of having stopped, or of having gone on."""
+    """The log-probability of `stop`, a bool, under `log_odds`; both of any one shape, the result in float32."""
     return jax.nn.log_sigmoid(jnp.where(stop, log_odds, -log_odds))
 
 

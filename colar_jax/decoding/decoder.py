@@ -26,15 +26,16 @@ from colar_jax.model.reasoner import Reasoner
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """What `B = C * G` rollouts did; rollout `b` belongs to question `b // G`. at most `L` thoughts, `A` answer tokens.
+    """What `B = C * G` rollouts did; rollout `b` belongs to question `b // G`.
 
+    `L` and `A` are the most thoughts and answer tokens.
     Entries at and after a rollout's end (`num_thoughts_B`, `num_answer_tokens_B`) are meaningless.
     """
 
     thoughts: Any  # the records of the thoughts, a pytree of [B, L, ...]
     thought_log_probs_BL: jax.Array
     stop_log_probs_BL: jax.Array  # [B, L + 1]: of every decision to go on, and of the one to stop
-    num_thoughts_B: jax.Array  # #L: how many were fed
+    num_thoughts_B: jax.Array  # how many were fed
     forced_stop_B: jax.Array  # True where thinking was cut at the limit
     answer_ids_BA: jax.Array
     answer_log_probs_BA: jax.Array

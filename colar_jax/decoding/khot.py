@@ -74,8 +74,7 @@ def khot_thinker(separator_id: int, top_k: int) -> Think:
         logits_BV = model.llama.logits(hidden_BD)
         scores_BK, ids_BK = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[1]))
         embed_BD = mixed(model, KhotLatents(ids_BK.astype(jnp.int32), scores_BK), hidden_BD.dtype)
-        zeros_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
-        return Thought(embed_BD, embed_BD, zeros_B, jnp.argmax(logits_BV, axis=-1) == separator_id, zeros_B)
+        return Thought.undrawn(embed_BD, jnp.argmax(logits_BV, axis=-1) == separator_id)
 
     return think
 

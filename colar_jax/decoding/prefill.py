@@ -150,7 +150,7 @@ class Feeder:
 
     @classmethod
     def of(cls, model: Reasoner, prefilled: Prefilled, compute: Execution, dropout_keys_B=None) -> "Feeder":
-        """The layers are sliced here."""
+        """A feeder whose layers are sliced out of their stack here, once for all steps."""
         return cls(model, prefilled, compute, model.llama.unstacked_blocks(compute), dropout_keys_B)
 
     def empty_suffix(self, num_slots: int) -> Suffix:

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from colar_jax.decoding.decoder import AnsweringState, DecodeLimits, answering_loop
+from colar_jax.decoding.decoder import answering_loop
+from colar_jax.decoding.loops import AnsweringState, DecodeLimits
 from colar_jax.decoding.prefill import Feeder, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.model.execution import Execution

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from colar_jax.decoding.decoder import AnsweringState, DecodeLimits, ThinkingState, answering_loop, thinking_loop
+from colar_jax.decoding.decoder import answering_loop, thinking_loop
+from colar_jax.decoding.loops import AnsweringState, DecodeLimits, ThinkingState
 from colar_jax.decoding.prefill import Feeder, Prefilled, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
 from colar_jax.decoding.thinking import Think

@@ -38,10 +38,9 @@ def swept_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) -> Lo
     if limits.sweeps:
         separator_BL = jnp.full((num_rollouts, count), limits.separator_id, jnp.int32)
         hidden_BLD, _ = run(model.llama.embed(separator_BL, first_BD.dtype))
-        again = jax.lax.fori_loop(
+        hidden_BLD = jax.lax.fori_loop(
             1, limits.sweeps, lambda _, hidden: run(thoughts_after(hidden).embed_BD)[0], hidden_BLD
         )
-        hidden_BLD = again
     thoughts = thoughts_after(hidden_BLD)
     hidden_BLD, suffix = run(thoughts.embed_BD)
     everyone_B = jnp.ones(num_rollouts, bool)

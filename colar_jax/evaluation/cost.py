@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 
 
 @dataclasses.dataclass(frozen=True)

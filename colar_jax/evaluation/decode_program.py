@@ -143,4 +143,4 @@ def ways_of(spec: ProgramSpec, what: Variation):
 
 
 def _thinking(spec: ProgramSpec, config: DecodeConfig):
-    return spec.method.thinking(config, spec.separator_id, spec.engine.dtype, spec.greedy)
+    return spec.method.thinking(config, spec.separator_id, greedy=spec.greedy)

@@ -53,7 +53,7 @@ class Inspector:
         engine = engine.for_decoding
         self._engine, self._method, self._judge, self._batch_size = engine, method, judge, batch_size
         separator_id, eos_id = judge.tokenizer.separator_id, judge.tokenizer.eos_id
-        self._thinking = method.thinking(decode_config, separator_id, engine.dtype, True)
+        self._thinking = method.thinking(decode_config, separator_id, greedy=True)
         self._limits = decode_limits(
             self._thinking, decode_config, separator_id=separator_id, eos_id=eos_id, greedy=True
         )

@@ -56,7 +56,7 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
     lora = model.llama.lora
     if form == "adapter" and (lora is None or not run.config.model.base):
         raise UserError("--form=adapter: this run trained no adapters (model.lora.rank) on a base model (model.base)")
-    thinking = run.method(stage).thinking(run.config.decode, run.tokenizer.separator_id, jnp.dtype("float32"), True)
+    thinking = run.method(stage).thinking(run.config.decode, run.tokenizer.separator_id, greedy=True)
     modules = {name: module for name, module in run.method(stage).modules.items() if module.save is not None}
     way = ways.way_of(thinking, stage, has_modules=bool(modules))
     parameters = finished_parameters(run, run.workdir / stage)

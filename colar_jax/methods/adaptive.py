@@ -128,7 +128,7 @@ class Adaptive(Codi):
         """Of stopping at hidden states `[..., D]`, float32 `[...]`."""
         return model.stop_choice.margin(hidden)
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
         def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
             embed_BD = self.project(model, hidden_BD)
             log_odds_B = self.stop_log_odds(model, hidden_BD)
@@ -144,8 +144,8 @@ class Adaptive(Codi):
         limits = {"max_thoughts": decode.max_latents, "min_thoughts": decode.min_latents}
         return Thinking(think, **limits, reads_words=False, way="chosen_stop")
 
-    def rollout_thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype) -> Thinking:
-        thinking = self.thinking(decode, separator_id, dtype, False)
+    def rollout_thinking(self, decode: DecodeConfig, separator_id: int) -> Thinking:
+        thinking = self.thinking(decode, separator_id, greedy=False)
 
         def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
             thought = thinking.think(model, hidden_BD, keys_B)

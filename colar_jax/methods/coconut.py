@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.data.recipe import Recipe
 from colar_jax.methods.method import Method, Thinking
 from colar_jax.methods.thinking import thought_chain, thought_rows
 from colar_jax.methods.thinking.schedule import LatentStages
@@ -104,7 +104,7 @@ class Coconut(Method):
     uniform_probability: float = 0.0  # how often an example is in a stage drawn from 0 to its number of steps
     pad_latents: bool = True  # False: where no step is left, an example has latents for the steps that it had, no more
     end_marker: bool = False  # whether `###` ends the latents also where steps follow them
-    # A hidden state is fed at the scale of an embedding. As they are hidden states are far larger, and much alike.
+    # Feed hidden states at the scale of embeddings. Unscaled they are far larger, and much alike.
     rescale: bool = False
 
     def __post_init__(self):
@@ -162,6 +162,6 @@ class Coconut(Method):
     def objective(self, model, batch: ThoughtBatch, keys_B, counts: CoconutCounts, compute: Execution):
         return coconut_loss(model, batch, keys_B, counts, self, compute)
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
         way = "rescaled_states" if self.rescale else "hidden_states"
         return thought_chain.fixed_thinking(self.max_latents, self.fed, way=way)

@@ -4,8 +4,8 @@
     total = alpha * CE(steps, answer) + beta * CE(answer after latents) + gamma * mean over layers of
             smooth L1(student, teacher) / std(teacher), where the answer is predicted; no gradient into the teacher
 
-The teacher's chain has no last step: of that it would copy the answer. CoLaR's authors call the method "distill". The
-question is computed once, for teacher and student.
+The teacher's chain leaves out its last step, which says the answer: the teacher would copy it. CoLaR's authors call the
+method "distill". The question is computed once, for teacher and student.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.data.recipe import Recipe
 from colar_jax.losses import gather_positions, masked_sum
 from colar_jax.methods.method import Method, Thinking, language_loss
 from colar_jax.methods.thinking import thought_chain, thought_rows
@@ -204,7 +204,7 @@ class Codi(Method):
     def objective(self, model, batch: ThoughtBatch, keys_B, counts: CodiCounts, compute: Execution):
         return codi_loss(model, batch, keys_B, counts, self, compute)
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
         return thought_chain.fixed_thinking(
             self.num_latents, self.project, way=PROJECTION if self.projection_size else "hidden_states"
         )

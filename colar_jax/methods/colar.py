@@ -12,8 +12,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from colar_jax.data.loader import Recipe
-from colar_jax.decoding.thinking import latent_thinker, stopping_at_half
+from colar_jax.data.recipe import Recipe
+from colar_jax.decoding.thinking import greedy_latent_thinker, latent_thinker
 from colar_jax.losses import gather_positions, gaussian_nll, masked_sum, soft_mse
 from colar_jax.methods import method
 from colar_jax.methods.method import Counts, Method, Thinking
@@ -28,23 +28,23 @@ from colar_jax.settings.speeds import TIMELINES, parse_trained_speeds, require_d
 from colar_jax.weights.speed_file import load_speed_embedding, save_speed_embedding
 
 
-def colar_loss(model, batch, keys_B, counts: Counts, latent: "Colar", compute):
+def colar_loss(model, batch, keys_B, counts: Counts, colar: "Colar", compute):
     """The CoLaR loss with fresh noise for every row."""
     num_supervised, hidden_size = batch.supervised_BM.shape[1], model.llama.config.hidden_size
     noise_BMD = jax.vmap(lambda key: jax.random.normal(key, (num_supervised, hidden_size)))(keys_B)
-    return objective_with_noise(model, batch, noise_BMD, counts, latent, compute, dropout_keys_B=keys_B)
+    return objective_with_noise(model, batch, noise_BMD, counts, colar, compute, dropout_keys_B=keys_B)
 
 
-def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar", compute, dropout_keys_B=None):
+def objective_with_noise(model, batch, noise_BMD, counts: Counts, colar: "Colar", compute, dropout_keys_B=None):
     """The CoLaR loss for a given standard normal draw at each supervised position; no keys: no dropout."""
     own = method.count(batch)
     embeds_BSD = method.embed(model, batch, compute)
 
     def told(embeds_BSD):
-        return embeds_BSD if latent.conditioning == "text" else with_told(model, embeds_BSD, batch)
+        return embeds_BSD if colar.conditioning == "text" else with_told(model, embeds_BSD, batch)
 
     hidden_BMD = method.supervised_hidden(model, told(embeds_BSD), batch, compute, dropout_keys_B)
-    terms = _Terms.of(batch, own, counts, latent.weighting)
+    terms = _Terms.of(batch, own, counts, colar.weighting)
     cross_entropy, right = method.language_loss(model, hidden_BMD, batch.label_ids_BM, compute, terms.label_weights_BM)
 
     predicted = model.latent_head(hidden_BMD)
@@ -52,12 +52,12 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
     # The target is a constant: no gradient flows into the embeddings through it (as published). It is told nothing.
     next_BMD = jax.lax.stop_gradient(gather_positions(embeds_BSD, batch.supervised_BM + 1))
     target_BMD = next_BMD.astype(jnp.float32) / embed_std
-    if latent.loss == "nll":
+    if colar.loss == "nll":
         latent_BM = gaussian_nll(predicted, target_BMD)
     else:
         latent_BM = soft_mse(predicted, target_BMD, noise_BMD)
     latent_loss = masked_sum(terms.of_latents(latent_BM), batch.latent_mask_BM)
-    loss = cross_entropy / terms.all_labels + latent.weight * latent_loss / terms.all_latents
+    loss = cross_entropy / terms.all_labels + colar.weight * latent_loss / terms.all_latents
     metrics = {
         "cross_entropy": Metric(cross_entropy, terms.own_labels),
         "label_accuracy": Metric(right, terms.own_labels),
@@ -67,19 +67,19 @@ def objective_with_noise(model, batch, noise_BMD, counts: Counts, latent: "Colar
     if not model.latent_head.config.deterministic:
         entropy = masked_sum(terms.of_latents(jnp.mean(predicted.entropy(), axis=-1)), batch.latent_mask_BM)
         std = masked_sum(jnp.mean(predicted.std, axis=-1), batch.latent_mask_BM)
-        loss += latent.entropy_weight * entropy / terms.all_latents
+        loss += colar.entropy_weight * entropy / terms.all_latents
         metrics |= {"latent_entropy": Metric(entropy, terms.own_latents), "latent_std": Metric(std, own.latents)}
 
-    if latent.predicted_pass_weight:
+    if colar.predicted_pass_weight:
         fed_BMD = (predicted.sample(noise_BMD) * embed_std).astype(embeds_BSD.dtype)
         second_BSD = told(_feed_predictions(embeds_BSD, fed_BMD, batch))
         # The same keys: LoRA dropout drops the same in both passes.
         second_hidden_BMD = method.supervised_hidden(model, second_BSD, batch, compute, dropout_keys_B)
         answer_ids_BM = jnp.where(method.answer_mask(batch), batch.label_ids_BM, -1)
         second_loss, _ = method.language_loss(model, second_hidden_BMD, answer_ids_BM, compute)
-        loss += latent.predicted_pass_weight * second_loss / counts.answers
+        loss += colar.predicted_pass_weight * second_loss / counts.answers
         metrics["predicted_pass"] = Metric(second_loss, own.answers)
-    further, more = latent.further_loss(model, predicted, noise_BMD, batch, counts, compute)
+    further, more = colar.further_loss(model, predicted, noise_BMD, batch, counts, compute)
     return loss + further, metrics | more
 
 
@@ -159,7 +159,7 @@ class Colar(Method):
     pooling: str = "sqrt"  # ablation MP: mean
 
     def __post_init__(self):
-        parse_trained_speeds(self.speeds)
+        parse_trained_speeds(f"{self.group}.speeds", self.speeds)
         one_of(f"{self.group}.conditioning", self.conditioning, ("text", "number", "both"))
         one_of(f"{self.group}.timeline", self.timeline, TIMELINES)
         require_decimals(f"{self.group}.speeds", self.speeds, self.timeline)
@@ -179,7 +179,7 @@ class Colar(Method):
 
     @property
     def recipe(self) -> Recipe:
-        speeds, ranges = parse_trained_speeds(self.speeds)
+        speeds, ranges = parse_trained_speeds(f"{self.group}.speeds", self.speeds)
         return Recipe(
             speeds=speeds,
             ranges=ranges,
@@ -218,16 +218,16 @@ class Colar(Method):
     def objective(self, model, batch, keys_B, counts: Counts, compute: Execution):
         return colar_loss(model, batch, keys_B, counts, self, compute)
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        think = latent_thinker(
-            separator_id,
-            greedy=greedy,
-            latent_temperature=decode.latent_temperature,
-            stop_temperature=decode.stop_temperature,
-            stop_odds_temperature=decode.stop_odds_temperature,
-            min_std=decode.min_latent_std,
-            one_sided=decode.latent_noise == "one_sided",
-        )
-        if greedy and decode.greedy_stop == "half":
-            think = stopping_at_half(think)
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
+        if greedy:
+            think = greedy_latent_thinker(separator_id, stops_at_half=decode.greedy_stop == "half")
+        else:
+            think = latent_thinker(
+                separator_id,
+                latent_temperature=decode.latent_temperature,
+                stop_temperature=decode.stop_temperature,
+                stop_odds_temperature=decode.stop_odds_temperature,
+                min_std=decode.min_latent_std,
+                one_sided=decode.latent_noise == "one_sided",
+            )
         return Thinking(think, max_thoughts=decode.max_latents, min_thoughts=decode.min_latents, way="latent_head")

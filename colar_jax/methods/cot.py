@@ -2,11 +2,8 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-
-from colar_jax.data.loader import Recipe
-from colar_jax.decoding.thinking import word_thinker
-from colar_jax.methods.method import OF_DECISIONS, OF_DRAWN_LATENTS, Method, Thinking
+from colar_jax.data.recipe import Recipe
+from colar_jax.methods.method import OF_DECISIONS, OF_DRAWN_LATENTS, Method, Thinking, word_thinking
 from colar_jax.settings import DecodeConfig
 
 
@@ -28,8 +25,5 @@ class Cot(Method):
     def takes_rewards(self) -> bool:
         return True
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        think = word_thinker(
-            separator_id, dtype, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p
-        )
-        return Thinking(think, max_thoughts=decode.max_step_tokens, in_words=True)
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
+        return word_thinking(decode, separator_id, greedy=greedy, max_thoughts=decode.max_step_tokens)

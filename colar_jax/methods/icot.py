@@ -7,17 +7,15 @@ Decoded as in the end of its training: `###` twice, and the answer.
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
 from colar_jax.data import packing
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.layout import Supervision, lay_out
-from colar_jax.data.loader import Recipe
 from colar_jax.data.packing import Batch, RowShape
 from colar_jax.data.prompts import AUTO_SPEED
-from colar_jax.decoding.thinking import word_thinker
-from colar_jax.methods.method import Method, Thinking
+from colar_jax.data.recipe import Recipe
+from colar_jax.methods.method import Method, Thinking, word_thinking
 from colar_jax.methods.thinking.schedule import TokenRemoval
 from colar_jax.methods.thinking.staged_loader import Dealt, Room, StagedLoader
 from colar_jax.settings import DecodeConfig
@@ -82,8 +80,5 @@ class Icot(Method):
         )
         return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=rows, row_positions=row_positions)
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        think = word_thinker(
-            separator_id, dtype, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p
-        )
-        return Thinking(think, max_thoughts=0)
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
+        return word_thinking(decode, separator_id, greedy=greedy, max_thoughts=0)

@@ -14,7 +14,6 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 
 from colar_jax.data.packing import Batch
 from colar_jax.decoding.khot import clamped_gumbel, drawn_khot_thinker, khot_thinker
@@ -59,7 +58,7 @@ class LatentSft(ColarKhot):
     def __post_init__(self):
         super().__post_init__()
         require(self.top_k > 0, f"latent_sft.top_k={self.top_k} must be positive")
-        speeds, ranges = parse_trained_speeds(self.speeds)
+        speeds, ranges = parse_trained_speeds(f"{self.group}.speeds", self.speeds)
         most = math.ceil(max((*speeds, *(part.high for part in ranges))))
         require(
             most <= self.top_k,
@@ -75,13 +74,13 @@ class LatentSft(ColarKhot):
         tokens = super().latent_tokens(batch, keys_B)
         return superposition.reweighed(tokens, label_noise(batch, keys_B)) if self.noise else tokens
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
         think = khot_thinker(separator_id, self.top_k)
-        inherited = super().thinking(decode, separator_id, dtype, greedy)
+        inherited = super().thinking(decode, separator_id, greedy=greedy)
         return dataclasses.replace(inherited, think=think, mixes_words=False, way="khot")
 
-    def rollout_thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype) -> Thinking:
+    def rollout_thinking(self, decode: DecodeConfig, separator_id: int) -> Thinking:
         think = drawn_khot_thinker(
             separator_id, self.top_k, top_p=decode.top_p, one_sided=decode.latent_noise == "one_sided"
         )
-        return dataclasses.replace(self.thinking(decode, separator_id, dtype, False), think=think)
+        return dataclasses.replace(self.thinking(decode, separator_id, greedy=False), think=think)

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.loader import Batches, Loader, Recipe
+from colar_jax.data.loader import Batches, Loader
 from colar_jax.data.packing import Batch
 from colar_jax.data.problems import Problem
-from colar_jax.decoding.decoder import DecodeLimits
-from colar_jax.decoding.thinking import Think
+from colar_jax.data.recipe import Recipe
+from colar_jax.decoding.loops import DecodeLimits
+from colar_jax.decoding.thinking import Think, word_thinker
 from colar_jax.losses import cross_entropy_sum, gather_positions
 from colar_jax.metrics import Metric
 from colar_jax.model.execution import Execution
@@ -133,12 +134,12 @@ class Method(abc.ABC):
         """What prompts say, and which part of an example is learned."""
 
     @abc.abstractmethod
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
         """How to think when decoding, within the limits of `decode`."""
 
-    def rollout_thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype) -> Thinking:
+    def rollout_thinking(self, decode: DecodeConfig, separator_id: int) -> Thinking:
         """How to think in the rollouts of reinforcement learning: as a sampled decode does, unless a method says."""
-        return self.thinking(decode, separator_id, dtype, False)
+        return self.thinking(decode, separator_id, greedy=False)
 
     @property
     def takes_rewards(self) -> bool:
@@ -190,6 +191,12 @@ class Method(abc.ABC):
     ) -> tuple[jax.Array, dict[str, Metric]]:
         """This part's share of the loss, and metrics: the cross-entropy of the supervised tokens."""
         return language_objective(model, batch, keys_B, counts, compute)
+
+
+def word_thinking(decode: DecodeConfig, separator_id: int, *, greedy: bool, max_thoughts: int) -> Thinking:
+    """Words as thoughts, at most `max_thoughts`; 0: the answer follows at once."""
+    think = word_thinker(separator_id, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p)
+    return Thinking(think, max_thoughts=max_thoughts, in_words=max_thoughts > 0)
 
 
 def objection_to(rl: Any, idle: dict[str, tuple[str, ...]]) -> str:

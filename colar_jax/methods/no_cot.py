@@ -2,12 +2,9 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-
-from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
-from colar_jax.decoding.thinking import word_thinker
-from colar_jax.methods.method import Method, Thinking
+from colar_jax.data.recipe import Recipe
+from colar_jax.methods.method import Method, Thinking, word_thinking
 from colar_jax.settings import DecodeConfig
 
 
@@ -19,8 +16,5 @@ class NoCot(Method):
     def recipe(self) -> Recipe:
         return Recipe(speeds=(1.0,), keeps_steps=False, prompt_speed=AUTO_SPEED)
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        think = word_thinker(
-            separator_id, dtype, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p
-        )
-        return Thinking(think, max_thoughts=0, in_words=True)
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
+        return word_thinking(decode, separator_id, greedy=greedy, max_thoughts=0)

@@ -1,13 +1,12 @@
 """A model that chooses its own speed: a head over a grid of speeds, learned from what the model itself gets right.
 
 A stage of this method starts from one of CoLaR that is told its speed as a number. Before its first step it answers
-training problems at every speed of the grid (`runs.speed_labels`); the label of a problem are the speeds at which it
-was right, or the fastest of them. The head alone is trained, on the hidden state of a question's last token; what the
-model answers at a speed stays as it was.
+training problems at every speed of the grid (`runs.speed_labels`). A problem's label is the set of speeds at which its
+answer was right, or the fastest of them. The head alone is trained, on the hidden state of a question's last token;
+what the model answers at a speed stays as it was.
 
-With `mid_chain` the head is asked again where a latent ends a line, how fast the chain goes on after it; and it says
-where that is. Labels for that are of chains that begin at one speed of the grid, and after a line go on at each of the
-others.
+With `mid_chain` the head also chooses anew where a line ends, and predicts which latents end one. Its labels come from
+chains that begin at one speed of the grid and, after a line, go on at each of the others.
 
 A stage of reinforcement learning (trainer "grpo") goes on from it: the choice is an action, drawn from the head, with a
 log-probability and a ratio of its own (docs/rl.md).
@@ -126,7 +125,7 @@ class OwnSpeed(Method):
     learns: str = "choice"
 
     def __post_init__(self):
-        speeds = parse_speeds(self.grid)
+        speeds = parse_speeds(self.grid, "own_speed.grid")
         require(
             len(speeds) > 1 and "auto" not in speeds and list(speeds) == sorted(set(speeds)),
             f"own_speed.grid={self.grid!r}: list at least two numbers that rise, as in 1,2,4",
@@ -224,6 +223,6 @@ class OwnSpeed(Method):
         loss_BMK = -jax.nn.log_sigmoid(jnp.where(is_right_BMK, logits_BMK, -logits_BMK))
         return jnp.mean(loss_BMK, axis=-1), jnp.mean(is_right_BMK == (logits_BMK > 0), axis=-1)
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        thinking = Colar().thinking(decode, separator_id, dtype, greedy)
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
+        thinking = Colar().thinking(decode, separator_id, greedy=greedy)
         return dataclasses.replace(thinking, changes_speed=self.mid_chain)

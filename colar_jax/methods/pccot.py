@@ -21,8 +21,6 @@ from colar_jax.model.reasoner import Reasoner
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import require
 
-WAY = "swept"  # of an exported folder (`exchange.ways`)
-
 
 @dataclasses.dataclass(frozen=True)
 class Pccot(Codi):
@@ -49,11 +47,11 @@ class Pccot(Codi):
         sweeps = Sweeps(self.num_latents, self.num_sweeps, self.project)
         return run_sweeps(model, trunk, batch, sweeps, compute, keys_B)
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
         def project(model: Reasoner, hidden_BD):
             if self.num_sweeps:
                 return self.project(model, hidden_BD)
             return model.llama.embed(jnp.full(hidden_BD.shape[0], separator_id, jnp.int32), hidden_BD.dtype)
 
-        in_turn = thought_chain.fixed_thinking(self.num_latents, project, way=WAY)
+        in_turn = thought_chain.fixed_thinking(self.num_latents, project, way="swept")
         return dataclasses.replace(in_turn, sweeps=self.num_sweeps)

@@ -7,7 +7,8 @@ the hidden dimension, from the question's end to the latent. Both are means over
 examples. One parallel pass: latents are fed as they should be.
 Decoded until `###` is the most probable token, feeding `softmax(logits) E`.
 
-`Ruplar` has one latent a step. `ColarKhot` has one a group of `c` tokens, as CoLaR, which says exactly these.
+`Ruplar` has one latent for each step. `ColarKhot` has one for each group of `c` tokens, as CoLaR has; what it has to
+say are those tokens, in equal shares.
 """
 
 import dataclasses
@@ -19,9 +20,9 @@ import numpy as np
 from colar_jax.data import packing
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.layout import Layout
-from colar_jax.data.loader import Recipe
 from colar_jax.data.packing import Batch, RowShape
 from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.data.recipe import Recipe
 from colar_jax.data.step_targets import STEP_RULES, TEMPERATURE, step_shares
 from colar_jax.methods.method import Method, Thinking, supervised_hidden
 from colar_jax.methods.thinking import superposition
@@ -153,7 +154,7 @@ class Khot(Method):
     def count(self, batch: Batch) -> KhotCounts:
         return count_khot(batch)
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
         return Thinking(
             superposition.superposition_thinker(separator_id),
             max_thoughts=decode.max_latents,
@@ -214,7 +215,7 @@ class ColarKhot(Khot):
 
     def __post_init__(self):
         super().__post_init__()
-        parse_trained_speeds(self.speeds)
+        parse_trained_speeds(f"{self.group}.speeds", self.speeds)
         require(
             0 <= self.auto_probability <= 1,
             f"{self.group}.auto_probability={self.auto_probability} is not in [0, 1]",
@@ -222,7 +223,7 @@ class ColarKhot(Khot):
 
     @property
     def recipe(self) -> Recipe:
-        speeds, ranges = parse_trained_speeds(self.speeds)
+        speeds, ranges = parse_trained_speeds(f"{self.group}.speeds", self.speeds)
         return Recipe(
             speeds=speeds,
             ranges=ranges,

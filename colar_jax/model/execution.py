@@ -14,7 +14,7 @@ from colar_jax.settings import Compute
 class Execution(Compute):
     """How a pass is computed on one device: the settings, and what the mesh makes of them.
 
-    As it stands, for whole weights and XLA's attention; `Engine` makes those of a mesh.
+    The defaults are those of one device: whole weights, XLA's attention. `Engine.execution` makes one for a mesh.
 
     Attributes:
         gather_layer: a layer's whole weights from this device's shards of them; None where they are whole.

@@ -7,7 +7,7 @@ and needs logits at few positions only, decoding feeds latents that are no token
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,7 @@ from colar_jax.parallel import fsdp
 
 EMBEDDING_STDDEV = 0.02  # as in the Hugging Face Llama
 
-# What is kept of a layer's forward pass for its backward pass.
-Remat = Literal["none", "dots", "full"]
+# What is kept of a layer's forward pass for its backward pass, by `model.remat`.
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -35,7 +34,7 @@ REMAT_POLICIES: dict[str, Callable | None] = {
 
 
 class LastLayer(NamedTuple):
-    """Where a pass is read: of its last layer, what follows keys and values is computed at those positions alone."""
+    """The positions at which a pass is read: the last layer computes keys and values everywhere, all else at these."""
 
     pick: Callable[[jax.Array], jax.Array]  # [B, T, ...] to [B, M, ...]
     attend: Attend  # for the queries that are picked

@@ -16,7 +16,7 @@ LAYER_KINDS = (FULL, SLIDING, NO_ROPE)
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """The shape of a Llama-type model, and the features of its layers; every name is the field's standard one."""
+    """The shape of a Llama-type model, and the features of its layers."""
 
     vocab_size: int
     hidden_size: int

@@ -1,9 +1,7 @@
 """The sizes of models that have a name."""
 
 from colar_jax.model.llama_config import FULL, NO_ROPE, SLIDING, LlamaConfig
-from colar_jax.model.rope_scaling import LinearScaling, RopeScaling
-
-__all__ = ["PRESETS", "LlamaConfig", "RopeScaling"]
+from colar_jax.model.rope_scaling import LinearScaling, Llama3Scaling
 
 _QWEN2 = {"family": "qwen2", "qkv_bias": True, "rope_theta": 1_000_000.0}
 _QWEN3 = {"family": "qwen3", "qk_norm": "head", "rope_theta": 1_000_000.0}
@@ -51,9 +49,9 @@ PRESETS = {
         vocab_size=4096, hidden_size=384, num_layers=6, num_heads=6, num_kv_heads=6, head_dim=64, intermediate_size=1024
     ),
     # Published: vocabulary, width, layers, query heads, key-value heads, their size, width of the feed-forward.
-    "llama-3.2-1b": LlamaConfig(128256, 2048, 16, 32, 8, 64, 8192, rope_scaling=RopeScaling(), **_LLAMA3),
+    "llama-3.2-1b": LlamaConfig(128256, 2048, 16, 32, 8, 64, 8192, rope_scaling=Llama3Scaling(), **_LLAMA3),
     "llama-3.1-8b": LlamaConfig(
-        128256, 4096, 32, 32, 8, 128, 14336, rope_scaling=RopeScaling(factor=8.0), tied_head=False, **_LLAMA3
+        128256, 4096, 32, 32, 8, 128, 14336, rope_scaling=Llama3Scaling(factor=8.0), tied_head=False, **_LLAMA3
     ),
     "qwen2.5-1.5b": LlamaConfig(151936, 1536, 28, 12, 2, 128, 8960, **_QWEN2),
     "qwen3-0.6b": LlamaConfig(151936, 1024, 28, 16, 8, 128, 3072, **_QWEN3),

@@ -6,8 +6,8 @@ from flax import nnx
 
 from colar_jax.model.gelu import gelu
 from colar_jax.model.linear import Linear, parameter
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.norm import layer_norm
-from colar_jax.model.presets import LlamaConfig
 
 
 @dataclasses.dataclass(frozen=True)

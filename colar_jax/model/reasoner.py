@@ -64,7 +64,7 @@ class Reasoner(nnx.Module):
             setattr(self, name, module.kind(llama, module.settings, rngs=rngs))
 
     def embed_positions(self, token_ids_BT, token_positions_BT, scale_BS, dtype):
-        """Tokens added into positions, as they are fed: `embed_positions` on this model's embedding, `[B, S, D]`."""
+        """A batch's tokens summed into positions, `[B, S, D]`, at the scale at which this model feeds them."""
         embeds_BSD = embed_positions(self.llama.embedding[...], token_ids_BT, token_positions_BT, scale_BS, dtype)
         return self.llama.scaled(embeds_BSD)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class RopeScaling:
+class Llama3Scaling:
     """Llama-3's stretch of the low rotary frequencies (`rope_type: llama3` of a Hugging Face config).
 
     Frequencies whose wavelength exceeds the original context are divided by `factor`, the short wavelengths are left
@@ -104,4 +104,4 @@ class YarnScaling:
         return head_dim * math.log(self.original_max_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
 
-Scaling = RopeScaling | LinearScaling | DynamicScaling | YarnScaling
+Scaling = Llama3Scaling | LinearScaling | DynamicScaling | YarnScaling

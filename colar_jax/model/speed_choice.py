@@ -14,7 +14,7 @@ from flax import nnx
 
 from colar_jax.model.gelu import gelu
 from colar_jax.model.linear import Linear, along_last, parameter, project
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 
 SPEED_CHOICE = "speed_choice"  # the name of this part of the model
 

@@ -17,7 +17,7 @@ from flax import nnx
 from colar_jax.errors import UserError
 from colar_jax.model.gelu import gelu
 from colar_jax.model.linear import Linear, along_last, parameter, project
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.settings.speeds import ASKED_PHASE
 
 SPEED = "speed"  # the name of this part of the model
@@ -50,9 +50,9 @@ class SpeedEmbedding(nnx.Module):
         if config.counts_tokens and llama.rope_scaling is not None and llama.rope_scaling.most_positions is not None:
             # How far a pass reaches is checked in positions that are fed; here a latent's own may lie beyond them.
             raise UserError(
-                f"latent.timeline='tokens' with this {llama.family} model: its rotary embeddings change beyond "
+                f"timeline='tokens' with this {llama.family} model: its rotary embeddings change beyond "
                 f"{llama.rope_scaling.most_positions} positions (rope_type dynamic), and a latent may stand beyond "
-                "them; take latent.timeline='latents'"
+                "them; take timeline='latents'"
             )
         self.config = config
         inner, hidden = config.inner_size, llama.hidden_size

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colar_jax.model.linear import parameter
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 
 STOP_CHOICE = "stop_choice"  # the name of this part of the model
 GO_ON, STOP = 0, 1

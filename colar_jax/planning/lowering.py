@@ -11,7 +11,7 @@ import optax
 from colar_jax.config import Config, StageConfig
 from colar_jax.engine import Engine
 from colar_jax.methods import Method
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.parallel.mesh import REPLICATED
 from colar_jax.parallel.sharding import LogicalAxes, logical_axes, placed_shapes, specs_for
 from colar_jax.planning.data_shape import PlannedData

@@ -9,7 +9,7 @@ The classic 6 N D is this with everything trained, every position supervised and
 import dataclasses
 
 from colar_jax.config import ModelConfig, parse_targets
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 
 
 @dataclasses.dataclass(frozen=True)

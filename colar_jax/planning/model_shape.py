@@ -6,7 +6,8 @@ from pathlib import Path
 from colar_jax.config import Config
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
-from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
+from colar_jax.model.presets import PRESETS
 from colar_jax.weights import hf_config
 from colar_jax.weights.base_model import local_base
 

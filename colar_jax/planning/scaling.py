@@ -20,7 +20,8 @@ from colar_jax.config import Config, ModelConfig, StageConfig, nearest, parse_me
 from colar_jax.data.loader import Loader
 from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
-from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
+from colar_jax.model.presets import PRESETS
 from colar_jax.parallel.choice import choose_mesh
 from colar_jax.parallel.mesh import AXES, rows_that_divide
 from colar_jax.parallel.sharding import bytes_per_device, logical_axes, parameter_specs

@@ -9,7 +9,7 @@ import numpy as np
 
 from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.data.encoding import EncodedProblems, Prompt
-from colar_jax.data.loader import Recipe
+from colar_jax.data.recipe import Recipe
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.evaluation.judge import Judge
 from colar_jax.parallel.hosts import as_the_first_has

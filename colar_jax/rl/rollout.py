@@ -14,7 +14,8 @@ import numpy as np
 
 from colar_jax.config import DecodeConfig
 from colar_jax.data.encoding import Prompt
-from colar_jax.decoding.decoder import Decoded, DecodeLimits
+from colar_jax.decoding.decoder import Decoded
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts, shape_for, with_room_for
 from colar_jax.decoding.thinking import Think
 from colar_jax.engine import Engine
@@ -55,7 +56,7 @@ def ways_to_sample(
         sampling = TracedDecode(**vars(sampling) | changed)
     if not sampling.latents_see_question:
         raise UserError("decode.latents_see_question=False is for evaluating: rollouts see their question")
-    thinking = method.rollout_thinking(sampling, vocabulary.separator_id, engine.dtype)
+    thinking = method.rollout_thinking(sampling, vocabulary.separator_id)
     limits = decode_limits(
         thinking,
         sampling,

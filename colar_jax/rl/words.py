@@ -10,7 +10,6 @@ of one kind.
 import dataclasses
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 
 from colar_jax.config import DecodeConfig
@@ -68,14 +67,13 @@ class SaidInWords:
 class _AllIsAnswer(Cot):
     """Asked as a chain of thought is; nothing is thought before the answer begins."""
 
-    def thinking(self, decode: DecodeConfig, separator_id: int, dtype: jnp.dtype, greedy: bool) -> Thinking:
-        return NoCot().thinking(decode, separator_id, dtype, greedy)
+    def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
+        return NoCot().thinking(decode, separator_id, greedy=greedy)
 
 
 def thinks_in_words(method: Method, decode: DecodeConfig) -> bool:
     """Whether a method's thoughts are words, at least one."""
-    thinking = method.thinking(decode, 0, jnp.dtype(jnp.float32), False)
-    return thinking.in_words and thinking.max_thoughts > 0
+    return method.thinking(decode, 0, greedy=False).in_words
 
 
 def as_answers(method: Method, sampling: DecodeConfig) -> tuple[Method, DecodeConfig]:

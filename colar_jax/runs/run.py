@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from colar_jax.config import Config, DecodeConfig, parse_speeds, parse_targets
@@ -105,9 +104,7 @@ class Run:
 
     def thinking(self, stage_name: str, *, greedy: bool = True) -> Thinking:
         """How a stage thinks under the run's settings of decoding."""
-        return self.method(stage_name).thinking(
-            self.config.decode, self.tokenizer.separator_id, self.engine.dtype, greedy
-        )
+        return self.method(stage_name).thinking(self.config.decode, self.tokenizer.separator_id, greedy=greedy)
 
     def trained_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds that a stage trains (of ranges some): what it is validated at."""
@@ -241,7 +238,7 @@ def _room(config: Config) -> DecodeRoom:
     slowest = math.inf
     for name in config.stage_names:
         method = config.stages[name].bound_method
-        thinking = method.thinking(config.decode, 0, jnp.dtype(jnp.float32), True)
+        thinking = method.thinking(config.decode, 0, greedy=True)
         if thinking.in_words:
             words = max(words, thinking.max_thoughts)
         elif method.has_speed:

@@ -15,8 +15,9 @@ from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
 from colar_jax.model import reasoner
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.lora import LoraConfig, cast_base, joined, lora_config, split_base
-from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import OwnModule
 from colar_jax.parallel.choice import choose_mesh, device_bytes
 from colar_jax.parallel.mesh import make_mesh, put

@@ -126,7 +126,7 @@ class Api:
         async for index, happenings in self._in_time(call):
             self._note(call, answers[index], answers[index].add(happenings))
             if all(answer.is_over for answer in answers):
-                self._note_end(call, answers)
+                self._note_end(call)
                 return
 
     async def _events(
@@ -147,7 +147,7 @@ class Api:
             except Refusal as refusal:  # the status has been sent already
                 yield _event(refusal.as_json())
                 return
-            self._note_end(call, answers)
+            self._note_end(call)
             if includes_usage:
                 yield _event(form.piece([], form.usage(answers)))
             yield "data: [DONE]\n\n"
@@ -180,7 +180,7 @@ class Api:
             self._metrics.latents.inc(answer.num_thoughts)
             self._metrics.tokens.inc(answer.num_tokens)
 
-    def _note_end(self, call: Call, answers: list[GrowingAnswer]) -> None:
+    def _note_end(self, call: Call) -> None:
         call.is_over = True
         self._metrics.whole_answer.observe(time.perf_counter() - call.started)
 

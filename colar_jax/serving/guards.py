@@ -21,7 +21,7 @@ Count = Callable[[str, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Of a client.
+    """What a client may send, and how long it may take.
 
     Attributes:
         body: bytes of a body at most.

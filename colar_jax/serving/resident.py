@@ -124,7 +124,7 @@ class SlotPrograms:
         return self._with_model(self._prefill, weights, (ids_RP, lengths_R, wish))
 
     def _prefill(self, model: Reasoner, layers, compute: Execution, ids_RP, lengths_R, wish: Wish, _):
-        embeds_RPD = self._ways.embed(model, ids_RP, jnp.dtype(compute.dtype))
+        embeds_RPD = model.llama.embed(ids_RP, jnp.dtype(compute.dtype))
 
         def read(embeds_RPD, lengths_R):
             positions_RP = jnp.broadcast_to(jnp.arange(ids_RP.shape[1])[None], ids_RP.shape)
@@ -142,7 +142,7 @@ class SlotPrograms:
         wish = dataclasses.replace(wish, speed_number_B=jnp.where(own_R > 0, own_R, told_R))
         hidden_RD, caches = read(with_speeds(model, embeds_RPD, lengths_R, wish.speed_number_B), lengths_R)
         zeros_R = jnp.zeros_like(lengths_R)
-        separator_RD = self._ways.embed(model, zeros_R + self._ways.separator_id, embeds_RPD.dtype)
+        separator_RD = model.llama.embed(zeros_R + self._ways.separator_id, embeds_RPD.dtype)
         thinks = self._ways.max_thoughts > 0
         phase_R = zeros_R + (SlotPhase.THINKING if thinks else SlotPhase.ANSWERING)
         course = Course(phase_R, separator_RD, lengths_R, zeros_R, zeros_R)

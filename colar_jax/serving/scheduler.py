@@ -103,7 +103,7 @@ class Scheduler:
 
     @property
     def num_slots(self) -> int:
-        """Of all devices."""
+        """How many slots all devices have together."""
         return self._engine.num_slots
 
     @property

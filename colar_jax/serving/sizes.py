@@ -48,7 +48,7 @@ class SlotSizes:
 
 
 def ladder(start: int, top: int) -> tuple[int, ...]:
-    """SlotSizes that grow by a half and by a third in turn, multiples of 16, up to one that holds `top`."""
+    """Sizes that grow by a half and by a third in turn, multiples of 16, up to one that holds `top`."""
     rungs = (start << octave for octave in itertools.count())
     halves = itertools.chain.from_iterable((rung, rung + rung // 2) for rung in rungs)
     below = itertools.takewhile(lambda rung: rung < top, halves)

@@ -71,7 +71,7 @@ class SlotEngine:
 
     @property
     def num_slots(self) -> int:
-        """Of all devices."""
+        """How many slots all devices have together."""
         return self.sizes.slots * self._num_shards
 
     @property

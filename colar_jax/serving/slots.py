@@ -74,11 +74,6 @@ class Slots:
     course: Course
     wish: Wish
 
-    @property
-    def room(self) -> int:
-        """Positions of a slot."""
-        return self.layers[0][0].shape[2]
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +99,7 @@ def as_fed(model: Reasoner, course: Course, wish: Wish) -> tuple[jax.Array, jax.
 
 
 def decide(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: TracedWays) -> tuple[Course, StepEvent]:
-    """From the hidden states after what was fed last to what is fed next, and what is to be told of it."""
+    """What each slot feeds next, by the hidden state `[B, D]` after what it fed last; and the event that reports it."""
     is_thinking_B, is_answering_B = course.phase_B == SlotPhase.THINKING, course.phase_B == SlotPhase.ANSWERING
     is_sampled_B = (wish.temperature_B > 0) & (course.phase_B != SlotPhase.IDLE)
 
@@ -128,7 +123,7 @@ def decide(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: TracedW
     is_last_B = is_answering_B & ((ids_B == ways.eos_id) | (num_tokens_B >= wish.max_tokens_B))
 
     dtype = course.embed_BD.dtype
-    said_BD = ways.embed(model, jnp.where(ends_B, ways.separator_id, ids_B), dtype)
+    said_BD = model.llama.embed(jnp.where(ends_B, ways.separator_id, ids_B), dtype)
     kind_B = jnp.select(
         [thinks_B, ends_B & is_cut_B, ends_B, is_last_B, is_answering_B],
         [Act.THOUGHT, Act.CUT, Act.STOPPED, Act.LAST_TOKEN, Act.TOKEN],

@@ -1,6 +1,7 @@
 """How a method thinks and answers, with temperatures that are data: greedy and sampled requests share the slots."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from colar_jax.decoding.thinking import Thought
 from colar_jax.engine import Engine
 from colar_jax.evaluation.decode_program import TEMPERATURES, TracedDecode
 from colar_jax.methods import Method
+from colar_jax.methods.method import Thinking
 from colar_jax.model.reasoner import Reasoner
 from colar_jax.parallel.mesh import BATCH_AXES
 from colar_jax.settings import DecodeConfig
@@ -27,7 +29,6 @@ class TracedWays:
     decode: DecodeConfig
     separator_id: int
     eos_id: int
-    dtype: jnp.dtype
     num_devices: int = 1
 
     @classmethod
@@ -35,52 +36,50 @@ class TracedWays:
         cls, engine: Engine, method: Method, decode: DecodeConfig, *, separator_id: int, eos_id: int
     ) -> "TracedWays":
         """Those of an engine."""
-        return cls(method, decode, separator_id, eos_id, engine.dtype, engine.mesh.size)
+        return cls(method, decode, separator_id, eos_id, engine.mesh.size)
 
-    def _thinking(self, decode: DecodeConfig, *, greedy: bool):
-        return self.method.thinking(decode, self.separator_id, self.dtype, greedy)
+    @functools.cached_property
+    def _greedy(self) -> Thinking:
+        return self.method.thinking(self.decode, self.separator_id, greedy=True)
 
     @property
     def max_thoughts(self) -> int:
-        return self._thinking(self.decode, greedy=True).max_thoughts
+        return self._greedy.max_thoughts
 
     @property
     def min_thoughts(self) -> int:
         """Before so many thoughts no decision to stop is asked for."""
-        return self._thinking(self.decode, greedy=True).min_thoughts
+        return self._greedy.min_thoughts
 
     @property
     def in_words(self) -> bool:
-        return self.max_thoughts > 0 and self._thinking(self.decode, greedy=True).in_words
+        return self._greedy.in_words
 
     @property
     def in_latents(self) -> bool:
         """Whether there are thoughts to look into."""
-        return self.max_thoughts > 0 and not self.in_words
+        return self._greedy.in_latents
 
     @property
     def limit_is_choosable(self) -> bool:
         """Whether a request may say how many latents there are at most; others think a fixed number."""
-        return self.in_latents and self._thinking(self.decode, greedy=True).min_thoughts < self.max_thoughts
+        return self.in_latents and self.min_thoughts < self.max_thoughts
 
     def greedy_thought(self, model: Reasoner, hidden_BD) -> Thought:
         """What each slot would think, without drawing."""
         if not self.max_thoughts:
             return _no_thought(hidden_BD)
         keys_B = jax.random.split(jax.random.key(0), hidden_BD.shape[0])  # nobody draws from them
-        return self._thinking(self.decode, greedy=True).think(model, hidden_BD, keys_B)
+        return self._greedy.think(model, hidden_BD, keys_B)
 
     def sampled_thought(self, model: Reasoner, hidden_BD, keys_B, temperature, top_p) -> Thought:
         """What each slot would think at this temperature, a traced scalar, and from this nucleus of words."""
         if not self.max_thoughts:
             return _no_thought(hidden_BD)
         traced = dict.fromkeys(TEMPERATURES, temperature) | {"top_p": top_p}
-        thinking = self._thinking(TracedDecode(**vars(self.decode) | traced), greedy=False)
+        decode = TracedDecode(**vars(self.decode) | traced)
+        thinking = self.method.thinking(decode, self.separator_id, greedy=False)
         return thinking.think(model, hidden_BD, keys_B)
-
-    def embed(self, model: Reasoner, ids_B, dtype):
-        """Tokens as they are fed."""
-        return model.llama.embed(ids_B, dtype)
 
     def anyone(self, is_B) -> jax.Array:
         """Whether it is so for any slot of any device: what all of them branch by."""

@@ -30,8 +30,12 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
-def parse_speeds(text: str) -> tuple[float | str, ...]:
-    """Thinking speeds from text such as `1,1.5,2,auto`; UserError for anything but numbers from 1 up and `auto`."""
+def parse_speeds(text: str, setting: str = "") -> tuple[float | str, ...]:
+    """Thinking speeds from text such as `1,1.5,2,auto`; UserError for anything but numbers from 1 up and `auto`.
+
+    Args:
+        setting: where the text stands, for that message.
+    """
     speeds: list[float | str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         try:
@@ -39,7 +43,10 @@ def parse_speeds(text: str) -> tuple[float | str, ...]:
         except ValueError:
             speed = math.nan
         if speed != "auto" and not (1 <= speed < math.inf):
-            raise UserError(f"{part!r} is no thinking speed: a number of at least 1 (tokens per latent), or auto")
+            of_setting = f" of {setting}={text!r}" if setting else ""
+            raise UserError(
+                f"{part!r}{of_setting} is no thinking speed: a number of at least 1 (tokens per latent), or auto"
+            )
         speeds.append(speed)
     return tuple(speeds)
 

@@ -34,22 +34,25 @@ class SpeedRange:
         return math.log(self.high / self.low)
 
 
-def parse_trained_speeds(text: str) -> tuple[tuple[float, ...], tuple[SpeedRange, ...]]:
+def parse_trained_speeds(setting: str, text: str) -> tuple[tuple[float, ...], tuple[SpeedRange, ...]]:
     """The numbers that `1,2,5` lists, or the ranges that `1..2.3,2.7..6` lists; the other of the two is empty.
+
+    Args:
+        setting: where the text stands, such as `latent.speeds`.
 
     Raises:
         UserError: the text lists nothing, both kinds, or what is no speed.
     """
-    parts = split_names(text)
-    ranges = tuple(_range(part) for part in parts if ".." in part)
+    parts, shown = split_names(text), f"{setting}={text!r}"
+    ranges = tuple(_range(part, shown) for part in parts if ".." in part)
     if ranges and len(ranges) < len(parts):
-        raise UserError(f"latent.speeds={text!r} has numbers beside ranges: list numbers, or list ranges")
+        raise UserError(f"{shown} has numbers beside ranges: list numbers, or list ranges")
     if not ranges:
-        speeds = parse_speeds(text)
+        speeds = parse_speeds(text, setting)
         require(
             bool(speeds) and "auto" not in speeds,
-            f"latent.speeds={text!r}: list the numbers to train, as in 1,2,3, or ranges, as in 1..6 (auto has "
-            "latent.auto_probability)",
+            f"{shown}: list the numbers to train, as in 1,2,3, or ranges, as in 1..6 (auto has "
+            f"{setting.rpartition('.')[0]}.auto_probability)",
         )
         return tuple(map(float, speeds)), ()
     return (), ranges
@@ -57,7 +60,7 @@ def parse_trained_speeds(text: str) -> tuple[tuple[float, ...], tuple[SpeedRange
 
 def require_decimals(setting: str, text: str, timeline: str) -> None:
     """UserError where a list has speeds of more decimals than places on the chain's own timeline are computed with."""
-    for speed in parse_speeds(text) if timeline == "tokens" and ".." not in text else ():
+    for speed in parse_speeds(text, setting) if timeline == "tokens" and ".." not in text else ():
         require(
             speed == "auto" or round(speed, DECIMALS) == speed,
             f"{setting}={text!r} has {speed!r}: where latents stand on the chain's timeline (timeline='tokens'), "
@@ -65,11 +68,11 @@ def require_decimals(setting: str, text: str, timeline: str) -> None:
         )
 
 
-def _range(text: str) -> SpeedRange:
+def _range(text: str, shown: str) -> SpeedRange:
     ends = text.split("..")
     speeds = [parse_speeds(end) for end in ends]
     if len(ends) != 2 or any(len(speed) != 1 or speed[0] == "auto" for speed in speeds):
-        raise UserError(f"{text!r} is no range of speeds: write two numbers of at least 1, as in 1..6")
+        raise UserError(f"{text!r} of {shown} is no range of speeds: write two numbers of at least 1, as in 1..6")
     (low,), (high,) = speeds
-    require(low < high, f"{text!r} is an empty range of speeds: the first number has to be below the second")
+    require(low < high, f"{text!r} of {shown} is an empty range of speeds: the first number has to be below the second")
     return SpeedRange(round(low, DECIMALS), round(high, DECIMALS))

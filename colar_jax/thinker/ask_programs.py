@@ -103,7 +103,7 @@ class AskPrograms:
         return self._thinking(of[0]).max_thoughts != self._thinking(of[1]).max_thoughts
 
     def _thinking(self, decode: DecodeConfig) -> Thinking:
-        return self._method.thinking(decode, self._tokenizer.separator_id, self._engine.dtype, True)
+        return self._method.thinking(decode, self._tokenizer.separator_id, greedy=True)
 
 
 def _room(configured: int, asked: int | None) -> int:

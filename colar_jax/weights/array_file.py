@@ -1,4 +1,4 @@
-"""A small safetensors file, whole: what makes latents beside a language model."""
+"""Small safetensors files of what stands beside a language model: heads, projections."""
 
 from pathlib import Path
 

@@ -88,7 +88,7 @@ class BaseModel:
         return dataclasses.replace(self.stored, vocab_size=self.stored.vocab_size + self.added_rows)
 
     def load(self, shardings: Any = None, dtype=jnp.float32) -> Tree:
-        """Its parameters, as `weights.load_llama`."""
+        """Its parameters, as `weights.loading.load_llama`."""
         return load_llama(self.folder, self.stored, shardings, dtype, added_rows=self.added_rows)
 
 

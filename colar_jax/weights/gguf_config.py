@@ -9,7 +9,7 @@ import numpy as np
 from colar_jax.errors import UserError
 from colar_jax.gguf_header import GgufHeader, read_gguf_header
 from colar_jax.model.rope import inverse_frequencies
-from colar_jax.model.rope_scaling import RopeScaling
+from colar_jax.model.rope_scaling import Llama3Scaling
 from colar_jax.weights.families import FAMILIES
 from colar_jax.weights.safetensors_io import StoredTensor
 
@@ -127,7 +127,7 @@ def _llama3_scaling(header: GgufHeader, theta: Any, head_dim: Any) -> dict[str, 
     factors = StoredTensor(header.path, "F32", blocks.shape, blocks.start, 4 * math.prod(blocks.shape))
     if blocks.type_number == 0 and blocks.start + factors.num_bytes <= header.num_bytes and _is_theta(theta, head_dim):
         factors_H = factors.read_rows(0, blocks.shape[0]).reshape(-1)
-        scaling = RopeScaling(factor=float(np.round(factors_H.max(), 3)))
+        scaling = Llama3Scaling(factor=float(np.round(factors_H.max(), 3)))
         plain_H = inverse_frequencies(head_dim, theta, None)
         if factors_H.shape == plain_H.shape and np.allclose(
             plain_H / inverse_frequencies(head_dim, theta, scaling), factors_H, rtol=_ROPE_TOLERANCE

@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from colar_jax.errors import UserError
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.weights import hf_config
 from colar_jax.weights.loading import Tree
 from colar_jax.weights.safetensors_io import TensorToWrite, write_tensors

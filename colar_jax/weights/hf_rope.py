@@ -7,7 +7,7 @@ has two: of its full and of its sliding layers.
 import math
 from collections.abc import Iterator
 
-from colar_jax.model.rope_scaling import DynamicScaling, LinearScaling, RopeScaling, Scaling, YarnScaling
+from colar_jax.model.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, Scaling, YarnScaling
 from colar_jax.weights.families import Family, Raw
 from colar_jax.weights.hf_fields import is_number, is_positive, is_whole
 
@@ -50,7 +50,7 @@ def written(theta: float, scaling: Scaling | None) -> Raw:
     """The fields of the classic layout, which transformers 4 and 5 read."""
     rope: Raw | None = None
     match scaling:
-        case RopeScaling():
+        case Llama3Scaling():
             rope = {"rope_type": "llama3"} | {theirs: getattr(scaling, ours) for ours, theirs in _LLAMA3.items()}
         case LinearScaling() | DynamicScaling():
             kind = "linear" if isinstance(scaling, LinearScaling) else "dynamic"
@@ -65,7 +65,7 @@ def written(theta: float, scaling: Scaling | None) -> Raw:
 def longest_context(scaling: Scaling | None) -> int:
     """`max_position_embeddings` to write. transformers warns where the scaled context does not fit in it."""
     match scaling:
-        case RopeScaling() | YarnScaling():
+        case Llama3Scaling() | YarnScaling():
             return int(scaling.original_max_positions * scaling.factor)
         case DynamicScaling():
             return scaling.original_max_positions  # it is what it reads of it
@@ -170,7 +170,7 @@ def _yarn(rope: Raw, group: Raw) -> YarnScaling:
 
 
 _SCALINGS = {
-    "llama3": lambda rope, group: RopeScaling(**{ours: rope[theirs] for ours, theirs in _LLAMA3.items()}),
+    "llama3": lambda rope, group: Llama3Scaling(**{ours: rope[theirs] for ours, theirs in _LLAMA3.items()}),
     "linear": lambda rope, group: LinearScaling(rope["factor"]),
     "dynamic": lambda rope, group: DynamicScaling(rope["factor"], group["max_position_embeddings"]),
     "yarn": _yarn,

@@ -18,7 +18,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from colar_jax.errors import UserError
 from colar_jax.gguf_header import is_gguf
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.parallel.sharding import Tree
 from colar_jax.weights.gguf_tensors import find_gguf_tensors
 from colar_jax.weights.hf_config import read_config
@@ -76,13 +76,13 @@ def _has_own_head(stored: dict[str, StoredTensor]) -> bool:
 def load_llama(
     folder: Path, config: LlamaConfig, shardings: Any = None, dtype=jnp.float32, *, added_rows: int = 0
 ) -> Tree:
-    """The parameters of a Llama (`parameters["llama"]`) from a folder's safetensors, piece by piece into their shards.
+    """The parameters of a Llama (`parameters["llama"]`) from a folder or a GGUF file, piece by piece into their shards.
 
     Besides the model itself the host holds a few pieces of `PIECE_BYTES`, never a second copy of a large tensor. Every
     process reads only what its own devices hold.
 
     Args:
-        folder: a Hugging Face folder.
+        folder: a Hugging Face folder, or a GGUF file.
         config: the shape of what is in it (`stored_config`).
         shardings: where the leaves go: one sharding for all, or a tree of them like the result; None is the first
             device.

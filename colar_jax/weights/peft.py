@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.lora import ADAPTER, LoraConfig
-from colar_jax.model.presets import LlamaConfig
 from colar_jax.parallel.sharding import Tree
 from colar_jax.settings import PROJECTIONS, parse_targets
 from colar_jax.weights.base_model import local_base

@@ -59,7 +59,8 @@ def find_tensors(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
         UserError: the folder has no safetensors at all, or pickled weights only.
     """
     if (folder / SINGLE_FILE).is_file():
-        return _read_headers([folder / SINGLE_FILE])
+        stored, faults, _ = _read_all_headers([folder / SINGLE_FILE])
+        return stored, faults
     if (folder / INDEX_FILE).is_file():
         return _find_sharded(folder)
     pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
@@ -91,11 +92,6 @@ def _find_sharded(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
             faults.append(f"missing: {name} is not in {file}, where {INDEX_FILE} has it")
     for name in sorted(stored.keys() - file_of_name.keys()):
         faults.append(f"missing index entry: {name} is in {stored[name].file.name} but not in {INDEX_FILE}")
-    return stored, faults
-
-
-def _read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], list[str]]:
-    stored, faults, _ = _read_all_headers(files)
     return stored, faults
 
 

@@ -15,7 +15,7 @@ THINKING_FILE = "thinking.json"
 class ThinkingFacts:
     """What a program has to know to think with an exported model.
 
-    `colar_torch.py` reads all but the stage, the name of the method and the verifier.
+    `colar_torch.py` reads all but `base`, `stage`, `trainer` and `verifier`.
     """
 
     method: str  # a name of `methods.METHODS`, or package.module:NAME

@@ -102,14 +102,14 @@ def test_a_prompt_that_says_nothing():
 @pytest.mark.parametrize("text", ["1..", "..3", "1..2..3", "3..2", "2..2", "a..b", "1..auto", "0.5..2", "1..inf"])
 def test_what_is_no_range(text):
     with pytest.raises(UserError, match="no range|no thinking speed|empty range"):
-        parse_trained_speeds(text)
+        parse_trained_speeds("latent.speeds", text)
 
 
 def test_numbers_and_ranges_are_not_mixed():
-    assert parse_trained_speeds("2,1,2") == ((2.0, 1.0, 2.0), ())
-    assert parse_trained_speeds("1..2, 3..4.5") == ((), (SpeedRange(1, 2), SpeedRange(3, 4.5)))
+    assert parse_trained_speeds("latent.speeds", "2,1,2") == ((2.0, 1.0, 2.0), ())
+    assert parse_trained_speeds("latent.speeds", "1..2, 3..4.5") == ((), (SpeedRange(1, 2), SpeedRange(3, 4.5)))
     with pytest.raises(UserError, match="beside ranges"):
-        parse_trained_speeds("1..2,3")
+        parse_trained_speeds("latent.speeds", "1..2,3")
 
 
 def test_where_ranges_overlap_speeds_are_drawn_twice_as_often():

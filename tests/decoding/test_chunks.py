@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from rl.pico_policy import EOS_ID, PROMPTS, SEPARATOR_ID, engine_of, policy
@@ -19,7 +18,7 @@ LIMITS = DecodeLimits(
     max_thoughts=LIMIT, min_thoughts=0, max_answer_tokens=5, greedy=False, answer_temperature=1.5, answer_top_p=0.9,
     separator_id=SEPARATOR_ID, eos_id=EOS_ID,
 )  # fmt: skip
-THINK = word_thinker(SEPARATOR_ID, jnp.float32, greedy=False, temperature=2.0, top_p=0.9)
+THINK = word_thinker(SEPARATOR_ID, greedy=False, temperature=2.0, top_p=0.9)
 CUE = (5, 17)
 
 

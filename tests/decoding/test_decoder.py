@@ -17,10 +17,11 @@ from scipy import special, stats
 
 from colar_jax.data import layout, packing
 from colar_jax.decoding import decoder
-from colar_jax.decoding.decoder import Decoded, DecodeLimits, decode
+from colar_jax.decoding.decoder import Decoded, decode
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prompt_rows import PromptShape, pack_prompts
 from colar_jax.decoding.sampling import nucleus
-from colar_jax.decoding.thinking import Thought, latent_thinker
+from colar_jax.decoding.thinking import Thought, greedy_latent_thinker, latent_thinker
 from colar_jax.methods import method
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -41,10 +42,8 @@ LIMITS = DecodeLimits(
     eos_id=EOS_ID,
 )
 THINK = {
-    greedy: latent_thinker(
-        SEPARATOR_ID, greedy=greedy, latent_temperature=LATENT_TEMPERATURE, stop_temperature=STOP_TEMPERATURE
-    )
-    for greedy in (True, False)
+    True: greedy_latent_thinker(SEPARATOR_ID),
+    False: latent_thinker(SEPARATOR_ID, latent_temperature=LATENT_TEMPERATURE, stop_temperature=STOP_TEMPERATURE),
 }
 PROMPTS = [
     np.append(np.random.default_rng(length).integers(0, SEPARATOR_ID, length), SEPARATOR_ID).astype(np.int32)

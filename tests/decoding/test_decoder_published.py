@@ -15,9 +15,10 @@ from flax import nnx
 from golden.published import EMBED_STD, EOS_ID, SEPARATOR_ID, largest_difference, published_model, recorded
 from jax.experimental import io_callback
 
-from colar_jax.decoding.decoder import DecodeLimits, decode
+from colar_jax.decoding.decoder import decode
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.decoding.thinking import Thought, latent_thinker, word_thinker
+from colar_jax.decoding.thinking import Thought, greedy_latent_thinker, word_thinker
 from colar_jax.model.execution import Execution
 
 LATENT_TOLERANCE = 1e-3  # of the largest value: each latent is fed back, and its rounding with it
@@ -31,8 +32,8 @@ GREEDY = DecodeLimits(
     separator_id=SEPARATOR_ID,
     eos_id=EOS_ID,
 )
-GREEDY_LATENTS = latent_thinker(SEPARATOR_ID, greedy=True, latent_temperature=1.0, stop_temperature=1.0)
-GREEDY_WORDS = word_thinker(SEPARATOR_ID, "float32", greedy=True, temperature=1.0, top_p=1.0)
+GREEDY_LATENTS = greedy_latent_thinker(SEPARATOR_ID)
+GREEDY_WORDS = word_thinker(SEPARATOR_ID, greedy=True, temperature=1.0, top_p=1.0)
 
 
 def run(prompts: list[np.ndarray], think, limits: DecodeLimits):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from colar_jax.decoding.decoder import DecodeLimits, decode
+from colar_jax.decoding.decoder import decode
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.decoding.thinking import latent_thinker
+from colar_jax.decoding.thinking import greedy_latent_thinker
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.llama_config import LlamaConfig
@@ -31,7 +32,7 @@ def narrow_model():
 
 def lower_decode(graph, parameters):
     prompts = pack_prompts(PROMPTS, shape_for([np.array([len(prompt) for prompt in PROMPTS])]))
-    think = latent_thinker(3, greedy=True, latent_temperature=1.0, stop_temperature=1.0)
+    think = greedy_latent_thinker(3)
 
     def run(parameters, keys_B):
         return decode(nnx.merge(graph, parameters), prompts, keys_B, think, LIMITS, Execution())

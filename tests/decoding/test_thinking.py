@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from colar_jax.decoding.thinking import Thought, latent_thinker, stopping_at_half, word_thinker
+from colar_jax.decoding.thinking import Thought, greedy_latent_thinker, latent_thinker, word_thinker
 from colar_jax.model.latent_head import Gaussian
 
 SEPARATOR_ID = 3
@@ -47,7 +47,7 @@ def think_once(think, model, dtype=jnp.float32) -> Thought:
 
 def sampling_thinker(latent_temperature=1.0, stop_temperature=1.0, **options):
     return latent_thinker(
-        SEPARATOR_ID, greedy=False, latent_temperature=latent_temperature, stop_temperature=stop_temperature, **options
+        SEPARATOR_ID, latent_temperature=latent_temperature, stop_temperature=stop_temperature, **options
     )
 
 
@@ -106,7 +106,7 @@ def test_whether_to_stop_is_drawn_apart_from_the_latent():
 def test_greedy_takes_the_mean_and_stops_where_the_separator_is_most_probable(separator_logit, stops):
     logits = LOGITS.copy()
     logits[SEPARATOR_ID] = separator_logit
-    greedy = latent_thinker(SEPARATOR_ID, greedy=True, latent_temperature=0.7, stop_temperature=5.0)
+    greedy = greedy_latent_thinker(SEPARATOR_ID)
     thought = think_once(greedy, model(logits))
     np.testing.assert_array_equal(thought.record, np.tile(MEAN, (NUM_ROWS, 1)))
     np.testing.assert_array_equal(thought.embed_BD, thought.record * EMBED_STD)
@@ -124,9 +124,8 @@ def test_greedy_stops_at_one_half(separator_logit, at_half, at_argmax):
     logits[SEPARATOR_ID] = separator_logit
     assert logits.argmax() == SEPARATOR_ID
     assert (special.softmax(logits.astype(np.float64))[SEPARATOR_ID] >= 0.5) == at_half
-    think = latent_thinker(SEPARATOR_ID, greedy=True, latent_temperature=1.0, stop_temperature=1.0)
-    assert (think_once(think, model(logits)).stop_B == at_argmax).all()
-    thought = think_once(stopping_at_half(think), model(logits))
+    assert (think_once(greedy_latent_thinker(SEPARATOR_ID), model(logits)).stop_B == at_argmax).all()
+    thought = think_once(greedy_latent_thinker(SEPARATOR_ID, stops_at_half=True), model(logits))
     assert (thought.stop_B == at_half).all()
     stop_log_prob = special.log_softmax(logits.astype(np.float64))[SEPARATOR_ID]
     expected = stop_log_prob if at_half else np.log1p(-np.exp(stop_log_prob))
@@ -151,8 +150,8 @@ def test_a_deterministic_head_thinks_its_mean_and_has_no_density():
 @pytest.mark.parametrize("greedy", [True, False])
 def test_words_are_fed_as_their_embedding_and_end_with_the_separator(greedy):
     logits = LOGITS + np.where(np.arange(5) == SEPARATOR_ID, 0.5, 0).astype(np.float32)
-    think = word_thinker(SEPARATOR_ID, jnp.bfloat16, greedy=greedy, temperature=0.5, top_p=0.9)
-    thought = think_once(think, model(logits))
+    think = word_thinker(SEPARATOR_ID, greedy=greedy, temperature=0.5, top_p=0.9)
+    thought = think_once(think, model(logits), jnp.bfloat16)
     np.testing.assert_array_equal(thought.embed_BD.astype(np.float32), EMBEDDING[thought.record])
     assert thought.embed_BD.dtype == jnp.bfloat16
     np.testing.assert_array_equal(thought.stop_B, thought.record == SEPARATOR_ID)

@@ -20,7 +20,7 @@ from colar_jax.methods import METHODS
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import Thinking
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.reasoner import build
 from colar_jax.parallel.mesh import make_mesh
 
@@ -69,7 +69,7 @@ def model_that_reads(place: slice, tokenizer):
     return graph, parameters | {"llama": llama | {"embedding": jnp.array(embedding), "head": jnp.array(head)}}
 
 
-def thinks_of_what_was_asked(decode, separator_id, dtype, greedy) -> Thinking:
+def thinks_of_what_was_asked(decode, separator_id, *, greedy) -> Thinking:
     """Two latents, both of the topic."""
 
     def think(model, hidden_BD, keys_B) -> Thought:
@@ -82,8 +82,8 @@ def thinks_of_what_was_asked(decode, separator_id, dtype, greedy) -> Thinking:
 
 
 class ThinksOfWhatWasAsked(Colar):
-    def thinking(self, *how):
-        return thinks_of_what_was_asked(*how)
+    def thinking(self, *how, **greedy):
+        return thinks_of_what_was_asked(*how, **greedy)
 
 
 def inspector(model, tokenizer, method=None) -> Inspector:

@@ -9,7 +9,7 @@ from flax import nnx
 from colar_jax.evaluation.cost import CostModel, cost_of
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.reasoner import build
 from colar_jax.model.visibility import packed
 

@@ -22,7 +22,8 @@ from colar_jax.methods.codi import Codi
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import Method, Thinking
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.presets import PRESETS, LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
+from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
 from colar_jax.parallel.mesh import make_mesh
 
@@ -86,8 +87,8 @@ def thinking_as(thinking) -> Method:
     """CoLaR, but for how it thinks."""
 
     class ByHand(Colar):
-        def thinking(self, *how):
-            return thinking(*how)
+        def thinking(self, *how, **greedy):
+            return thinking(*how, **greedy)
 
     return ByHand()
 
@@ -95,7 +96,7 @@ def thinking_as(thinking) -> Method:
 def method_by_hand(traced: list[bool]) -> Method:
     """Thinks not at all about apples, once about pens, and without an end about books."""
 
-    def thinking(decode, separator_id, dtype, greedy):
+    def thinking(decode, separator_id, *, greedy):
         def think(model, hidden_BD, keys_B) -> Thought:
             traced.append(greedy)
             about_BD = hidden_BD > 0.01
@@ -190,7 +191,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_with_both_lengths(by_hand, token
 
 @pytest.mark.slow
 def test_what_a_question_draws_does_not_depend_on_the_batch_size(tokenizer, encoded):
-    def thinking(decode, separator_id, dtype, greedy):
+    def thinking(decode, separator_id, *, greedy):
         def think(model, hidden_BD, keys_B) -> Thought:
             """Each thought is a draw, and the last one with a chance of 1 in 5."""
             embed_BD = jax.vmap(lambda key: jax.random.normal(key, hidden_BD.shape[1:]))(keys_B)

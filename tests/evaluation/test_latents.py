@@ -20,7 +20,7 @@ from colar_jax.evaluation.latents import Latent, Word, chunk_recall, gold_groups
 from colar_jax.evaluation.samples import samples_of
 from colar_jax.methods import METHODS
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.reasoner import build
 from colar_jax.parallel.mesh import make_mesh
 from colar_jax.settings.speeds import ASKED_PHASE

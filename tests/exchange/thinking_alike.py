@@ -22,7 +22,7 @@ def our_decode(run, parameters, stage, speed):
     prompts = [Prompt(of_one, told.number) for of_one in ids]
     packed = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
     ids = {"separator_id": tokenizer.separator_id, "eos_id": tokenizer.eos_id}
-    thinking = run.method(stage).thinking(run.config.decode, tokenizer.separator_id, np.dtype("float32"), True)
+    thinking = run.method(stage).thinking(run.config.decode, tokenizer.separator_id, greedy=True)
     limits = decode_limits(thinking, run.config.decode, **ids, greedy=True)
     keys_B = jax.random.split(jax.random.key(0), len(prompts))
     model = nnx.merge(run.graph, parameters)

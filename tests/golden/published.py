@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 
 from colar_jax.config import parse_targets
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.lora import LoraConfig
-from colar_jax.model.presets import LlamaConfig, RopeScaling
 from colar_jax.model.reasoner import build
+from colar_jax.model.rope_scaling import Llama3Scaling
 
 SEPARATOR_ID, EOS_ID, PAD_ID = 297, 639, 640
 EMBED_STD = {"llama": 0.018, "qwen2": 0.03}
@@ -104,7 +105,7 @@ def llama_config(vocab_size: int, family: str = "llama") -> LlamaConfig:
         intermediate_size=config["intermediate_size"],
         rope_theta=config["rope_theta"],
         rope_scaling=scaling
-        and RopeScaling(
+        and Llama3Scaling(
             factor=scaling["factor"],
             low_freq_factor=scaling["low_freq_factor"],
             high_freq_factor=scaling["high_freq_factor"],

@@ -30,7 +30,7 @@ SAMPLED = DecodeConfig(max_latents=5, min_latents=0, max_answer_tokens=4, stop_t
 
 
 def decoded(questions=range(8), method=METHOD, decode_config=SAMPLED, greedy=False, parameters=None):
-    thinking = method.thinking(decode_config, SEPARATOR, jnp.dtype("float32"), greedy)
+    thinking = method.thinking(decode_config, SEPARATOR, greedy=greedy)
     limits = decode_limits(thinking, decode_config, separator_id=SEPARATOR, eos_id=EOS, greedy=greedy)
     prompts = [np.append(ENCODED.prompt(i, AUTO_SPEED), np.int32(SEPARATOR)) for i in questions]
     rows = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))

@@ -31,7 +31,7 @@ from pico_model import (
     parts,
 )
 
-from colar_jax.data.loader import Recipe
+from colar_jax.data.recipe import Recipe
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.method import embed
 from colar_jax.metrics import divide

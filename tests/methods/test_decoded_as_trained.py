@@ -53,7 +53,7 @@ LATE = 10**4  # a step after every schedule
 def decoded(name: str):
     """The problems, and what the method does with them, greedily."""
     encoded = problems(6)
-    thinking = METHODS[name].thinking(DECODE, SEPARATOR, jnp.float32, True)
+    thinking = METHODS[name].thinking(DECODE, SEPARATOR, greedy=True)
     limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=EOS, greedy=True)
     prompts = [np.append(encoded.prompt(i, AUTO_SPEED), np.int32(SEPARATOR)) for i in range(len(encoded))]
     rows = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))

@@ -138,7 +138,7 @@ DECODE = DecodeConfig(max_latents=4, min_latents=4, max_answer_tokens=3)
 
 
 def decoded(questions):
-    thinking = METHOD.thinking(DECODE, SEPARATOR, jnp.dtype("float32"), True)
+    thinking = METHOD.thinking(DECODE, SEPARATOR, greedy=True)
     limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=EOS, greedy=True)
     prompts = [np.append(ENCODED.prompt(i, 2.0), np.int32(SEPARATOR)) for i in questions]
     rows = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
@@ -175,13 +175,13 @@ def test_the_first_latent_in_training_is_the_one_that_is_decoded():
     def predicted():
         own = merged()
         hidden = supervised_hidden(own, superposition.embed_shares(own, trained, tokens, jnp.float32), trained, COMPUTE)
-        return METHOD.thinking(DECODE, SEPARATOR, jnp.dtype("float32"), True).think(own, hidden[:, 1], None).embed_BD
+        return METHOD.thinking(DECODE, SEPARATOR, greedy=True).think(own, hidden[:, 1], None).embed_BD
 
     assert largest_difference(predicted(), outcome.thoughts[:, 0]) < 1e-5
 
 
 def thought(method, hidden, greedy=True):
-    think = method.thinking(dataclasses.replace(DECODE, min_latents=0), SEPARATOR, jnp.dtype("float32"), greedy).think
+    think = method.thinking(dataclasses.replace(DECODE, min_latents=0), SEPARATOR, greedy=greedy).think
     return think(merged(), hidden, None)
 
 

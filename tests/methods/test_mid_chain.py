@@ -59,7 +59,7 @@ def model():
 
 
 def ways(of: OwnSpeed):
-    thinking = of.thinking(DECODE, SEPARATOR, jnp.float32, True)
+    thinking = of.thinking(DECODE, SEPARATOR, greedy=True)
     return thinking.think, method.decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=1, greedy=True)
 
 

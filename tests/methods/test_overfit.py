@@ -73,7 +73,7 @@ def learned(method, updates: int):
 def test_what_was_learned_by_heart_is_decoded(name):
     method = METHODS[name]
     graph, parameters = learned(method, updates=250)
-    thinking = method.thinking(DECODE, SEPARATOR, jnp.dtype("float32"), True)
+    thinking = method.thinking(DECODE, SEPARATOR, greedy=True)
     limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=EOS, greedy=True)
     prompts = [np.append(ENCODED.prompt(i, AUTO_SPEED), np.int32(SEPARATOR)) for i in range(len(ENCODED))]
     rows = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))

@@ -64,7 +64,7 @@ def model(num_tokens: int = VOCABULARY):
 
 
 def decoded(numbers, **changes):
-    thinking = METHOD.thinking(DECODE, SEPARATOR, jnp.float32, True)
+    thinking = METHOD.thinking(DECODE, SEPARATOR, greedy=True)
     asked = dataclasses.replace(DECODE, **changes)
     limits = decode_limits(thinking, asked, separator_id=SEPARATOR, eos_id=1, greedy=True)
     packed = pack_prompts(

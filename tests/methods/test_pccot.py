@@ -42,7 +42,7 @@ def packed_rows(prompts):
 
 
 def ways(method, decode_config=DECODE, num_rollouts: int = 1):
-    thinking = method.thinking(decode_config, SEPARATOR, jnp.dtype("float32"), True)
+    thinking = method.thinking(decode_config, SEPARATOR, greedy=True)
     limits = decode_limits(
         thinking, decode_config, separator_id=SEPARATOR, eos_id=EOS, greedy=True, num_rollouts=num_rollouts
     )

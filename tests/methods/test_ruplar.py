@@ -192,7 +192,7 @@ DECODE = DecodeConfig(max_latents=4, min_latents=4, max_answer_tokens=3)
 
 @functools.cache
 def decoded():
-    thinking = METHODS["ruplar"].thinking(DECODE, SEPARATOR, jnp.dtype("float32"), True)
+    thinking = METHODS["ruplar"].thinking(DECODE, SEPARATOR, greedy=True)
     limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=EOS, greedy=True)
     prompts = [np.append(ENCODED.prompt(i, AUTO_SPEED), np.int32(SEPARATOR)) for i in range(6)]
     rows = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
@@ -232,7 +232,7 @@ def test_the_first_latent_in_training_is_the_one_that_is_decoded():
 
 def test_it_stops_where_the_separator_is_most_probable():
     decode_config = dataclasses.replace(DECODE, min_latents=0)
-    think = METHODS["ruplar"].thinking(decode_config, SEPARATOR, jnp.dtype("float32"), False).think
+    think = METHODS["ruplar"].thinking(decode_config, SEPARATOR, greedy=False).think
     own = merged()
     head = np.asarray(own.llama.head_matrix_VD)
     hidden = jnp.asarray(np.stack([30 * head[SEPARATOR], 30 * head[50]]))

@@ -213,8 +213,7 @@ def test_the_distance_of_latents():
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_decoding_is_the_hosts(name):
-    arguments = (DecodeConfig(), SEPARATOR, jnp.dtype("float32"), True)
-    ours, hosts = METHODS[name].thinking(*arguments), HOSTS[name].thinking(*arguments)
+    ours, hosts = (kind[name].thinking(DecodeConfig(), SEPARATOR, greedy=True) for kind in (METHODS, HOSTS))
     for field in ("max_thoughts", "min_thoughts", "in_words", "way"):
         assert getattr(ours, field) == getattr(hosts, field)
     assert ours.think.__code__ is hosts.think.__code__

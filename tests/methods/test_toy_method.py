@@ -15,8 +15,8 @@ import pytest
 from pipeline.tiny import tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
-from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.data.recipe import Recipe
 from colar_jax.decoding.thinking import Thought
 from colar_jax.errors import UserError
 from colar_jax.methods import METHODS, find_method
@@ -39,12 +39,12 @@ class Echo(Method):
         encoded = dataclasses.replace(encoded, steps=echoes)
         return super().make_loader(encoded, seed=seed, rows=rows, row_positions=row_positions)
 
-    def thinking(self, decode, separator_id, dtype, greedy):
+    def thinking(self, decode, separator_id, *, greedy):
         def think(model, hidden_BD, keys_B):
             rows = hidden_BD.shape[0]
             ids_B = jnp.full(rows, separator_id, jnp.int32)
             zeros_B = jnp.zeros(rows, jnp.float32)
-            embed_BD = model.llama.embedding[...][ids_B].astype(dtype)
+            embed_BD = model.llama.embedding[...][ids_B].astype(hidden_BD.dtype)
             return Thought(embed_BD, ids_B, zeros_B, jnp.ones(rows, bool), zeros_B)
 
         return Thinking(think, max_thoughts=NUM_ECHOES, min_thoughts=NUM_ECHOES)

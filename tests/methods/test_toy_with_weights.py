@@ -17,8 +17,8 @@ from pipeline.tiny import tiny_config_dict
 from safetensors.numpy import load_file, save_file
 
 from colar_jax.config import resolve, stage_defaults
-from colar_jax.data.loader import Recipe
 from colar_jax.data.prompts import AUTO_SPEED
+from colar_jax.data.recipe import Recipe
 from colar_jax.decoding.thinking import Thought
 from colar_jax.errors import UserError
 from colar_jax.exchange.folder import export_stage
@@ -75,7 +75,7 @@ class Gated(Method):
         metrics = {"cross_entropy": Metric(loss, own.labels), "label_accuracy": Metric(right, own.labels)}
         return loss / counts.labels, metrics
 
-    def thinking(self, decode, separator_id, dtype, greedy):
+    def thinking(self, decode, separator_id, *, greedy):
         def think(model, hidden_BD, keys_B):
             zeros_B = jnp.zeros(len(hidden_BD), jnp.float32)
             embed_BD = model.gate(hidden_BD)

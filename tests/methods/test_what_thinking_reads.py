@@ -20,7 +20,7 @@ VOCABULARY, SEPARATOR, ROWS = 101, 9, 3
 @pytest.mark.parametrize("name", METHODS)
 def test_products_with_the_vocabulary_are_where_a_method_says(name, greedy):
     method = METHODS[name]()
-    thinking = method.thinking(DecodeConfig(), SEPARATOR, jnp.dtype(jnp.float32), greedy)
+    thinking = method.thinking(DecodeConfig(), SEPARATOR, greedy=greedy)
     if not thinking.max_thoughts:
         return
     llama = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY)

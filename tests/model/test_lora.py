@@ -12,9 +12,10 @@ from flax import nnx, traverse_util
 from pico_model import HIDDEN, SEPARATOR, VOCABULARY, model
 
 from colar_jax.config import PROJECTIONS, LoraSettings
-from colar_jax.decoding.decoder import DecodeLimits, decode
+from colar_jax.decoding.decoder import decode
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
-from colar_jax.decoding.thinking import latent_thinker
+from colar_jax.decoding.thinking import greedy_latent_thinker
 from colar_jax.model import lora
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
@@ -217,7 +218,7 @@ def decoded(graph, parameters, prompts, keys):
         max_thoughts=4, min_thoughts=4, max_answer_tokens=3, greedy=True, answer_temperature=1.0, answer_top_p=1.0,
         separator_id=SEPARATOR, eos_id=VOCABULARY - 1,
     )  # fmt: skip
-    think = latent_thinker(SEPARATOR, greedy=True, latent_temperature=1.0, stop_temperature=1.0)
+    think = greedy_latent_thinker(SEPARATOR)
     return decode(nnx.merge(graph, parameters), prompts, keys, think, limits, Execution())
 
 

@@ -63,7 +63,7 @@ def test_a_file_and_back(tmp_path):
 
 def first_latents_in_decoding(recipe, speed):
     encoded, method = problems(), Colar(conditioning=recipe.conditioning)
-    thinking = method.thinking(DECODE, SEPARATOR, jnp.float32, True)
+    thinking = method.thinking(DECODE, SEPARATOR, greedy=True)
     limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=1, greedy=True)
     prompts = [encoded.ask(index, recipe.told(speed)) for index in range(len(encoded))]
     packed = pack_prompts(prompts, shape_for([np.array([len(prompt) for prompt in prompts])]))
@@ -112,7 +112,7 @@ def test_decoding_is_told_what_training_was(conditioning, auto, monkeypatch):
 def test_a_prompt_without_its_number_is_a_bug_of_the_caller():
     graph, parameters = model()
     packed = pack_prompts([np.array([11, 12, SEPARATOR], np.int32)], shape_for([np.array([3])]))
-    thinking = Colar().thinking(DECODE, SEPARATOR, jnp.float32, True)
+    thinking = Colar().thinking(DECODE, SEPARATOR, greedy=True)
     limits = decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=1, greedy=True)
     with pytest.raises(ValueError, match="told its speed as a number, and these prompts have none"):
         decode(

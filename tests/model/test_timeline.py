@@ -97,7 +97,7 @@ def test_training_is_what_a_replay_of_its_own_groups_gives(speed):
 
 
 def limits():
-    thinking = colar(2).thinking(DECODE, SEPARATOR, np.float32, True)
+    thinking = colar(2).thinking(DECODE, SEPARATOR, greedy=True)
     return method.decode_limits(thinking, DECODE, separator_id=SEPARATOR, eos_id=NO_EOS, greedy=True)
 
 

@@ -168,7 +168,7 @@ def numbers_of_a_decode(method: str, gather: str, mesh_name: str) -> dict[str, n
     from colar_jax.parallel.sharding import parameter_specs, shardings_of
 
     mesh, (graph, parameters) = mesh_of(mesh_name), policy()
-    thinking = METHODS[method]().thinking(SAMPLING, SEPARATOR_ID, "float32", True)
+    thinking = METHODS[method]().thinking(SAMPLING, SEPARATOR_ID, greedy=True)
     limits = decode_limits(thinking, SAMPLING, separator_id=SEPARATOR_ID, eos_id=EOS_ID, greedy=True)
     engine = Engine(graph, mesh, COMPUTE, ParallelConfig(decode_gather=gather))
     program = engine.compile_decode(lambda _: (thinking.think, limits), keeps_thoughts=True)

@@ -12,8 +12,8 @@ from rl.pico_policy import EOS_ID, PROMPTS, SAMPLING, SEPARATOR_ID, G, batch_of,
 
 from colar_jax.config import OptimizerConfig, RlConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.loader import Recipe
 from colar_jax.data.problems import Problem
+from colar_jax.data.recipe import Recipe
 from colar_jax.engine import Engine
 from colar_jax.evaluation.judge import Judge
 from colar_jax.metrics import Metric, divide

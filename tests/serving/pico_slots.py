@@ -94,7 +94,7 @@ def decoded(number: int, seed: int | None = None, temperature: float = 0.0, meth
 
 
 def _decode(model, config: DecodeConfig, method: Method, greedy: bool, number: int, key):
-    thinking = method.thinking(config, SEPARATOR_ID, jax.numpy.dtype("float32"), greedy)
+    thinking = method.thinking(config, SEPARATOR_ID, greedy=greedy)
     limits = decode_limits(thinking, config, separator_id=SEPARATOR_ID, eos_id=EOS_ID, greedy=greedy)
     graph, parameters = model
     prompts = packed([Prompt(PROMPTS[number], method.recipe.told(SPEED).number)])

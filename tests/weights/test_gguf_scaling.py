@@ -6,7 +6,7 @@ from weights.gguf_files import random_arrays, tiny, write_gguf
 
 from colar_jax.errors import UserError
 from colar_jax.model.rope import inverse_frequencies
-from colar_jax.model.rope_scaling import LinearScaling, RopeScaling, YarnScaling
+from colar_jax.model.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
 from colar_jax.weights.hf_config import read_config
 
 pytest.importorskip("gguf")
@@ -14,7 +14,7 @@ pytest.importorskip("gguf")
 
 def test_the_scaling_of_llama_3_comes_back(tmp_path):
     """llama.cpp keeps it as what it divides each frequency by."""
-    for scaling in (RopeScaling(), RopeScaling(factor=8.0)):
+    for scaling in (Llama3Scaling(), Llama3Scaling(factor=8.0)):
         config = tiny("llama", rope_theta=500_000.0, rope_scaling=scaling)
         plain, scaled = (inverse_frequencies(16, 500_000.0, of) for of in (None, scaling))
         extra = {"rope_freqs.weight": (plain / scaled).astype(np.float32)}

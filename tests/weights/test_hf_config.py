@@ -14,7 +14,7 @@ from golden.published import llama_config, recorded
 from colar_jax.errors import UserError
 from colar_jax.model.llama_config import NO_ROPE, SLIDING, LlamaConfig
 from colar_jax.model.presets import PRESETS
-from colar_jax.model.rope_scaling import DynamicScaling, LinearScaling, RopeScaling, YarnScaling
+from colar_jax.model.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, YarnScaling
 from colar_jax.weights.families import FAMILIES
 from colar_jax.weights.hf_config import carried_over, from_hf, read_config, to_hf
 from colar_jax.weights.hf_fields import _OPTIONAL, _REQUIRED, unknown_fields
@@ -93,7 +93,7 @@ def test_what_a_config_leaves_out():
 )
 def test_llama3_rope(raw):
     config = from_hf(raw)
-    assert (config.rope_theta, config.rope_scaling) == (500000.0, RopeScaling(8.0, 1.0, 4.0, 1024))
+    assert (config.rope_theta, config.rope_scaling) == (500000.0, Llama3Scaling(8.0, 1.0, 4.0, 1024))
 
 
 def test_a_qwen2_that_could_slide_but_does_not():
@@ -348,11 +348,11 @@ def test_any_value_is_read_as_transformers_reads_it_or_refused(tmp_path_factory,
     rope = rope["full_attention"] if ours.family == "gemma3_text" else rope
     assert ours.rope_theta == rope["rope_theta"] and rope.get("partial_rotary_factor", 1.0) == 1.0
     scaling = ours.rope_scaling
-    kinds = {RopeScaling: "llama3", LinearScaling: "linear", DynamicScaling: "dynamic", YarnScaling: "yarn"}
+    kinds = {Llama3Scaling: "llama3", LinearScaling: "linear", DynamicScaling: "dynamic", YarnScaling: "yarn"}
     assert rope["rope_type"] == kinds.get(type(scaling), "default")
     if scaling is not None:
         assert scaling.factor == rope["factor"]
-    if isinstance(scaling, RopeScaling | YarnScaling):
+    if isinstance(scaling, Llama3Scaling | YarnScaling):
         assert scaling.original_max_positions == rope["original_max_position_embeddings"]
 
 

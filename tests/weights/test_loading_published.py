@@ -12,7 +12,8 @@ from flax import nnx
 from golden.base_folders import LAYOUTS, ROW, base_folder, forward_of
 from golden.published import largest_difference
 
-from colar_jax.decoding.decoder import DecodeLimits, decode
+from colar_jax.decoding.decoder import decode
+from colar_jax.decoding.loops import DecodeLimits
 from colar_jax.decoding.prefill import Feeder, Prefilled, read_questions
 from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.decoding.thinking import word_thinker
@@ -91,7 +92,7 @@ def test_a_trained_llama_tells_its_story():
     graph, parameters = loaded(STORIES)
     never = 511  # a separator that ends no thought: it is not in the story
     assert never not in story
-    think = word_thinker(never, jnp.float32, greedy=True, temperature=1.0, top_p=1.0)
+    think = word_thinker(never, greedy=True, temperature=1.0, top_p=1.0)
     limits = DecodeLimits(
         max_thoughts=len(story) - 1,
         min_thoughts=0,

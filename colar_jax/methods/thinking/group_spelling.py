@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems
-from colar_jax.data.loader import Loader, Recipe
+from colar_jax.data.loader import Loader
 from colar_jax.data.packing import Batch
+from colar_jax.data.recipe import Recipe
 from colar_jax.methods.thinking.spelling import Spelled, Spelling, fill_spelling
 
 

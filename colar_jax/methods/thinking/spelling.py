@@ -20,7 +20,7 @@ from colar_jax.metrics import Metric
 from colar_jax.model.attention import attend_causally, packed_mask_bias
 from colar_jax.model.execution import Execution
 from colar_jax.model.llama import Llama
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.reasoner import OwnModule
 from colar_jax.model.visibility import Visibility
 

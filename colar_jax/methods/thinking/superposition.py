@@ -129,7 +129,7 @@ def divergence(
 ):
     """Summed KL(shares || the model's distribution) over latents; shares of `min_share` or less count for nothing.
 
-    Where a token has a share twice it is off by a constant.
+    A token that a latent has twice counts as two: the value is off by a constant, and the gradient is right.
 
     Args:
         weights_BM: what each latent counts; None: 1.
@@ -174,7 +174,6 @@ def superposition_thinker(separator_id: int) -> Think:
         embedding_VD = model.llama.embedding[...]
         mixed_BD = model.llama.scaled(jnp.einsum("bv,vd->bd", shares_BV, embedding_VD.astype(jnp.float32)))
         embed_BD = mixed_BD.astype(hidden_BD.dtype)
-        zeros_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
-        return Thought(embed_BD, embed_BD, zeros_B, jnp.argmax(logits_BV, axis=-1) == separator_id, zeros_B)
+        return Thought.undrawn(embed_BD, jnp.argmax(logits_BV, axis=-1) == separator_id)
 
     return think

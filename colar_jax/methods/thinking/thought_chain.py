@@ -209,10 +209,8 @@ def fixed_thinking(num_latents: int, project, *, way: str) -> Thinking:
     """
 
     def think(model: Reasoner, hidden_BD, keys_B) -> Thought:
-        embed_BD = project(model, hidden_BD)
-        zeros_B = jnp.zeros(hidden_BD.shape[0], jnp.float32)
         # Always for stopping; the decoder asks only after `min_thoughts`.
-        return Thought(embed_BD, embed_BD, zeros_B, jnp.ones(hidden_BD.shape[0], bool), zeros_B)
+        return Thought.undrawn(project(model, hidden_BD), jnp.ones(hidden_BD.shape[0], bool))
 
     return Thinking(think, max_thoughts=num_latents, min_thoughts=num_latents, reads_words=False, way=way)
 

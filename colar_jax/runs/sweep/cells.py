@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-
 from colar_jax.config import Config, DecodeConfig, parse_positive, split_names
 from colar_jax.data.prompts import Speed
 from colar_jax.errors import UserError
@@ -70,8 +68,8 @@ def is_looked_at(config: Config, cell: Cell) -> bool:
 
 def _trims(config: Config, stage: str) -> tuple[str, ...]:
     """The numbers of agreements at which a stage's chains are trimmed; none where there are no chains in words."""
-    thinking = config.stages[stage].bound_method.thinking(config.decode, 0, jnp.dtype(config.model.dtype), True)
-    if not config.eval.trim.verifier or not thinking.in_words or not thinking.max_thoughts:
+    thinking = config.stages[stage].bound_method.thinking(config.decode, 0, greedy=True)
+    if not config.eval.trim.verifier or not thinking.in_words:
         return ()
     return tuple(str(m) for m in parse_positive("eval.trim.agreements", config.eval.trim.agreements, int))
 
@@ -97,7 +95,7 @@ def _limits(config: Config, stage: str) -> dict[str, DecodeConfig]:
     method, found = config.stages[stage].bound_method, {}
 
     def num_thoughts(decode: DecodeConfig) -> int:
-        return method.thinking(decode, 0, jnp.dtype(config.model.dtype), True).max_thoughts
+        return method.thinking(decode, 0, greedy=True).max_thoughts
 
     for field in _LIMITS:
         one_more = dataclasses.replace(config.decode, **{field: getattr(config.decode, field) + 1})

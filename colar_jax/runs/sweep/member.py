@@ -156,7 +156,7 @@ def shown_samples(part: StageCells, store: Store) -> Iterator[dict]:
 def _thinks_in(part: StageCells) -> str:
     """What the stage's thoughts are, as `Result` has it."""
     config = part.run.config
-    thinking = part.run.method(part.stage).thinking(config.decode, 0, jnp.dtype(config.model.dtype), True)
+    thinking = part.run.method(part.stage).thinking(config.decode, 0, greedy=True)
     if not thinking.max_thoughts:
         return ""
     return "words" if thinking.in_words else "latents"

@@ -18,7 +18,7 @@ from colar_jax.methods.method import Method
 from colar_jax.methods.thinking import thought_chain
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import LatentHeadConfig
-from colar_jax.model.presets import LlamaConfig
+from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.reasoner import build
 from colar_jax.model.stop_choice import STOP_CHOICE
 
