@@ -22,7 +22,7 @@ STAGED = [
 ]
 
 
-@pytest.mark.parametrize("name", fast(STAGED, "codi", "sim_coconut"))
+@pytest.mark.parametrize("name", fast(STAGED, "codi"))
 def test_rows_without_an_example_change_nothing(name):
     method, (graph, parameters) = bound_method(name), model(False, name)
     trainable, frozen = partition(parameters, method.trains)

@@ -226,6 +226,7 @@ def test_it_is_pccot_and_the_distance_of_caches():
     assert double - loss == pytest.approx(loss - without, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_distance_of_caches_trains_the_latents_alone():
     fields = dict(teacher_weight=0.0, student_weight=0.0, distill_weight=0.0)
     (_, _), gradients = objective(dataclasses.replace(METHOD, **fields))

@@ -112,6 +112,7 @@ def test_the_pace_is_the_grouping_s():
     assert seen[:6] == [1, 3, 5, 9, 13, 17] and seen[6] == 18
 
 
+@pytest.mark.slow
 def test_a_model_chooses_anew_where_lines_end():
     own = decoded(OWN_NUMBER)
     np.testing.assert_array_equal(own.speeds_BL[:, 0], own.own_speeds_B)

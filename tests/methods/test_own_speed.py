@@ -78,6 +78,7 @@ def decoded(numbers, **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_question_that_asks_for_it_is_told_what_the_model_chose():
     own = decoded([OWN_NUMBER] * len(IDS))
     assert set(own.own_speeds_B) <= {1.0, 2.0, 4.0} and len(set(own.own_speeds_B)) > 1

@@ -172,6 +172,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward_by_enumeration(alone
     assert np.abs(actual["second_kernel"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_choice_is_clipped_and_held_as_any_action_is():
     """One term a rollout: its ratio, its clipping and its divergence from the first policy."""
     graph, parameters = chooser()

@@ -143,6 +143,7 @@ def test_a_chain_in_a_tree_is_that_chain_alone():
             np.testing.assert_allclose(np.asarray(alone[kind])[:, 0][mask], expected[mask], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_chains_of_a_row_do_not_see_each_other_and_see_what_is_before_them():
     """By gradients with respect to what is fed: latent `i` of a chain moves what comes after it in that chain only."""
     batch = batch_of(rollouts())
