@@ -371,7 +371,7 @@ def test_help_of_every_program(program, capsys):
     own = [field.name for field in dataclasses.fields(module.Flags)] if hasattr(module, "Flags") else []
     for name in ("config" if program in TAKE_A_CONFIG else "workdir", *own):
         assert f"\n  --{name}=" in printed
-    assert "\n  --config.stages.<stage>.rows=16\n      packed rows in one optimizer step, over all devices" in printed
+    assert "\n  --config.stages.<stage>.rows=16\n      Packed rows in one optimizer step, over all devices" in printed
 
 
 TAKE_A_CONFIG = ("train", "import_published", "plan")
