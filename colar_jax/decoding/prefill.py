@@ -75,29 +75,28 @@ def prefill(
 
 def embed_questions(model: Reasoner, prompts: PackedPrompts, dtype) -> jax.Array:
     """What the model is fed of questions in rows, `[R, S, D]`: their tokens, and what it is told of the speed."""
-    positions_RS = jnp.broadcast_to(jnp.arange(prompts.token_ids_RS.shape[1]), prompts.token_ids_RS.shape)
-    ones_RS = jnp.ones(prompts.token_ids_RS.shape, jnp.float32)
-    embeds_RSD = model.embed_positions(prompts.token_ids_RS, positions_RS, ones_RS, dtype)
-    return _with_speeds(model, embeds_RSD, prompts)
+    embeds_RSD = model.llama.embed(prompts.token_ids_RS, dtype)
+    return with_speeds(model, embeds_RSD, _last_slots(prompts, prompts.lengths_C), prompts.speeds_C)
 
 
-def with_speeds(model: Reasoner, embeds_RPD, lengths_R, speeds_R):
-    """Questions, one a row, with what the last position of each is told of the speed: `Told.number`, `[R]`."""
-    if not hasattr(model, SPEED):
-        return embeds_RPD
-    told_RD = told_at_opening(model, speeds_R).astype(embeds_RPD.dtype)
-    return embeds_RPD.at[jnp.arange(len(lengths_R)), lengths_R - 1].add(told_RD)
+def with_speeds(model: Reasoner, embeds_RSD, last_slots_C, speeds_C):
+    """The embeddings with what each question's last separator is told of the speed, where the model takes a number.
 
-
-def _with_speeds(model: Reasoner, embeds_RSD, prompts: PackedPrompts):
-    """The embeddings with what each question's last separator is told of the speed, where the model takes a number."""
+    Args:
+        last_slots_C: where the separators are in the flattened rows.
+        speeds_C: `Told.number`.
+    """
     if not hasattr(model, SPEED):
         return embeds_RSD
-    if prompts.speeds_C is None:
+    if speeds_C is None:
         raise ValueError("the model is told its speed as a number, and these prompts have none: pack `Prompt`s")
-    told_CD = told_at_opening(model, prompts.speeds_C).astype(embeds_RSD.dtype)
-    last_C = _last_slots(prompts, prompts.lengths_C)
-    return _flat(embeds_RSD).at[last_C].add(told_CD).reshape(embeds_RSD.shape)
+    told_CD = told_at_opening(model, speeds_C).astype(embeds_RSD.dtype)
+    return _flat(embeds_RSD).at[last_slots_C].add(told_CD).reshape(embeds_RSD.shape)
+
+
+def last_slots(lengths_R, row_size: int):
+    """Where the last token of each of `R` questions is in the flattened rows, one question a row, `[R]`."""
+    return jnp.arange(len(lengths_R)) * row_size + lengths_R - 1
 
 
 def _last_slots(prompts: PackedPrompts, lengths_C):

@@ -25,7 +25,7 @@ from colar_jax.settings import DecodeConfig, ModelConfig
 from colar_jax.settings.checks import one_of, require
 from colar_jax.settings.on_resume import binding
 from colar_jax.settings.speeds import TIMELINES, parse_trained_speeds, require_decimals
-from colar_jax.weights.speed_file import load_speed_embedding, save_speed_embedding
+from colar_jax.weights.speed_embedding_file import load_speed_embedding, save_speed_embedding
 
 
 def colar_loss(model, batch, keys_B, counts: Counts, colar: "Colar", compute):

@@ -14,11 +14,10 @@ import numpy as np
 
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.loader import Batches
-from colar_jax.data.packing import Batch
 from colar_jax.methods.coconut import Coconut, CoconutCounts, count_labels
 from colar_jax.methods.codi import Codi, CodiCounts, count_supervised
 from colar_jax.methods.colar import Colar
-from colar_jax.methods.method import Counts, count
+from colar_jax.methods.method import Counts, Method, count
 from colar_jax.methods.thinking.group_spelling import SpelledGroups, SpelledLoader
 from colar_jax.methods.thinking.spelling import (
     STEP_DECODER,
@@ -38,16 +37,28 @@ from colar_jax.settings.checks import one_of, require
 from colar_jax.settings.on_resume import binding
 
 
-def _check_spelling(method) -> None:
-    require(method.spelling_weight >= 0, f"{method.group}.spelling_weight={method.spelling_weight} is negative")
-    one_of(f"{method.group}.spelled_tokens", method.spelled_tokens, ("mean", "sum"))
+@dataclasses.dataclass(frozen=True)
+class _SpellsSteps(Method):
+    """What SIM-CoT adds to a host: the decoder, and how it reads."""
 
+    spelling_weight: float = 1.0  # of the decoder's loss
+    spelled_tokens: str = "mean"  # of the cross-entropies of a text's tokens: mean, or sum
+    shared_embedding: bool = binding(True, before=False)  # the decoder reads by the model's embedding, not by its own
 
-def _spelled(method, model, latents_BXD, batch: Spelling, counts, compute: Execution):
-    """The decoder's loss, weighted, and metrics."""
-    how = HowSpelled(method.spelled_tokens, method.shared_embedding)
-    loss, metrics = spelling_loss(model, latents_BXD, batch, counts.texts, compute, how)
-    return method.spelling_weight * loss, metrics
+    def __post_init__(self):
+        super().__post_init__()  # the host's
+        require(self.spelling_weight >= 0, f"{self.group}.spelling_weight={self.spelling_weight} is negative")
+        one_of(f"{self.group}.spelled_tokens", self.spelled_tokens, ("mean", "sum"))
+
+    @property
+    def modules(self) -> dict[str, OwnModule]:
+        return super().modules | {STEP_DECODER: STEP_DECODER_MODULE}
+
+    def _spelled(self, model, latents_BXD, batch: Spelling, counts, compute: Execution):
+        """The decoder's loss, weighted, and metrics."""
+        how = HowSpelled(self.spelled_tokens, self.shared_embedding)
+        loss, metrics = spelling_loss(model, latents_BXD, batch, counts.texts, compute, how)
+        return self.spelling_weight * loss, metrics
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +70,7 @@ class SimCoconutCounts(CoconutCounts):
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCoconut(Coconut):
+class SimCoconut(_SpellsSteps, Coconut):
     """SIM-CoT on Coconut: the latents that replaced a step are read as that step.
 
     Those of the last stage are read as all steps from theirs on; those of a step that an example does not have, as its
@@ -69,18 +80,8 @@ class SimCoconut(Coconut):
     group = "sim_coconut"
     trains = (*Coconut.trains, STEP_DECODER)
 
-    spelling_weight: float = 1.0  # of the decoder's loss
     # Of a text's tokens, the mean of their cross-entropies or the sum: on Coconut its authors' code has the sum.
     spelled_tokens: str = binding("sum", before="mean")
-    shared_embedding: bool = binding(True, before=False)  # the decoder reads by the model's embedding, not by its own
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_spelling(self)
-
-    @property
-    def modules(self) -> dict[str, OwnModule]:
-        return super().modules | {STEP_DECODER: STEP_DECODER_MODULE}
 
     def form(self, encoded: EncodedProblems) -> Form:
         return SpellingForm(super().form(encoded), self._texts, self._most_tokens(encoded), self.max_latents)
@@ -110,7 +111,7 @@ class SimCoconut(Coconut):
 
     def further_loss(self, model, latents, batch: SpelledThoughts, counts: SimCoconutCounts, compute: Execution):
         B, L, E, D = latents.fed_BLED.shape
-        loss, metrics = _spelled(self, model, latents.fed_BLED.reshape(B, L * E, D), batch, counts, compute)
+        loss, metrics = self._spelled(model, latents.fed_BLED.reshape(B, L * E, D), batch, counts, compute)
         return loss, metrics | spread_of_latents(model, latents.fed_BLED, batch.num_latents_BE)
 
 
@@ -123,7 +124,7 @@ class SimCodiCounts(CodiCounts):
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCodi(Codi):
+class SimCodi(_SpellsSteps, Codi):
     """SIM-CoT on CODI: latent k is read as step k of the teacher's chain; the last one as all that are left.
 
     There is one latent more than are fed, which exists for this alone: what would follow the last. A chain with fewer
@@ -133,18 +134,6 @@ class SimCodi(Codi):
     group = "sim_codi"
     trains = (*Codi.trains, STEP_DECODER)
     old_names = {}
-
-    spelling_weight: float = 1.0  # of the decoder's loss
-    spelled_tokens: str = "mean"  # of the cross-entropies of a text's tokens: mean, or sum
-    shared_embedding: bool = binding(True, before=False)  # the decoder reads by the model's embedding, not by its own
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_spelling(self)
-
-    @property
-    def modules(self) -> dict[str, OwnModule]:
-        return super().modules | {STEP_DECODER: STEP_DECODER_MODULE}
 
     def form(self, encoded: EncodedProblems) -> Form:
         return SpellingForm(super().form(encoded), self._texts, self._most_tokens(encoded), self.num_latents + 1)
@@ -169,7 +158,7 @@ class SimCodi(Codi):
         following_B1ED = self.project(model, latents.last_hidden_BED)[:, None]
         B, L, E, D = latents.fed_BLED.shape
         all_BXD = jnp.concatenate([latents.fed_BLED, following_B1ED], axis=1).reshape(B, (L + 1) * E, D)
-        loss, metrics = _spelled(self, model, all_BXD, batch, counts, compute)
+        loss, metrics = self._spelled(model, all_BXD, batch, counts, compute)
         return loss, metrics | spread_of_latents(model, latents.fed_BLED, batch.num_latents_BE)
 
 
@@ -182,23 +171,11 @@ class SimColarCounts(Counts):
 
 
 @dataclasses.dataclass(frozen=True)
-class SimColar(Colar):
+class SimColar(_SpellsSteps, Colar):
     """The same on CoLaR: a predicted latent is read as the tokens of its group."""
 
     group = "sim_colar"
     trains = (*Colar.trains, STEP_DECODER)
-
-    spelling_weight: float = 1.0  # of the decoder's loss
-    spelled_tokens: str = "mean"  # of the cross-entropies of a text's tokens: mean, or sum
-    shared_embedding: bool = binding(True, before=False)  # the decoder reads by the model's embedding, not by its own
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_spelling(self)
-
-    @property
-    def modules(self) -> dict[str, OwnModule]:
-        return super().modules | {STEP_DECODER: STEP_DECODER_MODULE}
 
     def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> Batches:
         return SpelledLoader(encoded, self.recipe, seed=seed, rows=rows, row_positions=row_positions)
@@ -206,7 +183,6 @@ class SimColar(Colar):
     def count(self, batch: SpelledGroups) -> SimColarCounts:
         return SimColarCounts(**vars(count(batch)), texts=num_spelled(batch))
 
-    def further_loss(self, model, predicted, noise_BMD, batch: Batch, counts: SimColarCounts, compute: Execution):
-        assert isinstance(batch, Spelling)
+    def further_loss(self, model, predicted, noise_BMD, batch: SpelledGroups, counts, compute: Execution):
         latents_BMD = predicted.sample(noise_BMD) * model.latent_head.embed_std[...]
-        return _spelled(self, model, latents_BMD.astype(compute.dtype), batch, counts, compute)
+        return self._spelled(model, latents_BMD.astype(compute.dtype), batch, counts, compute)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from colar_jax.config import DecodeConfig
 from colar_jax.decoding.decoder import dropout_keys
 from colar_jax.decoding.khot import KhotLatents, mixed
-from colar_jax.decoding.prefill import with_speeds
+from colar_jax.decoding.prefill import last_slots, with_speeds
 from colar_jax.decoding.thinking import Determined, latent_log_prob
 from colar_jax.model.execution import Execution
 from colar_jax.model.latent_head import Gaussian
@@ -156,7 +156,8 @@ def _embed(model: Reasoner, batch: TreeBatch, separator_id: int, dtype):
     latents_BGTD = jnp.pad(latents_BGLD, ((0, 0), (0, 0), (0, A), (0, 0)))
     branches_BGTD = jnp.where((after_BGT < 0)[..., None], latents_BGTD, model.llama.embed(token_BGT, dtype))
     prompts_BPD = model.llama.embed(batch.prompt_ids_BP, dtype)
-    prompts_BPD = with_speeds(model, prompts_BPD, batch.prompt_lengths_B, batch.speeds_B)
+    last_B = last_slots(batch.prompt_lengths_B, prompts_BPD.shape[1])
+    prompts_BPD = with_speeds(model, prompts_BPD, last_B, batch.speeds_B)
     return jnp.concatenate([prompts_BPD, branches_BGTD.reshape(B, G * (L + A), -1)], axis=1)
 
 

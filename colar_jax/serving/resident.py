@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from colar_jax.decoding.own_speeds import own_speeds
-from colar_jax.decoding.prefill import with_speeds
+from colar_jax.decoding.prefill import last_slots, with_speeds
 from colar_jax.engine import Engine
 from colar_jax.model.execution import Execution
 from colar_jax.model.reasoner import Reasoner
@@ -140,7 +140,8 @@ class SlotPrograms:
         )
         own_R = jnp.zeros_like(told_R) if own is None else own[0]
         wish = dataclasses.replace(wish, speed_number_B=jnp.where(own_R > 0, own_R, told_R))
-        hidden_RD, caches = read(with_speeds(model, embeds_RPD, lengths_R, wish.speed_number_B), lengths_R)
+        last_R = last_slots(lengths_R, ids_RP.shape[1])
+        hidden_RD, caches = read(with_speeds(model, embeds_RPD, last_R, wish.speed_number_B), lengths_R)
         zeros_R = jnp.zeros_like(lengths_R)
         separator_RD = model.llama.embed(zeros_R + self._ways.separator_id, embeds_RPD.dtype)
         thinks = self._ways.max_thoughts > 0

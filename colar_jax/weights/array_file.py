@@ -1,12 +1,22 @@
-"""Small safetensors files of what stands beside a language model: heads, projections."""
+"""Small safetensors files of what stands beside a language model: heads, projections.
 
+A leaf is known by its path in our parameters and by a name in the file. Leaves are matrices and vectors; files keep
+linear weights `[out, in]`, as PyTorch does, and we `[in, out]`.
+"""
+
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from colar_jax.errors import UserError
+from colar_jax.parallel.sharding import Tree
+
+# Paths in our parameters -> names in the file.
+Names = Mapping[tuple[str, ...], str]
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -17,3 +27,34 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): copy it again") from error
+
+
+def by_names(tree: Tree, names: Names) -> dict[str, np.ndarray]:
+    """The leaves of a tree that have names, float32, as the file keeps them."""
+    flat = traverse_util.flatten_dict(tree)
+    return {name: _turned(flat[path]) for path, name in names.items()}
+
+
+def by_paths(arrays: Mapping[str, np.ndarray], names: Names) -> Tree:
+    """The inverse of `by_names`."""
+    return traverse_util.unflatten_dict({path: _turned(arrays[name]) for path, name in names.items()})
+
+
+def _turned(array) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(array, np.float32).T)
+
+
+def other_arrays(arrays: Mapping[str, np.ndarray], names: Iterable[str], what: str) -> list[str]:
+    """One line for each array that is missing, and for each that is none of `what`."""
+    names = list(names)
+    missing = [f"{name} is missing" for name in names if name not in arrays]
+    return missing + [f"{name} is not part of {what}" for name in arrays if name not in names]
+
+
+def other_shapes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """One line for each array that is not of its shape."""
+    return [
+        f"{name} has shape {arrays[name].shape}, expected {shape}"
+        for name, shape in shapes.items()
+        if arrays[name].shape != shape
+    ]

@@ -16,7 +16,7 @@ from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.parallel.sharding import Tree
-from colar_jax.weights.array_file import read_arrays
+from colar_jax.weights.array_file import by_names, by_paths, other_arrays, other_shapes, read_arrays
 from colar_jax.weights.hf_fields import FLAG, POSITIVE, SIZE, Kind
 from colar_jax.weights.safetensors_io import write_arrays
 
@@ -44,15 +44,7 @@ _NAMES = {
 
 def to_published(latent_head: Tree) -> dict[str, np.ndarray]:
     """The head's arrays, float32, by their published names."""
-
-    def leaf(path):
-        node = latent_head
-        for name in path:
-            node = node[name]
-        value = np.asarray(node, np.float32)
-        return np.ascontiguousarray(value.T) if path[-1] == "kernel" else value
-
-    return {name: leaf(path) for path, name in _NAMES.items()}
+    return by_names(latent_head, _NAMES)
 
 
 def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: str) -> Tree:
@@ -61,26 +53,13 @@ def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: s
     Raises:
         UserError: arrays are missing, unknown, or do not fit each other; names them all and `source`.
     """
-    problems = [f"{name} is missing" for name in _NAMES.values() if name not in arrays]
-    problems += [f"{name} is not part of a latent head" for name in arrays if name not in _NAMES.values()]
+    problems = other_arrays(arrays, _NAMES.values(), "a latent head")
     if not problems:
         hidden, inner = arrays["mean.weight"].shape[0], arrays["fc.0.weight"].shape[0]
-        shapes = _shapes(hidden, inner)
-        problems = [
-            f"{name} has shape {arrays[name].shape}, expected {shape}"
-            for name, shape in shapes.items()
-            if arrays[name].shape != shape
-        ]
+        problems = other_shapes(arrays, _shapes(hidden, inner))
     if problems:
         raise UserError(f"{source} holds no latent head that fits: {'; '.join(problems)}")
-    head: Tree = {}
-    for path, name in _NAMES.items():
-        node = head
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        value = np.asarray(arrays[name], np.float32)
-        node[path[-1]] = np.ascontiguousarray(value.T) if path[-1] == "kernel" else value
-    return head | {"embed_std": np.float32(embed_std)}
+    return by_paths(arrays, _NAMES) | {"embed_std": np.float32(embed_std)}
 
 
 def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path) -> None:

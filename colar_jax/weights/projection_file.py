@@ -8,12 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.model.projection import ProjectionConfig
-from colar_jax.weights.array_file import read_arrays
+from colar_jax.parallel.sharding import Tree
+from colar_jax.weights.array_file import by_names, by_paths, read_arrays
 from colar_jax.weights.safetensors_io import write_arrays
 
 PROJECTION_WEIGHTS_FILE = "projection.safetensors"
@@ -32,38 +31,27 @@ _NAMES = {
 
 def save_projection(projection: dict[str, Any], config: ProjectionConfig, folder: Path) -> None:
     """Write `projection.safetensors` (float32) and `projection.json` into `folder`."""
-    arrays = {}
-    for path, name in _NAMES.items():
-        if path[0].startswith("norm") and not config.layer_norm:
-            continue
-        node: Any = projection
-        for part in path:
-            node = node[part]
-        value = np.asarray(node, np.float32)
-        arrays[name] = np.ascontiguousarray(value.T) if path[-1] == "kernel" else value
-    write_arrays(arrays, folder / PROJECTION_WEIGHTS_FILE)
+    write_arrays(by_names(projection, _names(config)), folder / PROJECTION_WEIGHTS_FILE)
     (folder / PROJECTION_CONFIG_FILE).write_text(
         json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8"
     )
 
 
-def load_projection(config: ProjectionConfig, folder: Path) -> dict[str, Any]:
+def load_projection(config: ProjectionConfig, folder: Path) -> Tree:
     """The parameters that `save_projection` wrote. UserError where they are not there, or not of these sizes."""
-    path = folder / PROJECTION_WEIGHTS_FILE
-    arrays, projection = read_arrays(path), {}
-    for place, name in _NAMES.items():
-        if place[0].startswith("norm") and not config.layer_norm:
-            continue
+    path, names = folder / PROJECTION_WEIGHTS_FILE, _names(config)
+    arrays = read_arrays(path)
+    for name in names.values():
         if name not in arrays:
             raise UserError(f"{path} has no {name!r}: it is no projection of CODI, or not with these settings")
-        node = projection
-        for part in place[:-1]:
-            node = node.setdefault(part, {})
-        value = arrays[name].astype(np.float32)
-        node[place[-1]] = np.ascontiguousarray(value.T) if place[-1] == "kernel" else value
+    projection = by_paths(arrays, names)
     if (size := projection["first"]["kernel"].shape[1]) != config.intermediate_size:
         raise UserError(f"{path} has {size} hidden units, and thinking.json says {config.intermediate_size}")
     return projection
+
+
+def _names(config: ProjectionConfig) -> dict[tuple[str, ...], str]:
+    return {path: name for path, name in _NAMES.items() if config.layer_norm or not path[0].startswith("norm")}
 
 
 def projection_sizes(folder: Path) -> ProjectionConfig:

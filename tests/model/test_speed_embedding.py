@@ -19,7 +19,7 @@ from colar_jax.methods.colar import Colar, objective_with_noise
 from colar_jax.methods.method import count, decode_limits
 from colar_jax.model.latent_head import LatentHead
 from colar_jax.model.speed_embedding import SpeedEmbeddingConfig
-from colar_jax.weights.speed_file import load_speed_embedding, save_speed_embedding
+from colar_jax.weights.speed_embedding_file import load_speed_embedding, save_speed_embedding
 
 
 def added(numbers, **options):
