@@ -10,7 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colar_jax.decoding.loops import AnsweringState, DecodeLimits, Loop, ThinkingState
+from colar_jax.decoding.loops import (
+    ANSWER_KEYS,
+    DROPOUT_KEYS,
+    SPEED_KEYS,
+    THOUGHT_KEYS,
+    AnsweringState,
+    DecodeLimits,
+    Loop,
+    ThinkingState,
+)
 from colar_jax.decoding.pacing import first_pace, following_speeds
 from colar_jax.decoding.prefill import Feeder, prefill
 from colar_jax.decoding.prompt_rows import PackedPrompts
@@ -58,7 +67,7 @@ def decode(
     """
     num_rollouts = prompts.lengths_C.shape[0] * limits.num_rollouts
     assert keys_B.shape == (num_rollouts,), (keys_B.shape, num_rollouts)
-    keys_C = _fold_in(keys_B[:: limits.num_rollouts], 3) if limits.draws_speed else None
+    keys_C = _fold_in(keys_B[:: limits.num_rollouts], SPEED_KEYS) if limits.draws_speed else None
     prefilled = prefill(model, prompts, limits, compute, keys_C)
     feeder = Feeder.of(model, prefilled, compute, dropout_keys(keys_B) if limits.drops_out else None)
     with jax.named_scope("think"):
@@ -86,7 +95,7 @@ def decode(
 
 def dropout_keys(keys_B):
     """The keys of rollouts' dropout, from the rollouts' own, `[B]` or of any shape."""
-    return fold_each(keys_B, 2)  # thoughts have 0, answers 1, and the speed of a question 3
+    return fold_each(keys_B, DROPOUT_KEYS)
 
 
 def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) -> Loop:
@@ -96,7 +105,7 @@ def thinking_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) ->
     model, hidden_BD = feeder.model, feeder.prefilled.hidden_BD
     num_rollouts, limit = hidden_BD.shape[0], limits.max_thoughts
     cut_at = limit if limits.cut_at is None else limits.cut_at
-    keys_B = _fold_in(keys_B, 0)
+    keys_B = _fold_in(keys_B, THOUGHT_KEYS)
 
     def goes_on(state: ThinkingState):
         return feeder.compute.anyone((state.step < cut_at) & ~jnp.all(state.done_B))
@@ -167,7 +176,7 @@ def answering_loop(feeder: Feeder, suffix: Suffix, before_B, keys_B, limits: Dec
     """
     model, dtype = feeder.model, jnp.dtype(feeder.compute.dtype)
     num_rollouts, limit = before_B.shape[0], limits.max_answer_tokens
-    keys_B, everyone_B = _fold_in(keys_B, 1), jnp.ones(before_B.shape[0], bool)
+    keys_B, everyone_B = _fold_in(keys_B, ANSWER_KEYS), jnp.ones(before_B.shape[0], bool)
 
     def goes_on(state: AnsweringState):
         return feeder.compute.anyone((state.step < limit) & ~jnp.all(state.done_B))

@@ -10,6 +10,9 @@ from colar_jax.decoding.thinking import Thought
 from colar_jax.model.cache import Suffix
 from colar_jax.model.timeline import VaryingSpeed
 
+# What is folded into a rollout's key for each of the things that are drawn by it.
+THOUGHT_KEYS, ANSWER_KEYS, DROPOUT_KEYS, SPEED_KEYS = range(4)
+
 
 @dataclasses.dataclass(frozen=True)
 class DecodeLimits:

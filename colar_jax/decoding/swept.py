@@ -8,7 +8,7 @@ runs all `L` positions in one pass and makes each thought anew of what the pass 
 import jax
 import jax.numpy as jnp
 
-from colar_jax.decoding.loops import DecodeLimits, Loop, ThinkingState
+from colar_jax.decoding.loops import THOUGHT_KEYS, DecodeLimits, Loop, ThinkingState
 from colar_jax.decoding.prefill import Feeder
 from colar_jax.decoding.thinking import Think, Thought
 
@@ -20,7 +20,7 @@ def swept_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) -> Lo
     """
     model, first_BD = feeder.model, feeder.prefilled.hidden_BD
     num_rollouts, count = first_BD.shape[0], limits.max_thoughts
-    keys_BL = _keys(_keys(keys_B, 0), jnp.arange(count))
+    keys_BL = _keys(_keys(keys_B, THOUGHT_KEYS), jnp.arange(count))
     room = count + limits.max_answer_tokens
 
     def thoughts_after(hidden_BLD) -> Thought:
@@ -47,7 +47,7 @@ def swept_loop(feeder: Feeder, keys_B, think: Think, limits: DecodeLimits) -> Lo
     ended = ThinkingState(
         step=jnp.int32(count),
         suffix=suffix,
-        next=think(model, hidden_BLD[:, -1], _keys(_keys(keys_B, 0), count)),
+        next=think(model, hidden_BLD[:, -1], _keys(_keys(keys_B, THOUGHT_KEYS), count)),
         done_B=everyone_B,
         num_thoughts_B=jnp.full(num_rollouts, count, jnp.int32),
         records=thoughts.record,

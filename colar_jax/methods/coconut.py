@@ -130,7 +130,7 @@ class Coconut(Method):
             self.latents_per_stage,
             self.epochs_per_stage,
             self.final_stage,
-            self.reset_optimizer,
+            resets_optimizer=self.reset_optimizer,
             uniform_probability=self.uniform_probability,
             pads_latents=self.pad_latents,
             resets_each_epoch=self.reset_each_epoch,

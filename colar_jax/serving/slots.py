@@ -13,6 +13,7 @@ import enum
 import jax
 import jax.numpy as jnp
 
+from colar_jax.decoding.loops import ANSWER_KEYS, THOUGHT_KEYS
 from colar_jax.decoding.sampling import greedy_token, sampled_token
 from colar_jax.model.cache import LayerCache
 from colar_jax.model.reasoner import Reasoner
@@ -156,7 +157,7 @@ def _sampled(model: Reasoner, hidden_BD, course: Course, wish: Wish, ways: Trace
         key, hidden_1D = jax.random.fold_in(jax.random.key(seed), index), hidden_D[None]
         of_thought, of_token = (
             jax.random.fold_in(jax.random.fold_in(key, part), count)[None]
-            for part, count in ((0, num_thoughts), (1, num_tokens))
+            for part, count in ((THOUGHT_KEYS, num_thoughts), (ANSWER_KEYS, num_tokens))
         )
         thought = ways.sampled_thought(model, hidden_1D, of_thought, temperature, top_p)
         token = sampled_token(of_token, model.llama.logits(hidden_1D), temperature, top_p)

@@ -1,7 +1,9 @@
 """What disappears from an example's reasoning as training goes on: a pure function of the epoch, as a real number."""
 
+import abc
 import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,8 +18,26 @@ class Phase:
     num_latents: int  # that stand in their place
 
 
+class Schedule(abc.ABC):
+    """What holds when. Its constants are those of a schedule without stages; others say them as fields."""
+
+    unit: str  # of what is removed: token, or step
+    resets_optimizer: ClassVar[bool] = False  # when a phase begins
+    resets_each_epoch: ClassVar[bool] = False
+    uniform_probability: ClassVar[float] = 0.0  # how often an example is in a stage drawn from 0 to its number of steps
+    num_epochs: ClassVar[float] = 0.0  # the epoch from which on nothing changes
+
+    @abc.abstractmethod
+    def phase(self, epoch: float) -> Phase:
+        """What holds at `epoch`."""
+
+    def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
+        """What holds for an example of so many steps in a phase; `rng` is its own, of this epoch."""
+        return phase
+
+
 @dataclasses.dataclass(frozen=True)
-class TokenRemoval:
+class TokenRemoval(Schedule):
     """iCoT: one more token (or step) is gone every `1 / removed_per_epoch` epochs, until all are."""
 
     unit: str  # token, or step
@@ -26,52 +46,46 @@ class TokenRemoval:
     last: int  # when so many are to be removed, all are
     smoothing: float = 0.0
     resets_optimizer: bool = False
-    uniform_probability: float = 0.0
-    resets_each_epoch: bool = False
 
     @property
     def num_epochs(self) -> float:
-        """The epoch from which on nothing changes."""
         return max(self.last - self.removed_at_start, 0) / self.removed_per_epoch
 
     def phase(self, epoch: float) -> Phase:
-        """What holds at `epoch`."""
         removed = self.removed_at_start + math.floor(epoch * self.removed_per_epoch + 1e-9)
         return Phase(EVERYTHING if removed >= self.last else removed, 0)
 
     def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
-        """What holds for an example in a phase: removal smoothing takes more from some."""
+        """Removal smoothing takes more from some examples."""
         if not self.smoothing or phase.removed == EVERYTHING:
             return phase
         return dataclasses.replace(phase, removed=phase.removed + extra_removed(self.smoothing, rng.random()))
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentStages:
+class LatentStages(Schedule):
     """Coconut: in stage s (from 1) the first s steps are gone and `s * latents_per_stage` latents are there."""
+
+    unit: ClassVar[str] = "step"
 
     num_stages: int
     latents_per_stage: int
     epochs_per_stage: float
     final_stage: bool  # whether one more stage, without any step, comes after them
     resets_optimizer: bool = False
-    unit: str = "step"
-    smoothing: float = 0.0
-    uniform_probability: float = 0.0  # how often an example is in a stage drawn from 0 to its number of steps
-    pads_latents: bool = True  # False: an example without steps left has latents for the steps that it had, no more
     resets_each_epoch: bool = False
+    uniform_probability: float = 0.0
+    pads_latents: bool = True  # False: an example without steps left has latents for the steps that it had, no more
 
     @property
     def num_epochs(self) -> float:
-        """The epoch from which on nothing changes."""
         return (self.num_stages - 1 + self.final_stage) * self.epochs_per_stage
 
     def phase(self, epoch: float) -> Phase:
-        """What holds at `epoch`; n epochs a stage are n epochs."""
+        """N epochs a stage are n epochs."""
         return self._of_stage(1 + math.floor(epoch / self.epochs_per_stage + 1e-9))
 
     def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
-        """What holds for an example of so many steps in a phase; `rng` is its own, of this epoch."""
         if self.uniform_probability and rng.random() < self.uniform_probability:
             phase = self._of_stage(int(rng.integers(num_steps + 1)))
         if phase.removed == EVERYTHING and not self.pads_latents:
@@ -85,24 +99,15 @@ class LatentStages:
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class Constant(Schedule):
     """No schedule: the same phase from the first step to the last."""
 
+    unit: ClassVar[str] = "step"
+
     only: Phase
-    unit: str = "step"
-    smoothing: float = 0.0
-    resets_optimizer: bool = False
-    num_epochs: float = 0.0
-    uniform_probability: float = 0.0
-    resets_each_epoch: bool = False
 
     def phase(self, epoch: float) -> Phase:
-        """What holds at any epoch."""
         return self.only
-
-    def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
-        """What holds for any example."""
-        return phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +118,7 @@ class LatentsByStep(Constant):
     per_step: int = 1
 
     def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
-        """What holds for an example of so many steps."""
         return dataclasses.replace(phase, num_latents=min(phase.num_latents, self.base + self.per_step * num_steps))
-
-
-Schedule = TokenRemoval | LatentStages | Constant
 
 
 def extra_removed(smoothing: float, uniform: float) -> int:
