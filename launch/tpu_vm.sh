@@ -178,10 +178,16 @@ exit_status() {
     on_workers 0 'cat ~/train.status 2>/dev/null || true'
 }
 
+# A status of any worker with which it is not to be started again; nothing where there is none.
+failure() {
+    # shellcheck disable=SC2016 # the worker expands it
+    on_workers all 'case $(cat ~/train.status 2>/dev/null) in 0 | 75 | 143 | "") ;; *) cat ~/train.status ;; esac'
+}
+
 # Until the training ends. 143 (SIGTERM) and 75 (another worker was lost) mean: saved, start again; but not for ever where
 # a worker is lost as soon as it has started.
 watch() {
-    local ended still since=$SECONDS lost_early=0
+    local ended still of_another since=$SECONDS lost_early=0
     while true; do
         if [ "$(state)" != READY ]; then
             echo "the slice $NAME is gone, or cannot be asked: making it again where it is not there" >&2
@@ -192,6 +198,8 @@ watch() {
                 0) echo "training has ended"; return ;;
                 75 | 143) # not before all workers have ended: one that still runs would be missing then
                     if still=$(running all) && [ -z "$still" ]; then
+                        of_another=$(failure) || of_another=
+                        [ -z "$of_another" ] || give_up "training ended with status $of_another on one of the workers"
                         if [ "$ended" = 75 ] && [ $((SECONDS - since)) -lt 600 ]; then
                             lost_early=$((lost_early + 1))
                         else

@@ -96,9 +96,11 @@ def _build_stage(value: Any, path: str) -> StageConfig:
                 f"{path}.{other.group}: the stage's method is {name!r}, and {shown}; take {path}.{other.group} out, or "
                 f"set {path}.method"
             )
+    unread = unread_by(settings.get("trainer", StageConfig.trainer))
     for key in settings:
         if key not in fields:
-            raise UserError(f"{path}.{key} is no setting.{what_is_meant(f'{path}.{key}', fields)}")
+            beside = [field for field in fields if field not in unread]
+            raise UserError(f"{path}.{key} is no setting.{what_is_meant(f'{path}.{key}', beside)}")
     settings = _without_unread(settings, path)
     bound = _build(kind, own, f"{path}.{kind.group}")
     built = {key: _build(hints[key], item, f"{path}.{key}") for key, item in settings.items()}

@@ -23,6 +23,7 @@ of another type or out of range. Every program prints this list, and its own fla
 
 A stage has the settings of its own method (`latent` belongs to colar, `khot` to colar_khot, the others to the
 method of their name) and, where its trainer is `grpo`, those under `rl`; settings of another method are refused.
+Such a stage has no `rows` and `row_positions`: its rows are rollouts (`rl.minibatch_size`).
 
 What may change when a run goes on from its checkpoint is in the column *on resume*: settings marked *free* may; those
 marked *ask* may with `--accept_changes`; *RL* belong to a stage that is trained by rewards, and are free in others; the

@@ -59,7 +59,7 @@ class StageConfig:
     init_from: str = ""  # a stage of this run or a stage folder of another; empty: the stage before, else random
     steps: int = adjustable(0)  # optimizer steps; 0: use `epochs`
     epochs: float = adjustable(1.0)  # passes over the training set (of RL: rl.questions_per_epoch)
-    # Packed rows in one optimizer step, over all devices; computed with empty ones where they do not divide by these.
+    # Packed rows in one optimizer step, over all devices; with empty ones where the devices do not divide them.
     rows: int = adjustable(16)
     # Positions in a row (of icot, coconut and codi: about); longer examples are left out, and counted.
     row_positions: int = adjustable(256)

@@ -48,6 +48,10 @@ class Thinking:
     changes_speed: bool = False  # whether the model may change the speed that it chose where lines end
     way: str = ""  # how an exported folder thinks in latents like this (`exchange.ways`); empty: none can
 
+    def __post_init__(self):
+        if not self.max_thoughts:
+            object.__setattr__(self, "in_words", False)  # there are none
+
     @property
     def in_latents(self) -> bool:
         """Whether there are thoughts to look into."""
@@ -196,7 +200,7 @@ class Method(abc.ABC):
 def word_thinking(decode: DecodeConfig, separator_id: int, *, greedy: bool, max_thoughts: int) -> Thinking:
     """Words as thoughts, at most `max_thoughts`; 0: the answer follows at once."""
     think = word_thinker(separator_id, greedy=greedy, temperature=decode.stop_temperature, top_p=decode.top_p)
-    return Thinking(think, max_thoughts=max_thoughts, in_words=max_thoughts > 0)
+    return Thinking(think, max_thoughts=max_thoughts, in_words=True)
 
 
 def objection_to(rl: Any, idle: dict[str, tuple[str, ...]]) -> str:

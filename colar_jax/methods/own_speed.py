@@ -125,7 +125,7 @@ class OwnSpeed(Method):
     learns: str = "choice"
 
     def __post_init__(self):
-        speeds = parse_speeds(self.grid, "own_speed.grid")
+        speeds = parse_speeds(self.grid, f"own_speed.grid={self.grid!r}")
         require(
             len(speeds) > 1 and "auto" not in speeds and list(speeds) == sorted(set(speeds)),
             f"own_speed.grid={self.grid!r}: list at least two numbers that rise, as in 1,2,4",

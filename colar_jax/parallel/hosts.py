@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 # The exit status after a process was lost; also jax's own way to end, a fatal error, is not 0.
 LOST_PEER = 75  # EX_TEMPFAIL: try again
+# The exit status after a fault of this process alone. It is the higher one, for srun returns the highest of all
+# processes' statuses.
+OWN_FAULT = 78
 # What XLA says of a process's own computation, whatever the others do.
 _OF_ITS_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
@@ -56,7 +59,7 @@ def initialize(settings: ParallelConfig) -> None:
         ) from error
     if not is_first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
-        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger().setLevel(logging.ERROR)  # what is worth a warning, the first one says
     here = jax.local_device_count()
     devices = "1 device" if here == 1 else f"{here} devices"
     logger.info("process %d of %d, %s here", jax.process_index(), num_processes, devices)
@@ -106,11 +109,14 @@ def fetch(tree):
 
 
 def as_the_first_has(tree):
-    """Host arrays of the first process, in all processes: what each makes by itself may differ."""
+    """Host arrays of the first process, in all processes, bit for bit: what each makes by itself may differ."""
     if jax.process_count() == 1:
         return tree
-    shared = multihost_utils.broadcast_one_to_all(tree)
-    return jax.tree.map(lambda own, first: np.asarray(first).astype(own.dtype), tree, shared)
+    as_bytes = jax.tree.map(lambda own: np.frombuffer(own.tobytes(), np.uint8), tree)  # a device halves 64 bits
+    shared = multihost_utils.broadcast_one_to_all(as_bytes)
+    return jax.tree.map(
+        lambda own, first: np.frombuffer(np.asarray(first).tobytes(), own.dtype).reshape(own.shape), tree, shared
+    )
 
 
 def wait_for_all(what: str) -> None:
@@ -191,4 +197,4 @@ def ends_with_its_peers() -> Iterator[None]:
         print(f"error: {process} cannot go on: {said}", file=sys.stderr, flush=True)
         for do in _BEFORE_THE_END:
             do()
-        os._exit(1 if is_its_own else LOST_PEER)
+        os._exit(OWN_FAULT if is_its_own else LOST_PEER)

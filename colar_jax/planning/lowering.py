@@ -75,6 +75,7 @@ class Lowered:
     smaller_batch: str  # the setting with which less does
     is_training: bool = False
     times: int = 1  # in a step of the stage; 0: at validations only
+    how: str = ""  # what its first line adds to what goes through it
     useful_flops: float = 0.0  # over all devices, by the step's definition; 0 where it is no training step
 
 

@@ -56,7 +56,7 @@ def _hours(seconds: float) -> str:
 def _program(program: ProgramPlan) -> list[str]:
     compiled, roofline = program.compiled, program.roofline
     often = f", {program.times} in a step" if program.times > 1 else ""
-    what = f"{compiled.name} of {program.number:.0f} {program.unit}{often}"
+    what = f"{compiled.name} of {program.number:.0f} {program.unit}{program.how}{often}"
     lines = [f"{what}, a chip's share (compiled in {compiled.seconds:.0f} s)", _memory(compiled.memory)]
     lines += [f"             change: {advice}" for advice in program.advice]
     if compiled.costs is None:

@@ -117,14 +117,14 @@ def scaling_table(config: Config, name: str, chip: str, rows_per_chip: int = 0) 
                 state=bytes_per_device(parameters, specs, mesh)
                 + of_trained
                 + bytes_per_device(state.optimizer, of_training.optimizer, mesh),
-                rows=_rows_of_chip(loader, num_chips, rows_per_chip),
+                rows=_rows_of_chip(loader, num_chips, stage.accumulation, rows_per_chip),
             )
         )
     return _markdown(rows)
 
 
-def _rows_of_chip(loader: Loader, num_chips: int, rows_per_chip: int) -> RowsOfChip:
-    shape, computed = loader.row_shape, rows_that_divide(loader.num_rows, num_chips)
+def _rows_of_chip(loader: Loader, num_chips: int, accumulation: int, rows_per_chip: int) -> RowsOfChip:
+    shape, computed = loader.row_shape, rows_that_divide(loader.num_rows, num_chips, accumulation)
     if rows_per_chip:
         return RowsOfChip(rows_per_chip, shape.positions, shape.supervised)
     return RowsOfChip(computed // num_chips, shape.positions, shape.supervised, loader.num_rows / computed)

@@ -29,7 +29,8 @@ def lower_training_step(setting: PlannedStage) -> tuple[Lowered, StageLength]:
         step.lower(state, frozen, rows, setting.placed_key()),
         {"trained": state.trainable, "optimizer": state.optimizer, "frozen": frozen, "batch": rows},
         number=num_examples,
-        unit="examples" + f" in {stage.rows} rows, computed as {num_rows}" * (num_rows > stage.rows),
+        unit="examples",
+        how=f" in {stage.rows} rows, computed as {num_rows}" * (num_rows > stage.rows),
         smaller_batch=_smaller_batch(setting),
         is_training=True,
         useful_flops=_useful_flops(setting, batch),
@@ -62,7 +63,7 @@ def lower_validation(setting: PlannedStage) -> Lowered:
 
 def _smaller_batch(setting: PlannedStage) -> str:
     stage, shards = setting.stage, setting.engine.num_shards
-    if stage.rows // shards > stage.accumulation:
+    if rows_that_divide(stage.rows, shards) // shards > stage.accumulation:
         return f"--config.stages.{setting.name}.accumulation={2 * stage.accumulation} computes a batch in parts"
     return f"--config.stages.{setting.name}.row_positions={stage.row_positions // 2} shortens the rows"
 

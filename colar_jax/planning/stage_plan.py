@@ -41,6 +41,7 @@ class ProgramPlan:
     times: int  # in a step of the stage; 0: at validations only
     useful_flops: float  # a chip's share of what the step needs by its definition; 0 where that is not said
     advice: list[str]
+    how: str = ""  # what its first line adds to what goes through it
 
     @property
     def mfu_bound(self) -> float | None:
@@ -186,6 +187,7 @@ def _planned(setting: PlannedStage, lowered: Lowered, target: Target) -> Program
         times=lowered.times,
         useful_flops=lowered.useful_flops / target.topology.num_chips,
         advice=advised,
+        how=lowered.how,
     )
 
 

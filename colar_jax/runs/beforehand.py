@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from colar_jax.config import StageConfig
+from colar_jax.config import StageConfig, plain
 from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
 from colar_jax.report.results import AS_CONFIGURED
@@ -16,7 +16,7 @@ from colar_jax.runs.start_rules import refuse_unfit_source
 from colar_jax.runs.starts import finished_identity, source_of, unfinished
 from colar_jax.runs.sweep.cells import cells_of, stages_of
 from colar_jax.runs.trained_questions import refuse_inherited_questions
-from colar_jax.runs.trim_verifier import trim_source
+from colar_jax.runs.trim_verifier import refuse_other_segments, trim_source
 from colar_jax.settings import ModelConfig, split_names
 
 logger = logging.getLogger(__name__)
@@ -146,11 +146,13 @@ def _check_evaluation(run: Run) -> None:
         cells += cells_of(config, stage, list(run.tests))
     verifier = config.eval.trim.verifier
     if verifier in config.stage_names:
-        if not isinstance(run.method(verifier), SegmentJudge):
+        judge = run.method(verifier)
+        if not isinstance(judge, SegmentJudge):
             raise UserError(
                 f"eval.trim.verifier={verifier!r} is a stage of method={config.stages[verifier].method!r}: name one of "
                 "method segment_judge, or a base model"
             )
+        refuse_other_segments(config.eval.trim, plain(judge), verifier)
     elif any(cell.trim != AS_CONFIGURED for cell in cells):
         with _as_asked_for("eval.trim.verifier", verifier):
             trim_source(run)

@@ -60,7 +60,7 @@ def identity_of(run: Run, name: str) -> dict:
 
 
 def chains_that_say_lengths(run: Run, name: str) -> Path | None:
-    """The file of another stage's chains as long as which a stage of `dropped_steps` makes its own; or None."""
+    """The file of the chains that a stage of `dropped_steps` takes its lengths from; None: it takes them from none."""
     method = run.method(name)
     if not isinstance(method, DroppedSteps) or not method.like:
         return None
@@ -78,8 +78,9 @@ def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
     saved = _as_named_now(saved, stage)
     ours, known, settings = identity_of(run, name), _defaults(stage), _settings_of(run.config, name)
     before = _defaults(stage, as_before)
-    if CHAINS not in saved:  # a checkpoint of before did not say
-        ours.pop(CHAINS, None)
+    # A checkpoint of before did not say; and a stage that has ended may be looked at when the chains are gone.
+    if CHAINS not in saved or CHAINS not in ours:
+        saved, ours = ({key: value for key, value in of.items() if key != CHAINS} for of in (saved, ours))
     if PROBLEMS not in saved:
         del ours[PROBLEMS]
         is_file = Path(run.config.data.train).expanduser().is_file()

@@ -13,9 +13,9 @@ from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.errors import UserError
 from colar_jax.parallel.hosts import is_first
-from colar_jax.runs.identity import PROBLEMS, VALIDATED_ON, Change, changes_since
+from colar_jax.runs.identity import CHAINS, PROBLEMS, VALIDATED_ON, Change, changes_since
 from colar_jax.runs.run import Run
-from colar_jax.runs.run_folder import open_checkpoints
+from colar_jax.runs.run_folder import CHAINS_FILE, open_checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
 from colar_jax.whole_lines import whole_lines
 
@@ -147,6 +147,8 @@ def _setting(change: Change, name: str) -> str:
     """A changed setting as users know it."""
     if change.name == PROBLEMS:
         return "the training problems (their hash)"
+    if change.name == CHAINS:
+        return f"the chains of stages.{name}.dropped_steps.like (their hash)"
     if change.name.startswith("base."):
         return f"the base model's {change.name.removeprefix('base.')} (its hash)"
     return f"stages.{name}.{change.name.removeprefix('stage.')}" if change.name.startswith("stage.") else change.name
@@ -157,6 +159,8 @@ def _old_settings(name: str, changes: Sequence[Change]) -> str:
     for change in changes:
         if change.name == PROBLEMS:
             told.append("bring back the training data (its file was changed, or data.train or data.train_limit)")
+        elif change.name == CHAINS:
+            told.append(f"bring back the {CHAINS_FILE} of the stage that stages.{name}.dropped_steps.like names")
         elif change.name.startswith("base."):
             told.append("bring back the base model (model.base)")
         else:

@@ -26,6 +26,8 @@ from colar_jax.weights.base_model import base_folder, base_identity
 
 # Of `eval.trim`: known in another way.
 _UNREAD = ("verifier", "agreements")
+# What a judge and `eval.trim` have to agree on.
+_OF_SEGMENTS = ("cues", "cue_after", "sentences")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ def trim_source(run: Run) -> TrimSource:
     """What `eval.trim.verifier` names.
 
     Raises:
-        UserError: it is no stage with a checkpoint that was trained as a judge, and no base model.
+        UserError: it is no stage with a checkpoint that was trained as a judge of such segments, and no base model.
     """
     name = run.config.eval.trim.verifier
     folder = run.workdir / name if name in run.config.stages else Path(name).expanduser()
@@ -100,22 +102,21 @@ def trim_source(run: Run) -> TrimSource:
             f"eval.trim.verifier={name!r} was trained with method={settings['stage.method']!r}: name a stage of method "
             "segment_judge, or a base model"
         )
-    _refuse_other_segments(run.config.eval.trim, settings, name)
+    defaults = plain(SegmentJudge())
+    learned = {field: settings.get(f"stage.segment_judge.{field}", defaults[field]) for field in _OF_SEGMENTS}
+    refuse_other_segments(run.config.eval.trim, learned, name)
     return TrimSource(run, folder, None)
 
 
-def _refuse_other_segments(trim: TrimConfig, settings: dict, name: str) -> None:
-    """UserError where a judge learned to read other segments than `eval.trim` would show it."""
-    for field in ("cues", "cue_after", "sentences"):
-        learned, shown = (
-            settings.get(f"stage.segment_judge.{field}", getattr(SegmentJudge, field)),
-            getattr(trim, field),
-        )
+def refuse_other_segments(trim: TrimConfig, learned_by_field: dict[str, Any], name: str) -> None:
+    """UserError where a judge learns to read other segments than `eval.trim` would show it."""
+    for field in _OF_SEGMENTS:
+        learned, shown = learned_by_field[field], getattr(trim, field)
         if field == "cues":
             learned, shown = (",".join(sorted(split_names(words))) for words in (learned, shown))
         if learned != shown:
             raise UserError(
-                f"eval.trim.{field}={shown!r}, and the judge {name!r} was trained with segment_judge.{field}="
-                f"{learned!r}: it would read other segments than it learned to judge. Set "
+                f"eval.trim.{field}={shown!r}, and the judge {name!r} is trained with segment_judge.{field}="
+                f"{learned!r}: it would read other segments than it learns to judge. Set "
                 f"--config.eval.trim.{field}={learned}"
             )

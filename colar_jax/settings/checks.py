@@ -30,11 +30,11 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
-def parse_speeds(text: str, setting: str = "") -> tuple[float | str, ...]:
+def parse_speeds(text: str, shown: str = "") -> tuple[float | str, ...]:
     """Thinking speeds from text such as `1,1.5,2,auto`; UserError for anything but numbers from 1 up and `auto`.
 
     Args:
-        setting: where the text stands, for that message.
+        shown: the setting that the text is of, or is a part of, for that message: `eval.speeds='1,2'`.
     """
     speeds: list[float | str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -43,7 +43,7 @@ def parse_speeds(text: str, setting: str = "") -> tuple[float | str, ...]:
         except ValueError:
             speed = math.nan
         if speed != "auto" and not (1 <= speed < math.inf):
-            of_setting = f" of {setting}={text!r}" if setting else ""
+            of_setting = f" of {shown}" if shown else ""
             raise UserError(
                 f"{part!r}{of_setting} is no thinking speed: a number of at least 1 (tokens per latent), or auto"
             )

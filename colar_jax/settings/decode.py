@@ -71,7 +71,7 @@ class EvalConfig:
     trim: TrimConfig = dataclasses.field(default_factory=TrimConfig)
 
     def __post_init__(self):
-        parse_speeds(self.speeds, "eval.speeds")
+        parse_speeds(self.speeds, f"eval.speeds={self.speeds!r}")
         parse_positive("eval.temperatures", self.temperatures, float)
         parse_positive("eval.latent_limits", self.latent_limits, int)
         parse_positive("eval.word_budgets", self.word_budgets, int)

@@ -48,7 +48,7 @@ def parse_trained_speeds(setting: str, text: str) -> tuple[tuple[float, ...], tu
     if ranges and len(ranges) < len(parts):
         raise UserError(f"{shown} has numbers beside ranges: list numbers, or list ranges")
     if not ranges:
-        speeds = parse_speeds(text, setting)
+        speeds = parse_speeds(text, shown)
         require(
             bool(speeds) and "auto" not in speeds,
             f"{shown}: list the numbers to train, as in 1,2,3, or ranges, as in 1..6 (auto has "
@@ -60,7 +60,7 @@ def parse_trained_speeds(setting: str, text: str) -> tuple[tuple[float, ...], tu
 
 def require_decimals(setting: str, text: str, timeline: str) -> None:
     """UserError where a list has speeds of more decimals than places on the chain's own timeline are computed with."""
-    for speed in parse_speeds(text, setting) if timeline == "tokens" and ".." not in text else ():
+    for speed in parse_speeds(text, f"{setting}={text!r}") if timeline == "tokens" and ".." not in text else ():
         require(
             speed == "auto" or round(speed, DECIMALS) == speed,
             f"{setting}={text!r} has {speed!r}: where latents stand on the chain's timeline (timeline='tokens'), "
@@ -70,7 +70,7 @@ def require_decimals(setting: str, text: str, timeline: str) -> None:
 
 def _range(text: str, shown: str) -> SpeedRange:
     ends = text.split("..")
-    speeds = [parse_speeds(end) for end in ends]
+    speeds = [parse_speeds(end, shown) for end in ends]
     if len(ends) != 2 or any(len(speed) != 1 or speed[0] == "auto" for speed in speeds):
         raise UserError(f"{text!r} of {shown} is no range of speeds: write two numbers of at least 1, as in 1..6")
     (low,), (high,) = speeds

@@ -77,8 +77,9 @@ class SftTrainer:
                 if self.loader.resets_optimizer(number):
                     state = without_moments(state)
                 state, metrics = self._step(state, frozen, put_own_rows(batch, self._mesh, self._num_rows), key)
-                # The rows of other processes are taken to have as many.
-                self.num_tokens += batch.num_tokens * self._num_rows // (own.stop - own.start)
+                # The rows of other processes are taken to have as many; the empty ones, which are the last, have none.
+                num_filled = max(1, min(own.stop, self.loader.num_rows) - own.start)
+                self.num_tokens += batch.num_tokens * self.loader.num_rows // num_filled
                 yield state, metrics, num_examples
         finally:
             batches.close()

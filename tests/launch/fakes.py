@@ -18,7 +18,7 @@ AWKWARD = [
 
 _TOOLS = (
     "bash", "sh", "env", "git", "gzip", "dirname", "mkdir", "rm", "cat", "tail", "tar", "sleep", "nohup", "setsid",
-    "grep", "tr", "xargs",
+    "grep", "tr", "xargs", "date",
 )  # fmt: skip
 
 _RECORD = """

@@ -41,12 +41,13 @@ TRAINING = ["srun", "--kill-on-bad-exit=0", "apptainer", "exec", "--nv", "colar.
 TRAINING += ["-m", "colar_jax.train", *AWKWARD]
 
 
-def job(cluster, srun: str) -> subprocess.Popen:
-    """A job that runs, whose processes are this program."""
+def job(cluster, srun: str, folder=None) -> subprocess.Popen:
+    """A job that runs in a folder, whose processes are this program."""
     cluster.add("srun", srun.format(record='record(os.environ["FAKE_LOG"], ["srun", *sys.argv[1:]])'))
     cluster.add("scontrol")
     environment = cluster.environment | {"SLURM_JOB_ID": "17", "COLAR_PYTHON": "apptainer exec --nv colar.sif python"}
-    return subprocess.Popen([LAUNCH / "slurm.sbatch", *AWKWARD], env=environment, stdout=subprocess.DEVNULL)
+    command = [LAUNCH / "slurm.sbatch", *AWKWARD]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=folder or cluster.cloud)
 
 
 @pytest.mark.parametrize(("status", "is_requeued"), [(0, False), (2, False), (143, False), (75, True)])
@@ -56,11 +57,13 @@ def test_a_job_that_lost_a_process_goes_back_into_the_queue(cluster, status, is_
     assert ended == (0 if is_requeued else status)
 
 
-@pytest.mark.parametrize(("attempts_before", "is_requeued"), [(2, True), (3, False)])
-def test_processes_that_are_lost_at_once_are_not_started_for_ever(cluster, attempts_before, is_requeued):
-    cluster.environment["SLURM_RESTART_COUNT"] = str(attempts_before)
-    assert job(cluster, "{record}\nsys.exit(75)\n").wait(timeout=60) == (0 if is_requeued else 1)
-    assert cluster.calls()[1:] == [["scontrol", "requeue", "17"]] * is_requeued
+def test_processes_that_are_lost_at_once_are_not_started_for_ever(cluster, tmp_path):
+    """Four times in a row; another end in between, as at the time limit, begins the count anew."""
+    lost, stopped = "{record}\nsys.exit(75)\n", "{record}\nsys.exit(143)\n"
+    ends = [job(cluster, srun, tmp_path).wait(timeout=60) for srun in (*[lost] * 3, stopped, *[lost] * 4)]
+    assert ends == [0, 0, 0, 143, 0, 0, 0, 1]
+    assert cluster.calls().count(["scontrol", "requeue", "17"]) == 6
+    assert not list(tmp_path.glob(".slurm*"))
 
 
 # srun kills its processes when it is sent a SIGTERM; `scancel --signal` sends it to the processes (here: as USR2).

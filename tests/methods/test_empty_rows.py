@@ -14,11 +14,11 @@ from colar_jax.methods.method import Method
 from colar_jax.training.state import join, partition
 
 ROWS, EMPTY = 3, 2
-# Batches of the others: `tests/data/test_loader.py`, and empty ones of theirs `tests/training/test_step.py`.
+# Packed rows are in `tests/data/test_loader.py` and `tests/training/test_step.py`.
 STAGED = [
     name
     for name, kind in METHODS.items()
-    if kind.make_loader is not Method.make_loader and name not in ("own_speed", "sim_colar", "segment_judge")
+    if kind.make_loader is not Method.make_loader and name not in ("own_speed", "sim_colar")
 ]
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from pipeline.tiny import CONFIG_FILE, ROOT, TINY, checkpoint_steps
 
@@ -170,8 +171,12 @@ def test_wrong_settings_are_one_error(settings, message):
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        ("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes", 1, "the device has too little memory"),
-        ("INVALID_ARGUMENT: Executable expected parameter 0", 1, "cannot go on: INVALID_ARGUMENT"),
+        (
+            "RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes",
+            hosts.OWN_FAULT,
+            "the device has too little memory",
+        ),
+        ("INVALID_ARGUMENT: Executable expected parameter 0", hosts.OWN_FAULT, "cannot go on: INVALID_ARGUMENT"),
         ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer", hosts.LOST_PEER, "because another one ended"),
         ("INTERNAL: peer 3: RESOURCE_EXHAUSTED: Out of memory", hosts.LOST_PEER, "because another one ended"),
     ],
@@ -184,3 +189,21 @@ def test_a_fault_of_its_own_is_not_tried_again(monkeypatch, capsys, error, statu
     assert ended.value.code == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: process 0 of 2 cannot go on: ") and said in line
+
+
+def test_arrays_of_the_first_process_are_taken_bit_for_bit(monkeypatch):
+    own = {"rewards": np.array([0.1, 1 + 1e-12, 3.0]), "right": np.array([[True], [False]])}
+    first = jax.tree.map(lambda array: array[::-1].copy(), own)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sent = []
+
+    def broadcast(tree):
+        sent.append(tree)
+        return jax.tree.map(lambda array: np.frombuffer(array.tobytes(), np.uint8), first)
+
+    monkeypatch.setattr(hosts.multihost_utils, "broadcast_one_to_all", broadcast)
+    taken = hosts.as_the_first_has(own)
+    assert all(leaf.dtype == np.uint8 for leaf in jax.tree.leaves(sent))
+    for name, array in first.items():
+        assert taken[name].dtype == array.dtype
+        np.testing.assert_array_equal(taken[name], array)

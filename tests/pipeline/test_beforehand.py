@@ -28,6 +28,15 @@ LATER = {
     ),
     "a stage that is not run": ({"eval.stages": "cot,rl"}, "eval.stages='cot,rl': .*rl has no checkpoints"),
     "a verifier that is none": ({"eval.trim.verifier": "cot"}, "eval.trim.verifier='cot' is a stage of method='cot'"),
+    "a verifier of other segments": (
+        {
+            "stages.no_cot.method": "segment_judge",
+            "eval.stages": "cot",
+            "eval.trim.verifier": "no_cot",
+            "eval.trim.cue_after": "line",
+        },
+        "eval.trim.sentences=3, and the judge 'no_cot' is trained with segment_judge.sentences=1",
+    ),
     "a verifier that is not there": ({"eval.trim.verifier": "./judge"}, "'./judge': there is no such folder"),
 }
 

@@ -124,6 +124,15 @@ def test_settings_that_a_trainer_does_not_read_are_refused(trainer, settings, se
         resolve(config)
 
 
+@pytest.mark.parametrize(("trainer", "meant"), [("sft", "rows"), ("grpo", "rl.minibatch_size")])
+def test_a_name_of_another_program_is_that_of_the_trainer(trainer, meant):
+    config = defaults()
+    config.run = "stage"
+    config.stages.stage = stage_defaults(method="colar", trainer=trainer, batch_size=4)
+    with pytest.raises(UserError, match=f"batch_size is no setting. The setting is config.stages.stage.{meant}[.]"):
+        resolve(config)
+
+
 def test_what_every_stage_used_to_have_is_left_out_of_a_config_of_before():
     config = defaults()
     config.run = "rl"

@@ -157,7 +157,7 @@ def test_what_cannot_verify_is_one_line(workdir, tmp_path):
         ("sentences", 3, "1"),
         ("cues", "Hm,But", "Alter.*"),
     ):
-        message = f"trained with segment_judge.{name}='?{learned}.* Set --config.eval.trim.{name}={learned}"
+        message = f"is trained with segment_judge.{name}='?{learned}.* Set --config.eval.trim.{name}={learned}"
         with pytest.raises(UserError, match=message):
             trim_source(prepare(config_of(workdir, **{f"eval.trim.{name}": value})))
     in_another_order = config_of(workdir, **{"eval.trim.cues": "Hmm, But,Wait,Alternatively"})

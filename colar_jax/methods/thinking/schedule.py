@@ -82,7 +82,6 @@ class LatentStages(Schedule):
         return (self.num_stages - 1 + self.final_stage) * self.epochs_per_stage
 
     def phase(self, epoch: float) -> Phase:
-        """N epochs a stage are n epochs."""
         return self._of_stage(1 + math.floor(epoch / self.epochs_per_stage + 1e-9))
 
     def phase_of(self, phase: Phase, num_steps: int, rng: np.random.Generator) -> Phase:
