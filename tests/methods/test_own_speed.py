@@ -150,6 +150,7 @@ def test_the_loss_is_that_of_its_labels(labels):
     np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_decode_is_as_sure_as_it_is_asked_to_be():
     likeliest, surer = decoded([OWN_NUMBER] * len(IDS)), decoded([OWN_NUMBER] * len(IDS), speed_certainty=0.9)
     assert np.all(surer.own_speeds_B <= likeliest.own_speeds_B) and np.any(surer.own_speeds_B < likeliest.own_speeds_B)

@@ -156,6 +156,7 @@ def objective(name: str, method, batch):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(jax.tree.map(jnp.asarray, model(name)[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fast(list(METHODS), "colar"))
 def test_the_hosts_loss_and_the_decoders(name):
     """The rest is the host's to the last bit; the decoder's loss reaches the base through the latents."""

@@ -57,6 +57,7 @@ SAME = {
 }
 
 
+@pytest.mark.slow
 def test_a_file_is_of_its_settings_until_the_stage_has_learned_from_it(run, monkeypatch):
     path = run.workdir / "auto" / RIGHT_FILE
     keep(run, "auto", path, lambda unfinished: unfinished.write_bytes(b"labels"))

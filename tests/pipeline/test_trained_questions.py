@@ -42,6 +42,7 @@ def test_every_stage_keeps_what_it_was_trained_on(finished):
         refuse_trained_questions(run, stage)
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_trained_questions_is_refused(tmp_path, finished, caplog):
     workdir = copy_of(finished, tmp_path)
     question = prepare(tiny_config(workdir)).train_problems[5].question

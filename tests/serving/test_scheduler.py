@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from cases import fast
 from serving.pico_slots import SIZES, ask, assert_same, decoded, slot_engine
 from serving.test_slot_engine import EMBED_STD
 
@@ -75,7 +76,7 @@ def said_of(happenings):
     return Said(thoughts, [token.token_id for token in tokens], end.forced, [token.log_prob for token in tokens])
 
 
-@pytest.mark.parametrize("refills", [True, False])
+@pytest.mark.parametrize("refills", fast([True, False], False))
 def test_all_jobs_are_done_in_turn(scheduled, refills):
     one = scheduled(refills=refills)
     jobs = [job(number) for number in range(8)]

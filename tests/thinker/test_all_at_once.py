@@ -41,6 +41,7 @@ def test_a_stream_ends_in_the_answer_of_generate(thinkers):
     assert sum(type(event).__name__ == "Latent" for event in events) == 24
 
 
+@pytest.mark.slow
 def test_sampled_answers_have_the_same_latents(thinkers):
     greedy = thinkers[0].generate(QUESTIONS[:1])[0]
     sampled = thinkers[0].generate(QUESTIONS[:1], temperature=1.0, seed=3)[0]

@@ -114,6 +114,7 @@ def test_the_default_is_the_last_stage_with_a_checkpoint_that_thinks_in_latents(
     assert colar_jax.load(copy).stage == "icot"
 
 
+@pytest.mark.slow
 def test_settings_are_those_of_the_caller(asked_run):
     model = colar_jax.load(asked_run.workdir, "colar", settings={"decode.max_latents": 2, "eval.batch_size": 1})
     assert model.decode.max_latents == 2 and model.run.config.eval.batch_size == 1
