@@ -4,8 +4,10 @@ A leaf is known by its path in our parameters and by a name in the file. Leaves 
 linear weights `[out, in]`, as PyTorch does, and we `[in, out]`.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -14,6 +16,7 @@ from safetensors.numpy import load_file
 
 from colar_jax.errors import UserError
 from colar_jax.parallel.sharding import Tree
+from colar_jax.weights.safetensors_io import write_arrays
 
 # Paths in our parameters -> names in the file.
 Names = Mapping[tuple[str, ...], str]
@@ -33,6 +36,12 @@ def by_names(tree: Tree, names: Names) -> dict[str, np.ndarray]:
     """The leaves of a tree that have names, float32, as the file keeps them."""
     flat = traverse_util.flatten_dict(tree)
     return {name: _turned(flat[path]) for path, name in names.items()}
+
+
+def save_named(tree: Tree, names: Names, sizes: Mapping[str, Any], folder: Path, stem: str) -> None:
+    """Write the leaves that have names into `<stem>.safetensors`, and their sizes into `<stem>.json`."""
+    write_arrays(by_names(tree, names), folder / f"{stem}.safetensors")
+    (folder / f"{stem}.json").write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
 
 
 def by_paths(arrays: Mapping[str, np.ndarray], names: Names) -> Tree:

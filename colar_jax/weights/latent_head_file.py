@@ -5,7 +5,6 @@ linear weights are `[out, in]`, as in PyTorch.
 """
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.parallel.sharding import Tree
-from colar_jax.weights.array_file import by_names, by_paths, other_arrays, other_shapes, read_arrays
+from colar_jax.weights.array_file import by_names, by_paths, other_arrays, other_shapes, read_arrays, save_named
 from colar_jax.weights.hf_fields import FLAG, POSITIVE, SIZE, Kind
-from colar_jax.weights.safetensors_io import write_arrays
 
 HEAD_WEIGHTS_FILE = "latent_head.safetensors"
 HEAD_CONFIG_FILE = "latent_head.json"
@@ -64,9 +62,8 @@ def from_published(arrays: dict[str, np.ndarray], embed_std: float, *, source: s
 
 def save_latent_head(latent_head: Tree, config: LatentHeadConfig, folder: Path) -> None:
     """Write `latent_head.safetensors` and `latent_head.json` (sizes, bounds, `embed_std`) into `folder`."""
-    write_arrays(to_published(latent_head), folder / HEAD_WEIGHTS_FILE)
     settings = dataclasses.asdict(config) | {"embed_std": float(latent_head["embed_std"])}
-    (folder / HEAD_CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    save_named(latent_head, _NAMES, settings, folder, "latent_head")
 
 
 def load_latent_head(folder: Path) -> tuple[Tree, LatentHeadConfig]:

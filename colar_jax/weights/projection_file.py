@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.model.projection import ProjectionConfig
 from colar_jax.parallel.sharding import Tree
-from colar_jax.weights.array_file import by_names, by_paths, read_arrays
-from colar_jax.weights.safetensors_io import write_arrays
+from colar_jax.weights.array_file import by_paths, read_arrays, save_named
 
 PROJECTION_WEIGHTS_FILE = "projection.safetensors"
 PROJECTION_CONFIG_FILE = "projection.json"
@@ -31,10 +29,7 @@ _NAMES = {
 
 def save_projection(projection: dict[str, Any], config: ProjectionConfig, folder: Path) -> None:
     """Write `projection.safetensors` (float32) and `projection.json` into `folder`."""
-    write_arrays(by_names(projection, _names(config)), folder / PROJECTION_WEIGHTS_FILE)
-    (folder / PROJECTION_CONFIG_FILE).write_text(
-        json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8"
-    )
+    save_named(projection, _names(config), dataclasses.asdict(config), folder, "projection")
 
 
 def load_projection(config: ProjectionConfig, folder: Path) -> Tree:

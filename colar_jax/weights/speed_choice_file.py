@@ -1,18 +1,15 @@
 """The choice of a speed as a file: safetensors, and a small JSON with the grid; linear weights are `[out, in]`."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from colar_jax.errors import UserError
 from colar_jax.model.speed_choice import SpeedChoiceConfig
 from colar_jax.parallel.sharding import Tree
-from colar_jax.weights.array_file import by_names, by_paths, other_arrays, other_shapes, read_arrays
-from colar_jax.weights.safetensors_io import write_arrays
+from colar_jax.weights.array_file import by_paths, other_arrays, other_shapes, read_arrays, save_named
 
 CHOICE_WEIGHTS_FILE = "speed_choice.safetensors"
-CHOICE_CONFIG_FILE = "speed_choice.json"
 
 # Path in our parameters -> name in the file.
 _NAMES = {
@@ -25,9 +22,7 @@ _NAMES = {
 
 def save_speed_choice(choice: dict[str, Any], config: SpeedChoiceConfig, folder: Path) -> None:
     """Write `speed_choice.safetensors` (float32) and `speed_choice.json` into `folder`."""
-    write_arrays(by_names(choice, _NAMES), folder / CHOICE_WEIGHTS_FILE)
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    (folder / CHOICE_CONFIG_FILE).write_text(text, encoding="utf-8")
+    save_named(choice, _NAMES, dataclasses.asdict(config), folder, "speed_choice")
 
 
 def load_speed_choice(config: SpeedChoiceConfig, folder: Path) -> Tree:

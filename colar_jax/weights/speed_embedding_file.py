@@ -1,18 +1,15 @@
 """The speed's embedding as a file: safetensors, and a small JSON with its sizes; linear weights are `[out, in]`."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from colar_jax.errors import UserError
 from colar_jax.model.speed_embedding import SpeedEmbeddingConfig, num_speed_features
 from colar_jax.parallel.sharding import Tree
-from colar_jax.weights.array_file import by_names, by_paths, other_arrays, other_shapes, read_arrays
-from colar_jax.weights.safetensors_io import write_arrays
+from colar_jax.weights.array_file import by_paths, other_arrays, other_shapes, read_arrays, save_named
 
 SPEED_WEIGHTS_FILE = "speed_embedding.safetensors"
-SPEED_CONFIG_FILE = "speed_embedding.json"
 
 # Path in our parameters -> name in the file.
 _NAMES = {
@@ -26,9 +23,7 @@ _NAMES = {
 
 def save_speed_embedding(embedding: dict[str, Any], config: SpeedEmbeddingConfig, folder: Path) -> None:
     """Write `speed_embedding.safetensors` (float32) and `speed_embedding.json` into `folder`."""
-    write_arrays(by_names(embedding, _NAMES), folder / SPEED_WEIGHTS_FILE)
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    (folder / SPEED_CONFIG_FILE).write_text(text, encoding="utf-8")
+    save_named(embedding, _NAMES, dataclasses.asdict(config), folder, "speed_embedding")
 
 
 def load_speed_embedding(config: SpeedEmbeddingConfig, folder: Path) -> Tree:
