@@ -31,7 +31,7 @@ from colar_jax.rl.health import Collapsed
 from colar_jax.runs import pipeline
 from colar_jax.statistics.intervals import mean_over_seeds
 from colar_jax.statistics.paired import paired_difference
-from colar_jax.training.stage import Diverged
+from colar_jax.training.late_log import Diverged
 from colar_jax.whole_lines import whole_lines
 
 CONFIG = Path(__file__).parents[1] / "configs" / "arithmetic.py"

@@ -26,7 +26,8 @@ from colar_jax.runs.run_model import own_modules
 from colar_jax.runs.start_rules import begins_latents, refuse_another_reading, refuse_unfit_source, source_method
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
-from colar_jax.training.stage import CHECKPOINTS_FOLDER, saved_tree
+from colar_jax.training.saved_state import saved_tree
+from colar_jax.training.stage import CHECKPOINTS_FOLDER
 from colar_jax.training.state import (
     TrainState,
     Tree,

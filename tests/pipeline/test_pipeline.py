@@ -22,7 +22,7 @@ from colar_jax.config import plain
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
-from colar_jax.training.stage import Diverged
+from colar_jax.training.late_log import Diverged
 
 
 def test_what_a_run_leaves_behind(finished):

@@ -27,7 +27,7 @@ from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
-from colar_jax.training.stage import saved_tree
+from colar_jax.training.saved_state import saved_tree
 from colar_jax.training.state import initial_state, partition
 
 

@@ -23,7 +23,7 @@ from colar_jax.runs.identity import changes_since, identity_of
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import finished_parameters
 from colar_jax.training.checkpoints import Checkpoints
-from colar_jax.training.stage import Diverged
+from colar_jax.training.late_log import Diverged
 
 pytestmark = pytest.mark.slow
 

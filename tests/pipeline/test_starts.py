@@ -21,7 +21,7 @@ from colar_jax.runs.start_rules import _has_such_latents
 from colar_jax.runs.starts import adopt, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
-from colar_jax.training.stage import saved_tree
+from colar_jax.training.saved_state import saved_tree
 from colar_jax.training.state import initial_state, join, partition
 
 
