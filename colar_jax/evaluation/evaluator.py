@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -116,16 +116,22 @@ class Evaluator:
         ((_, outcome),) = self.run_all(parameters, [Request(encoded, speed, seed)])
         return outcome
 
-    def run_all(self, parameters, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+    def run_all(
+        self, parameters, requests: Iterable[Request], before_each: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Request, Outcome]]:
         """Answer one request after the other, and give each back as soon as it is judged.
 
         What the caller does between two of them costs no time while the device has its next batch.
+
+        Args:
+            before_each: called before a batch is given to the device, which has none then; what it raises ends all.
         """
         parameters = self._engine.placed(parameters)
         judged: list[Outcome] = []
         running = None
         for batch in (batch for request in requests for batch in self._batches(request)):
             done = self._wait(running)
+            before_each()
             running = self._start(parameters, batch)
             if done is not None:
                 yield from self._collect(judged, *done)

@@ -28,12 +28,13 @@ from colar_jax.errors import UserError
 from colar_jax.methods.shorter_chains import DroppedSteps
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import CHAINS_FILE, TOKENIZER_FOLDER
+from colar_jax.training.stage import REMEMBERED
 
 VALIDATED_ON = "validated_on"  # a hash of what validations ask, and how
 # What a checkpoint also stores, for the steps after it.
 FIRST_POLICY = "first_policy"  # the checkpoint of its source that a stage with `rl.beta` is held near
 NUM_STEPS = "num_steps"  # that the stage takes in all
-MEMORY = ("unlogged", "trainer", VALIDATED_ON, FIRST_POLICY, NUM_STEPS)
+MEMORY = (*REMEMBERED, VALIDATED_ON, FIRST_POLICY, NUM_STEPS)
 PROBLEMS = "data.problems"  # a hash of the run's training problems, in their order
 CHAINS = "data.chains"  # a hash of another stage's chains, where this one's are made like them
 # Settings under the names that they have in checkpoints of earlier versions.

@@ -11,7 +11,7 @@ from colar_jax.config import Config, OnResume, StageConfig, plain
 from colar_jax.data.loader import Batches
 from colar_jax.data.prompts import speed_text
 from colar_jax.errors import UserError
-from colar_jax.evaluation.evaluator import Outcome
+from colar_jax.evaluation.evaluator import Outcome, Request
 from colar_jax.evaluation.samples import samples_of, write_samples
 from colar_jax.metric_hooks import check_hooks, open_hooks
 from colar_jax.parallel.hosts import is_first, wait_for_all
@@ -23,6 +23,7 @@ from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import FIRST_POLICY, NUM_STEPS, VALIDATED_ON, Change, identity_of
 from colar_jax.runs.learned import training_set, validation_set
 from colar_jax.runs.resuming import (
+    has_ended,
     is_validated,
     latest_step,
     note_changes,
@@ -73,9 +74,7 @@ def _train(config: Config, *, accept_changes: bool) -> list[Result]:
     told = (f"{name} {s.steps} steps" if s.steps else f"{name} {s.epochs:g} epochs" for name, s in lengths.items())
     logger.info("stages: %s; then the evaluation", ", ".join(told))
     for name in config.stage_names:
-        step = latest_step(run.workdir / name)
-        has_ended = step is not None and step >= _num_steps(run, name)
-        note_changes(run, name, changes[name], has_ended=has_ended)
+        note_changes(run, name, changes[name], has_ended=has_ended(run.workdir / name, _num_steps(run, name)))
         note_trained_questions(run, name)
         train_stage(run, name)
         wait_for_all(f"finished {name}")  # what the first has written is there for all
@@ -88,7 +87,7 @@ def _refuse_fewer_steps(run: Run, name: str, changes: Sequence[Change]) -> None:
         return
     folder = run.workdir / name
     taken, wanted = latest_step(folder), _num_steps(run, name)
-    if taken > wanted or (taken == wanted and not is_validated(folder, taken)):
+    if taken > wanted or (taken == wanted and has_ended(folder, wanted) and not is_validated(folder, taken)):
         raise UserError(
             f"stages.{name} has taken {taken} steps, and would have {wanted} in all: it cannot go back. "
             f"--config.stages.{name}.steps={taken + 1} ends it with the next one, which is validated"
@@ -99,9 +98,9 @@ def train_stage(run: Run, name: str) -> None:
     """Run one stage to its end; what it leaves is in `<workdir>/<name>`."""
     stage, seed = run.config.stages[name], run.seed_of(name)
     folder, speeds = run.workdir / name, run.trained_speeds(name)
-    step = latest_step(folder)
-    if step is not None and step >= _num_steps(run, name):
+    if has_ended(folder, _num_steps(run, name)):
         return  # what it has learned is read where it is needed
+    step = latest_step(folder)
     val = validation_set(run, name)
     asked = validated_on(run, name, val.problems, speeds)
     if step is not None:
@@ -116,10 +115,12 @@ def train_stage(run: Run, name: str) -> None:
     logger.info("stage %s: %d steps, %.3g epochs%s", name, num_steps, place(num_steps)["epoch"], start)
     _warn_of_a_warm_up_that_is_all(name, stage, num_steps)
 
-    def validate(parameters: Tree) -> dict[str, tuple[Outcome, dict[str, float]]]:
+    def validate(parameters: Tree, before_each: Callable[[], None]) -> dict[str, tuple[Outcome, dict[str, float]]]:
         said = ", ".join(map(speed_text, speeds))
         logger.info("stage %s: validating on %d problems, speed %s", name, len(val), said)
-        outcomes = {speed_text(speed): evaluator.run(parameters, val, speed, seed=None) for speed in speeds}
+        requests = [Request(val, speed, seed=None) for speed in speeds]
+        answered = evaluator.run_all(parameters, requests, before_each)
+        outcomes = {speed_text(request.speed): outcome for request, outcome in answered}
         samples = (samples_of(val, outcome, speed=speed) for speed, outcome in outcomes.items())
         if is_first():
             write_samples(folder / SAMPLES_FILE, (sample for part in samples for sample in part))

@@ -16,7 +16,7 @@ from colar_jax.parallel.hosts import is_first
 from colar_jax.runs.identity import CHAINS, PROBLEMS, VALIDATED_ON, Change, changes_since
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import CHAINS_FILE, open_checkpoints
-from colar_jax.training.stage import CHECKPOINTS_FOLDER
+from colar_jax.training.stage import CHECKPOINTS_FOLDER, VALIDATION_OWED
 from colar_jax.whole_lines import whole_lines
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,15 @@ def latest_step(folder: Path) -> int | None:
         return None
     with open_checkpoints(folder) as checkpoints:
         return checkpoints.latest_step()
+
+
+def has_ended(folder: Path, num_steps: int) -> bool:
+    """Whether a stage folder's latest checkpoint is the last of so many steps, and owes no validation."""
+    step = latest_step(folder)
+    if step is None or step < num_steps:
+        return False
+    with open_checkpoints(folder) as checkpoints:
+        return not checkpoints.read(step)[1].get(VALIDATION_OWED, False)
 
 
 def is_validated(folder: Path, step: int) -> bool:

@@ -27,7 +27,7 @@ from colar_jax.runs.start_rules import begins_latents, refuse_another_reading, r
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.saved_state import saved_tree
-from colar_jax.training.stage import CHECKPOINTS_FOLDER
+from colar_jax.training.stage import CHECKPOINTS_FOLDER, UNLOGGED, VALIDATION_OWED
 from colar_jax.training.state import (
     TrainState,
     Tree,
@@ -81,7 +81,7 @@ def adopt(run: Run, name: str, parameters: Tree) -> None:
             raise UserError(f"{folder} has checkpoints already: choose another workdir or stage")
         write_config(run)
         saved = saved_tree(state, frozen, run.config.stages[name])
-        whole = {"unlogged": [], NUM_STEPS: 0}  # as it is, and no beginning of something
+        whole = {UNLOGGED: [], NUM_STEPS: 0}  # as it is, and no beginning of something
         checkpoints.save(0, saved, metrics=None, identity=identity_of(run, name) | whole)
 
 
@@ -188,6 +188,8 @@ def unfinished(folder: Path) -> str:
         latest = checkpoints.latest_step()
         saved = checkpoints.read(latest)[1]
         wanted = saved.get(NUM_STEPS, saved.get("stage.steps", 0))
+    if latest == wanted and saved.get(VALIDATION_OWED, False):
+        return f"step {step:,}, trained to {latest:,}, which was not validated"
     return f"step {step:,}, trained to {latest:,} of {wanted:,}" if latest < wanted else ""
 
 

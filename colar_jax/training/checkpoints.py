@@ -89,7 +89,15 @@ class Checkpoints:
             self.read(step)  # a metric that was damaged must not decide
         return next(iter(self._policy.ranked(self._checkpointer.checkpoints)), None)
 
-    def save(self, step: int, tree: PyTree, *, metrics: dict[str, float] | None, identity: dict[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        tree: PyTree,
+        *,
+        metrics: dict[str, float] | None,
+        identity: dict[str, Any],
+        replaces: bool = False,
+    ) -> None:
         """Starts to save a checkpoint and returns; a step that has one already is left as it is.
 
         The arrays are copied before this returns: they may be donated at once. An earlier save still in progress is
@@ -100,8 +108,9 @@ class Checkpoints:
           tree: arrays and Python numbers in any containers; a leaf is known by its path alone ("trainable/lora/a").
           metrics: what the evaluation at this step measured, or None.
           identity: a small JSON object that says what the tree belongs to (settings, training problems, frozen base).
+          replaces: a step that has one gets this one instead. Until it is on disk there is none of this step.
         """
-        if step in self.steps():
+        if step in self.steps() and not replaces:
             return
         if not self._has_saved:
             self._checkpointer.close()
@@ -117,6 +126,7 @@ class Checkpoints:
                 step,
                 leaves,
                 force=True,  # when to save is the training loop's decision
+                overwrite=replaces,
                 metrics=metrics,
                 custom_metadata=facts | {"digest": digest_of(facts, metrics)},
             )

@@ -5,7 +5,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,15 +28,23 @@ from colar_jax.training.trainer import Step, Trainer
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS_FOLDER = "checkpoints"  # in a stage's folder
+# What the identity of a checkpoint has besides the stage's, for the steps after it: metrics that are not in a line yet,
+# what the trainer remembers, and whether the validation of its step was cut short by a signal.
+UNLOGGED, TRAINER, VALIDATION_OWED = REMEMBERED = ("unlogged", "trainer", "validation_owed")
 
-# Decodes the validation set with these parameters: by speed what became of it, and what the trainer says of that.
-Validate = Callable[[Tree], dict[str, tuple[Outcome, dict[str, float]]]]
+# Decodes the validation set with these parameters: by speed what became of it, and what the trainer says of that. The
+# second argument is called before each batch; what it raises ends the validation.
+Validate = Callable[[Tree, Callable[[], None]], dict[str, tuple[Outcome, dict[str, float]]]]
 
 
 class LastIteration(TrainingEnded):
     """Training ends by itself, with a step that is not handed on; its metrics are the last that are written."""
 
     metrics: dict[str, Metric] | None = None
+
+
+class _CutShort(Exception):
+    """A signal came during a validation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +67,8 @@ class StageRun:
 def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) -> None:
     """Train until `num_steps`, from the stage's latest checkpoint if it has one; the result is on disk.
 
+    A signal during a validation ends it: that step is saved without, and validated first where training goes on.
+
     Where there is a checkpoint, what it holds of `state` and `frozen` may be shapes, with shardings.
 
     Raises:
@@ -68,14 +77,15 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
     """
     with Checkpoints(stage.folder / CHECKPOINTS_FOLDER, keep_best=stage.keep_checkpoints) as checkpoints:
         latest = checkpoints.latest_step()
-        start, unlogged = latest or 0, []
+        start, unlogged, owes_validation = latest or 0, [], False
         if latest is not None:  # 0 where a stage was given to begin with (`starts.adopt`)
-            if start >= stage.num_steps:
+            saved = checkpoints.read(start)[1]
+            owes_validation = saved.get(VALIDATION_OWED, False)
+            if start >= stage.num_steps and not owes_validation:
                 return
             state, frozen = restore_state(checkpoints, start, state, frozen, stage.config)
-            saved = checkpoints.read(start)[1]
-            unlogged = saved.get("unlogged", [])
-            stage.trainer.recall(saved.get("trainer", {}))
+            unlogged = saved.get(UNLOGGED, [])
+            stage.trainer.recall(saved.get(TRAINER, {}))
             logger.info("stage %s goes on from step %d of %d", stage.name, start, stage.num_steps)
         with (
             ends_with_its_peers(),
@@ -83,30 +93,93 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
             Progress(f"stage {stage.name}", stage.num_steps, done=start) as progress,
             InterruptionGuard() as guard,
         ):
-            outlets = _Outlets(checkpoints, writer, progress, guard)
             log = LateLog(stage.name, stage.folder, stage.trainer, unlogged)
+            running = _Running(stage, frozen, log, checkpoints, writer, progress, guard, Agreement(stage.mesh))
+            if owes_validation:
+                running.validate_and_save(start, state, replaces=True)
             with contextlib.closing(stage.trainer.steps(state, frozen, key, start, stage.num_steps)) as steps:
-                _loop(stage, enumerate(steps, start=start + 1), frozen, log, outlets)
+                _loop(running, enumerate(steps, start=start + 1))
 
 
-class _Outlets(NamedTuple):
-    """Where what happens in a stage goes, and where a signal comes from."""
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    """A stage that is under way: where what happens in it goes, and where a signal comes from."""
 
+    stage: StageRun
+    frozen: Tree
+    log: LateLog
     checkpoints: Checkpoints
     writer: MetricWriter | NoWriter
     progress: Progress
     guard: InterruptionGuard
+    agreement: Agreement
+
+    def validate_and_save(self, step: int, state: TrainState, *, replaces: bool = False) -> None:
+        """Save a step with what its validation measures; `replaces`: it was saved without.
+
+        Raises:
+            Interrupted: a signal came before the validation had ended; the step is saved without.
+        """
+        try:
+            metrics = self._validate(step, join(state.trainable, self.frozen))
+        except _CutShort:
+            self.save(step, state, owes_validation=True)
+            self.stop_if_asked(step)
+        self.save(step, state, metrics, replaces=replaces)
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        metrics: dict[str, float] | None = None,
+        *,
+        owes_validation: bool = False,
+        replaces: bool = False,
+    ) -> None:
+        """Start to save a step, and all that has been logged until now."""
+        identity = self.stage.identity | {UNLOGGED: self.log.unlogged(), TRAINER: self.stage.trainer.memory()}
+        if owes_validation:
+            identity[VALIDATION_OWED] = True
+        self.writer.sync()
+        tree = saved_tree(state, self.frozen, self.stage.config)
+        self.checkpoints.save(step, tree, metrics=metrics, identity=identity, replaces=replaces)
+
+    def stop_if_asked(self, step: int, signal_number: int | None = None) -> None:
+        """Raise Interrupted where a signal has come by now, to any process, when what was saved is on disk."""
+        if signal_number := self.agreement.now(signal_number or self.guard.signal_number):
+            self.checkpoints.wait()
+            logger.warning("stage %s: signal %d, saved step %d", self.stage.name, signal_number, step)
+            raise Interrupted(signal_number)
+
+    def _cut_short_if_asked(self) -> None:
+        if self.agreement.now(self.guard.signal_number):
+            raise _CutShort
+
+    def _validate(self, step: int, parameters: Tree) -> dict[str, float]:
+        """The means over speeds by which the best checkpoint is chosen; every speed's values are written."""
+        values, of_speeds = {}, []
+        outcomes = self.stage.validate(parameters, self._cut_short_if_asked)
+        for speed, (outcome, appraisal) in outcomes.items():
+            suffix = f"/speed_{speed}" if len(outcomes) > 1 else ""
+            of_speeds.append({"accuracy": outcome.accuracy} | appraisal)
+            measured = of_speeds[-1] | {"length": float(outcome.lengths_N.mean())}
+            measured["forced_stops"] = float(outcome.forced_stop_N.mean())
+            values |= {f"val/{name}{suffix}": value for name, value in measured.items()}
+        means = {name: float(np.mean([measured[name] for measured in of_speeds])) for name in of_speeds[0]}
+        self.writer.write(step, values | {f"val/{name}": mean for name, mean in means.items()})
+        self.progress.log(step, {name: value for name, value in values.items() if "forced" not in name})
+        return means
 
 
-def _loop(stage: StageRun, steps: Iterator[tuple[int, Step]], frozen: Tree, log: LateLog, outlets: _Outlets) -> None:
-    config, agreement = stage.config, Agreement(stage.mesh)
-    checkpoints, writer, progress, guard = outlets
+def _loop(running: _Running, steps: Iterator[tuple[int, Step]]) -> None:
+    stage, config = running.stage, running.stage.config
+    log, writer, progress, guard = running.log, running.writer, running.progress, running.guard
     pace, forecast = Pace(), Forecast(stage.name, stage.num_steps)
     for step, (state, metrics, num_examples) in _with_the_last_line(stage, steps, log, writer):
         log.add(step, metrics, num_examples)
         progress.advance(step)
         forecast.look(step, metrics)
-        signal_number = agreement.late(guard.signal_number)
+        signal_number = running.agreement.late(guard.signal_number)
         is_last = step == stage.num_steps
         is_validation = is_last or _is_multiple(step, config.eval_every)
         if step % config.log_every == 0 or is_validation:
@@ -121,16 +194,12 @@ def _loop(stage: StageRun, steps: Iterator[tuple[int, Step]], frozen: Tree, log:
         is_saved = is_validation or signal_number is not None or _is_multiple(step, config.save_every)
         if is_saved:
             log.check()
-            metrics = _validate(stage, join(state.trainable, frozen), step, writer, progress) if is_validation else None
-            identity = stage.identity | {"unlogged": log.unlogged(), "trainer": stage.trainer.memory()}
-            writer.sync()
-            checkpoints.save(step, saved_tree(state, frozen, config), metrics=metrics, identity=identity)
             if is_validation:
+                running.validate_and_save(step, state)
                 pace.skip()
-        if is_saved and (signal_number := agreement.now(signal_number or guard.signal_number)):
-            checkpoints.wait()
-            logger.warning("stage %s: signal %d, saved step %d", stage.name, signal_number, step)
-            raise Interrupted(signal_number)
+            else:
+                running.save(step, state)
+            running.stop_if_asked(step, signal_number)
 
 
 def _with_the_last_line(
@@ -157,21 +226,3 @@ def _shown(values: dict[str, float]) -> dict[str, float]:
     """What a progress line has room for."""
     shown = ("loss", "label_accuracy", "latent_loss", "reward", "accuracy", "length", "clip_fraction/latent")
     return {name: values[name] for name in shown if name in values}
-
-
-def _validate(
-    stage: StageRun, parameters: Tree, step: int, writer: MetricWriter, progress: Progress
-) -> dict[str, float]:
-    """The means over speeds by which the best checkpoint is chosen; every speed's values are written."""
-    values, of_speeds = {}, []
-    outcomes = stage.validate(parameters)
-    for speed, (outcome, appraisal) in outcomes.items():
-        suffix = f"/speed_{speed}" if len(outcomes) > 1 else ""
-        of_speeds.append({"accuracy": outcome.accuracy} | appraisal)
-        measured = of_speeds[-1] | {"length": float(outcome.lengths_N.mean())}
-        measured["forced_stops"] = float(outcome.forced_stop_N.mean())
-        values |= {f"val/{name}{suffix}": value for name, value in measured.items()}
-    means = {name: float(np.mean([measured[name] for measured in of_speeds])) for name in of_speeds[0]}
-    writer.write(step, values | {f"val/{name}": mean for name, mean in means.items()})
-    progress.log(step, {name: value for name, value in values.items() if "forced" not in name})
-    return means

@@ -86,6 +86,7 @@ def then_signal(function, when):
 
 make = pipeline.make_train_step
 pipeline.make_train_step = lambda *arguments: then_signal(make(*arguments), "step")
+Evaluator._start = then_signal(Evaluator._start, "decode")  # a batch is given to the device
 Evaluator._outcome = then_signal(Evaluator._outcome, "validation")  # decoded, and not yet written
 Checkpoints.save = then_signal(Checkpoints.save, "save")  # it goes on in the background
 run_main(pipeline.train)
@@ -131,7 +132,7 @@ class Stop:
     """
 
     signal: signal.Signals
-    moment: str  # "step", "validation" or "save"
+    moment: str  # "step", "decode", "validation" or "save"
     number: int
     latest: tuple[tuple[int, ...], ...]
 
@@ -144,6 +145,14 @@ STOPS = [
     [Stop(KILL, "save", 1, ((0, 0, 0), (2, 0, 0))), Stop(TERM, "step", 4, ((4, 0, 0), (6, 0, 0)))],
     # In the second of a validation's two speeds.
     [Stop(KILL, "validation", 7, ((7, 3, 0), (7, 4, 0))), Stop(TERM, "step", 3, ((7, 6, 0), (7, 7, 0)))],
+    # Told to end in the first of a validation's two speeds: it is saved without, and made up for, whatever comes
+    # between. So is the last one of a stage.
+    [
+        Stop(TERM, "decode", 4, ((7, 3, 0),)),
+        Stop(KILL, "decode", 1, ((7, 3, 0),)),
+        Stop(TERM, "decode", 1, ((7, 3, 0),)),
+        Stop(TERM, "decode", 5, ((7, 7, 0),)),
+    ],
     # Told to end in a stage's last step.
     [Stop(TERM, "step", 14, ((7, 7, 0),)), Stop(KILL, "step", 3, ((7, 7, 0), (7, 7, 2)))],
 ]

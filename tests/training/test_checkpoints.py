@@ -340,3 +340,19 @@ def test_kill_in_mid_save_leaves_every_finished_checkpoint_whole(tmp_path):
         last = checkpoints.latest_step() + 10
         checkpoints.save(last, {"x": jnp.ones(1)}, metrics=None, identity={})
     assert {path.name for path in tmp_path.iterdir()} == {"1", str(last)}
+
+
+def test_a_step_that_was_saved_without_a_metric_gets_one(tmp_path):
+    """Saved again it is replaced where that is asked for, and then the best; the others stay."""
+    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+        checkpoints.save(1, {"w": np.ones(2)}, metrics={"accuracy": 0.5}, identity={})
+        checkpoints.save(2, {"w": np.full(2, 2.0)}, metrics=None, identity={"owes": True})
+        assert checkpoints.best_step() == 1
+        checkpoints.save(2, {"w": np.full(2, 3.0)}, metrics={"accuracy": 0.9}, identity={})
+        assert checkpoints.read(2) == ({}, {"owes": True})
+        checkpoints.save(2, {"w": np.full(2, 2.0)}, metrics={"accuracy": 0.9}, identity={}, replaces=True)
+        checkpoints.wait()
+        assert checkpoints.read(2) == ({"accuracy": 0.9}, {}) and checkpoints.best_step() == 2
+        np.testing.assert_array_equal(checkpoints.restore(2, {"w": np.zeros(2)})["w"], np.full(2, 2.0))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2] and checkpoints.best_step() == 2
