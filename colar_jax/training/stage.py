@@ -1,5 +1,6 @@
 """One stage of a run: resume, step, log late, validate by generation, save; the same command again after anything."""
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -31,6 +32,10 @@ CHECKPOINTS_FOLDER = "checkpoints"  # in a stage's folder
 # What the identity of a checkpoint has besides the stage's, for the steps after it: metrics that are not in a line yet,
 # what the trainer remembers, and whether the validation of its step was cut short by a signal.
 UNLOGGED, TRAINER, VALIDATION_OWED = REMEMBERED = ("unlogged", "trainer", "validation_owed")
+
+# Steps that are handed to the device before it is done with the first of them. It needs a next one; were they as many as
+# there are between two log lines, a request to stop would wait for all of them.
+MOST_UNDER_WAY = 3
 
 # Decodes the validation set with these parameters: by speed what became of it, and what the trainer says of that. The
 # second argument is called before each batch; what it raises ends the validation.
@@ -175,8 +180,12 @@ def _loop(running: _Running, steps: Iterator[tuple[int, Step]]) -> None:
     stage, config = running.stage, running.stage.config
     log, writer, progress, guard = running.log, running.writer, running.progress, running.guard
     pace, forecast = Pace(), Forecast(stage.name, stage.num_steps)
+    under_way: collections.deque[dict[str, Metric]] = collections.deque()
     for step, (state, metrics, num_examples) in _with_the_last_line(stage, steps, log, writer):
         log.add(step, metrics, num_examples)
+        under_way.append(metrics)
+        if len(under_way) == MOST_UNDER_WAY:
+            jax.block_until_ready(under_way.popleft())
         progress.advance(step)
         forecast.look(step, metrics)
         signal_number = running.agreement.late(guard.signal_number)

@@ -1,0 +1,119 @@
+"""The loop of a stage, around steps that only count: how far it runs ahead, and a signal during a validation."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from colar_jax.config import resolve
+from colar_jax.config.resolve import defaults, stage_defaults
+from colar_jax.metric_writer import read_metrics
+from colar_jax.metrics import Metric
+from colar_jax.parallel.mesh import make_mesh
+from colar_jax.runs.resuming import has_ended
+from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.interruption import Interrupted
+from colar_jax.training.stage import CHECKPOINTS_FOLDER, MOST_UNDER_WAY, VALIDATION_OWED, StageRun, run_stage
+from colar_jax.training.state import TrainState
+
+
+class CountingTrainer:
+    """Its steps count, in the only weight that there is."""
+
+    advice, num_tokens = "", 0
+
+    def __init__(self):
+        self.taken = []
+
+    def steps(self, state, frozen, key, start, stop):
+        for number in range(start + 1, stop + 1):
+            self.taken.append(number)
+            weights = {"llama": {"weight": state.trainable["llama"]["weight"] + 1}}
+            state = TrainState(state.step + 1, weights, state.optimizer)
+            yield state, {"loss": Metric(np.float32(number), np.float32(1))}, 1
+
+    def memory(self):
+        return {"taken": len(self.taken)}
+
+    def recall(self, memory):
+        pass
+
+
+def outcome(accuracy: float):
+    return SimpleNamespace(accuracy=accuracy, lengths_N=np.zeros(1), forced_stop_N=np.zeros(1))
+
+
+def start_state() -> TrainState:
+    return TrainState(jnp.int32(0), {"llama": {"weight": jnp.zeros(2)}}, ())
+
+
+def stage_in(folder, trainer, validate=lambda parameters, before_each: {"2": (outcome(0.5), {})}, **settings):
+    config = defaults()
+    config.update(run="cot", stages={"cot": stage_defaults(method="cot", **settings)})
+    config = resolve(config).stages["cot"]
+    return StageRun(
+        name="cot",
+        folder=folder,
+        mesh=make_mesh(),
+        config=config,
+        num_steps=config.steps,
+        trainer=trainer,
+        validate=validate,
+        identity={},
+        place=lambda step: {},
+        hooks=(),
+        keep_checkpoints=1,
+    )
+
+
+def test_the_host_is_few_steps_ahead_of_the_device(tmp_path, monkeypatch):
+    """However far apart log lines are: a request to stop waits for the steps that are under way."""
+    trainer, waited_for, ahead = CountingTrainer(), [], []
+
+    def wait(metrics):
+        if "loss" in metrics:
+            waited_for.append(int(metrics["loss"].sum))
+            ahead.append(trainer.taken[-1] - waited_for[-1])
+        return metrics
+
+    monkeypatch.setattr(jax, "block_until_ready", wait)
+    run_stage(stage_in(tmp_path, trainer, steps=40, log_every=40), start_state(), {}, None)
+    in_the_loop = [number for number in waited_for if number <= 40 - MOST_UNDER_WAY]
+    assert set(in_the_loop) == set(range(1, 40 - MOST_UNDER_WAY + 1)) and max(ahead) == MOST_UNDER_WAY - 1
+
+
+@pytest.mark.parametrize("step", [3, 6])  # in the middle, and the last
+def test_a_signal_during_a_validation_is_answered_at_once(tmp_path, step):
+    """Its step is saved without; whoever goes on validates it first, with what was saved, and it may be the best."""
+    trainer, validated, settings = CountingTrainer(), [], dict(steps=6, eval_every=3, log_every=1)
+
+    def validate(parameters, before_each, *, stopped=False):
+        at = int(parameters["llama"]["weight"][0])
+        if stopped and at == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        before_each()
+        validated.append(at)
+        return {"2": (outcome(at / 10), {})}
+
+    stopped = stage_in(tmp_path, trainer, lambda *of: validate(*of, stopped=True), **settings)
+    with pytest.raises(Interrupted):
+        run_stage(stopped, start_state(), {}, None)
+    assert trainer.taken == list(range(1, step + 1)) and step not in validated
+    assert not has_ended(tmp_path, 6)
+    with Checkpoints(tmp_path / CHECKPOINTS_FOLDER) as checkpoints:
+        assert checkpoints.latest_step() == step and checkpoints.best_step() == (None if step == 3 else 3)
+        assert checkpoints.read(step) == ({}, {"unlogged": [], "trainer": {"taken": step}, VALIDATION_OWED: True})
+
+    going_on = CountingTrainer()
+    run_stage(stage_in(tmp_path, going_on, validate, **settings), start_state(), {}, None)
+    assert going_on.taken == list(range(step + 1, 7)) and validated == [3, 6]
+    assert [line["step"] for line in read_metrics(tmp_path) if "val/accuracy" in line] == [3, 6]
+    assert has_ended(tmp_path, 6)
+    with Checkpoints(tmp_path / CHECKPOINTS_FOLDER) as checkpoints:
+        assert checkpoints.best_step() == 6 and VALIDATION_OWED not in checkpoints.read(6)[1]
+    run_stage(stage_in(tmp_path, going_on, validate, **settings), start_state(), {}, None)
+    assert validated == [3, 6]
