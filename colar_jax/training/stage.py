@@ -33,8 +33,8 @@ CHECKPOINTS_FOLDER = "checkpoints"  # in a stage's folder
 # what the trainer remembers, and whether the validation of its step was cut short by a signal.
 UNLOGGED, TRAINER, VALIDATION_OWED = REMEMBERED = ("unlogged", "trainer", "validation_owed")
 
-# Steps that are handed to the device before it is done with the first of them. It needs a next one; were they as many as
-# there are between two log lines, a request to stop would wait for all of them.
+# Steps that are handed to the device before it is done with the first of them. It needs a next one; were they as many
+# as there are between two log lines, a request to stop would wait for all of them.
 MOST_UNDER_WAY = 3
 
 # Decodes the validation set with these parameters: by speed what became of it, and what the trainer says of that. The
