@@ -271,7 +271,7 @@ def test_speeds(text, speeds):
     assert parse_speeds(text) == speeds
 
 
-@pytest.mark.parametrize("part", ["0.5", "0", "-2", "two", "nan", "inf", "1;2", "Auto", "1..5"])
+@pytest.mark.parametrize("part", ["0.5", "0", "-2", "two", "nan", "inf", "1;2", "Auto", "1..5", "2.0000001"])
 def test_what_is_no_speed(part):
     with pytest.raises(ValueError, match=f"^{re.escape(repr(part))} is no thinking speed: a number of at least 1"):
         parse_speeds(f"2,{part}")

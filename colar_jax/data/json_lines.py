@@ -109,11 +109,14 @@ def parse_gsm8k(question: object, solution: str) -> Problem:
     """A problem in GSM8K's own form: each line of the solution is a step, `<<..>>` marks kept; `#### 18` ends it.
 
     Raises:
-      UserError: no answer follows the last `####` at the start of a line, or as `parse_problem`.
+      UserError: no answer follows the last `####` at the start of a line, or more than one line, or as `parse_problem`.
     """
-    worked, mark, answer = f"\n{solution}".rpartition(_GSM8K_MARK)
+    text = solution.replace("\r\n", "\n").replace("\r", "\n")
+    worked, mark, answer = f"\n{text}".rpartition(_GSM8K_MARK)
     if not mark:
         raise UserError(f"no final answer after '####' in {reprlib.repr(solution)}")
+    if "\n" in answer.strip():
+        raise UserError(f"more than a line after '####', where the answer alone stands: {reprlib.repr(answer.strip())}")
     steps = [line for line in worked.split("\n") if line.strip()]
     return parse_problem({"question": question, "steps": steps, "answer": answer.strip()})
 

@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-from colar_jax.data.prompts import AUTO_SPEED, SILENT, Speed
+from colar_jax.data.prompts import AUTO_SPEED, SILENT, Speed, speed_text
+from colar_jax.errors import UserError
 from colar_jax.settings.speeds import ASKED_PHASE, AUTO_NUMBER, DECIMALS, NO_NUMBER, OWN_NUMBER, SpeedRange
 
 
@@ -112,13 +113,20 @@ class Recipe:
         return self.told(AUTO_SPEED if is_auto else speed).said
 
     def told(self, speed: Speed) -> Told:
-        """What the model is told where it is asked for a speed, in training and in decoding."""
+        """What the model is told where it is asked for a speed, in training and in decoding.
+
+        Raises:
+            UserError: places on the chain's timeline are not computed with so many decimals.
+        """
         if self.conditioning == "text":
             return Told(speed, NO_NUMBER)
         of_auto = OWN_NUMBER if self.conditioning == "own" else AUTO_NUMBER
         number = of_auto if speed == AUTO_SPEED else float(speed)
-        if self.counts_tokens:
-            number = round(number, DECIMALS)  # what places are computed of (`model.timeline`)
+        if self.counts_tokens and round(number, DECIMALS) != number:
+            raise UserError(
+                f"speed={speed_text(speed)}: where latents stand on the chain's timeline (timeline='tokens'), speeds "
+                f"have at most {DECIMALS} decimals"
+            )
         return Told(speed if self.says_speed else SILENT, number)
 
     def told_of_drawn(self, speed: float, is_auto: bool) -> Told:

@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import logging
 import random
+import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 # Draws of new numbers, with fewer and fewer of them new, until all results are as they must be.
 _TRIES = 400
 _MOST_DECIMALS = 2
+_IN_DIGITS = re.compile(r"[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})", re.ASCII)
 NEW_NUMBERS = " (new numbers)"  # ends the place of a problem that has them
 
 
@@ -137,10 +139,9 @@ def _again_and_again(problems, templates, count: int, seed: int) -> Iterator[Pro
 
 
 def _number(text: str) -> Fraction | None:
-    try:
-        return Fraction(text.replace(",", ""))
-    except ValueError:
-        return None
+    """The value of a number in digits; no other number is a step's result, and 1e999999999 would take all memory."""
+    text = text.strip().replace(",", "")
+    return Fraction(text) if _IN_DIGITS.fullmatch(text) else None
 
 
 def _places(literal: str, results: Sequence[Fraction], said, hundredths, fixed) -> list[Number]:

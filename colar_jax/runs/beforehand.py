@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from colar_jax.config import StageConfig, plain
+from colar_jax.config import RlConfig, StageConfig, plain
 from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
 from colar_jax.report.results import AS_CONFIGURED
@@ -62,6 +62,17 @@ def _check_rewards(run: Run, name: str) -> None:
         )
 
 
+# Settings of rewards: another one of them, and its choices under which they do nothing. A function of one's own may
+# read any.
+_UNREAD_UNDER = {
+    "length_weight": ("length_credit", ("none",)),
+    "length_target": ("length_credit", ("none", "penalty", "cost", "when_solved")),
+    "budget_rate": ("budget", (0.0,)),
+    "configured_length": ("loss_aggregation", ("chain_mean", "token")),
+    "advantage_eps": ("advantage", ("dr_grpo",)),
+}
+
+
 def idle_settings(stage: StageConfig, model: ModelConfig) -> str:
     """What speaks against a stage's settings of rewards, one of them first; empty where nothing does.
 
@@ -92,6 +103,13 @@ def idle_settings(stage: StageConfig, model: ModelConfig) -> str:
             return (
                 f"{name}={value} is of a speed that the model chooses, and method={stage.method!r} chooses none; "
                 f"leave it at {default}"
+            )
+    defaults = RlConfig()
+    for field, (other, choices) in _UNREAD_UNDER.items():
+        if (value := getattr(rl, field)) != getattr(defaults, field) and getattr(rl, other) in choices:
+            return (
+                f"{field}={value} does nothing under rl.{other}={getattr(rl, other)!r}: leave it at "
+                f"{getattr(defaults, field)}, or set rl.{other}"
             )
     if rl.rollout_dropout and not model.lora.rank:
         return "rollout_dropout=True without adapters, which alone drop out: set model.lora.rank"

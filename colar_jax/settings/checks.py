@@ -30,8 +30,17 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
+def is_speed(number: float) -> bool:
+    """Whether it is a thinking speed: at least 1, and as it is written in a prompt and in tables, with six digits."""
+    return 1 <= number < math.inf and float(f"{number:g}") == number
+
+
+# What a text or a number that is none is told.
+A_SPEED = "a number of at least 1 (tokens per latent) with at most six digits, or auto"
+
+
 def parse_speeds(text: str, shown: str = "") -> tuple[float | str, ...]:
-    """Thinking speeds from text such as `1,1.5,2,auto`; UserError for anything but numbers from 1 up and `auto`.
+    """Thinking speeds from text such as `1,1.5,2,auto`; UserError for anything but speeds (`is_speed`) and `auto`.
 
     Args:
         shown: the setting that the text is of, or is a part of, for that message: `eval.speeds='1,2'`.
@@ -42,11 +51,8 @@ def parse_speeds(text: str, shown: str = "") -> tuple[float | str, ...]:
             speed = part if part == "auto" else float(part)
         except ValueError:
             speed = math.nan
-        if speed != "auto" and not (1 <= speed < math.inf):
-            of_setting = f" of {shown}" if shown else ""
-            raise UserError(
-                f"{part!r}{of_setting} is no thinking speed: a number of at least 1 (tokens per latent), or auto"
-            )
+        if speed != "auto" and not is_speed(speed):
+            raise UserError(f"{part!r}{f' of {shown}' if shown else ''} is no thinking speed: {A_SPEED}")
         speeds.append(speed)
     return tuple(speeds)
 

@@ -16,6 +16,7 @@ from colar_jax.data.prompts import AUTO_SPEED, Speed, speed_text
 from colar_jax.data.recipe import Recipe
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
+from colar_jax.settings.checks import A_SPEED, is_speed
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +89,11 @@ def check_speed(asked: Any, recipe: Recipe, *, has_speed: bool, stage: str) -> S
     given = parse_speeds(asked) if isinstance(asked, str) else (float(asked),) if _is_number(asked) else (math.nan,)
     if len(given) > 1:
         raise UserError(f"speed={asked}: one speed at a time, such as speed={speed_text(given[0])}")
-    if not given or (given[0] != AUTO_SPEED and not 1 <= given[0] < math.inf):
-        raise UserError(f"speed={asked!r} is no thinking speed: a number of at least 1 (tokens per latent), or auto")
+    if not given or (given[0] != AUTO_SPEED and not is_speed(given[0])):
+        raise UserError(f"speed={asked!r} is no thinking speed: {A_SPEED}")
     if not has_speed:
         raise UserError(f"speed={asked}: stage {stage} has none to choose; leave it out")
+    recipe.told(given[0])  # may refuse it
     return given[0]
 
 

@@ -67,6 +67,11 @@ REFUSED = {
     "a long key": (line(more=f', "{"k" * 5000}": 1'), 1, "key 'kkkkkkkkkkkk...kkkkkkkkkkkkk' is unexpected"),
     "GSM8K's form without its mark": (b'{"question": "a", "answer": "1 #### 2"}', 1, "no final answer after '####'"),
     "GSM8K's form without an answer": (b'{"question": "a", "answer": "1\\n####  "}', 1, "answer is ''"),
+    "GSM8K's form with more than the answer": (
+        b'{"question": "a", "answer": "1\\n#### 2\\nThat is all."}',
+        1,
+        "more than a line after '####', where the answer alone stands: '2\\nThat is all.'",
+    ),
     "GSM8K's form with more keys": (b'{"question": "a", "answer": "1\\n#### 2", "id": 1}', 1, "key 'steps' is missing"),
 }
 
@@ -127,6 +132,11 @@ def test_the_same_problem(tmp_path, data):
 )
 def test_a_number_is_never_rounded(tmp_path, number, answer):
     assert read_problems(written(tmp_path, line(answer=number)))[0].answer == answer
+
+
+def test_gsm8k_may_have_lines_of_windows(tmp_path):
+    path = written(tmp_path, b'{"question": "a", "answer": "1+1=2\\r\\n2+2=4\\r\\n#### 4\\r\\n"}')
+    assert read_problems(path) == [Problem("a", ("1+1=2", "2+2=4"), "4")]
 
 
 def test_gsm8k_may_have_no_solution_and_marks_inside_one(tmp_path):

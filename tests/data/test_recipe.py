@@ -66,7 +66,9 @@ def test_what_was_never_told_was_not_trained():
 
 def test_places_are_computed_of_two_decimals():
     on_timeline = dict(conditioning="number", timeline="tokens")
-    assert recipe_of("1..6", **on_timeline).told(2.34567).number == 2.35
+    assert recipe_of("1..6", **on_timeline).told(2.35).number == 2.35
+    with pytest.raises(UserError, match=r"^speed=2\.346: where latents stand on the chain's timeline"):
+        recipe_of("1..6", **on_timeline).told(2.346)
     assert recipe_of("1..6", conditioning="number").told(2.34567).number == 2.34567
     with pytest.raises(UserError, match=r"latent.speeds='1,1.0833' has 1.0833: .* at most 2 decimals"):
         recipe_of("1,1.0833", **on_timeline)

@@ -70,6 +70,13 @@ def test_an_answer_that_no_equation_gives_is_left_alone():
     assert template_of(Problem("Tom has 5 nuts and 3 keys. How many?", ("<<5+3=8>>",), "9")) is None
 
 
+@pytest.mark.parametrize("answer", ["1/0", "1e999999999", "8e0", "eight", "", "9" * 5000, "8 coins"])
+def test_an_answer_that_is_no_number_in_digits_is_left_alone(answer):
+    """None of them ends the program, or takes its memory."""
+    problem = Problem("Tom has 5 nuts and 3 keys. How many?", ("<<5+3=8>>",), answer)
+    assert template_of(problem) is None and template_of(dataclasses.replace(problem, answer="8.0")) is not None
+
+
 def test_a_number_that_is_no_count_stays():
     text = "On the 3rd of May 2019, at 7:30, 2/5 of 20% of the 1,200 eggs, two-thirds of 45, one egg, a 4x4 and 16GB."
     free = {mention.value: mention for mention in mentions_of(text) if not mention.is_fixed}

@@ -65,6 +65,20 @@ def test_one_error_for_a_wrong_value(setting, value, message):
             "choice_entropy_weight=0.1 is of a speed that the model chooses, and method='colar' chooses none",
         ),
         ({"rollout_dropout": True}, "rollout_dropout=True without adapters"),
+        ({"length_weight": 5.0}, "length_weight=5.0 does nothing under rl.length_credit='none': leave it at 0.5, or"),
+        ({"length_weight": 5.0, "length_credit": "penalty"}, ""),
+        (
+            {"length_target": 0.5, "length_credit": "cost"},
+            "length_target=0.5 does nothing under rl.length_credit='cost'",
+        ),
+        ({"length_target": 0.5, "length_credit": "among_right"}, ""),
+        ({"budget_rate": 0.2}, "budget_rate=0.2 does nothing under rl.budget=0.0"),
+        ({"configured_length": 8}, "configured_length=8 does nothing under rl.loss_aggregation='chain_mean'"),
+        (
+            {"advantage_eps": 1e-6, "advantage": "dr_grpo"},
+            "advantage_eps=1e-06 does nothing under rl.advantage",
+        ),
+        ({"advantage_eps": 1e-6}, ""),
         ({}, ""),
     ],
 )

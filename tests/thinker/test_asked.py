@@ -17,6 +17,7 @@ REFUSED = {
     "speed=0 is no thinking speed: a number of at least 1": {"speed": 0},
     "speed=0.5 is no thinking speed": {"speed": 0.5},
     "speed=nan is no": {"speed": math.nan},
+    "speed=2.0000001 is no thinking speed: a number of at least 1 (tokens per latent) with": {"speed": 2.0000001},
     "speed=inf is no": {"speed": math.inf},
     "speed=-2 is no": {"speed": -2},
     "speed=True is no": {"speed": True},
