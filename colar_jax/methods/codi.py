@@ -141,7 +141,7 @@ class Codi(Method):
     teacher_weight: float = 1.0  # alpha, of the chain of thought's cross-entropy
     student_weight: float = 1.0  # beta, of the answer's after the latents
     distill_weight: float = 20.0  # gamma
-    normalise: bool = True  # each layer's distance in units of the teacher's standard deviation there
+    normalise: bool = True  # whether each layer's distance is divided by the teacher's standard deviation there
     # Over what: batch, as in CODI's code; each example alone; or all, the batch and its layers at once.
     spread: str = binding("batch", before="example")
     distill_embedding: bool = binding(True, before=False)  # among the layers, the embedding of the token that is fed

@@ -31,7 +31,8 @@ class Kava(Pccot):
     distill_weight: float = 10.0  # alpha_1, of the distance of hidden states
     cache_weight: float = 1.0  # alpha_2, of the distance of keys and values
     cache_distance: str = "smooth_l1"  # or mse
-    # Each layer's in units of the teacher's standard deviation there: the batch's, or with `spread=example` each one's.
+    # Whether each layer's distance is divided by the teacher's standard deviation there: the batch's, or with
+    # `spread=example` each one's. It is one of a layer with `spread=all`, too.
     cache_normalise: bool = True
     importance_share: float = 0.1  # lambda: 1 evicts by the answer's attention alone, 0 by how unlike keys are
     keys_before_rope: bool = False  # keys are compared as they were before their rotary embedding, not as cached
