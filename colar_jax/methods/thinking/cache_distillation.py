@@ -28,7 +28,7 @@ class CacheMatching:
     """How caches are compared."""
 
     distance: str  # one of `DISTANCES`
-    normalise: bool  # whether each layer's distance (not its error) is divided by the teacher's standard deviation there
+    normalise: bool  # whether each layer's distance, not its error, is divided by the teacher's standard deviation
     over_batch: bool  # that of all examples of a step, or of each alone
     importance_share: float  # lambda
     keys_before_rope: bool
