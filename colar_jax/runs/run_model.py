@@ -111,8 +111,15 @@ class RunModel:
     mesh: jax.sharding.Mesh
     graph: object  # from `reasoner.abstract`
     shapes: Tree  # of its parameters, with shardings
-    adapters: Tree  # to start from (`model.lora.init_from`), on the host; empty without
     modules: dict[str, OwnModule]  # that methods bring to it
+
+    @functools.cached_property
+    def adapters(self) -> Tree:
+        """Those to start from (`model.lora.init_from`), on the host; empty without. UserError where they do not fit."""
+        settings = self.config.model.lora
+        if not settings.init_from:
+            return {}
+        return peft.read_adapter(Path(settings.init_from).expanduser(), self.llama, expected=self._lora)[1]
 
     @functools.cached_property
     def frozen_base(self) -> Tree:
@@ -184,10 +191,9 @@ def make_model(config: Config, folder: Path | None, tokenizer: Tokenizer, *, for
         llama = base.config
     graph, shapes = abstract_model(config, llama, for_training=for_training)
     mesh = _mesh_for(config, graph, shapes, for_training)
-    adapters = {}
-    if config.model.lora.init_from and for_training:  # what is trained has them, wherever they came from
-        source = Path(config.model.lora.init_from).expanduser()
-        adapters = peft.read_adapter(source, llama, expected=lora_config(config.model.lora))[1]
     placed = placed_shapes(shapes, parameter_specs(graph, shapes, mesh), mesh)
     modules = own_modules(config, for_training=for_training)
-    return RunModel(config, llama, base, mesh, graph, placed, adapters, modules)
+    model = RunModel(config, llama, base, mesh, graph, placed, modules)
+    if for_training:
+        _ = model.adapters  # what cannot be used is said now; a run that is trained has them, wherever they came from
+    return model
