@@ -5,6 +5,8 @@ import importlib.util
 import logging
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from colar_jax.errors import NO_MEMORY, UserError
+from colar_jax.errors import NO_MEMORY, TrainingEnded, UserError
 from colar_jax.parallel.mesh import AXES, REPLICATED
 from colar_jax.settings import ParallelConfig
 
@@ -25,6 +27,7 @@ LOST_PEER = 75  # EX_TEMPFAIL: try again
 # The exit status after a fault of this process alone. It is the higher one, for srun returns the highest of all
 # processes' statuses.
 OWN_FAULT = 78
+_FAREWELL_SECONDS = 3
 # What XLA says of a process's own computation, whatever the others do.
 _OF_ITS_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
@@ -38,6 +41,8 @@ def initialize(settings: ParallelConfig) -> None:
     Raises:
         UserError: the processes do not come together.
     """
+    # Its own answer to SIGTERM would be the only one: whoever is asked to end before the first step would go on.
+    jax.config.update("jax_enable_preemption_service", False)
     options: dict = {"heartbeat_timeout_seconds": settings.heartbeat_seconds}
     if settings.coordinator:
         options |= dict(
@@ -174,14 +179,20 @@ def also_before_the_end(do: Callable[[], None]) -> Iterator[None]:
 def ends_with_its_peers() -> Iterator[None]:
     """Ends the process, with one clear message, where another one of the run was lost in what is done inside.
 
-    At once, without the usual clean-up: that would wait for the lost process. So does one that has no memory left, or
-    whose program is wrong; with another status, because to try again would not help.
+    At once, without the usual clean-up: that would wait for the lost process. So does one with a fault of its own (no
+    memory left, a full disk), for the others are in the middle of something; with another status, because to try again
+    would not help. What ends training is seen by all, and ends them as usual.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except TrainingEnded:
+        raise
+    except Exception as error:
+        # In this order: to count them makes devices ready.
+        if not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            _end_alone(error)
         reason = " ".join(str(error).split())[:300]
         is_its_own = reason.startswith(_OF_ITS_OWN)
         if reason.startswith("RESOURCE_EXHAUSTED"):
@@ -195,6 +206,21 @@ def ends_with_its_peers() -> Iterator[None]:
             )
         process = f"process {jax.process_index()} of {jax.process_count()}"
         print(f"error: {process} cannot go on: {said}", file=sys.stderr, flush=True)
-        for do in _BEFORE_THE_END:
-            do()
-        os._exit(OWN_FAULT if is_its_own else LOST_PEER)
+        _end_at_once(OWN_FAULT if is_its_own else LOST_PEER)
+
+
+def _end_alone(error: Exception) -> None:
+    """End with a fault that the others may not have; where they have, they can say so before this one is gone."""
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(error)
+    time.sleep(_FAREWELL_SECONDS)
+    _end_at_once(OWN_FAULT)
+
+
+def _end_at_once(status: int) -> None:
+    for do in _BEFORE_THE_END:
+        do()
+    sys.stdout.flush()
+    os._exit(status)

@@ -258,7 +258,7 @@ class Checkpoints:
             with orbax_output.silenced(only_on_error=True):
                 yield
         except Exception as error:
-            if (reason := refusal_of_disk(error)) is None:
+            if (reason := refusal_of_disk(error, of_a_save=True)) is None:
                 raise
             raise UserError(
                 f"{self.folder}: {reason}; the checkpoints in it are whole, and the same command goes on from the last"

@@ -104,6 +104,8 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
                 running.validate_and_save(start, state, replaces=True)
             with contextlib.closing(stage.trainer.steps(state, frozen, key, start, stage.num_steps)) as steps:
                 _loop(running, enumerate(steps, start=start + 1))
+            checkpoints.wait()  # a signal ends nothing until the last step is on disk
+            running.stop_if_asked(stage.num_steps)
 
 
 @dataclasses.dataclass(frozen=True)

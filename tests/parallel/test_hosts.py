@@ -14,6 +14,7 @@ import pytest
 from pipeline.tiny import CONFIG_FILE, ROOT, TINY, checkpoint_steps
 
 from colar_jax.config import ParallelConfig
+from colar_jax.errors import TrainingEnded, UserError
 from colar_jax.metric_writer import read_metrics
 from colar_jax.parallel import hosts
 from colar_jax.training.checkpoints import Checkpoints
@@ -167,6 +168,38 @@ def test_wrong_settings_are_one_error(settings, message):
         ParallelConfig(**settings)
 
 
+def be_one_of_two(monkeypatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(hosts, "_FAREWELL_SECONDS", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(UserError("the disk is full"), "error: the disk is full\n"), (OSError(5, "Input/output error"), "Traceback")],
+)
+def test_a_fault_of_one_process_ends_it_at_once(monkeypatch, capsys, error, said):
+    """At the end of a process jax waits for all others, who wait for it in their next step."""
+    be_one_of_two(monkeypatch)
+    with pytest.raises(SystemExit) as ended, hosts.ends_with_its_peers():
+        raise error
+    assert ended.value.code == hosts.OWN_FAULT and capsys.readouterr().err.startswith(said)
+
+
+def test_what_all_processes_see_ends_them_as_usual(monkeypatch):
+    be_one_of_two(monkeypatch)
+    for error in (TrainingEnded("not finite"), SystemExit(143)):
+        with pytest.raises(type(error)), hosts.ends_with_its_peers():
+            raise error
+
+
+def test_one_process_alone_fails_as_usual():
+    for error in (UserError("a mistake"), jax.errors.JaxRuntimeError("INTERNAL: it broke")):
+        with pytest.raises(type(error)), hosts.ends_with_its_peers():
+            raise error
+
+
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
@@ -181,8 +214,7 @@ def test_wrong_settings_are_one_error(settings, message):
     ],
 )
 def test_a_fault_of_its_own_is_not_tried_again(monkeypatch, capsys, error, status, said):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(os, "_exit", sys.exit)
+    be_one_of_two(monkeypatch)
     with pytest.raises(SystemExit) as ended, hosts.ends_with_its_peers():
         raise jax.errors.JaxRuntimeError(error)
     assert ended.value.code == status

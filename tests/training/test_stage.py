@@ -86,6 +86,22 @@ def test_the_host_is_few_steps_ahead_of_the_device(tmp_path, monkeypatch):
     assert set(in_the_loop) == set(range(1, 40 - MOST_UNDER_WAY + 1)) and max(ahead) == MOST_UNDER_WAY - 1
 
 
+def test_a_signal_during_the_last_save_waits_for_it(tmp_path, monkeypatch):
+    """It may be the only checkpoint that a stage has, and on a bucket a save takes minutes."""
+    trainer, wait, sent = CountingTrainer(), Checkpoints.wait, []
+
+    def wait_and_be_told_to_end(checkpoints):
+        if trainer.taken == [1, 2] and not sent:
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        wait(checkpoints)
+
+    monkeypatch.setattr(Checkpoints, "wait", wait_and_be_told_to_end)
+    with pytest.raises(Interrupted):
+        run_stage(stage_in(tmp_path, trainer, steps=2), start_state(), {}, None)
+    assert sent and has_ended(tmp_path, 2)
+
+
 @pytest.mark.parametrize("step", [3, 6])  # in the middle, and the last
 def test_a_signal_during_a_validation_is_answered_at_once(tmp_path, step):
     """Its step is saved without; whoever goes on validates it first, with what was saved, and it may be the best."""
