@@ -50,11 +50,7 @@ def test_the_words_of_the_disk_are_found_in_what_wraps_them():
     assert refusal_of_disk(ValueError("RESOURCE_EXHAUSTED: ... : No space left on device [os_error_code='28']"))
     denied = RuntimeError("ptxas: Permission denied")
     assert refusal_of_disk(denied) is None and refusal_of_disk(denied, of_a_save=True) == "Permission denied"
-    try:
-        try:
-            raise PermissionError(13, "Permission denied")
-        except PermissionError:
-            {}["a fault of the program, while another error was handled"]
-    except KeyError as fault:
-        assert refusal_of_disk(fault) is None and refusal_of_disk(fault, of_a_save=True)
+    fault = KeyError("of the program, while another error was handled")
+    fault.__context__ = PermissionError(13, "Permission denied")
+    assert refusal_of_disk(fault) is None and refusal_of_disk(fault, of_a_save=True)
     assert refusal_of_disk(ValueError("another")) is None and refusal_of_disk(FileNotFoundError(2, "x")) is None
