@@ -189,10 +189,11 @@ def _adapter_identity(identity: dict) -> dict:
 def refuse_another_tokenizer(run: Run, folder: Path) -> None:
     """UserError where a stage folder is of a run whose ids are other words; shapes alone do not show that.
 
-    A few ids may differ, as those of special tokens. Nothing is known of a stage whose run's folder is not there.
+    A few ids may differ, as those of special tokens. Nothing is known of a stage whose run's folder is not there. In
+    this run's own folder is the tokenizer of the last start, until `write_config` replaces it.
     """
     theirs = folder.parent / TOKENIZER_FOLDER
-    if folder.parent.resolve() == run.workdir.resolve() or not theirs.is_dir():
+    if not theirs.is_dir():
         return
     try:
         saved = load_tokenizer(str(theirs), needs_separator=False).hf.get_vocab()

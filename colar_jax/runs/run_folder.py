@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from colar_jax.runs.run import Run
 from colar_jax.settings import AUTOMATIC
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -55,6 +58,13 @@ def write_config(run: Run) -> None:
     if not is_first():
         return
     run.workdir.mkdir(parents=True, exist_ok=True)
+    others = {path.parent.name for path in run.workdir.glob(f"*/{CHECKPOINTS_FOLDER}")} - set(run.config.stages)
+    if others:
+        logger.warning(
+            "%s has been trained in by another config: %s, which this one does not define, cannot be opened from there "
+            "any more; another workdir keeps what is there",
+            run.workdir, ", ".join(sorted(others)),
+        )  # fmt: skip
     path = run.workdir / CONFIG_FILE
     unfinished = path.with_name(f".{path.name}.unfinished")
     # The devices belong to a start of the run, not to the run.

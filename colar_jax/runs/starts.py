@@ -1,6 +1,7 @@
 """Which stage a command means, what a stage starts from, and the parameters of a finished one."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,8 @@ from colar_jax.training.state import (
     place_state,
     state_shapes,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def default_stage(run: Run) -> str:
@@ -180,6 +183,12 @@ def reference_of(run: Run, name: str) -> dict:
             "its folder back as it was, or start a stage of another name from it"
         )
     return now
+
+
+def tell_unfinished(folder: Path) -> None:
+    """A warning where a stage that is about to be used has not taken all its steps."""
+    if place := unfinished(folder):
+        logger.warning("stage %s is not trained to its end: %s", folder.name, place)
 
 
 def unfinished(folder: Path) -> str:

@@ -289,7 +289,8 @@ def test_a_value_of_the_wrong_type(run, flag, what):
         ("--config.run=cot,color", "a stage of run='color' is none of colar, cot. Did you mean 'colar'?"),
         (
             "--config.eval.speeds=fast",
-            "'fast' of eval.speeds='fast' is no thinking speed: a number of at least 1 (tokens per latent) with at most six digits, or auto",
+            "'fast' of eval.speeds='fast' is no thinking speed: a number of at least 1 (tokens per latent) with at "
+            "most six digits, or auto",
         ),
     ],
 )

@@ -17,6 +17,7 @@ from colar_jax.errors import UserError
 from colar_jax.methods import METHODS
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
+from colar_jax.runs.run_folder import write_config
 from colar_jax.runs.start_rules import _has_such_latents
 from colar_jax.runs.starts import adopt, start_parameters
 from colar_jax.training.checkpoints import Checkpoints
@@ -192,4 +193,15 @@ def test_a_source_whose_ids_are_other_words_is_refused(tmp_path):
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match=r"run/cot was trained with another tokenizer \(.*run/tokenizer\): of the"):
         start_parameters(other, "colar")
-    start_parameters(run, "colar")  # the run's own stages have the run's tokenizer
+    with pytest.raises(UserError, match="was trained with another tokenizer"):  # in its own folder, too
+        start_parameters(run, "colar")
+
+
+def test_another_config_in_a_folder_says_what_is_lost(tmp_path, caplog):
+    run = prepare(tiny_config(tmp_path / "run"))
+    adopt(run, "cot", run.initial_parameters())
+    assert not caplog.messages or "another config" not in caplog.text
+    config = tiny_config_dict(tmp_path / "run", run="colar")
+    del config.stages.cot
+    write_config(prepare(resolve(config)))
+    assert "run has been trained in by another config: cot, which this one does not define, cannot be" in caplog.text

@@ -18,6 +18,7 @@ from thinker.test_generate import QUESTIONS, assert_same_answer
 import colar_jax
 from colar_jax.errors import UserError
 from colar_jax.exchange.folder import export_stage
+from colar_jax.runs import starts
 from colar_jax.thinker.opening import config_of
 
 LORA = {"rank": 3, "alpha": 12.0, "targets": "query,value,down"}
@@ -331,3 +332,11 @@ def test_asking_loads_nothing_that_only_training_needs():
     program = "import sys, colar_jax; colar_jax.load; print([m for m in ('torch', 'datasets') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_stage_that_is_still_in_training_says_so(asked_run, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(starts, "unfinished", lambda folder: "step 200, trained to 250 of 9,000")
+    colar_jax.load(asked_run.workdir, "cot")
+    exported(asked_run, "cot", tmp_path / "out")
+    said = "stage cot is not trained to its end: step 200, trained to 250 of 9,000"
+    assert caplog.messages.count(said) == 2
