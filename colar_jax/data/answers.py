@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from colar_jax.data import math_equivalence
 from colar_jax.data.prompts import ANSWER_PREFIX
 from colar_jax.errors import UserError
-from colar_jax.settings import nearest
+from colar_jax.settings.import_path import import_object, is_import_path, unknown_name
 
 # (prediction, answer) -> is the prediction right?
 Verifier = Callable[[str, str], bool]
@@ -80,12 +80,24 @@ def is_plainly_right(prediction: str, answer: str) -> bool:
     return is_right(prediction, answer) or math_equivalence.is_same_but_for_layout(prediction, answer)
 
 
-def check_verifier(name: str, *, judges: bool = True) -> None:
-    """UserError where `data.verifier=name` is none of `VERIFIERS`, or `judges` and needs what is not installed."""
+def find_verifier(name: str, *, judges: bool = True) -> Verifier:
+    """What `data.verifier=name` names: one of `VERIFIERS`, or a function of the user's own, `package.module:function`.
+
+    Args:
+        judges: whether it is going to: one that needs what is not installed is an error then.
+
+    Raises:
+        UserError: there is none of this name, or it cannot be called.
+    """
+    if is_import_path(name):
+        if not callable(verifier := import_object("data.verifier", name)):
+            raise UserError(f"data.verifier={name!r} is no function (prediction, answer) that says whether it is right")
+        return verifier
     if name not in VERIFIERS:
-        raise UserError(f"data.verifier={name!r} is none of {', '.join(VERIFIERS)}.{nearest(name, VERIFIERS)}")
+        raise unknown_name("data.verifier", name, VERIFIERS, "A function")
     if judges and VERIFIERS[name] is is_same_mathematics:
         math_equivalence.require_library()
+    return VERIFIERS[name]
 
 
 def _parse_number(text: str, *, as_people_write: bool = False) -> Decimal | None:

@@ -11,7 +11,7 @@ import reprlib
 
 import numpy as np
 
-from colar_jax.data.answers import VERIFIERS, extract_answer, is_plainly_right, is_same_mathematics
+from colar_jax.data.answers import extract_answer, find_verifier, is_plainly_right, is_same_mathematics
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.grouping import num_groups
 from colar_jax.data.problems import Problem
@@ -129,7 +129,7 @@ def _said(answer_ids: np.ndarray, tokenizer: Tokenizer) -> str:
 
 def _wrong(read_back: dict[str, str | None], verifier: str) -> dict[str, str]:
     """Of answers and what is read of each (None: the same), those that are judged wrong."""
-    judge = VERIFIERS[verifier]
+    judge = find_verifier(verifier)
     at_a_glance = is_plainly_right if judge is is_same_mathematics else judge
     texts = {answer: answer if said is None else said for answer, said in read_back.items()}
     doubtful = [answer for answer, text in texts.items() if not at_a_glance(text, answer)]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from colar_jax.config import Config, DecodeConfig, parse_speeds, parse_targets
-from colar_jax.data.answers import VERIFIERS, check_verifier
+from colar_jax.data.answers import find_verifier
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.fingerprint import problems_hash
 from colar_jax.data.problems import Problem
@@ -96,7 +96,7 @@ class Run:
     @functools.cached_property
     def judge(self) -> Judge:
         """What says whether an answer is right."""
-        return Judge(self.tokenizer, VERIFIERS[self.config.data.verifier])
+        return Judge(self.tokenizer, find_verifier(self.config.data.verifier))
 
     def method(self, stage_name: str) -> Method:
         """The method of a stage, with its settings there."""
@@ -206,7 +206,7 @@ _LOAD = {
 
 
 def _check_names(config: Config, *, judges: bool) -> None:
-    check_verifier(config.data.verifier, judges=judges)
+    find_verifier(config.data.verifier, judges=judges)
     for name, stage in config.stages.items():
         find_method(stage.method, f"stages.{name}.method")
         if stage.trainer == "grpo":

@@ -24,7 +24,7 @@ class DataConfig:
     # How many problems of a set may be such that even their exact answer would be judged wrong (a number, or below 1 a
     # share of the set). More are an error.
     max_unreadable: float = observing(0.0)
-    verifier: str = "numeric"  # how an answer is compared: `data.answers.VERIFIERS`
+    verifier: str = "numeric"  # says whether an answer is right: numeric, exact, math; or package.module:function
 
     def __post_init__(self):
         require(bool(self.train), "data.train is empty: name a source, a .jsonl file or a folder")

@@ -9,6 +9,7 @@ import numpy as np
 
 from colar_jax.config import plain, resolve_plain
 from colar_jax.config.of_before import of_this_version
+from colar_jax.data.answers import VERIFIERS
 from colar_jax.errors import UserError
 from colar_jax.methods import Method, find_method
 from colar_jax.parallel.mesh import put
@@ -45,7 +46,8 @@ def exported_config(folder: Path) -> ml_collections.ConfigDict:
         "max_answer_tokens": facts.max_answer_tokens,
     }
     saved = {"title": folder.name, "run": name, "stages": {name: stage}, "decode": decode}
-    data = {"tokenizer": str(folder)} | ({"verifier": facts.verifier} if facts.verifier else {})
+    # A function of theirs is not here, and a folder of others names nothing that is to be imported.
+    data = {"tokenizer": str(folder)} | ({"verifier": facts.verifier} if facts.verifier in VERIFIERS else {})
     saved |= {"model": _model(folder, facts, method), "data": data}
     try:
         config = ml_collections.ConfigDict(plain(resolve_plain(of_this_version(saved))))

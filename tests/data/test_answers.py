@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from pathlib import Path
 
@@ -6,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colar_jax.data.answers import VERIFIERS, extract_answer, is_right, is_same_mathematics, is_same_text
+from colar_jax.data.answers import VERIFIERS, extract_answer, find_verifier, is_right, is_same_mathematics, is_same_text
 from colar_jax.data.prompts import answer_text
+from colar_jax.errors import UserError
 
 # The published implementation on 48 texts: {output, answer, extracted, right} each (../shared/golden/h_answers.json).
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "answers.json").read_text(encoding="utf-8"))
@@ -233,3 +235,19 @@ def test_exact_verifier_compares_text():
     assert is_same_text(" Tom is a lempus.\n", "Tom is a lempus.")
     assert not is_same_text("10.0", "10")
     assert {"numeric": is_right, "exact": is_same_text, "math": is_same_mathematics} == VERIFIERS
+
+
+def without_units(prediction: str, answer: str) -> bool:
+    return prediction.split()[:1] == answer.split()[:1]
+
+
+def test_a_verifier_of_ones_own():
+    verifier = find_verifier(f"{__name__}:without_units")
+    assert verifier("3 km", "3") and not verifier("4 km", "3")
+    for name, said in {
+        f"{__name__}:VERIFIERS": "is no function",
+        f"{__name__}:nothing": "cannot be imported",
+        "maths": "is none of numeric, exact, math. Did you mean math? A function of your own is named as",
+    }.items():
+        with pytest.raises(UserError, match=f"^data.verifier='{re.escape(name)}' {re.escape(said)}"):
+            find_verifier(name)

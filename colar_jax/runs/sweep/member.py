@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from colar_jax.config import Config
-from colar_jax.data.answers import VERIFIERS
+from colar_jax.data.answers import find_verifier
 from colar_jax.data.prompts import AUTO_SPEED, speed_text
 from colar_jax.evaluation.causal import causal_tests
 from colar_jax.evaluation.cost import CostModel, cost_of
@@ -106,7 +106,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
         place = (cell.dataset, speed, cell.sampling, cell.latent_limit, cell.temperature, cell.trim, was_trained)
         decoded = StoredDecode.from_json(store[key_of(depends_on)])
         together.setdefault((*place, depends_on["questions"]), []).append(decoded)
-    model, is_same = _cost_model(part), functools.lru_cache(maxsize=2**16)(VERIFIERS[run.config.data.verifier])
+    model, is_same = _cost_model(part), functools.lru_cache(maxsize=2**16)(find_verifier(run.config.data.verifier))
     thinks_in = _thinks_in(part)
     for (dataset, speed, sampling, limit, temperature, trim, was_trained, questions), seeds in together.items():
         yield Result(
