@@ -31,7 +31,7 @@ class RlConfig:
     # even: as many groups in each minibatch, and a group counts the same in all; filled: the last has what is left.
     minibatches: str = binding("even", before="filled")
     num_iterations: int = 1  # passes over the rollouts of an iteration
-    advantage: str = "group"  # (reward - mean) / std of the group; dr_grpo: no division; or a name of `rl.credit`
+    advantage: str = "group"  # (reward - mean) / std of the group; dr_grpo: no division; package.module:function
     advantage_eps: float = 1e-8  # added to the std
     # What rewards are compared with: prompt, the rollouts of one prompt (only the std is the group's); or the group.
     centre: str = binding("prompt", before="group")
@@ -40,7 +40,8 @@ class RlConfig:
     dual_clip: float = 0.0  # ratios of bad actions count no more than this, such as 3 (arXiv 1912.09729); 0: no limit
     # What of a latent is clipped: whole, the ratio of its densities; reduced, of `log_prob_reduction` (as published).
     latent_ratio: str = binding("whole", before="reduced")
-    loss_aggregation: str = "chain_mean"  # each chain its mean (the paper); configured_length; token (`rl.credit`)
+    # chain_mean: each chain its mean (the paper); configured_length; token; or package.module:function (docs/rl.md).
+    loss_aggregation: str = "chain_mean"
     configured_length: int = 32  # what a chain's sum is divided by in "configured_length"
     # Weights of the three kinds of actions. A latent's log-probability is a mean over dimensions, which is small.
     latent_weight: float = 1.0
@@ -67,7 +68,7 @@ class RlConfig:
     final_min_std: float = 0.0  # the floor moves evenly to this one until the stage's last iteration; 0: it stays
     final_stop_odds_temperature: float = 0.0  # and the temperature of those odds to this one; 0: it stays
     final_max_latents: int = 0  # and the limit, from decode.max_latents, to this one; 0: it stays
-    # Names of `rl.credit.REWARDS` or package.module:function, with commas and weights: "correctness,0.1*brevity".
+    # correctness, brevity, well_formed, or package.module:function, with commas and weights: "correctness,0.1*brevity".
     reward: str = "correctness"
     length_penalty: float = 0.0  # share of a right answer's reward that a chain of decode.max_latents loses
     length_credit: str = "none"  # how short chains are paid: penalty, cost, among_right, when_solved (`rl.lengths`)

@@ -54,7 +54,7 @@ def unread_by(trainer: str) -> tuple[str, ...]:
 class StageConfig:
     """One stage of a run: a method, its data order, its optimizer, and where it starts."""
 
-    method: str = "cot"  # a name of `methods.METHODS`, or package.module:NAME
+    method: str = "cot"  # cot, colar, no_cot, ... (docs/methods.md has all), or package.module:NAME
     trainer: str = "sft"  # sft: learn from the data's reasoning; grpo: from rewards, as the group `rl` says
     init_from: str = ""  # a stage of this run or a stage folder of another; empty: the stage before, else random
     steps: int = adjustable(0)  # optimizer steps; 0: use `epochs`

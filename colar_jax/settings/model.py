@@ -89,7 +89,7 @@ class ModelConfig:
     # A Hugging Face folder, a GGUF file, either in an installed package (package:<package>/<file>), or a hub id
     # (owner/name[@revision]) to start from; empty: random weights.
     base: str = ""
-    preset: str = "nano"  # without a base: a name of `model.presets.PRESETS`
+    preset: str = "nano"  # without a base: pico, nano, micro, or the size of a published model (docs/base_models.md)
     dtype: str = adjustable("float32")  # of activations; trained parameters, softmax and losses are float32
     base_dtype: str = adjustable("float32")  # of weights that adapters keep frozen; bfloat16 halves their memory
     remat: str = execution("none")  # what the backward pass recomputes: none, dots (all but matmuls), full

@@ -247,7 +247,7 @@ def test_a_verifier_of_ones_own():
     for name, said in {
         f"{__name__}:VERIFIERS": "is no function",
         f"{__name__}:nothing": "cannot be imported",
-        "maths": "is none of numeric, exact, math. Did you mean math? A function of your own is named as",
+        "maths": "is none of numeric, exact, math. Did you mean 'math'? A function of your own is named as",
     }.items():
         with pytest.raises(UserError, match=f"^data.verifier='{re.escape(name)}' {re.escape(said)}"):
             find_verifier(name)
