@@ -161,12 +161,16 @@ def _mean(results: list[dict], name: str) -> str:
 
 
 def _changed(tests: list[dict], name: str) -> str:
-    """The mean accuracy after a change to the latents, and in how many seeds it is lower for certain."""
+    """The mean accuracy after a change to the latents, and in how many seeds it is lower for certain.
+
+    As in "(2)"; "(2 of 3)" where in the other seeds too few answers could fall to say so.
+    """
     found = [test for test in tests if test["intervention"] == name]
     if not found:
         return "-"
     accuracy = sum(test["accuracy"] for test in found) / len(found)
-    return f"{100 * accuracy:.1f} ({sum(test['used'] for test in found)})"
+    told = [test["used"] for test in found if test["used"] is not None]
+    return f"{100 * accuracy:.1f} ({sum(told)}{f' of {len(told)}' if len(told) < len(found) else ''})"
 
 
 def table_of(rows: Rows, against: str, costs: bool = False) -> list[str]:

@@ -54,7 +54,7 @@ def test_what_answers_cost_and_whether_latents_are_used(tmp_path):
             result("colar", 0.8, speed="2", cost=cost, thinks_in="latents", discarded_thoughts=3.0),
             result("no_cot", 0.3, cost=cost, thinks_in=""),
         )
-        names = {"zero": True, "shuffle": is_used, "swap": False, "truncate": True}
+        names = {"zero": True, "shuffle": is_used, "swap": False, "truncate": True if is_used else None}
         tests = [{"intervention": "none", "used": False, "p": None, "accuracy": 0.8}]
         accuracy = 0.4 if seed == "0" else 0.6
         tests += [{"intervention": name, "used": used, "p": 0.5, "accuracy": accuracy} for name, used in names.items()]
@@ -69,7 +69,7 @@ def test_what_answers_cost_and_whether_latents_are_used(tmp_path):
     assert (colar["thinks in"], colar["forward passes"], colar["MFLOP"]) == ("latents", "5.0", "2.0")
     assert (colar["ms a question, in batches"], colar["KV KiB"]) == ("500.0", "2.0")
     assert (colar["discarded"], no_cot["discarded"]) == ("3.0", "-") and "verifier's passes" not in colar
-    assert [colar[name] for name in used] == ["50.0 (2)", "50.0 (1)", "50.0 (0)", "50.0 (2)"]
+    assert [colar[name] for name in used] == ["50.0 (2)", "50.0 (1)", "50.0 (0)", "50.0 (1 of 1)"]
     assert (no_cot["thinks in"], no_cot[used[0]]) == ("-", "-")
 
 

@@ -73,6 +73,7 @@ def causal_tests(
         (of a single question nothing is known: [-1, 1]); `p` is that of the sign test of a fall (None for the
         unchanged chains), and `used` says whether accuracy falls for certain: whether Holm's correction over all
         interventions rejects at 5 %. So the chance that any of them is called used where none is stays below 5 %.
+        `used` is None where too few answers could fall: it would not be True if all of them did.
 
     Raises:
         UserError: the method does not think in latents.
@@ -80,18 +81,43 @@ def causal_tests(
     if not inspector.thinks_in_latents:
         raise UserError("a causal test changes latents, and this method has none: choose a stage that thinks in them")
     given = inspector.thoughts(parameters, encoded, speed)
-    right_of = {
-        name: inspector.right_after(parameters, encoded, speed, intervene(given, np.random.default_rng((seed, number))))
-        for number, (name, intervene) in enumerate(INTERVENTIONS.items())
-    }
-    return [facts | {"speed": speed_text(speed)} | judged for judged in with_verdicts(right_of)]
+    right_of, changed_of = {}, {}
+    for number, (name, intervene) in enumerate(INTERVENTIONS.items()):
+        fed = intervene(given, np.random.default_rng((seed, number)))
+        right_of[name] = inspector.right_after(parameters, encoded, speed, fed)
+        changed_of[name] = _are_changed(given, fed)
+    return [facts | {"speed": speed_text(speed)} | judged for judged in with_verdicts(right_of, changed_of)]
 
 
-def with_verdicts(right_of: dict[str, np.ndarray], *, resamples: int = NUM_RESAMPLES) -> list[dict]:
-    """What `causal_tests` says of each intervention, from which questions were right after it; "none" is the first."""
+def _are_changed(given: FedThoughts, fed: FedThoughts) -> np.ndarray:
+    """Which chains an intervention changed, bool `[N]`: two latents of a chain of one cannot change places."""
+    is_fed_BL = np.arange(given.embeds_BLD.shape[1]) < given.num_thoughts_B[:, None]
+    is_other_BL = (given.embeds_BLD != fed.embeds_BLD).any(axis=2)
+    return (given.num_thoughts_B != fed.num_thoughts_B) | (is_fed_BL & is_other_BL).any(axis=1)
+
+
+def with_verdicts(
+    right_of: dict[str, np.ndarray],
+    changed_of: dict[str, np.ndarray] | None = None,
+    *,
+    resamples: int = NUM_RESAMPLES,
+) -> list[dict]:
+    """What `causal_tests` says of each intervention, from which questions were right after it; "none" is the first.
+
+    Args:
+        right_of: by intervention, bool `[N]`.
+        changed_of: which chains it changed, bool `[N]`: only their answers can fall. None: all.
+    """
     unchanged_N = right_of[UNCHANGED]
-    p_values = {name: fall_p_value(right_N, unchanged_N) for name, right_N in right_of.items() if name != UNCHANGED}
-    used = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    tested = [name for name in right_of if name != UNCHANGED]
+    p_values = {name: fall_p_value(right_of[name], unchanged_N) for name in tested}
+    # The smallest that there could have been: every changed chain's answer is wrong.
+    smallest = [
+        fall_p_value(np.zeros_like(unchanged_N) if changed_of is None else unchanged_N & ~changed_of[name], unchanged_N)
+        for name in tested
+    ]
+    verdicts = zip(tested, holm(list(p_values.values())), holm(smallest), strict=True)
+    used = {name: falls if could_fall else None for name, falls, could_fall in verdicts}
     rows = []
     for name, right_N in right_of.items():
         difference = paired_difference(right_N, unchanged_N, resamples=resamples)
@@ -112,6 +138,7 @@ def with_verdicts(right_of: dict[str, np.ndarray], *, resamples: int = NUM_RESAM
 def are_used(rows: Sequence[dict]) -> bool:
     """Whether any change to the latents lowers accuracy for certain: the verdict over the rows of one speed.
 
-    The rows are corrected for being several tests, so this is wrong for unused latents at most 5 times in 100.
+    The rows are corrected for being several tests, so this is wrong for unused latents at most 5 times in 100. False
+    does not say that they are not used: only that these questions do not show it.
     """
-    return any(row["used"] for row in rows)
+    return any(row["used"] is True for row in rows)

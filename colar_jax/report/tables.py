@@ -14,6 +14,7 @@ from colar_jax.report.results import AS_CONFIGURED, NO_SPEED, SAMPLINGS, Result,
 from colar_jax.report.rows import Row, complete_rows, datasets_of, table_rows
 
 ABSENT = "-"
+_USED = {True: "yes", False: "no", None: "too few"}  # of a causal test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +109,14 @@ def causal_table(causal: Sequence[dict]) -> Table | None:
     for test in causal:
         low, high = test["interval"]
         difference = f"{100 * test['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-        used = ABSENT if test["intervention"] == "none" else "yes" if test["used"] else "no"
+        used = ABSENT if test["intervention"] == "none" else _USED[test["used"]]
         rows.append([*(test.get(name, "") for name in shown), percent(test["accuracy"]), difference, used])
     note = (
         "Accuracy in %, and percentage points lost or won [95 % interval], when every latent is zeroed, "
         "exchanged with another question's, swapped with another of its chain, or when the second half is cut off. "
         "Used: accuracy falls, by an exact sign test with Holm's correction over the four (5 % for all together), "
-        "so an interval just below 0 may not be enough. If none is, the model does not need its latents."
+        "so an interval just below 0 may not be enough. no: a fall is not shown on these questions. too few: so few "
+        "answers were right, or had a chain that was changed, that no fall could have been shown."
     )
     header = [*(names[name] for name in shown), "accuracy", "difference", "used"]
     groups = [" ".join(test.get(name, "") for name in ("run", "dataset", "stage", "speed")) for test in causal]

@@ -109,16 +109,17 @@ def test_a_model_that_reads_its_latents_uses_them(tokenizer, encoded):
     low, high = rows["zero"]["interval"]
     assert -1 < low < -2 / 3 < high < 0 and rows["zero"]["used"]
     assert rows["shuffle"]["accuracy"] < 0.7 and rows["shuffle"]["used"]
-    # Both latents are alike, so that neither their order nor a second one matters.
-    for name in ("swap", "truncate"):
-        assert rows[name]["accuracy"] == 1 and rows[name]["interval"] == [0, 0] and not rows[name]["used"]
+    # Both latents are alike, so that neither their order, which nobody changes then, nor a second one matters.
+    for name, used in {"swap": None, "truncate": False}.items():
+        assert rows[name]["accuracy"] == 1 and rows[name]["interval"] == [0, 0] and rows[name]["used"] is used
     assert are_used(list(rows.values()))
 
 
 def test_a_model_that_reads_its_question_alone_does_not(tokenizer, encoded):
     rows = rows_of(model_that_reads(ASKED, tokenizer), tokenizer, encoded)
-    for row in rows.values():
-        assert (row["accuracy"], row["difference"], row["interval"], row["used"]) == (1, 0, [0, 0], False)
+    for name, row in rows.items():
+        assert (row["accuracy"], row["difference"], row["interval"]) == (1, 0, [0, 0])
+        assert row["used"] is (None if name == "swap" else False)
     assert not are_used(list(rows.values()))
 
 
@@ -149,6 +150,29 @@ def test_a_fall_is_found_where_there_is_one():
     rows = {row["intervention"]: row for row in with_verdicts(changed | {"none": right_N})}
     assert [name for name, row in rows.items() if row["used"]] == ["zero"] and are_used(list(rows.values()))
     assert rows["zero"]["p"] == pytest.approx(0.5**12) and rows["none"]["p"] is None and rows["swap"]["p"] == 1.0
+
+
+@pytest.mark.parametrize(("num_right", "used"), [(0, None), (6, None), (7, True), (100, True)])
+def test_where_too_few_answers_are_right_no_fall_can_be_shown(num_right, used):
+    """Of four tests the surest needs seven answers that fall: 0.5^6 > 0.05 / 4."""
+    right_N = np.arange(100) < num_right
+    every_fall = {name: right_N if name == "none" else np.zeros(100, bool) for name in INTERVENTIONS}
+    rows = {row["intervention"]: row for row in with_verdicts(every_fall)}
+    assert {name: row["used"] for name, row in rows.items()} == {
+        name: False if name == "none" else used for name in INTERVENTIONS
+    }
+    assert are_used(list(rows.values())) is bool(used)
+    unmoved = with_verdicts(dict.fromkeys(INTERVENTIONS, right_N))
+    assert [row["used"] for row in unmoved[1:]] == [used and False] * 4
+
+
+def test_a_change_that_touches_too_few_chains_shows_nothing():
+    """As where latents change places and nearly all chains have one."""
+    right_N, every_N = np.arange(100) < 50, np.ones(100, bool)
+    changed_of = {name: np.arange(100) < 4 if name == "swap" else every_N for name in INTERVENTIONS}
+    fallen = {name: right_N & ~changed_of[name] if name != "none" else right_N for name in INTERVENTIONS}
+    used = {row["intervention"]: row["used"] for row in with_verdicts(fallen, changed_of)}
+    assert used == {"none": False, "zero": True, "shuffle": True, "swap": None, "truncate": True}
 
 
 def test_what_is_done_to_the_thoughts():

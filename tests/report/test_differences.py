@@ -167,8 +167,10 @@ def causal_text(causal):
 
 def test_causal_tests_as_a_table():
     test = {"stage": "colar", "speed": "2", "accuracy": 0.9, "difference": -0.5, "interval": [-0.6, -0.4], "used": True}
-    table = causal_text([test | {"intervention": "zero"}, test | {"intervention": "swap", "used": False}])
-    assert "| colar | 2 | zero | 90.0 | -50.0 [-60.0, -40.0] | yes |" in table and "| no |" in table
+    others = [test | {"intervention": name, "used": used} for name, used in {"swap": False, "truncate": None}.items()]
+    table = causal_text([test | {"intervention": "zero"}, *others])
+    assert "| colar | 2 | zero | 90.0 | -50.0 [-60.0, -40.0] | yes |" in table
+    assert "| no |" in table and "| too few |" in table and "does not need" not in table
     several = causal_text([test | {"intervention": "zero", "run": "A", "dataset": name} for name in ("a", "b")])
     assert "| run | data set | stage |" in several and "| A | b | colar | 2 | zero |" in several
     assert causal_table([]) is None
