@@ -64,21 +64,24 @@ def go_on(
 
 
 def answer(model: Reasoner, paused: Paused, ends_B, cue_ids, limits: DecodeLimits, compute: Execution) -> Decoded:
-    """The answers, after a last round of ends; chains that were ended from outside are fed `cue_ids` before `###`."""
+    """The answers, after a last round of ends; chains that were ended from outside are fed `cue_ids` before `###`.
+
+    A cue takes positions and is no thought: `num_thoughts_B` is without it.
+    """
     feeder = Feeder.of(model, paused.prefilled, compute)
     thinking = ended(_without_axis(paused.thinking), ends_B)
     assert thinking.pace is None, "an end that is set from outside knows nothing of speeds"
-    is_cued_B, suffix, num_thoughts_B = ends_B < NO_END, thinking.suffix, thinking.num_thoughts_B
+    is_cued_B, suffix, before_B = ends_B < NO_END, thinking.suffix, feeder.positions_of(thinking.num_thoughts_B)
     for token_id in cue_ids:
-        embeds_BD = model.llama.embed(jnp.full(len(num_thoughts_B), token_id), jnp.dtype(compute.dtype))
-        _, suffix = feeder.feed(embeds_BD, num_thoughts_B, is_cued_B, suffix)
-        num_thoughts_B += is_cued_B
-    answering = answering_loop(feeder, suffix, feeder.positions_of(num_thoughts_B), paused.keys_B, limits).run()
+        embeds_BD = model.llama.embed(jnp.full(len(before_B), token_id), jnp.dtype(compute.dtype))
+        _, suffix = feeder.feed(embeds_BD, before_B, is_cued_B, suffix)
+        before_B += is_cued_B
+    answering = answering_loop(feeder, suffix, before_B, paused.keys_B, limits).run()
     return Decoded(
         thoughts=None,
         thought_log_probs_BL=thinking.log_probs_BL,
         stop_log_probs_BL=thinking.stop_log_probs_BL,
-        num_thoughts_B=num_thoughts_B,
+        num_thoughts_B=thinking.num_thoughts_B,
         forced_stop_B=~thinking.done_B,
         answer_ids_BA=answering.ids_BA,
         answer_log_probs_BA=answering.log_probs_BA,

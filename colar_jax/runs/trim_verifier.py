@@ -42,6 +42,8 @@ class TrimSource:
     def depends_on(self) -> dict[str, Any]:
         """All that the ends of chains depend on, but for the number of agreements: plain JSON."""
         settings = {name: value for name, value in plain(self.run.config.eval.trim).items() if name not in _UNREAD}
+        if settings["answer_cue"]:
+            settings["cue"] = "no thought"  # older rows had it in their #L
         return settings | {"verifier": base_identity(self.base) if self.base else finished_identity(self.stage_folder)}
 
     def programs(self, programs: Programs) -> TrimPrograms:

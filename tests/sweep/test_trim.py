@@ -167,6 +167,13 @@ def test_what_cannot_verify_is_one_line(workdir, tmp_path):
             config_of(workdir, **{f"eval.trim.{name}": value})
 
 
+def test_rows_that_were_kept_with_a_cue_in_their_length_are_decoded_anew(workdir):
+    def depends_on(cue):
+        return trim_source(prepare(config_of(workdir, **{"eval.trim.answer_cue": cue}), sets="none")).depends_on
+
+    assert depends_on("So")["cue"] == "no thought" and "cue" not in depends_on("")
+
+
 # What two chains say, a character a token, and a verifier that reads digits.
 SCRIPTS = ("7.\nWait, 7.\nWait, 7.\nWait, 7.", "7.\nWait, 8.")
 
