@@ -78,6 +78,21 @@ def test_a_verdict_does_not_depend_on_what_is_asked_besides():
     assert verifier().verdicts(INQUIRIES) == [bool(odds > 0) for odds in alone]
 
 
+def test_each_of_its_programs_is_run_by_who_measures_and_compiled_once():
+    of_its_own, compiled_in = YesNoModel(engine_of(), policy()[1], Words()), []
+
+    def run(program, *arguments):
+        before = of_its_own.num_compiled
+        given = program(*arguments)
+        compiled_in.append(of_its_own.num_compiled - before)
+        return given
+
+    first = of_its_own.verdicts(INQUIRIES, run)
+    # Of each kind what is shared, the rests, and waiting for them.
+    assert sorted(compiled_in) == [0, 0, 1, 1, 1, 1]
+    assert of_its_own.verdicts(INQUIRIES, run) == first and compiled_in[6:] == [0, 0, 0, 0]
+
+
 def test_what_it_reads_is_counted():
     assert [verifier().num_tokens(inquiry) for inquiry in INQUIRIES] == [5, 40, 31, 2]
 

@@ -18,6 +18,7 @@ from colar_jax.decoding.chunks import Glimpse
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.errors import UserError
 from colar_jax.evaluation.decode_program import Programs, Variation
+from colar_jax.evaluation.trimming import trimmed
 from colar_jax.evaluation.trimming.trimmed import TrimPrograms, _Compiled
 from colar_jax.evaluation.trimming.wording import Asked, Inquiry
 from colar_jax.report.files import read_report
@@ -202,27 +203,37 @@ class Scripted:
 
 
 class Reader:
-    """A verifier that reads digits."""
+    """A verifier that reads digits, in no time."""
+
+    num_compiled = 0
 
     def num_tokens(self, inquiry):
         return 10
 
-    def verdicts(self, inquiries):
+    def verdicts(self, inquiries, run):
+        return run(self.read, inquiries)
+
+    def read(self, inquiries):
         digits = [[[sign for sign in ending if sign.isdigit()] for ending in one.endings] for one in inquiries]
         return [bool(found[0]) and found[0] == found[-1] for found in digits]
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 11, 40])
-def test_chains_end_where_answers_agree_and_what_is_thought_meanwhile_is_counted(chunk):
+def scripted_decode(chunk: int, verifier):
+    """What is decoded, the devices that thought it, and the times."""
     settings = TrimConfig(verifier="a reader", cue_after="line", sentences=1, chunk=chunk)
     programs, scripted = Programs(), Scripted()
     tokenizer = types.SimpleNamespace(decode=lambda ids: "".join(map(chr, ids)))
-    shared = TrimPrograms(settings, Reader(), tokenizer, programs)
+    shared = TrimPrograms(settings, verifier, tokenizer, programs)
     shared.compiled = lambda spec: _Compiled(scripted.begin, scripted.go_on, scripted.answer)
     spec = types.SimpleNamespace(engine=types.SimpleNamespace(put_rows=lambda rows: rows))
     decodes = shared.ended_by(1)
     running = decodes.start(spec, None, None, None, Variation(np.int32(40), ()), ("?", "?"))
-    decoded = decodes.finish(running)
+    return decodes.finish(running), scripted, programs
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 11, 40])
+def test_chains_end_where_answers_agree_and_what_is_thought_meanwhile_is_counted(chunk):
+    decoded, scripted, _ = scripted_decode(chunk, Reader())
     second = SCRIPTS[0].index("\nWait", 5)
     assert decoded.num_thoughts_B.tolist() == [second, len(SCRIPTS[1])]
     assert decoded.trim["agreed"].tolist() == [True, False] and not decoded.trim["cut_without_agreement"].any()
@@ -231,3 +242,25 @@ def test_chains_end_where_answers_agree_and_what_is_thought_meanwhile_is_counted
     np.testing.assert_array_equal(decoded.trim["verifier_tokens"], 10 * decoded.trim["verifier_passes"])
     np.testing.assert_array_equal(decoded.trim["discarded_thoughts"], scripted.fed - decoded.num_thoughts_B)
     assert decoded.trim["discarded_thoughts"][0] <= 7 + 2 * chunk
+
+
+@pytest.mark.parametrize("chunk", [4, 11])
+def test_the_verifier_s_time_is_compiling_or_the_devices_and_never_the_host_s(chunk, monkeypatch):
+    """On a clock that only programs and waiting move: nothing is left for the host."""
+    now = [0.0]
+
+    class Slow(Reader):
+        def read(self, inquiries):
+            now[0] += 1 if self.num_compiled else 6
+            self.num_compiled = 1
+            return super().read(inquiries)
+
+    def fetch(given):
+        now[0] += 0.1
+        return given
+
+    monkeypatch.setattr(trimmed, "fetch", fetch)
+    monkeypatch.setattr(trimmed, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    _, _, programs = scripted_decode(chunk, Slow())
+    assert (programs.num_compiled, programs.compile_seconds) == (1, 6)
+    assert 1 < programs.device_seconds == pytest.approx(now[0] - 6)

@@ -66,11 +66,15 @@ class TrimPrograms:
         return TrimmedDecodes(self, agreements)
 
     def run(self, program, *arguments):
-        """What a program gives, its time counted as compiling where it had to be compiled, else as the devices'."""
+        """What a program gives, its time counted as compiling where it had to be compiled, else as the devices'.
+
+        The verifier's programs are counted with the others.
+        """
         programs, start = self.programs, time.perf_counter()
-        num_before = programs.num_compiled
+        num_before, num_of_verifier = programs.num_compiled, self.verifier.num_compiled
         given = program(*arguments)
         seconds = time.perf_counter() - start
+        programs.num_compiled += self.verifier.num_compiled - num_of_verifier
         if programs.num_compiled > num_before:
             programs.compile_seconds += seconds
         else:
@@ -114,7 +118,7 @@ class TrimmedDecodes:
 
     @property
     def compile_seconds(self) -> float:
-        """Of all programs that share it; what the verifier compiles is not among it."""
+        """Of all programs that share it, the verifier's among them."""
         return self._shared.programs.compile_seconds
 
     def start(
@@ -146,7 +150,7 @@ class TrimmedDecodes:
             counts.see(seen)
             self._look(watches, seen, counts)
             if ahead is None or (seen.done_B | (_ends_of(watches) < _NO_END)).all():
-                counts.see(seen if ahead is None else fetch(ahead))
+                counts.see(seen if ahead is None else run(fetch, ahead))
                 break
             glimpse = ahead
         ends_B = spec.engine.put_rows(_ends_of(watches))
@@ -175,7 +179,8 @@ class TrimmedDecodes:
         if not inquiries:
             return verdicts
         counts.ask(of_row, [self._shared.verifier.num_tokens(inquiry) for inquiry in inquiries])
-        for row, verdict in zip(of_row, self._shared.verifier.verdicts(inquiries), strict=True):
+        said = self._shared.verifier.verdicts(inquiries, self._shared.run)
+        for row, verdict in zip(of_row, said, strict=True):
             verdicts[row].append(verdict)
         return verdicts
 

@@ -5,7 +5,8 @@ themselves. So what is said of a question does not depend on those beside it.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,14 @@ from colar_jax.parallel.sharding import Tree
 _MOST_ROWS = 64  # of one pass, on each device
 _WIDTH = 32  # positions: widths are this times a power of two, so that few are compiled
 
+# Calls what it is given with the arguments after it: whoever wants to know how long that takes has one with a clock.
+Caller = Callable[..., Any]
+
+
+def just_run(program, *arguments):
+    """A `Caller` without a clock."""
+    return program(*arguments)
+
 
 class YesNoModel:
     """Answers `Inquiry`s.
@@ -35,15 +44,16 @@ class YesNoModel:
     def __init__(self, engine: Engine, parameters: Tree, wording: Wording):
         self._engine, self._parameters, self._wording = engine, parameters, wording
         yes_no = np.array([wording.yes_id, wording.no_id], np.int32)
-        self._read_shared = engine.compile_rows(_read_shared)
-        self._read_rests = engine.compile_rows(functools.partial(_read_rests, yes_no=yes_no))
-        self._shared = functools.cache(self._read_once)
+        self.num_compiled = 0
+        self._read_shared = engine.compile_rows(self._counted(_read_shared))
+        self._read_rests = engine.compile_rows(self._counted(functools.partial(_read_rests, yes_no=yes_no)))
+        self._shared: dict[Asked, Any] = {}  # caches of what all questions of a kind begin with, on every device
 
     def num_tokens(self, inquiry: Inquiry) -> int:
         """How many are read for it, besides what all of its kind share."""
         return len(self._wording.rest(inquiry))
 
-    def start(self, inquiries: Sequence[Inquiry]) -> list[tuple[list[int], jax.Array]]:
+    def start(self, inquiries: Sequence[Inquiry], run: Caller = just_run) -> list[tuple[list[int], jax.Array]]:
         """Hand questions to the devices; each part of the result is under way, with the numbers of its questions."""
         parts = []
         for asked in Asked:
@@ -51,21 +61,25 @@ class YesNoModel:
             size = _MOST_ROWS * self._engine.num_shards
             for start in range(0, len(numbers), size):
                 of_part = numbers[start : start + size]
-                parts.append((of_part, self._start_part(asked, [inquiries[number] for number in of_part])))
+                parts.append((of_part, self._start_part(asked, [inquiries[n] for n in of_part], run)))
         return parts
 
-    def finish(self, parts: list[tuple[list[int], jax.Array]]) -> np.ndarray:
+    def finish(self, parts: list[tuple[list[int], jax.Array]], run: Caller = just_run) -> np.ndarray:
         """Log-odds of yes for each question that was started, float32 in their order; above 0 means yes."""
         odds = np.zeros(sum(len(numbers) for numbers, _ in parts), np.float32)
         for numbers, of_part in parts:
-            odds[numbers] = fetch(of_part)[: len(numbers)]
+            odds[numbers] = run(fetch, of_part)[: len(numbers)]
         return odds
 
-    def verdicts(self, inquiries: Sequence[Inquiry]) -> list[bool]:
-        """Yes or no to each question; waits for them."""
-        return [bool(odds > 0) for odds in self.finish(self.start(inquiries))]
+    def verdicts(self, inquiries: Sequence[Inquiry], run: Caller = just_run) -> list[bool]:
+        """Yes or no to each question; waits for them.
 
-    def _start_part(self, asked: Asked, inquiries: list[Inquiry]) -> jax.Array:
+        Args:
+            run: calls each program, and waits for what it gives; `num_compiled` rises within a call that compiles.
+        """
+        return [bool(odds > 0) for odds in self.finish(self.start(inquiries, run), run)]
+
+    def _start_part(self, asked: Asked, inquiries: list[Inquiry], run: Caller) -> jax.Array:
         rests = [self._wording.rest(inquiry) for inquiry in inquiries]
         shards = self._engine.num_shards
         rows = shards * _power_of_two(-(-len(rests) // shards))
@@ -74,12 +88,17 @@ class YesNoModel:
         for row, rest in enumerate(rests):
             ids_QT[row, : len(rest)], lengths_Q[row] = rest, len(rest)
         placed = self._engine.put_rows((ids_QT, lengths_Q))
-        return self._read_rests(self._parameters, (*placed, self._shared(asked)))
+        if asked not in self._shared:
+            ids_CP = np.repeat(self._wording.shared(asked)[None], shards, axis=0)
+            self._shared[asked] = run(self._read_shared, self._parameters, (self._engine.put_rows(ids_CP),))
+        return run(self._read_rests, self._parameters, (*placed, self._shared[asked]))
 
-    def _read_once(self, asked: Asked):
-        """The cache of what all questions of a kind begin with, on every device."""
-        ids_CP = np.repeat(self._wording.shared(asked)[None], self._engine.num_shards, axis=0)
-        return self._read_shared(self._parameters, (self._engine.put_rows(ids_CP),))
+    def _counted(self, read):
+        def counted(*arguments):
+            self.num_compiled += 1  # runs when jit traces
+            return read(*arguments)
+
+        return counted
 
 
 def _read_shared(model: Reasoner, compute: Execution, ids_CP, _):
