@@ -22,6 +22,8 @@ class FedThoughts:
     embeds_BLD: jax.Array
     num_thoughts_B: jax.Array
     speeds_BL: jax.Array | None = None  # `Decoded.speeds_BL`, of chains whose speed changes; None: each has one
+    # `Decoded.own_speeds_B`, of chains whose speed the model chose: questions are told those, and choose none
+    own_speeds_B: jax.Array | None = None
 
 
 def answer_after(
@@ -32,6 +34,9 @@ def answer_after(
     Pure and jit-compatible; `limits`, whose `num_rollouts` is 1, and `compute` are static.
     """
     embeds_BLD, num_thoughts_B, speeds_BL = given.embeds_BLD, given.num_thoughts_B, given.speeds_BL
+    own_speeds_B = given.own_speeds_B
+    if own_speeds_B is not None:
+        prompts = dataclasses.replace(prompts, speeds_C=jnp.where(own_speeds_B > 0, own_speeds_B, prompts.speeds_C))
     feeder = Feeder.of(model, prefill(model, prompts, limits, compute), compute)
     dtype = jnp.dtype(compute.dtype)
 

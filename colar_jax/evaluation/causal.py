@@ -1,8 +1,10 @@
 """Are the latents used? Change them, let the model answer, and compare its accuracy.
 
 A chain is decoded once; then its latents are fed again, changed, and the answer is decoded after them. `shuffle` brings
-the other chain's number of latents (and the speeds of latents, where they change in mid-chain), `truncate` halves it;
-nothing else differs. A model whose answers do not depend on its latents keeps its accuracy.
+the other chain's number of latents, `truncate` halves it; nothing else differs. Where the model chooses its speed,
+`shuffle` also brings the speed that the other chain was thought at: the question is told it as if the model had chosen
+it, and it says where latents stand and what each is told. A chain at the speed of another would be none that a model
+thinks. A model whose answers do not depend on its latents keeps its accuracy.
 """
 
 import dataclasses
@@ -30,7 +32,7 @@ def _zero(given: FedThoughts, rng) -> FedThoughts:
 
 
 def _shuffle(given: FedThoughts, rng) -> FedThoughts:
-    """Every question gets the whole chain of another one."""
+    """Every question gets the whole chain of another one, with the speed that the model chose for it."""
     order_N = rng.permutation(len(given.num_thoughts_B))
     donor_N = np.empty_like(order_N)
     donor_N[order_N] = np.roll(order_N, 1)  # one cycle through all: nobody keeps its own
@@ -85,15 +87,16 @@ def causal_tests(
     for number, (name, intervene) in enumerate(INTERVENTIONS.items()):
         fed = intervene(given, np.random.default_rng((seed, number)))
         right_of[name] = inspector.right_after(parameters, encoded, speed, fed)
-        changed_of[name] = _are_changed(given, fed)
+        changed_of[name] = are_changed(given, fed)
     return [facts | {"speed": speed_text(speed)} | judged for judged in with_verdicts(right_of, changed_of)]
 
 
-def _are_changed(given: FedThoughts, fed: FedThoughts) -> np.ndarray:
+def are_changed(given: FedThoughts, fed: FedThoughts) -> np.ndarray:
     """Which chains an intervention changed, bool `[N]`: two latents of a chain of one cannot change places."""
     is_fed_BL = np.arange(given.embeds_BLD.shape[1]) < given.num_thoughts_B[:, None]
     is_other_BL = (given.embeds_BLD != fed.embeds_BLD).any(axis=2)
-    return (given.num_thoughts_B != fed.num_thoughts_B) | (is_fed_BL & is_other_BL).any(axis=1)
+    are_changed_B = (given.num_thoughts_B != fed.num_thoughts_B) | (is_fed_BL & is_other_BL).any(axis=1)
+    return are_changed_B if given.own_speeds_B is None else are_changed_B | (given.own_speeds_B != fed.own_speeds_B)
 
 
 def with_verdicts(

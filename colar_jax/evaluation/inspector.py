@@ -83,7 +83,7 @@ class Inspector:
     def thoughts(self, parameters, encoded: EncodedProblems, speed: Speed) -> FedThoughts:
         """What the model feeds itself while it thinks about every problem."""
         decoded = self._run(self._decoding(None), parameters, encoded, speed)
-        return FedThoughts(decoded.thoughts, decoded.num_thoughts_B, decoded.speeds_BL)
+        return FedThoughts(decoded.thoughts, decoded.num_thoughts_B, decoded.speeds_BL, decoded.own_speeds_B)
 
     def right_after(self, parameters, encoded: EncodedProblems, speed: Speed, given: FedThoughts) -> np.ndarray:
         """Which problems are answered rightly after the `given` thoughts, bool `[N]`."""

@@ -1,5 +1,7 @@
 """Causal tests on two models by hand: the answer of one depends on its latents alone, that of the other not at all."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.decoding.replay import FedThoughts
 from colar_jax.decoding.thinking import Thought
 from colar_jax.engine import Engine
-from colar_jax.evaluation.causal import INTERVENTIONS, are_used, causal_tests, with_verdicts
+from colar_jax.evaluation.causal import INTERVENTIONS, are_changed, are_used, causal_tests, with_verdicts
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import METHODS
@@ -177,7 +179,7 @@ def test_a_change_that_touches_too_few_chains_shows_nothing():
 
 def test_what_is_done_to_the_thoughts():
     embeds_NLD = np.arange(5 * 4 * 2, dtype=np.float32).reshape(5, 4, 2) + 1
-    given = FedThoughts(embeds_NLD, np.array([4, 3, 1, 0, 2]))
+    given = FedThoughts(embeds_NLD, np.array([4, 3, 1, 0, 2]), own_speeds_B=np.array([1.0, 2, 2, 5, 1.5]))
     done = {name: change(given, np.random.default_rng(0)) for name, change in INTERVENTIONS.items()}
     assert done["none"] is given
     assert not done["zero"].embeds_BLD.any() and done["zero"].num_thoughts_B is given.num_thoughts_B
@@ -186,6 +188,14 @@ def test_what_is_done_to_the_thoughts():
     donors = [int(np.flatnonzero((embeds_NLD == chain).all(axis=(1, 2)))[0]) for chain in done["shuffle"].embeds_BLD]
     assert sorted(donors) == list(range(5)) and all(donor != own for own, donor in enumerate(donors))
     assert done["shuffle"].num_thoughts_B.tolist() == given.num_thoughts_B[donors].tolist()
+    assert done["shuffle"].own_speeds_B.tolist() == given.own_speeds_B[donors].tolist()
+    changed = {name: are_changed(given, fed).tolist() for name, fed in done.items()}
+    has_two, has_one = [[count >= least for count in given.num_thoughts_B] for least in (2, 1)]
+    assert changed == {
+        "none": [False] * 5, "zero": has_one, "shuffle": [True] * 5, "swap": has_two, "truncate": has_one,
+    }  # fmt: skip
+    faster = dataclasses.replace(given, own_speeds_B=np.array([1.0, 2, 2, 2, 1.5]))
+    assert are_changed(given, faster).tolist() == [False, False, False, True, False]
 
     for before, after, count in zip(embeds_NLD, done["swap"].embeds_BLD, given.num_thoughts_B, strict=True):
         moved = np.flatnonzero((before != after).any(axis=1))

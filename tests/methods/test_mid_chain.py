@@ -184,6 +184,27 @@ def test_replayed_and_streamed_it_is_the_same():
         np.testing.assert_allclose(log_probs, own.answer_log_probs_BA[row, : len(log_probs)], atol=1e-4)
 
 
+@pytest.mark.parametrize("of", fast([ONE_SPEED, MID_CHAIN], ONE_SPEED))
+def test_another_question_s_chain_is_fed_at_the_speed_that_was_chosen_for_it(of):
+    """Its places, and all that is told of it: as of a question that is told that speed."""
+    (graph, parameters), own = model(), decoded(OWN_NUMBER, of=of)
+    given = FedThoughts(own.thoughts * EMBED_STD, own.num_thoughts_B, own.speeds_BL, own.own_speeds_B)
+    others = jax.tree.map(lambda of_B: np.roll(of_B, 1, axis=0), given)
+    assert (others.own_speeds_B != own.own_speeds_B).any()
+
+    @jax.jit
+    def replay(tree, prompts, fed):
+        return answer_after(nnx.merge(graph, tree), prompts, fed, KEYS, ways(of)[1], COMPUTE).log_probs_BA
+
+    def told(numbers_B):
+        return packed([Prompt(ids, number) for ids, number in zip(IDS, numbers_B, strict=True)])
+
+    choosing = told([OWN_NUMBER] * len(IDS))
+    np.testing.assert_allclose(replay(parameters, choosing, given), own.answer_log_probs_BA, atol=1e-4)
+    expected = replay(parameters, told(others.own_speeds_B), dataclasses.replace(others, own_speeds_B=None))
+    np.testing.assert_allclose(replay(parameters, choosing, others), expected, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after", fast([1, 2, 4], 2))
 def test_it_learns_from_the_state_in_which_it_is_asked(after):

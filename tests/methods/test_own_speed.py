@@ -21,6 +21,7 @@ from colar_jax.decoding.prompt_rows import pack_prompts, shape_for
 from colar_jax.engine import Engine
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Evaluator, Workload
+from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.judge import Judge
 from colar_jax.evaluation.samples import samples_of
 from colar_jax.exchange.folder import export_stage
@@ -97,14 +98,16 @@ def test_an_evaluation_says_which_speed_was_chosen():
     said = {METHOD.recipe.told(speed).said for speed in ("auto", 2.0)}
     encoded = encode(generate_problems("test", 4), tokenizer, tuple(said))
     graph, parameters = model(tokenizer.num_tokens)
-    evaluator = Evaluator(
-        Engine(graph, make_mesh(jax.devices()[:1])), METHOD, Judge(tokenizer), DECODE, Workload([encoded], ("auto",), 4)
-    )
+    of_model = Engine(graph, make_mesh(jax.devices()[:1])), METHOD, Judge(tokenizer), DECODE
+    evaluator = Evaluator(*of_model, Workload([encoded], ("auto",), 4))
     of_speed = {speed: evaluator.run(parameters, encoded, speed, seed=None) for speed in ("auto", 2.0)}
     assert set(of_speed["auto"].measured["chosen_speed"]) <= {1.0, 2.0, 4.0}
     assert "chosen_speed" not in of_speed[2.0].measured
     (sample, *_) = samples_of(encoded, of_speed["auto"])
     assert sample["chosen_speed"] == of_speed["auto"].measured["chosen_speed"][0]
+    # A chain that is fed again is fed at that speed, whichever question it is given to.
+    given = Inspector(*of_model, batch_size=4).thoughts(parameters, encoded, "auto")
+    np.testing.assert_array_equal(given.own_speeds_B, of_speed["auto"].measured["chosen_speed"])
 
 
 def test_certainty_takes_the_fastest_speed_that_is_sure_enough():
