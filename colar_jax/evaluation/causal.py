@@ -1,10 +1,15 @@
 """Are the latents used? Change them, let the model answer, and compare its accuracy.
 
 A chain is decoded once; then its latents are fed again, changed, and the answer is decoded after them. `shuffle` brings
-the other chain's number of latents, `truncate` halves it; nothing else differs. Where the model chooses its speed,
-`shuffle` also brings the speed that the other chain was thought at: the question is told it as if the model had chosen
-it, and it says where latents stand and what each is told. A chain at the speed of another would be none that a model
-thinks. A model whose answers do not depend on its latents keeps its accuracy.
+the other chain's number of latents, `truncate` halves it; nothing else differs, but for two kinds of methods:
+
+- Where a method always thinks as many, an answer after fewer would stand where training never had one, and be wrong for
+  that alone. The second half is zeroed there (`zero_half`), and nothing moves.
+- Where the model chooses its speed, `shuffle` also brings the speed that the other chain was thought at: the question
+  is told it as if the model had chosen it, and latents stand and are told as they were. At another speed it would be a
+  chain that no model thinks.
+
+A model whose answers do not depend on its latents keeps its accuracy.
 """
 
 import dataclasses
@@ -54,14 +59,16 @@ def _truncate(given: FedThoughts, rng) -> FedThoughts:
     return dataclasses.replace(given, num_thoughts_B=given.num_thoughts_B // 2)
 
 
+def _zero_half(given: FedThoughts, rng) -> FedThoughts:
+    """That half is zeroed instead: the answer stays where it is."""
+    is_kept_BL = np.arange(given.embeds_BLD.shape[1]) < (given.num_thoughts_B // 2)[:, None]
+    return dataclasses.replace(given, embeds_BLD=np.where(is_kept_BL[:, :, None], given.embeds_BLD, 0))
+
+
 UNCHANGED = "none"
-INTERVENTIONS: dict[str, Intervention] = {
-    UNCHANGED: _none,
-    "zero": _zero,
-    "shuffle": _shuffle,
-    "swap": _swap,
-    "truncate": _truncate,
-}
+_OF_ANY: dict[str, Intervention] = {UNCHANGED: _none, "zero": _zero, "shuffle": _shuffle, "swap": _swap}
+INTERVENTIONS = _OF_ANY | {"truncate": _truncate}
+OF_A_FIXED_NUMBER = _OF_ANY | {"zero_half": _zero_half}  # of methods whose chains all have as many latents
 
 
 def causal_tests(
@@ -84,7 +91,8 @@ def causal_tests(
         raise UserError("a causal test changes latents, and this method has none: choose a stage that thinks in them")
     given = inspector.thoughts(parameters, encoded, speed)
     right_of, changed_of = {}, {}
-    for number, (name, intervene) in enumerate(INTERVENTIONS.items()):
+    interventions = OF_A_FIXED_NUMBER if inspector.num_is_fixed else INTERVENTIONS
+    for number, (name, intervene) in enumerate(interventions.items()):
         fed = intervene(given, np.random.default_rng((seed, number)))
         right_of[name] = inspector.right_after(parameters, encoded, speed, fed)
         changed_of[name] = are_changed(given, fed)

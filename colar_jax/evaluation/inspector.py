@@ -75,6 +75,11 @@ class Inspector:
         """Whether there are latents to look at."""
         return self._thinking.in_latents
 
+    @property
+    def num_is_fixed(self) -> bool:
+        """Whether every chain has as many latents, in training as well."""
+        return self._thinking.is_fixed
+
     def look(self, parameters, encoded: EncodedProblems, speed: Speed, *, num_words: int) -> list[Chain]:
         """What the model thinks about every problem, each latent in its `num_words` nearest words, and answers."""
         decoded = self._run(self._decoding(num_words), parameters, encoded, speed)

@@ -45,6 +45,7 @@ class Thinking:
     reads_words: bool = True  # whether it asks the language head: for a word, or whether to stop
     mixes_words: bool = False  # whether a latent is a mixture of all tokens' embeddings: one more product as large
     sweeps: int | None = None  # all thoughts are made at once, in so many sweeps (`decoding.swept`); None: in turn
+    is_fixed: bool = False  # whether each chain has `max_thoughts`, in training as well: answers stand nowhere else
     changes_speed: bool = False  # whether the model may change the speed that it chose where lines end
     way: str = ""  # how an exported folder thinks in latents like this (`exchange.ways`); empty: none can
 

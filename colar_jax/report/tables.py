@@ -113,7 +113,9 @@ def causal_table(causal: Sequence[dict]) -> Table | None:
         rows.append([*(test.get(name, "") for name in shown), percent(test["accuracy"]), difference, used])
     note = (
         "Accuracy in %, and percentage points lost or won [95 % interval], when every latent is zeroed, "
-        "exchanged with another question's, swapped with another of its chain, or when the second half is cut off. "
+        "exchanged with another question's, swapped with another of its chain, or when the second half is cut off "
+        "(truncate) or zeroed (zero_half: where the number of latents is fixed, and an answer after fewer was never "
+        "trained). "
         "Used: accuracy falls, by an exact sign test with Holm's correction over the four (5 % for all together), "
         "so an interval just below 0 may not be enough. no: a fall is not shown on these questions. too few: so few "
         "answers were right, or had a chain that was changed, that no fall could have been shown."

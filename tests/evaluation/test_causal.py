@@ -15,7 +15,14 @@ from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.decoding.replay import FedThoughts
 from colar_jax.decoding.thinking import Thought
 from colar_jax.engine import Engine
-from colar_jax.evaluation.causal import INTERVENTIONS, are_changed, are_used, causal_tests, with_verdicts
+from colar_jax.evaluation.causal import (
+    INTERVENTIONS,
+    OF_A_FIXED_NUMBER,
+    are_changed,
+    are_used,
+    causal_tests,
+    with_verdicts,
+)
 from colar_jax.evaluation.inspector import Inspector
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import METHODS
@@ -180,10 +187,14 @@ def test_a_change_that_touches_too_few_chains_shows_nothing():
 def test_what_is_done_to_the_thoughts():
     embeds_NLD = np.arange(5 * 4 * 2, dtype=np.float32).reshape(5, 4, 2) + 1
     given = FedThoughts(embeds_NLD, np.array([4, 3, 1, 0, 2]), own_speeds_B=np.array([1.0, 2, 2, 5, 1.5]))
-    done = {name: change(given, np.random.default_rng(0)) for name, change in INTERVENTIONS.items()}
+    every = INTERVENTIONS | OF_A_FIXED_NUMBER
+    done = {name: change(given, np.random.default_rng(0)) for name, change in every.items()}
     assert done["none"] is given
     assert not done["zero"].embeds_BLD.any() and done["zero"].num_thoughts_B is given.num_thoughts_B
     assert done["truncate"].num_thoughts_B.tolist() == [2, 1, 0, 0, 1]
+    assert done["zero_half"].num_thoughts_B is given.num_thoughts_B
+    for before, after, kept in zip(embeds_NLD, done["zero_half"].embeds_BLD, [2, 1, 0, 0, 1], strict=True):
+        assert (after[:kept] == before[:kept]).all() and not after[kept:].any()
 
     donors = [int(np.flatnonzero((embeds_NLD == chain).all(axis=(1, 2)))[0]) for chain in done["shuffle"].embeds_BLD]
     assert sorted(donors) == list(range(5)) and all(donor != own for own, donor in enumerate(donors))
@@ -193,6 +204,7 @@ def test_what_is_done_to_the_thoughts():
     has_two, has_one = [[count >= least for count in given.num_thoughts_B] for least in (2, 1)]
     assert changed == {
         "none": [False] * 5, "zero": has_one, "shuffle": [True] * 5, "swap": has_two, "truncate": has_one,
+        "zero_half": has_one,
     }  # fmt: skip
     faster = dataclasses.replace(given, own_speeds_B=np.array([1.0, 2, 2, 2, 1.5]))
     assert are_changed(given, faster).tolist() == [False, False, False, True, False]
@@ -202,6 +214,30 @@ def test_what_is_done_to_the_thoughts():
         assert len(moved) == (2 if count > 1 else 0) and (moved < count).all()
         np.testing.assert_array_equal(np.sort(before, axis=0), np.sort(after, axis=0))
     np.testing.assert_array_equal(embeds_NLD.ravel(), np.arange(40) + 1)  # what was given is as it was
+
+
+class AlwaysThinksTwice(ThinksOfWhatWasAsked):
+    """A method that has two latents in training as well."""
+
+    def thinking(self, *how, **greedy):
+        return dataclasses.replace(super().thinking(*how, **greedy), max_thoughts=2, is_fixed=True)
+
+
+def test_a_chain_of_a_fixed_number_keeps_its_length(tokenizer, encoded):
+    model = model_that_reads(THOUGHT, tokenizer)
+    tests = causal_tests(inspector(model, tokenizer, AlwaysThinksTwice()), model[1], encoded, 2.0)
+    rows = {row["intervention"]: row for row in tests}
+    assert list(rows) == ["none", "zero", "shuffle", "swap", "zero_half"]
+    # One of two like latents is enough.
+    assert rows["zero_half"]["accuracy"] == 1 and rows["zero_half"]["used"] is False and rows["zero"]["used"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_which_methods_always_think_as_many(name):
+    decode = DecodeConfig(max_latents=5, min_latents=5)
+    thinking = METHODS[name]().thinking(decode, 0, greedy=True)
+    always = {"coconut", "sim_coconut", "codi", "sim_codi", "pccot", "kava"}
+    assert thinking.is_fixed is (name in always), thinking
 
 
 def test_words_and_no_thoughts_are_refused(tokenizer, encoded):

@@ -212,7 +212,9 @@ def fixed_thinking(num_latents: int, project, *, way: str) -> Thinking:
         # Always for stopping; the decoder asks only after `min_thoughts`.
         return Thought.undrawn(project(model, hidden_BD), jnp.ones(hidden_BD.shape[0], bool))
 
-    return Thinking(think, max_thoughts=num_latents, min_thoughts=num_latents, reads_words=False, way=way)
+    return Thinking(
+        think, max_thoughts=num_latents, min_thoughts=num_latents, reads_words=False, is_fixed=True, way=way
+    )
 
 
 def _embed(model: Reasoner, ids_BT, compute: Execution):
