@@ -67,6 +67,7 @@ class StageConfig:
     log_every: int = observing(20)  # steps between lines of metrics
     eval_every: int = observing(0)  # steps between validations, each with a checkpoint; 0: at the end only
     save_every: int = observing(0)  # steps between checkpoints without validation; 0: none
+    save_minutes: float = observing(10.0)  # after so many without a checkpoint there is one, too; 0: none
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     bound_method: Method | None = None  # `method` with its settings, which users see as `Method.group`; None: defaults
     rl: RlConfig = dataclasses.field(default_factory=RlConfig)  # shown where trainer is grpo
@@ -84,7 +85,7 @@ class StageConfig:
         one_of("stage.trainer", self.trainer, ("sft", "grpo"))
         for field in ("rows", "row_positions", "accumulation", "log_every"):
             require(getattr(self, field) > 0, f"stage.{field}={getattr(self, field)} must be positive")
-        for field in ("steps", "eval_every", "save_every"):
+        for field in ("steps", "eval_every", "save_every", "save_minutes"):
             require(getattr(self, field) >= 0, f"stage.{field}={getattr(self, field)} is negative")
         require(self.steps > 0 or self.epochs > 0, "a stage needs stage.steps or stage.epochs above 0")
         rows, what = self.rows, "stage.rows"

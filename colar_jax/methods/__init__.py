@@ -70,6 +70,12 @@ def find_method(name: str, setting: str = "method") -> type[Method]:
     if inspect.isabstract(method):
         missing = ", ".join(sorted(method.__abstractmethods__))
         raise UserError(f"{setting}={name!r} does not say all that a method has to: {missing}")
+    declared = [field for field, kind in inspect.get_annotations(method).items() if "ClassVar" not in str(kind)]
+    if declared and "__dataclass_params__" not in vars(method):
+        raise UserError(
+            f"{setting}={name!r} declares settings ({', '.join(declared)}) and is no dataclass itself: put "
+            "@dataclasses.dataclass(frozen=True) above it"
+        )
     if dataclasses.fields(method) and not method.group:
         raise UserError(f"{setting}={name!r} has settings, and does not say (group) what a stage calls them")
     hints = typing.get_type_hints(method)

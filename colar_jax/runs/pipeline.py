@@ -207,11 +207,11 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             "out at all of them: raise stages.%s.row_positions to train on them",
             name, loader.num_left_out, len(loader.encoded), stage.row_positions, name,
         )  # fmt: skip
-    if stage.epochs and loader.share_left_over > _MUCH_LEFT_OVER:
+    if not stage.steps and loader.share_left_over > _MUCH_LEFT_OVER:
         logger.warning(
-            "stage %s: %d steps of %d rows are an epoch, which leaves %.0f%% of the problems over, other ones each "
-            "time: %g epochs are fewer passes than that. Fewer rows leave less",
-            name, loader.steps_per_epoch, stage.rows, 100 * loader.share_left_over, stage.epochs,
+            "stage %s: an epoch has %.0f%% of the problems, other ones each time: the rest fill no further step of %d "
+            "rows: %g epochs are fewer passes than that. With fewer rows it has more",
+            name, 100 * (1 - loader.share_left_over), stage.rows, stage.epochs,
         )  # fmt: skip
     num_steps = stage.steps or _steps_of_epochs(stage, loader)
     if loader.first_final_step >= num_steps:

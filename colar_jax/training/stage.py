@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -32,6 +33,10 @@ CHECKPOINTS_FOLDER = "checkpoints"  # in a stage's folder
 # What the identity of a checkpoint has besides the stage's, for the steps after it: metrics that are not in a line yet,
 # what the trainer remembers, and whether the validation of its step was cut short by a signal.
 UNLOGGED, TRAINER, VALIDATION_OWED = REMEMBERED = ("unlogged", "trainer", "validation_owed")
+
+# What a process notes for all to agree on besides the number of a signal, below which it is: too long without a save.
+SAVE_IS_DUE = 1
+assert all(number > SAVE_IS_DUE for number in InterruptionGuard.SIGNALS)
 
 # Steps that are handed to the device before it is done with the first of them. It needs a next one; were they as many
 # as there are between two log lines, a request to stop would wait for all of them.
@@ -183,6 +188,7 @@ def _loop(running: _Running, steps: Iterator[tuple[int, Step]]) -> None:
     log, writer, progress, guard = running.log, running.writer, running.progress, running.guard
     pace, forecast = Pace(), Forecast(stage.name, stage.num_steps)
     under_way: collections.deque[dict[str, Metric]] = collections.deque()
+    saved_at = time.monotonic()
     for step, (state, metrics, num_examples) in _with_the_last_line(stage, steps, log, writer):
         log.add(step, metrics, num_examples)
         under_way.append(metrics)
@@ -190,7 +196,9 @@ def _loop(running: _Running, steps: Iterator[tuple[int, Step]]) -> None:
             jax.block_until_ready(under_way.popleft())
         progress.advance(step)
         forecast.look(step, metrics)
-        signal_number = running.agreement.late(guard.signal_number)
+        is_due = 0 < config.save_minutes <= (time.monotonic() - saved_at) / 60
+        noted = running.agreement.late(guard.signal_number or (SAVE_IS_DUE if is_due else None))
+        signal_number = None if noted == SAVE_IS_DUE else noted
         is_last = step == stage.num_steps
         is_validation = is_last or _is_multiple(step, config.eval_every)
         if step % config.log_every == 0 or is_validation:
@@ -202,7 +210,7 @@ def _loop(running: _Running, steps: Iterator[tuple[int, Step]]) -> None:
                 writer.write(step, values | stage.place(step) | times)
                 progress.log(step, _shown(values), num_examples)
         # Decided once: a signal that comes later in this step ends a step that is saved, or the next one.
-        is_saved = is_validation or signal_number is not None or _is_multiple(step, config.save_every)
+        is_saved = is_validation or noted is not None or _is_multiple(step, config.save_every)
         if is_saved:
             log.check()
             if is_validation:
@@ -210,6 +218,7 @@ def _loop(running: _Running, steps: Iterator[tuple[int, Step]]) -> None:
                 pace.skip()
             else:
                 running.save(step, state)
+            saved_at = time.monotonic()
             running.stop_if_asked(step, signal_number)
 
 

@@ -131,6 +131,10 @@ def test_a_group_that_every_stage_has_is_refused(tmp_path, monkeypatch):
         ("settings_of_mine:Maybe", "its setting 'x' has to be a bool, int, float or str with a default"),
         ("settings_of_mine:Several", "its setting 'x' has to be a bool"),
         ("settings_of_mine:Needed", "its setting 'x' has to be .* with a default"),
+        (
+            "settings_of_mine:Bare",
+            r"declares settings \(strength\) and is no dataclass itself: put @dataclasses.dataclass",
+        ),
         ("broken_module_of_mine:X", "cannot be imported: SyntaxError"),
         ("raising_module_of_mine:X", "cannot be imported: ValueError|cannot be imported: out of order"),
     ],
@@ -139,7 +143,9 @@ def test_no_method_is_one_line(name, message, tmp_path, monkeypatch):
     (tmp_path / "broken_module_of_mine.py").write_text("def f(:")
     (tmp_path / "raising_module_of_mine.py").write_text("raise ValueError('out of order')")
     classes = {"Maybe": "x: float | None = None", "Several": "x: tuple[int, ...] = (1, 2)", "Needed": "x: int"}
-    (tmp_path / "settings_of_mine.py").write_text(_IMPORTS + "".join(_with(kind, x) for kind, x in classes.items()))
+    sources = [_with(kind, setting) for kind, setting in classes.items()]
+    bare = "class Bare(Cot):\n    group = 'mine'\n    strength: float = 1.0\n"
+    (tmp_path / "settings_of_mine.py").write_text(_IMPORTS + "".join([*sources, bare]))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=message) as refused:
         find_method(name, "stages.a.method")

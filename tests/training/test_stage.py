@@ -15,6 +15,7 @@ from colar_jax.metric_writer import read_metrics
 from colar_jax.metrics import Metric
 from colar_jax.parallel.mesh import make_mesh
 from colar_jax.runs.resuming import has_ended
+from colar_jax.training import stage as stage_module
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, MOST_UNDER_WAY, VALIDATION_OWED, StageRun, run_stage
@@ -84,6 +85,29 @@ def test_the_host_is_few_steps_ahead_of_the_device(tmp_path, monkeypatch):
     run_stage(stage_in(tmp_path, trainer, steps=40, log_every=40), start_state(), {}, None)
     in_the_loop = [number for number in waited_for if number <= 40 - MOST_UNDER_WAY]
     assert set(in_the_loop) == set(range(1, 40 - MOST_UNDER_WAY + 1)) and max(ahead) == MOST_UNDER_WAY - 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"), [({}, [3, 6, 8]), ({"save_minutes": 0}, [8]), ({"save_every": 2}, [2, 4, 6, 8])]
+)
+def test_there_is_a_checkpoint_every_ten_minutes(tmp_path, monkeypatch, settings, expected):
+    """Whatever the intervals in steps are: of small data sets all steps may come before the first of them."""
+    now, save, saved = [0.0], Checkpoints.save, []
+
+    class FourMinutesAStep(CountingTrainer):
+        def steps(self, *arguments):
+            for step in super().steps(*arguments):
+                now[0] += 240.0
+                yield step
+
+    def save_and_note(checkpoints, step, *arguments, **options):
+        saved.append(step)
+        save(checkpoints, step, *arguments, **options)
+
+    monkeypatch.setattr(stage_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Checkpoints, "save", save_and_note)
+    run_stage(stage_in(tmp_path, FourMinutesAStep(), steps=8, **settings), start_state(), {}, None)
+    assert saved == expected
 
 
 def test_a_signal_during_the_last_save_waits_for_it(tmp_path, monkeypatch):
