@@ -33,7 +33,7 @@ class RlConfig:
     num_iterations: int = 1  # passes over the rollouts of an iteration
     advantage: str = "group"  # (reward - mean) / std of the group; dr_grpo: no division; package.module:function
     advantage_eps: float = 1e-8  # added to the std
-    # Whose mean reward is subtracted: prompt, that of the rollouts of one prompt; group, of all. The std is the group's.
+    # Whose mean reward is subtracted: prompt, of the rollouts of one prompt; group, of all. The std is of the group.
     centre: str = binding("prompt", before="group")
     epsilon: float = 0.2  # ratios are clipped at 1 - epsilon
     epsilon_high: float = 0.2  # and at 1 + epsilon_high: larger than epsilon is DAPO's clip-higher
