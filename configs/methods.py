@@ -7,14 +7,14 @@ python -m colar_jax.train --config=configs/methods.py:codi              # what C
 python -m colar_jax.train --config=configs/methods.py:smoke             # all of them, tiny
 
 20,000 problems, and not the 2,000 of configs/arithmetic.py:baselines, whose labels all methods learn by heart; 12,000
-updates of some 16 problems from one chain of thought, the same learning rate and schedule for all, the chain of thought
-too (`more_cot`). What differs is each method's own, as its authors have it where that can be said of a model this
-small. Not theirs: Coconut's stages are mixed and its latents rescaled, its curriculum and iCoT's take a seventh and a
-fifth of the updates, and iCoT keeps its AdamW; PCCoT and KaVa have 12 latents where longer chains have 23 tokens, and
-distances of caches weigh a fifth of those of states, not a tenth; SIM-CoT on Coconut starts from the chain of thought. `:short` is all of it in 3,000 updates, schedules too: how far methods
-come, not where they end. That has been run with one seed, two and a half hours of a CPU core: CoLaR, SIM-CoT on it,
-RuPLaR and mixtures 97 to 100 %, SIM-CoT on CODI 84, PCCoT 82, CODI 80, Coconut 70, answer only 58, iCoT 47
-(docs/methods.md).
+updates of some 16 problems from one chain of thought, the same learning rate and schedule for all, the chain of
+thought too (`more_cot`). What differs is each method's own, as its authors have it where that can be said of a model
+this small. Not theirs: Coconut's stages are mixed and its latents rescaled, its curriculum and iCoT's take a seventh
+and a fifth of the updates, and iCoT keeps its AdamW; PCCoT and KaVa have 12 latents where longer chains have 23
+tokens, and distances of caches weigh a fifth of those of states, not a tenth; SIM-CoT on Coconut starts from the
+chain of thought. `:short` is all of it in 3,000 updates, schedules too: how far methods come, not where they end.
+That has been run with one seed, two and a half hours of a CPU core: CoLaR, SIM-CoT on it, RuPLaR and mixtures 97 to
+100 %, SIM-CoT on CODI 84, PCCoT 82, CODI 80, Coconut 70, answer only 58, iCoT 47 (docs/methods.md).
 """
 
 from colar_jax.config import config_beside, stage_defaults
