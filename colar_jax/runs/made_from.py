@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from colar_jax.config import OnResume, plain, walk
+from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.runs.resuming import READ_GREEDILY, latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_identity, source_of
@@ -29,6 +31,42 @@ def keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> None
     _replace(path, write)
     text = json.dumps(_made_from(run, name), indent=2) + "\n"
     _replace(note, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+class Parts:
+    """What there is of a stage's file before it is whole: a run that is killed while it makes one goes on from there.
+
+    They are files in a folder beside it, of the same model, problems and settings, or they are made anew. All processes
+    see the folder, and the first one writes.
+    """
+
+    def __init__(self, run: Run, name: str, path: Path):
+        self._folder = path.with_name(f".{path.stem}.parts")
+        note, now = self._folder / "made_from.json", _made_from(run, name)
+        if is_first() and _noted(note) != now:
+            self.remove()
+            self._folder.mkdir(parents=True)
+            _replace(note, lambda unfinished: unfinished.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8"))
+        wait_for_all(f"looked for {self._folder.name}")
+        self._found = {part.name for part in self._folder.iterdir()}
+
+    def has(self, part: str) -> bool:
+        """Whether a part was there when this was made: all processes say the same."""
+        return part in self._found
+
+    def path(self, part: str) -> Path:
+        """Where it is, or is going to be."""
+        return self._folder / part
+
+    def keep(self, part: str, write: Callable[[Path], None]) -> None:
+        """Write it, whole or not at all."""
+        if is_first():
+            _replace(self.path(part), write)
+
+    def remove(self) -> None:
+        """Where the whole file is there."""
+        if is_first():
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _made_from(run: Run, name: str) -> dict:

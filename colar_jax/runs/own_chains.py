@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -14,12 +14,13 @@ from colar_jax.data.json_lines import read_problems
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import steps_text
 from colar_jax.data.tokenizers import Tokenizer
+from colar_jax.decoding.decoder import Decoded
 from colar_jax.errors import UserError
 from colar_jax.methods.shorter_chains import Concise, DroppedSteps
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.rl.rollout import Sampler, ways_to_sample
 from colar_jax.runs.identity import chains_that_say_lengths
-from colar_jax.runs.made_from import is_kept, keep
+from colar_jax.runs.made_from import Parts, is_kept, keep
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import CHAINS_FILE
 from colar_jax.runs.starts import source_of, start_parameters
@@ -31,8 +32,8 @@ def shortest_right(run: Run, name: str) -> list[Problem]:
     """The training problems of a stage of `concise`, each with its shortest right chain; sampled once, and kept."""
     path = run.workdir / name / CHAINS_FILE
     if not is_kept(run, name, path):
-        wait_for_all("looked for chains")
-        problems = list(_sampled(run, name))
+        parts = Parts(run, name, path)
+        problems = _sampled(run, name, parts)
         if not problems:
             raise UserError(
                 f"stages.{name}: none of the chains that {source_of(run, name)} thinks ends in the right answer: train "
@@ -40,6 +41,7 @@ def shortest_right(run: Run, name: str) -> list[Problem]:
             )
         if is_first():
             keep(run, name, path, lambda unfinished: _write(unfinished, problems))
+        parts.remove()
         wait_for_all("sampled chains")
     return read_problems(path)
 
@@ -60,7 +62,7 @@ def without_some_steps(run: Run, name: str) -> list[Problem]:
     ]
 
 
-def _sampled(run: Run, name: str) -> Iterator[Problem]:
+def _sampled(run: Run, name: str, parts: Parts) -> list[Problem]:
     """Each problem that was answered rightly, with its shortest right chain."""
     method: Concise = run.method(name)
     encoded = run.train.head(method.num_problems or len(run.train))
@@ -74,35 +76,42 @@ def _sampled(run: Run, name: str) -> Iterator[Problem]:
         prompt_lengths=np.array([len(prompt) for prompt in prompts]),
     )
     parameters, key = start_parameters(run, name), jax.random.key(run.seed_of(name))
-    num_right = num_tokens = 0
-    for place, decoded in _parts(sampler, parameters, prompts, key):
-        problems = encoded.problems[place]
-        of_chains = [problem for problem in problems for _ in range(method.num_chains)]
-        _, predictions = run.judge.read(decoded.answer_ids_BA, decoded.num_answer_tokens_B)
-        right_B = run.judge.judge(of_chains, predictions) & ~decoded.forced_stop_B
-        lengths_B = np.where(right_B, decoded.num_thoughts_B, np.iinfo(np.int32).max)
-        for number, problem in enumerate(problems):
-            chains = slice(number * method.num_chains, (number + 1) * method.num_chains)
-            best = chains.start + int(lengths_B[chains].argmin())
-            if right_B[best]:
-                ids = decoded.thoughts[best, : lengths_B[best]]
-                num_right, num_tokens = num_right + 1, num_tokens + len(ids)
-                yield dataclasses.replace(problem, steps=_steps_of(run.tokenizer.decode(ids.tolist())))
+    starts = range(0, len(prompts), _PROMPTS_A_PART)
+    for start in (start for start in starts if not parts.has(_part_of(start))):
+        some = slice(start, start + _PROMPTS_A_PART)
+        found = []
+        for place, decoded in sampler.run(parameters, prompts[some], jax.random.fold_in(key, start)):
+            found += _shortest_of(run, method, encoded.problems[some][place], decoded)
+        parts.keep(_part_of(start), lambda unfinished, found=found: _write(unfinished, found))
+    wait_for_all("sampled all chains")
+    problems = [problem for start in starts for problem in read_problems(parts.path(_part_of(start)))]
     logger.info(
         "stage %s: %d of %d problems have a right chain; the shortest has %.3g tokens in the mean",
-        name, num_right, len(encoded), num_tokens / max(num_right, 1),
+        name, len(problems), len(encoded), np.mean(_lengths(problems, run.tokenizer) or [0]),
     )  # fmt: skip
+    return problems
 
 
-# So many prompts are under way at a time.
-_PROMPTS_A_RUN = 512
+# So many prompts are under way at a time, and kept together.
+_PROMPTS_A_PART = 512
 
 
-def _parts(sampler: Sampler, parameters, prompts, key):
-    for start in range(0, len(prompts), _PROMPTS_A_RUN):
-        some = prompts[start : start + _PROMPTS_A_RUN]
-        for place, decoded in sampler.run(parameters, some, jax.random.fold_in(key, start)):
-            yield slice(start + place.start, start + place.stop), decoded
+def _part_of(start: int) -> str:
+    return f"{start}.jsonl"
+
+
+def _shortest_of(run: Run, method: Concise, problems: Sequence[Problem], decoded: Decoded) -> Iterator[Problem]:
+    """Of problems that were answered, those with a right chain, each with the shortest of its own."""
+    of_chains = [problem for problem in problems for _ in range(method.num_chains)]
+    _, predictions = run.judge.read(decoded.answer_ids_BA, decoded.num_answer_tokens_B)
+    right_B = run.judge.judge(of_chains, predictions) & ~decoded.forced_stop_B
+    lengths_B = np.where(right_B, decoded.num_thoughts_B, np.iinfo(np.int32).max)
+    for number, problem in enumerate(problems):
+        chains = slice(number * method.num_chains, (number + 1) * method.num_chains)
+        best = chains.start + int(lengths_B[chains].argmin())
+        if right_B[best]:
+            ids = decoded.thoughts[best, : lengths_B[best]]
+            yield dataclasses.replace(problem, steps=_steps_of(run.tokenizer.decode(ids.tolist())))
 
 
 def _steps_of(text: str) -> tuple[str, ...]:

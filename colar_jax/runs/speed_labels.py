@@ -16,11 +16,14 @@ from colar_jax.data.speed_changes import SpeedChanges, draw_changes
 from colar_jax.evaluation.evaluator import Request
 from colar_jax.methods import Method
 from colar_jax.parallel.hosts import is_first, wait_for_all
-from colar_jax.runs.made_from import is_kept, keep
+from colar_jax.runs.made_from import Parts, is_kept, keep
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import start_parameters
 
 logger = logging.getLogger(__name__)
+
+# What each problem is told for a speed; None: that speed.
+ToldAt = Callable[[float], list[Told] | None]
 
 RIGHT_FILE = "right_at_speeds.npy"  # in a stage's folder: bool [speeds of the grid, problems]
 # The same, `right`, of the speeds after a change, and which it was: `speeds` and `after` (`data.speed_changes`).
@@ -46,8 +49,10 @@ def _right_at_start(run: Run, name: str, encoded: EncodedProblems) -> np.ndarray
     """Which problems are right at each speed of the grid, bool `[K, N]`; kept."""
     path = run.workdir / name / RIGHT_FILE
     if not is_kept(run, name, path):
-        right_KN = _answered(run, name, encoded, "", lambda speed: None)
+        parts = Parts(run, name, path)
+        right_KN = _answered(run, name, encoded, "", lambda speed: None, parts)
         _keep(run, name, path, lambda unfinished: np.save(unfinished, right_KN))
+        parts.remove()
     return np.load(path)
 
 
@@ -56,29 +61,42 @@ def _right_after_changes(run: Run, name: str, encoded: EncodedProblems) -> tuple
     method, path = run.method(name), run.workdir / name / RIGHT_LATER_FILE
     if not is_kept(run, name, path):
         changes = draw_changes(encoded.step_lengths, encoded.step_starts, method.speeds, run.seed_of(name))
+        parts = Parts(run, name, path)
         right_KN = _answered(
-            run, name, encoded, " after a first part", lambda speed: _told_of_changes(method, changes, speed)
+            run, name, encoded, " after a first part", lambda speed: _told_of_changes(method, changes, speed), parts
         )
         arrays = {"speeds": changes.speeds_N, "after": changes.after_N, "right": right_KN}
         _keep(run, name, path, lambda unfinished: np.savez(unfinished, **arrays))
+        parts.remove()
     with np.load(path) as kept:
         return SpeedChanges(kept["speeds"], kept["after"]), kept["right"]
 
 
-def _answered(
-    run: Run, name: str, encoded: EncodedProblems, when: str, told_at: Callable[[float], list[Told] | None]
-) -> np.ndarray:
-    """Which problems the model that a stage starts from gets right at each speed of its grid, bool `[K, N]`."""
-    wait_for_all("looked for labels")
+def _answered(run: Run, name: str, encoded: EncodedProblems, when: str, told_at: ToldAt, parts: Parts) -> np.ndarray:
+    """Which problems the model that a stage starts from gets right at each speed of its grid, bool `[K, N]`.
+
+    Args:
+        when: what is said of it in the log.
+        parts: one a speed; those that are there are not answered again.
+    """
     method = run.method(name)
-    logger.info("stage %s: answering %d problems at speeds %s%s", name, len(encoded), method.grid, when)
-    parameters = start_parameters(run, name)
+    asked = [c for c in method.speeds if not parts.has(_part_of(c))]
+    logger.info(
+        "stage %s: answering %d problems at speeds %s%s", name, len(encoded), ",".join(f"{c:g}" for c in asked), when
+    )
     evaluator = run.evaluator(name, [encoded], method.speeds)
-    requests = [Request(encoded, c, None, told=told_at(c)) for c in method.speeds]
-    right_KN = np.stack([outcome.right_N for _, outcome in evaluator.run_all(parameters, requests)])
+    requests = [Request(encoded, c, None, told=told_at(c)) for c in asked]
+    for request, outcome in evaluator.run_all(start_parameters(run, name), requests) if requests else ():
+        parts.keep(_part_of(request.speed), lambda unfinished, outcome=outcome: np.save(unfinished, outcome.right_N))
+    wait_for_all(f"answered{when}")
+    right_KN = np.stack([np.load(parts.path(_part_of(c))) for c in method.speeds])
     shares = ", ".join(f"{c:g} {share:.1%}" for c, share in zip(method.speeds, right_KN.mean(axis=1), strict=True))
     logger.info("stage %s: right at %s%s", name, shares, when)
     return right_KN
+
+
+def _part_of(speed: float) -> str:
+    return f"{speed:g}.npy"
 
 
 def _told_of_changes(method: Method, changes: SpeedChanges, speed: float) -> list[Told]:

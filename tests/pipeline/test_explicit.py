@@ -117,6 +117,7 @@ def test_what_cannot_be_learned_is_one_line(tmp_path, monkeypatch):
     run = prepare(config_of(tmp_path / "run"))
     with pytest.raises(UserError, match=r"dropped_steps.like='concise': there is no .*own_chains.jsonl"):
         training_set(run, "dropped")
+    adopt(run, "cot", run.initial_parameters())
     monkeypatch.setattr(own_chains, "Sampler", chains_of(run, [["<<2+1=3>>"] * 3] * 24))
     monkeypatch.setattr(own_chains, "start_parameters", lambda *_: None)
     with pytest.raises(UserError, match="none of the chains that .*cot thinks ends in the right answer"):

@@ -1,6 +1,7 @@
 """What a model said of a stage's problems is kept, but not for a stage that would be told something else by now."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -87,20 +88,42 @@ def test_a_file_that_a_kill_cut_short_or_an_earlier_version_left_is_made_again(r
     assert path.read_bytes() == b"labels" and not is_kept(run, "auto", path)
 
 
-def test_labels_are_those_of_the_grid_of_now(run, monkeypatch):
+@pytest.fixture
+def asked(run, monkeypatch) -> list[float]:
+    """The speeds that the model is asked to answer at: every other problem is right. At the speed 7 it is killed."""
     asked = []
+    shutil.rmtree(run.workdir / "auto", ignore_errors=True)
 
     class Evaluator:
-        def __init__(self, speeds):
-            self.speeds = speeds
-
         def run_all(self, parameters, requests):
             for request in requests:
                 asked.append(request.speed)
+                if request.speed == 7.0 and asked.count(7.0) == 1:
+                    raise KeyboardInterrupt
                 yield request, type("Outcome", (), {"right_N": np.arange(len(request.encoded)) % 2 == 0})
 
-    monkeypatch.setattr(Run, "evaluator", lambda self, name, sets, speeds: Evaluator(speeds))
+    monkeypatch.setattr(Run, "evaluator", lambda self, name, sets, speeds: Evaluator())
     monkeypatch.setattr(speed_labels, "start_parameters", lambda *_: None)
+    return asked
+
+
+def test_what_was_answered_before_a_kill_is_not_asked_again(run, asked):
+    interrupted = like(run, **{"stages.auto.own_speed.grid": "1,3,7,9"})
+    with pytest.raises(KeyboardInterrupt):
+        labelled(interrupted, "auto")
+    labels = labelled(interrupted, "auto").speed_labels.tolist()
+    assert asked == [1.0, 3.0, 7.0, 7.0, 9.0] and labels == [0b1111, 0] * 5
+    assert not list((run.workdir / "auto").glob(".*")), "nothing unfinished is left"
+
+
+def test_what_was_answered_before_a_kill_of_another_model_is_asked_again(run, asked):
+    with pytest.raises(KeyboardInterrupt):
+        labelled(like(run, **{"stages.auto.own_speed.grid": "1,3,7"}), "auto")
+    labelled(like(run, **{"stages.auto.own_speed.grid": "1,3,7", "decode.max_latents": 3}), "auto")
+    assert asked == [1.0, 3.0, 7.0, 1.0, 3.0, 7.0]
+
+
+def test_labels_are_those_of_the_grid_of_now(run, asked):
     assert len(labelled(run, "auto").speed_labels) == 10
     assert asked == [1.0, 2.0, 4.0]
     labelled(run, "auto")
