@@ -7,7 +7,6 @@ the base is held in bfloat16; computation is in float32, which two CPU cores do 
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from peak_memory import peak_bytes
 
 from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.data.loader import Loader
@@ -43,7 +43,7 @@ class Clock:
     def tell(self, what: str) -> None:
         """The time since the last call, and the peak so far."""
         now = time.perf_counter()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        peak = peak_bytes() / 1e9
         print(f"{what:<58} {now - self._start:7.1f} s   peak {peak:5.2f} GB", flush=True)
         self._start = time.perf_counter()
 

@@ -16,7 +16,6 @@ exporting read a finished stage. Resuming ends before the first step, with param
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from peak_memory import peak_bytes
 
 from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.presets import PRESETS
@@ -197,16 +197,6 @@ def measure_run() -> None:
                     for name in ("host", "device")
                 }
                 print(json.dumps({"what": what, **took, "seconds": round(figures["seconds"], 1)}), flush=True)
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux: its ru_maxrss begins with that of the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> int:

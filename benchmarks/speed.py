@@ -29,12 +29,13 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import peak_memory
 
 from colar_jax.freed_memory import keep_freed_memory
 
@@ -165,7 +166,7 @@ def settle(side: str, device: str) -> None:
 def peak_gib(side: str, device: str) -> float:
     """The most memory this process has had: resident, or allocated on the GPU."""
     if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return peak_memory.peak_bytes() / 2**30
     if side == "torch":
         import torch
 
