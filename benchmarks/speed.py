@@ -3,15 +3,17 @@
     pip install torch==2.13.0                                   # the opponent; no dependency of the package
     python benchmarks/speed.py [--rounds 7] [--tasks sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration]
     python benchmarks/speed.py --tasks coconut,codi,coconut_scan,coconut_scan_remat
+    python benchmarks/speed.py --cores 2                        # on two of this machine's cores
     python benchmarks/speed.py --device gpu                     # both sides on one CUDA card
 
 Both sides run the same model sizes in float32: hidden 384, 6 layers, 6 heads, MLP 1024, vocabulary 4096, tied head. The
-opponent (`torch_side.py`) pads and loops as the published code does. Each side of a task is a process of its own; the
-two take turns, so that a change of the machine's mood hits both; the ratio is of the medians. Peak memory is the
-process's own. On a GPU it is what was allocated on the device at most (not what the allocators keep; ours includes what
-XLA tries its kernels with), no matrix product is rounded to TF32 on either side, and a round repeats its work for at
-least a second. On a CPU our programs keep the memory that they free (`colar_jax/freed_memory.py`), and so does our side
-here; `--keeps` says which sides do: ours, both or none.
+opponent (`torch_side.py`) pads and loops as the published code does. Each side of a task is a process of its own, held
+to the same cores: all that there are, or `--cores` of them. PyTorch has a thread for each. The two take turns, so that
+a change of the machine's mood hits both; the ratio is of the medians. Peak memory is the process's own. On a GPU it is
+what was allocated on the device at most (not what the allocators keep; ours includes what XLA tries its kernels with),
+no matrix product is rounded to TF32 on either side, and a round repeats its work for at least a second. On a CPU our
+programs keep the memory that they free (`colar_jax/freed_memory.py`), and so does our side here; `--keeps` says which
+sides do: ours, both or none.
 
     sft_ragged   CoLaR training on the length mix of GSM8K (512 problems, Llama-3 tokens), speeds 1 to 5 drawn: for the
                  opponent one for each batch of 32, for us one for each example
@@ -35,6 +37,7 @@ import sys
 import time
 from pathlib import Path
 
+import cores
 import peak_memory
 
 from colar_jax.freed_memory import keep_freed_memory
@@ -46,6 +49,8 @@ SPEEDS = (1, 2, 3, 4, 5)
 RAGGED_BATCH = 32
 QUESTIONS, GENERATIONS, MINIBATCH = 8, 8, 8  # of reinforcement learning
 THOUGHTFUL = ("coconut", "codi")  # methods that think in training
+TASKS = ("sft_ragged", "sft_fixed", "generation", "rl_rollout", "rl_iteration")
+KNOWN_TASKS = (*TASKS, *(name + way for name in THOUGHTFUL for way in ("", "_scan", "_remat", "_scan_remat")))
 ROUND_SECONDS = {"cpu": 0.0, "gpu": 1.0}  # at least: a GPU is done with some tasks in milliseconds
 # Of the workers. Two processes share the card, so none may take all of its memory. PyTorch's float32 products are exact
 # by default, those of JAX are not on a GPU.
@@ -86,7 +91,7 @@ def torch_task(name: str, device: str):
     import torch
     import torch_side
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(len(cores.usable()))
     torch.manual_seed(0)
     # Not torch.set_default_device: it slows every call of torch, and the opponent is bound by those on a GPU.
     modules = torch_side.build_model(latent_intermediate=LATENT_INTERMEDIATE)
@@ -235,19 +240,28 @@ def compare(task: str, rounds: int, device: str, keeps: str) -> dict[str, list[d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tasks", default="sft_ragged,sft_fixed,generation,rl_rollout,rl_iteration")
+    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--device", choices=tuple(ENVIRONMENT), default="cpu")
     parser.add_argument("--keeps", choices=("ours", "both", "none"), default="ours")
+    parser.add_argument("--cores", type=int, default=0, help="that each side computes on; 0: all that there are")
     parser.add_argument("--side", choices=("torch", "jax"), help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         work(options.side, options.task, options.device, options.keeps)
         return
+    tasks = options.tasks.split(",")
+    if unknown := [task for task in tasks if task not in KNOWN_TASKS]:
+        parser.error(f"--tasks: there is none called {', '.join(unknown)}, only {', '.join(KNOWN_TASKS)}")
+    try:
+        count = cores.hold_to(options.cores)  # both sides: they are started from here
+    except ValueError as error:
+        parser.error(f"--cores: {error}")
+    print(f"{options.device}; each side on the same {count} cores, PyTorch with {count} threads\n")
     peaks = "peak GiB" if options.device == "cpu" else "peak device GiB"
     print(f"| task | PyTorch examples/s | colar_jax examples/s | ratio | (min, max) | {peaks} PyTorch / colar_jax |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for task in options.tasks.split(","):
+    for task in tasks:
         measured = compare(task, options.rounds, options.device, options.keeps)
         rate = {side: [m["examples_per_second"] for m in values] for side, values in measured.items()}
         peak = {side: max(m["peak_gib"] for m in values) for side, values in measured.items()}

@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
+HOLDS_TO_CORES = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system holds no process to some")
 
 
 @pytest.fixture
@@ -22,6 +23,65 @@ def benchmark_module(monkeypatch):
     """A module of benchmarks/ by its name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module
+
+
+@HOLDS_TO_CORES
+def test_both_sides_have_the_same_cores():
+    """What is started is held to them, too."""
+    program = (
+        "import cores, subprocess, sys\n"
+        "print(cores.hold_to(1), flush=True)\n"
+        "subprocess.run([sys.executable, '-c', 'import cores; print(len(cores.usable()))'], check=True)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS)}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["1", "1"]
+
+
+@HOLDS_TO_CORES
+def test_cores_that_there_are_not_are_refused():
+    most = len(os.sched_getaffinity(0))
+    command = [sys.executable, BENCHMARKS / "speed.py", f"--cores={most + 1}"]
+    ran = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2 and f"--cores: {most + 1} cores: this process may use {most}" in ran.stderr
+
+
+def test_pytorch_has_a_thread_for_each_core(benchmark_module, monkeypatch):
+    class Built(Exception):
+        """Where the test ends."""
+
+    def build_model(**_):
+        raise Built
+
+    threads = []
+    fakes = {
+        "torch": types.SimpleNamespace(set_num_threads=threads.append, manual_seed=lambda seed: None),
+        "torch_side": types.SimpleNamespace(build_model=build_model),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    monkeypatch.setattr(benchmark_module("cores"), "usable", lambda: list(range(16)))
+    with pytest.raises(Built):
+        benchmark_module("speed").torch_task("sft_fixed", "cpu")
+    assert threads == [16]
+
+
+def test_the_page_says_how_many_cores(benchmark_module, monkeypatch, capsys):
+    speed, cores = benchmark_module("speed"), benchmark_module("cores")
+    monkeypatch.setattr(cores, "hold_to", lambda count: 16)
+    measured = [{"examples_per_second": 2.0, "peak_gib": 1.0, "facts": {}}]
+    monkeypatch.setattr(speed, "compare", lambda *_: {"torch": measured, "jax": measured})
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--tasks", "sft_fixed"])
+    speed.main()
+    assert "each side on the same 16 cores, PyTorch with 16 threads" in capsys.readouterr().out
+
+
+def test_a_task_that_there_is_not_is_said(benchmark_module, monkeypatch, capsys):
+    """Any other name was taken for `sft_ragged`."""
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--tasks", "sft_fixed,sft_raged"])
+    with pytest.raises(SystemExit):
+        benchmark_module("speed").main()
+    assert "--tasks: there is none called sft_raged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("platform", "peak"), [("darwin", 3 * 2**30), ("freebsd14", 3 * 2**20)])
