@@ -7,73 +7,26 @@ of a run is its mean over decodes, so the interval is over *training* seeds. Wit
 the difference to that stage in the same run, or else in a run of the same training seed, seed by seed: to its row at
 the same speed, limit, temperature and agreements, as far as it has one; of its own rows, to the one without limits and
 agreements. With `--costs` also what an answer costs (means over seeds), what it thinks in, and in how many seeds each
-change to the latents lowered accuracy for certain (`eval.causal`).
+change to the latents lowered accuracy for certain (`eval.causal`: tests of greedy chains, and so of plain greedy rows
+alone). What only some of a row's seeds have says of how many it is the mean.
+
+Refused is what is no repetition: one training seed twice in a row, other questions, other settings of decoding or,
+where the `config.json` of a run lies beside its report, of training. Another commit, jax or device, or another number
+of decodes, is said below the table.
 """
 
 import argparse
-import json
 from pathlib import Path
-from typing import NamedTuple
+
+from seed_rows import BEFORE, Rows, Way, rows_of, told_of
 
 from colar_jax.statistics.intervals import Interval, mean_over_seeds
 
-
-class Way(NamedTuple):
-    """What makes a row: results that differ in any of these are never averaged."""
-
-    dataset: str
-    run: str  # of a report of several runs; "" for one
-    stage: str
-    speed: str
-    latent_limit: str
-    temperature: str
-    trim: str
-
-
-Rows = dict[Way, list[dict]]
 OF_TRIMMING = {
     "discarded_thoughts": "discarded",
     "verifier_passes": "verifier's passes",
     "verifier_tokens": "verifier's tokens",
 }
-BEFORE = {"run": "", "trim": "-"}  # what older reports do not say
-
-
-def rows_of(folders: list[str], sampling: str) -> Rows:
-    """The results of every way to decode, one of each folder that has it.
-
-    Raises:
-        ValueError: two folders were asked other questions.
-    """
-    rows: Rows = {}
-    for folder in folders:
-        report = json.loads((Path(folder) / "report.json").read_text())
-        for result in report["results"]:
-            if result["sampling"] == sampling:
-                way = Way(*((BEFORE | result)[name] for name in Way._fields))
-                tests = [test for test in report.get("causal", ()) if _is_of(test, way)]
-                origin = {"folder": folder, "training_seed": _training_seed(report, way), "causal": tests}
-                rows.setdefault(way, []).append(result | origin)
-    asked: dict[str, dict[str, str]] = {}  # by data set, a folder of each list of questions
-    for way, results in rows.items():
-        for result in results:
-            asked.setdefault(way.dataset, {}).setdefault(result["questions"], result["folder"])
-    for dataset, folders_of in asked.items():
-        if len(folders_of) > 1:
-            first, second, *_ = folders_of.values()
-            raise ValueError(f"{first} and {second} were asked other questions of {dataset}: they are no repetitions")
-    return rows
-
-
-def _is_of(test: dict, way: Way) -> bool:
-    """Whether a causal test is of a row's stage: the run's own limits, greedily."""
-    return all(test.get(name, "") == getattr(way, name) for name in ("dataset", "run", "stage", "speed"))
-
-
-def _training_seed(report: dict, way: Way) -> str:
-    """The seed that a row's run was trained with, as a text; "" where its report does not say it."""
-    seed = report.get("made", {}).get("seeds", {}).get("training", {}).get(way.run)
-    return "" if seed is None else f"seed {seed}"
 
 
 def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
@@ -89,7 +42,7 @@ def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
         if (other.dataset, other.run, other.stage, speed or other.speed) == (way.dataset, way.run, stage, other.speed)
     ]
     if way in found:  # its own plain row
-        found = [other for other in found if other.speed == way.speed and _is_plain(other) and other != way]
+        found = [other for other in found if other.speed == way.speed and other.is_plain and other != way]
     if not found:
         return {}
     speeds = {other.speed for other in found}
@@ -109,11 +62,6 @@ def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
     }
 
 
-def _is_plain(way: Way) -> bool:
-    """Whether it is a stage as its run decodes it."""
-    return (way.latent_limit, way.temperature, way.trim) == ("-", "-", "-")
-
-
 def minus(results: list[dict], reference: dict[str, float]) -> str:
     """The mean difference to a reference in the same runs, with its interval; nothing where there is none."""
     pairs = [
@@ -121,7 +69,12 @@ def minus(results: list[dict], reference: dict[str, float]) -> str:
         for result in results
         if (origin := result["folder"]) in reference or (origin := result["training_seed"]) in reference
     ]
-    return f"{shown(mean_over_seeds(pairs), 1)}" if pairs else ""
+    return f"{shown(mean_over_seeds(pairs), 1)}{of_some(pairs, results)}" if pairs else ""
+
+
+def of_some(found: list, results: list[dict]) -> str:
+    """Of how many a mean is, where that is not all of a row's seeds."""
+    return f" (of {len(found)})" if len(found) < len(results) else ""
 
 
 def shown(interval: Interval, digits: int) -> str:
@@ -139,8 +92,7 @@ def changes_of(rows: Rows) -> list[str]:
 def costs_of(results: list[dict], changes: list[str], of_trimming: list[str]) -> dict[str, str]:
     """Cells of what answers cost, by their headings: means over seeds."""
     cost = {name: sum(result["cost"][name] for result in results) / len(results) for name in results[0]["cost"]}
-    tests = [test for result in results for test in result["causal"]]
-    of_tests = {f"accuracy, % (seeds that use latents): {name}": _changed(tests, name) for name in changes}
+    of_tests = {f"accuracy, % (seeds that use latents): {name}": _changed(results, name) for name in changes}
     return (
         {
             "thinks in": results[0]["thinks_in"] or "-",
@@ -157,20 +109,21 @@ def costs_of(results: list[dict], changes: list[str], of_trimming: list[str]) ->
 def _mean(results: list[dict], name: str) -> str:
     """The mean over seeds of what some rows have."""
     values = [result[name] for result in results if result.get(name) is not None]
-    return f"{sum(values) / len(values):.1f}" if values else "-"
+    return f"{sum(values) / len(values):.1f}{of_some(values, results)}" if values else "-"
 
 
-def _changed(tests: list[dict], name: str) -> str:
+def _changed(results: list[dict], name: str) -> str:
     """The mean accuracy after a change to the latents, and in how many seeds it is lower for certain.
 
     As in "(2)"; "(2 of 3)" where in the other seeds too few answers could fall to say so.
     """
-    found = [test for test in tests if test["intervention"] == name]
+    found = [test for result in results for test in result["causal"] if test["intervention"] == name]
     if not found:
         return "-"
     accuracy = sum(test["accuracy"] for test in found) / len(found)
     told = [test["used"] for test in found if test["used"] is not None]
-    return f"{100 * accuracy:.1f} ({sum(told)}{f' of {len(told)}' if len(told) < len(found) else ''})"
+    lower = f"({sum(told)}{f' of {len(told)}' if len(told) < len(found) else ''})"
+    return f"{100 * accuracy:.1f} {lower}{of_some(found, results)}"
 
 
 def table_of(rows: Rows, against: str, costs: bool = False) -> list[str]:
@@ -216,6 +169,8 @@ def main() -> None:
         if options.against and not any(reference_of(rows, way, options.against) for way in rows):
             parser.error(f"--against={options.against}: no row can be compared with it")
         print("\n".join(table_of(rows, options.against, options.costs)))
+        if told := told_of(rows):
+            print(f"\n{told}")
     except ValueError as error:
         parser.error(str(error))
 

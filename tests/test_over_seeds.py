@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from colar_jax.config import defaults, plain, resolve, stage_defaults
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "over_seeds.py"
 
 
@@ -122,6 +124,92 @@ def test_what_is_no_repetition_is_refused(tmp_path, other):
     second = first if other is None else folder_of(tmp_path / "b", result("cot", 0.7, **other))
     done = run(first, second)
     assert done.returncode == 2 and ("named twice" if other is None else "other questions of gsm8k") in done.stderr
+
+
+def report_of(path: Path, *results, seed=0, **more) -> str:
+    """A folder whose report says where it comes from; `decode` and the others are what differs."""
+    folder = folder_of(path, *results)
+    given = {"seeds": {"training": {"": seed}}, "settings": {"": {"decode": more.pop("decode", {})}}} | more
+    (path / "report.json").write_text(json.dumps({"results": results, "made": given}))
+    return folder
+
+
+def test_one_seed_twice_is_refused(tmp_path):
+    """Copies of a report, too; another row of the same seed is none."""
+    first, copy = (report_of(tmp_path / name, result("cot", 0.5), seed=3) for name in "ab")
+    refused = run(first, copy)
+    assert refused.returncode == 2 and "both have cot of training seed 3 in the same row" in refused.stderr
+    budgets = report_of(tmp_path / "c", result("cot", 0.4, latent_limit="32"), seed=3)
+    assert {line["seeds"] for line in table(first, budgets).values()} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("way", "sampling", "setting", "is_refused"),
+    [
+        ({}, "greedy", "max_latents", True),
+        ({}, "greedy", "top_p", False),
+        ({}, "sampled", "top_p", True),
+        ({"latent_limit": "8"}, "greedy", "max_latents", False),
+        ({"temperature": "0.5"}, "sampled", "stop_temperature", False),
+    ],
+)
+def test_what_was_decoded_otherwise_is_no_repetition(tmp_path, way, sampling, setting, is_refused):
+    """Unless the row has its own of it, or does not read it."""
+    of_seeds = [
+        report_of(tmp_path / str(n), result("colar", 0.5, sampling=sampling, **way), seed=n, decode={setting: 1 + n})
+        for n in range(2)
+    ]
+    done = run(*of_seeds, f"--sampling={sampling}")
+    assert done.returncode == (2 if is_refused else 0), done.stderr
+    assert (f"colar has decode.{setting}=1 in {of_seeds[0]} and 2 in {of_seeds[1]}" in done.stderr) == is_refused
+
+
+@pytest.mark.parametrize("setting", ["steps", "log_every", "init_from"])
+def test_what_was_trained_otherwise_is_no_repetition(tmp_path, setting):
+    folders = []
+    for seed, value in enumerate({"steps": (10, 20), "log_every": (10, 20), "init_from": ("cot", "x/cot")}[setting]):
+        folders.append(report_of(tmp_path / str(seed), result("colar", 0.5), seed=seed))
+        config = defaults()
+        config.run, config.seed = "colar", seed
+        config.stages.colar = stage_defaults(method="colar", **{"steps": 10} | {setting: value})
+        (tmp_path / str(seed) / "config.json").write_text(json.dumps(plain(resolve(config))))
+    done = run(*folders)
+    if setting == "steps":
+        assert done.returncode == 2 and "colar has stages.colar.steps=10 in" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_another_commit_is_said_below_the_table(tmp_path):
+    first, second = (
+        report_of(tmp_path / commit, result("cot", 0.5, num_seeds=n), seed=n, git_commit=commit, devices=["cpu"])
+        for n, commit in ((1, "abc"), (2, "def"))
+    )
+    told = run(first, second).stdout.splitlines()[-1]
+    assert told == "Seeds of one row differ in git_commit (abc, def); decodes of a question (1, 2)."
+    assert "differ" not in run(first).stdout
+
+
+def test_tests_of_latents_are_of_plain_greedy_rows(tmp_path):
+    ways = ({}, {"latent_limit": "8"}, {"trim": "1"}, {"sampling": "sampled"})
+    cost = {"forward_passes": 1.0, "flops": 1.0, "kv_bytes": 1.0, "seconds_per_question": 1.0}
+    results = [result("colar", 0.8, speed="2", cost=cost, thinks_in="latents", **way) for way in ways]
+    tests = [{"dataset": "gsm8k", "stage": "colar", "speed": "2", "intervention": "zero", "p": 0.1}]
+    report = {"results": results, "causal": [tests[0] | {"accuracy": 0.1, "used": True}]}
+    folder_of(tmp_path / "a")
+    (tmp_path / "a" / "report.json").write_text(json.dumps(report))
+    lines = table(str(tmp_path / "a"), "--costs")
+    heading = "accuracy, % (seeds that use latents): zero"
+    assert [line[heading] for line in lines.values()] == ["10.0 (1)", "-", "-"]
+    (sampled,) = table(str(tmp_path / "a"), "--costs", "--sampling=sampled").values()
+    assert heading not in sampled
+
+
+def test_a_mean_of_some_seeds_says_of_how_many(tmp_path):
+    first = folder_of(tmp_path / "a", result("cot", 0.5), result("colar", 0.8))
+    second = folder_of(tmp_path / "b", result("colar", 0.9))
+    lines = table(first, second, "--against=cot")
+    assert lines["gsm8k", "colar", "-", "-", "-"]["minus cot"] == "30.0 (of 1)"
 
 
 def test_a_report_of_before_is_read(tmp_path):
