@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from given_lists import seed_list
+
 ROOT = Path(__file__).parents[1]
 START = "cot"
 
@@ -52,14 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--config", default=str(ROOT / "configs" / "methods.py"))
-    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=seed_list, default="0,1,2,3,4")
     parser.add_argument("--first", type=int, help="the seed that trains the chain of thought; default: of --seeds")
     parser.add_argument("--against", default="no_cot", help="the stage that all others are compared with")
     # argparse takes what follows -- for the folder's neighbours only where no option stands between.
     place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options = parser.parse_args(sys.argv[1:place], argparse.Namespace(rest=sys.argv[place + 1 :]))
-    if len(set(options.seeds)) < len(options.seeds):
-        parser.error(f"--seeds={','.join(map(str, options.seeds))}: a seed is named twice")
     options.first = options.seeds[0] if options.first is None else options.first
     stages = stages_after_the_start(options.config)
     for seed in options.seeds:

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from given_lists import seed_list
 
 from colar_jax.config import resolve
 from colar_jax.metric_writer import read_metrics
@@ -263,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("experiments", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; none: all")
-    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")])
+    parser.add_argument("--seeds", type=seed_list)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--cell", type=int, help=argparse.SUPPRESS)  # what this calls itself with

@@ -22,6 +22,7 @@ Slot use is the share of the slots' steps that did something. Times are of this 
 import argparse
 import asyncio
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -37,6 +38,7 @@ import urllib.request
 from pathlib import Path
 
 import openai
+from given_lists import known_names
 
 HERE = Path(__file__).parent
 MODES = {"one": (1, True), "static": (32, False), "continuous": (32, True)}  # slots, refills
@@ -226,7 +228,7 @@ async def measure(arguments) -> None:
     bodies, workers = requests_of(arguments.work, arguments.requests), {}
     cache = tempfile.TemporaryDirectory()
     try:
-        for mode in arguments.modes.split(","):
+        for mode in arguments.modes:
             workers[mode] = worker = Worker(mode, cache.name)
             worker.wait_until_compiled()  # one after the other: what two have in common is compiled once
             await load(worker, bodies[:64], 32)  # what is compiled when it is met
@@ -252,7 +254,8 @@ def main() -> None:
     parser.add_argument("--clients", default="1,8,32,128")
     parser.add_argument("--requests", type=int, default=256, help="in each cell and round")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--modes", default=",".join(MODES))
+    modes = functools.partial(known_names, known=tuple(MODES))
+    parser.add_argument("--modes", type=modes, default=",".join(MODES))
     parser.add_argument("--work", choices=("mixed", "gsm8k"), default="mixed")
     parser.add_argument("--memory", action="store_true", help="print the server's memory every 1,000 requests")
     parser.add_argument("--side", choices=tuple(MODES), help=argparse.SUPPRESS)

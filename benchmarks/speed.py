@@ -28,6 +28,7 @@ sides do: ours, both or none.
 """
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -39,6 +40,7 @@ from pathlib import Path
 
 import cores
 import peak_memory
+from given_lists import known_names
 
 from colar_jax.freed_memory import keep_freed_memory
 
@@ -240,7 +242,8 @@ def compare(task: str, rounds: int, device: str, keeps: str) -> dict[str, list[d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tasks", default=",".join(TASKS))
+    tasks = functools.partial(known_names, known=KNOWN_TASKS)
+    parser.add_argument("--tasks", type=tasks, default=",".join(TASKS))
     parser.add_argument("--device", choices=tuple(ENVIRONMENT), default="cpu")
     parser.add_argument("--keeps", choices=("ours", "both", "none"), default="ours")
     parser.add_argument("--cores", type=int, default=0, help="that each side computes on; 0: all that there are")
@@ -250,9 +253,6 @@ def main() -> None:
     if options.side:
         work(options.side, options.task, options.device, options.keeps)
         return
-    tasks = options.tasks.split(",")
-    if unknown := [task for task in tasks if task not in KNOWN_TASKS]:
-        parser.error(f"--tasks: there is none called {', '.join(unknown)}, only {', '.join(KNOWN_TASKS)}")
     try:
         count = cores.hold_to(options.cores)  # both sides: they are started from here
     except ValueError as error:
@@ -261,7 +261,7 @@ def main() -> None:
     peaks = "peak GiB" if options.device == "cpu" else "peak device GiB"
     print(f"| task | PyTorch examples/s | colar_jax examples/s | ratio | (min, max) | {peaks} PyTorch / colar_jax |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for task in tasks:
+    for task in options.tasks:
         measured = compare(task, options.rounds, options.device, options.keeps)
         rate = {side: [m["examples_per_second"] for m in values] for side, values in measured.items()}
         peak = {side: max(m["peak_gib"] for m in values) for side, values in measured.items()}

@@ -25,9 +25,11 @@ their 95 % t-interval.
 """
 
 import argparse
+import functools
 import json
 from pathlib import Path
 
+from given_lists import known_names, seed_list
 from speeds_cells import cell
 from speeds_tables import print_table
 from speeds_trained import EXPERIMENTS, TINY
@@ -38,9 +40,10 @@ from colar_jax.whole_lines import whole_lines
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tables", default=",".join(EXPERIMENTS), help="some of: " + ", ".join(EXPERIMENTS))
+    tables, every = functools.partial(known_names, known=tuple(EXPERIMENTS)), ",".join(EXPERIMENTS)
+    parser.add_argument("--tables", type=tables, default=every, help="some of: " + every)
     parser.add_argument("--arms", default="", help="only these arms, with semicolons between them")
-    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--seeds", type=seed_list, default="0,1,2,3,4")
     parser.add_argument("--steps", type=int, default=0, help="of the CoLaR stage; 0: as configured")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--only_table", action="store_true")
@@ -49,31 +52,28 @@ def main() -> None:
     changes = TINY if options.tiny else {}
     if options.steps:
         changes = changes | {"stages.colar.steps": options.steps}
-    cells = [json.loads(line) for line in whole_lines(path)]
-    if any(cell.get("changes", changes) != changes for cell in cells):
+    # Of a cell that has several lines, as two processes at once write them, the latest.
+    cells = {(one["experiment"], one["arm"], one["seed"]): one for one in map(json.loads, whole_lines(path))}
+    if any(one.get("changes", changes) != changes for one in cells.values()):
         raise SystemExit(f"{path} has cells of another --steps or --tiny: name another folder with --out")
-    done = {(cell["experiment"], cell["arm"], cell["seed"]) for cell in cells}
     arms = [arm.strip() for arm in options.arms.split(";") if arm.strip()]
-    tables = options.tables.split(",")
-    known = {arm for name in EXPERIMENTS for arm in EXPERIMENTS[name]}
-    for option, unknown in {"tables": set(tables) - EXPERIMENTS.keys(), "arms": set(arms) - known}.items():
-        if unknown:
-            parser.error(f"--{option}: there is none called {', '.join(sorted(unknown))}")
+    if unknown := set(arms) - {arm for name in EXPERIMENTS for arm in EXPERIMENTS[name]}:
+        parser.error(f"--arms: there is none called {', '.join(sorted(unknown))}")
     wanted = [
-        (experiment, arm, int(seed))
-        for seed in options.seeds.split(",")
-        for experiment in tables
+        (experiment, arm, seed)
+        for seed in options.seeds
+        for experiment in options.tables
         for arm in EXPERIMENTS[experiment]
         if not arms or arm in arms
     ]
     for name in () if options.only_table else wanted:
-        if name not in done:
-            cells.append(cell(options.out, *name, changes) | {"changes": changes})
+        if name not in cells:
+            cells[name] = cell(options.out, *name, changes) | {"changes": changes}
             with path.open("a") as file:
-                file.write(json.dumps(cells[-1]) + "\n")
-    cells.sort(key=lambda cell: cell["seed"])
-    for experiment in tables:
-        print_table(options.out, cells, experiment)
+                file.write(json.dumps(cells[name]) + "\n")
+    in_order = sorted(cells.values(), key=lambda one: one["seed"])
+    for experiment in options.tables:
+        print_table(options.out, in_order, experiment)
 
 
 if __name__ == "__main__":

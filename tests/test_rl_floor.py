@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import runpy
+import sys
 from pathlib import Path
 
-SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "rl_floor.py"))
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # for what it imports from beside itself
+SCRIPT = runpy.run_path(str(BENCHMARKS / "rl_floor.py"))
 EXPERIMENTS, Cell, START = SCRIPT["EXPERIMENTS"], SCRIPT["Cell"], SCRIPT["START"]
 
 

@@ -1,6 +1,7 @@
 """What `benchmarks/speeds.py` is told, and what it says of cells."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,30 @@ def test_a_mean_of_some_cells_says_of_how_many(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--tables=sures", "--tables: there is none called sures"), ("--arms=txt", "--arms: there is none called txt")],
+    [
+        ("--tables=sures", "--tables: there is none called sures"),
+        ("--tables=main,main", "--tables: main,main: one is named twice"),
+        ("--arms=txt", "--arms: there is none called txt"),
+        ("--seeds=0,0", "--seeds: 0,0: a seed is named twice"),
+        ("--seeds=0;1", "--seeds: '0;1' are no seeds"),
+    ],
 )
 def test_what_there_is_not_is_said(option, message, tmp_path):
     command = [sys.executable, BENCHMARKS / "speeds.py", f"--out={tmp_path}", "--only_table", option]
     ran = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert ran.returncode == 2 and message in ran.stderr
+
+
+def test_a_cell_with_two_lines_counts_once(monkeypatch, tmp_path, capsys):
+    """As they were written where a seed was named twice: the latest."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    cells = [
+        {"experiment": "weights", "arm": "example", "seed": 0, "speeds": {"2": {
+            "accuracy": accuracy, "length": 2.0, "gold": 2.0, "was_trained": True}}}
+        for accuracy in (10.0, 30.0)
+    ]  # fmt: skip
+    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    monkeypatch.setattr(sys, "argv", ["speeds.py", f"--out={tmp_path}", "--tables=weights", "--only_table"])
+    importlib.import_module("speeds").main()
+    printed = capsys.readouterr().out
+    assert "seeds: example 1" in printed and "| 30.0 |" in printed
