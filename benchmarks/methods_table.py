@@ -6,7 +6,8 @@
 
 The first seed trains the chain of thought too, and all others start from it: what differs between seeds is what comes
 after. A seed is a run in its own folder (`<folder>/seed_<n>`), which goes on where it stopped; a finished one is not
-started again. What follows `--` goes to `colar_jax.train` as it is.
+started again, and refused where it has other settings than are asked. What follows `--` goes to `colar_jax.train` as it
+is.
 """
 
 import argparse
@@ -50,6 +51,19 @@ def is_finished(folder: Path, stages: list[str]) -> bool:
     return path.is_file() and set(stages) <= {row["stage"] for row in json.loads(path.read_text())["results"]}
 
 
+def refuse_other_settings(options: argparse.Namespace, seed: int, stages: list[str]) -> None:
+    """A finished seed with other settings is no repetition of those that are still to be trained."""
+    from trained_with import other_than_asked  # here, because it takes seconds
+
+    folder, own = options.folder / f"seed_{seed}", [START, *stages] if seed == options.first else stages
+    try:
+        other = other_than_asked(str(folder), train_command(options, seed, stages)[3:], own)
+    except ValueError as error:
+        raise SystemExit(f"{folder} is finished, and cannot be compared with what is asked: {error}") from None
+    if other:
+        raise SystemExit(f"{folder} is finished, with {other}: ask for what it has, or name another folder")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -64,6 +78,7 @@ def main() -> None:
     stages = stages_after_the_start(options.config)
     for seed in options.seeds:
         if is_finished(options.folder / f"seed_{seed}", stages):
+            refuse_other_settings(options, seed, stages)
             continue
         if (status := subprocess.run(train_command(options, seed, stages), check=False).returncode) != 0:
             raise SystemExit(f"seed {seed} ended with status {status} (above is why): the same command goes on with it")

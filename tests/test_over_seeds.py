@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from colar_jax.config import defaults, plain, resolve, stage_defaults
+from colar_jax.config import config_beside, defaults, plain, resolve, stage_defaults
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "over_seeds.py"
 
@@ -228,3 +228,28 @@ def test_a_seed_that_fails_ends_the_table_in_a_line(tmp_path):
     )
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert "eval.seeds=-1 is negative" in failed.stderr and "seed 3 ended with status 2" in failed.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "other"),
+    [
+        (("--config.stages.colar.steps=7",), "with stages.colar.steps=4 where 7 is asked:"),
+        (("--config.eval.seeds=2", "--config.eval.speeds=2"), "with eval.speeds='2,5' where '2' is asked, and 1 more:"),
+        (("--config.stages.colar.log_every=1", "--config.eval.batch_size=4"), ""),
+    ],
+)
+def test_a_finished_seed_with_other_settings_is_refused(tmp_path, asked, other):
+    """As `-- --config.stages.colar.steps=7` after seed 0: the table would average two trainings."""
+    methods = SCRIPT.parents[1] / "configs" / "methods.py"
+    config = config_beside(str(methods), "methods").get_config("smoke")
+    config.workdir = str(tmp_path / "seed_0")
+    cost = dict.fromkeys(("forward_passes", "flops", "kv_bytes", "seconds_per_question"), 1.0)
+    rows = [result(name, 0.5, cost=cost, thinks_in="") for name in config.run.split(",")]
+    folder_of(tmp_path / "seed_0", *rows)
+    (tmp_path / "seed_0" / "config.json").write_text(json.dumps(plain(resolve(config))))
+    script = [sys.executable, SCRIPT.with_name("methods_table.py"), tmp_path, f"--config={methods}:smoke"]
+    done = subprocess.run([*script, "--seeds=0", "--", *asked], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert f"seed_0 is finished, {other}" in done.stderr if other else "finished" not in done.stderr
+    assert not other or done.returncode == 1
