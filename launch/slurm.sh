@@ -4,7 +4,7 @@
 #   launch/slurm.sh --nodes=2 --gpus_per_node=8 --time=24:00:00 --partition=gpu \
 #       -- --config=configs/gsm8k_colar.py --config.workdir=/shared/runs/gsm8k
 #
-# --nodes --gpus_per_node --time --partition --account --job_name    as sbatch has them
+# --nodes --gpus_per_node --time --partition --account --job_name    as sbatch has them (GPUs: 8, or a100:8)
 # --python     what runs on the nodes, such as 'apptainer exec --nv colar.sif python' (default: .venv/bin/python)
 # --logs       folder of the log (default: runs)
 # --help       print this
@@ -34,9 +34,11 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ $# -gt 0 ] || die "nothing to train: give the flags of colar_jax.train after --, such as -- --config=..."
+[[ $GPUS =~ ^([^:,]+:)?([1-9][0-9]*)$ ]] || die "--gpus_per_node=$GPUS does not say how many: give 8, or a100:8"
+tasks=${BASH_REMATCH[2]}
 need_tool sbatch "run this where jobs are submitted (a login node)"
 
-options=(--job-name="$JOB_NAME" --nodes="$NODES" --gpus-per-node="$GPUS" --ntasks-per-node="$GPUS")
+options=(--job-name="$JOB_NAME" --nodes="$NODES" --gpus-per-node="$GPUS" --ntasks-per-node="$tasks")
 [ -z "$TIME" ] || options+=(--time="$TIME")
 [ -z "$PARTITION" ] || options+=(--partition="$PARTITION")
 [ -z "$ACCOUNT" ] || options+=(--account="$ACCOUNT")

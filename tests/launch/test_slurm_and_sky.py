@@ -29,6 +29,12 @@ def test_a_job_is_submitted_with_a_process_a_gpu(cluster, tmp_path):
     assert call == ["sbatch", *options, f"{ROOT}/launch/slurm.sbatch", *AWKWARD]
 
 
+def test_gpus_of_a_kind_are_as_many_processes(cluster):
+    cluster.add("sbatch")
+    assert cluster.run("slurm.sh", "--gpus_per_node=a100:8", "--logs=/tmp", "--", *AWKWARD).returncode == 0
+    assert {"--gpus-per-node=a100:8", "--ntasks-per-node=8"} <= set(cluster.calls()[0])
+
+
 def test_a_dry_run_submits_nothing(cluster):
     done = cluster.run("slurm.sh", "--dry_run", "--python=apptainer exec --nv colar.sif python", "--", *AWKWARD)
     assert done.returncode == 0, done.stderr
@@ -136,6 +142,10 @@ def test_further_extras_are_installed(cluster):
     [
         ("slurm.sh", (), "after --"),
         ("slurm.sh", ("--nodez=2",), "--nodez=2 is no flag"),
+        ("slurm.sh", ("--gpus_per_node=a100", "--", "--config=x"), "=a100 does not say how many"),
+        ("slurm.sh", ("--gpus_per_node=a100:", "--", "--config=x"), "=a100: does not say how many"),
+        ("slurm.sh", ("--gpus_per_node=a100:4,v100:4", "--", "--config=x"), "give 8, or a100:8"),
+        ("slurm.sh", ("--gpus_per_node=0", "--", "--config=x"), "=0 does not say how many"),
         ("slurm.sh", ("--", "--config=x"), "sbatch is not installed"),
         ("sky.sh", ("--", "--config=x"), "give --name="),
         ("sky.sh", ("--name=a", "--accelerators=H100:8", "--", "--config=x"), "give --bucket="),
