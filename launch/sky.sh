@@ -6,7 +6,7 @@
 # --name           of the cluster, or of the managed job
 # --accelerators   such as H100:8, tpu-v5litepod-8 or tpu-v6e-8
 # --infra          cloud, cloud/region or cloud/region/zone (default: the cheapest that has them)
-# --nodes          machines (default: 1)
+# --nodes          machines (default: 1; of a TPU always: a larger slice has more of them, such as tpu-v6e-16)
 # --bucket         a bucket to mount at /bucket; runs go to /bucket/<name>, unless --config.workdir says otherwise
 # --extras         of the package besides cuda or tpu, with commas between them: math for configs/math_*.py, gguf
 # --spot           as a managed job on spot machines: SkyPilot starts it again where it is preempted
@@ -39,10 +39,13 @@ need_flag name "$NAME" colar
 need_flag accelerators "$ACCELERATORS" H100:8
 need_flag bucket "$BUCKET" my-bucket
 [ $# -gt 0 ] || die "nothing to train: give the flags of colar_jax.train after --, such as -- --config=..."
+extra=cuda
+case $ACCELERATORS in [Tt][Pp][Uu]-*) extra=tpu ;; esac
+# Two nodes would be two slices, whose machines do not find each other: each would train alone, in one folder.
+[ "$extra" = cuda ] || [ "$NODES" = 1 ] ||
+    die "--nodes=$NODES with --accelerators=$ACCELERATORS would be slices that train apart: name a larger one, as in --accelerators=tpu-v6e-16"
 need_tool sky "pip install 'skypilot[gcp]' (or another cloud), then sky check"
 
-extra=cuda
-case $ACCELERATORS in tpu-*) extra=tpu ;; esac
 [ -z "$EXTRAS" ] || extra+=,$EXTRAS
 # One string that the remote shell reads back as these very words.
 flags=$(quoted --config.workdir="/bucket/$NAME" "$@")

@@ -82,6 +82,29 @@ def test_the_same_job_takes_over_on_another_host(tmp_path, monkeypatch):
         hold(tmp_path)
 
 
+def test_two_machines_of_one_job_that_train_apart_do_not_take_over_from_each_other(tmp_path, monkeypatch):
+    path = tmp_path / TRAINING
+    for name in JOB_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SKYPILOT_TASK_ID", "sky-1")
+    monkeypatch.setenv("SKYPILOT_NODE_RANK", "0")
+    monkeypatch.setattr(socket, "gethostname", lambda: "first")
+    with locked(tmp_path, TRAINING, "train"):
+        left = path.read_text()
+    path.write_text(left)  # on a bucket the kernel knows nothing of other machines' locks
+    monkeypatch.setattr(socket, "gethostname", lambda: "second")
+    monkeypatch.setenv("SKYPILOT_NODE_RANK", "1")
+    with pytest.raises(UserError, match="on first was killed"):
+        hold(tmp_path)
+    monkeypatch.setenv("SKYPILOT_NODE_RANK", "0")  # started again, on another machine
+    hold(tmp_path)
+    # A number alone names no job.
+    monkeypatch.delenv("SKYPILOT_TASK_ID")
+    path.write_text(json.dumps({"host": "first", "process": 7, "job": "SKYPILOT_NODE_RANK=0"}))
+    with pytest.raises(UserError, match="on first was killed"):
+        hold(tmp_path)
+
+
 def test_a_process_that_ends_with_its_peers_lets_go(tmp_path, monkeypatch):
     """It ends at once, without the usual clean-up: the job may go on elsewhere."""
 

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 # Of the environment, what names a job that is never at work twice at a time.
 JOB_VARIABLES = ("COLAR_JOB", "SKYPILOT_TASK_ID", "SLURM_JOB_ID")
+# The number of a machine of the job, where each may be training by itself. Machines that train together have the first
+# one hold the lock, and the one that takes its place after a restart has its number.
+_MACHINE = "SKYPILOT_NODE_RANK"
 
 TRAINING, REPORT = ".training.lock", ".report.lock"  # in a run's folder; in a report's
 
@@ -31,8 +34,8 @@ def locked(folder: Path, name: str, doing: str) -> Iterator[None]:
 
     The kernel knows whether a process of this host holds the lock, so one that was killed is followed without a word
     but a line in the log. What a process of another host left is refused, for it may be alive, unless it was of the
-    same job (`JOB_VARIABLES`), which has been started again. Of several processes of one job the first holds the lock
-    for all.
+    same job (`JOB_VARIABLES`, and of SkyPilot's machines the one of the same number), which has been started again. Of
+    several processes of one job the first holds the lock for all.
 
     Args:
         doing: what the folder is locked for, as in "train".
@@ -108,7 +111,8 @@ def _holder(file: TextIO) -> dict | None:
 
 def _job() -> str:
     """The cluster's name of this job, the same when it is started again on other machines; empty without one."""
-    return next((f"{name}={os.environ[name]}" for name in JOB_VARIABLES if os.environ.get(name)), "")
+    job = next((name for name in JOB_VARIABLES if os.environ.get(name)), None)
+    return " ".join(f"{name}={os.environ[name]}" for name in (job, _MACHINE) if job and os.environ.get(name))
 
 
 def _is_alive(holder: dict | None) -> bool:

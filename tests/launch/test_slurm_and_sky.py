@@ -130,6 +130,25 @@ def test_spot_machines_are_a_managed_job(cluster):
     assert call[:5] == ["sky", "jobs", "launch", "--name=colar", "--use-spot"] and "--env=COLAR_EXTRA=tpu" in call
 
 
+@pytest.mark.parametrize("name", ["tpu-v6e-8", "TPU-v6e-8"])  # SkyPilot knows both
+def test_several_slices_would_train_apart_and_are_refused(cluster, name):
+    cluster.add("sky")
+    options = ["--name=colar", f"--accelerators={name}", "--bucket=mine"]
+    done = cluster.run("sky.sh", *options, "--nodes=2", "--", *AWKWARD)
+    assert done.returncode == 2 and cluster.calls() == []
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --nodes=2") and "--accelerators=tpu-v6e-16" in line
+    assert cluster.run("sky.sh", *options, "--nodes=1", "--", *AWKWARD).returncode == 0
+    assert "--env=COLAR_EXTRA=tpu" in cluster.calls()[0]
+
+
+def test_machines_with_gpus_may_be_several(cluster):
+    cluster.add("sky")
+    options = ["--name=colar", "--accelerators=H100:8", "--bucket=mine", "--nodes=2"]
+    assert cluster.run("sky.sh", *options, "--", *AWKWARD).returncode == 0
+    assert "--num-nodes=2" in cluster.calls()[0]
+
+
 def test_further_extras_are_installed(cluster):
     cluster.add("sky")
     options = ["--name=colar", "--accelerators=H100:8", "--bucket=mine", "--extras=math,gguf"]
