@@ -9,11 +9,13 @@ if [ $# -gt 0 ] || [ -z "$bucket" ]; then
     die "launch/tpu_vm_mount.sh is a part of launch/tpu_vm.sh: give that one --bucket=..."
 fi
 command -v gcsfuse >/dev/null || {
-    echo "deb https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" |
+    codename=$(lsb_release -cs) &&
+        sudo curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg -o /etc/apt/trusted.gpg.d/gcsfuse.asc &&
+        echo "deb https://packages.cloud.google.com/apt gcsfuse-$codename main" |
         sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null &&
-        curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg |
-        sudo tee /etc/apt/trusted.gpg.d/gcsfuse.asc >/dev/null &&
-        sudo apt-get update -qq && sudo apt-get install -qq -y gcsfuse
+        # A machine that was just made updates itself meanwhile. `update` does not wait for that, whatever it is told.
+        for _ in {1..30}; do sudo apt-get update -qq && break || sleep 10; done &&
+        sudo apt-get -o DPkg::Lock::Timeout=300 install -qq -y gcsfuse
 } || exit 1
 mkdir -p ~/bucket
 # Checkpoints are finished by renaming their folder.

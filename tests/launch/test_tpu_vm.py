@@ -187,6 +187,38 @@ def test_only_what_was_shipped_is_replaced(cluster):
     assert run_by_hand(cluster, "tpu_vm_install.sh").returncode == 0
 
 
+# Fails at what it is told by the environment, as often as that says; installing makes a program of this one.
+SUDO = """
+calls = open(os.environ["FAKE_LOG"]).read() if os.path.exists(os.environ["FAKE_LOG"]) else ""
+record(os.environ["FAKE_LOG"], [os.path.basename(sys.argv[0]), *sys.argv[1:]])
+word, _, times = os.environ["FAILS"].partition(" ")
+if word in sys.argv and calls.count('"' + word + '"') < int(times):
+    sys.exit(100)
+if "install" in sys.argv:
+    os.symlink(sys.argv[0], os.path.join(os.path.dirname(sys.argv[0]), "gcsfuse"))
+"""
+
+
+def mount(cluster, fails: str) -> subprocess.CompletedProcess:
+    for name, body in (("sudo", SUDO), ("lsb_release", "print('jammy')"), ("sleep", ""), ("mountpoint", "sys.exit(1)")):
+        cluster.add(name, body)
+    cluster.environment |= {"bucket": "mine", "FAILS": fails}
+    return run_by_hand(cluster, "tpu_vm_mount.sh")
+
+
+def test_a_bucket_is_mounted_when_the_machine_has_done_its_own_updates(cluster):
+    assert mount(cluster, "update 2").returncode == 0
+    update = ["sudo", "apt-get", "update", "-qq"]
+    install = ["sudo", "apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-qq", "-y", "gcsfuse"]
+    mounted = ["gcsfuse", "--implicit-dirs", "--rename-dir-limit=1000000", "mine", f"{cluster.cloud}/bucket"]
+    assert cluster.calls()[-5:] == [update, update, update, install, mounted]
+
+
+def test_a_key_that_does_not_come_ends_the_mounting(cluster):
+    assert mount(cluster, "curl 1").returncode == 1
+    assert len(cluster.calls()) == 1
+
+
 def test_help_after_the_dashes_is_for_training(cluster):
     cluster.add("sbatch")
     assert cluster.run("slurm.sh", "--logs=../none", "--dry_run", "--", "--help").stdout.rstrip().endswith("--help")
