@@ -4,7 +4,8 @@
 #   launch/tpu_vm.sh run --name=colar --zone=us-west4-a --type=v5litepod-16 --spot --queued --bucket=my-bucket \
 #       -- --config=configs/gsm8k_colar.py --config.workdir=/home/me/bucket/gsm8k
 #
-# run       up, install, start, then watch until the training has ended; a slice that is taken away is made again
+# run       up, install, start, then watch until the training has ended; a slice that is taken away is made again, and
+#           what fails on the way, such as ssh to a machine that was just made, is tried again
 # up        create the slice, or reuse the one of this name
 # install   copy this checkout's HEAD to all workers and install it there; says what is here and not in HEAD
 # start     start training in the background on all workers (again: nothing, if it still runs)
@@ -25,6 +26,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$here/common.sh"
+# shellcheck source-path=SCRIPTDIR source=tpu_vm_watch.sh
+. "$here/tpu_vm_watch.sh"
 help_if_asked "${BASH_SOURCE[0]}" "$@"
 
 NAME="" ZONE="" TYPE="" VERSION="" PROJECT="" BUCKET="" EXTRAS="" SPOT="" QUEUED=""
@@ -142,10 +145,11 @@ in_git() {
 
 install() {
     warn_of_what_stays_here
-    local archive=${TMPDIR:-/tmp}/colar_jax-$NAME.tar.gz
-    run git -C "$(dirname "$here")" archive --format=tar.gz --output="$archive" HEAD &&
+    local script archive=${TMPDIR:-/tmp}/colar_jax-$NAME.tar.gz
+    script=$(cat "$here/tpu_vm_install.sh") &&
+        run git -C "$(dirname "$here")" archive --format=tar.gz --output="$archive" HEAD &&
         tpus tpu-vm scp "$archive" "$NAME:colar_jax.tar.gz" --worker=all &&
-        on_workers all "extras=$(quoted "tpu${EXTRAS:+,$EXTRAS}"); $(cat "$here/tpu_vm_install.sh")"
+        on_workers all "extras=$(quoted "tpu${EXTRAS:+,$EXTRAS}"); $script"
 }
 
 # The same command again goes on from the last checkpoint, so starting is also resuming.
@@ -154,9 +158,9 @@ start() {
     local train mount=":"
     # Whoever made the slice again under this name has taken the place of what ran there: it may take over its lock.
     train="cd ~/colar_jax && export COLAR_JOB=$(quoted "tpu/$PROJECT/$ZONE/$NAME") && ~/venv/bin/python -m colar_jax.train $(quoted "${TRAIN_FLAGS[@]}")"
-    [ -z "$BUCKET" ] || mount="bucket=$(quoted "$BUCKET"); $(cat "$here/tpu_vm_mount.sh")"
+    [ -z "$BUCKET" ] || mount="bucket=$(quoted "$BUCKET"); $(cat "$here/tpu_vm_mount.sh")" || return 1
     on_workers all "$mount
-if [ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 \$(cat ~/train.pid) 2>/dev/null; then
+if $AT_WORK; then
     echo still running
 else
     rm -f ~/train.status
@@ -167,60 +171,6 @@ fi"
 
 need_training() {
     [ ${#TRAIN_FLAGS[@]} -gt 0 ] || die "nothing to train: give the flags of colar_jax.train after --, as in -- --config=..."
-}
-
-running() { # WORKERS: something, if training runs on one of them
-    # shellcheck disable=SC2016 # the worker expands it
-    on_workers "$1" '[ -e ~/train.pid ] && [ ! -e ~/train.status ] && kill -0 $(cat ~/train.pid) 2>/dev/null && echo yes || true'
-}
-
-exit_status() {
-    on_workers 0 'cat ~/train.status 2>/dev/null || true'
-}
-
-# A status of any worker with which it is not to be started again; nothing where there is none.
-failure() {
-    # shellcheck disable=SC2016 # the worker expands it
-    on_workers all 'case $(cat ~/train.status 2>/dev/null) in 0 | 75 | 143 | "") ;; *) cat ~/train.status ;; esac'
-}
-
-# Until the training ends. 143 (SIGTERM) and 75 (another worker was lost) mean: saved, start again; but not for ever where
-# a worker is lost as soon as it has started.
-watch() {
-    local ended still of_another since=$SECONDS lost_early=0
-    while true; do
-        if [ "$(state)" != READY ]; then
-            echo "the slice $NAME is gone, or cannot be asked: making it again where it is not there" >&2
-            # Else once more, after a while. Nothing is installed under a training that runs.
-            if up && still=$(running all) && { [ -n "$still" ] || install; }; then start; fi
-        elif ended=$(exit_status) && [ -n "$ended" ]; then
-            case $ended in
-                0) echo "training has ended"; return ;;
-                75 | 143) # not before all workers have ended: one that still runs would be missing then
-                    if still=$(running all) && [ -z "$still" ]; then
-                        of_another=$(failure) || of_another=
-                        [ -z "$of_another" ] || give_up "training ended with status $of_another on one of the workers"
-                        if [ "$ended" = 75 ] && [ $((SECONDS - since)) -lt 600 ]; then
-                            lost_early=$((lost_early + 1))
-                        else
-                            lost_early=0
-                        fi
-                        [ "$lost_early" -le 3 ] || give_up "a worker was lost within ten minutes, four times in a row"
-                        start
-                        since=$SECONDS
-                    fi
-                    ;;
-                *) give_up "training ended with status $ended" ;;
-            esac
-        fi
-        sleep "$POLL_SECONDS"
-    done
-}
-
-give_up() { # WHY
-    on_workers 0 'tail -n 20 ~/train.log' || true
-    printf 'error: %s; the log is above\n' "$1" >&2
-    exit 1
 }
 
 command=${1:-}
@@ -235,12 +185,15 @@ need_tool gcloud "https://cloud.google.com/sdk/docs/install"
 case $command in
     run)
         need_training
-        up
-        if [ -n "$DRY_RUN" ] || [ -z "$(running all)" ]; then
+        if [ -n "$DRY_RUN" ]; then
+            up
             install
             start
+            exit
         fi
-        [ -n "$DRY_RUN" ] || watch
+        found=$(in_git cat-file -e HEAD 2>&1) || die "HEAD cannot be shipped: $found"
+        up
+        watch
         ;;
     status) state; exit_status ;;
     logs) on_workers 0 'tail -n 100 -F ~/train.log' ;;

@@ -1,11 +1,13 @@
 """Programs of clusters that only say what they were asked, and a cloud whose machines are folders here."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -15,6 +17,8 @@ AWKWARD = [
     '--config.title=it\'s a "run", $HOME; `date`',
     "--config.run=cot,colar",
 ]
+
+SLICE = ("--name=colar", "--zone=us-west4-a", "--type=v5litepod-16")  # of a TPU
 
 _TOOLS = (
     "bash", "sh", "env", "git", "gzip", "dirname", "mkdir", "rm", "cat", "tail", "tar", "sleep", "nohup", "setsid",
@@ -28,7 +32,8 @@ def record(log, words):
         file.write(json.dumps(words) + "\\n")
 """
 
-# Creates, describes, deletes; a command for the workers is run here, in the cloud's folder as home.
+# Creates, describes, deletes; a command for the workers is run here, in the cloud's folder as home; one for all of them
+# also in the home of another worker, if there is one. A home's `refused` says how often which words are refused there.
 _GCLOUD = """
 record(os.environ["FAKE_LOG"], sys.argv[1:])
 import signal, subprocess, pathlib, time
@@ -49,6 +54,15 @@ elif verb == "delete":
     states.write_text("NONE" + " " + " ".join(left))
     for path in cloud.glob("train.*"):  # the next machine is a new one
         path.unlink()
+def is_refused(home):
+    path = home / "refused"
+    refused = json.loads(path.read_text()) if path.exists() else {}
+    named = [part for part, left in refused.items() if left and part in " ".join(words)]
+    if named:
+        path.write_text(json.dumps(refused | {part: refused[part] - 1 for part in named}))
+    return bool(named)
+if verb == "scp" and is_refused(cloud):
+    sys.exit("refused")
 elif verb == "ssh":
     command = next(word for word in words if word.startswith("--command=")).partition("=")[2]
     if "uv venv" in command:
@@ -59,31 +73,42 @@ elif verb == "ssh":
         print("yes")
         sys.exit()
     trainings = pathlib.Path(os.environ["FAKE_LOG"] + ".train")
-    before = trainings.read_text() if trainings.exists() else ""
-    home = os.environ | {"HOME": str(cloud)}
-    done = subprocess.run(["bash", "-c", command], env=home, capture_output=True, text=True)
-    print(done.stdout, end="")
-    print(done.stderr, end="", file=sys.stderr)
-    # Training starts in the background: what a test looks at has begun when this ends.
-    while "colar_jax.train" in command and "still running" not in done.stdout:
-        if trainings.exists() and trainings.read_text() != before:
-            break
-        time.sleep(0.01)
-    sys.exit(done.returncode)
+    worst = 0
+    for home in [cloud, *(cloud.glob("another") if "--worker=all" in words else [])]:
+        if is_refused(home):
+            print("refused", file=sys.stderr)
+            worst = 255
+            continue
+        before = trainings.read_text() if trainings.exists() else ""
+        environment = os.environ | {"HOME": str(home)}
+        done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
+        print(done.stdout, end="")
+        print(done.stderr, end="", file=sys.stderr)
+        # Training starts in the background: what a test looks at has begun when this ends.
+        while "colar_jax.train" in command and "still running" not in done.stdout:
+            if trainings.exists() and trainings.read_text() != before:
+                break
+            time.sleep(0.01)
+        worst = max(worst, done.returncode)
+    sys.exit(worst)
 """
 
 _PLAIN = 'record(os.environ["FAKE_LOG"], [os.path.basename(sys.argv[0]), *sys.argv[1:]])\n'
 
-# Ends with the next of the statuses it is to have; "gone" is no end, but that of its machine.
+# Ends with the next of the statuses it is to have; "gone" is no end, but that of its machine, and "waits" one after
+# another worker's, as jax has it.
 _TRAINING = """
-import pathlib, signal
-statuses = pathlib.Path(os.environ["FAKE_CLOUD"]) / "statuses"
+import pathlib, signal, time
+statuses = pathlib.Path.home() / "statuses"
 left = statuses.read_text().split()
 statuses.write_text(" ".join(left[1:] or left))
 if left[0] == "gone":
     os.kill(os.getppid(), signal.SIGKILL)
 record(os.environ["FAKE_LOG"] + ".train", sys.argv[1:])
-sys.exit(int(left[0].replace("gone", "0")))
+end, other = time.monotonic() + 60, pathlib.Path.home() / "another" / "train.status"
+while left[0] == "waits" and not other.exists() and time.monotonic() < end:
+    time.sleep(0.01)
+sys.exit(int(left[0]) if left[0].isdigit() else 0)
 """
 
 
@@ -93,7 +118,7 @@ class Cluster:
     def __init__(self, folder: Path):
         self.bin, self.cloud, self.log = folder / "bin", folder / "cloud", folder / "log"
         tools = folder / "tools"
-        for path in (tools, self.bin, self.cloud, self.cloud / "colar_jax", self.cloud / "venv" / "bin"):
+        for path in (tools, self.bin, self.cloud, self.cloud / "colar_jax"):
             path.mkdir(parents=True)
         # Not the machine's own PATH: it may have the real programs.
         for name in _TOOLS:
@@ -112,14 +137,36 @@ class Cluster:
     def add_gcloud(self, *, states: str = "", queue: str = "", statuses: str = "0") -> None:
         """A cloud whose slice is found in these states, one after the other, and whose trainings end like this."""
         self.add("gcloud", _GCLOUD)
-        self._write(self.cloud / "venv" / "bin" / "python", _TRAINING)
-        for name, text in (("states", states), ("queue", queue), ("statuses", statuses)):
+        for name, text in (("states", states), ("queue", queue)):
             (self.cloud / name).write_text(text)
+        self._add_worker(self.cloud, statuses)
+
+    def add_another_worker(self, *, statuses: str) -> Path:
+        """Its home, in the cloud of `add_gcloud`."""
+        home = self.cloud / "another"
+        self._add_worker(home, statuses)
+        return home
+
+    def _add_worker(self, home: Path, statuses: str) -> None:
+        for folder in (home / "colar_jax", home / "venv" / "bin"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._write(home / "venv" / "bin" / "python", _TRAINING)
+        (home / "statuses").write_text(statuses)
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [LAUNCH / script, *arguments], env=self.environment, capture_output=True, text=True, timeout=60
         )
+
+    @contextlib.contextmanager
+    def start(self, script: str, *arguments: str) -> Iterator[subprocess.Popen]:
+        """Ends it, if the test does not see its end."""
+        command, pipe = [LAUNCH / script, *arguments], subprocess.PIPE
+        with subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def calls(self, suffix: str = "") -> list[list[str]]:
         path = Path(str(self.log) + suffix)
@@ -129,3 +176,13 @@ class Cluster:
     def _write(path: Path, body: str) -> None:
         path.write_text(f"#!{sys.executable} -IS\n" + textwrap.dedent(_RECORD) + textwrap.dedent(body))
         path.chmod(0o755)
+
+
+def verbs(cluster: Cluster) -> list[str]:
+    """What gcloud was asked, one word each; describing left out."""
+    return [call[3] for call in cluster.calls() if call[3] != "describe"]
+
+
+def trainings(cluster: Cluster) -> list[list[str]]:
+    """The arguments of each training."""
+    return cluster.calls(".train")

@@ -3,30 +3,19 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from cases import fast
-from launch.fakes import AWKWARD, LAUNCH, Cluster
+from launch.fakes import AWKWARD, LAUNCH, SLICE, Cluster, trainings, verbs
 
-SLICE = ("--name=colar", "--zone=us-west4-a", "--type=v5litepod-16")
 WHERE = "--zone=us-west4-a"
 
 
 @pytest.fixture
 def cluster(tmp_path) -> Cluster:
     return Cluster(tmp_path)
-
-
-def verbs(cluster) -> list[str]:
-    """What gcloud was asked, one word each; describing left out."""
-    return [call[3] for call in cluster.calls() if call[3] != "describe"]
-
-
-def trainings(cluster) -> list[list[str]]:
-    """The arguments of each training."""
-    return cluster.calls(".train")
 
 
 def test_a_slice_is_created_with_its_runtime(cluster):
@@ -41,6 +30,12 @@ def test_a_slice_that_is_there_is_reused(cluster):
     cluster.add_gcloud(states="READY")
     assert cluster.run("tpu_vm.sh", "up", *SLICE).returncode == 0
     assert verbs(cluster) == []
+
+
+def test_a_slice_that_was_stopped_is_started(cluster):
+    cluster.add_gcloud(states="STOPPED READY")
+    assert cluster.run("tpu_vm.sh", "up", *SLICE).returncode == 0
+    assert verbs(cluster) == ["start"]
 
 
 def test_a_queued_resource_is_waited_for(cluster):
@@ -112,6 +107,15 @@ def test_a_tree_without_git_is_not_warned_about(cluster, checkout):
     command = [checkout / "launch" / "tpu_vm.sh", "install", *SLICE, "--dry_run"]
     done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True)
     assert "warning" not in done.stderr
+
+
+def test_a_tree_without_git_is_refused_before_a_slice_is_paid_for(cluster, checkout):
+    cluster.add_gcloud(states="NONE READY")
+    shutil.rmtree(checkout / ".git")
+    command = [checkout / "launch" / "tpu_vm.sh", "run", *SLICE, "--", *AWKWARD]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: HEAD cannot be shipped: fatal: not a git repository")
+    assert cluster.calls() == []
 
 
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "slurm.sh", "sky.sh"])
@@ -238,103 +242,17 @@ def test_training_that_runs_is_not_started_twice(cluster):
     assert trainings(cluster) == []
 
 
-def test_a_run_takes_up_the_watch_of_training_that_runs(cluster):
-    cluster.add_gcloud(states="READY READY PREEMPTED PREEMPTED READY")
-    (cluster.cloud / "train.pid").write_text(str(os.getpid()))
-    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
-    assert done.returncode == 0, done.stderr
-    # Nothing is installed under it; on the next slice, it is.
-    assert [verb for verb in verbs(cluster) if verb != "ssh"] == ["delete", "create", "scp"]
-    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]]
-
-
-def test_a_run_ends_when_training_does(cluster):
-    cluster.add_gcloud(states="NONE READY")
-    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
-    assert done.returncode == 0, done.stderr
-    assert "training has ended" in done.stdout
-    assert [verb for verb in verbs(cluster) if verb != "ssh"] == ["create", "scp"]
-    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]]
-
-
-@pytest.mark.parametrize("queued", fast([False, True], True))
-def test_a_preempted_slice_is_made_again_and_training_goes_on(cluster, queued):
-    # There, then preempted while it is watched (which is seen twice: by the watch, and by `up`), then made again.
-    if queued:
-        cluster.add_gcloud(queue="NONE ACTIVE ACTIVE SUSPENDED SUSPENDED ACTIVE", states="READY", statuses="gone 0")
-    else:
-        cluster.add_gcloud(states="NONE READY PREEMPTED PREEMPTED READY", statuses="gone 0")
-    flags = ("--queued", "--spot") if queued else ("--spot",)
-    done = cluster.run("tpu_vm.sh", "run", *SLICE, *flags, "--", *AWKWARD)
-    assert done.returncode == 0, done.stderr
-    assert "is gone" in done.stderr
-    assert [verb for verb in verbs(cluster) if verb != "ssh"] == ["create", "scp", "delete", "create", "scp"]
-    deleted = next(call for call in cluster.calls() if call[3] == "delete")
-    assert ("--force" in deleted) == queued and "--quiet" in deleted
-    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]] * 2
-
-
-def test_a_slice_that_was_stopped_is_started(cluster):
-    cluster.add_gcloud(states="STOPPED READY")
-    assert cluster.run("tpu_vm.sh", "up", *SLICE).returncode == 0
-    assert verbs(cluster) == ["start"]
-
-
-def test_a_cloud_that_cannot_be_asked_for_a_moment_changes_nothing_under_training(cluster):
-    cluster.add_gcloud(states="READY READY NONE READY")
-    # Training ends after it was looked at and found at work, which is when it would be replaced and started again.
-    look = f"""
-        until [ "$(cat {cluster.cloud}/states)" = READY ]; do sleep 0.05; done
-        asked() {{ grep -c '"ssh"' {cluster.log}; }}
-        before=$(asked)
-        until [ "$(asked)" -gt $((before + 2)) ]; do sleep 0.05; done
-        echo 0 >{cluster.cloud}/train.status
-    """
-    with subprocess.Popen(["bash", "-c", look]) as training:
-        (cluster.cloud / "train.pid").write_text(str(training.pid))
-        done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
-    assert done.returncode == 0 and "cannot be asked" in done.stderr, done.stderr
-    assert "scp" not in verbs(cluster) and trainings(cluster) == []
-
-
-def test_training_starts_again_when_all_workers_have_ended(cluster):
-    cluster.add_gcloud(states="READY", statuses="75 0")
-    (cluster.cloud / "others").write_text("0")
-    assert cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD).returncode == 0
-    looks = len(cluster.calls())
-    cluster.log.unlink()
-    for path in cluster.cloud.glob("train.*"):
-        path.unlink()
-    cluster.add_gcloud(states="READY", statuses="75 0")
-    starting = cluster.cloud / "others"
-    starting.write_text("3")
-    (cluster.cloud / "train.status").write_text("75")
-    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
-    assert done.returncode == 0, done.stderr
-    assert starting.read_text() == "0" and len(cluster.calls()) > looks
-
-
-def test_training_that_was_stopped_is_started_again(cluster):
-    cluster.add_gcloud(states="READY", statuses="143 75 0")
-    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
-    assert done.returncode == 0, done.stderr
-    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]] * 3
-    assert verbs(cluster).count("scp") == 1
-
-
-def test_a_worker_that_is_lost_again_and_again_ends_the_run(cluster):
-    cluster.add_gcloud(states="READY", statuses="75")
-    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: a worker was lost within ten minutes, four times in a row")
-    assert len(trainings(cluster)) == 4
-
-
-def test_training_that_fails_ends_the_run(cluster):
-    cluster.add_gcloud(states="READY", statuses="2")
-    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
-    assert done.returncode == 1
-    assert "training ended with status 2" in done.stderr.splitlines()[-1]
+def test_training_whose_shell_was_killed_is_not_started_twice(cluster):
+    cluster.add_gcloud(states="READY")
+    shell = subprocess.Popen(["bash", "-c", "sleep 60 & echo"], start_new_session=True, stdout=subprocess.PIPE)
+    shell.stdout.readline()
+    shell.wait()
+    (cluster.cloud / "train.pid").write_text(str(shell.pid))
+    try:
+        assert "still running" in cluster.run("tpu_vm.sh", "start", *SLICE, "--", *AWKWARD).stdout
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+    assert trainings(cluster) == []
 
 
 def test_a_dry_run_prints_commands_that_can_be_pasted(cluster, tmp_path):
