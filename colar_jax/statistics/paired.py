@@ -38,19 +38,51 @@ def paired_difference(a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamp
     Raises:
         UserError: the two do not have one number for each of the same one or more questions.
     """
-    a_N, b_N = np.asarray(a_N, np.float64), np.asarray(b_N, np.float64)
-    if a_N.ndim != 1 or a_N.shape != b_N.shape or a_N.size == 0:
-        raise UserError(f"a_N and b_N must hold a number for each of the same questions: {a_N.shape}, {b_N.shape}")
-    differences_N = a_N - b_N
-    center, num_questions = float(differences_N.mean()), differences_N.size
-    if num_questions == 1:
+    return stratified_difference([(a_N, b_N)], seed=seed, resamples=resamples)
+
+
+def stratified_difference(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+    resamples: int = NUM_RESAMPLES,
+) -> Interval:
+    """As `paired_difference`, of the plain mean over several sets of questions: each set is drawn anew by itself.
+
+    Args:
+        pairs: of each set A and B, one number for each question.
+        confidence: of the interval. Where A is the best of k rows, 1 - 0.05 / k makes it one that holds for all k at
+            once, and so for the one that was chosen (Bonferroni).
+
+    Returns:
+        The difference, its ends None where a set has a single question.
+
+    Raises:
+        UserError: there is no set, or two of a set do not have one number for each of the same one or more questions.
+    """
+    if not pairs:
+        raise UserError("a difference needs at least one set of questions, got none")
+    rng = np.random.default_rng(seed)
+    centers, drawn, num_questions, num_different = [], [], [], 0
+    for a_N, b_N in pairs:
+        a_N, b_N = np.asarray(a_N, np.float64), np.asarray(b_N, np.float64)
+        if a_N.ndim != 1 or a_N.shape != b_N.shape or a_N.size == 0:
+            raise UserError(f"a_N and b_N must hold a number for each of the same questions: {a_N.shape}, {b_N.shape}")
+        differences_N = a_N - b_N
+        # Rounded: 0.6 - 0.4 and 0.8 - 0.6 are one value.
+        values_V, counts_V = np.unique(differences_N.round(12), return_counts=True)
+        drawn_RV = rng.multinomial(differences_N.size, counts_V / differences_N.size, size=resamples)
+        centers.append(float(differences_N.mean()))
+        drawn.append(drawn_RV @ values_V / differences_N.size)
+        num_questions.append(differences_N.size)
+        num_different += counts_V[values_V != 0].sum()
+    center = float(np.mean(centers))
+    if min(num_questions) == 1:
         return Interval(center, None, None)
-    # Rounded: 0.6 - 0.4 and 0.8 - 0.6 are one value.
-    values_V, counts_V = np.unique(differences_N.round(12), return_counts=True)
-    drawn_RV = np.random.default_rng(seed).multinomial(num_questions, counts_V / num_questions, size=resamples)
-    means_R = drawn_RV @ values_V / num_questions
-    low, high = map(float, np.quantile(means_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
-    if num_questions < _FEW and counts_V[values_V != 0].sum() < _FEWEST_DIFFERENT:
+    means_R = np.mean(drawn, axis=0)
+    low, high = map(float, np.quantile(means_R, [(1 - confidence) / 2, (1 + confidence) / 2]))
+    if sum(num_questions) < _FEW and num_different < _FEWEST_DIFFERENT:
         low, high = min(low, 0.0), max(high, 0.0)
     return Interval(center, low, high)
 

@@ -22,9 +22,10 @@ SAMPLED = [dataclasses.replace(r, sampling="sampled") for r in (COT, SLOW)]
 
 def test_latents_beside_a_chain_of_thought():
     assert summary([COT, FAST, SLOW, UNTRAINED, PLAIN]) == (
-        "In latents, colar (speed 2) answers 80.0 % of 10 questions of a right (95 % interval 49.0 to 94.3), after "
-        "10.0 positions of reasoning. In words, as a chain of thought, cot answers 90.0 % right after 20.0 positions: "
-        "the difference of 10.0 points is within its 95 % interval, at 50 % of the length."
+        "In latents, colar (speed 2), the best of 2, answers 80.0 % of 10 questions of a right (95 % interval 49.0 to "
+        "94.3), after 10.0 positions of reasoning. In words, as a chain of thought, cot answers 90.0 % right after "
+        "20.0 positions: the difference of 10.0 points is within its 95 % interval for a choice among so many, at 50 % "
+        "of the length."
     )
 
 
@@ -49,6 +50,35 @@ def test_a_difference_beyond_chance_is_called_so():
     assert "the first is 70.0 points worse, beyond the 95 % interval, at 50 %" in summary([COT, worse])
 
 
+def test_the_best_of_equal_speeds_is_called_better_by_chance_as_seldom_as_one_speed_alone():
+    """Nine speeds of equal use beside a chain of thought that is as good: at most 2.5 % of reports say "better"."""
+    rng, said = np.random.default_rng(0), 0
+    for _ in range(200):
+        right = rng.random((10, 1, 300)) < 0.5
+        lengths, forced = np.full((1, 300), 5), np.zeros((1, 300), bool)
+        kept = {"lengths_SN": lengths, "forced_stops_SN": forced}
+        speeds = [dataclasses.replace(FAST, speed=str(i), right_SN=right[i], **kept) for i in range(1, 10)]
+        text = summary([dataclasses.replace(COT, right_SN=right[0], **kept), *speeds])
+        assert "the best of 9," in text
+        said += "better, beyond" in text
+    assert said <= 9, said
+
+
+def test_several_sets_have_a_paired_interval_too():
+    """Of two sets on which the same questions are right, and one more of each: far beyond chance only with many."""
+    rng = np.random.default_rng(0)
+    right = rng.random((2, 1, 400)) < 0.5
+    worse = right & (rng.random(right.shape) < 0.8)
+
+    def of(row, right_SN, dataset):
+        kept = {"lengths_SN": np.full((1, 400), 5), "forced_stops_SN": np.zeros((1, 400), bool)}
+        return dataclasses.replace(row, right_SN=right_SN, dataset=dataset, questions=dataset, **kept)
+
+    pairs = list(zip("ab", right, worse, strict=True))
+    results = [of(SLOW, here, name) for name, here, _ in pairs] + [of(COT, low, name) for name, _, low in pairs]
+    assert "points better, beyond the 95 % interval, at" in summary(results)
+
+
 @pytest.mark.parametrize(
     ("results", "expected"),
     [
@@ -56,14 +86,18 @@ def test_a_difference_beyond_chance_is_called_so():
         ([COT], "In words, as a chain of thought, cot answers 90.0 % .*Nothing else was measured beside it."),
         ([PLAIN], "no_cot answers 20.0 % .*, without any reasoning. Nothing else was measured beside it."),
         ([COT, PLAIN], "In words, .*cot answers 90.0 .* no_cot answers 20.0 % right without any reasoning: "),
-        ([FAST, SLOW], "colar .speed 2. answers 80.* colar .speed 5. answers 60.0 % right after 4.00 positions: "),
+        ([FAST, SLOW], "colar .speed 2., the best of 2, .* colar .speed 5. answers 60.0 % right after 4.00 "),
         ([UNTRAINED], "In latents, colar \\(speed 1\\) answers 100.0 %"),
-        ([COT, FAST, SLOW, *OTHER_SET], "80.0 % of the questions .mean of 2 data sets. right, .* 10.0 points worse"),
+        ([COT, FAST, SLOW, *OTHER_SET], "80.0 % of the questions .mean of 2 data sets. right, .* is within"),
         ([COT, FAST, *OTHER_SET[1:2]], "In latents, colar \\(speed 5\\) answers 60.0 % of the questions \\(mean of 2"),
         ([COT, *OTHER_SET[1:2]], "cot answers 90.0 % of 10 questions of a right .*Nothing else"),
         (SAMPLED, "In latents, colar \\(speed 2\\) answers 80.0 %"),
         ([dataclasses.replace(SLOW, run="A: b"), dataclasses.replace(COT, run="B")], "A: b: colar .speed 2. .* B: cot"),
-        ([SLOW, dataclasses.replace(COT, questions="others")], "the first is 10.0 points worse"),
+        ([SLOW, dataclasses.replace(COT, questions="others")], "In latents, .*Nothing else was asked the same q"),
+        (
+            [dataclasses.replace(FAST, questions="others"), SLOW, COT],
+            "In latents, colar .speed 2. answers 80.0 % .* cot answers 90.0 % .* is within",
+        ),
     ],
 )  # fmt: skip
 def test_every_shape_of_a_report_has_two_sentences(results, expected):

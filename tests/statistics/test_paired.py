@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from colar_jax.statistics.paired import fall_p_value, holm, paired_difference
+from colar_jax.statistics.paired import fall_p_value, holm, paired_difference, stratified_difference
 
 
 def seeds_and_questions(shares, seeds=5, questions=200, seed=0):
@@ -50,6 +50,28 @@ def test_few_questions_that_differ_show_nothing(num_questions, share):
         interval = paired_difference(differs_N & is_above_N, differs_N & ~is_above_N, seed=trial, resamples=500)
         said += not interval.low <= 0 <= interval.high
     assert said / 400 < 0.06
+
+
+def test_of_several_sets_the_mean_covers_the_truth_and_every_set_weighs_the_same():
+    rng, covered, sizes = np.random.default_rng(0), 0, (660, 100, 300)
+    for trial in range(500):
+        lucks = [rng.random(size) for size in sizes]
+        interval = stratified_difference([(x < 0.3, x < 0.2) for x in lucks], seed=trial, resamples=1000)
+        covered += interval.low <= 0.1 <= interval.high
+    assert 0.92 < covered / 500 < 0.98
+    small, large = (np.ones(20), np.zeros(20)), (np.zeros(2000), np.zeros(2000))
+    assert stratified_difference([small, large]).center == 0.5
+    assert stratified_difference([small, (np.ones(1), np.zeros(1))]).low is None
+    with pytest.raises(ValueError, match="at least one set"):
+        stratified_difference([])
+
+
+def test_an_interval_of_more_confidence_holds_the_other():
+    pair = tuple(seeds_and_questions((0.62, 0.55)))
+    usual, wide = stratified_difference([pair]), stratified_difference([pair], confidence=0.99)
+    assert usual == paired_difference(*pair) and wide.low < usual.low < usual.high < wide.high
+    half_width = stats.norm.ppf(0.995) * (pair[0] - pair[1]).std() / np.sqrt(200)
+    assert wide.half_width == pytest.approx(half_width, rel=0.05)
 
 
 def test_all_questions_that_differ_alike():
