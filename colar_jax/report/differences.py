@@ -52,14 +52,17 @@ def differences(rows: Sequence[Row], reference: str = "") -> list[Difference]:
 
 
 def not_compared(rows: Sequence[Row], reference: str = "") -> list[str]:
-    """A sentence for each run whose stages and speeds the first run lacks, or the other way round; [] for one run."""
+    """A sentence for each run whose stages and speeds the first run lacks, or the other way round; [] for one run.
+
+    With a `reference` only for sets of which a run was asked other questions than the reference's run.
+    """
     runs = list(dict.fromkeys(row.way.run for row in rows))
-    if reference or len(runs) < 2:
+    if len(runs) < 2:
         return []
-    first, *others = runs
+    first = _named(rows, reference)[0].way.run if reference else runs[0]
     sentences = []
-    for run in others:
-        for there, here in ((run, first), (first, run)):
+    for run in runs:
+        for there, here in () if reference or run == first else ((run, first), (first, run)):
             lacking = [row.way for row in rows if row.way.run == there and not _same_place(row.way, here, rows)]
             names = list(dict.fromkeys(_reference_name(_place(way)).removeprefix(f"{there}:") for way in lacking))
             if names:

@@ -17,6 +17,7 @@ from colar_jax.report.rows import datasets_of, table_rows
 from colar_jax.report.summary import summary
 from colar_jax.report.table_text import latex_text, markdown_text
 from colar_jax.report.tables import Table, accuracy_table, causal_table, cost_table, differences_table
+from colar_jax.report.unlike_runs import unlike_sentence, unlike_settings
 
 MARKDOWN_FILE = "report.md"
 JSON_FILE = "report.json"
@@ -43,14 +44,25 @@ class Report:
         """Every row minus the reference."""
         return differences(table_rows(self.results), self.reference)
 
+    @property
+    def unlike(self) -> dict[str, dict]:
+        """The settings in which its runs were not decoded alike (`unlike_runs.unlike_settings`)."""
+        return unlike_settings((self.made or {}).get("settings", {}))
+
+    @property
+    def whole_notes(self) -> str:
+        """The notes, and in what its runs were not decoded alike."""
+        return " ".join(filter(None, [self.notes.strip(), unlike_sentence(self.unlike)]))
+
 
 def numbers_of(report: Report) -> dict:
     """Everything that `report.json` holds: `numbers.report_numbers`, and what was measured besides."""
     return {
         "title": report.title,
-        "notes": report.notes,
+        "notes": report.whole_notes,
         "summary": summary(report.results),
         **({"made": report.made} if report.made else {}),
+        **({"unlike_settings": report.unlike} if report.unlike else {}),
         **report_numbers(report.results, report.differences()),
         **({"causal": list(report.causal)} if report.causal else {}),
         **({"timing": report.timing} if report.timing else {}),
@@ -66,9 +78,10 @@ def tables_of(report: Report, *, latents_first: bool = False) -> list[Table]:
     ways = [row.way for row in table_rows(results)]
     found = sorted(report.differences(), key=lambda difference: ways.index(difference.way))
     skipped = not_compared(table_rows(report.results), report.reference)
+    unlike = unlike_sentence(report.unlike)
     tables = (
         accuracy_table(results),
-        differences_table(found, skipped),
+        differences_table(found, [*skipped, *([unlike] if unlike else [])]),
         causal_table(report.causal),
         cost_table(results),
     )
@@ -80,7 +93,7 @@ def markdown_of(report: Report) -> str:
     first, *others = tables_of(report)
     sections = [
         f"# {report.title}\n",
-        f"{report.notes.strip()}\n" if report.notes.strip() else "",
+        f"{report.whole_notes}\n" if report.whole_notes else "",
         markdown_text(first),
         *(markdown_text(table, table.title) for table in others),
     ]

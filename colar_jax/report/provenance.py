@@ -11,13 +11,20 @@ import jaxlib
 import colar_jax
 
 
-def provenance(seeds: dict[str, int], num_eval_seeds: int, settings: dict[str, dict]) -> dict:
+def provenance(
+    seeds: dict[str, int],
+    num_eval_seeds: int,
+    settings: dict[str, dict],
+    unfinished: dict[str, dict[str, str]] | None = None,
+) -> dict:
     """What `report.json` says under "made".
 
     Args:
         seeds: the seed of each run by its name ("" for a lone one).
         num_eval_seeds: how many times sampled rows are decoded, with the seeds 0, 1, ...
-        settings: by run those of decoding and evaluating: flags of `evaluate` may differ from the run's config.json.
+        settings: by run those of decoding and evaluating, and what compares answers: flags of `evaluate` may differ
+            from the run's config.json.
+        unfinished: by run the stages that have not taken all their steps, and where each stands.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -29,6 +36,7 @@ def provenance(seeds: dict[str, int], num_eval_seeds: int, settings: dict[str, d
         "num_devices": jax.device_count(),
         "seeds": {"training": seeds, "decoding": list(range(num_eval_seeds))},
         "settings": settings,
+        "unfinished": unfinished or {},
     }
 
 

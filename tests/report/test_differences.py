@@ -112,6 +112,9 @@ def test_other_questions_are_not_compared_and_a_reference_may_name_its_run():
     assert differences(table_rows(others)) == []
     assert "Not compared: a of B, which has other questions than that of A." in not_compared(table_rows(others))
     assert not any("other questions" in line for line in not_compared(table_rows(of_runs("A", "B"))))
+    assert not_compared(table_rows(others), "B:cot") == [
+        "Not compared: a of A, which has other questions than that of B."
+    ]
     rows = table_rows(of_runs("A", "B"))
     assert {difference.reference.run for difference in differences(rows, "B:cot")} == {"B"}
     by_speed = of(differences(rows, "A:colar"))

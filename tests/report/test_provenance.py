@@ -37,7 +37,8 @@ def test_without_git_there_is_no_commit(monkeypatch, tmp_path):
 
 
 def test_what_is_said():
-    said = provenance({"A": 3, "B": 4}, 2, {"A": {"decode": {"top_p": 0.5}}})
+    said = provenance({"A": 3, "B": 4}, 2, {"A": {"decode": {"top_p": 0.5}}}, {"B": {"cot": "step 1"}})
+    assert said["unfinished"] == {"B": {"cot": "step 1"}}
     assert said["settings"] == {"A": {"decode": {"top_p": 0.5}}}
     assert said["version"] == colar_jax.__version__ and said["jax"] == jax.__version__
     assert said["devices"] == [jax.devices()[0].device_kind] and said["num_devices"] == jax.device_count()

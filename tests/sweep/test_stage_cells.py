@@ -6,12 +6,15 @@ from pipeline.tiny import tiny_config_dict
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.errors import UserError
 from colar_jax.report.results import NO_SPEED
+from colar_jax.runs.identity import identity_of
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt
 from colar_jax.runs.sweep.cells import cells_of
 from colar_jax.runs.sweep.member import causal_rows
+from colar_jax.runs.sweep.of_runs import notes_of, unfinished_stages
 from colar_jax.runs.sweep.stage_cells import stage_cells
 from colar_jax.runs.sweep.store import Store, key_of
+from colar_jax.training.checkpoints import Checkpoints
 
 
 def run_of(workdir, **overrides):
@@ -54,6 +57,19 @@ def test_causal_tests_of_a_method_without_a_speed_are_found_by_its_results(workd
     rows = list(causal_rows(part, Store(tmp_path / "cells.jsonl")))
     assert {row["speed"] for row in rows} == {NO_SPEED}
     assert [row["intervention"] for row in rows] == ["none", "zero", "shuffle", "swap", "zero_half"]
+
+
+def test_a_report_says_of_programs_and_of_readers_which_stages_have_not_ended(workdir, monkeypatch):
+    """Also of one that is not evaluated, from which another starts; and a stage of another run is passed over."""
+    run = run_of(workdir, run="cot,codi", **{"eval.stages": "codi"})
+    assert unfinished_stages(run) == {} and "unfinished" not in notes_of("", run, {})
+    saved = identity_of(run, "codi") | {"num_steps": 9}
+    monkeypatch.setattr(Checkpoints, "read", lambda self, step: ({}, saved))
+    short = unfinished_stages(run)
+    assert short == {"codi": "step 0, trained to 0 of 9"}
+    assert notes_of("", run, short).endswith("codi: method codi (unfinished: step 0, trained to 0 of 9).")
+    other = run_of(workdir, run="codi,cot", **{"eval.stages": "cot"})
+    assert unfinished_stages(other) == short
 
 
 def test_what_decoding_does_not_read_changes_nothing(workdir):

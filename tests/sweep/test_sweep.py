@@ -94,6 +94,8 @@ def test_everything_that_was_asked_is_there_and_every_program_was_compiled_once(
     assert {name: of["decode"]["max_latents"] for name, of in report["made"]["settings"].items()} == {
         "first": 4, "second": 4
     }  # fmt: skip
+    assert {of["data"]["verifier"] for of in report["made"]["settings"].values()} == {"numeric"}
+    assert report["made"]["unfinished"] == {} and "unlike_settings" not in report
     assert {r["stage"]: r["thinks_in"] for r in report["results"]} == {"cot": "words", "colar": "latents"}
     assert all(0 <= r["cut_answer_share"] <= 1 for r in report["results"])
 

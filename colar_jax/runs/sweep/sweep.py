@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from colar_jax.config import Config, plain
+from colar_jax.config import Config
 from colar_jax.data.prompts import speed_text
 from colar_jax.data.splits import parse_tests
 from colar_jax.errors import UserError
@@ -20,11 +20,11 @@ from colar_jax.report.results import NO_SPEED, Result
 from colar_jax.report.table_text import markdown_text
 from colar_jax.runs.folder_lock import REPORT, locked
 from colar_jax.runs.run import Run, decode_speeds, prepare
-from colar_jax.runs.run_model import model_name
-from colar_jax.runs.starts import finished_identity, unfinished
+from colar_jax.runs.starts import finished_identity
 from colar_jax.runs.sweep.cells import Cell, cells_of, stages_of
 from colar_jax.runs.sweep.clock import Clock
 from colar_jax.runs.sweep.member import causal_rows, decode_missing, results_of, shown_samples
+from colar_jax.runs.sweep.of_runs import decode_settings_of, notes_of, unfinished_stages
 from colar_jax.runs.sweep.stage_cells import StageCells, stage_cells
 from colar_jax.runs.sweep.store import CAUSAL_FILE, CELLS_FILE, Store, are_causal_rows
 from colar_jax.runs.trained_questions import refuse_trained_questions
@@ -119,6 +119,7 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
     store, clock = Store(folder / CELLS_FILE), Clock()
     of_causes = Store(folder / CAUSAL_FILE, are_causal_rows)
     results, samples, causal, notes = [], [], [], []
+    short: dict[str, dict[str, str]] = {}  # of each run the stages that have not taken all their steps
     # How many cells there are follows from the configs, before any model is loaded.
     total = sum(_num_cells(config) for config in configs)
     with Progress("evaluation", total, unit="decode") as progress:
@@ -133,7 +134,8 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
                 results.extend(results_of(part, store))
                 samples.extend(shown_samples(part, store))
                 causal.extend(causal_rows(part, of_causes))
-            notes.append(_notes(name, run))
+            short[name] = unfinished_stages(run)
+            notes.append(notes_of(name, run, short[name]))
             del run, part  # its model, before the next one is loaded
     by_name = dict(zip(run_names(configs), configs, strict=True))
     report = Report(
@@ -147,7 +149,8 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
         made=provenance(
             {name: config.seed for name, config in by_name.items()},
             max(config.eval.seeds for config in configs),
-            {name: {"decode": plain(config.decode), "eval": plain(config.eval)} for name, config in by_name.items()},
+            {name: decode_settings_of(config) for name, config in by_name.items()},
+            {name: of_run for name, of_run in short.items() if of_run},
         ),
     )
     _say_what_was_cut(results)
@@ -212,13 +215,3 @@ def _num_cells(config: Config) -> int:
 
 def _workdir(config: Config) -> Path:
     return Path(config.workdir).expanduser()
-
-
-def _notes(name: str, run: Run) -> str:
-    """As in "Model nano, seed 0. cot: method cot; colar: method colar."."""
-    trained = []
-    for stage in stages_of(run.config):
-        place = unfinished(run.workdir / stage)
-        trained.append(f"{stage}: method {run.config.stages[stage].method}{place and f' (unfinished: {place})'}")
-    of_run = f"{name}: model" if name else "Model"
-    return f"{of_run} {model_name(run.config)}, seed {run.config.seed}. " + "; ".join(trained) + "."

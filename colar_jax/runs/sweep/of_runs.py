@@ -1,0 +1,38 @@
+"""What a report says of its runs themselves: what they are, how they were decoded, and which have not ended."""
+
+import contextlib
+
+from colar_jax.config import Config, plain
+from colar_jax.errors import UserError
+from colar_jax.runs.run import Run
+from colar_jax.runs.run_model import model_name
+from colar_jax.runs.starts import unfinished
+from colar_jax.runs.sweep.cells import stages_of
+
+
+def decode_settings_of(config: Config) -> dict[str, dict]:
+    """What the answers of a run, and whether they are right, depend on besides its weights."""
+    return {
+        "decode": plain(config.decode),
+        "eval": plain(config.eval),
+        "data": {"verifier": config.data.verifier},
+    }
+
+
+def unfinished_stages(run: Run) -> dict[str, str]:
+    """The stages that have not taken all their steps, also those that others start from, and where each stands."""
+    found = {}
+    for stage in dict.fromkeys((*run.config.stage_names, *stages_of(run.config))):
+        with contextlib.suppress(UserError):  # what has no checkpoint is of another run
+            found[stage] = unfinished(run.workdir / stage)
+    return {stage: place for stage, place in found.items() if place}
+
+
+def notes_of(name: str, run: Run, short: dict[str, str]) -> str:
+    """As in "Model nano, seed 0. cot: method cot; colar: method colar."."""
+    trained = []
+    for stage in stages_of(run.config):
+        place = f" (unfinished: {short[stage]})" if stage in short else ""
+        trained.append(f"{stage}: method {run.config.stages[stage].method}{place}")
+    of_run = f"{name}: model" if name else "Model"
+    return f"{of_run} {model_name(run.config)}, seed {run.config.seed}. " + "; ".join(trained) + "."
