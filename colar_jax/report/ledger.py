@@ -7,7 +7,6 @@ python -m colar_jax.report.ledger > docs/ledger.md                  the page of 
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
@@ -15,12 +14,11 @@ from colar_jax.report.files import JSON_FILE
 from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED, Published, wilson_of_share
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.report.results_of_others import OF_OTHERS
-from colar_jax.settings import DecodeConfig, parse_speeds, split_names
+from colar_jax.report.stage_settings import other_settings, stages_behind
 from colar_jax.statistics.intervals import Interval
 
 LENGTH_TOLERANCE = 0.15  # of #L
 ALL_ROWS: tuple[Published, ...] = (*PUBLISHED, *OF_OTHERS)
-_LISTS = {"latent.speeds": parse_speeds, "model.lora.targets": split_names}  # settings in which order says nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +66,8 @@ def compare(config: dict, report: dict) -> list[Comparison]:
     Raises:
         UserError: none of the run's numbers is in the ledger; says what the ledger would need.
     """
-    config = config | report.get("made", {}).get("settings", {}).get("", {})
+    told = report.get("made", {}).get("settings", {}).get("", {})
+    config = config | {group: config.get(group, {}) | settings for group, settings in told.items()}
     found: dict[tuple[str, str, str], list[Comparison]] = {}  # of a stage at a speed, trimmed or not: a row's numbers
     for published in ALL_ROWS:
         for stage in dict.fromkeys(row["stage"] for row in report["results"]):
@@ -155,10 +154,13 @@ python -m colar_jax.evaluate --ledger --workdir=runs/gsm8k_colar
 
 puts what it measured beside its rows. {_TOLERANCES}
 
-A run counts for a row only if it has the settings that the row names: base, training data, adapters (rank, alpha,
-targets), decoding (temperatures, top-p, limits), number of questions; for CoLaR the speeds trained, the weight, kind
-and pooling of the latent loss, what is supervised, and the latent head. Otherwise the nearest row is shown, and what
-differs. So an ablation does not pass for the full model, whose numbers it may have.
+A run counts for a row only if it has the settings that the row names: base, training data (all of it), how answers are
+compared, adapters (rank, alpha, dropout, targets), length of training and learning rate, decoding (temperatures, top-p,
+limits), number of questions and of sampled decodes; of the paper's rows the stages that they start from and how long
+those were trained, where they are of the same run; for CoLaR the speeds trained, the weight, kind and pooling of the
+latent loss, what is supervised, and the latent head. A stage that has not taken all its steps, or starts from one that
+has not, counts for none. Otherwise the nearest row is shown, and what differs. So an ablation does not pass for the
+full model, whose numbers it may have. How many problems an update has is not compared.
 
 An independent run of its released weights gave CoT 49.96 / 25.6, c = 2 40.41 / 12.84, c = 5 24.97 / 5.65.
 
@@ -180,30 +182,6 @@ def _distance(cells: list[Comparison]) -> int:
     return min(len(one.differences) for one in cells)
 
 
-def _differences(published: Published, config: dict, stage: dict) -> list[str]:
-    """Which settings of a row a stage of a run does not have, as in "latent.weight=0.5, not 1.0"."""
-    found = []
-    for setting, wanted in published.settings.items():
-        given = _setting(setting, config, stage)
-        alike = _LISTS.get(setting)
-        same = given == wanted if alike is None or given is None else set(alike(given)) == set(alike(wanted))
-        if not same:
-            found.append(f"{setting}={'not recorded' if given is None else given}, not {wanted}")
-    return found
-
-
-def _setting(name: str, config: dict, stage: dict) -> Any:
-    """A setting of the run, or of its stage; None where it is not recorded, which a way to decode that is younger than
-    the run does not have to be."""
-    *groups, last = name.split(".")
-    if groups == ["decode"] and last not in config["decode"]:
-        return getattr(DecodeConfig, last)
-    at: Any = config if groups[:1] in (["model"], ["data"], ["decode"], ["eval"]) else stage
-    for group in (*groups, last):
-        at = at.get(group) if isinstance(at, dict) else None
-    return at
-
-
 def _cells(published: Published, config: dict, stage: str, report: dict) -> list[Comparison]:
     """What a stage measured of a row's numbers; [] where its method or trainer is another."""
     settings = config["stages"][stage]
@@ -218,21 +196,26 @@ def _cells(published: Published, config: dict, stage: str, report: dict) -> list
     means = [row for row in report["means"] if all(row.get(name, value) == value for name, value in way.items())]
     if means and set(measured) == set(published.sets_of(MEAN_OF_SETS)):
         measured[MEAN_OF_SETS] = (means[0]["accuracy_over_seeds"]["center"], means[0])
-    differences = _differences(published, config, settings)
+    unfinished = report.get("made", {}).get("unfinished", {}).get("", {})
+    differences = [
+        *other_settings(published.settings, config, stage),
+        *(f"{name} unfinished: {unfinished[name]}" for name in stages_behind(config, stage) if name in unfinished),
+    ]
     found = []
     for dataset in published.cells:
         if dataset in measured:
             accuracy, row = measured[dataset]
             sizes = {name: measured[name][1]["num_questions"] for name in published.sets_of(dataset)}
-            other_sizes = [
+            others = [
                 f"{size:,} questions of {name}, not {NUM_QUESTIONS[name]:,}"
                 for name, size in sizes.items()
                 if size != NUM_QUESTIONS[name]
             ]
+            num_seeds = min(measured[name][1]["num_seeds"] for name in sizes)
+            if num_seeds < published.num_seeds:
+                others.append(f"sampled {num_seeds} times, not {published.num_seeds}")
             interval = wilson_of_share(accuracy, list(sizes.values()))
-            found.append(
-                Comparison(published, dataset, stage, interval, row["mean_length"], (*differences, *other_sizes))
-            )
+            found.append(Comparison(published, dataset, stage, interval, row["mean_length"], (*differences, *others)))
     return found
 
 

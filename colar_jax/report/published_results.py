@@ -17,11 +17,17 @@ QWEN = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 NUM_QUESTIONS = {"gsm8k": 1319, "gsmhard": 1319, "svamp": 1000, "multiarith": 600, "math": 5000, "math500": 500}
 
 # Settings of a run (`model.`, `data.`, `decode.`) and of its stage that make it a reproduction: of every row, and of
-# those of a method, unless a row says another.
-USUAL: dict[str, object] = {
+# those of a method, unless a row says another. `trained_for` and `start` are written as `stage_settings` reads them.
+_WHOLE_DATA: dict[str, object] = {"data.train_limit": 0, "data.verifier": "numeric"}
+_FROM_COT = "cot for 10 epochs"
+USUAL: dict[str, object] = _WHOLE_DATA | {
     "trainer": "sft",
+    "trained_for": "50 epochs",
+    "start": _FROM_COT,
+    "optimizer.learning_rate": 1e-4,
     "model.lora.rank": 128,
     "model.lora.alpha": 32.0,
+    "model.lora.dropout": 0.0,
     "model.lora.targets": "query,value",
     "decode.answer_temperature": 1.0,
     "decode.top_p": 0.9,
@@ -40,7 +46,11 @@ _LATENT_DECODING: dict[str, object] = {
     "latent.speeds": "1,2,3,4,5",
 }
 USUAL_OF_METHOD: dict[str, dict[str, object]] = {
-    "cot": {"decode.stop_temperature": 1.0},  # of words
+    "cot": {
+        "trained_for": "10 epochs",
+        "start": "",
+        "decode.stop_temperature": 1.0,
+    },  # the temperature is that of words
     "icot": {"icot.unit": "step", "icot.all_beyond": 3},
     "coconut": {"coconut.num_stages": 3, "coconut.latents_per_stage": 2, "coconut.final_stage": False},
     "codi": {
@@ -66,6 +76,13 @@ _ON_MATH_SETTINGS: dict[str, object] = {
     "latent.predicted_pass_weight": 1.0,
     "decode.max_latents": 128,
 }
+_REWARDED: dict[str, object] = {
+    "trainer": "grpo",
+    "trained_for": "10 epochs",
+    "start": f"{_FROM_COT}, colar for 50 epochs",
+    "optimizer.learning_rate": 1e-6,
+    "rl.questions_per_epoch": 512,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +105,18 @@ class Published:
     def settings(self) -> dict[str, object]:
         """All settings that a reproduction has, by their names in a run's config and in its stage."""
         if self.source:
-            data = {"data.train": self.train} if self.train else {}
+            data = {"data.train": self.train} | _WHOLE_DATA if self.train else {}
             always = {"model.base": self.base, "trainer": "sft", "decode.latents_see_question": True}
             return always | data | self.differs
         # Reinforcement learning has no latent loss of its own.
         is_rl = self.differs.get("trainer") == "grpo"
         usual = USUAL | (_LATENT_DECODING if is_rl else USUAL_OF_METHOD[self.method])
         return {"model.base": self.base, "data.train": self.train} | usual | self.differs
+
+    @property
+    def num_seeds(self) -> int:
+        """How many sampled decodes the number is a mean of, where the paper says so; else 1."""
+        return 1 if self.source or self.sampling == "greedy" else 5
 
     def interval(self, dataset: str) -> Interval:
         """The published accuracy, and its Wilson interval over the questions of the set."""
@@ -123,6 +145,7 @@ def _math(name: str, base: str, command: str, method: str, accuracy: float, leng
         command = command.replace(".py:", ".py:llama_") if ".py:" in command else command.replace(".py", ".py:llama")
         command = command.replace("runs/math_colar", "runs/math_colar_llama")
     name = f"MATH, {'Llama' if base == LLAMA else 'Qwen'}: {name}"
+    differs = {"data.verifier": "math"} | differs
     if method == "colar":
         is_rl = differs.get("trainer") == "grpo"
         unread = ("latent.entropy_weight", "latent.predicted_pass_weight") if is_rl else ()
@@ -178,7 +201,7 @@ _ON_MATH = (  # name, command, method, settings, then Qwen's accuracy and #L, Ll
         "--config=configs/math_rl.py",
         "colar",
         "2",
-        {"trainer": "grpo", "rl.loss_aggregation": "chain_mean"},
+        _REWARDED | {"rl.loss_aggregation": "chain_mean"},
         (14.3, 9.79),
         (7.08, 16.1),
     ),
@@ -187,7 +210,7 @@ _ON_MATH = (  # name, command, method, settings, then Qwen's accuracy and #L, Ll
         "--config=configs/math_rl.py:no_averaging",
         "colar",
         "2",
-        {"trainer": "grpo", "rl.loss_aggregation": "configured_length"},
+        _REWARDED | {"rl.loss_aggregation": "configured_length"},
         (13.8, 128),
         (0.0, 128),
     ),

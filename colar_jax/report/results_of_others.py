@@ -6,7 +6,10 @@ from colar_jax.report.published_results import GRADE_SCHOOL, LLAMA, MEAN_OF_SETS
 from colar_jax.report.results import AS_CONFIGURED
 
 ALL_LINEAR = "query,key,value,out,gate,up,down"
+# Lengths and learning rates are those of the configs, where they are their papers'.
 _CODI: dict[str, object] = {
+    "trained_for": "10 epochs",
+    "optimizer.learning_rate": 8e-4,
     "model.lora.rank": 128,
     "model.lora.alpha": 32.0,
     "model.lora.dropout": 0.1,
@@ -49,6 +52,12 @@ _KAVA_SETTINGS = _SWEPT | {
 }
 _BASES = {"qwen": "Qwen/Qwen2.5-0.5B-Instruct", "3b": "meta-llama/Llama-3.2-3B-Instruct"}
 _OF_QWEN: dict[str, object] = {"cache_distance": "mse", "projection_size": 896}
+# Of training, by the config's argument.
+_TRAINED: dict[str, dict[str, object]] = {
+    "qwen": {"optimizer.learning_rate": 5e-4},
+    "3b": {"trained_for": "5 epochs", "optimizer.learning_rate": 2e-4},
+    "3b_nl": {"trained_for": "5 epochs", "optimizer.learning_rate": 2e-4},
+}
 _OF_3B: dict[str, object] = {"cache_normalise": False, "distill_weight": 20.0, "cache_weight": 2.0}
 _SENTENCES = "hub:whynlp/gsm8k-aug-nl"
 
@@ -56,8 +65,10 @@ _SENTENCES = "hub:whynlp/gsm8k-aug-nl"
 def _in_kavas_tables(name: str, method: str, argument: str, accuracy: float, flags: str = "", **settings) -> Published:
     """GSM8K alone; `argument` is the config's, `settings` are the method's."""
     of_method = (_KAVA_SETTINGS if method == "kava" else _SWEPT) | settings
-    adapters = {name: value for name, value in _CODI.items() if name.startswith("model.")}
-    differs = adapters | {f"{method}.{setting}": value for setting, value in of_method.items()}
+    shared = {name: value for name, value in _CODI.items() if not name.startswith("codi.")}
+    differs = (
+        shared | _TRAINED.get(argument[1:], {}) | {f"{method}.{setting}": value for setting, value in of_method.items()}
+    )
     command = f"--config=configs/gsm8k_{method}.py{argument}{flags}"
     row = _row(name, "2510.02312", command, method, (accuracy,), 24, **differs)
     row = dataclasses.replace(row, base=_BASES.get(argument.removeprefix(":").removesuffix("_nl"), LLAMA))
@@ -73,6 +84,8 @@ def _kava_without(what: str, accuracy: float, setting: str, value) -> Published:
 
 
 _RUPLAR: dict[str, object] = {
+    "trained_for": "10 epochs",
+    "optimizer.learning_rate": 3e-4,
     "model.lora.rank": 64,
     "model.lora.alpha": 128.0,
     "model.lora.dropout": 0.1,
@@ -97,6 +110,8 @@ def _ruplar(name: str, argument: str, cells: dict[str, tuple[float, float | None
 
 
 _LATENT_SFT: dict[str, object] = {
+    "trained_for": "70 epochs",
+    "optimizer.learning_rate": 3e-4,
     "model.lora.rank": 64,
     "model.lora.targets": ALL_LINEAR,
     "latent_sft.speeds": "2",
@@ -106,8 +121,14 @@ _LATENT_SFT: dict[str, object] = {
     "decode.top_p": 0.95,
     "decode.max_latents": 128,
 }
-_LATENT_GRPO: dict[str, object] = {
+# How many questions their epochs have is not known: as many as GSM8K's training set.
+_REWARDED: dict[str, object] = {
     "trainer": "grpo",
+    "trained_for": "10 epochs",
+    "optimizer.learning_rate": 1e-6,
+    "rl.questions_per_epoch": 7473,
+}
+_LATENT_GRPO: dict[str, object] = _REWARDED | {
     "rl.noise": "one_sided",
     "rl.first_latent": "best_response",
     "rl.overlong": "no_advantage",
@@ -123,8 +144,7 @@ def _latent_sft(name: str, source: str, config: str, mean: float, length: float 
     return Published(name, command, LLAMA, "hub:gsm8k_aug", "latent_sft", "2", cells, settings, "sampled", source)
 
 
-_IN_WORDS: dict[str, object] = {
-    "trainer": "grpo",
+_IN_WORDS: dict[str, object] = _REWARDED | {
     "rl.num_generations": 8,
     "rl.overlong": "no_advantage",
     "rl.dual_clip": 3.0,
@@ -150,9 +170,12 @@ def _trimr(name: str, accuracy: float, trim: str) -> Published:
 
 
 _ADAPTIVE = {setting.replace("codi.", "adaptive."): value for setting, value in _CODI.items()}
+_ADAPTIVE |= {"trained_for": "30,000 steps"}
 _ADAPTIVE_SOURCE = "2511.21581"
 _WHEN_SOLVED: dict[str, object] = {
     "trainer": "grpo",
+    "trained_for": "60,000 steps",
+    "optimizer.learning_rate": 1e-5,
     "adaptive.num_latents": 10,
     "adaptive.base_latents": 5,
     "rl.num_generations": 16,
@@ -171,12 +194,15 @@ OF_OTHERS: tuple[Published, ...] = (
     _row(
         "Coconut in SIM-CoT's tables", _SIM,
         "--config=configs/gsm8k_simcot.py:coconut --config.run=cot,coconut --config.workdir=runs/gsm8k_simcot_host",
-        "coconut", (33.2, 7.0, 43.7, 63.3), None, **_WHOLE, **{"coconut.num_stages": 5, "coconut.latents_per_stage": 2},
+        "coconut", (33.2, 7.0, 43.7, 63.3), None, **_WHOLE,
+        **{"coconut.num_stages": 5, "coconut.latents_per_stage": 2},
+        **{"trained_for": "22 epochs", "optimizer.learning_rate": 1e-5},
     ),
     _row(
         "SIM-CoT on Coconut", _SIM, "--config=configs/gsm8k_simcot.py:coconut", "sim_coconut",
         (42.2, 9.3, 43.9, 87.7), None,
         **_WHOLE, **{"sim_coconut.num_stages": 5, "sim_coconut.latents_per_stage": 2},
+        **{"trained_for": "25 epochs", "optimizer.learning_rate": 1e-4},
     ),
     _row(
         "SIM-CoT on CODI", _SIM, "--config=configs/gsm8k_simcot.py", "sim_codi", (56.1, 12.7, 61.5, 96.2), 6,

@@ -37,7 +37,7 @@ def run_of(row, *, shift: float = 0.0, **changes) -> tuple[dict, dict]:
             "stage": stage, "dataset": dataset, "speed": row.speed, "sampling": row.sampling,
             "trim": row.trim,
             "accuracy_over_seeds": {"center": (accuracy + shift) / 100}, "mean_length": length or 0.0,
-            "num_questions": NUM_QUESTIONS.get(dataset),
+            "num_questions": NUM_QUESTIONS.get(dataset), "num_seeds": row.num_seeds,
         }  # fmt: skip
 
     sets = row.sets_of(MEAN_OF_SETS) if MEAN_OF_SETS in row.cells else tuple(row.cells)
@@ -157,6 +157,14 @@ def test_the_interval_of_a_set_is_wilsons_and_that_of_the_mean_no_narrower_than_
         ({"decode.top_p": 1.0}, "decode.top_p=1.0, not 0.9"),
         ({"decode.max_latents": 32}, "decode.max_latents=32, not 64"),
         ({"stages.colar.latent.entropy_weight": -1e-6}, "latent.entropy_weight=-1e-06, not 0.0"),
+        ({"data.train_limit": 1000}, "data.train_limit=1000, not 0"),
+        ({"data.verifier": "exact"}, "data.verifier=exact, not numeric"),
+        ({"model.lora.dropout": 0.1}, "model.lora.dropout=0.1, not 0.0"),
+        ({"stages.colar.steps": 1010}, "trained_for=1,010 steps, not 50 epochs"),
+        ({"stages.colar.epochs": 5.0}, "trained_for=5 epochs, not 50 epochs"),
+        ({"stages.colar.optimizer.learning_rate": 1e-7}, "optimizer.learning_rate=1e-07, not 0.0001"),
+        ({"stages.cot.steps": 10}, "start=cot for 10 steps, not cot for 10 epochs"),
+        ({"run": "colar"}, "start=none, not cot for 10 epochs"),
     ],
 )
 def test_a_run_with_another_setting_is_no_reproduction_and_is_told_why(changes, difference):
@@ -166,6 +174,31 @@ def test_a_run_with_another_setting_is_no_reproduction_and_is_told_why(changes, 
     table = comparison_table(found)
     assert table.count("| no reproduction |") == 5 and "| yes |" not in table
     assert "No reproduction of CoLaR c=5 on gsm8k, CoLaR c=5 on gsmhard" in table and difference in table
+
+
+def test_a_run_that_starts_in_another_folder_is_not_asked_for_what_is_not_recorded():
+    changes = {"run": "colar", "stages.colar.init_from": "runs/gsm8k_cot/cot"}
+    assert not any(one.differences for one in compare(*run_of(row_of("CoLaR c=5"), **changes)))
+
+
+def test_fewer_samples_and_unfinished_stages_are_no_reproduction():
+    config, report = run_of(row_of("CoLaR c=5"))
+    report["results"][0]["num_seeds"] = 2
+    by_set = {one.dataset: one.differences for one in compare(config, report)}
+    assert by_set["gsm8k"] == by_set[MEAN_OF_SETS] == ("sampled 2 times, not 5",) and by_set["svamp"] == ()
+    for stage in ("cot", "colar"):  # itself, and what it starts from
+        config, report = run_of(row_of("CoLaR c=5"))
+        report["made"] = {"settings": {}, "unfinished": {"": {stage: "step 10, trained to 10 of 75,000"}}}
+        told = (f"{stage} unfinished: step 10, trained to 10 of 75,000",)
+        assert all(one.differences == told for one in compare(config, report))
+    report["made"]["unfinished"][""] = {"other": "step 1, trained to 1 of 2"}
+    assert not any(one.differences for one in compare(config, report))
+
+
+def test_how_answers_were_compared_is_read_from_the_report():
+    config, report = run_of(row_of("CoLaR c=5"))
+    report["made"] = {"settings": {"": {"data": {"verifier": "exact"}}}}
+    assert all(one.differences == ("data.verifier=exact, not numeric",) for one in compare(config, report))
 
 
 def test_an_order_of_speeds_and_targets_says_nothing():
