@@ -91,7 +91,9 @@ def changes_of(rows: Rows) -> list[str]:
 
 def costs_of(results: list[dict], changes: list[str], of_trimming: list[str]) -> dict[str, str]:
     """Cells of what answers cost, by their headings: means over seeds."""
-    cost = {name: sum(result["cost"][name] for result in results) / len(results) for name in results[0]["cost"]}
+    cost = {name: sum(result["cost"][name] or 0 for result in results) / len(results) for name in results[0]["cost"]}
+    # None: timed on another machine than the report was made on.
+    is_timed = all(result["cost"]["seconds_per_question"] is not None for result in results)
     of_tests = {f"accuracy, % (seeds that use latents): {name}": _changed(results, name) for name in changes}
     return (
         {
@@ -99,7 +101,7 @@ def costs_of(results: list[dict], changes: list[str], of_trimming: list[str]) ->
             "forward passes": f"{cost['forward_passes']:.1f}",
             "MFLOP": f"{cost['flops'] / 1e6:.1f}",
             "KV KiB": f"{cost['kv_bytes'] / 1024:.1f}",
-            "ms a question, in batches": f"{1000 * cost['seconds_per_question']:.1f}",
+            "ms a question, in batches": f"{1000 * cost['seconds_per_question']:.1f}" if is_timed else "-",
         }
         | {OF_TRIMMING[name]: _mean(results, name) for name in of_trimming}
         | of_tests

@@ -16,7 +16,8 @@ class Cost:
     forward_passes: float  # one after the other: the prompt's, those of thinking, one an answer token
     flops: float  # multiplications and additions of the matrix products, counted from shapes
     kv_bytes: float  # keys and values held when the answer ends; what is allocated is more
-    seconds_per_question: float  # measured: a batch's time over its questions, whatever the machine was doing besides
+    # Measured: a batch's time over its questions, whatever the machine was doing besides; None: on another machine.
+    seconds_per_question: float | None
 
 
 @dataclasses.dataclass(frozen=True)

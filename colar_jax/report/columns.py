@@ -36,6 +36,11 @@ def _share_at_k(by_k: dict[int, float]) -> str:
     return f"{percent(found[1])} (k = {found[0]})" if found else "-"
 
 
+def lacks_times(result: Result) -> bool:
+    """Whether its costs are known, and not how long an answer took: that was measured elsewhere."""
+    return result.cost is not None and result.cost.seconds_per_question is None
+
+
 def _of_cost(name: str) -> Callable[[Result], Any]:
     return lambda result: None if result.cost is None else getattr(result.cost, name)
 
@@ -98,8 +103,8 @@ def json_record(result: Result) -> dict:
         value = _json_value(column.value(result))
         if not group:
             record[name] = value
-        elif value is None:
-            record.setdefault(group, None)
+        elif value is None and not record.get(group):
+            record[group] = None
         else:
             record[group] = (record.get(group) or {}) | {name: value}
     return record

@@ -29,12 +29,12 @@ class Table:
     groups: list[str]  # what each row is of; a line is drawn where it changes
 
 
-def accuracy_table(results: Sequence[Result]) -> Table:
+def accuracy_table(results: Sequence[Result], remarks: Sequence[str] = ()) -> Table:
     """Every row on every data set, and the mean of several.
 
     A row that lacks a data set has no mean, for it could not be compared with the others. Runs, limits and temperatures
-    have a column where they differ. Below it: what its intervals are, how many questions and seeds, and where reasoning
-    or answers were cut.
+    have a column where they differ. Below it: what its intervals are, how many questions and seeds, where reasoning or
+    answers were cut, and `remarks`.
 
     Raises:
         UserError: there are no results, or two are for the same cell.
@@ -48,7 +48,8 @@ def accuracy_table(results: Sequence[Result]) -> Table:
             of_row.append(_mean_cell(row) if row in complete else ABSENT)
         cells.append(of_row)
     header = [*datasets, *(["mean"] if len(datasets) > 1 else [])]
-    return _table("accuracy", "Accuracy", rows, header, cells, [_legend(results), *_floors(rows), *_remarks(rows)])
+    notes = [_legend(results), *_floors(rows), *_remarks(rows), *remarks]
+    return _table("accuracy", "Accuracy", rows, header, cells, notes)
 
 
 def cost_table(results: Sequence[Result]) -> Table | None:
@@ -65,8 +66,14 @@ def cost_table(results: Sequence[Result]) -> Table | None:
         "measured, a batch's over its questions. pass@k: one of k samples is right; majority@k: the most frequent "
         "answer of k is; k is the number of seeds."
     )
+    notes = [note]
+    if any(columns.lacks_times(result) for _, result in pairs):
+        notes.append(
+            f"ms a question is {ABSENT} for answers that were decoded before, and timed on other devices or in other "
+            "batches than those of this evaluation."
+        )
     header = [column.heading for column in shown]
-    return _table("costs", "What an answer costs", [row for row, _ in pairs], header, cells, [note])
+    return _table("costs", "What an answer costs", [row for row, _ in pairs], header, cells, notes)
 
 
 def differences_table(found: Sequence[Difference], skipped: Sequence[str] = ()) -> Table | None:

@@ -15,7 +15,7 @@ from colar_jax.report.number_text import length_text
 from colar_jax.report.results import Result
 from colar_jax.report.rows import table_rows
 from colar_jax.report.table_text import markdown_text
-from colar_jax.report.tables import accuracy_table
+from colar_jax.report.tables import accuracy_table, cost_table
 
 
 def result(stage, dataset, speed, sampling, rights, lengths, num_questions=100, num_forced=0):
@@ -126,6 +126,18 @@ def test_a_column_is_one_entry_that_all_outputs_read(tmp_path, monkeypatch):
     assert all(record["oddness"] == 0.125 for record in read_report(tmp_path)["results"])
     with (tmp_path / "results.csv").open() as file:
         assert [line["oddness"] for line in csv.DictReader(file)] == ["0.125"] * len(RESULTS)
+
+
+def test_a_row_that_was_timed_elsewhere_has_no_time_and_a_note():
+    here = Cost(forward_passes=5.0, flops=1e9, kv_bytes=1e6, seconds_per_question=0.01)
+    costs = [here, dataclasses.replace(here, seconds_per_question=None)]
+    results = [dataclasses.replace(r, cost=cost) for r, cost in zip(RESULTS[:2], costs, strict=True)]
+    table = cost_table(results)
+    at = table.header.index("ms a question")
+    assert [row[at] for row in table.rows] == ["10.0", "-"] and "timed on other devices" in table.notes[-1]
+    told = [record["cost"]["seconds_per_question"] for record in numbers_of(Report("", "", results))["results"]]
+    assert told == [0.01, None]
+    assert len(cost_table(results[:1]).notes) == 1
 
 
 def test_answers_that_were_cut_are_counted_and_said():

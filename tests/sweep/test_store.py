@@ -1,8 +1,11 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from colar_jax.runs.sweep.store import Store, StoredDecode, key_of
+from colar_jax.runs.sweep.timed_on import are_timed_on
 
 
 def decoded(number: int) -> StoredDecode:
@@ -41,6 +44,16 @@ def test_a_line_of_before_cut_answers_were_recorded_does_not_say_that_there_were
     assert StoredDecode.is_json(older) and StoredDecode.from_json(older).as_json() == older
     assert StoredDecode.is_json(older | {"cut_answer_N": None}), "as some of those files have it"
     assert StoredDecode.from_json(older | {"cut_answer_N": None}).measured == {}
+
+
+def test_where_a_cell_was_timed_comes_back_and_a_line_of_before_does_not_say():
+    older = decoded(1)
+    assert "timed_on" not in older.as_json()
+    timed = dataclasses.replace(older, timed_on={"device": "cpu", "batch_size": 4})
+    assert StoredDecode.is_json(timed.as_json()) and not StoredDecode.is_json(older.as_json() | {"timed_on": "cpu"})
+    assert StoredDecode.from_json(timed.as_json()).timed_on == timed.timed_on
+    here, other = {"device": "cpu", "batch_size": 4}, {"device": "cpu", "batch_size": 1}
+    assert are_timed_on([older, timed], here) and not are_timed_on([older, timed], other)
 
 
 def test_a_file_of_something_else_is_named(tmp_path):

@@ -171,6 +171,27 @@ def test_a_single_run_is_reported_in_its_own_folder(configs, folder):
     assert read_report(one.workdir)["title"] == one.title
 
 
+def test_answers_that_were_timed_in_other_batches_are_not_decoded_again_and_have_no_time(configs, folder):
+    asked, out = {"run": "colar", "seed": 1, "eval.speeds": "2", "eval.seeds": 0}, folder / "timed"
+
+    def sweep_in_batches_of(size, **more):
+        sweep([config_of(configs[1].workdir, **asked | {"eval.batch_size": size} | more)], out)
+        text = (out / "report.md").read_text()
+        return [r["cost"]["seconds_per_question"] for r in read_report(out)["results"]], "timed on other" in text
+
+    (seconds,), has_note = sweep_in_batches_of(4)
+    assert seconds > 0 and not has_note
+    assert sweep_in_batches_of(1) == ([None], True) and "timing" not in read_report(out)
+    (first, second), has_note = sweep_in_batches_of(1, **{"eval.speeds": "2,5"})
+    assert first is None and second > 0 and has_note
+    assert sweep_in_batches_of(4) == ([seconds], False)
+    cells = [json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()]
+    for cell in cells:  # as an earlier version left them
+        del cell["outcome"]["timed_on"]
+    (out / "cells.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    assert sweep_in_batches_of(1) == ([seconds], False)
+
+
 def test_a_larger_report_that_is_replaced_and_the_worst_cut_are_said_in_a_line_each(configs, folder, caplog):
     caplog.set_level("INFO")
     asked = {"run": "colar", "seed": 1, "eval.seeds": 0}
@@ -247,7 +268,7 @@ def test_a_chain_in_words_is_ended_at_each_budget(folder):
     """One program for all; the largest budget is no other decode than one without a budget."""
     settings = {"run": "cot", "eval.seeds": 0, "decode.max_step_tokens": 4}
     config = make_run(folder / "budgets", **settings)
-    budgets = config_of(folder / "budgets", **settings, **{"eval.word_budgets": "1,2,4", "eval.latent_limits": "2"})
+    budgets = config_of(folder / "budgets", **settings, **{"eval.word_budgets": "1,2,4"})
     (plain,) = sweep([config])
     results = sweep([budgets])
     rows = {result.latent_limit: result for result in results}

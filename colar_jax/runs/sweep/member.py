@@ -1,5 +1,6 @@
 """One run of a sweep: decode the cells that are missing, and make results of all of them."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,7 @@ from colar_jax.runs.sweep.cells import Cell, is_looked_at, room_for
 from colar_jax.runs.sweep.clock import Clock
 from colar_jax.runs.sweep.stage_cells import StageCells, decode_settings, questions_digest
 from colar_jax.runs.sweep.store import Store, StoredDecode, key_of
+from colar_jax.runs.sweep.timed_on import are_timed_on, timed_on
 from colar_jax.statistics.repeated import votes_of
 
 _VARIED = ("latent_limit", "temperature", "trim")  # of a cell, said of a sample where it is not the config's own
@@ -36,7 +38,7 @@ def decode_missing(part: StageCells, store: Store, clock: Clock, on_decoded: Cal
         return
     parameters = finished_parameters(run, run.workdir / part.stage, part.step)
     sets, speeds = list(run.tests.values()), run.decode_speeds(part.stage)
-    inspector = run.inspector(part.stage)
+    inspector, here = run.inspector(part.stage), timed_on(run)
     for trim in dict.fromkeys(cell.trim for cell in missing):
         programs, cells = clock.programs, [cell for cell in missing if cell.trim == trim]
         if trim != AS_CONFIGURED:
@@ -52,7 +54,7 @@ def decode_missing(part: StageCells, store: Store, clock: Clock, on_decoded: Cal
                             chains = _look(run, inspector, parameters, cell)
                         samples = list(samples_of(request.encoded, outcome, chains, **_facts(cell)))
                     depends_on = part.dependencies[cell]
-                    store.add(key_of(depends_on), depends_on, StoredDecode.of(outcome, samples).as_json())
+                    store.add(key_of(depends_on), depends_on, StoredDecode.of(outcome, samples, here).as_json())
                     on_decoded(cell, outcome)
 
 
@@ -108,8 +110,11 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
         decoded = StoredDecode.from_json(store[key_of(depends_on)])
         together.setdefault((*place, depends_on["questions"]), []).append(decoded)
     model, is_same = _cost_model(part), functools.lru_cache(maxsize=2**16)(find_verifier(run.config.data.verifier))
-    thinks_in = _thinks_in(part)
+    thinks_in, here = _thinks_in(part), timed_on(run)
     for (dataset, speed, sampling, limit, temperature, trim, was_trained, questions), seeds in together.items():
+        cost = cost_of(model, seeds)
+        if not are_timed_on(seeds, here):
+            cost = dataclasses.replace(cost, seconds_per_question=None)
         yield Result(
             run=part.name,
             stage=part.stage,
@@ -128,7 +133,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
             measured_SN=stacked([seed.measured for seed in seeds]),
             thinks_in=thinks_in,
             votes_SN=votes_of([seed.predictions for seed in seeds], is_same) if len(seeds) > 1 else None,
-            cost=cost_of(model, seeds),
+            cost=cost,
             needed_length=_needed_length(part, dataset, speed, thinks_in),
         )
 

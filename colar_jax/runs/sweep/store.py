@@ -33,12 +33,13 @@ class StoredDecode:
     seconds: float
     samples: list[dict]  # rows of samples.jsonl; empty for cells that keep none
     measured: dict[str, np.ndarray]  # [N] each; a file of before something was measured lacks it
+    timed_on: dict[str, str | int] | None = None  # as `timed_on.timed_on`; None: of before it was recorded
 
     @classmethod
-    def of(cls, outcome: Outcome, samples: list[dict]) -> "StoredDecode":
+    def of(cls, outcome: Outcome, samples: list[dict], timed_on: dict[str, str | int]) -> "StoredDecode":
         """Of an outcome, what a report needs."""
-        kept = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(cls) if f.name != "samples"}
-        return cls(**kept, samples=samples)
+        of_outcome = (f.name for f in dataclasses.fields(cls) if f.name not in ("samples", "timed_on"))
+        return cls(**{name: getattr(outcome, name) for name in of_outcome}, samples=samples, timed_on=timed_on)
 
     @classmethod
     def from_json(cls, values: dict) -> "StoredDecode":
@@ -53,7 +54,7 @@ class StoredDecode:
         """Whether it is what `as_json` gives: all fields, and in each an entry for each of the same questions."""
         measures = {f"{name}_N": measure.kind for name, measure in MEASURES.items()}
         names = {"predictions", "seconds", "samples", *_ARRAYS}
-        if not isinstance(values, dict) or not names <= values.keys() <= names | measures.keys():
+        if not isinstance(values, dict) or not names <= values.keys() <= names | measures.keys() | {"timed_on"}:
             return False
         predictions, seconds = values["predictions"], values["seconds"]
         return (
@@ -62,6 +63,7 @@ class StoredDecode:
             and _is_list_of(values["samples"], dict)
             and type(seconds) in (int, float)
             and 0 <= seconds < math.inf
+            and type(values.get("timed_on", {})) is dict
             and all(_is_array(values[name], kind, len(predictions)) for name, kind in _ARRAYS.items())
             # None is what files of before had where nothing was recorded.
             and all(
@@ -73,6 +75,8 @@ class StoredDecode:
     def as_json(self) -> dict:
         """Plain numbers and lists; a measure lies beside the other arrays."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "measured"}
+        if self.timed_on is None:
+            del values["timed_on"]
         values |= {f"{name}_N": value for name, value in self.measured.items()}
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
