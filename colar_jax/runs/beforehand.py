@@ -15,6 +15,7 @@ from colar_jax.runs.run import Run
 from colar_jax.runs.start_rules import refuse_unfit_source
 from colar_jax.runs.starts import finished_identity, source_of, unfinished
 from colar_jax.runs.sweep.cells import cells_of, stages_of
+from colar_jax.runs.sweep.idle import refuse_idle_settings
 from colar_jax.runs.trained_questions import refuse_inherited_questions
 from colar_jax.runs.trim_verifier import refuse_other_segments, trim_source
 from colar_jax.settings import ModelConfig, split_names
@@ -155,8 +156,10 @@ def _is_trained(folder: Path) -> bool:
 
 
 def _check_evaluation(run: Run) -> None:
-    """UserError where a stage to evaluate is never trained, a limit is below the least, or nothing can trim chains."""
+    """UserError where a stage to evaluate is never trained, a limit is below the least or read by none, or nothing can
+    trim chains."""
     config, cells = run.config, []
+    refuse_idle_settings([config])
     for stage in stages_of(config):
         if stage not in config.stage_names:
             with _as_asked_for("eval.stages", config.eval.stages):

@@ -90,20 +90,24 @@ def _listed(config: Config, field: str) -> tuple[int, ...]:
     return tuple(parse_positive(f"eval.{setting}", getattr(config.eval, setting), int))
 
 
-def _limits(config: Config, stage: str) -> dict[str, DecodeConfig]:
-    """The settings of each limit by its text; none where the stage's method reads neither of the two."""
-    method, found = config.stages[stage].bound_method, {}
+def reads_limit(config: Config, stage: str, field: str) -> bool:
+    """Whether a stage's method thinks longer where a limit of `decode` is higher."""
 
     def num_thoughts(decode: DecodeConfig) -> int:
-        return method.thinking(decode, 0, greedy=True).max_thoughts
+        return config.stages[stage].bound_method.thinking(decode, 0, greedy=True).max_thoughts
 
-    for field in _LIMITS:
-        one_more = dataclasses.replace(config.decode, **{field: getattr(config.decode, field) + 1})
-        if num_thoughts(one_more) != num_thoughts(config.decode):
-            found |= {
-                str(limit): dataclasses.replace(config.decode, **{field: limit}) for limit in _listed(config, field)
-            }
-    return found
+    one_more = dataclasses.replace(config.decode, **{field: getattr(config.decode, field) + 1})
+    return num_thoughts(one_more) != num_thoughts(config.decode)
+
+
+def _limits(config: Config, stage: str) -> dict[str, DecodeConfig]:
+    """The settings of each limit by its text; none where the stage's method reads neither of the two."""
+    return {
+        str(limit): dataclasses.replace(config.decode, **{field: limit})
+        for field in _LIMITS
+        if reads_limit(config, stage, field)
+        for limit in _listed(config, field)
+    }
 
 
 def _temperatures(config: Config, decode: DecodeConfig) -> dict[str, DecodeConfig]:

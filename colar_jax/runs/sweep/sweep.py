@@ -23,6 +23,7 @@ from colar_jax.runs.run import Run, decode_speeds, prepare
 from colar_jax.runs.starts import finished_identity
 from colar_jax.runs.sweep.cells import Cell, cells_of, stages_of
 from colar_jax.runs.sweep.clock import Clock
+from colar_jax.runs.sweep.idle import refuse_idle_settings
 from colar_jax.runs.sweep.member import causal_rows, decode_missing, results_of, shown_samples
 from colar_jax.runs.sweep.of_runs import decode_settings_of, notes_of, unfinished_stages
 from colar_jax.runs.sweep.stage_cells import StageCells, stage_cells
@@ -45,13 +46,15 @@ def sweep(configs: Sequence[Config], folder: Path | None = None, *, reference: s
         reference: the row that others are compared with, as `differences.differences` takes it.
 
     Raises:
-        UserError: a stage has no finished checkpoint (of several runs, in none that has the stage), no row will be the
-            reference, or the folder cannot be one; all found before anything is decoded.
+        UserError: a stage has no finished checkpoint (of several runs, in none that has the stage), no stage reads what
+            `eval` asks for, no row will be the reference, or the folder cannot be one; all found before anything is
+            decoded.
     """
     for number, config in enumerate(configs):
         if any(_workdir(config).resolve() == _workdir(other).resolve() for other in configs[:number]):
             raise UserError(f"--workdir names the run {config.workdir} twice: a row is compared with another run's")
     configs = _with_finished_stages(configs)
+    refuse_idle_settings(configs)
     check_reference(reference, _places(configs))
     if folder is None:
         first = _workdir(configs[0])

@@ -1,0 +1,60 @@
+"""Settings of an evaluation that no stage of it reads: a user who asks for limits should not get a report without."""
+
+from collections.abc import Callable, Sequence
+
+from colar_jax.config import Config
+from colar_jax.errors import UserError
+from colar_jax.runs.sweep.cells import reads_limit, stages_of
+
+
+def refuse_idle_settings(configs: Sequence[Config]) -> None:
+    """UserError where a setting of `eval` is given and no stage that is evaluated, of any of the runs, reads it.
+
+    What trims chains and whether latents are tested stand in config files, whose stages may be trained one by one: they
+    are refused only where no stage of the file reads them, or one of the run does that is not evaluated.
+    """
+    if not any(config.stages[stage].bound_method.answers_problems for config in configs for stage in stages_of(config)):
+        return  # what is evaluated answers nothing that could be ended or tested
+    for name, (value_of, reads, what) in _SETTINGS.items():
+        asked = [config for config in configs if value_of(config)]
+        if not asked or any(reads(config, stage) for config in asked for stage in stages_of(config)):
+            continue
+        in_file = [(stage in config.stage_names) for config in asked for stage in config.stages if reads(config, stage)]
+        is_for_another_run = name in _OF_FILES and bool(in_file) and not any(in_file)
+        if not is_for_another_run:
+            evaluated = ", ".join(dict.fromkeys(stage for config in asked for stage in stages_of(config)))
+            value = value_of(asked[0])
+            raise UserError(
+                f"eval.{name}={value!r} is for {what}, and nothing that is evaluated does ({evaluated}): name other "
+                f"stages in eval.stages, or do without by --config.eval.{name}={False if value is True else ''}"
+            )
+
+
+def _thinks(config: Config, stage: str):
+    return config.stages[stage].bound_method.thinking(config.decode, 0, greedy=True)
+
+
+def _in_latents(config: Config, stage: str) -> bool:
+    return _thinks(config, stage).in_latents
+
+
+def _in_words(config: Config, stage: str) -> bool:
+    return _thinks(config, stage).in_words
+
+
+# A setting of `eval` -> its value where it asks for something, whether a stage reads it, and what such a stage does.
+_SETTINGS: dict[str, tuple[Callable[[Config], object], Callable[[Config, str], bool], str]] = {
+    "latent_limits": (
+        lambda config: config.eval.latent_limits,
+        lambda config, stage: reads_limit(config, stage, "max_latents"),
+        "what thinks as long as decode.max_latents lets it",
+    ),
+    "word_budgets": (
+        lambda config: config.eval.word_budgets,
+        lambda config, stage: reads_limit(config, stage, "max_step_tokens"),
+        "what thinks in words",
+    ),
+    "trim.verifier": (lambda config: config.eval.trim.verifier, _in_words, "what thinks in words"),
+    "causal": (lambda config: config.eval.causal, _in_latents, "what thinks in latents"),
+}
+_OF_FILES = ("trim.verifier", "causal")

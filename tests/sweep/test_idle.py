@@ -1,0 +1,69 @@
+"""Settings of an evaluation that nothing would read are one sentence, before anything is decoded."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from sweep.tiny_runs import config_of
+
+from colar_jax.config import resolve
+from colar_jax.errors import UserError
+from colar_jax.runs.sweep.idle import refuse_idle_settings
+from colar_jax.runs.sweep.sweep import sweep
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ONLY = {"cot": "colar", "colar": "cot"}  # the stage of the run that is not evaluated
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting", "value"),
+    [
+        ("colar", "word_budgets", "4,8"),
+        ("colar", "trim.verifier", "judge"),
+        ("cot", "latent_limits", "4,8"),
+        ("cot", "causal", True),
+    ],
+)
+def test_what_no_evaluated_stage_reads_is_refused(tmp_path, stage, setting, value):
+    asked = {f"eval.{setting}": value}
+    alone, other = (config_of(tmp_path, **asked, **{"eval.stages": name}) for name in (stage, ONLY[stage]))
+    off = "False" if value is True else "$"
+    with pytest.raises(UserError, match=rf"eval.{setting}=.* does \({stage}\): .* by --config.eval.{setting}={off}"):
+        refuse_idle_settings([alone])
+    refuse_idle_settings([other])
+    refuse_idle_settings([config_of(tmp_path, **asked)])
+    refuse_idle_settings([alone, other])  # of two runs one reads it
+    refuse_idle_settings([config_of(tmp_path, **{"eval.stages": stage})])
+
+
+def test_latents_whose_number_is_the_methods_own_have_no_limit(tmp_path):
+    fixed = {"run": "coconut", "stages.coconut.method": "coconut", "eval.latent_limits": "4,8"}
+    get_config = runpy.run_path(str(CONFIGS / "gsm8k_coconut.py"))["get_config"]
+    config = get_config("smoke")
+    config.update_from_flattened_dict(fixed | {"workdir": str(tmp_path)})
+    with pytest.raises(UserError, match="eval.latent_limits='4,8' is for what thinks as long as decode.max_latents"):
+        refuse_idle_settings([resolve(config)])
+
+
+def test_a_stage_of_a_file_that_is_trained_alone_keeps_what_the_file_says_for_others(tmp_path):
+    """configs/methods.py tests latents, and its stages are runs of their own."""
+    get_config = runpy.run_path(str(CONFIGS / "methods.py"))["get_config"]
+    config = get_config()
+    config.run = "cot"
+    refuse_idle_settings([resolve(config)])
+    config.eval.word_budgets, config.run = "4,8", "colar"
+    with pytest.raises(UserError, match="word_budgets"):
+        refuse_idle_settings([resolve(config)])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_no_file_asks_for_what_it_does_not_read(path):
+    for argument in ("", "smoke"):
+        refuse_idle_settings([resolve(runpy.run_path(str(path))["get_config"](argument))])
+
+
+def test_an_evaluation_is_refused_before_anything_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr("colar_jax.runs.sweep.sweep._with_finished_stages", lambda configs: configs)
+    with pytest.raises(UserError, match="word_budgets"):
+        sweep([config_of(tmp_path / "run", **{"eval.stages": "colar", "eval.word_budgets": "4"})])
+    assert not (tmp_path / "run").exists()
