@@ -38,6 +38,7 @@ class Report:
     causal: Sequence[dict] = ()  # tests of whether the latents are used (`tables.causal_table`)
     timing: dict | None = None  # what the evaluation took
     samples: Sequence[dict] = ()  # for the page: what became of some questions
+    remarks: Sequence[str] = ()  # sentences on what its accuracies are worth, below them
     made: dict | None = None  # where it comes from (`provenance.provenance`)
 
     def differences(self) -> list[Difference]:
@@ -63,6 +64,7 @@ def numbers_of(report: Report) -> dict:
         "summary": summary(report.results),
         **({"made": report.made} if report.made else {}),
         **({"unlike_settings": report.unlike} if report.unlike else {}),
+        **({"remarks": list(report.remarks)} if report.remarks else {}),
         **report_numbers(report.results, report.differences()),
         **({"causal": list(report.causal)} if report.causal else {}),
         **({"timing": report.timing} if report.timing else {}),
@@ -80,7 +82,7 @@ def tables_of(report: Report, *, latents_first: bool = False) -> list[Table]:
     skipped = not_compared(table_rows(report.results), report.reference)
     unlike = unlike_sentence(report.unlike)
     tables = (
-        accuracy_table(results),
+        accuracy_table(results, report.remarks),
         differences_table(found, [*skipped, *([unlike] if unlike else [])]),
         causal_table(report.causal),
         cost_table(results),

@@ -75,7 +75,6 @@ def _train(config: Config, *, accept_changes: bool) -> list[Result]:
     logger.info("stages: %s; then the evaluation", ", ".join(told))
     for name in config.stage_names:
         note_changes(run, name, changes[name], has_ended=has_ended(run.workdir / name, _num_steps(run, name)))
-        note_trained_questions(run, name)
         train_stage(run, name)
         wait_for_all(f"finished {name}")  # what the first has written is there for all
     return sweep_run(run)
@@ -100,6 +99,7 @@ def train_stage(run: Run, name: str) -> None:
     folder, speeds = run.workdir / name, run.trained_speeds(name)
     if has_ended(folder, _num_steps(run, name)):
         return  # what it has learned is read where it is needed
+    note_trained_questions(run, name)
     step = latest_step(folder)
     val = validation_set(run, name)
     asked = validated_on(run, name, val.problems, speeds)

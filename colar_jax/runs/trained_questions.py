@@ -1,4 +1,8 @@
-"""Which questions a stage was trained on, by hash: an answer to one of them does not show what was learned."""
+"""Which questions a stage was trained on or validated with, by hash: answers to them do not show what was learned.
+
+A stage is not evaluated on questions that it was trained on, unless the config allows it. Questions that it was
+validated with chose its checkpoint, which flatters their accuracy a little. The report says both.
+"""
 
 import logging
 import os
@@ -16,15 +20,17 @@ from colar_jax.runs.starts import source_of
 logger = logging.getLogger(__name__)
 
 QUESTIONS_FILE = "trained_questions.npy"  # in a stage's folder: sorted uint64
+VALIDATION_FILE = "validation_questions.npy"  # the same of what its checkpoint, or that of its start, was chosen by
 
 
 def note_trained_questions(run: Run, name: str) -> None:
-    """Keep what a stage is about to be trained on, and what the stage that it starts from was: before its first step.
+    """Keep what a stage is about to be trained on and validated with, and what the stage that it starts from was.
 
-    A stage that has checkpoints already is left alone: its problems are those it has, or it is refused.
+    It is done before a step is taken. What a stage that has checkpoints already is trained on is left alone: its
+    problems are those it has, or it is refused. It may be validated with others from now on, which are added.
 
     Raises:
-        UserError: a test question is among them (see `refuse_trained_questions`).
+        UserError: a test question is among the trained ones (see `refuse_trained_questions`).
     """
     folder, source = run.workdir / name, source_of(run, name)
     if latest_step(folder) is None:
@@ -37,11 +43,27 @@ def note_trained_questions(run: Run, name: str) -> None:
                 hashes = np.union1d(hashes, inherited)
         if is_first():
             _write(folder / QUESTIONS_FILE, hashes)
+        _note_validation(run, folder, None if source is None else source / VALIDATION_FILE)
         _refuse(run, folder, hashes)
+    else:
+        _note_validation(run, folder, folder / VALIDATION_FILE)
 
 
-def refuse_trained_questions(run: Run, name: str) -> None:
+def _note_validation(run: Run, folder: Path, before: Path | None) -> None:
+    """Keep the run's validation questions, and those in a file of before, where there is one."""
+    inherited = None if before is None else _read(before)
+    hashes = question_hashes(run.val.problems)
+    hashes = hashes if inherited is None else np.union1d(hashes, inherited)
+    if is_first():
+        _write(folder / VALIDATION_FILE, hashes)
+
+
+def refuse_trained_questions(run: Run, name: str) -> list[str]:
     """Make sure that a stage was trained on none of the run's test questions, whatever the config says by now.
+
+    Returns:
+        What a report has to say of its accuracies: how many questions were trained on, where `data.allow_overlap` lets
+        it be, or chose its checkpoint; or that it is not known.
 
     Raises:
         UserError: it was, and `data.allow_overlap` is False.
@@ -50,8 +72,11 @@ def refuse_trained_questions(run: Run, name: str) -> None:
     hashes = read_trained_questions(folder)
     if hashes is None:
         logger.warning("%s", _unknown(folder))
-        return
-    _refuse(run, folder, hashes)
+        remarks = ["it is not known whether test questions were trained on"]
+    else:
+        remarks = _refuse(run, folder, hashes)
+    remarks += _validated(run, folder)
+    return [f"{name}: {remark}." for remark in remarks]
 
 
 def refuse_inherited_questions(run: Run, source: Path) -> None:
@@ -67,30 +92,54 @@ def refuse_inherited_questions(run: Run, source: Path) -> None:
 
 def read_trained_questions(folder: Path) -> np.ndarray | None:
     """The hashes in a stage's folder; None where there are none: it is of an earlier version, or was imported."""
-    path = folder / QUESTIONS_FILE
+    return _read(folder / QUESTIONS_FILE)
+
+
+def _read(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
+    unknown = "then nothing is known of what was trained on, or validated with"
     try:
         hashes = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it; then nothing is known of what was trained") from None
+        raise UserError(f"{path} is damaged ({error}): remove it; {unknown}") from None
     if hashes.dtype != np.uint64 or hashes.ndim != 1:
-        raise UserError(f"{path} is damaged: remove it; then nothing is known of what was trained on")
+        raise UserError(f"{path} is damaged: remove it; {unknown}")
     return hashes
 
 
-def _refuse(run: Run, folder: Path, trained: np.ndarray) -> None:
+def _among(run: Run, known: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Of each test set of which some questions are among the known ones, how many are, and how many it has."""
+    found = {}
     for name, encoded in run.tests.items():
         of_test = question_hashes(encoded.problems)
-        count = int(np.isin(of_test, trained).sum())
-        if not count:
-            continue
-        what = f"{count} of the {len(of_test)} questions of test set {name!r} are among those {folder} is trained on"
+        if count := int(np.isin(of_test, known).sum()):
+            found[name] = (count, len(of_test))
+    return found
+
+
+def _refuse(run: Run, folder: Path, trained: np.ndarray) -> list[str]:
+    remarks = []
+    for name, (count, total) in _among(run, trained).items():
+        what = f"{count} of the {total} questions of test set {name!r} are among those {folder} is trained on"
         if not run.config.data.allow_overlap:
             raise UserError(
                 f"{what}: accuracy on them says nothing. Name another set (data.test), or set data.allow_overlap=True"
             )
         logger.warning("%s (allowed by data.allow_overlap)", what)
+        remarks.append(f"{count:,} of {total:,} test questions of {name} were trained on")
+    return remarks
+
+
+def _validated(run: Run, folder: Path) -> list[str]:
+    """What is to be said of test questions by which a checkpoint was chosen; nothing where none is known."""
+    hashes = _read(folder / VALIDATION_FILE)
+    remarks = []
+    for name, (count, total) in ({} if hashes is None else _among(run, hashes)).items():
+        what = f"{count} of the {total} questions of test set {name!r} are among those {folder} is validated with"
+        logger.warning("%s: they chose its checkpoint", what)
+        remarks.append(f"{count:,} of {total:,} test questions of {name} chose its checkpoint, in validation")
+    return remarks
 
 
 def _unknown(folder: Path) -> str:

@@ -10,10 +10,12 @@ from pipeline.tiny import copy_of, tiny_config
 
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
+from colar_jax.report.files import read_report
 from colar_jax.runs.run import prepare
 from colar_jax.runs.sweep.sweep import sweep
 from colar_jax.runs.trained_questions import (
     QUESTIONS_FILE,
+    VALIDATION_FILE,
     note_trained_questions,
     read_trained_questions,
     refuse_trained_questions,
@@ -59,8 +61,44 @@ def test_an_evaluation_on_trained_questions_is_refused(tmp_path, finished, caplo
             sweep([config])
         allowed = dataclasses.replace(config, data=dataclasses.replace(config.data, allow_overlap=True))
         with caplog.at_level(logging.WARNING):
-            refuse_trained_questions(prepare(allowed, sets="tests"), "cot")
+            remarks = refuse_trained_questions(prepare(allowed, sets="tests"), "cot")
         assert "allowed by data.allow_overlap" in caplog.text
+        assert remarks == [f"cot: 1 of {1 + (name != 'repeats')} test questions of t were trained on."]
+    sweep([dataclasses.replace(allowed, eval=dataclasses.replace(allowed.eval, stages="cot", seeds=0))])
+    (remark,) = read_report(workdir)["remarks"]
+    assert remark == "cot: 1 of 1 test questions of t were trained on."
+    assert remark in (workdir / "report.md").read_text() and remark in (workdir / "results.tex").read_text()
+
+
+def test_an_evaluation_on_validation_questions_is_said(tmp_path, finished, caplog):
+    """As with another data.held_out than in training, which moves problems from one set to the other."""
+    workdir = copy_of(finished, tmp_path)
+    run = prepare(tiny_config(workdir))
+    assert refuse_trained_questions(run, "cot") == []
+    questions = [run.val.problems[0].question, run.val.problems[2].question, "What is 1 + 1?"]
+    test = write_problems(tmp_path / "validated.jsonl", questions)
+    told = "2 of 3 test questions of t chose its checkpoint, in validation."
+    with caplog.at_level(logging.WARNING):
+        found = refuse_trained_questions(
+            prepare(tiny_config(workdir, **{"data.test": f"t={test}"}), sets="tests"), "cot"
+        )
+    assert found == [f"cot: {told}"] and "they chose its checkpoint" in caplog.text
+    # A stage that starts from it has chosen its start with them.
+    later = {"run": "colar", "workdir": tmp_path / "later", "stages.colar.init_from": str(workdir / "cot")}
+    run = prepare(files_config(tmp_path, **later))
+    note_trained_questions(run, "colar")
+    asked = prepare(files_config(tmp_path, **later | {"data.test": f"t={test}"}), sets="tests")
+    assert refuse_trained_questions(asked, "colar") == [f"colar: {told}"]
+
+
+def test_a_stage_that_goes_on_may_be_validated_with_others(tmp_path, finished):
+    workdir = copy_of(finished, tmp_path)
+    before = np.load(workdir / "cot" / VALIDATION_FILE)
+    run = prepare(tiny_config(workdir, **{"data.num_val": 6}))
+    note_trained_questions(run, "cot")
+    after = np.load(workdir / "cot" / VALIDATION_FILE)
+    np.testing.assert_array_equal(after, np.union1d(before, question_hashes(run.val.problems)))
+    assert len(before) < len(after)
 
 
 def test_a_stage_inherits_what_its_start_was_trained_on(tmp_path, finished):
@@ -84,7 +122,9 @@ def test_a_run_of_before_is_a_warning(tmp_path, finished, caplog):
         path.unlink()
     run = prepare(tiny_config(workdir), sets="tests")
     with caplog.at_level(logging.WARNING):
-        refuse_trained_questions(run, "colar")
+        assert refuse_trained_questions(run, "colar") == [
+            "colar: it is not known whether test questions were trained on."
+        ]
         note_trained_questions(prepare(tiny_config(workdir)), "colar")  # has checkpoints: what it had is not known
     assert "cannot be checked" in caplog.text and read_trained_questions(workdir / "colar") is None
     (workdir / "colar" / QUESTIONS_FILE).write_bytes(b"")

@@ -121,7 +121,7 @@ def _places(configs: Sequence[Config]) -> list[tuple[str, str, str]]:
 def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) -> list[Result]:
     store, clock = Store(folder / CELLS_FILE), Clock()
     of_causes = Store(folder / CAUSAL_FILE, are_causal_rows)
-    results, samples, causal, notes = [], [], [], []
+    results, samples, causal, notes, remarks = [], [], [], [], []
     short: dict[str, dict[str, str]] = {}  # of each run the stages that have not taken all their steps
     # How many cells there are follows from the configs, before any model is loaded.
     total = sum(_num_cells(config) for config in configs)
@@ -129,7 +129,7 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
         done = 0
         for name, run in named_runs:  # one at a time: each holds a model
             for stage in stages_of(run.config):
-                refuse_trained_questions(run, stage)
+                remarks += [f"{name}: {seen}" if name else seen for seen in refuse_trained_questions(run, stage)]
                 part = stage_cells(name, run, stage)
                 num_known = len(part.dependencies) - len(part.missing(store))
                 progress.skip(num_known)
@@ -149,6 +149,7 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
         causal=causal,
         timing=clock.numbers(),
         samples=samples,
+        remarks=remarks,
         made=provenance(
             {name: config.seed for name, config in by_name.items()},
             max(config.eval.seeds for config in configs),
