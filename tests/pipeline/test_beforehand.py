@@ -26,6 +26,10 @@ LATER = {
         {"decode.min_latents": 3, "eval.latent_limits": "4,2"},
         "decode.min_latents=3 is not between 0 and max_latents=2",
     ),
+    "a limit that no stage reads": (
+        {"eval.stages": "colar", "eval.word_budgets": "4"},
+        "eval.word_budgets='4' is for what",
+    ),
     "a stage that is not run": ({"eval.stages": "cot,rl"}, "eval.stages='cot,rl': .*rl has no checkpoints"),
     "a verifier that is none": ({"eval.trim.verifier": "cot"}, "eval.trim.verifier='cot' is a stage of method='cot'"),
     "a verifier of other segments": (
