@@ -14,7 +14,7 @@ from colar_jax.report.files import JSON_FILE
 from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED, Published, wilson_of_share
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.report.results_of_others import OF_OTHERS
-from colar_jax.report.stage_settings import other_settings, stages_behind
+from colar_jax.report.ledger_settings import missing_settings, stages_behind
 from colar_jax.statistics.intervals import Interval
 
 LENGTH_TOLERANCE = 0.15  # of #L
@@ -198,7 +198,7 @@ def _cells(published: Published, config: dict, stage: str, report: dict) -> list
         measured[MEAN_OF_SETS] = (means[0]["accuracy_over_seeds"]["center"], means[0])
     unfinished = report.get("made", {}).get("unfinished", {}).get("", {})
     differences = [
-        *other_settings(published.settings, config, stage),
+        *missing_settings(published.settings, config, stage),
         *(f"{name} unfinished: {unfinished[name]}" for name in stages_behind(config, stage) if name in unfinished),
     ]
     found = []

@@ -17,7 +17,7 @@ QWEN = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 NUM_QUESTIONS = {"gsm8k": 1319, "gsmhard": 1319, "svamp": 1000, "multiarith": 600, "math": 5000, "math500": 500}
 
 # Settings of a run (`model.`, `data.`, `decode.`) and of its stage that make it a reproduction: of every row, and of
-# those of a method, unless a row says another. `trained_for` and `start` are written as `stage_settings` reads them.
+# those of a method, unless a row says another. `trained_for` and `start` are written as `ledger_settings` reads them.
 _WHOLE_DATA: dict[str, object] = {"data.train_limit": 0, "data.verifier": "numeric"}
 _FROM_COT = "cot for 10 epochs"
 USUAL: dict[str, object] = _WHOLE_DATA | {

@@ -7,7 +7,7 @@ from colar_jax.settings import DecodeConfig, parse_speeds, split_names
 _LISTS = {"latent.speeds": parse_speeds, "model.lora.targets": split_names}  # settings in which order says nothing
 
 
-def other_settings(wanted: dict[str, object], config: dict, stage: str) -> list[str]:
+def missing_settings(wanted: dict[str, object], config: dict, stage: str) -> list[str]:
     """Which settings of a row a stage of a run does not have, as in "latent.weight=0.5, not 1.0".
 
     Args:
