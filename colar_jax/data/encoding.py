@@ -234,12 +234,18 @@ def unreadable_words(question: str, tokenizer: Tokenizer) -> tuple[str, ...]:
     Where tokens are pieces of words, that is how every number is read.
     """
     encoding = tokenizer.hf(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    pieces = list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
+    ids, spans = encoding["input_ids"], encoding["offset_mapping"]
     reads_whole_words = isinstance(tokenizer.hf.backend_tokenizer.model, models.WordLevel)
-    words: dict[str, None] = {}
+    unknown_id, words = tokenizer.hf.unk_token_id, {}
+    first = 0  # the first token that does not end before the word: words and tokens are both in their order
     for match in _WORD.finditer(question):
-        of_word = [token_id for token_id, (start, end) in pieces if start < match.end() and end > match.start()]
+        while first < len(spans) and spans[first][1] <= match.start():
+            first += 1
+        after = first
+        while after < len(spans) and spans[after][0] < match.end():
+            after += 1
+        of_word = [ids[at] for at in range(first, after) if spans[at][1] > match.start()]
         is_cut = reads_whole_words and match[0].isdigit() and len(of_word) > 1
-        if is_cut or tokenizer.hf.unk_token_id in of_word or not of_word:
+        if is_cut or unknown_id in of_word or not of_word:
             words[match[0]] = None
     return tuple(words)
