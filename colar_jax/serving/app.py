@@ -110,7 +110,7 @@ class Api:
         }
 
     async def _reply(self, request: fastapi.Request, body, kind: type[ReplyForm]) -> Response:
-        call = self._service.begin(body)
+        call = await self._service.begin(body)
         self._metrics.prompt_tokens.inc(call.num_prompt_tokens)
         form = form_of(kind, self._service.served, body.wants_log_probs, call.num_prompt_tokens)
         answers = [GrowingAnswer(self._service.served) for _ in range(call.num_answers)]

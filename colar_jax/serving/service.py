@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import secrets
 import time
@@ -9,7 +10,8 @@ from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 
-from colar_jax.data.prompts import Speed, question_prompt, speed_text
+from colar_jax.data.prompts import AUTO_SPEED, Speed, question_prompt, speed_text
+from colar_jax.data.recipe import Told
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
 from colar_jax.serving.jobs import FailedError, Job, QueueFullError, StoppingError
@@ -20,6 +22,7 @@ from colar_jax.serving.scheduler import Scheduler
 from colar_jax.serving.sizes import SlotSizes
 from colar_jax.serving.slot_engine import Ask
 from colar_jax.serving.traced_ways import TracedWays
+from colar_jax.settings.checks import A_SPEED, is_speed
 from colar_jax.thinker.asked import COLDEST, check_questions
 
 logger = logging.getLogger(__name__)
@@ -76,9 +79,10 @@ class Service:
 
     def __init__(self, served: Served, scheduler: Scheduler, *, most_answers: int):
         self.served, self.scheduler, self.most_answers = served, scheduler, most_answers
-        self._has_told = False  # of a speed that was not trained
+        self._has_warned: set[str] = set()
+        self._reading = asyncio.Lock()
 
-    def begin(self, request: CompletionRequest | ChatRequest) -> Call:
+    async def begin(self, request: CompletionRequest | ChatRequest) -> Call:
         """The request, in the queue. Refusal: it cannot be served, or not now."""
         served = self.served
         if request.model != served.name:
@@ -95,8 +99,10 @@ class Service:
             raise Refusal(
                 400, f"n: {num_answers} answers are asked for, and a request may have {self.most_answers}", param="n"
             )
-        told, max_thoughts = served.ways.method.recipe.told(self._speed(request)), self._max_thoughts(request)
-        prompts = [self._prompt(question, told.said, request) for question in questions]
+        told, max_thoughts = self._told(request), self._max_thoughts(request)
+        # Beside the event loop, for long questions take seconds; one request at a time, for they are read in Python.
+        async with self._reading:
+            prompts = await asyncio.to_thread(self._prompts, questions, told.said, request)
         call = Call(sum(map(len, prompts)), num_answers)
         seed = secrets.randbits(32) if request.seed is None else request.seed
         decode = served.ways.decode
@@ -127,6 +133,13 @@ class Service:
         if not call.is_over:
             self.scheduler.cancel(call.jobs)
 
+    def _told(self, request) -> Told:
+        """What the model is told of the speed that is asked for."""
+        try:
+            return self.served.ways.method.recipe.told(self._speed(request))
+        except UserError as error:
+            raise Refusal(400, f"thinking_speed: {error}", param="thinking_speed") from None
+
     def _speed(self, request) -> Speed:
         served, asked = self.served, request.thinking_speed
         if asked is None:
@@ -134,14 +147,21 @@ class Service:
         if not served.has_speed:
             message = f"thinking_speed: {served.name} has none to choose; leave the field out"
             raise Refusal(400, message, param="thinking_speed")
-        if not (served.was_trained(asked) or self._has_told):  # once, whatever clients ask for
-            self._has_told = True
+        if asked != AUTO_SPEED and not is_speed(asked):
+            raise Refusal(400, f"thinking_speed: {asked} is no thinking speed: {A_SPEED}", param="thinking_speed")
+        if not served.was_trained(asked):
             trained = ", ".join(map(speed_text, served.speeds))
-            logger.warning(
-                "a request asks for speed %s, and %s was trained at %s: such answers will be poor (said once)",
+            self._warn_once(
+                "speed", "a request asks for speed %s, and %s was trained at %s: such answers will be poor",
                 speed_text(asked), served.name, trained,
             )  # fmt: skip
         return asked
+
+    def _warn_once(self, about: str, message: str, *values) -> None:
+        """What clients ask for, however often, is one line of the log."""
+        if about not in self._has_warned:
+            self._has_warned.add(about)
+            logger.warning(f"{message} (said once)", *values)
 
     def _max_thoughts(self, request) -> int:
         served, asked = self.served, request.max_latents
@@ -155,6 +175,9 @@ class Service:
             raise Refusal(400, message, param="max_latents")
         return asked
 
+    def _prompts(self, questions: list[str], speed: Speed, request) -> list[np.ndarray]:
+        return [self._prompt(question, speed, request) for question in questions]
+
     def _prompt(self, question: str, speed: Speed, request) -> np.ndarray:
         """The question as the model was trained to see it, up to the separator that opens the reasoning."""
         tokenizer = self.served.tokenizer
@@ -162,11 +185,12 @@ class Service:
         most = self.served.sizes.max_prompt
         if len(question) > _MOST_CHARACTERS_OF_A_TOKEN * most:  # before it is read: reading takes time
             raise Refusal(400, f"{param}: {len(question)} characters are more than {most} tokens", param=param)
-        ids = [*tokenizer.encode(question_prompt(question, speed)), tokenizer.separator_id]
+        ids = [*tokenizer.ids_of([question_prompt(question, speed)])[0], tokenizer.separator_id]
         if len(ids) > most:
             raise Refusal(400, f"{param}: {len(ids)} tokens with the words around it, and {most} fit", param=param)
         try:
-            check_questions([question], tokenizer, allow_unknown_words=False)
+            warn = functools.partial(self._warn_once, "words")
+            check_questions([question], tokenizer, allow_unknown_words=False, warn=warn)
         except UserError as error:
             raise Refusal(400, f"{param}: {error}", param=param) from None
         return np.array(ids, np.int32)

@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tokenizers import models
@@ -25,7 +25,7 @@ MOST_POSITIONS = 1 << 15
 # Below it a temperature is greedy: divided by less, float32 logits overflow.
 COLDEST = 1e-3
 _LARGEST_INDEX = 2**32 - 1
-_SHOWN = 80  # characters of a question
+_SHOWN, _SHOWN_OF_A_WORD = 80, 40  # characters of a question, and of a word that it has
 _MOST_KNOWN = 200  # words in a message
 
 
@@ -105,12 +105,18 @@ def tell_untrained(stage: str, recipe: Recipe, speed: Speed) -> None:
 
 
 def check_questions(
-    questions: Any, tokenizer: Tokenizer, *, allow_unknown_words: bool, names: Sequence[str] = ()
+    questions: Any,
+    tokenizer: Tokenizer,
+    *,
+    allow_unknown_words: bool,
+    names: Sequence[str] = (),
+    warn: Callable[..., None] = logger.warning,
 ) -> list[str]:
     """The questions, each a text that the tokenizer reads; UserError for the first that is none.
 
     Args:
         names: what messages call each of them; none: their numbers, from 0 on.
+        warn: is given a message and its arguments where a question is let pass with words that are not read.
     """
     if not isinstance(questions, Sequence) or isinstance(questions, bytes | bytearray):
         questions = _listed_questions(questions)
@@ -130,7 +136,13 @@ def check_questions(
                 f"{where} has {sign!r} in it, which tells the model that something ends: write it otherwise"
             )
         if words := unreadable_words(question, tokenizer):
-            _refuse_or_warn(where, question, words, tokenizer, refuses=not allow_unknown_words)
+            if not allow_unknown_words and isinstance(tokenizer.hf.backend_tokenizer.model, models.WordLevel):
+                raise UserError(_unknown_words(where, question, words, tokenizer))
+            warn(
+                "%s: the tokenizer has no token for %s, so the model does not read what you wrote",
+                _shown(question),
+                _named(words),
+            )
     return list(questions)
 
 
@@ -150,20 +162,25 @@ def _listed_questions(questions: Any) -> list[Any]:
     raise UserError(f"questions is of type {type(questions).__name__}: a text is wanted, or a list of texts")
 
 
-def _refuse_or_warn(where: str, question: str, words: Sequence[str], tokenizer: Tokenizer, *, refuses: bool) -> None:
+def _unknown_words(where: str, question: str, words: Sequence[str], tokenizer: Tokenizer) -> str:
     """A tokenizer of whole words has a list of what it knows; of pieces of words only odd signs are missing."""
-    shown = question if len(question) <= _SHOWN else f"{question[: _SHOWN - 3]}..."
-    named = ", ".join(map(repr, words[:10])) + (f" and {len(words) - 10} more" if len(words) > 10 else "")
-    if not refuses or not isinstance(tokenizer.hf.backend_tokenizer.model, models.WordLevel):
-        logger.warning("%s: the tokenizer has no token for %s, so the model does not read what you wrote", shown, named)
-        return
     known = known_words(tokenizer)
     hints = "".join(filter(None, (nearest(word, known) for word in words[:1] if not word.isdigit())))
     more = f" and {len(known) - _MOST_KNOWN} more" if len(known) > _MOST_KNOWN else ""
-    raise UserError(
-        f"{where}, {shown!r}: the tokenizer does not know {named}.{hints} It knows {_numbers(tokenizer)}these words: "
-        f"{' '.join(known[:_MOST_KNOWN])}{more}"
+    return (
+        f"{where}, {_shown(question)!r}: the tokenizer does not know {_named(words)}.{hints} It knows "
+        f"{_numbers(tokenizer)}these words: {' '.join(known[:_MOST_KNOWN])}{more}"
     )
+
+
+def _named(words: Sequence[str]) -> str:
+    """The first ten, none of them longer than a line can take."""
+    named = ", ".join(repr(_shown(word, _SHOWN_OF_A_WORD)) for word in words[:10])
+    return named + (f" and {len(words) - 10} more" if len(words) > 10 else "")
+
+
+def _shown(text: str, most: int = _SHOWN) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def known_words(tokenizer: Tokenizer) -> list[str]:

@@ -245,7 +245,6 @@ class Thinker:
         """The questions as the model is asked them: the ids of each, int32 `[T]`; the last opens the reasoning."""
         told = self.method.recipe.told(speed)
         texts = [question_prompt(question, told.said) for question in questions]
-        # Not by `encode_batch`, which logs what `check_questions` has said already.
-        ids = self.tokenizer.hf(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        prompts = (np.array([*of_one, self.tokenizer.separator_id], np.int32) for of_one in ids["input_ids"])
+        ids = self.tokenizer.ids_of(texts)  # `check_questions` has said already which words are unknown
+        prompts = (np.array([*of_one, self.tokenizer.separator_id], np.int32) for of_one in ids)
         return [Prompt(prompt, told.number) for prompt in prompts]

@@ -1,10 +1,13 @@
 """What a client may not send is answered with a clear 4xx, in OpenAI's form, and the server goes on."""
 
+import asyncio
 import dataclasses
 import http.client
 import json
+import logging
 import math
 import re
+import threading
 
 import pytest
 import requests
@@ -16,6 +19,7 @@ from colar_jax.serving.guards import Bounds, Guard
 from colar_jax.serving.protocol import CompletionRequest
 from colar_jax.serving.refusal import Refusal
 from colar_jax.serving.server import Deployment
+from colar_jax.thinker import asked as what_is_asked
 
 KEY = "sesame"
 
@@ -90,6 +94,7 @@ def test_a_body_of_another_type_is_told_what_to_send(served):
         ("thinking_speed", 0.5),
         ("thinking_speed", "fast"),
         ("thinking_speed", math.nan),
+        ("thinking_speed", 2.0000001),
         ("stream", "yes"),
         ("logprobs", 5),
         ("stop", ["x"]),
@@ -206,7 +211,7 @@ def test_a_request_that_never_fits_is_not_told_to_try_again(tmp_path):
     deployment = Deployment(tiny_thinker(tmp_path), dataclasses.replace(PLAN, most_waiting=1))
     request = CompletionRequest(model="tiny", prompt=QUESTIONS[0], n=PLAN.sizes.slots + 2)
     with pytest.raises(Refusal, match="6 answers are asked for, and a request may have 5"):
-        deployment.service.begin(request)
+        asyncio.run(deployment.service.begin(request))
 
 
 def test_more_latents_than_the_run_has_may_be_offered(tmp_path):
@@ -214,23 +219,69 @@ def test_more_latents_than_the_run_has_may_be_offered(tmp_path):
     sizes = dataclasses.replace(PLAN.sizes, max_thoughts=20)
     service = Deployment(tiny_thinker(tmp_path), dataclasses.replace(PLAN, sizes=sizes)).service
     for asked, expected in ((None, 6), (3, 3), (20, 20)):
-        call = service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0], max_latents=asked))
+        call = asyncio.run(service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0], max_latents=asked)))
         assert call.jobs[0].ask.max_thoughts == expected
 
 
 def test_a_speed_that_was_not_trained_is_said_once(tmp_path, caplog):
     service = Deployment(tiny_thinker(tmp_path), PLAN).service
     for speed in (service.served.speeds[0], 77, 78):
-        service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0], thinking_speed=speed))
+        asyncio.run(service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0], thinking_speed=speed)))
     (line,) = [record.getMessage() for record in caplog.records if "asks for speed" in record.getMessage()]
     assert "speed 77, and tiny was trained at" in line
+
+
+def test_a_speed_that_has_no_place_on_the_timeline_is_refused(tmp_path):
+    latent = {"conditioning": "number", "timeline": "tokens"}
+    service = Deployment(tiny_thinker(tmp_path, latent=latent), PLAN).service
+    with pytest.raises(Refusal, match=r"^thinking_speed: speed=2\.344: .* at most 2 decimals") as refused:
+        asyncio.run(service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0], thinking_speed=2.344)))
+    assert refused.value.status == 400
+
+
+def test_what_clients_send_does_not_fill_the_log(served, caplog):
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            assert "does not know 'zebras'" in said(served.post("/v1/completions", prompt="How many zebras?"), 400)
+        assert len(said(served.post("/v1/completions", prompt="How many " + "zebras" * 200), 400)) < 1000
+    assert not [record for record in caplog.records if record.name.startswith("colar_jax")]
+
+
+def test_signs_that_pieces_of_words_lack_are_told_once(tmp_path, caplog, monkeypatch):
+    service = Deployment(tiny_thinker(tmp_path), PLAN).service
+    monkeypatch.setattr(what_is_asked.models, "WordLevel", type(None))  # so it is taken for a tokenizer of pieces
+    with caplog.at_level(logging.INFO):
+        for prompt in ("How many zebras?", "How many lions?"):
+            asyncio.run(service.begin(CompletionRequest(model="tiny", prompt=prompt)))
+    (record,) = [record for record in caplog.records if record.name.startswith("colar_jax")]
+    assert record.getMessage().startswith("How many zebras?: the tokenizer has no token for 'zebras'")
+
+
+def test_the_others_go_on_while_a_long_question_is_read(served, monkeypatch):
+    """Reading is Python's work, and takes seconds where `--max_prompt` is large."""
+    is_reading, has_answered = threading.Event(), threading.Event()
+
+    def reads_slowly(*arguments, **options):
+        is_reading.set()
+        assert has_answered.wait(20)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("colar_jax.serving.service.check_questions", reads_slowly)
+        asking = threading.Thread(target=served.complete)
+        asking.start()
+        try:
+            assert is_reading.wait(20)
+            assert requests.get(f"{served.url}/healthz", timeout=5).status_code == 200
+        finally:
+            has_answered.set()
+            asking.join(60)
 
 
 def test_a_server_whose_devices_have_failed_says_so(tmp_path):
     service = Deployment(tiny_thinker(tmp_path), PLAN).service
     service.scheduler.failure = RuntimeError("gone")
     with pytest.raises(Refusal, match="has failed, and has to be started again") as refused:
-        service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0]))
+        asyncio.run(service.begin(CompletionRequest(model="tiny", prompt=QUESTIONS[0])))
     assert (refused.value.status, refused.value.retry_after) == (503, None)
 
 
