@@ -33,6 +33,7 @@ from colar_jax.parallel.hosts import require_32_bits, require_devices
 from colar_jax.parallel.sharding import LogicalAxes, logical_axes
 from colar_jax.rl.reward_list import check_credit
 from colar_jax.runs.run_model import RunModel, make_model, model_name
+from colar_jax.runs.trained_speeds import was_trained
 from colar_jax.training.state import Tree
 from colar_jax.weights.base_model import base_folder, base_identity
 
@@ -112,11 +113,7 @@ class Run:
 
     def was_trained(self, stage_name: str, speed: Speed) -> bool:
         """Whether a stage was trained at a speed, or one of this run whose latents it improves with rewards."""
-        stage = self.config.stages[stage_name]
-        if self.method(stage_name).recipe.was_trained(speed):
-            return True
-        source = self.config.source_of(stage_name)
-        return stage.trainer == "grpo" and source in self.config.stages and self.was_trained(source, speed)
+        return was_trained(self.config, stage_name, speed)
 
     def decode_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds to decode a stage at: those it was trained with, unless the config asks for others."""

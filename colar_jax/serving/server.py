@@ -10,6 +10,7 @@ import threading
 import jax
 
 from colar_jax.errors import UserError
+from colar_jax.runs.trained_speeds import was_trained
 from colar_jax.serving.app import make_app
 from colar_jax.serving.connections import Server
 from colar_jax.serving.counters import Metrics
@@ -71,9 +72,9 @@ class Deployment:
         self.plan, self.metrics, self._loop = plan, Metrics(), None
         self.slots = SlotEngine(programs, sizes, engine.num_shards)
         speeds = thinker.run.trained_speeds(thinker.stage)
-        method = thinker.method
-        was_trained = functools.partial(thinker.run.was_trained, thinker.stage)
-        served = Served(plan.name, ways, tokenizer, speeds, method.has_speed, was_trained, sizes)
+        # Of the config alone: the run holds the base that adapters stand beside.
+        is_trained = functools.partial(was_trained, thinker.run.config, thinker.stage)
+        served = Served(plan.name, ways, tokenizer, speeds, thinker.method.has_speed, is_trained, sizes)
         self.scheduler = Scheduler(
             self.slots,
             self._tell,

@@ -14,7 +14,7 @@ import jax
 import pytest
 import requests
 from cases import fast
-from exchange.tiny_run import given_run
+from exchange.tiny_run import LORA, given_run
 
 from colar_jax import serve
 from colar_jax.config import resolve
@@ -77,9 +77,10 @@ def test_a_model_of_the_hub_is_called_by_its_repository():
     assert serve._name_of(Path("/runs/arithmetic")) == "arithmetic" and serve._name_of(Path("/run")) == "run"
 
 
-def test_weights_are_held_once(tmp_path):
-    """Layer by layer, and not in the stacks besides that they were loaded in."""
-    run, _ = given_run(tmp_path / "run")
+@pytest.mark.parametrize("model", [{}, {"lora": LORA}])
+def test_weights_are_held_once(model, tmp_path):
+    """Layer by layer, and not in the stacks besides that they were loaded in; of a run with adapters its base, too."""
+    run, _ = given_run(tmp_path / "run", **model)
     shape = run.shapes["llama"]["blocks"]["gate"]["kernel"].shape
 
     def stacks() -> int:
