@@ -14,8 +14,15 @@ class UserError(ValueError):
 NO_MEMORY = (
     "the device has too little memory for this; colar_jax.plan says what takes it. To need less: model.remat=full, "
     "stages.<stage>.accumulation, model.dtype and model.base_dtype, more devices in parallel.mesh; to decode, a "
-    "smaller eval.batch_size"
+    "smaller eval.batch_size; to serve, a smaller --slots, --max_prompt or --max_latents"
 )
+
+
+def no_memory(error: BaseException) -> str:
+    """The sentence for an error of a device that has no memory left; "" for any other."""
+    if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
+        return ""
+    return f"{NO_MEMORY} ({' '.join(str(error).split())[:200]})"
 
 
 class TrainingEnded(RuntimeError):

@@ -23,7 +23,7 @@ from colar_jax.command_line.environment import arguments_as_utf8, prepare_stream
 from colar_jax.command_line.flags import flag, override, parse_own
 from colar_jax.command_line.help import help_text
 from colar_jax.config import Config, resolve
-from colar_jax.errors import NO_MEMORY, TrainingEnded, UserError
+from colar_jax.errors import TrainingEnded, UserError, no_memory
 from colar_jax.parallel import hosts
 from colar_jax.runs.run_folder import CONFIG_FILE, saved_config
 from colar_jax.settings import split_names
@@ -190,8 +190,8 @@ def _mistakes_in_one_line():
         if words := refusal_of_disk(error):  # libraries raise what they like when a disk refuses
             print(f"error: {words}, says the disk that is written to", file=sys.stderr)
             sys.exit(2)
-        if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
-            print(f"error: {NO_MEMORY} ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+        if words := no_memory(error):
+            print(f"error: {words}", file=sys.stderr)
             sys.exit(1)
         raise
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from colar_jax.errors import no_memory
 from colar_jax.serving.jobs import FailedError, Job, Observer, QueueFullError, StoppingError, Tell
 from colar_jax.serving.narration import Failed, Happening, Narrator, ToldThought
 from colar_jax.serving.slot_engine import Happened, Running, SlotEngine
@@ -138,7 +139,8 @@ class Scheduler:
         try:
             self._serve()
         except Exception as error:
-            logger.exception("the thread of the devices has ended")
+            words = no_memory(error)
+            logger.error("the thread of the devices has ended: %s", words or error, exc_info=not words)
             with self._changed:
                 self.failure = error
                 untold = (slots for _, slots in self._untold)  # who is done, and has not heard of it, among them

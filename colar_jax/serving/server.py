@@ -9,7 +9,7 @@ import threading
 
 import jax
 
-from colar_jax.errors import UserError
+from colar_jax.errors import UserError, no_memory
 from colar_jax.runs.trained_speeds import was_trained
 from colar_jax.serving.app import make_app
 from colar_jax.serving.connections import Server
@@ -94,20 +94,26 @@ class Deployment:
     async def _lifespan(self, app):
         """While the API is up, answers are made; at its end those that are under way are finished."""
         self._loop = asyncio.get_running_loop()
-        compilations = self.slots.compilations()
-        next(compilations), next(compilations)
         self.scheduler.start()
-        compiling = threading.Thread(target=self._compile, args=(compilations,), name="compilations", daemon=True)
+        compiling = threading.Thread(target=self._compile, name="compilations", daemon=True)
         compiling.start()
         yield
         self._is_stopping.set()
         await asyncio.to_thread(self.scheduler.stop, timeout=self.plan.seconds_to_finish)
         await asyncio.to_thread(compiling.join)  # a program that is being compiled cannot be left
 
-    def _compile(self, compilations) -> None:
-        for _ in compilations:
-            if self._is_stopping.is_set():
-                return
+    def _compile(self) -> None:
+        try:
+            for _ in self._compilations:
+                if self._is_stopping.is_set():
+                    return
+        except Exception as error:
+            if not (words := no_memory(error)):
+                raise
+            logger.warning(
+                "%d of %d programs are compiled, which serve everything: %s", *self.slots.num_programs, words
+            )
+            return
         logger.info("all %d programs are compiled", self.slots.num_programs[0])
 
     def _tell(self, told: list[tuple[Job, list[Happening]]]) -> None:
@@ -116,8 +122,12 @@ class Deployment:
             self._loop.call_soon_threadsafe(_hand_out, told)
 
     def server(self) -> Server:
-        """What serves it on a socket."""
-        plan = self.plan
+        """What serves it on a socket. The two programs that serve everything are compiled here.
+
+        Not while the API starts: what uvicorn calls then ends the process with a traceback where it fails.
+        """
+        plan, self._compilations = self.plan, self.slots.compilations()
+        next(self._compilations), next(self._compilations)
         return Server(
             self.app,
             seconds_to_send=plan.bounds.seconds_to_send,

@@ -2,6 +2,7 @@
 
 import threading
 
+import jax
 import pytest
 from cases import fast
 from serving.pico_slots import SIZES, ask, assert_same, decoded, slot_engine
@@ -147,6 +148,20 @@ def test_a_fault_is_told_to_all_and_nothing_hangs(scheduled):
     with pytest.raises(FailedError):
         one.scheduler.submit([job(7)])
     assert "the device is gone" in str(one.scheduler.failure)
+
+
+def test_a_device_without_memory_is_one_sentence_of_the_log(scheduled, caplog):
+    one = scheduled()
+
+    def broken(asks):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes.")
+
+    one.engine.fill = broken
+    jobs = [job(0)]
+    one.scheduler.submit(jobs)
+    one.listener.wait_for(jobs)
+    (record,) = [record for record in caplog.records if record.name.startswith("colar_jax")]
+    assert "the device has too little memory" in record.getMessage() and not record.exc_info
 
 
 def test_a_fault_in_reading_a_question_is_told_to_those_who_asked_it(scheduled):

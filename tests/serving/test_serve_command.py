@@ -1,6 +1,7 @@
 """`python -m colar_jax.serve`: what goes wrong is one line, and SIGTERM lets it finish."""
 
 import gc
+import itertools
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -15,9 +17,12 @@ import pytest
 import requests
 from cases import fast
 from exchange.tiny_run import LORA, given_run
+from fastapi.testclient import TestClient
 
 from colar_jax import serve
 from colar_jax.config import resolve
+from colar_jax.errors import no_memory
+from colar_jax.serving.slot_engine import SlotEngine
 from colar_jax.thinker.opening import config_of
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +95,32 @@ def test_weights_are_held_once(model, tmp_path):
     before, config = stacks(), resolve(config_of(run.workdir))
     deployment = serve._deployment(config, serve.Flags(slots=1, max_prompt=16))
     assert deployment.slots.num_slots == 1 and stacks() == before
+
+
+@pytest.mark.parametrize(("num_fitting", "is_served"), [(0, False), (1, False), (2, True)])
+def test_too_little_memory_is_one_sentence(num_fitting, is_served, run, monkeypatch, caplog):
+    """At the two programs that serve everything nothing is served; at a smaller one they go on."""
+    compilations, has_failed = SlotEngine.compilations, threading.Event()
+
+    def too_large(engine):
+        yield from itertools.islice(compilations(engine), num_fitting)
+        has_failed.set()
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes.")
+
+    monkeypatch.setattr(SlotEngine, "compilations", too_large)
+    deployment = serve._deployment(resolve(config_of(run)), serve.Flags(slots=1, max_prompt=64))
+    if not is_served:
+        with pytest.raises(jax.errors.JaxRuntimeError) as raised:  # which a command says in one sentence
+            deployment.server()
+        assert "the device has too little memory" in no_memory(raised.value) and "--slots" in no_memory(raised.value)
+        return
+    deployment.server()
+    with TestClient(deployment.app) as client:
+        assert has_failed.wait(60)
+        body = {"model": "arithmetic", "prompt": QUESTION}
+        assert client.post("/v1/completions", json=body).status_code == 200
+    (line,) = [record.getMessage() for record in caplog.records if "programs are compiled" in record.getMessage()]
+    assert line.startswith("2 of ") and "the device has too little memory" in line
 
 
 def test_help():
