@@ -48,6 +48,8 @@ class Flags:
                 raise UserError("--form=prompt_embeds: name a file with --questions, or ask one --question")
             if not 0 <= self.temperature < math.inf:
                 raise UserError(f"--temperature={self.temperature} is no number of at least 0")
+            if not 0 <= self.seed < 2**32:
+                raise UserError(f"--seed={self.seed} is no whole number from 0 to {2**32 - 1}")
             return
         for name in ("questions", "question", "speed", "temperature", "seed"):
             if getattr(self, name) != getattr(Flags, name):

@@ -6,8 +6,10 @@ thinks in a slot beside others; a slot is refilled as soon as it is free. /healt
 
 import dataclasses
 import logging
+import math
 import os
 import sys
+import threading
 from pathlib import Path
 
 from colar_jax.command_line import MODEL, flag, run_main
@@ -15,6 +17,8 @@ from colar_jax.config import Config
 from colar_jax.errors import UserError
 
 API_KEY = "COLAR_JAX_API_KEY"  # of the environment: what is on a command line, all users of a machine can see
+_LARGEST_COUNT = 2**29  # three of them together are positions, int32 on the devices
+_MOST_SLOTS = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Flags:
         for name in ("slots", "max_prompt", "max_answers", "max_body", "max_connections", "timeout", "grace"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name}={getattr(self, name)} must be positive")
+        for field in dataclasses.fields(self):
+            most = {int: _LARGEST_COUNT, float: threading.TIMEOUT_MAX}.get(field.type, math.inf)
+            most = _MOST_SLOTS if field.name == "slots" else most
+            if most < math.inf and getattr(self, field.name) > most:
+                raise UserError(f"--{field.name}={getattr(self, field.name)} is more than {most:.0f}")
         if not 0 <= self.port < 65536:
             raise UserError(f"--port={self.port} is no port: a number from 0 to 65535")
 

@@ -70,7 +70,13 @@ class Deployment:
             )
         programs = SlotPrograms(engine, ways, thinker.parameters)
         self.plan, self.metrics, self._loop = plan, Metrics(), None
-        self.slots = SlotEngine(programs, sizes, engine.num_shards)
+        try:
+            self.slots = SlotEngine(programs, sizes, engine.num_shards)
+        except MemoryError as error:  # of the host, on which empty slots are made
+            raise UserError(
+                f"--slots={sizes.slots} --max_prompt={sizes.max_prompt} --max_latents={sizes.max_thoughts} "
+                f"--max_tokens={sizes.max_tokens}: no memory for so many positions: {error}"
+            ) from None
         speeds = thinker.run.trained_speeds(thinker.stage)
         # Of the config alone: the run holds the base that adapters stand beside.
         is_trained = functools.partial(was_trained, thinker.run.config, thinker.stage)

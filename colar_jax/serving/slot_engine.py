@@ -59,13 +59,13 @@ class SlotEngine:
 
     def __init__(self, programs: SlotPrograms, sizes: SlotSizes, num_shards: int):
         self._programs, self.sizes, self._num_shards = programs, sizes, num_shards
-        self._free = [list(range(sizes.slots)) for _ in range(num_shards)]  # rows of each device, ascending
         self._lengths: dict[int, int] = {}  # positions of what is in a slot
         self._longest: dict[int, int] = {}  # that it may come to have
         self._shapes = Shapes(sizes)
         self._filling, _ = jax.eval_shape(programs.prefill, programs.weights, *self._no_questions(sizes.prompts[-1]))
         self._shape = self._shapes.smallest(1, 1)  # as yet the largest
         self._slots: Slots = programs.empty(self._filling, *self._shape)
+        self._free = [list(range(sizes.slots)) for _ in range(num_shards)]  # rows of each device, ascending
         # What the model cannot compute over so many positions is said now, not when the program is compiled.
         jax.eval_shape(lambda slots: programs.advance(programs.weights, slots, np.int32(0), sizes.steps), self._slots)
 

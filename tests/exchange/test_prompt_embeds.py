@@ -137,6 +137,8 @@ def test_the_command_reads_a_file_of_questions(run, tmp_path, monkeypatch):
         (["--questions=latin.txt"], "latin.txt:2 is not UTF-8"),
         (["--question=Bob has 7 apples."], "the question, 'Bob has 7 apples.': the tokenizer does not know 'Bob'"),
         (["--question=Tom?", "--temperature=-1"], "--temperature=-1.0 is no number"),
+        (["--question=Tom?", "--temperature=inf"], "--temperature=inf is no number"),
+        (["--question=Tom?", "--seed=-1"], "--seed=-1 is no whole number"),
         (["--question=Tom?", "--speed=fast"], "'fast' is no thinking speed"),
         (["--question=Tom?", "--form=merged"], "--question is of --form=prompt_embeds alone"),
         (["--form=merged"], "is exported already; of it there is --form=prompt_embeds"),

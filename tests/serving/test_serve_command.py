@@ -1,7 +1,9 @@
 """`python -m colar_jax.serve`: what goes wrong is one line, and SIGTERM lets it finish."""
 
+import dataclasses
 import gc
 import itertools
+import math
 import os
 import re
 import shutil
@@ -21,7 +23,7 @@ from fastapi.testclient import TestClient
 
 from colar_jax import serve
 from colar_jax.config import resolve
-from colar_jax.errors import no_memory
+from colar_jax.errors import UserError, no_memory
 from colar_jax.serving.slot_engine import SlotEngine
 from colar_jax.thinker.opening import config_of
 
@@ -121,6 +123,20 @@ def test_too_little_memory_is_one_sentence(num_fitting, is_served, run, monkeypa
         assert client.post("/v1/completions", json=body).status_code == 200
     (line,) = [record.getMessage() for record in caplog.records if "programs are compiled" in record.getMessage()]
     assert line.startswith("2 of ") and "the device has too little memory" in line
+
+
+def test_sizes_without_memory_are_one_sentence(run):
+    flags = serve.Flags(slots=serve._MOST_SLOTS, max_prompt=serve._LARGEST_COUNT)
+    with pytest.raises(UserError, match=r"--slots=65536 --max_prompt=536870912 .*: no memory for so many pos"):
+        serve._deployment(resolve(config_of(run)), flags)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(serve.Flags) if field.type is not str])
+def test_no_number_is_without_a_bound(name):
+    """One that no clock waits for, or that no array holds, was found when the model was loaded, or at the end."""
+    for value in (math.inf, math.nan, 1e300) if isinstance(getattr(serve.Flags, name), float) else (2**29 + 1, -1):
+        with pytest.raises(UserError, match=f"--{name}="):
+            serve.Flags(**{name: value})
 
 
 def test_help():
