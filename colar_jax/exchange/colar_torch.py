@@ -101,15 +101,21 @@ class SpeedEmbedding(torch.nn.Sequential):
 
 
 def thinking_speed(speed: float | str) -> float | str:
-    """A speed as a number, or "auto"; a ValueError says what is neither."""
+    """A speed as a number, or "auto"; a ValueError says what is neither.
+
+    A prompt says six digits of it: one that has more would be told as another.
+    """
     if speed == "auto":
         return speed
     try:
-        number = float(speed)
-    except ValueError:
+        number = math.nan if isinstance(speed, bool) else float(speed)
+    except (TypeError, ValueError):
         number = math.nan
-    if not 1 <= number < math.inf:
-        raise ValueError(f"speed={speed} is neither a number of at least 1 nor auto")
+    if not 1 <= number < math.inf or float(f"{number:g}") != number:
+        raise ValueError(
+            f"speed={speed} is no thinking speed: a number of at least 1 (tokens per latent) with at most six digits, "
+            "or auto"
+        )
     return number
 
 
@@ -138,20 +144,62 @@ class Sampling:
     """How to choose where there is a choice: the mean of each latent and the most probable tokens, or draws."""
 
     greedy: bool = True
-    temperature: float = 1.0  # of what is drawn: the latents' standard deviation, the stop, the tokens
-    top_p: float = 0.9  # of the tokens
+    temperature: float | None = None  # of latents, the stop and the tokens alike; None: of each, that of the run
+    top_p: float | None = None  # of the tokens; None: that of the run
     generator: torch.Generator | None = None  # the source of random numbers
-
-    def pick(self, logits) -> int:
-        """The next token: the most probable one, or a draw from the smallest set of tokens that holds `top_p`."""
-        if self.greedy:
-            return int(logits.argmax())
-        probabilities, order = (logits / self.temperature).softmax(-1).sort(descending=True)
-        probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
-        return int(order[torch.multinomial(probabilities, 1, generator=self.generator)])
 
 
 GREEDY = Sampling()
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """How everything is drawn: the run's settings (`decode` of `thinking.json`), and what a `Sampling` puts in place.
+
+    Folders of earlier versions have no settings; then these defaults hold.
+    """
+
+    latent_temperature: float = 1.0  # scales the latents' standard deviation
+    min_latent_std: float = 0.0  # its floor
+    latent_noise: str = "two_sided"  # one_sided: the size of a normal draw in each dimension
+    stop_temperature: float = 1.0  # of the decision to end thinking, and of words in a chain of thought
+    stop_odds_temperature: float = 1.0  # of the odds of ending latent thinking
+    answer_temperature: float = 1.0
+    top_p: float = 0.9
+    greedy: bool = True
+    greedy_stop: str = "argmax"  # or half
+    generator: torch.Generator | None = None
+
+    @classmethod
+    def of(cls, settings: dict, sampling: Sampling) -> "Draws":
+        """Those of a folder's settings, and of how one question is asked."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        given = {name: value for name, value in (settings.get("decode") or {}).items() if name in names}
+        if sampling.temperature is not None:
+            of_all = ("latent_temperature", "stop_temperature", "answer_temperature")
+            given |= dict.fromkeys(of_all, sampling.temperature)
+        if sampling.top_p is not None:
+            given["top_p"] = sampling.top_p
+        return cls(**given | {"greedy": sampling.greedy, "generator": sampling.generator})
+
+    def token(self, logits, temperature: float) -> int:
+        """The next token: the most probable one, or a draw from the smallest set of tokens that holds `top_p`."""
+        if self.greedy:
+            return int(logits.argmax())
+        probabilities, order = (logits / temperature).softmax(-1).sort(descending=True)
+        probabilities[probabilities.cumsum(-1) - probabilities >= self.top_p] = 0
+        return int(order[torch.multinomial(probabilities, 1, generator=self.generator)])
+
+    def stop(self, log_odds) -> bool:
+        """Whether thinking ends, by a draw."""
+        probability = (log_odds / self.stop_odds_temperature).sigmoid()
+        return bool(torch.rand((), generator=self.generator) < probability)
+
+    def latent(self, mean, std):
+        """A latent from its Gaussian."""
+        noise = torch.randn(mean.shape, generator=self.generator)
+        noise = noise.abs() if self.latent_noise == "one_sided" else noise
+        return mean + self.latent_temperature * std.clamp(min=self.min_latent_std) * noise
 
 
 class LatentReasoner:
@@ -228,15 +276,18 @@ class LatentReasoner:
         """Think about one question and answer it.
 
         Args:
-            speed: tokens per latent, as said in the prompt (one that was trained), or "auto".
-            sampling: greedy, or `Sampling(greedy=False, ...)`.
+            speed: tokens per latent, as said in the prompt (one that was trained), or "auto"; of models that have one.
+            sampling: greedy, or `Sampling(greedy=False, ...)`, at the run's temperatures unless it says others.
             max_latents, min_latents, max_answer_tokens: limits, by default those of the run; latents that are fed as
                 hidden states are as many as were trained.
+
+        Raises:
+            ValueError: the speed is none, or there is none to choose.
         """
         if unread := unread_words(question, self.tokenizer):
             print(f"warning: the tokenizer cannot read {', '.join(map(repr, unread))} as written", file=sys.stderr)
-        settings = self.settings
-        speed = thinking_speed(settings["speeds"][0] if speed is None else speed)
+        settings, draws = self.settings, Draws.of(self.settings, sampling)
+        speed = self.checked_speed(speed)
         prompt = settings["prompt"].format(question=question, speed=speed if isinstance(speed, str) else f"{speed:g}")
         separator = settings["separator_id"]
         prompt_ids = [*self.tokenizer(prompt, add_special_tokens=False)["input_ids"], separator]
@@ -253,7 +304,7 @@ class LatentReasoner:
             thoughts, state = self._swept(state)
             most = 0
         while len(thoughts) < most:
-            thought, embed, stops = self._think(state, sampling)
+            thought, embed, stops = self._think(state, draws)
             if stops and len(thoughts) >= least:
                 break
             thoughts.append(thought)
@@ -269,11 +320,28 @@ class LatentReasoner:
         while len(ids) < limit:
             position = None if after is None else after + len(ids)
             state = self._step(self._embedding(torch.tensor([[token]])), state[2], position)
-            token = sampling.pick(state[1])
+            token = draws.token(state[1], draws.answer_temperature)
             if token == settings["eos_id"]:
                 break
             ids.append(token)
         return self._answer(thoughts, ids)
+
+    def checked_speed(self, asked: float | str | None) -> float | str:
+        """The speed to think at; None is the first that was trained. ValueError: it is none, or none is to choose."""
+        settings = self.settings
+        if asked is None:
+            return thinking_speed(settings["speeds"][0])
+        speed = thinking_speed(asked)
+        if not settings.get("has_speed", True):  # folders of earlier versions do not say
+            stage = settings.get("stage") or settings["method"]
+            raise ValueError(f"speed={asked}: stage {stage} has none to choose; leave it out")
+        counts_tokens = self._speed_embedding is not None and self._speed_embedding.counts_tokens
+        if counts_tokens and speed != "auto" and round(speed, 2) != speed:
+            raise ValueError(
+                f"speed={asked}: where latents stand on the chain's timeline (timeline='tokens'), speeds have at most "
+                "2 decimals"
+            )
+        return speed
 
     def _answer(self, thoughts: list, ids: list[int]) -> Answer:
         text = self.tokenizer.decode(ids, skip_special_tokens=True).removeprefix(self.settings["answer_prefix"])
@@ -314,12 +382,12 @@ class LatentReasoner:
             hidden, logits, cache = self._run(fed[None], cache)
         return list(fed.float()), (hidden[-1], logits, cache)
 
-    def _think(self, state, sampling: Sampling):
+    def _think(self, state, draws: Draws):
         """The next thought, what is fed of it, and whether thinking is over instead."""
         hidden, logits, _ = state
         way, separator = self.settings["way"], self.settings["separator_id"]
         if way == "words":
-            token = sampling.pick(logits)
+            token = draws.token(logits, draws.stop_temperature)
             return token, self._embedding(torch.tensor(token)), token == separator
         if way == "superposition":
             fed = (
@@ -334,31 +402,35 @@ class LatentReasoner:
         if way == "chosen_stop":
             fed = (hidden if self.maker is None else self.maker(hidden)).float()
             odds = hidden.float() @ self.settings["stop_row"]
-            if sampling.greedy:
-                return fed, fed, bool(odds > 0)
-            probability = (odds / sampling.temperature).sigmoid()
-            return fed, fed, bool(torch.rand((), generator=sampling.generator) < probability)
+            return fed, fed, bool(odds > 0) if draws.greedy else draws.stop(odds / draws.stop_temperature)
         if way == "rescaled_states":
             fed = hidden.float() * (self.settings["embed_std"] / hidden.float().square().mean().sqrt())
             return fed, fed, True
         if way != "latent_head":
             fed = hidden if self.maker is None else self.maker(hidden)
             return fed.float(), fed, True
-        latent = self._latent(hidden, sampling)
-        if sampling.greedy:
-            is_half = (self.settings.get("decode") or {}).get("greedy_stop") == "half"
-            stops = bool(logits.softmax(-1)[separator] >= 0.5) if is_half else int(logits.argmax()) == separator
+        latent = self._latent(hidden, draws)
+        if not draws.greedy:
+            stops = draws.stop(_log_odds(logits / draws.stop_temperature, separator))
+        elif draws.greedy_stop == "half":
+            stops = bool(logits.softmax(-1)[separator] >= 0.5)
         else:
-            probability = (logits / sampling.temperature).softmax(-1)[separator]
-            stops = bool(torch.rand((), generator=sampling.generator) < probability)
+            stops = int(logits.argmax()) == separator
         return latent, latent * self.settings["embed_std"], stops
 
-    def _latent(self, hidden, sampling: Sampling):
+    def _latent(self, hidden, draws: Draws):
         mean, log_std = (part.float() for part in self.maker(hidden))
-        if sampling.greedy or self.settings["deterministic"]:
+        if draws.greedy:
             return mean
         std = log_std.clamp(self.settings["min_log_std"], self.settings["max_log_std"]).exp()
-        return mean + sampling.temperature * std * torch.randn(mean.shape, generator=sampling.generator)
+        return draws.latent(mean, torch.zeros_like(std) if self.settings["deterministic"] else std)
+
+
+def _log_odds(logits, token: int):
+    """Of one token against all others together."""
+    others = logits.clone()
+    others[token] = -math.inf
+    return logits[token] - others.logsumexp(-1)
 
 
 def main() -> None:
@@ -375,6 +447,7 @@ def main() -> None:
     sampling = GREEDY if seed is None else Sampling(greedy=False, generator=torch.Generator().manual_seed(seed))
     try:
         reasoner = LatentReasoner.load(arguments.folder)
+        reasoner.checked_speed(arguments.speed)
     except ValueError as error:
         parser.error(str(error))
     result = reasoner.answer(arguments.question, speed=arguments.speed, sampling=sampling)

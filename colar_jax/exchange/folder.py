@@ -120,6 +120,7 @@ def _thinking_facts(run: Run, stage: str, thinking: Thinking, way: str) -> Think
         method_settings=dataclasses.asdict(method),
         decode=dataclasses.asdict(run.config.decode),
         trainer=run.config.stages[stage].trainer,
+        has_speed=method.has_speed,
         verifier=run.config.data.verifier,
     )
 

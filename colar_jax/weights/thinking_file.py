@@ -15,7 +15,7 @@ THINKING_FILE = "thinking.json"
 class ThinkingFacts:
     """What a program has to know to think with an exported model.
 
-    `colar_torch.py` reads all but `base`, `stage`, `trainer` and `verifier`.
+    `colar_torch.py` reads all but `base`, `trainer` and `verifier`.
     """
 
     method: str  # a name of `methods.METHODS`, or package.module:NAME
@@ -33,6 +33,7 @@ class ThinkingFacts:
     method_settings: dict[str, Any] | None = None  # of the method; None likewise
     decode: dict[str, Any] | None = None  # the run's settings of decoding; None likewise
     trainer: str = "sft"  # what the stage learned with; of earlier versions nobody knows
+    has_speed: bool = True  # whether there is a speed to choose; of earlier versions the file does not say
     verifier: str = ""  # by which the run judges answers, one of `data.answers.VERIFIERS`; "" likewise
 
     def save(self, folder: Path) -> None:
@@ -45,6 +46,7 @@ def read_thinking(folder: Path) -> ThinkingFacts:
     path = folder / THINKING_FILE
     found = read_json_object(path)
     kinds = {"speeds": list, "separator_id": int, "eos_id": int, "method_settings": dict | None, "decode": dict | None}
+    kinds["has_speed"] = bool
     kinds |= dict.fromkeys(("max_thoughts", "min_thoughts", "max_answer_tokens"), int)
     facts = {}
     for field in dataclasses.fields(ThinkingFacts):
@@ -52,7 +54,7 @@ def read_thinking(folder: Path) -> ThinkingFacts:
         if value is dataclasses.MISSING:
             raise UserError(f"{path} does not say {field.name!r}: export the model again")
         kind = kinds.get(field.name, str)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise UserError(f"{path}: {field.name} is {value!r:.80}, which it cannot be: export the model again")
         facts[field.name] = value
     return ThinkingFacts(**facts)

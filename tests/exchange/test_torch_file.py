@@ -11,9 +11,11 @@ from exchange.thinking_alike import assert_thinks_alike, torch_file_of
 from exchange.tiny_run import given_run
 from flax import nnx
 
+from colar_jax.errors import UserError
 from colar_jax.exchange import ways
 from colar_jax.exchange.folder import export_stage
 from colar_jax.model.presets import PRESETS
+from colar_jax.thinker.asked import check_speed
 from colar_jax.weights.families import FAMILIES
 
 pytestmark = pytest.mark.slow
@@ -45,14 +47,25 @@ def test_the_torch_file_is_told_the_speed_as_we_tell_it(latent, greedy_stop, tmp
         np.testing.assert_allclose(told(speed).detach().numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("speed", ["fast", "0.5", 0, "nan", "1,2"])
+@pytest.mark.parametrize("speed", ["fast", "0.5", 0, "nan", "1,2", "inf", 2.0000001, True, [2]])
 def test_the_torch_file_refuses_what_is_no_speed(speed, exported):
     pytest.importorskip("torch")
     run, _, folder = exported
-    with pytest.raises(ValueError, match="neither a number of at least 1 nor auto"):
+    with pytest.raises(ValueError, match="is no thinking speed: a number of at least 1"):
         torch_file_of(folder).LatentReasoner.load(folder).answer(
             run.tests["arithmetic"].problems[0].question, speed=speed
         )
+
+
+def test_the_torch_file_refuses_a_speed_that_has_no_place_on_the_timeline(tmp_path):
+    pytest.importorskip("torch")
+    run, _ = given_run(tmp_path / "run", latent={"conditioning": "number", "timeline": "tokens"})
+    reasoner = torch_file_of(folder := export_stage(run, "colar", tmp_path / "out")).LatentReasoner.load(folder)
+    with pytest.raises(UserError) as ours:
+        run.method("colar").recipe.told(2.344)
+    with pytest.raises(ValueError, match="at most 2 decimals") as theirs:
+        reasoner.answer("Eva has 5 pens.", speed="2.344")
+    assert str(theirs.value) == str(ours.value)
 
 
 def test_a_speed_of_the_command_line_is_said_as_in_training(exported, monkeypatch, capsys):
@@ -103,8 +116,24 @@ def test_other_methods_think_there_as_here(case, tmp_path):
     assert files == {"model.safetensors"} | of_latents.get(way, set()) | projection
     card = (folder / "README.md").read_text()
     assert ways.WAYS[way].format(num_thoughts=facts["max_thoughts"]) in card
+    assert_takes_a_speed_as_we_do(run, stage, folder)
     has_speed = run.method(stage).has_speed
     assert ("There is no thinking speed to choose." in card, "--speed" in card) == (not has_speed, has_speed)
+
+
+def assert_takes_a_speed_as_we_do(run, stage, folder):
+    """Where there is none to choose it is refused; a folder of an earlier version does not say so, and goes on."""
+    reasoner, method = torch_file_of(folder).LatentReasoner.load(folder), run.method(stage)
+    if method.has_speed:
+        assert reasoner.checked_speed("3") == 3
+        return
+    with pytest.raises(UserError) as ours:
+        check_speed("3", method.recipe, has_speed=False, stage=stage)
+    with pytest.raises(ValueError, match="none to choose") as theirs:
+        reasoner.answer("Eva has 5 pens.", speed="3")
+    assert str(theirs.value) == str(ours.value)
+    del reasoner.settings["has_speed"]
+    assert reasoner.checked_speed("3") == 3
 
 
 @pytest.mark.parametrize("stage", ["colar", "cot"])
@@ -132,6 +161,10 @@ def test_the_command_of_an_exported_chain_of_thought(tmp_path, monkeypatch, caps
     monkeypatch.setattr("sys.argv", ["colar_torch.py", question, "--folder", str(folder)])
     torch_file_of(folder).main()
     assert "tokens of reasoning)" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["colar_torch.py", question, "--folder", str(folder), "--speed", "2"])
+    with pytest.raises(SystemExit):
+        torch_file_of(folder).main()
+    assert "speed=2.0: stage cot has none to choose; leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cache_name", ["cache", "past_key_values"])

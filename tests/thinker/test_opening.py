@@ -39,7 +39,7 @@ def test_an_exported_folder_answers_as_its_run(asked_run, loaded, stage, tmp_pat
         assert_same_answer(ours, theirs)
 
     facts = json.loads((folder / "thinking.json").read_text())
-    for name in ("stage", "method_settings", "decode"):  # which earlier versions did not write
+    for name in ("stage", "method_settings", "decode", "has_speed"):  # which earlier versions did not write
         del facts[name]
     (folder / "thinking.json").write_text(json.dumps(facts))
     of_before = colar_jax.load(folder)
@@ -236,6 +236,8 @@ DAMAGES = {
     "thinking.json is not JSON": lambda folder: (folder / "thinking.json").write_text("{"),
     "does not say 'way'": lambda folder: change(folder, lambda facts: facts.pop("way")),
     "max_thoughts is 'x'": lambda folder: change(folder, lambda facts: facts.update(max_thoughts="x")),
+    "has_speed is 1": lambda folder: change(folder, lambda facts: facts.update(has_speed=1)),
+    "min_thoughts is True": lambda folder: change(folder, lambda facts: facts.update(min_thoughts=True)),
     "method='colour' is none of": lambda folder: change(folder, lambda facts: facts.update(method="colour")),
     "config.stages.colar.latent.new is no": lambda folder: change(folder, lambda f: f["method_settings"].update(new=1)),
     "latent_head.safetensors cannot be read": lambda f: (f / "latent_head.safetensors").write_bytes(b"\xff" * 100),
