@@ -10,8 +10,8 @@ import pytest
 
 from colar_jax.data.encoding import encode
 from colar_jax.data.example_questions import EXAMPLE
-from colar_jax.data.json_lines import parse_problem
 from colar_jax.data.layout import Supervision, lay_out
+from colar_jax.data.records import parse_problem
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from colar_jax.data.json_lines import KEYS, parse_gsm8k, parse_problem
+from colar_jax.data.json_lines import VAL_NAMES
 from colar_jax.data.problems import Problem
+from colar_jax.data.records import KEYS, log_unread, parse_gsm8k, parse_problem, unread_keys
 from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def load_hub_set(name: str, split: str) -> list[Problem]:
     if name in HUB_SETS:
         hub_set = HUB_SETS[name]
     elif "/" in name:
-        hub_set = HubSet(name, convert_plain, choose_splits(_split_names(name)))
+        convert = convert_plain if split == "train" else convert_asked
+        hub_set = HubSet(name, convert, choose_splits(_split_names(name)))
     else:
         nearest = difflib.get_close_matches(name, HUB_SETS, n=3) or list(HUB_SETS)
         raise UserError(f"hub:{name} is unknown; did you mean hub:{' or hub:'.join(nearest)}, or hub:<owner/name>?")
@@ -81,10 +83,12 @@ def interleaved(parts: Sequence[Sequence[Problem]]) -> list[Problem]:
 def convert_rows(rows: Iterable[HubRow], convert: Callable[[HubRow], Problem | None], place: str) -> list[Problem]:
     """Convert rows in order, leave out those that have no problem, and log how many these were.
 
+    Of rows in our own form also what was not read of them.
+
     Raises:
       UserError: for a row without a column that `convert` needs, or with a broken value; names `place` and row.
     """
-    problems, left_out = [], 0
+    problems, left_out, unread = [], 0, set()
     for number, row in enumerate(rows, start=1):
         try:
             problem = convert(row)
@@ -96,17 +100,22 @@ def convert_rows(rows: Iterable[HubRow], convert: Callable[[HubRow], Problem | N
             left_out += 1
         else:
             problems.append(dataclasses.replace(problem, place=f"{place}, row {number}"))
+        if convert in (convert_plain, convert_asked):
+            unread |= unread_keys(row)
+    log_unread(place, unread)
     if left_out:
         logger.info("%s: left out %d of %d rows", place, left_out, left_out + len(problems))
     return problems
 
 
 def convert_plain(row: HubRow) -> Problem:
-    """A row in our own form. Steps may be one text (column `steps` or `cot`): marks `<<..>>`, or else lines."""
-    steps = row["cot"] if "cot" in row and "steps" not in row else row["steps"]
-    if isinstance(steps, str):
-        steps = _split_steps(steps)
-    return _problem(row["question"], steps, row["answer"])
+    """A row in the form that a JSON Lines file has."""
+    return parse_problem(row)
+
+
+def convert_asked(row: HubRow) -> Problem:
+    """As `convert_plain`, of a set that is only asked: steps may be missing."""
+    return parse_problem(row, needs_steps=False)
 
 
 def convert_gsm8k(row: HubRow) -> Problem:
@@ -163,19 +172,9 @@ def _problem(question: Any, steps: Any, answer: Any) -> Problem:
     return parse_problem(dict(zip(KEYS, (question, steps, answer), strict=True)))
 
 
-def _lines(text: str) -> list[str]:
-    return [line for line in text.split("\n") if line.strip()]
-
-
-def _split_steps(text: str) -> list[str]:
-    """The marks `<<..>>` of a text that holds nothing else (white space aside), or else its lines."""
-    marks = re.findall(r"<<.*?>>", text)
-    return marks if re.sub(r"\s", "", "".join(marks)) == re.sub(r"\s", "", text) else _lines(text)
-
-
 def choose_splits(names: list[str]) -> dict[str, str]:
     """Which of a set's own splits are ours. Without a validation split, the last tenth of the training rows is val."""
-    validation = next((name for name in ("val", "validation", "valid", "dev") if name in names), None)
+    validation = next((name for name in VAL_NAMES if name in names), None)
     splits = {"val": validation} if validation else {}
     if "train" in names:
         splits = {"train": "train"} | splits if validation else dict(LAST_TENTH_IS_VAL)

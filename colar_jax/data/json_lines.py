@@ -1,11 +1,9 @@
-"""Problems in JSON Lines files: one object a line, with the keys question, steps and answer, or in GSM8K's own form."""
+"""Problems in JSON Lines files: one object a line (`data.records` says which)."""
 
 import codecs
 import dataclasses
 import gzip
-import itertools
 import json
-import math
 import reprlib
 import sys
 import zlib
@@ -13,14 +11,14 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from colar_jax.data.problems import Problem
+from colar_jax.data.records import log_unread, parse_problem, unread_keys
 from colar_jax.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
-KEYS = ("question", "steps", "answer")
+# What a validation set is called, in a folder or on the hub; ours first.
+VAL_NAMES = ("val", "validation", "valid", "dev")
 FORM = '{"question": "...", "steps": ["...", ...], "answer": "..."}'
 
-# In GSM8K's own form the answer follows this mark, on a line of its own after the worked solution.
-_GSM8K_MARK = "\n####"
 _JSON_WHITE_SPACE = b" \t\r\n"
 _GZIP = b"\x1f\x8b"
 # UTF-32's comes first: it begins with UTF-16's.
@@ -32,8 +30,13 @@ _OTHER_ENCODINGS = {
 }
 
 
-def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
+def read_problems(path: Path, limit: int | None = None, *, needs_steps: bool = True) -> list[Problem]:
     """The problems of a `.jsonl` or `.jsonl.gz` file (UTF-8), or the first `limit` of them: problem n is line n.
+
+    Blank lines at the end are no problems. Keys that are not read are logged, one line for the file.
+
+    Args:
+      needs_steps: whether a line without steps has to say so, as `records.parse_problem` takes it.
 
     Raises:
       UserError: if the name has another ending, the file cannot be read, or a line breaks the form. Names the file,
@@ -41,92 +44,70 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
     """
     if not path.name.endswith(SUFFIXES):
         raise UserError(f"{path}: a file of problems is JSON Lines and its name ends in {' or '.join(SUFFIXES)}")
-    problems = []
+    problems, unread, first_blank = [], set(), 0
     try:
         # Lines of bytes: text mode would fail on bad UTF-8 without a line number.
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-            for number, line in enumerate(itertools.islice(file, limit), start=1):
+            for number, line in enumerate(file, start=1):
                 if number == 1:
                     line = _without_byte_order_mark(line, path)
-                problems.append(_parse_line(line, f"{path}:{number}"))
+                if not line.strip(_JSON_WHITE_SPACE):
+                    first_blank = first_blank or number
+                    continue
+                if first_blank:
+                    raise UserError(f"{path}:{first_blank}: the line is blank, and others follow: remove it")
+                problem, others = _parse_line(line, f"{path}:{number}", needs_steps)
+                problems.append(problem)
+                unread |= others
+                if len(problems) == limit:
+                    break
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}): is it whole, and is its ending right?") from error
+    log_unread(str(path), unread)
     return problems
 
 
 def find_split_file(folder: Path, split: str) -> Path:
-    """The file `<split>.jsonl` or `<split>.jsonl.gz` of a folder.
+    """The file `<split>.jsonl` or `<split>.jsonl.gz` of a folder; of "val" the first of `VAL_NAMES` that is there.
 
     Raises:
       UserError: if the folder has neither of the two, or both.
     """
-    wanted = [folder / f"{split}{suffix}" for suffix in SUFFIXES]
-    present = [path for path in wanted if path.is_file()]
-    if len(present) == 1:
-        return present[0]
-    if present:
-        raise UserError(f"{folder} has both {wanted[0].name} and {wanted[1].name}: remove one")
+    for name in VAL_NAMES if split == "val" else (split,):
+        present = [path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
+        if len(present) > 1:
+            raise UserError(f"{folder} has both {present[0].name} and {present[1].name}: remove one")
+        if present:
+            return present[0]
     others = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
-    train = next((name for name in others if split == "val" and name.startswith("train.")), None)
-    hint = f". Name {folder / train} itself, and a tenth of it is the validation set (data.held_out)" if train else ""
-    raise UserError(
-        f"{folder} has no {wanted[0].name} or {wanted[1].name}, only {', '.join(others) or 'other files'}{hint}"
+    advice = _without_validation(folder, others) if split == "val" else ""
+    wanted = " or ".join(f"{split}{suffix}" for suffix in SUFFIXES)
+    raise UserError(f"{folder} has no {wanted}, only {', '.join(others) or 'other files'}{advice}")
+
+
+def _without_validation(folder: Path, others: list[str]) -> str:
+    """What to do with a folder that has no validation file: its training file has a part for that."""
+    train, test = (next((name for name in others if name.startswith(f"{split}.")), "") for split in ("train", "test"))
+    if not train:
+        return ""
+    tested = f" and --config.data.test={folder / test}" if test else ""
+    return (
+        f". Name the files, --config.data.train={folder / train}{tested}: then a tenth of the training file is the "
+        "validation set (data.held_out)"
     )
 
 
-def parse_problem(record: object) -> Problem:
-    """A problem from a decoded JSON object, in our form or GSM8K's own (`parse_gsm8k`).
-
-    An answer may be a number; it is written as Python prints it.
-
-    Raises:
-      UserError: says which part is wrong and what it is; the caller knows where it stands.
-    """
-    if not isinstance(record, dict):
-        raise UserError(f"{reprlib.repr(record)} is not an object")
-    if record.keys() == {"question", "answer"} and isinstance(record["answer"], str) and "####" in record["answer"]:
-        return parse_gsm8k(record["question"], record["answer"])
-    missing = [key for key in KEYS if key not in record]
-    unexpected = sorted(record.keys() - set(KEYS))
-    if missing or unexpected:
-        faults = [f"key {key!r} is missing" for key in missing]
-        faults += [f"key {reprlib.repr(key)} is unexpected" for key in unexpected[:5]]
-        raise UserError(", ".join(faults) + (f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""))
-    question, steps, answer = (record[key] for key in KEYS)
-    if not isinstance(question, str) or not question.strip():
-        raise UserError(f"question is {reprlib.repr(question)}, not a text with something in it")
-    if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
-        raise UserError(f"steps is {reprlib.repr(steps)}, not a list of texts")
-    if type(answer) in (int, Decimal) or (type(answer) is float and math.isfinite(answer)):
-        answer = str(answer)
-    if not isinstance(answer, str) or not answer.strip():
-        raise UserError(f"answer is {reprlib.repr(answer)}, not a text with something in it and not a number")
-    _refuse_half_characters({"question": question, "a step": "".join(steps), "answer": answer})
-    return Problem(question, tuple(steps), answer)
-
-
-def parse_gsm8k(question: object, solution: str) -> Problem:
-    """A problem in GSM8K's own form: each line of the solution is a step, `<<..>>` marks kept; `#### 18` ends it.
-
-    Raises:
-      UserError: no answer follows the last `####` at the start of a line, or more than one line, or as `parse_problem`.
-    """
-    text = solution.replace("\r\n", "\n").replace("\r", "\n")
-    worked, mark, answer = f"\n{text}".rpartition(_GSM8K_MARK)
-    if not mark:
-        raise UserError(f"no final answer after '####' in {reprlib.repr(solution)}")
-    if "\n" in answer.strip():
-        raise UserError(f"more than a line after '####', where the answer alone stands: {reprlib.repr(answer.strip())}")
-    steps = [line for line in worked.split("\n") if line.strip()]
-    return parse_problem({"question": question, "steps": steps, "answer": answer.strip()})
-
-
-def _parse_line(line: bytes, place: str) -> Problem:
+def _parse_line(line: bytes, place: str, needs_steps: bool) -> tuple[Problem, set[str]]:
+    """The problem of a line, and its keys that are not read."""
+    line = line.strip(_JSON_WHITE_SPACE)
     try:
-        record = _decode(line.strip(_JSON_WHITE_SPACE))
-        return dataclasses.replace(parse_problem(record), place=place)
+        record = _decode(line)
+        if isinstance(record, list):
+            raise UserError(_A_LIST)
+        problem = parse_problem(record, needs_steps=needs_steps)
+        return dataclasses.replace(problem, place=place), unread_keys(record)
     except json.JSONDecodeError as error:
-        fault = f"not JSON: {error.msg} (column {error.colno})"
+        fault = _fault_of_a_whole_file(line) or f"not JSON: {error.msg} (column {error.colno})"
     except UnicodeDecodeError as error:
         fault = f"not UTF-8: {error.reason} at byte {error.start}"
     except RecursionError:
@@ -136,10 +117,18 @@ def _parse_line(line: bytes, place: str) -> Problem:
     raise UserError(f"{place}: {fault}; expected {FORM}")
 
 
+_A_LIST = "a list: write one object a line"
+
+
+def _fault_of_a_whole_file(line: bytes) -> str:
+    """What is wrong with the first line of a file that is JSON only as a whole; empty where it is of no such file."""
+    if line.startswith(b"["):
+        return _A_LIST
+    return "an object that goes on in the next line: write one object a line" if line == b"{" else ""
+
+
 def _decode(line: bytes) -> object:
     """What a line says, read strictly: a key stands once, and no number is more than Python can hold."""
-    if not line:
-        raise UserError("the line is blank")
     if b"\x00" in line:
         raise UserError("zero bytes, as in a damaged file or one that is UTF-16: restore it, or save it as UTF-8")
     text = line.decode()  # not by json, which guesses encodings, and lets half characters pass
@@ -172,16 +161,6 @@ def _fraction(text: str) -> float | Decimal:
         raise UserError(f"the number {reprlib.repr(text)}: write it as a text") from None
     rounded = float(text)
     return rounded if Decimal(str(rounded)) == exact else exact
-
-
-def _refuse_half_characters(texts: dict[str, str]) -> None:
-    """JSON can write half of a surrogate pair, as in "\\ud800"; it is no character, and nothing can encode it."""
-    for name, text in texts.items():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            half = text[error.start]
-            raise UserError(f"{name} has {half!r}, half of a character (a lone surrogate): mend or remove it") from None
 
 
 def _without_byte_order_mark(line: bytes, path: Path) -> bytes:

@@ -130,7 +130,8 @@ def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
     path = Path(os.path.expanduser(source))
     if not os.path.exists(path):
         raise UserError(_unknown_source(source, path))
-    return read_problems(find_split_file(path, split) if path.is_dir() else path, limit)
+    file = find_split_file(path, split) if path.is_dir() else path
+    return read_problems(file, limit, needs_steps=split == "train")
 
 
 # name -> function of (what follows the colon, split, limit, options). Any other source is a path.

@@ -11,10 +11,10 @@ import numpy as np
 from colar_jax.config import parse_speeds
 from colar_jax.data.answers import find_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
-from colar_jax.data.json_lines import parse_problem
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.data.readable import refuse_unreadable
+from colar_jax.data.records import log_unread, parse_problem, unread_keys
 from colar_jax.data.sources import load_problems
 from colar_jax.data.splits import load_tests
 from colar_jax.errors import UserError
@@ -115,14 +115,17 @@ def _problems(given, limit: int | None) -> tuple[str, list[Problem]]:
     if isinstance(given, dict) or not isinstance(given, Iterable):
         kind = type(given).__name__
         raise UserError(f"problems is of type {kind}: a list of problems is wanted, or the name of a source")
-    problems = []
+    problems, unread = [], set()
     for number, problem in enumerate(given):
         if not isinstance(problem, Problem):
+            record = problem
             try:
-                problem = parse_problem(problem)
+                problem = parse_problem(record, needs_steps=False)
             except UserError as error:
                 raise UserError(f"problem {number}: {error}") from None
+            unread |= unread_keys(record)
         problems.append(dataclasses.replace(problem, place=problem.place or f"problem {number}"))
+    log_unread("problems", unread)
     if not problems:
         raise UserError("there are no problems to evaluate")
     return "problems", problems[:limit]

@@ -36,6 +36,8 @@ PROGRAM = "\ndef solution():\n    result = 2287720 / 2\n    return result\n\n\n"
             Problem(QUESTION, ("It is <<16-3-4=9>>9.", "Then 18."), "18"),
         ),
         (hub.convert_plain, {"question": QUESTION, "steps": "", "answer": "18"}, Problem(QUESTION, (), "18")),
+        (hub.convert_plain, {"question": QUESTION, "id": 1, "answer": "a\n#### 18"}, Problem(QUESTION, ("a",), "18")),
+        (hub.convert_asked, {"question": QUESTION, "answer": "18"}, Problem(QUESTION, (), "18")),
         (
             hub.convert_gsm8k,
             {
@@ -135,13 +137,20 @@ def test_rows_left_out_are_counted(caplog):
     assert caplog.messages == ["hub:math, algebra: left out 3 of 4 rows"]
 
 
+def test_columns_that_are_not_read_are_one_line(caplog):
+    caplog.set_level(logging.INFO)
+    hub.convert_rows([PLAIN | {"id": 7}] * 3, hub.convert_plain, "hub:some")
+    assert caplog.messages == ["hub:some: a problem is question, steps and answer; not read: 'id'"]
+
+
 @pytest.mark.parametrize(
     ("convert", "row", "fault"),
     [
         (hub.convert_math, {"question": "a", "answer": "1"}, "no column 'solution', only question, answer"),
-        (hub.convert_plain, {"question": "a", "answer": "1"}, "no column 'steps', only question, answer"),
+        (hub.convert_plain, {"question": "a", "answer": "1"}, "key 'steps' is missing"),
+        (hub.convert_asked, {"question": "a", "step": [], "answer": "1"}, "key 'steps' is missing; is it 'step'?"),
         (hub.convert_plain, PLAIN | {"question": ""}, "question is '', not a text with something in it"),
-        (hub.convert_plain, PLAIN | {"steps": None}, "steps is None, not a list of texts"),
+        (hub.convert_plain, PLAIN | {"steps": None}, "steps is None, not a list of texts and not a text"),
         (hub.convert_gsm8k, {"question": "a", "answer": "no mark"}, "no final answer after '####' in 'no mark'"),
     ],
 )
@@ -240,6 +249,14 @@ class TestWithTheRealLibrary:
             "test": ["0?", "1?", "2?"],
         }
         assert loaded["val"][0].steps == ("<<16-3-4=9>>", "<<9*2=18>>")
+
+    def test_a_set_to_be_asked_may_have_no_steps(self, tmp_path):
+        for split in ("train", "test"):
+            rows = [{"question": f"{i}?", "answer": "1"} for i in range(10)]
+            datasets.Dataset.from_list(rows).to_parquet(tmp_path / "set" / f"{split}.parquet")
+        assert load_problems(f"hub:{tmp_path}/set", "test")[0] == Problem("0?", (), "1")
+        with pytest.raises(ValueError, match="row 1: key 'steps' is missing"):
+            load_problems(f"hub:{tmp_path}/set", "train")
 
     def test_whole_set_is_test(self, tmp_path, monkeypatch):
         monkeypatch.setitem(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from colar_jax.data.json_lines import read_problems
 from colar_jax.data.problems import Problem
+from colar_jax.data.records import KEYS
 from colar_jax.errors import UserError
 
 # By hand: COLAR_FUZZ_EXAMPLES=20000 pytest tests/data/test_json_lines.py
@@ -34,7 +36,6 @@ REFUSED = {
     "half a surrogate pair in the question": (line(r'"a\ud800"'), 1, "question has '\\ud800', half of a character"),
     "in a step": (GOOD + line(steps=r'["x", "\udfff"]'), 2, "a step has '\\udfff', half of a character"),
     "in the answer": (line(answer=r'"\udc00\ud83d"'), 1, "answer has '\\udc00', half of a character"),
-    "in a key": (line(more=r', "\ud800": 1'), 1, "key '\\ud800' is unexpected"),
     "as bytes": (
         line('"\ud800"'.encode(errors="surrogatepass").decode("latin-1")).decode().encode("latin-1"),
         1,
@@ -63,8 +64,35 @@ REFUSED = {
     "Latin-1": (line('"é"').decode().encode("latin-1"), 1, "not UTF-8"),
     "white space that JSON has not": (b"\x0b" + GOOD, 1, "not JSON"),
     "two objects on a line": (GOOD.strip() + GOOD, 1, "not JSON: Extra data"),
-    "many unknown keys": (line(more="".join(f', "k{n}": 1' for n in range(9))), 1, "key 'k4' is unexpected and 4 more"),
-    "a long key": (line(more=f', "{"k" * 5000}": 1'), 1, "key 'kkkkkkkkkkkk...kkkkkkkkkkkkk' is unexpected"),
+    "no steps": (b'{"question": "a", "answer": "1"}', 1, "key 'steps' is missing; expected"),
+    "no steps, but other keys": (
+        b'{"question": "a", "answer": "1", "id": 1, "solution": "b"}',
+        1,
+        "key 'steps' is missing (other keys: 'id', 'solution')",
+    ),
+    "a misspelt key": (line().replace(b"steps", b"step"), 1, "key 'steps' is missing; is it 'step'?"),
+    "a misspelt key in GSM8K's form": (
+        b'{"question": "a", "Steps": ["b"], "answer": "1\\n#### 2"}',
+        1,
+        "key 'steps' is missing; is it 'Steps'?",
+    ),
+    "two misspelt keys": (
+        line().replace(b"question", b"Question").replace(b"answer", b"ans"),
+        1,
+        "key 'question' is missing; is it 'Question'?, key 'answer' is missing (other keys: 'ans')",
+    ),
+    "half a character in another key": (b'{"question": "a", "answer": "1", "\\ud800": 1}', 1, r"other keys: '\ud800')"),
+    "many other keys": (
+        b'{"question": "a", "answer": "1"' + b"".join(b', "k%d": 1' % n for n in range(9)) + b"}",
+        1,
+        "(other keys: 'k0', 'k1', 'k2', 'k3', 'k4' and 4 more)",
+    ),
+    "a long key": (b'{"question": "a", "' + b"k" * 5000 + b'": 1}', 1, "other keys: 'kkkkkkkkkkkk...kkkkkkkkkkkkk')"),
+    "a file that is one list": (b"[" + b", ".join([GOOD.strip()] * 99) + b"]", 1, "a list: write one object a line;"),
+    "a list over several lines": (b"[\n" + GOOD + b"]", 1, "a list: write one object a line;"),
+    "a list with its first object": (b"[" + GOOD.strip() + b",\n" + GOOD + b"]", 1, "a list: write one object a line;"),
+    "an object over several lines": (GOOD.replace(b"{", b"{\n "), 1, "an object that goes on in the next line: write"),
+    "a blank line in the middle": (GOOD + b" \n\n" + GOOD, 2, "the line is blank, and others follow"),
     "GSM8K's form without its mark": (b'{"question": "a", "answer": "1 #### 2"}', 1, "no final answer after '####'"),
     "GSM8K's form without an answer": (b'{"question": "a", "answer": "1\\n####  "}', 1, "answer is ''"),
     "GSM8K's form with more than the answer": (
@@ -72,7 +100,6 @@ REFUSED = {
         1,
         "more than a line after '####', where the answer alone stands: '2\\nThat is all.'",
     ),
-    "GSM8K's form with more keys": (b'{"question": "a", "answer": "1\\n#### 2", "id": 1}', 1, "key 'steps' is missing"),
 }
 
 
@@ -110,6 +137,11 @@ def test_a_file_of_another_kind(tmp_path, data, message):
         GOOD.replace(b"How", b"\\u0048ow"),
         b'{"question": "How many?", "answer": "<<1+1=2>>\\n#### 2"}',
         b'{"answer": "\\n<<1+1=2>>\\n\\n####2\\n", "question": "How many?"}',
+        b'{"id": 7, "question": "How many?", "answer": "<<1+1=2>>\\n#### 2"}',
+        b'{"question": "How many?", "steps": "<<1+1=2>>\\r\\n\\n", "answer": 2, "difficulty": {"level": 1}}',
+        b'{"question": "How many?", "cot": ["<<1+1=2>>"], "answer": "2", "\\ud800": null}',
+        GOOD + b"\n",
+        GOOD + b"\r\n \t\n\n",
     ],
 )
 def test_the_same_problem(tmp_path, data):
@@ -143,6 +175,42 @@ def test_gsm8k_may_have_no_solution_and_marks_inside_one(tmp_path):
     rows = [{"question": "a", "answer": "#### 1,200"}, {"question": "b", "answer": "#### x\ny #### z\n\n#### 3"}]
     path = written(tmp_path, "\n".join(map(json.dumps, rows)).encode())
     assert read_problems(path) == [Problem("a", (), "1,200"), Problem("b", ("#### x", "y #### z"), "3")]
+
+
+def test_steps_may_be_a_text(tmp_path):
+    texts = {"a\n\n b \n": ("a", " b "), "<<1+1=2>> <<2*2=4>>": ("<<1+1=2>>", "<<2*2=4>>"), " \n": ()}
+    path = written(tmp_path, b"".join(line(steps=json.dumps(text)) for text in texts))
+    assert [problem.steps for problem in read_problems(path)] == list(texts.values())
+
+
+def test_keys_that_are_not_read_are_one_line_for_the_file(tmp_path, caplog):
+    path = written(tmp_path, GOOD + line(more=', "source": "x", "id": 1') * 3 + line(more=r', "\ud800": 1, "cot": ""'))
+    with caplog.at_level(logging.INFO):
+        assert len(read_problems(path)) == 5
+    said = f"{path}: a problem is question, steps and answer; not read: '\\ud800', 'cot', 'id', 'source'"
+    assert caplog.messages == [said]
+    caplog.clear()
+    read_problems(written(tmp_path, GOOD * 2 + b'{"question": "a", "cot": "b", "answer": "1"}'))
+    assert not caplog.messages
+
+
+def test_a_problem_that_is_only_asked_may_be_without_steps(tmp_path):
+    path = written(tmp_path, b'{"question": "a", "answer": "1"}\n{"question": "b", "answer": "1\\n#### 2", "id": 1}\n')
+    assert read_problems(path, needs_steps=False) == [Problem("a", (), "1"), Problem("b", ("1",), "2")]
+    for key in ("step", "Steps", "stpes"):
+        path = written(tmp_path, line().replace(b"steps", key.encode()))
+        with pytest.raises(UserError, match=f":1: key 'steps' is missing; is it '{key}'?"):
+            read_problems(path, needs_steps=False)
+    path = written(tmp_path, b'{"question": "a", "answer": "1 + 1\\nis 2"}')
+    with pytest.raises(UserError, match=":1: key 'steps' is missing, and the answer has more than a line: end"):
+        read_problems(path, needs_steps=False)
+
+
+def test_a_limit_counts_problems(tmp_path):
+    path = written(tmp_path, GOOD + b"\n" + GOOD)
+    assert len(read_problems(path, 1)) == 1
+    with pytest.raises(UserError, match=":2: the line is blank"):
+        read_problems(path, 2)
 
 
 def test_a_problem_knows_its_line(tmp_path):
@@ -191,21 +259,23 @@ def strictly(data: bytes) -> list[Problem]:
         return dict(pairs)
 
     problems = []
-    for text in data.removeprefix(b"\xef\xbb\xbf").decode("utf-8").rstrip("\n").split("\n"):
+    for text in re.sub(r"[ \t\r\n]+\Z", "", data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")).split("\n"):
         record = json.loads(text.strip(" \t\r"), object_pairs_hook=once, parse_constant=None)
-        json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8")
-        assert "question" in record and "answer" in record and record.keys() <= {"question", "steps", "answer"}
-        assert isinstance(record["question"], str) and record["question"].strip()
-        assert type(record["answer"]) in (str, int, float) and str(record["answer"]).strip()
-        assert record.keys() == {"question", "answer"} or all(isinstance(step, str) for step in record["steps"])
+        json.dumps([record[key] for key in KEYS if key in record], ensure_ascii=False, allow_nan=False).encode("utf-8")
+        question, answer = record["question"], record["answer"]
+        assert isinstance(question, str) and question.strip()
+        assert type(answer) in (str, int, float) and str(answer).strip()
         if "steps" in record:
-            assert isinstance(record["steps"], list)
-            problems.append(Problem(record["question"], tuple(record["steps"]), str(record["answer"])))
+            steps = record["steps"]
+            if isinstance(steps, str):
+                steps = [step for step in re.split("\r\n|\r|\n", steps) if step.strip()]
+            assert isinstance(steps, list) and all(isinstance(step, str) for step in steps)
+            problems.append(Problem(question, tuple(steps), str(answer)))
         else:
-            assert "\n####" in "\n" + record["answer"]
-            worked, _, answer = ("\n" + record["answer"]).rpartition("\n####")
+            assert "\n####" in "\n" + answer
+            worked, _, answer = ("\n" + answer).rpartition("\n####")
             steps = tuple(step for step in worked.split("\n") if step.strip())
-            problems.append(Problem(record["question"], steps, answer.strip()))
+            problems.append(Problem(question, steps, answer.strip()))
     return problems
 
 
@@ -226,4 +296,4 @@ def test_any_bytes_are_read_strictly_or_refused_with_the_file_and_line(tmp_path_
         assert refusal.startswith(str(path)) and "\n" not in refusal
         refusal.encode()  # it can be printed
     else:
-        assert problems == ([] if data == b"" else strictly(data))
+        assert problems == (strictly(data) if data.strip(b" \t\r\n") else [])

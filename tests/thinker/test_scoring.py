@@ -1,6 +1,7 @@
 """`Thinker.evaluate` measures what the evaluation of a run measures."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -59,6 +60,14 @@ def test_problems_may_be_a_file(loaded, problems, tmp_path):
     assert few.num_questions == 2
 
 
+def test_problems_may_say_more_than_is_read_or_no_steps(loaded, problems, caplog):
+    given = [{"question": p.question, "answer": p.answer, "id": n} for n, p in enumerate(problems)]
+    with caplog.at_level(logging.INFO):
+        (result,) = loaded("colar").evaluate(given)
+    assert result.num_questions == len(problems)
+    assert "problems: a problem is question, steps and answer; not read: 'id'" in caplog.messages
+
+
 def test_questions_that_the_stage_was_trained_on_say_nothing(asked_run, problems, tmp_path):
     copy = shutil.copytree(asked_run.workdir, tmp_path / "copy")
     np.save(copy / "colar" / "trained_questions.npy", np.sort(question_hashes(problems[1:2])))
@@ -98,6 +107,7 @@ def test_speeds_and_seeds(loaded, problems):
     [
         ([], {}, "there are no problems to evaluate"),
         ([{"question": "Tom?"}], {}, "problem 0: key 'steps' is missing, key 'answer' is missing"),
+        ([{"question": "Tom?", "step": [], "answer": "1"}], {}, "problem 0: key 'steps' is missing; is it 'step'?"),
         (["Tom?"], {}, "problem 0: 'Tom\\?' is not an object"),
         ("nothing.jsonl", {}, "nothing.jsonl"),
         (5, {}, "problems is of type int: a list of problems is wanted"),
