@@ -24,6 +24,10 @@ HubRow = Mapping[str, Any]
 BOX = "\\boxed{"
 
 
+class Unreachable(UserError):
+    """A set that cannot be loaded here: there is no network, or no such set."""
+
+
 @dataclasses.dataclass(frozen=True)
 class HubSet:
     """Where a set lies on the hub, and how its rows become problems.
@@ -203,8 +207,8 @@ def _explain_failure(repository: str) -> Iterator[None]:
         yield
     # No network; no such set, subset or split; a broken file.
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        advice = "load it once where there is a network, or name a local file (--config.data.train=path.jsonl)"
-        raise UserError(f"hub data set {repository!r} cannot be loaded ({error}): {advice}") from error
+        advice = "load it once where there is a network, or name a local file"
+        raise Unreachable(f"hub data set {repository!r} cannot be loaded ({error}): {advice}") from error
 
 
 # As the published code cuts GSM8K, and the same for any set without a validation split.

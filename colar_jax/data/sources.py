@@ -66,7 +66,7 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
     return problems
 
 
-def refuse_overlap(splits: dict[str, list[Problem]], allow: bool) -> None:
+def refuse_overlap(splits: dict[str, list[Problem]], allow: bool, *, file: str = "") -> None:
     """Make sure that no question stands in two splits: accuracy on a question that was trained on says nothing.
 
     Questions are compared without case, white space and punctuation of sentences.
@@ -74,6 +74,7 @@ def refuse_overlap(splits: dict[str, list[Problem]], allow: bool) -> None:
     Args:
       splits: the problems of each split, by the name that a message should use.
       allow: only log what the splits share (config field `data.allow_overlap`).
+      file: the one that all of them are parts of; empty where they are of several.
 
     Raises:
       UserError: if two splits share a question and `allow` is False. Names all such pairs, with counts and examples.
@@ -92,7 +93,10 @@ def refuse_overlap(splits: dict[str, list[Problem]], allow: bool) -> None:
         return
     message = "; ".join(found)
     if not allow:
-        raise UserError(f"{message}: use sets without shared questions, or set data.allow_overlap=True")
+        advice = (
+            f"they are parts of one file, remove its repeats ({file})" if file else "use sets without shared questions"
+        )
+        raise UserError(f"{message}: {advice}, or set data.allow_overlap=True")
     logger.warning("%s (allowed by data.allow_overlap)", message)
 
 

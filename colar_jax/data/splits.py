@@ -1,13 +1,16 @@
 """The sets of a run: training, validation, and one or more test sets."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from colar_jax.data.fingerprint import comparable_question
 from colar_jax.data.generators import GENERATED, GENERATORS
+from colar_jax.data.hub import Unreachable
 from colar_jax.data.problems import Problem
 from colar_jax.data.renumbering import NEW_NUMBERS, renumbered
 from colar_jax.data.sources import load_problems, refuse_overlap
@@ -40,19 +43,23 @@ def load_splits(config: DataConfig) -> Splits:
     are a function of the file: its last problems are its test set and those before them its validation set (as many
     as `data.held_out` says), whatever the config names besides, so that they are never trained on.
     """
-    train, own = _training_source(config)
+    with _asked_by("train", config):
+        train, own = _training_source(config)
     whole_tests = _whole_tests(config, own)
     if config.val or "val" not in own:
-        whole_val = _whole(config.val or config.train, "val", config.num_val)
+        with _asked_by("val" if config.val else "train", config):
+            whole_val = _whole(config.val or config.train, "val", config.num_val)
     else:
         whole_val = own["val"]
     if config.train.startswith(_RENUMBERED):
         train = _without_asked(train, [whole_val, *whole_tests.values()])
     val, tests = whole_val[: config.num_val], _cut(whole_tests, config)
-    refuse_overlap({"train": train, "val": val}, config.allow_overlap)
+    file = config.train.removeprefix(_RENUMBERED).removeprefix(_EQUATIONS)
+    of_val, of_test = (file if name in own and not getattr(config, name) else "" for name in ("val", "test"))
+    refuse_overlap({"train": train, "val": val}, config.allow_overlap, file=of_val)
     for name, problems in tests.items():  # test sets may share questions with each other, as GSM-Hard and GSM8K do
-        refuse_overlap({"train": train, name: problems}, config.allow_overlap)
-        refuse_overlap({"val": val, name: problems}, config.allow_overlap)
+        refuse_overlap({"train": train, name: problems}, config.allow_overlap, file=of_test)
+        refuse_overlap({"val": val, name: problems}, config.allow_overlap, file=of_val and of_test)
     counts = ", ".join(f"{name} {len(problems)}" for name, problems in {"train": train, "val": val, **tests}.items())
     logger.info("problems: %s", counts)
     return Splits(train, val, tests)
@@ -69,11 +76,24 @@ def load_tests(config: DataConfig) -> dict[str, list[Problem]]:
 def _whole_tests(config: DataConfig, own: dict[str, list[Problem]]) -> dict[str, list[Problem]]:
     """The sets that the config names, or the training source's own; also what is beyond `data.num_test`."""
     limit = config.num_test or None
-    if config.test:
-        return {name: _whole(source, "test", limit) for name, source in parse_tests(config.test).items()}
-    if "test" in own:
+    if "test" in own and not config.test:
         return {"test": own["test"]}
-    return {_short_name(config.train): _whole(config.train, "test", limit)}
+    sources = parse_tests(config.test) if config.test else {_short_name(config.train): config.train}
+    with _asked_by("test" if config.test else "train", config):
+        return {name: _whole(source, "test", limit) for name, source in sources.items()}
+
+
+@contextlib.contextmanager
+def _asked_by(name: str, config: DataConfig) -> Iterator[None]:
+    """Say of a hub set that cannot be loaded which setting names it, and what can stand there instead."""
+    try:
+        yield
+    except Unreachable as error:
+        advice = f"{error} (--config.data.{name}=path.jsonl)"
+        if name != "train" and "hub:" not in config.train:
+            own = "a part of your own file" if _is_file(config.train) else f"what data.train={config.train} has for it"
+            advice += f"; --config.data.{name}= {'tests' if name == 'test' else 'validates'} on {own}"
+        raise UserError(f"data.{name}: {advice}") from error
 
 
 def _whole(source: str, split: str, limit: int | None) -> list[Problem]:
@@ -107,10 +127,11 @@ def _training_source(config: DataConfig) -> tuple[list[Problem], dict[str, list[
             raise UserError(f"data.held_out=0 leaves no problems of {source} for {' and '.join(unnamed)}: name it")
         return _limited(problems, config), {}
     if count == 0 or len(problems) <= 2 * count:
-        wanted = f"data.held_out={count}" if count else "a tenth"
+        wanted, most = f"data.held_out={count}" if count else "a tenth", (len(problems) - 1) // 2
+        choice = {0: "", 1: "data.held_out to 1, or "}.get(most, f"data.held_out to a number from 1 to {most}, or ")
         raise UserError(
             f"{source} has {len(problems)} problems, too few to set {wanted} aside for validation and as many "
-            "for testing: set data.held_out to a smaller number, or to 0 and name data.val and data.test"
+            f"for testing: set {choice}data.held_out to 0 and name data.val and data.test"
         )
     if len(unnamed) < 2:
         logger.info(

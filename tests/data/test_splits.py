@@ -6,6 +6,7 @@ import re
 import runpy
 from pathlib import Path
 
+import datasets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from colar_jax.config import DataConfig, resolve
 from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.sources import load_problems
-from colar_jax.data.splits import load_splits, parse_tests
+from colar_jax.data.splits import load_splits, load_tests, parse_tests
 from colar_jax.errors import UserError
 
 
@@ -102,13 +103,22 @@ def test_a_tenth_is_held_out_and_no_more_than_500(tmp_path, size, count):
 
 @pytest.mark.parametrize("named", [(), ("val",), ("test",), ("val", "test")])
 @pytest.mark.parametrize(
-    ("size", "held_out", "wanted"), [(5, -1, "a tenth"), (9, -1, "a tenth"), (10, 5, "data.held_out=5")]
+    ("size", "held_out", "wanted", "choice"),
+    [
+        (5, -1, "a tenth", "data.held_out to a number from 1 to 2, or "),
+        (9, -1, "a tenth", "data.held_out to a number from 1 to 4, or "),
+        (4, -1, "a tenth", "data.held_out to 1, or "),
+        (2, -1, "a tenth", ""),
+        (10, 5, "data.held_out=5", "data.held_out to a number from 1 to 4, or "),
+    ],
 )
-def test_too_few_to_hold_out(tmp_path, folder, size, held_out, wanted, named):
+def test_too_few_to_hold_out(tmp_path, folder, size, held_out, wanted, choice, named):
     path = write(tmp_path / "few.jsonl", numbered("Q", size))
     message = f"{path} has {size} problems, too few to set {wanted} aside for validation and as many for testing: set "
-    with pytest.raises(UserError, match=f"^{re.escape(message)}data.held_out to a smaller number, or to 0 and name"):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}{choice}data.held_out to 0 and name data.val and"):
         load_splits(DataConfig(train=path, held_out=held_out, **dict.fromkeys(named, folder)))
+    for number in map(int, re.findall("[0-9]+", choice)):  # what is advised works
+        assert load_splits(DataConfig(train=path, held_out=number)).train
 
 
 def test_own_data_as_the_readme_has_it(tmp_path):
@@ -157,6 +167,39 @@ def test_a_split_that_a_folder_lacks(folder, tmp_path):
         load_splits(DataConfig(train=folder))
 
 
+# A hub set without a network
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_hub_set_that_cannot_be_loaded_is_said_with_its_setting(file, folder):
+    advice = "where there is a network, or name a local file"
+    instead = r" \(--config.data.{0}=path.jsonl\)"
+    of_test = f"^data.test: hub data set 'ChilleD/SVAMP' .*{advice}{instead.format('test')}"
+    of_val = f"^data.val: hub data set 'openai/gsm8k' .*{advice}{instead.format('val')}"
+    for load in (load_splits, load_tests):
+        with pytest.raises(UserError, match=f"{of_test}; --config.data.test= tests on a part of your own file$"):
+            load(DataConfig(train=file, test="svamp=hub:svamp"))
+    with pytest.raises(
+        UserError, match=f"{of_test}; --config.data.test= tests on what data.train={folder} has for it$"
+    ):
+        load_splits(DataConfig(train=folder, test="hub:svamp"))
+    with pytest.raises(UserError, match=f"{of_val}; --config.data.val= validates on a part of your own file$"):
+        load_splits(DataConfig(train=file, val="hub:gsm8k"))
+    with pytest.raises(UserError, match=f"^data.train: .*{advice}{instead.format('train')}$"):
+        load_splits(DataConfig(train="hub:gsm8k", val=folder, test=folder))
+    for train in ("hub:gsm8k", "equations:hub:gsm8k"):
+        with pytest.raises(UserError, match=f"{of_test}$"):
+            load_tests(DataConfig(train=train, test="hub:svamp"))
+
+
 # No question in two splits
 
 
@@ -173,6 +216,21 @@ def test_a_validation_question_in_a_test_set_is_refused(folder, tmp_path):
     write(tmp_path / "folder" / "test.jsonl", numbered("val", 2))
     with pytest.raises(ValueError, match="^'val' and 'folder' share 2 questions"):
         load_splits(DataConfig(train=folder))
+
+
+def test_repeats_in_a_single_file_are_to_be_removed_from_it(folder, tmp_path):
+    path = write(tmp_path / "all.jsonl", [*numbered("Q", 4), *numbered("Q", 2), "Q 5?", "Q 6?"])
+    shared = "'train' and 'val' share 2 questions, for example 'Q 0?': "
+    advice = f"they are parts of one file, remove its repeats ({path}), or set data.allow_overlap=True"
+    with pytest.raises(UserError, match=f"^{re.escape(shared + advice)}$"):
+        load_splits(DataConfig(train=path, held_out=2))
+    with pytest.raises(UserError, match=f"^{re.escape(shared)}use sets without shared questions, or"):
+        load_splits(DataConfig(train=path, held_out=2, val=write(tmp_path / "val.jsonl", numbered("Q", 2))))
+    path = write(tmp_path / "all.jsonl", [*numbered("Q", 6), *numbered("Q", 2)])
+    with pytest.raises(UserError, match="^'train' and 'test' share 2 questions, .*: they are parts of one file, "):
+        load_splits(DataConfig(train=path, held_out=2))
+    with pytest.raises(UserError, match="^'train' and 'a' share 2 questions, .*: use sets without shared questions"):
+        load_splits(DataConfig(train=path, held_out=2, test=f"a={write(tmp_path / 'a.jsonl', numbered('Q', 2))}"))
 
 
 def test_overlap_can_be_allowed(folder, tmp_path, caplog):
