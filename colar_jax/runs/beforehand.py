@@ -8,6 +8,7 @@ from pathlib import Path
 from colar_jax.config import RlConfig, StageConfig, plain
 from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
+from colar_jax.methods.shorter_chains import Concise
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.runs.identity import refuse_another_tokenizer, settings_that_bind
 from colar_jax.runs.resuming import latest_step
@@ -25,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 def check_run(run: Run) -> None:
     """Make sure that every stage can begin, and that what they leave can be evaluated; UserError where it cannot."""
-    for name in run.config.stage_names:
-        if latest_step(run.workdir / name) is None:
-            check_stage(run, name)
-            _check_source(run, name)
+    to_begin = [name for name in run.config.stage_names if latest_step(run.workdir / name) is None]
+    for name in to_begin:
+        check_stage(run, name)
+        _check_source(run, name)
+    _check_steps(run, to_begin)
     _check_evaluation(run)
 
 
@@ -115,6 +117,32 @@ def idle_settings(stage: StageConfig, model: ModelConfig) -> str:
     if rl.rollout_dropout and not model.lora.rank:
         return "rollout_dropout=True without adapters, which alone drop out: set model.lora.rank"
     return ""
+
+
+def _check_steps(run: Run, names: list[str]) -> None:
+    """UserError where one of these stages learns from steps and no training problem has any; else a count of those."""
+    learning = [name for name in names if _learns_steps(run.config.stages[name])]
+    without = [number for number, one in enumerate(run.train_problems) if not any(map(str.strip, one.steps))]
+    if not learning or not without:
+        return
+    source, all_of_them = run.config.data.train, len(run.train_problems)
+    if len(without) == all_of_them:
+        raise UserError(
+            f"no problem of data.train={source!r} has steps, which stages.{learning[0]} learns from (method="
+            f"{run.config.stages[learning[0]].method}): only method=no_cot and reinforcement learning do without"
+        )
+    place = run.train_problems[without[0]].place or f"problem {without[0] + 1}"
+    logger.warning(
+        "data.train=%r: %d of %d problems have no steps, the first: %s. From these %s to answer at once",
+        source, len(without), all_of_them, place,
+        f"stage {learning[0]} learns" if len(learning) == 1 else f"stages {', '.join(learning)} learn",
+    )  # fmt: skip
+
+
+def _learns_steps(stage: StageConfig) -> bool:
+    """Whether a stage learns from the chains of the data, and not from chains of its own."""
+    method = stage.bound_method
+    return stage.trainer == "sft" and method.recipe.keeps_steps and not isinstance(method, Concise)
 
 
 def _check_source(run: Run, name: str) -> None:

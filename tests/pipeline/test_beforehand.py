@@ -1,11 +1,13 @@
 """What a later stage or the evaluation would stop at is said before the first stage is trained."""
 
+import json
 import logging
 
 import numpy as np
 import pytest
 from pipeline.tiny import tiny_config
 
+from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
 from colar_jax.runs import beforehand, pipeline
@@ -52,6 +54,59 @@ def test_nothing_is_trained_before_what_would_stop_it(tmp_path, monkeypatch, wha
     with pytest.raises(UserError, match=message):
         pipeline.train(tiny_config(tmp_path / "run", **settings))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def own_data(tmp_path, num_without: int) -> dict[str, str]:
+    """Settings of a run on a file of 40 problems, of which the first so many have no steps."""
+    problems = generate_problems("train", 40)
+    records = [{"question": p.question, "steps": list(p.steps), "answer": p.answer} for p in problems]
+    for number in range(num_without):
+        records[number]["steps"] = [" "] if number % 2 else []
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return {"data.train": str(path), "data.test": "", "data.train_limit": 0}
+
+
+@pytest.mark.parametrize("run", ["cot,no_cot", "cot,colar", "colar"])
+def test_chains_are_not_learned_from_problems_without_steps(tmp_path, monkeypatch, run):
+    monkeypatch.setattr(pipeline, "train_stage", lambda run, name: pytest.fail(f"{name} is trained"))
+    name = next(name for name in run.split(",") if name != "no_cot")
+    message = (
+        rf"^no problem of data.train='.*own.jsonl' has steps, which stages.{name} learns from \(method={name}\): only"
+    )
+    with pytest.raises(UserError, match=message):
+        pipeline.train(tiny_config(tmp_path / "run", run=run, **own_data(tmp_path, 40), **{"eval.stages": name}))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"stages.no_cot.method": "concise"},
+        {
+            "stages.no_cot.method": "cot",
+            "stages.no_cot.trainer": "grpo",
+            "stages.no_cot.rows": 16,
+            "stages.no_cot.row_positions": 256,
+        },
+    ],
+)
+def test_what_learns_nothing_from_steps_does_without(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(beforehand, "_check_source", lambda run, name: None)  # no_cot starts from cot
+    settings = settings | own_data(tmp_path, 40) | {"run": "no_cot", "eval.stages": "no_cot"}
+    beforehand.check_run(prepare(tiny_config(tmp_path / "run", **settings)))
+
+
+def test_problems_without_steps_among_others_are_counted_once(tmp_path, caplog):
+    run = prepare(tiny_config(tmp_path / "run", **own_data(tmp_path, 3)))
+    beforehand.check_run(run)
+    (warning,) = [message for message in caplog.messages if "no steps" in message]
+    place = f"{tmp_path}/own.jsonl:1"
+    assert f"3 of 32 problems have no steps, the first: {place}. From these stages cot, colar learn to" in warning
+    caplog.clear()
+    beforehand.check_run(prepare(tiny_config(tmp_path / "run", **own_data(tmp_path, 0))))
+    assert "no steps" not in caplog.text
 
 
 def test_a_stage_that_passes_over_a_trained_one_says_so(tmp_path, monkeypatch, caplog):
