@@ -128,7 +128,9 @@ def _from_folder_or_hub(name: str) -> transformers.PreTrainedTokenizerBase:
     # puts Qwen2's special tokens and splitting of digits over any other tokenizer that a Qwen2 was given.
     has_file = os.path.isfile(os.path.join(place, "tokenizer.json"))
     if os.path.isdir(place) and not any(os.path.isfile(os.path.join(place, file)) for file in _TOKENIZER_FILES):
-        raise UserError(f"{name!r} has no tokenizer in it ({', '.join(_TOKENIZER_FILES)}): set data.tokenizer")
+        is_model = os.path.isfile(os.path.join(place, "config.json"))
+        advice = "set data.tokenizer" if is_model else "it is no Hugging Face folder of a tokenizer, nor of a model"
+        raise UserError(f"{name!r} has no tokenizer in it ({', '.join(_TOKENIZER_FILES)}): {advice}")
     kind = transformers.PreTrainedTokenizerFast if has_file else transformers.AutoTokenizer
     try:
         hf = kind.from_pretrained(place)

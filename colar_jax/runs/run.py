@@ -36,6 +36,7 @@ from colar_jax.runs.run_model import RunModel, make_model, model_name
 from colar_jax.runs.trained_speeds import was_trained
 from colar_jax.training.state import Tree
 from colar_jax.weights.base_model import base_folder, base_identity
+from colar_jax.weights.hf_config import refuse_without_config
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +169,8 @@ def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all", fo
         if config.model.dtype == "bfloat16":
             logger.warning("bfloat16 is many times slower than float32 on a CPU: set --config.model.dtype=float32")
     folder = base_folder(config.model.base) if config.model.base else None
+    if folder:  # before its tokenizer: who has named no model is not told to name a tokenizer
+        refuse_without_config(folder)
     tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
     splits = _LOAD[sets](config.data)
     speeds, room = _all_speeds(config), _room(config)

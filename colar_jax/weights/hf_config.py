@@ -20,6 +20,7 @@ from colar_jax.weights.gguf_config import gguf_config
 from colar_jax.weights.hf_fields import field_faults, warn_of_unknown
 
 HF_CONFIG_FILE = "config.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"  # instead of it, in a folder of adapters (`weights.peft`)
 _DEFAULT_NORM_EPS = 1e-6  # where neither config.json nor the family says
 _ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}  # ours -> theirs
 # Facts of a config.json that say nothing about the computation, worth keeping from the base model to the export.
@@ -43,12 +44,24 @@ def read_raw(folder: Path) -> dict[str, Any]:
     """`config.json` as it is, or would be of a GGUF file; UserError where there is none, or it is no JSON object."""
     if is_gguf(folder):
         return gguf_config(folder)
-    path = folder / HF_CONFIG_FILE
-    if not path.is_file():
-        files = sorted(file.name for file in folder.glob(f"*{SUFFIX}"))
-        hint = f", but {files[0]}: name that file" if files else ": it is no Hugging Face folder of a model"
-        raise UserError(f"{folder} has no {HF_CONFIG_FILE}{hint}")
-    return read_json_object(path)
+    refuse_without_config(folder)
+    return read_json_object(folder / HF_CONFIG_FILE)
+
+
+def refuse_without_config(folder: Path) -> None:
+    """UserError where a folder has no `config.json`, and so no model: says what it is instead, and where that goes."""
+    if is_gguf(folder) or (folder / HF_CONFIG_FILE).is_file():
+        return
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        base = read_json_object(folder / ADAPTER_CONFIG_FILE).get("base_model_name_or_path")
+        named = f" ({base!r})" if isinstance(base, str) and base else ""
+        raise UserError(
+            f"{folder} is a PEFT adapter, and no whole model: name its base{named} in model.base, and this folder in "
+            "model.lora.init_from"
+        )
+    files = sorted(file.name for file in folder.glob(f"*{SUFFIX}"))
+    hint = f", but {files[0]}: name that file" if files else ": it is no Hugging Face folder of a model"
+    raise UserError(f"{folder} has no {HF_CONFIG_FILE}{hint}")
 
 
 def from_hf(raw: dict[str, Any], where: str = HF_CONFIG_FILE) -> LlamaConfig:

@@ -22,10 +22,11 @@ from colar_jax.model.lora import ADAPTER, LoraConfig
 from colar_jax.parallel.sharding import Tree
 from colar_jax.settings import PROJECTIONS, parse_targets
 from colar_jax.weights.base_model import local_base
+from colar_jax.weights.hf_config import ADAPTER_CONFIG_FILE
 from colar_jax.weights.hf_fields import is_number, is_positive, is_whole
 from colar_jax.weights.safetensors_io import write_arrays
 
-ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 # Leaf of ours -> PEFT's matrix, whose shape is the transposed one.
 _MATRICES = {"a": "lora_A", "b": "lora_B"}
 _IS_ATTENTION = ("query", "key", "value", "out")

@@ -276,7 +276,11 @@ CONFIG = json.dumps({"eos_token": "</s>", "tokenizer_class": "PreTrainedTokenize
         ({"tokenizer_config.json": CONFIG[:9]}, r"tokenizer_config\.json: not JSON"),
         ({"tokenizer_config.json": CONFIG}, r"^the tokenizer in .* cannot be read: "),
         ({"vocab.json": "{}"}, r"^the tokenizer in .* cannot be read: "),
-        ({"other.txt": ""}, r"has no tokenizer in it \(tokenizer\.json, "),
+        (
+            {"other.txt": ""},
+            r"has no tokenizer in it \(tokenizer\.json, .*\): it is no Hugging Face folder of a tokenizer",
+        ),
+        ({"config.json": "{}"}, r"has no tokenizer in it \(tokenizer\.json, .*\): set data.tokenizer$"),
     ],
 )
 def test_a_damaged_folder_is_one_line(tmp_path, files, message):

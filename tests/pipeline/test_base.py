@@ -13,6 +13,7 @@ from pipeline.tiny import tiny_config_dict
 
 from colar_jax.config import resolve
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
+from colar_jax.errors import UserError
 from colar_jax.model.latent_head import LatentHeadConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build
@@ -121,6 +122,27 @@ def test_a_folder_without_a_tokenizer(tmp_path):
     base = base_folder("qwen2", "classic", tmp_path)
     with pytest.raises(ValueError, match=r"has no tokenizer in it \(tokenizer\.json.*set data\.tokenizer"):
         prepare(config_of(tmp_path / "work", base))
+
+
+def test_a_folder_without_a_model_is_not_asked_for_its_tokenizer(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty has no config.json: it is no Hugging Face folder of a model$"):
+        prepare(config_of(tmp_path / "work", tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("base", "named"), [("meta-llama/Llama-3.2-1B", r" \('meta-llama/Llama-3.2-1B'\)"), (None, "")]
+)
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_an_adapter_is_no_base(tmp_path, base, named, has_tokenizer):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    if has_tokenizer:
+        load_tokenizer(EMBEDDED).save(folder)
+    advice = f"name its base{named} in model.base, and this folder in model.lora.init_from"
+    with pytest.raises(UserError, match=f"^{folder} is a PEFT adapter, and no whole model: {advice}$"):
+        prepare(config_of(tmp_path / "work", folder))
 
 
 def test_no_such_base(tmp_path):
