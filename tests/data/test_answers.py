@@ -70,6 +70,8 @@ def test_extracts_what_the_answer_template_wrote(answer):
         ("2x", "x2", False),
         ("128", "12_8", False),  # 12 in base 8
         ("12_8", "12_8", True),
+        ("yes", "Yes", False),
+        ("22,000 dollars", "22,000", False),
     ],
 )
 def test_compares_numbers_by_value_and_the_rest_by_text(prediction, answer, right):
@@ -233,7 +235,7 @@ def test_any_text_is_judged_symmetrically_and_without_an_error(a, b):
 
 def test_exact_verifier_compares_text():
     assert is_same_text(" Tom is a lempus.\n", "Tom is a lempus.")
-    assert not is_same_text("10.0", "10")
+    assert not is_same_text("10.0", "10") and not is_same_text("yes", "Yes")
     assert {"numeric": is_right, "exact": is_same_text, "math": is_same_mathematics} == VERIFIERS
 
 
