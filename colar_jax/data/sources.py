@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 
 
+class UnknownSource(UserError):
+    """There is nothing of a source's name: whoever asks for it says which setting that is."""
+
+
 def load_problems(source: str, split: str, *, limit: int | None = None, **options: int) -> list[Problem]:
     """The problems of one split of a source, in the source's order.
 
@@ -64,6 +68,15 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
         _warn_of_repeats(problems, source, split)
         _warn_of_blank_steps(problems, source, split)
     return problems
+
+
+def path_in(source: str) -> tuple[str, str]:
+    """What stands before the path of a source, `renumbered:` and `equations:`, and the path; empty: it names none."""
+    name, colon, rest = source.partition(":")
+    if colon and name in ("renumbered", "equations"):
+        before, path = path_in(rest)
+        return f"{name}:{before}", path
+    return (source, "") if name in SOURCES else ("", source)
 
 
 def refuse_overlap(splits: dict[str, list[Problem]], allow: bool, *, file: str = "") -> None:
@@ -133,7 +146,7 @@ def _from_path(source: str, split: str, limit: int | None) -> list[Problem]:
     # os.path returns False where pathlib raises: names that are too long, zero bytes, `~` of an unknown user.
     path = Path(os.path.expanduser(source))
     if not os.path.exists(path):
-        raise UserError(_unknown_source(source, path))
+        raise UnknownSource(_unknown_source(source, path))
     file = find_split_file(path, split) if path.is_dir() else path
     return read_problems(file, limit, needs_steps=split == "train")
 
@@ -155,9 +168,11 @@ def _unknown_source(source: str, path: Path) -> str:
         beside = [str(path.parent / name) for name in os.listdir(path.parent) if _can_be_data(path.parent / name)]
     several = " (a semicolon separates the sets of data.test)" if "," in source else ""
     hint = _nearest(source, names + beside) or "."
+    seen_from = "" if path.is_absolute() else f". It was looked for in {os.getcwd()}"
     return (
         f"data source {source!r} is no file, no folder and no known name{several}{hint} "
         f"A source is a .jsonl or .jsonl.gz file, a folder of them, {', '.join(names)} or hub:<owner/name>"
+        f"{seen_from}"
     )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from colar_jax.data.fingerprint import comparable_question
@@ -13,7 +13,7 @@ from colar_jax.data.generators import GENERATED, GENERATORS
 from colar_jax.data.hub import Unreachable
 from colar_jax.data.problems import Problem
 from colar_jax.data.renumbering import NEW_NUMBERS, renumbered
-from colar_jax.data.sources import load_problems, refuse_overlap
+from colar_jax.data.sources import UnknownSource, load_problems, refuse_overlap
 from colar_jax.errors import UserError
 from colar_jax.settings import DataConfig
 
@@ -85,9 +85,11 @@ def _whole_tests(config: DataConfig, own: dict[str, list[Problem]]) -> dict[str,
 
 @contextlib.contextmanager
 def _asked_by(name: str, config: DataConfig) -> Iterator[None]:
-    """Say of a hub set that cannot be loaded which setting names it, and what can stand there instead."""
+    """Say of a source that is not there, or of a hub set that cannot be loaded, which setting names it."""
     try:
         yield
+    except UnknownSource as error:
+        raise UserError(f"data.{name}: {error}. Name another one with --config.data.{name}") from None
     except Unreachable as error:
         advice = f"{error} (--config.data.{name}=path.jsonl)"
         if name != "train" and "hub:" not in config.train:
@@ -177,6 +179,21 @@ def parse_tests(text: str) -> dict[str, str]:
     if "mean" in tests and len(tests) > 1:
         raise UserError(f"data.test={text!r}: reports call the mean of all sets 'mean'; give that set another name")
     return tests
+
+
+def change_tests(text: str, change: Callable[[str], str]) -> str:
+    """`data.test` with `change` on the source of each set, under the name that it has.
+
+    As it is, where `parse_tests` refuses it, or where the changed one would be read as other sets.
+    """
+    try:
+        sets = parse_tests(text)
+        wanted = {name: change(source) for name, source in sets.items()}
+        named = {name: f"{name}={source}" for name, source in wanted.items()}
+        changed = "; ".join(named[name] if _NAMED_SOURCE.fullmatch(named[name]) else wanted[name] for name in wanted)
+        return changed if wanted != sets and parse_tests(changed) == wanted else text
+    except UserError:
+        return text
 
 
 def _parts(text: str) -> list[str]:

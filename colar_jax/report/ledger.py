@@ -11,10 +11,10 @@ from pathlib import Path
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.report.files import JSON_FILE
+from colar_jax.report.ledger_settings import missing_settings, stages_behind
 from colar_jax.report.published_results import MEAN_OF_SETS, NUM_QUESTIONS, PUBLISHED, Published, wilson_of_share
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.report.results_of_others import OF_OTHERS
-from colar_jax.report.ledger_settings import missing_settings, stages_behind
 from colar_jax.statistics.intervals import Interval
 
 LENGTH_TOLERANCE = 0.15  # of #L

@@ -26,6 +26,7 @@ from colar_jax.data.json_lines import read_problems
 from colar_jax.data.tokenizers import load_tokenizer
 from colar_jax.errors import UserError
 from colar_jax.methods.shorter_chains import DroppedSteps
+from colar_jax.runs.places import is_same
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import CHAINS_FILE, TOKENIZER_FOLDER
 from colar_jax.training.stage import REMEMBERED
@@ -95,7 +96,7 @@ def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
             on_resume = OnResume.BINDS
         default_before, _ = before.get(setting, (default, on_resume))
         was, value = saved.get(setting, default_before), ours.get(setting, default)
-        if was != value:
+        if not is_same(setting, was, value, run.config.stages):
             changes.append(Change(setting, was, value, on_resume))
     return changes
 
@@ -220,7 +221,7 @@ def refuse_other_adapters(run: Run, folder: Path, saved_identity: dict) -> None:
         )
         raise UserError(f"{folder} was trained {was}, and model.lora.rank={run.config.model.lora.rank} here: {fix}")
     names = dict.fromkeys([*ours, *saved])
-    changed = [name for name in names if saved.get(name) != ours.get(name)]
+    changed = [name for name in names if not is_same(name, saved.get(name), ours.get(name), run.config.stages)]
     if changed:
         raise UserError(
             f"the adapters of {folder} belong to another base, or are others: "

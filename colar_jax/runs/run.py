@@ -19,7 +19,7 @@ from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.readable import DecodeRoom, encode_readable
 from colar_jax.data.splits import Splits, load_splits, load_tests
-from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.engine import Engine
 from colar_jax.evaluation.decode_program import Programs
 from colar_jax.evaluation.evaluator import Evaluator, Workload
@@ -33,6 +33,7 @@ from colar_jax.parallel.hosts import require_32_bits, require_devices
 from colar_jax.parallel.sharding import LogicalAxes, logical_axes
 from colar_jax.rl.reward_list import check_credit
 from colar_jax.runs.run_model import RunModel, make_model, model_name
+from colar_jax.runs.run_tokenizer import run_tokenizer
 from colar_jax.runs.trained_speeds import was_trained
 from colar_jax.training.state import Tree
 from colar_jax.weights.base_model import base_folder, base_identity
@@ -171,7 +172,7 @@ def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all", fo
     folder = base_folder(config.model.base) if config.model.base else None
     if folder:  # before its tokenizer: who has named no model is not told to name a tokenizer
         refuse_without_config(folder)
-    tokenizer = load_tokenizer(str(folder) if config.uses_tokenizer_of_base else config.data.tokenizer)
+    tokenizer = run_tokenizer(config, folder)
     splits = _LOAD[sets](config.data)
     speeds, room = _all_speeds(config), _room(config)
     model = make_model(config, folder, tokenizer, for_training=for_training)

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
@@ -13,10 +14,13 @@ from colar_jax.config.of_before import of_this_version
 from colar_jax.errors import UserError
 from colar_jax.json_object import read_json_object
 from colar_jax.parallel.hosts import is_first
-from colar_jax.runs.run import Run
+from colar_jax.runs.places import change_places, moved_path, whole_path
 from colar_jax.settings import AUTOMATIC
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
+
+if TYPE_CHECKING:
+    from colar_jax.runs.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +39,22 @@ def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
         resolved = resolve_plain(of_this_version(read_json_object(path)))
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
-    config = ml_collections.ConfigDict(plain(resolved))
+    config = ml_collections.ConfigDict(_moved_along(plain(resolved), path.parent))
     config.workdir = str(workdir)
     return config
+
+
+def _moved_along(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a run that has been moved to a folder, with what was moved together with it where it is now.
+
+    Not its tokenizer: the run has a copy of that (`run_tokenizer`).
+    """
+    was_in, is_in = settings["workdir"], os.path.abspath(folder)
+    if not os.path.isabs(was_in) or was_in == is_in:  # earlier versions wrote no whole path
+        return settings
+    changed = change_places(settings, lambda name: moved_path(name, was_in, is_in))
+    changed["data"]["tokenizer"] = settings["data"]["tokenizer"]
+    return changed
 
 
 def open_checkpoints(stage_folder: Path) -> Checkpoints:
@@ -53,8 +70,11 @@ def open_checkpoints(stage_folder: Path) -> Checkpoints:
     return Checkpoints(stage_folder / CHECKPOINTS_FOLDER, keep_best=keep_best)
 
 
-def write_config(run: Run) -> None:
-    """Save the resolved config and the tokenizer with the run, so that its folder says all there is to know."""
+def write_config(run: "Run") -> None:
+    """Save the resolved config and the tokenizer with the run, so that its folder says all there is to know.
+
+    Wherever it is read from: places on this disk are there with their whole paths.
+    """
     if not is_first():
         return
     run.workdir.mkdir(parents=True, exist_ok=True)
@@ -68,7 +88,8 @@ def write_config(run: Run) -> None:
     path = run.workdir / CONFIG_FILE
     unfinished = path.with_name(f".{path.name}.unfinished")
     # The devices belong to a start of the run, not to the run.
-    config = dataclasses.replace(run.config, parallel=AUTOMATIC)
-    unfinished.write_text(json.dumps(plain(config), indent=2) + "\n", encoding="utf-8")
+    config = dataclasses.replace(run.config, parallel=AUTOMATIC, workdir=os.path.abspath(run.workdir))
+    settings = change_places(plain(config), whole_path)
+    unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
     run.tokenizer.save(run.workdir / TOKENIZER_FOLDER)

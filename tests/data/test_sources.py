@@ -181,11 +181,25 @@ def test_an_unknown_source_gets_the_nearest_names(source, message):
         load_problems(source, "train")
 
 
+def test_a_source_that_is_not_there_is_said_with_its_setting_and_its_place(tmp_path, monkeypatch):
+    """Who opens a run may stand in another folder than who trained it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "val", "test"):
+        settings = {"train_limit": 9, "num_val": 9, "num_test": 9} | {name: "x.jsonl"}
+        with pytest.raises(UserError) as caught:
+            load_splits(DataConfig(**settings))
+        said = str(caught.value)
+        assert said.startswith(f"data.{name}: data source 'x.jsonl' is no file") and str(tmp_path) in said
+        assert said.endswith(f"--config.data.{name}")
+
+
 @pytest.mark.parametrize(
     "source", ["x" * 5000, "a\x00b", "~nobody-of-this-name/x.jsonl", "a\nb", "\ud800", "x/" * 3000]
 )
 def test_a_name_that_no_file_can_have(source):
-    with pytest.raises(UserError, match="^data source .* is no file, no folder and no known name") as caught:
+    with pytest.raises(
+        UserError, match="^data.train: data source .* is no file, no folder and no known name"
+    ) as caught:
         load_splits(DataConfig(train=source))
     assert str(caught.value).isprintable()
 

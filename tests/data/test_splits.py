@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from colar_jax.config import DataConfig, resolve
 from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.sources import load_problems
-from colar_jax.data.splits import load_splits, load_tests, parse_tests
+from colar_jax.data.splits import change_tests, load_splits, load_tests, parse_tests
 from colar_jax.errors import UserError
 
 
@@ -278,6 +278,31 @@ def test_test_sets_may_share_questions_with_each_other(folder):
 )
 def test_names_of_test_sets(text, expected):
     assert parse_tests(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("a.jsonl", "a=/a.jsonl"),  # by the name that it has
+        ("one=a.jsonl; hub:b", "one=/a.jsonl; b=/hub:b"),
+        ("one=a, b.jsonl", "one=/a, b.jsonl"),
+        ("my set.jsonl", "/my set.jsonl"),  # whose name cannot be written before it
+        ("..", ".."),  # and this one's would be another
+        ("", ""),
+        ("a=", "a="),  # which is refused where it is read
+        ("/a.jsonl, /b.jsonl", "/a.jsonl, /b.jsonl"),  # as nothing of it changes
+    ],
+)
+def test_the_sources_of_a_list_are_changed_and_its_names_are_not(text, changed):
+    assert change_tests(text, lambda source: f"/{source.removeprefix('/')}") == changed
+    if text and text != "a=":
+        assert list(parse_tests(changed)) == list(parse_tests(text))
+
+
+@pytest.mark.parametrize("folder", ["/x; y", "/x, b=y", "/x=y"])
+def test_a_place_that_would_be_read_as_several_is_not_written(folder):
+    sources = parse_tests(change_tests("one=a.jsonl", lambda source: f"{folder}/{source}")).values()
+    assert list(sources) in (["a.jsonl"], [f"{folder}/a.jsonl"])
 
 
 def test_a_list_without_a_name():

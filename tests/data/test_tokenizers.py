@@ -261,6 +261,12 @@ def test_a_name_of_nothing_is_an_error(tmp_path):
         load_tokenizer(name)
 
 
+def test_a_name_that_is_not_there_is_said_with_its_place_and_its_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"looked for in {tmp_path}\. .* --config.data.tokenizer$"):
+        load_tokenizer("./words")
+
+
 CONFIG = json.dumps({"eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
