@@ -165,7 +165,12 @@ def _why_not_read(name: str, folder: str, error: Exception) -> str:
     if os.path.isdir(folder):
         return f"the tokenizer in {folder} cannot be read: {said}"
     embedded = ", ".join(map(repr, EMBEDDED_TOKENIZERS))
-    return f"data.tokenizer={name!r} is neither {embedded} nor a folder or hub id of a tokenizer: {said}"
+    seen_from = "" if os.path.isabs(folder) else f"A folder was looked for in {os.getcwd()}. "
+    return (
+        f"data.tokenizer={name!r} is neither {embedded} nor a folder or hub id of a tokenizer: "
+        f"{said.rstrip('.')}. {seen_from}"
+        "Name another one with --config.data.tokenizer"
+    )
 
 
 def _separator_id(hf: transformers.PreTrainedTokenizerBase, name: str) -> int:

@@ -55,7 +55,10 @@ def base_folder(name: str, said: str = "model.base=") -> Path:
         raise UserError(f"{said}{name!r} is a file, and no GGUF file (.gguf): name the folder that it is in")
     repository, _, revision = name.partition("@")
     if path.is_absolute() or is_gguf(path) or name.startswith((".", "~")) or repository.count("/") != 1:
-        raise UserError(f"{said}{name!r}: there is no such folder or file, and it is no hub id (owner/name)")
+        raise UserError(
+            f"{said}{name!r}: there is no such folder or file{_seen_from(path)}, and it is no hub id (owner/name); "
+            f"name another{_by_flag(said)}"
+        )
     import huggingface_hub  # here, because only hub ids need it
 
     try:
@@ -68,10 +71,20 @@ def base_folder(name: str, said: str = "model.base=") -> Path:
     except Exception as error:  # of the network, of the hub, of its cache: each library below has errors of its own
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{said}{name!r} is no folder, and cannot be fetched from the hub ({type(error).__name__}: {reason}). "
-            "Check the name, the network, and for gated models `hf auth login`; or give a local folder"
+            f"{said}{name!r} is no folder{_seen_from(path)}, and cannot be fetched from the hub "
+            f"({type(error).__name__}: {reason}). Check the name, the network, and for gated models `hf auth login`; "
+            f"or give a local folder{_by_flag(said)}"
         ) from error
     return Path(fetched)
+
+
+def _seen_from(path: Path) -> str:
+    """Where a relative path was looked for: who opens a run may stand elsewhere than who trained it."""
+    return "" if path.is_absolute() else f" in {Path.cwd()}"
+
+
+def _by_flag(said: str) -> str:
+    return f" with --config.{said}FOLDER" if said else ""
 
 
 @dataclasses.dataclass(frozen=True)

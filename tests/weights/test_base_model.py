@@ -26,8 +26,18 @@ def test_a_folder_wins(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "~/nowhere-at-all", "llama", "a/b/c"])
 def test_what_is_no_folder_and_no_hub_id(name):
-    with pytest.raises(ValueError, match="there is no such folder or file, and it is no hub id"):
+    with pytest.raises(ValueError, match="there is no such folder or file.*, and it is no hub id"):
         base_model.base_folder(name)
+
+
+def test_what_is_not_there_is_said_with_its_place_and_its_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: 1 / 0)
+    for name in ("models/base", "./models", "models.gguf"):
+        with pytest.raises(ValueError, match=f"^model.base='{name}'.* in {tmp_path}, .*--config.model.base=FOLDER$"):
+            base_model.base_folder(name)
+    with pytest.raises(ValueError, match="^'models/base' is no folder in .* or give a local folder$"):
+        base_model.base_folder("models/base", "")
 
 
 def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
