@@ -3,8 +3,9 @@
 `python -m colar_jax.train --config=file.py:argument --config.some.setting=value --own_flag=value`
 """
 
+from colar_jax.command_line.config_source import ASKED, CONFIG, MODEL, RUN, RUNS
 from colar_jax.command_line.environment import require_text
 from colar_jax.command_line.flags import flag
-from colar_jax.command_line.program import ASKED, CONFIG, MODEL, RUN, RUNS, run_main
+from colar_jax.command_line.program import run_main
 
 __all__ = ["ASKED", "CONFIG", "MODEL", "RUN", "RUNS", "flag", "require_text", "run_main"]

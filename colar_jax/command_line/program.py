@@ -4,28 +4,25 @@ import codecs
 import contextlib
 import dataclasses
 import errno
-import functools
 import logging
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 from absl import flags as absl_flags
 
 from colar_jax.command_line.compilation_cache import use_compilation_cache
-from colar_jax.command_line.config_file import load_config_file
+from colar_jax.command_line.config_source import CONFIG, Source, source_value
 from colar_jax.command_line.environment import arguments_as_utf8, prepare_streams
 from colar_jax.command_line.flags import flag, override, parse_own
 from colar_jax.command_line.help import help_text
 from colar_jax.config import Config, resolve
 from colar_jax.errors import TrainingEnded, UserError, no_memory
 from colar_jax.parallel import hosts
-from colar_jax.runs.run_folder import CONFIG_FILE, saved_config
 from colar_jax.settings import split_names
 from colar_jax.training.disk import refusal_of_disk
 
@@ -38,19 +35,7 @@ _OF_THE_DISK = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """Where a command's config comes from."""
-
-    name: str  # of the flag
-    help: str
-    load: Callable[[str], list[ml_collections.ConfigDict]]
-    is_many: bool = False
-
-
-def run_main(
-    main: Callable, flags: type | None = None, source: _Source | None = None, about: str | None = None
-) -> None:
+def run_main(main: Callable, flags: type | None = None, source: Source | None = None, about: str | None = None) -> None:
     """Read the command line, then call `main`; a user's mistake is one line on standard error and exit status 2.
 
     Args:
@@ -62,6 +47,7 @@ def run_main(
         source = source or CONFIG
         own = list(dataclasses.fields(flags)) if flags else []
         common = [_field(source.name, flag("", source.help)), _field("help", flag(False, "print this"))]
+        common += [_field(name, flag("", source.help)) for name in source.also]
         with _quoting_line_ends():
             given, rest = parse_own(arguments_as_utf8(sys.argv[1:]), [*own, *common])
         if given.pop("help"):
@@ -69,7 +55,8 @@ def run_main(
                 print(help_text(sys.modules["__main__"].__doc__ or "", [*common[:1], *own]), flush=True)
             return
         with _quoting_line_ends():
-            configs = _configs(source, given.pop(source.name), rest, [field.name for field in (*own, *common)])
+            value = source_value(source, given)
+            configs = _configs(source, value, rest, [field.name for field in (*own, *common)])
             options = [flags(**given)] if flags else []
         with _with_its_peers(configs[0]):
             main(configs if source.is_many else configs[0], *options)
@@ -80,7 +67,7 @@ def _field(name: str, field: dataclasses.Field) -> dataclasses.Field:
     return field
 
 
-def _configs(source: _Source, value: str, rest: list[str], own_names: list[str]) -> list[Config]:
+def _configs(source: Source, value: str, rest: list[str], own_names: list[str]) -> list[Config]:
     """The resolved configs, each with the flags of the command line on top."""
     given, configs = source.load(value), []
 
@@ -108,49 +95,6 @@ def _skip_stages_of_others(configs: list[ml_collections.ConfigDict]) -> None:
         if lacking and kept:
             logger.info("%s has no stage %s: skipped", config.workdir, ", ".join(lacking))
             config.eval.stages = ",".join(kept)
-
-
-def _run(workdir: str) -> list[ml_collections.ConfigDict]:
-    path = Path(os.path.expanduser(workdir)) / CONFIG_FILE
-    if not workdir:
-        raise UserError("--workdir is missing: name the folder of a run")
-    if not os.path.isfile(path):
-        raise UserError(f"--workdir={workdir}: name the folder of a run; {path} does not exist")
-    return [saved_config(workdir)]
-
-
-def _asked(flag_name: str, name: str) -> list[ml_collections.ConfigDict]:
-    """Of whatever `colar_jax.load` takes."""
-    from colar_jax.thinker.opening import config_of, folder_named  # here, because few commands ask a model
-
-    if not name:
-        raise UserError(f"--{flag_name} is missing: name the folder of a run, or one that colar_jax.export wrote")
-    return [config_of(folder_named(name))]
-
-
-def _runs(workdirs: str) -> list[ml_collections.ConfigDict]:
-    return [config for workdir in _split_workdirs(workdirs) or [""] for config in _run(workdir)]
-
-
-def _split_workdirs(text: str) -> list[str]:
-    """The folders that a text lists. A comma in a name is no comma between names: the longest name of a run counts."""
-    parts, workdirs = text.split(","), []
-    while parts:
-        names = [",".join(parts[:count]).strip() for count in range(len(parts), 0, -1)]
-        is_run = [bool(name) and os.path.isfile(Path(os.path.expanduser(name)) / CONFIG_FILE) for name in names]
-        place = is_run.index(True) if any(is_run) else len(names) - 1
-        if names[place]:
-            workdirs.append(names[place])
-        parts = parts[len(parts) - place :]
-    return workdirs
-
-
-CONFIG = _Source("config", "a config file, or file.py:argument", lambda value: [load_config_file(value)])
-RUN = _Source("workdir", "the folder of a run", _run)
-_ASKED = "the folder of a run, a folder that colar_jax.export wrote, or the hub id of one"
-ASKED = _Source("workdir", _ASKED, functools.partial(_asked, "workdir"))
-MODEL = _Source("model", _ASKED, functools.partial(_asked, "model"))
-RUNS = _Source("workdir", "folders of runs, with commas between them", _runs, is_many=True)
 
 
 @contextlib.contextmanager

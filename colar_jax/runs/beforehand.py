@@ -155,7 +155,7 @@ def _check_source(run: Run, name: str) -> None:
     before = config.stage_names[: config.stage_names.index(name)]
     stage_in = {(run.workdir / earlier).resolve(): earlier for earlier in before}.get(source.resolve())
     if stage_in is None:
-        settings = finished_identity(source)["settings"]
+        settings = _settings_of_source(run, name, source)
         refuse_another_tokenizer(run, source)
         refuse_inherited_questions(run, source)
         if short := unfinished(source):
@@ -163,6 +163,23 @@ def _check_source(run: Run, name: str) -> None:
     else:
         settings = settings_that_bind(run, stage_in)
     refuse_unfit_source(run, name, source, settings)
+
+
+def _settings_of_source(run: Run, name: str, source: Path) -> dict:
+    """What the stage that another starts from, and that is not trained before it in this run, was trained with."""
+    named = run.config.source_of(name)
+    if named not in run.config.stages:
+        with _as_asked_for(f"stages.{name}.init_from", named):
+            return finished_identity(source)["settings"]
+    if latest_step(source) is None:
+        fix = f"put it first, or train it first with --config.run={named}"
+        raise UserError(
+            f"stages.{name} starts from {named}, which --config.run={run.config.run} has after it: {fix}"
+            if named in run.config.stage_names
+            else f"stages.{name} starts from {named}, which has no checkpoint in {run.workdir} and is not in "
+            f"--config.run={run.config.run}: {fix}"
+        )
+    return finished_identity(source)["settings"]
 
 
 def _say_what_is_passed_over(run: Run, name: str) -> None:

@@ -36,7 +36,10 @@ def saved_config(workdir: str | Path) -> ml_collections.ConfigDict:
         raise UserError(f"{workdir} is no folder of a run: {path} does not exist")
     # Resolved, so that settings that did not exist when the run was trained are there, at their defaults.
     try:
-        resolved = resolve_plain(of_this_version(read_json_object(path)))
+        settings = read_json_object(path)
+        if "stages" not in settings and ("model_type" in settings or "architectures" in settings):
+            raise UserError(f"{path} is of a language model, and of no run: name the folder of a run")
+        resolved = resolve_plain(of_this_version(settings))
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
     config = ml_collections.ConfigDict(_moved_along(plain(resolved), path.parent))

@@ -206,7 +206,8 @@ def unfinished(folder: Path) -> str:
 def _finished(folder: Path, wanted: int | None = None) -> Iterator[tuple[Checkpoints, int]]:
     """A stage folder's checkpoints, and the step of the one that counts, or is wanted."""
     if not (folder / CHECKPOINTS_FOLDER).is_dir():
-        raise UserError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run")
+        seen_from = "" if folder.is_absolute() else f" (looked for in {Path.cwd()})"
+        raise UserError(f"{folder} has no {CHECKPOINTS_FOLDER}: it is no folder of a stage that was run{seen_from}")
     with open_checkpoints(folder) as checkpoints:
         best = checkpoints.best_step()
         step = checkpoints.latest_step() if best is None else best

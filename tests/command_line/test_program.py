@@ -11,7 +11,7 @@ import jax
 import pytest
 from command_line.program import Ran
 
-from colar_jax.command_line import RUN, RUNS, flag
+from colar_jax.command_line import ASKED, MODEL, RUN, RUNS, flag
 from colar_jax.config import Config, StageConfig, plain
 from colar_jax.errors import TrainingEnded, UserError
 from colar_jax.methods import METHODS
@@ -203,9 +203,46 @@ def test_what_is_wrong_for_a_run_names_it(run, tmp_path):
     wrong = run("--workdir=a", "--config.eval.stages=colar", source=RUNS)
     assert_refused(wrong, "a: a stage of eval.stages='colar' is none of cot. Did you mean 'cot'?")
     nowhere = run("--workdir=a,none", source=RUNS)
-    assert_refused(nowhere, "--workdir=none: name the folder of a run; none/config.json does not exist")
+    missing = f"--workdir=none: name the folder of a run; none/config.json does not exist in {tmp_path}"
+    assert_refused(nowhere, missing)
+    (tmp_path / "a" / "cot").mkdir()
+    of_stage = run("--workdir=a/cot", source=RUNS)
+    assert_refused(
+        of_stage,
+        f"{missing.replace('none', 'a/cot')}. {tmp_path}/a is one, and its stages are chosen with --config.eval.stages",
+    )
     stray = run("--workdir=a", "--outt=b", flags=Flags, source=RUNS)
     assert_refused(stray, "a: --outt is no flag of this program. Did you mean '--out'?")
+
+
+def test_what_is_of_a_model_and_no_run_says_what_to_do_with_it(run, tmp_path):
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    assert_refused(
+        run("--workdir=exported", source=RUNS),
+        "exported/config.json is of a language model, and of no run: name the folder of a run",
+    )
+    (folder / "thinking.json").write_text("{}")
+    for source in (RUN, RUNS):
+        assert_refused(
+            run("--workdir=exported", source=source),
+            "--workdir=exported is an exported folder, and no run: in Python colar_jax.load('exported').evaluate("
+            "problems) measures it (docs/python_api.md); here name the run that it was exported from",
+        )
+
+
+@pytest.mark.parametrize("source", [RUN, RUNS, ASKED, MODEL])
+def test_the_flag_of_a_model_has_both_names(run, tmp_path, source):
+    save_run(tmp_path / "a", seed=7)
+    for name in ("workdir", "model"):
+        config = run(f"--{name}=a", source=source).config
+        assert (config[0] if source is RUNS else config).seed == 7
+    assert_refused(
+        run("--workdir=a", "--model=a", source=source),
+        f"--{source.name} and --{source.also[0]} are two names of one flag: give one of them",
+    )
+    assert run(source=source).errors[0].startswith(f"error: --{source.name} is missing: name the folder of a run")
 
 
 def test_a_comma_in_a_runs_name(run, tmp_path):

@@ -18,8 +18,19 @@ from colar_jax.runs.trained_questions import QUESTIONS_FILE
 from colar_jax.training.checkpoints import Checkpoints
 
 LATER = {
-    "a source that nobody trains": ({"stages.no_cot.init_from": "cott"}, "cott has no checkpoints"),
-    "a source that is trained after it": ({"stages.cot.init_from": "no_cot"}, "no_cot has no checkpoints"),
+    "a source that nobody trains": (
+        {"stages.no_cot.init_from": "cott"},
+        "stages.no_cot.init_from='cott': cott has no checkpoints",
+    ),
+    "a source that is trained after it": (
+        {"stages.cot.init_from": "no_cot"},
+        "stages.cot starts from no_cot, which --config.run=cot,colar,no_cot has after it: put it first",
+    ),
+    "a source that is not run": (
+        {"run": "cot,colar", "stages.colar.init_from": "no_cot", "eval.stages": "cot"},
+        "stages.colar starts from no_cot, which has no checkpoint in .*/run and is not in --config.run=cot,colar: "
+        "put it first, or train it first with --config.run=no_cot",
+    ),
     "rewards of no thoughts": (
         {"stages.no_cot.trainer": "grpo", "stages.no_cot.rows": 16, "stages.no_cot.row_positions": 256},
         "trainer='grpo' improves chains",
