@@ -14,10 +14,12 @@ from colar_jax.data.prompts import ANSWER_PREFIX, SILENT, question_prompt, speed
 from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.errors import UserError
 from colar_jax.exchange import ways
-from colar_jax.exchange.model_card import model_card
+from colar_jax.exchange.example import example_question
+from colar_jax.exchange.model_card import Asked, model_card
 from colar_jax.methods.method import Thinking
 from colar_jax.model.lora import merge_adapters
 from colar_jax.report.files import MARKDOWN_FILE
+from colar_jax.runs.places import bare_name, change_places, whole_path
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_parameters, stage_named, tell_unfinished
 from colar_jax.weights import hf_config
@@ -75,6 +77,8 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
         for name, module in modules.items():
             module.save(parameters[name], module.settings, folder)
         facts = _thinking_facts(run, stage, thinking, way)
+        base = whole_path(facts.base) if form == "adapter" else bare_name(facts.base)  # only adapters need it
+        facts = dataclasses.replace(facts, base=base)
         facts.save(folder)
         shutil.copyfile(Path(__file__).with_name(TORCH_FILE), folder / TORCH_FILE)
         (folder / "README.md").write_text(_card(run, stage, facts, is_adapter=form == "adapter"), encoding="utf-8")
@@ -126,13 +130,19 @@ def _thinking_facts(run: Run, stage: str, thinking: Thinking, way: str) -> Think
 
 
 def _card(run: Run, stage: str, facts: ThinkingFacts, *, is_adapter: bool) -> str:
-    report = run.workdir / MARKDOWN_FILE
+    """The page of the folder, without the paths of the machine of its training."""
+    report, base = run.workdir / MARKDOWN_FILE, run.config.model.base
+    text = report.read_text(encoding="utf-8") if report.is_file() else ""
+    method = run.method(stage)
     return model_card(
         stage=stage,
         thinks=ways.WAYS[facts.way].format(num_thoughts=facts.max_thoughts),
-        thinks_in_torch=facts.way != ways.OWN and not run.method(stage).chooses_speed,
-        speeds=tuple(facts.speeds) if run.method(stage).has_speed else (),
+        asked=Asked(
+            question=example_question(run.workdir, stage),
+            speeds=tuple(facts.speeds) if method.has_speed else (),
+            in_torch=facts.way != ways.OWN and not method.chooses_speed,
+        ),
         is_adapter=is_adapter,
-        report=report.read_text(encoding="utf-8") if report.is_file() else "",
-        config=plain(run.config),
+        report=text.replace(base, bare_name(base)) if base else text,
+        config=change_places(plain(run.config), bare_name) | {"workdir": bare_name(run.config.workdir)},
     )

@@ -1,9 +1,9 @@
 """The README of an exported model: what it is, how to use it, what it scored, and the config that made it."""
 
+import dataclasses
 import json
 import re
-
-from colar_jax.data.example_questions import EXAMPLE
+import shlex
 
 # A hub refuses a card whose base is no id there: a path, or a package's file.
 _HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@.*)?")
@@ -28,7 +28,7 @@ A language model trained with colar_jax. {contents} {thinks}
 import colar_jax
 
 model = colar_jax.load("<this folder, or its hub id>")
-print(model.generate("{question}"{speed_argument}).answer)
+print(model.generate({question}{speed_argument}).answer)
 ```
 
 {speeds}
@@ -48,25 +48,33 @@ WITH_TORCH = """\
 With PyTorch and transformers, without JAX, from this folder:
 
 ```
-python colar_torch.py "{question}"{speed_flag}
+python colar_torch.py {question_word}{speed_flag}
 ```
 
 ```python
 from colar_torch import LatentReasoner
 
 reasoner = LatentReasoner.load(".")
-print(reasoner.answer("{question}"{speed_argument}).text)
+print(reasoner.answer({question}{speed_argument}).text)
 ```
 
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """How a model is asked."""
+
+    question: str  # an example, in one line
+    speeds: tuple[str, ...]  # that were trained, as prompts say them; none where there is no speed to choose
+    in_torch: bool  # whether `colar_torch.py` thinks as its method does, too
 
 
 def model_card(
     *,
     stage: str,
     thinks: str,
-    thinks_in_torch: bool,
-    speeds: tuple[str, ...],
+    asked: Asked,
     is_adapter: bool,
     report: str,
     config: dict,
@@ -76,21 +84,21 @@ def model_card(
     Args:
         stage: which of the run's was exported.
         thinks: how the method thinks, and which files hold what it needs for that.
-        thinks_in_torch: whether `colar_torch.py` does so, too.
-        speeds: the trained thinking speeds, as prompts say them; none where there is no speed to choose.
+        asked: how it is asked, for examples.
         is_adapter: whether the folder holds a PEFT adapter for the run's base (else a whole model).
         report: the run's table in Markdown, "" where it was not evaluated.
-        config: the run's, resolved.
+        config: the run's, resolved; places on the disk of its training by their last names.
     """
-    base = config["model"]["base"]
-    asked = {
-        "question": EXAMPLE.question,
+    base, speeds = config["model"]["base"], asked.speeds
+    examples = {
+        "question": json.dumps(asked.question, ensure_ascii=False),
+        "question_word": shlex.quote(asked.question),
         "speed_flag": f" --speed {speeds[0]}" if speeds else "",
         "speed_argument": f", speed={_python(speeds[0])}" if speeds else "",
     }
     return CARD.format(
-        **asked,
-        with_torch=WITH_TORCH.format(**asked) if thinks_in_torch else "",
+        **examples,
+        with_torch=WITH_TORCH.format(**examples) if asked.in_torch else "",
         base_line=f"base_model: {hub_id[1]}\n" if (hub_id := _HUB_ID.fullmatch(base)) else "",
         title=config["title"],
         stage=stage,

@@ -52,6 +52,12 @@ def whole_path(name: str) -> str:
     return os.path.abspath(name) if is_here else name
 
 
+def bare_name(name: str) -> str:
+    """A place on this disk by its last name, for whom its path is nothing; any other name as it is."""
+    is_place = os.path.isabs(name) or name.startswith(("~", ".")) or os.path.exists(name)
+    return os.path.basename(os.path.normpath(name)) if name and is_place else name
+
+
 def moved_path(name: str, was_in: str, is_in: str) -> str:
     """Where a place is now, of a run that has been moved (`was_in`, `is_in`: its folder) together with what it names.
 

@@ -1,5 +1,6 @@
 """An exported folder as a run of one stage: its config, made of what the folder says, and its parameters."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from colar_jax.config import plain, resolve_plain
 from colar_jax.config.of_before import of_this_version
 from colar_jax.data.answers import VERIFIERS
 from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
 from colar_jax.methods import Method, find_method
 from colar_jax.parallel.mesh import put
 from colar_jax.runs.run import Run
@@ -96,8 +98,18 @@ def _model(folder: Path, facts: ThinkingFacts, method: type[Method]) -> dict[str
         lora = read_adapter_config(folder)
         targets = ",".join(lora.targets)
         model["lora"] = {"rank": lora.rank, "alpha": lora.alpha, "targets": targets, "init_from": str(folder)}
-        model["base"] = facts.base
+        model["base"] = _base_of(folder, facts)
     return model
+
+
+def _base_of(folder: Path, facts: ThinkingFacts) -> str:
+    """The base of a folder's adapters: where PEFT finds it, if that is a place on this machine, else as the run said.
+
+    The run's name may be one that was looked for in the folder of its export.
+    """
+    recorded = read_json_object(folder / ADAPTER_CONFIG_FILE).get("base_model_name_or_path")
+    is_here = isinstance(recorded, str) and os.path.isabs(recorded) and os.path.exists(recorded)
+    return recorded if is_here else facts.base
 
 
 def _settings_of_before(facts: ThinkingFacts, folder: Path) -> dict[str, Any]:

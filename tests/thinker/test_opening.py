@@ -69,6 +69,25 @@ def test_adapters_are_opened_with_their_base(tmp_path):
         assert_same_answer(answer, of_run)
 
 
+def test_adapters_are_opened_from_another_folder(tmp_path, monkeypatch):
+    """Also those of earlier versions, which named their base as it was looked for where they were exported."""
+    first, _ = given_run(tmp_path / "first")
+    export_stage(first, "colar", tmp_path / "models" / "base")
+    monkeypatch.chdir(tmp_path)
+    run, _ = given_run(tmp_path / "second", base="models/base", lora=LORA)
+    folder = export_stage(run, "colar", tmp_path / "adapter", form="adapter")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert config_of(folder).model.base == f"{tmp_path}/models/base"
+    change(folder, lambda facts: facts.update(base="models/base"))
+    assert config_of(folder).model.base == f"{tmp_path}/models/base"
+    shutil.move(tmp_path / "models", tmp_path / "moved")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: 1 / 0)
+    with pytest.raises(UserError, match=r"^model.base='models/base' is no folder.*--config.model.base=FOLDER"):
+        colar_jax.load(folder)
+    assert colar_jax.load(folder, settings={"model.base": f"{tmp_path}/moved/base"}).stage == "colar"
+
+
 def test_latents_at_the_size_of_embeddings_keep_that_size(tmp_path):
     """Their size is that of the embedding which training began with, not of the one that it made."""
     run, parameters = given_run(tmp_path / "run", stages=("coconut",), rescale=True)
