@@ -178,7 +178,10 @@ def _family(raw: dict[str, Any], where: str) -> Family:
 def _size_faults(raw: dict[str, Any], family: Family) -> Iterator[str]:
     """Sizes that do not go together."""
     hidden_size, num_heads = raw["hidden_size"], raw["num_attention_heads"]
-    if {**family.defaults, **raw}.get("head_dim") is None and hidden_size % num_heads:
+    if "head_dim" in family.defaults and raw.get("head_dim", 0) is None:
+        own = family.defaults["head_dim"]
+        yield f"head_dim=null: a {raw['model_type']} has a size of its own, {own} where it is left out"
+    elif {**family.defaults, **raw}.get("head_dim") is None and hidden_size % num_heads:
         yield f"hidden_size={hidden_size} is no multiple of num_attention_heads={num_heads}, and there is no head_dim"
     layer_types = raw.get("layer_types")
     if layer_types is not None and len(layer_types) != raw["num_hidden_layers"]:

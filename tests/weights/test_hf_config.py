@@ -152,6 +152,7 @@ def test_a_qwen2_that_could_slide_but_does_not():
         (without(LLAMA, "head_dim") | {"hidden_size": 25}, "hidden_size=25 is no multiple of num_attention_heads=6"),
         (LLAMA | {"num_key_value_heads": 4}, "num_kv_heads=4 does not divide num_heads=6"),
         (LLAMA | {"head_dim": 7}, "head_dim=7 is odd"),
+        (raw_of("qwen3") | {"head_dim": None}, "head_dim=null: a qwen3 has a size of its own, 128 where"),
         # Values of a wrong type, or out of range.
         (LLAMA | {"model_type": ["llama"]}, r"model_type=\['llama'\]"),
         (LLAMA | {"model_type": {"llama": 1}}, "model_type={'llama': 1}"),
