@@ -21,6 +21,8 @@ def missing_settings(wanted: dict[str, object], config: dict, stage: str) -> lis
         given = _setting(setting, config, stage)
         alike = _LISTS.get(setting)
         same = given == value if alike is None or given is None else set(alike(given)) == set(alike(value))
+        # A folder that is called by the id; `config.json` has its whole path.
+        same |= setting == "model.base" and str(given).endswith(f"/{value}")
         if setting == "start" and given is None:
             continue
         if not same:

@@ -201,6 +201,13 @@ def test_how_answers_were_compared_is_read_from_the_report():
     assert all(one.differences == ("data.verifier=exact, not numeric",) for one in compare(config, report))
 
 
+def test_a_base_in_a_folder_of_its_name_is_that_base():
+    row = PUBLISHED[0]
+    for folder in (f"/data/{row.base}", f"/data/{row.base.replace('/', '/another-')}"):
+        found = compare(*run_of(row, **{"model.base": folder}))
+        assert any(one.differences for one in found) is ("another" in folder)
+
+
 def test_an_order_of_speeds_and_targets_says_nothing():
     changes = {"stages.colar.latent.speeds": "5,4,3,2,1", "model.lora.targets": "value, query"}
     assert not any(one.differences for one in compare(*run_of(row_of("CoLaR c=5"), **changes)))
