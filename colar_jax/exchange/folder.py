@@ -15,7 +15,7 @@ from colar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from colar_jax.errors import UserError
 from colar_jax.exchange import ways
 from colar_jax.exchange.example import example_question
-from colar_jax.exchange.model_card import AskedOfCard, model_card
+from colar_jax.exchange.model_card import HowAsked, model_card
 from colar_jax.methods.method import Thinking
 from colar_jax.model.lora import merge_adapters
 from colar_jax.report.files import MARKDOWN_FILE
@@ -137,7 +137,7 @@ def _card(run: Run, stage: str, facts: ThinkingFacts, *, is_adapter: bool) -> st
     return model_card(
         stage=stage,
         thinks=ways.WAYS[facts.way].format(num_thoughts=facts.max_thoughts),
-        asked=AskedOfCard(
+        asked=HowAsked(
             question=example_question(run.workdir, stage),
             speeds=tuple(facts.speeds) if method.has_speed else (),
             in_torch=facts.way != ways.OWN and not method.chooses_speed,

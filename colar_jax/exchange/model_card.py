@@ -62,7 +62,7 @@ print(reasoner.answer({question}{speed_argument}).text)
 
 
 @dataclasses.dataclass(frozen=True)
-class AskedOfCard:
+class HowAsked:
     """How a model is asked."""
 
     question: str  # an example, in one line
@@ -74,7 +74,7 @@ def model_card(
     *,
     stage: str,
     thinks: str,
-    asked: AskedOfCard,
+    asked: HowAsked,
     is_adapter: bool,
     report: str,
     config: dict,

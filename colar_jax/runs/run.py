@@ -99,7 +99,7 @@ class Run:
     @functools.cached_property
     def judge(self) -> Judge:
         """What says whether an answer is right."""
-        return Judge(self.tokenizer, find_verifier(self.config.data.verifier))
+        return Judge(self.tokenizer, find_verifier(self.config.data.verifier, judges=False))
 
     def method(self, stage_name: str) -> Method:
         """The method of a stage, with its settings there."""

@@ -132,6 +132,7 @@ def test_every_setting_of_a_stage_says_whether_it_may_change():
         "log_every",
         "eval_every",
         "save_every",
+        "save_minutes",
         "rl.stop_on_collapse",
     }
 
@@ -222,6 +223,7 @@ def test_a_stage_that_would_have_fewer_steps_than_it_has_taken_is_refused(tmp_pa
     with pytest.raises(UserError, match="cot has taken 7 steps, and would have 1 in all"):
         pipeline._refuse_fewer_steps(run_with(tmp_path / "run", **by_epochs), "cot", accepted)
     monkeypatch.setattr(pipeline, "is_validated", lambda folder, step: False)  # as a checkpoint on SIGTERM
+    monkeypatch.setattr(pipeline, "has_ended", lambda folder, num_steps: True)  # and owes no validation
     with pytest.raises(UserError, match="cot has taken 7 steps, and would have 7 in all"):
         pipeline._refuse_fewer_steps(run_with(tmp_path / "run"), "cot", accepted)
 

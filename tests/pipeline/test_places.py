@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import transformers
 from pipeline.test_base import TWO_STEPS, make_base
 from pipeline.tiny import tiny_config_dict
 
@@ -59,6 +60,7 @@ def project(trained, tmp_path, monkeypatch) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "project"))
 
 
+@pytest.mark.slow
 def test_a_run_says_where_things_are_and_its_checkpoints_what_was_given(trained):
     saved = json.loads((trained / "runs/own/config.json").read_text())
     assert saved["model"]["base"] == f"{trained}/models/base"
@@ -76,6 +78,7 @@ def open_run(workdir):
     return run
 
 
+@pytest.mark.slow
 def test_it_is_opened_from_another_folder(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = open_run(trained / "runs/own")
@@ -83,6 +86,7 @@ def test_it_is_opened_from_another_folder(trained, tmp_path, monkeypatch):
     assert other_settings(settings, run, "colar") == {}  # what was decoded is not decoded again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_before", [False, True])
 def test_the_same_command_goes_on(project, monkeypatch, of_before):
     """Nothing is left to do, and nothing is refused; earlier versions wrote what was given."""
@@ -100,6 +104,7 @@ def test_the_same_command_goes_on(project, monkeypatch, of_before):
         pipeline.train(given_config(**here | {"data.tokenizer": "../models/others"}))
 
 
+@pytest.mark.slow
 def test_it_is_opened_where_all_of_it_was_moved_to(project):
     at = project / "runs/own/config.json"
     at.write_text(at.read_text().replace(os.path.dirname(json.loads(at.read_text())["model"]["base"]), "/gone/models"))
@@ -108,7 +113,12 @@ def test_it_is_opened_where_all_of_it_was_moved_to(project):
     assert run.config.model.base == f"{project}/models/base"
 
 
-def test_a_tokenizer_that_is_gone_is_the_runs_own(project, caplog):
+@pytest.mark.slow
+def test_a_tokenizer_that_is_gone_is_the_runs_own(project, caplog, monkeypatch):
+    def no_hub(name):
+        raise OSError(f"{name} is not on the hub")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", no_hub)
     saved = project / "runs/own/config.json"
     saved.write_text(saved.read_text().replace(json.loads(saved.read_text())["data"]["tokenizer"], "models/words"))
     run = open_run(project / "runs/own")  # of before, and nothing of that name is here

@@ -253,7 +253,7 @@ def test_signs_that_pieces_of_words_lack_are_told_once(tmp_path, caplog, monkeyp
     with caplog.at_level(logging.INFO):
         for prompt in ("How many zebras?", "How many lions?"):
             asyncio.run(service.begin(CompletionRequest(model="tiny", prompt=prompt)))
-    (record,) = [record for record in caplog.records if record.name.startswith("colar_jax")]
+    (record,) = [record for record in caplog.records if "has no token for" in record.getMessage()]
     assert record.getMessage().startswith("How many zebras?: the tokenizer has no token for 'zebras'")
 
 

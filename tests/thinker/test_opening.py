@@ -59,6 +59,7 @@ def test_a_folder_that_is_told_its_speed_as_a_number(conditioning, tmp_path):
     assert not np.array_equal(of_run[0].latents, colar_jax.load(folder).generate(QUESTIONS[0], 2).latents)
 
 
+@pytest.mark.slow
 def test_adapters_are_opened_with_their_base(tmp_path):
     first, _ = given_run(tmp_path / "first")
     base = export_stage(first, "colar", tmp_path / "base")
