@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from colar_jax.json_object import read_json_object
+from colar_jax.report.unlike_runs import OF_SAMPLING, OF_TEMPERATURE
 
 
 class Way(NamedTuple):
@@ -25,10 +26,8 @@ class Way(NamedTuple):
 
 Rows = dict[Way, list[dict]]
 BEFORE = {"run": "", "trim": "-"}  # what older reports do not say
-# Settings of decoding that a row may have instead of its run's, and those that only sampling reads.
+# Settings of decoding that a row may have instead of its run's.
 OF_LIMIT = ("max_latents", "max_step_tokens")
-OF_TEMPERATURE = ("latent_temperature", "stop_temperature", "answer_temperature")
-OF_SAMPLING = (*OF_TEMPERATURE, "stop_odds_temperature", "min_latent_std", "latent_noise", "top_p")
 # Of these a row may be a mean over several, and then it is said: what they change is not known.
 TOLD = ("git_commit", "jax", "devices", "decodes of a question")
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from colar_jax.command_line.config_file import load_config_file
 from colar_jax.command_line.flags import flag, override, parse_own
-from colar_jax.config import Config, OnResume, resolve, walk
+from colar_jax.config import Config, OnResume, plain, resolve, resolve_plain, walk
+from colar_jax.runs.places import bare_name, change_places, whole_path
 from colar_jax.runs.run_folder import saved_config
 from colar_jax.train import Flags
 
 # When a run says how far it is, and saves. When it validates is something else: that chooses the best checkpoint.
-WHILE_TRAINING = ("log_every", "save_every")
+WHILE_TRAINING = ("log_every", "save_every", "save_minutes")
 # Of an evaluation, what changes none of its accuracies: how many questions at a time, and what is said of samples.
 OF_LOOKS = ("eval.batch_size", "eval.latent_words", "eval.stages")
 
@@ -33,6 +34,7 @@ def settings_of(config: Config, stage: str) -> dict[str, Any]:
 
     Not those that only say how a step is computed, such as in how many parts.
     """
+    config = resolve_plain(change_places(plain(config), bare_name))  # two machines have one thing in two places
     groups = {f"stages.{stage}": config.stages[stage], "model": config.model, "data": config.data}
     return {
         name: value
@@ -47,7 +49,7 @@ def asked_by(arguments: list[str]) -> Config:
     own, settings = parse_own(arguments, list(dataclasses.fields(OfTrain)))
     config = load_config_file(own["config"])
     override(config, settings, list(own))
-    return resolve(config)
+    return resolve_plain(change_places(plain(resolve(config)), whole_path))  # as a run's folder has it
 
 
 def other_than_asked(folder: str, arguments: list[str], stages: list[str]) -> str:

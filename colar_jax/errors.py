@@ -4,9 +4,9 @@
 class UserError(ValueError):
     """A mistake of the user: a setting, a file or a command that cannot work as it is.
 
-    Commands print it as one line and end with status 2. The message names the setting or the file and its place, the
-    value, and what to do. Any other exception, another `ValueError` included, is a fault of the program and shows its
-    traceback.
+    Commands print it as one line and end with status 2 (of several processes 78: `parallel.hosts`). The message names
+    the setting or the file and its place, the value, and what to do. Any other exception, another `ValueError`
+    included, is a fault of the program and shows its traceback.
     """
 
 

@@ -48,12 +48,14 @@ prepare() {
 # Until the training ends. 143 (SIGTERM) and 75 (another worker was lost) mean: saved, start again; so does no status at
 # all, as after a worker's restart; but not for ever where a worker is lost as soon as it has started.
 watch() {
-    local ended of_another since=$SECONDS is_gone="" lost_early=0
+    local ended of_another since=$SECONDS is_gone="" lost_early=0 failed=0
     while true; do
         if [ -n "$NEXT" ]; then
             if prepare; then
-                since=$SECONDS is_gone=""
+                since=$SECONDS is_gone="" failed=0
             else # as on machines that were just made: no ssh yet, or their own updates
+                failed=$((failed + 1)) # what is permanent, as a bucket that is not there, is not paid for without end
+                [ "$failed" -lt 20 ] || give_up "training could not be started, 20 times in a row" 0
                 echo "training was not started on all workers of $NAME: trying again in $POLL_SECONDS s" >&2
             fi
         elif ended=$(exit_status); then

@@ -80,11 +80,19 @@ def is_plainly_right(prediction: str, answer: str) -> bool:
     return is_right(prediction, answer) or math_equivalence.is_same_but_for_layout(prediction, answer)
 
 
-def find_verifier(name: str, *, judges: bool = True) -> Verifier:
-    """What `data.verifier=name` names: one of `VERIFIERS`, or a function of the user's own, `package.module:function`.
+def check_verifier(name: str, *, judges: bool = True) -> None:
+    """UserError where `data.verifier=name` names nothing, or `judges` and lacks what it needs.
 
-    Args:
-        judges: whether it is going to: one that needs what is not installed is an error then.
+    One that is not going to judge need not be there: a model is asked elsewhere than where it was trained.
+    """
+    if judges or not is_import_path(name):
+        verifier = find_verifier(name)
+        if judges and verifier is is_same_mathematics:
+            math_equivalence.require_library()
+
+
+def find_verifier(name: str) -> Verifier:
+    """What `data.verifier=name` names: one of `VERIFIERS`, or a function of the user's own, `package.module:function`.
 
     Raises:
         UserError: there is none of this name, or it cannot be called.
@@ -95,8 +103,6 @@ def find_verifier(name: str, *, judges: bool = True) -> Verifier:
         return verifier
     if name not in VERIFIERS:
         raise unknown_name("data.verifier", name, VERIFIERS, "A function")
-    if judges and VERIFIERS[name] is is_same_mathematics:
-        math_equivalence.require_library()
     return VERIFIERS[name]
 
 

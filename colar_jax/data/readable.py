@@ -129,7 +129,7 @@ def _said(answer_ids: np.ndarray, tokenizer: Tokenizer) -> str:
 
 def _wrong(read_back: dict[str, str | None], verifier: str) -> dict[str, str]:
     """Of answers and what is read of each (None: the same), those that are judged wrong."""
-    judge = find_verifier(verifier, judges=False)  # known to be there where it is going to
+    judge = find_verifier(verifier)
     at_a_glance = is_plainly_right if judge is is_same_mathematics else judge
     texts = {answer: answer if said is None else said for answer, said in read_back.items()}
     doubtful = [answer for answer, text in texts.items() if not at_a_glance(text, answer)]

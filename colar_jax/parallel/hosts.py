@@ -149,6 +149,10 @@ class Agreement:
         before, self._of_last_step = self._of_last_step, self._dispatch(number)
         return None if before is None else _read(before)
 
+    def forget(self) -> None:
+        """What had been noted by the last call is done with; all processes say so at the same step."""
+        self._of_last_step = None
+
     def now(self, number: int | None) -> int | None:
         """What has been noted by now; waits for all processes."""
         return number if jax.process_count() == 1 else _read(self._dispatch(number))
@@ -211,7 +215,7 @@ def ends_with_its_peers() -> Iterator[None]:
 
 def _end_alone(error: Exception) -> None:
     """End with a fault that the others may not have; where they have, they can say so before this one is gone."""
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | OSError):
         print(f"error: {error}", file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+# Of `decode`, what is read where something is sampled.
+OF_TEMPERATURE = ("latent_temperature", "stop_temperature", "answer_temperature")
+OF_SAMPLING = (*OF_TEMPERATURE, "stop_odds_temperature", "min_latent_std", "latent_noise", "top_p")
 # Settings of decoding -> the one of `eval` that lists values of them, which rows then say of themselves.
 _LISTED = {
     "decode.latent_temperature": "temperatures",
@@ -44,8 +47,8 @@ def unlike_sentence(unlike: dict[str, dict[str, Any]]) -> str:
 
 def _is_said_by_rows(name: str, evaluated: dict) -> bool:
     """Whether rows have a column for a setting, or nothing is sampled that would read it."""
-    listed = _LISTED.get(name, "")
-    return bool(evaluated.get(listed)) or (listed == "temperatures" and evaluated.get("seeds") == 0)
+    is_unread = evaluated.get("seeds") == 0 and name.removeprefix("decode.") in OF_SAMPLING
+    return is_unread or bool(evaluated.get(_LISTED.get(name, "")))
 
 
 def _flat(of_run: dict) -> dict[str, Any]:

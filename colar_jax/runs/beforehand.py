@@ -129,7 +129,7 @@ def _check_steps(run: Run, names: list[str]) -> None:
     if len(without) == all_of_them:
         raise UserError(
             f"no problem of data.train={source!r} has steps, which stages.{learning[0]} learns from (method="
-            f"{run.config.stages[learning[0]].method}): only method=no_cot and reinforcement learning do without"
+            f"{run.config.stages[learning[0]].method}): method=no_cot and reinforcement learning do without"
         )
     place = run.train_problems[without[0]].place or f"problem {without[0] + 1}"
     logger.warning(

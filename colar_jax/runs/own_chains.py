@@ -41,8 +41,8 @@ def shortest_right(run: Run, name: str) -> list[Problem]:
             )
         if is_first():
             keep(run, name, path, lambda unfinished: _write(unfinished, problems))
-        parts.remove()
         wait_for_all("sampled chains")
+        parts.remove()
     return read_problems(path)
 
 

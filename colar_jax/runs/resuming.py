@@ -16,7 +16,7 @@ from colar_jax.parallel.hosts import is_first
 from colar_jax.runs.identity import CHAINS, PROBLEMS, VALIDATED_ON, Change, changes_since
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import CHAINS_FILE, open_checkpoints
-from colar_jax.training.stage import CHECKPOINTS_FOLDER, VALIDATION_OWED
+from colar_jax.training.stage import CHECKPOINTS_FOLDER, is_owed
 from colar_jax.whole_lines import whole_lines
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def has_ended(folder: Path, num_steps: int) -> bool:
     if step is None or step < num_steps:
         return False
     with open_checkpoints(folder) as checkpoints:
-        return not checkpoints.read(step)[1].get(VALIDATION_OWED, False)
+        return not is_owed(*checkpoints.read(step))
 
 
 def is_validated(folder: Path, step: int) -> bool:

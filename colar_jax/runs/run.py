@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from colar_jax.config import Config, DecodeConfig, parse_speeds, parse_targets
-from colar_jax.data.answers import find_verifier
+from colar_jax.data.answers import check_verifier, find_verifier
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.fingerprint import problems_hash
 from colar_jax.data.problems import Problem
@@ -99,7 +99,9 @@ class Run:
     @functools.cached_property
     def judge(self) -> Judge:
         """What says whether an answer is right."""
-        return Judge(self.tokenizer, find_verifier(self.config.data.verifier, judges=False))
+        # Found when it judges: what only answers needs none.
+        name = self.config.data.verifier
+        return Judge(self.tokenizer, lambda prediction, answer: find_verifier(name)(prediction, answer))
 
     def method(self, stage_name: str) -> Method:
         """The method of a stage, with its settings there."""
@@ -207,7 +209,7 @@ _LOAD = {
 
 
 def _check_names(config: Config, *, judges: bool) -> None:
-    find_verifier(config.data.verifier, judges=judges)
+    check_verifier(config.data.verifier, judges=judges)
     for name, stage in config.stages.items():
         find_method(stage.method, f"stages.{name}.method")
         if stage.trainer == "grpo":

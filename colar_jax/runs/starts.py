@@ -28,7 +28,7 @@ from colar_jax.runs.start_rules import begins_latents, refuse_another_reading, r
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.saved_state import saved_tree
-from colar_jax.training.stage import CHECKPOINTS_FOLDER, UNLOGGED, VALIDATION_OWED
+from colar_jax.training.stage import CHECKPOINTS_FOLDER, UNLOGGED, is_owed
 from colar_jax.training.state import (
     TrainState,
     Tree,
@@ -195,9 +195,9 @@ def unfinished(folder: Path) -> str:
     """Where training has got to, of a stage that has not taken all its steps; empty for others, or without a number."""
     with _finished(folder) as (checkpoints, step):
         latest = checkpoints.latest_step()
-        saved = checkpoints.read(latest)[1]
+        metrics, saved = checkpoints.read(latest)
         wanted = saved.get(NUM_STEPS, saved.get("stage.steps", 0))
-    if latest == wanted and saved.get(VALIDATION_OWED, False):
+    if latest == wanted and is_owed(metrics, saved):
         return f"step {step:,}, trained to {latest:,}, which was not validated"
     return f"step {step:,}, trained to {latest:,} of {wanted:,}" if latest < wanted else ""
 

@@ -94,7 +94,7 @@ class Deployment:
         most_answers = min(plan.most_answers, plan.most_waiting + self.slots.num_slots)
         self.service = Service(served, self.scheduler, most_answers=most_answers)
         self.app = make_app(self.service, self.metrics, plan.bounds, lifespan=self._lifespan)
-        self._is_stopping = threading.Event()
+        self._is_stopping, self._compilations = threading.Event(), self.slots.compilations()
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app):
@@ -132,7 +132,7 @@ class Deployment:
 
         Not while the API starts: what uvicorn calls then ends the process with a traceback where it fails.
         """
-        plan, self._compilations = self.plan, self.slots.compilations()
+        plan = self.plan
         next(self._compilations), next(self._compilations)
         return Server(
             self.app,

@@ -1,5 +1,6 @@
 """An exported folder as a run of one stage: its config, made of what the folder says, and its parameters."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from colar_jax.weights.latent_head_file import load_latent_head, read_embed_std,
 from colar_jax.weights.peft import ADAPTER_CONFIG_FILE, read_adapter_config
 from colar_jax.weights.projection_file import PROJECTION_CONFIG_FILE, projection_sizes
 from colar_jax.weights.thinking_file import THINKING_FILE, ThinkingFacts, read_thinking
+
+logger = logging.getLogger(__name__)
 
 
 def is_exported(folder: Path) -> bool:
@@ -49,7 +52,12 @@ def exported_config(folder: Path) -> ml_collections.ConfigDict:
     }
     saved = {"title": folder.name, "run": name, "stages": {name: stage}, "decode": decode}
     # A function of theirs is not here, and a folder of others names nothing that is to be imported.
-    data = {"tokenizer": str(folder)} | ({"verifier": facts.verifier} if facts.verifier in VERIFIERS else {})
+    is_known = facts.verifier in VERIFIERS
+    if facts.verifier and not is_known:
+        logger.warning(
+            "%s was judged by %s: here its answers are compared as data.verifier=numeric does", folder, facts.verifier
+        )
+    data = {"tokenizer": str(folder)} | ({"verifier": facts.verifier} if is_known else {})
     saved |= {"model": _model(folder, facts, method), "data": data}
     try:
         config = ml_collections.ConfigDict(plain(resolve_plain(of_this_version(saved))))

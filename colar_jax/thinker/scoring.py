@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from colar_jax.config import parse_speeds
-from colar_jax.data.answers import find_verifier
+from colar_jax.data.answers import check_verifier
 from colar_jax.data.encoding import EncodedProblems, encode
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed, speed_text
@@ -36,7 +36,7 @@ def score(thinker: "Thinker", problems, speeds, *, seeds: int, limit: int | None
     """As `Thinker.evaluate`."""
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 0:
         raise UserError(f"seeds={seeds!r} is no number of sampled decodes: 0, or some")
-    find_verifier(thinker.run.config.data.verifier)
+    check_verifier(thinker.run.config.data.verifier)
     name, problems = _problems(problems, limit)
     chosen, run = _speeds(thinker, speeds), thinker.run
     encoded = encoded_for(thinker, problems, chosen)

@@ -17,6 +17,7 @@ from colar_jax.errors import UserError
 from colar_jax.training import orbax_output
 from colar_jax.training.checksums import digest_of, sums_of
 from colar_jax.training.disk import refusal_of_disk
+from colar_jax.training.late_metrics import LATE_METRICS_FILE, LateMetrics
 from colar_jax.training.preservation import BestAndLatest
 from colar_jax.training.saved_leaves import differences_of, leaf_of_path, with_sharding
 
@@ -54,7 +55,8 @@ class Checkpoints:
         if keep_best < 1:
             raise ValueError(f"keep_best = {keep_best}: keep at least 1 checkpoint for its metric")
         self.folder = pathlib.Path(folder).absolute()
-        self._policy = BestAndLatest(keep_best)
+        self._late = LateMetrics(self.folder.with_name(LATE_METRICS_FILE))
+        self._policy = BestAndLatest(keep_best, self._late.of_step)
         self._has_saved = False
         try:
             with orbax_output.silenced():  # what is damaged is said when it is read
@@ -65,6 +67,7 @@ class Checkpoints:
             if (step := self._unreadable_step()) is None:
                 raise
             raise self._damaged(step) from error
+        self._late.keep_of({step: self.saved_at(step) for step in self._late.of_step if step in self.steps()})
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -89,15 +92,7 @@ class Checkpoints:
             self.read(step)  # a metric that was damaged must not decide
         return next(iter(self._policy.ranked(self._checkpointer.checkpoints)), None)
 
-    def save(
-        self,
-        step: int,
-        tree: PyTree,
-        *,
-        metrics: dict[str, float] | None,
-        identity: dict[str, Any],
-        replaces: bool = False,
-    ) -> None:
+    def save(self, step: int, tree: PyTree, *, metrics: dict[str, float] | None, identity: dict[str, Any]) -> None:
         """Starts to save a checkpoint and returns; a step that has one already is left as it is.
 
         The arrays are copied before this returns: they may be donated at once. An earlier save still in progress is
@@ -108,9 +103,8 @@ class Checkpoints:
           tree: arrays and Python numbers in any containers; a leaf is known by its path alone ("trainable/lora/a").
           metrics: what the evaluation at this step measured, or None.
           identity: a small JSON object that says what the tree belongs to (settings, training problems, frozen base).
-          replaces: a step that has one gets this one instead. Until it is on disk there is none of this step.
         """
-        if step in self.steps() and not replaces:
+        if step in self.steps():
             return
         if not self._has_saved:
             self._checkpointer.close()
@@ -126,10 +120,16 @@ class Checkpoints:
                 step,
                 leaves,
                 force=True,  # when to save is the training loop's decision
-                overwrite=replaces,
                 metrics=metrics,
                 custom_metadata=facts | {"digest": digest_of(facts, metrics)},
             )
+
+    def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Note what was measured of a step that was saved without; its checkpoint stays as it is.
+
+        Of several processes the first one writes.
+        """
+        self._late.add(step, self.saved_at(step), {name: float(value) for name, value in metrics.items()})
 
     def restore(self, step: int, abstract_tree: PyTree) -> PyTree:
         """The saved tree, bit for bit, in the containers and shardings of `abstract_tree`.
@@ -190,7 +190,7 @@ class Checkpoints:
           UserError: there is no such step.
         """
         metadata = self._metadata(step)
-        return dict(metadata.metrics or {}), metadata.custom_metadata["identity"]
+        return dict(metadata.metrics or self._late.of_step.get(step, {})), metadata.custom_metadata["identity"]
 
     def saved_at(self, step: int) -> int:
         """When a step was saved, in nanoseconds since 1970: no two saves are alike, and copies of one are.

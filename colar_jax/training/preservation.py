@@ -13,7 +13,7 @@ BEST_BY = ("reward", "accuracy")
 Metadata = Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class BestAndLatest:
     """Orbax's preservation policy for "best n and latest".
 
@@ -21,6 +21,7 @@ class BestAndLatest:
     """
 
     keep_best: int
+    late_metrics: dict[int, dict[str, float]]  # by step, of checkpoints that were saved without
 
     def should_preserve(self, checkpoints: Sequence[Metadata], *, context: Any) -> list[bool]:
         kept = self.kept(checkpoints)
@@ -34,7 +35,7 @@ class BestAndLatest:
 
     def ranked(self, checkpoints: Iterable[Metadata]) -> list[int]:
         """The steps that have the metric, best first; of equals the latest first."""
-        values = {checkpoint.step: checkpoint.metrics or {} for checkpoint in checkpoints}
+        values = {one.step: one.metrics or self.late_metrics.get(one.step, {}) for one in checkpoints}
         metric = next((name for name in BEST_BY if any(name in of_step for of_step in values.values())), None)
         value_of_step = {step: of_step[metric] for step, of_step in values.items() if metric in of_step}
         measured = [step for step, value in value_of_step.items() if math.isfinite(value)]

@@ -74,6 +74,11 @@ class StageRun:
     keep_checkpoints: int
 
 
+def is_owed(metrics: dict[str, float], identity: dict) -> bool:
+    """Whether what `Checkpoints.read` says of a step lacks a validation that was cut short by a signal."""
+    return identity.get(VALIDATION_OWED, False) and not metrics
+
+
 def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) -> None:
     """Train until `num_steps`, from the stage's latest checkpoint if it has one; the result is on disk.
 
@@ -89,8 +94,8 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
         latest = checkpoints.latest_step()
         start, unlogged, owes_validation = latest or 0, [], False
         if latest is not None:  # 0 where a stage was given to begin with (`starts.adopt`)
-            saved = checkpoints.read(start)[1]
-            owes_validation = saved.get(VALIDATION_OWED, False)
+            metrics, saved = checkpoints.read(start)
+            owes_validation = is_owed(metrics, saved)
             if start >= stage.num_steps and not owes_validation:
                 return
             state, frozen = restore_state(checkpoints, start, state, frozen, stage.config)
@@ -106,7 +111,7 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
             log = LateLog(stage.name, stage.folder, stage.trainer, unlogged)
             running = _Running(stage, frozen, log, checkpoints, writer, progress, guard, Agreement(stage.mesh))
             if owes_validation:
-                running.validate_and_save(start, state, replaces=True)
+                running.make_up_for_validation(start, state)
             with contextlib.closing(stage.trainer.steps(state, frozen, key, start, stage.num_steps)) as steps:
                 _loop(running, enumerate(steps, start=start + 1))
             checkpoints.wait()  # a signal ends nothing until the last step is on disk
@@ -126,8 +131,21 @@ class _Running:
     guard: InterruptionGuard
     agreement: Agreement
 
-    def validate_and_save(self, step: int, state: TrainState, *, replaces: bool = False) -> None:
-        """Save a step with what its validation measures; `replaces`: it was saved without.
+    def make_up_for_validation(self, step: int, state: TrainState) -> None:
+        """Validate a step that was saved without.
+
+        Raises:
+            Interrupted: a signal came before the validation had ended.
+        """
+        try:
+            metrics = self._validate(step, join(state.trainable, self.frozen))
+        except _CutShort:
+            self.stop_if_asked(step)
+        self.writer.sync()
+        self.checkpoints.add_metrics(step, metrics)
+
+    def validate_and_save(self, step: int, state: TrainState) -> None:
+        """Save a step with what its validation measures.
 
         Raises:
             Interrupted: a signal came before the validation had ended; the step is saved without.
@@ -137,16 +155,10 @@ class _Running:
         except _CutShort:
             self.save(step, state, owes_validation=True)
             self.stop_if_asked(step)
-        self.save(step, state, metrics, replaces=replaces)
+        self.save(step, state, metrics)
 
     def save(
-        self,
-        step: int,
-        state: TrainState,
-        metrics: dict[str, float] | None = None,
-        *,
-        owes_validation: bool = False,
-        replaces: bool = False,
+        self, step: int, state: TrainState, metrics: dict[str, float] | None = None, *, owes_validation: bool = False
     ) -> None:
         """Start to save a step, and all that has been logged until now."""
         identity = self.stage.identity | {UNLOGGED: self.log.unlogged(), TRAINER: self.stage.trainer.memory()}
@@ -154,7 +166,7 @@ class _Running:
             identity[VALIDATION_OWED] = True
         self.writer.sync()
         tree = saved_tree(state, self.frozen, self.stage.config)
-        self.checkpoints.save(step, tree, metrics=metrics, identity=identity, replaces=replaces)
+        self.checkpoints.save(step, tree, metrics=metrics, identity=identity)
 
     def stop_if_asked(self, step: int, signal_number: int | None = None) -> None:
         """Raise Interrupted where a signal has come by now, to any process, when what was saved is on disk."""
@@ -220,6 +232,7 @@ def _loop(running: _Running, steps: Iterator[tuple[int, Step]]) -> None:
                 running.save(step, state)
             saved_at = time.monotonic()
             running.stop_if_asked(step, signal_number)
+            running.agreement.forget()  # that a save was due
 
 
 def _with_the_last_line(

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colar_jax.data.answers import VERIFIERS, extract_answer, find_verifier, is_right, is_same_mathematics, is_same_text
+from colar_jax.data.answers import (
+    VERIFIERS,
+    check_verifier,
+    extract_answer,
+    find_verifier,
+    is_right,
+    is_same_mathematics,
+    is_same_text,
+)
 from colar_jax.data.prompts import answer_text
 from colar_jax.errors import UserError
 
@@ -246,6 +254,9 @@ def without_units(prediction: str, answer: str) -> bool:
 def test_a_verifier_of_ones_own():
     verifier = find_verifier(f"{__name__}:without_units")
     assert verifier("3 km", "3") and not verifier("4 km", "3")
+    check_verifier("nowhere:at_all", judges=False)  # a model is asked where nothing is judged, too
+    with pytest.raises(UserError, match="cannot be imported"):
+        check_verifier("nowhere:at_all")
     for name, said in {
         f"{__name__}:VERIFIERS": "is no function",
         f"{__name__}:nothing": "cannot be imported",

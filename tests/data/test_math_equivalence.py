@@ -9,7 +9,7 @@ from cases import fast
 
 from colar_jax.config import DataConfig
 from colar_jax.data import math_equivalence, math_worker
-from colar_jax.data.answers import find_verifier, is_right, is_same_mathematics
+from colar_jax.data.answers import check_verifier, is_right, is_same_mathematics
 
 EQUAL = [
     (r"\frac{1}{2}", "0.5"),
@@ -122,11 +122,11 @@ def test_what_is_no_question_of_mathematics_asks_nobody(monkeypatch):
 def test_a_missing_library_is_said_at_start_up_and_the_default_does_without(monkeypatch):
     monkeypatch.setattr(math_equivalence.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"data.verifier='math' needs.*math-verify.*pip install -e '.\[math\]'"):
-        find_verifier("math")
-    find_verifier(DataConfig().verifier)
-    find_verifier("exact")
+        check_verifier("math")
+    check_verifier(DataConfig().verifier)
+    check_verifier("exact")
     with pytest.raises(ValueError, match="data.verifier='maths' is none of numeric, exact, math. Did you mean 'math'"):
-        find_verifier("maths")
+        check_verifier("maths")
 
 
 @needs_math_verify

@@ -177,7 +177,11 @@ def be_one_of_two(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(UserError("the disk is full"), "error: the disk is full\n"), (OSError(5, "Input/output error"), "Traceback")],
+    [
+        (UserError("no such data"), "error: no such data\n"),
+        (OSError(28, "No space left on device"), "error: [Errno 28] No space left on device\n"),
+        (KeyError("a fault of the program"), "Traceback"),
+    ],
 )
 def test_a_fault_of_one_process_ends_it_at_once(monkeypatch, capsys, error, said):
     """At the end of a process jax waits for all others, who wait for it in their next step."""

@@ -1,5 +1,6 @@
 """Settings of an evaluation that nothing would read are one sentence, before anything is decoded."""
 
+import dataclasses
 import runpy
 from pathlib import Path
 
@@ -16,24 +17,28 @@ ONLY = {"cot": "colar", "colar": "cot"}  # the stage of the run that is not eval
 
 
 @pytest.mark.parametrize(
-    ("stage", "setting", "value"),
-    [
-        ("colar", "word_budgets", "4,8"),
-        ("colar", "trim.verifier", "judge"),
-        ("cot", "latent_limits", "4,8"),
-        ("cot", "causal", True),
-    ],
+    ("stage", "setting", "value"), [("colar", "word_budgets", "4,8"), ("cot", "latent_limits", "4,8")]
 )
 def test_what_no_evaluated_stage_reads_is_refused(tmp_path, stage, setting, value):
     asked = {f"eval.{setting}": value}
     alone, other = (config_of(tmp_path, **asked, **{"eval.stages": name}) for name in (stage, ONLY[stage]))
-    off = "False" if value is True else "$"
-    with pytest.raises(UserError, match=rf"eval.{setting}=.* does \({stage}\): .* by --config.eval.{setting}={off}"):
+    with pytest.raises(UserError, match=rf"eval.{setting}=.* does \({stage}\): .* by --config.eval.{setting}=$"):
         refuse_idle_settings([alone])
     refuse_idle_settings([other])
     refuse_idle_settings([config_of(tmp_path, **asked)])
     refuse_idle_settings([alone, other])  # of two runs one reads it
     refuse_idle_settings([config_of(tmp_path, **{"eval.stages": stage})])
+
+
+@pytest.mark.parametrize(("stage", "setting", "value"), [("colar", "trim.verifier", "judge"), ("cot", "causal", True)])
+def test_what_a_file_says_for_all_its_stages_is_refused_where_none_reads_it(tmp_path, stage, setting, value):
+    """One stage of a run that is still being trained can be evaluated as its file says."""
+    config = config_of(tmp_path, **{f"eval.{setting}": value, "eval.stages": stage})
+    refuse_idle_settings([config])
+    alone = dataclasses.replace(config, stages={stage: config.stages[stage]}, run=stage)
+    off = "False" if value is True else "$"
+    with pytest.raises(UserError, match=rf"eval.{setting}=.* does \({stage}\): .* by --config.eval.{setting}={off}"):
+        refuse_idle_settings([alone])
 
 
 def test_latents_whose_number_is_the_methods_own_have_no_limit(tmp_path):

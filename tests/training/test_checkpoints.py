@@ -343,16 +343,23 @@ def test_kill_in_mid_save_leaves_every_finished_checkpoint_whole(tmp_path):
 
 
 def test_a_step_that_was_saved_without_a_metric_gets_one(tmp_path):
-    """Saved again it is replaced where that is asked for, and then the best; the others stay."""
-    with Checkpoints(tmp_path, keep_best=1) as checkpoints:
+    """It may be the best then. The checkpoint stays as it is: nothing is written that a kill could cut short."""
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder, keep_best=1) as checkpoints:
         checkpoints.save(1, {"w": np.ones(2)}, metrics={"accuracy": 0.5}, identity={})
         checkpoints.save(2, {"w": np.full(2, 2.0)}, metrics=None, identity={"owes": True})
         assert checkpoints.best_step() == 1
-        checkpoints.save(2, {"w": np.full(2, 3.0)}, metrics={"accuracy": 0.9}, identity={})
+        saved_at = checkpoints.saved_at(2)
         assert checkpoints.read(2) == ({}, {"owes": True})
-        checkpoints.save(2, {"w": np.full(2, 2.0)}, metrics={"accuracy": 0.9}, identity={}, replaces=True)
+        checkpoints.add_metrics(2, {"accuracy": 0.9})
+        assert checkpoints.read(2) == ({"accuracy": 0.9}, {"owes": True}) and checkpoints.best_step() == 2
+    with Checkpoints(folder, keep_best=1) as checkpoints:
+        assert checkpoints.best_step() == 2 and checkpoints.saved_at(2) == saved_at
+        checkpoints.save(3, {"w": np.ones(2)}, metrics={"accuracy": 0.7}, identity={})
         checkpoints.wait()
-        assert checkpoints.read(2) == ({"accuracy": 0.9}, {}) and checkpoints.best_step() == 2
-        np.testing.assert_array_equal(checkpoints.restore(2, {"w": np.zeros(2)})["w"], np.full(2, 2.0))
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [2] and checkpoints.best_step() == 2
+        assert checkpoints.steps() == [2, 3] and checkpoints.best_step() == 2
+    late = tmp_path / "late_metrics.json"
+    for of_another in (late.read_text().replace(str(saved_at), "7"), "{", "[]", '{"2": 3}'):
+        late.write_text(of_another)
+        with Checkpoints(folder) as checkpoints:
+            assert checkpoints.best_step() == 3 and checkpoints.steps() == [3]

@@ -110,6 +110,43 @@ def test_there_is_a_checkpoint_every_ten_minutes(tmp_path, monkeypatch, settings
     assert saved == expected
 
 
+def test_two_processes_that_agree_on_a_save_save_once(tmp_path, monkeypatch):
+    """What is noted is read one step later, when a save is due no more."""
+    noted, saved, now = [None], [], [0.0]
+
+    class LateAgreement:
+        def __init__(self, mesh):
+            pass
+
+        def late(self, number):
+            before, noted[0] = noted[0], number
+            return before
+
+        def now(self, number):
+            return number
+
+        def forget(self):
+            noted[0] = None
+
+    class FourMinutesAStep(CountingTrainer):
+        def steps(self, *arguments):
+            for step in super().steps(*arguments):
+                now[0] += 240.0
+                yield step
+
+    save = Checkpoints.save
+
+    def save_and_note(checkpoints, step, *arguments, **options):
+        saved.append(step)
+        save(checkpoints, step, *arguments, **options)
+
+    monkeypatch.setattr(stage_module, "Agreement", LateAgreement)
+    monkeypatch.setattr(stage_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Checkpoints, "save", save_and_note)
+    run_stage(stage_in(tmp_path, FourMinutesAStep(), steps=9), start_state(), {}, None)
+    assert saved == [4, 8, 9]
+
+
 def test_a_signal_during_the_last_save_waits_for_it(tmp_path, monkeypatch):
     """It may be the only checkpoint that a stage has, and on a bucket a save takes minutes."""
     trainer, wait, sent = CountingTrainer(), Checkpoints.wait, []
@@ -154,6 +191,6 @@ def test_a_signal_during_a_validation_is_answered_at_once(tmp_path, step):
     assert [line["step"] for line in read_metrics(tmp_path) if "val/accuracy" in line] == [3, 6]
     assert has_ended(tmp_path, 6)
     with Checkpoints(tmp_path / CHECKPOINTS_FOLDER) as checkpoints:
-        assert checkpoints.best_step() == 6 and VALIDATION_OWED not in checkpoints.read(6)[1]
+        assert checkpoints.best_step() == 6 and checkpoints.read(6)[0] == {"accuracy": 0.6}
     run_stage(stage_in(tmp_path, going_on, validate, **settings), start_state(), {}, None)
     assert validated == [3, 6]

@@ -10,8 +10,8 @@ from colar_jax.runs.sweep.cells import reads_limit, stages_of
 def refuse_idle_settings(configs: Sequence[Config]) -> None:
     """UserError where a setting of `eval` is given and no stage that is evaluated, of any of the runs, reads it.
 
-    What trims chains and whether latents are tested stand in config files, whose stages may be trained one by one: they
-    are refused only where no stage of the file reads them, or one of the run does that is not evaluated.
+    What trims chains and whether latents are tested stand in config files, whose stages may be trained or evaluated one
+    by one: they are refused only where no stage of the file reads them.
     """
     if not any(config.stages[stage].bound_method.answers_problems for config in configs for stage in stages_of(config)):
         return  # what is evaluated answers nothing that could be ended or tested
@@ -19,9 +19,8 @@ def refuse_idle_settings(configs: Sequence[Config]) -> None:
         asked = [config for config in configs if value_of(config)]
         if not asked or any(reads(config, stage) for config in asked for stage in stages_of(config)):
             continue
-        in_file = [(stage in config.stage_names) for config in asked for stage in config.stages if reads(config, stage)]
-        is_for_another_run = name in _OF_FILES and bool(in_file) and not any(in_file)
-        if not is_for_another_run:
+        is_for_others = name in _OF_FILES and any(reads(config, stage) for config in asked for stage in config.stages)
+        if not is_for_others:
             evaluated = ", ".join(dict.fromkeys(stage for config in asked for stage in stages_of(config)))
             value = value_of(asked[0])
             raise UserError(

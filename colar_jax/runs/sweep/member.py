@@ -109,7 +109,7 @@ def results_of(part: StageCells, store: Store) -> Iterator[Result]:
         place = (cell.dataset, speed, cell.sampling, cell.latent_limit, cell.temperature, cell.trim, was_trained)
         decoded = StoredDecode.from_json(store[key_of(depends_on)])
         together.setdefault((*place, depends_on["questions"]), []).append(decoded)
-    is_same = functools.lru_cache(maxsize=2**16)(find_verifier(run.config.data.verifier, judges=False))
+    is_same = functools.lru_cache(maxsize=2**16)(find_verifier(run.config.data.verifier))
     model = _cost_model(part)
     thinks_in, here = _thinks_in(part), timed_on(run)
     for (dataset, speed, sampling, limit, temperature, trim, was_trained, questions), seeds in together.items():
