@@ -132,6 +132,15 @@ def test_what_fails_on_a_new_machine_is_tried_again(cluster):
     assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]]
 
 
+def test_what_never_works_is_not_paid_for_without_end(cluster):
+    """Such as a bucket that is not there."""
+    cluster.add_gcloud(states="READY")
+    (cluster.cloud / "refused").write_text(json.dumps({"colar_jax.train": 1000}))
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 1 and done.stderr.count("trying again") == 19
+    assert done.stderr.splitlines()[-1].startswith("error: training could not be started, 20 times in a row")
+
+
 def test_what_fails_when_training_is_to_go_on_is_tried_again(cluster):
     cluster.add_gcloud(states="READY", statuses="75 0")
     with cluster.start("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD) as watching:
