@@ -98,11 +98,13 @@ def serve(mode: str) -> None:
 
     llama = PRESETS["micro"]
     graph, parameters = build(llama, LatentHeadConfig(llama.hidden_size), seed=0)
-    engine, method, tokenizer = Engine(graph, make_mesh(jax.devices()[:1])), Colar(), load_tokenizer(EMBEDDED)
+    method = Colar(speeds=",".join(f"{speed:g}" for speed in SPEEDS))
+    engine, tokenizer = Engine(graph, make_mesh(jax.devices()[:1])), load_tokenizer(EMBEDDED)
     decode = DecodeConfig(max_latents=MOST_LATENTS, max_answer_tokens=MOST_TOKENS)
+    stages = {"colar": types.SimpleNamespace(bound_method=method)}
     run = types.SimpleNamespace(
+        config=types.SimpleNamespace(stages=stages),
         trained_speeds=lambda stage: SPEEDS,
-        was_trained=lambda stage, speed: True,
         thinking=lambda stage: method.thinking(decode, tokenizer.separator_id, greedy=True),
     )
     thinker = types.SimpleNamespace(

@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import pytest
+from cases import fast
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -109,7 +110,9 @@ def test_peak_memory_is_not_that_of_who_started_the_process():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["sft_fixed", "generation", "rl_iteration", "coconut", "codi"])
+@pytest.mark.parametrize(
+    "task", fast(["sft_fixed", "generation", "rl_iteration", "coconut", "codi"], "sft_fixed", "coconut")
+)
 def test_our_side_does_a_round(task):
     command = [sys.executable, BENCHMARKS / "speed.py", "--side", "jax", "--task", task]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}

@@ -9,6 +9,7 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # for what it imports from beside itself
 SCRIPT = runpy.run_path(str(BENCHMARKS / "rl_floor.py"))
+sys.path.remove(str(BENCHMARKS))  # whose sweep.py would come before tests/sweep
 EXPERIMENTS, Cell, START = SCRIPT["EXPERIMENTS"], SCRIPT["Cell"], SCRIPT["START"]
 
 

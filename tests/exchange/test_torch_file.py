@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from cases import fast
 from exchange.thinking_alike import assert_thinks_alike, torch_file_of
 from exchange.tiny_run import given_run
 from flax import nnx
@@ -136,7 +137,7 @@ def assert_takes_a_speed_as_we_do(run, stage, folder):
     assert reasoner.checked_speed("3") == 3
 
 
-@pytest.mark.parametrize("stage", ["colar", "cot"])
+@pytest.mark.parametrize("stage", fast(["colar", "cot"], "colar"))
 @pytest.mark.parametrize("family", ["qwen3", "smollm3", "ministral", "olmo2", "gemma3_text"])
 def test_other_families_think_there_as_here(family, stage, tmp_path, monkeypatch):
     pytest.importorskip("torch")

@@ -286,6 +286,7 @@ def test_of_a_chain_whose_speed_changes_the_mean_is_told():
     assert chosen_speeds(decoded, slice(0, 3)) is None
 
 
+@pytest.mark.variant
 @pytest.mark.slow
 def test_a_stage_labels_trains_and_answers(tmp_path):
     config = resolve(mid_chain_config(tmp_path / "run"))

@@ -179,6 +179,7 @@ run_main(pipeline.train)
 """
 
 
+@pytest.mark.variant
 @pytest.mark.slow
 def test_a_run_killed_in_a_rollout_an_update_and_a_save_goes_on_to_the_same_end(tmp_path, finished):
     workdir = tmp_path / "run"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cases import fast
 
 from colar_jax.config import LatentHeadSettings, ModelConfig
 from colar_jax.model.presets import PRESETS
@@ -185,7 +186,7 @@ def test_latents_in_training_are_planned_too():
     assert plan["schedule"]["num_steps"] == 6
 
 
-@pytest.mark.parametrize("config", ["gsm8k_latent_grpo", "gsm8k_adaptive"])
+@pytest.mark.parametrize("config", fast(["gsm8k_latent_grpo", "gsm8k_adaptive"], "gsm8k_latent_grpo"))
 def test_rewards_of_other_latents_are_planned_too(config):
     """A sequence of latents that are made again has no closed form; rollouts of k-hot ones keep ids and scores."""
     flags = (f"--config=configs/{config}.py:smoke", "--stage=rl", "--compiler=host", "--topology=v5e:2x2", "--json")
