@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 
-from colar_jax.command_line import run_main
+from colar_jax.command_line import flag, run_main
 from colar_jax.config import Config
 
 CONFIG_FILE = """
@@ -16,6 +16,17 @@ def get_config(argument=""):
     config.stages.colar = stage_defaults(method="colar", steps=20)
     return config
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """One flag of each type."""
+
+    out: str = flag("", "a folder")
+    form: str = flag("whole", "how much of it", ("whole", "half"))
+    times: int = flag(1, "how often")
+    scale: float = flag(0.5, "how much")
+    show: bool = flag(False, "whether to show it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,3 +49,8 @@ def call(argv: list[str], main=None, flags=None, source=None) -> tuple[Config | 
         sys.argv = before
     config, own = (*called, None, None)[:2]
     return config, own, status
+
+
+def assert_refused(ran: Ran, line: str):
+    """One line, exit status 2, and nothing ran."""
+    assert (ran.status, ran.errors, ran.config) == (2, [f"error: {line}"], None)

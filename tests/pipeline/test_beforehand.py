@@ -83,7 +83,8 @@ def test_chains_are_not_learned_from_problems_without_steps(tmp_path, monkeypatc
     monkeypatch.setattr(pipeline, "train_stage", lambda run, name: pytest.fail(f"{name} is trained"))
     name = next(name for name in run.split(",") if name != "no_cot")
     message = (
-        rf"^no problem of data.train='.*own.jsonl' has steps, which stages.{name} learns from \(method={name}\): method=no_cot"
+        rf"^no problem of data.train='.*own.jsonl' has steps, which stages.{name} learns from "
+        rf"\(method={name}\): method=no_cot"
     )
     with pytest.raises(UserError, match=message):
         pipeline.train(tiny_config(tmp_path / "run", run=run, **own_data(tmp_path, 40), **{"eval.stages": name}))
