@@ -46,8 +46,15 @@ def unread_by(trainer: str) -> tuple[str, ...]:
     """The settings of a stage that a trainer does not read; none of a trainer that does not exist.
 
     Where rewards are learned from, a row is a group of rollouts (`rl.minibatch_size`), as long as `decode` lets it be.
+    Its step computes what the decoder did, and has to be as precise.
     """
-    return ("rl",) if trainer == "sft" else ("rows", "row_positions") if trainer == "grpo" else ()
+    if trainer == "sft":
+        return ("rl",)
+    return ("rows", "row_positions", "matmul_precision") if trainer == "grpo" else ()
+
+
+# As `jax.default_matmul_precision` names them.
+MATMUL_PRECISIONS = ("bfloat16", "tensorfloat32", "float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +71,9 @@ class StageConfig:
     # Positions in a row (of icot, coconut and codi: about); longer examples are left out, and counted.
     row_positions: int = adjustable(256)
     accumulation: int = execution(1)  # a batch is computed in so many parts, to save memory
+    # Of the operands of float32 products in a training step: default (the platform's own), bfloat16 (linear layers on a
+    # CPU: faster where it has matrix units), tensorfloat32, float32. Sums are float32; decoding has the platform's own.
+    matmul_precision: str = adjustable("default")
     log_every: int = observing(20)  # steps between lines of metrics
     eval_every: int = observing(0)  # steps between validations, each with a checkpoint; 0: at the end only
     save_every: int = observing(0)  # steps between checkpoints without validation; 0: none
@@ -83,6 +93,7 @@ class StageConfig:
             f"stage.method={self.method!r} calls its settings {kind.group!r}, as every stage has: rename its group",
         )
         one_of("stage.trainer", self.trainer, ("sft", "grpo"))
+        one_of("stage.matmul_precision", self.matmul_precision, ("default", *MATMUL_PRECISIONS))
         for field in ("rows", "row_positions", "accumulation", "log_every"):
             require(getattr(self, field) > 0, f"stage.{field}={getattr(self, field)} must be positive")
         for field in ("steps", "eval_every", "save_every", "save_minutes"):

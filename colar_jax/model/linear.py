@@ -7,30 +7,65 @@ from flax import nnx
 Axes = tuple[str | None, ...]
 
 
+# A matrix is transposed in tiles of so many rows and columns, where XLA would multiply it as it is (`_transposed`).
+TILE = 64
+
+
 @jax.custom_vjp
 def project(x, kernel_IO):
     """`x @ kernel` over the last dimension of `x`, accumulated in float32 when `x` is of lower precision.
 
     The weight gradient contracts the *flattened* leading dimensions of both operands: XLA's CPU backend would otherwise
     materialise a transposed copy of each (a quarter of a training step on two cores).
+
+    Under `jax.default_matmul_precision("bfloat16")` float32 operands are rounded to bfloat16 here, in the backward pass
+    too, and products are summed in float32. XLA's CPU backend knows no precision but that of the operands; a CPU with
+    matrix units (AMX) multiplies them several times as fast (`benchmarks/matmul_precision.py`).
     """
-    return jnp.matmul(x, kernel_IO)
+    return _project_forward(x, kernel_IO)[0]
 
 
 def _project_forward(x, kernel_IO):
-    # Not `project` itself: a call inside a call hides the product from remat policies, which then keep none.
-    return jnp.matmul(x, kernel_IO), (x, kernel_IO)
+    # Residuals stay as they came: a scan over layers would write a rounded copy of each.
+    return jnp.matmul(*_as_multiplied(x, kernel_IO), preferred_element_type=x.dtype), (x, kernel_IO)
 
 
 def _project_backward(residuals, grad):
-    x, kernel_IO = residuals
-    flat_x = x.reshape(-1, x.shape[-1])
-    flat_grad = grad.reshape(-1, grad.shape[-1])
-    kernel_grad_IO = jax.lax.dot_general(
-        flat_x, flat_grad, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    kernel_IO = residuals[1]
+    x, rounded_kernel_IO, rounded_grad = _as_multiplied(*residuals, grad)
+    kernel_grad_IO = _product_of_transposed(
+        x.reshape(-1, x.shape[-1]), rounded_grad.reshape(-1, grad.shape[-1])
     ).astype(kernel_IO.dtype)
-    x_grad = jax.lax.dot_general(grad, kernel_IO, (((grad.ndim - 1,), (1,)), ((), ())))
+    x_grad = jax.lax.dot_general(
+        rounded_grad, rounded_kernel_IO, (((grad.ndim - 1,), (1,)), ((), ())), preferred_element_type=grad.dtype
+    )
     return x_grad, kernel_grad_IO
+
+
+def _as_multiplied(*operands):
+    """Operands at the precision that products are asked for; it is known when a program is traced."""
+    if jax.config.jax_default_matmul_precision != "bfloat16":
+        return operands
+    return tuple(operand.astype(jnp.bfloat16) for operand in operands)
+
+
+def _product_of_transposed(x_MI, grad_MO):
+    """`x.T @ grad`, in float32."""
+    M, I = x_MI.shape
+    is_slow = jax.default_backend() == "cpu" and x_MI.dtype == jnp.bfloat16
+    if is_slow and M % TILE == 0 and I % TILE == 0:
+        return jnp.matmul(_transposed(x_MI), grad_MO, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(x_MI, grad_MO, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _transposed(x_MI):
+    """`x.T`, a tile at a time.
+
+    XLA's CPU backend would fold a plain transpose into the product, for which it then has no bfloat16 kernel: it
+    widens both operands to float32, and is four times as slow.
+    """
+    M, I = x_MI.shape
+    return x_MI.reshape(M // TILE, TILE, I // TILE, TILE).transpose(2, 3, 0, 1).reshape(I, M)
 
 
 project.defvjp(_project_forward, _project_backward)

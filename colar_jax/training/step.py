@@ -6,6 +6,7 @@ are split over `fsdp` are gathered where they are used (`model.sharded`), which 
 rest is added up at the end. The update is elementwise except for the norm, so XLA computes it on the shards.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -49,7 +50,14 @@ def make_train_step(
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.row_ids_B)
         return method.objective(merge(join(trainable, frozen)), batch, keys_B, counts, compute)
 
-    return compile_step(engine, loss, optimizer, count=method.count, accumulation=stage.accumulation)
+    return compile_step(
+        engine,
+        loss,
+        optimizer,
+        count=method.count,
+        accumulation=stage.accumulation,
+        matmul_precision=stage.matmul_precision,
+    )
 
 
 def compile_step(
@@ -59,6 +67,7 @@ def compile_step(
     *,
     count: Callable[[Rows], Any],
     accumulation: int,
+    matmul_precision: str = "default",
 ) -> TrainStep:
     """The compiled step of any loss. `state` is donated; `key` is the run's, the step's own is folded in.
 
@@ -77,7 +86,9 @@ def compile_step(
 
         def of_this_device(trainable, frozen, batch: Rows, key):
             trainable, frozen = _as_own(trainable, own_specs, axes), _as_own(frozen, frozen_specs, axes)
-            return _sum(_gradients(loss, count, accumulation, axes)(trainable, frozen, batch, key), own_specs, axes)
+            with _at_precision(matmul_precision):
+                shares = _gradients(loss, count, accumulation, axes)(trainable, frozen, batch, key)
+            return _sum(shares, own_specs, axes)
 
         with jax.named_scope("gradients"):
             loss, metrics, gradients = jax.shard_map(
@@ -101,6 +112,11 @@ def compile_step(
         ), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _at_precision(name: str) -> contextlib.AbstractContextManager:
+    """A context in which float32 products are traced; "default" leaves what JAX_DEFAULT_MATMUL_PRECISION says."""
+    return contextlib.nullcontext() if name == "default" else jax.default_matmul_precision(name)
 
 
 def _gradients(loss: Callable, count: Callable[[Rows], Any], accumulation: int, axes: tuple[str, ...]):
