@@ -81,7 +81,14 @@ def encode(problems: list[tuple[list[int], list[int], list[int]]], speeds: tuple
 
 
 def training(
-    problems, speeds: tuple[float, ...], rows: int, row_positions: int, subject: Subject = MICRO, *, steps: int = 1
+    problems,
+    speeds: tuple[float, ...],
+    rows: int,
+    row_positions: int,
+    subject: Subject = MICRO,
+    *,
+    steps: int = 1,
+    matmul_precision: str = "default",
 ) -> Callable[[], int]:
     """A function that takes one CoLaR training step (host work included) and returns the number of its examples.
 
@@ -92,6 +99,7 @@ def training(
         method="colar",
         rows=rows,
         row_positions=row_positions,
+        matmul_precision=matmul_precision,
         bound_method=Colar(speeds=",".join(speed_text(speed) for speed in speeds)),
     )
     method = stage.bound_method

@@ -145,3 +145,14 @@ def test_what_a_step_computes_is_counted():
     rows = [line.split(" | ") for line in counted.stdout.splitlines()[2:]]
     assert [row[0] for row in rows] == ["| no_cot", "| codi", "| pccot"]  # the cheapest first
     assert [row[1] for row in rows] == ["1", "6", "6"]
+
+
+@pytest.mark.slow
+def test_precisions_are_compared():
+    command = [sys.executable, BENCHMARKS / "matmul_precision.py", "--preset=pico", "--rounds=1"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert ran.returncode == 0, ran.stderr
+    *products, step = [line.split(" | ") for line in ran.stdout.splitlines()[2:]]
+    assert len(products) == 4 and all("GFLOP/s" in cell for row in products for cell in row[1:3])
+    assert step[0] == "| a training step" and all(cell.endswith(" s") for cell in step[1:3])

@@ -206,6 +206,11 @@ def test_no_temperature_is_zero(name):
 
 
 CHOICES = [
+    (
+        "stages.cot.matmul_precision",
+        "bf16",
+        "stage.matmul_precision='bf16' is none of default, bfloat16, tensorfloat32, float32. Did you mean 'bfloat16'?",
+    ),
     ("model.dtype", "float16", "model.dtype='float16' is none of float32, bfloat16. Did you mean 'bfloat16'?"),
     ("model.remat", "ful", "model.remat='ful' is none of none, dots, full. Did you mean 'full'?"),
     (

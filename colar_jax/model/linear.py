@@ -31,15 +31,18 @@ def _project_forward(x, kernel_IO):
 
 
 def _project_backward(residuals, grad):
-    kernel_IO = residuals[1]
-    x, rounded_kernel_IO, rounded_grad = _as_multiplied(*residuals, grad)
-    kernel_grad_IO = _product_of_transposed(
-        x.reshape(-1, x.shape[-1]), rounded_grad.reshape(-1, grad.shape[-1])
-    ).astype(kernel_IO.dtype)
-    x_grad = jax.lax.dot_general(
-        rounded_grad, rounded_kernel_IO, (((grad.ndim - 1,), (1,)), ((), ())), preferred_element_type=grad.dtype
-    )
-    return x_grad, kernel_grad_IO
+    dtype = grad.dtype
+    x, kernel_IO, grad = _as_multiplied(*residuals, grad)
+    flat_x, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    # Elsewhere products of transposed matrices are as fast as others.
+    if x.dtype != dtype and jax.default_backend() == "cpu" and _has_tiles(flat_x):
+        kernel_grad_IO = jnp.matmul(_transposed(flat_x), flat_grad, preferred_element_type=jnp.float32)
+    else:
+        kernel_grad_IO = jax.lax.dot_general(
+            flat_x, flat_grad, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+        )
+    x_grad = jax.lax.dot_general(grad, kernel_IO, (((grad.ndim - 1,), (1,)), ((), ())), preferred_element_type=dtype)
+    return x_grad, kernel_grad_IO.astype(residuals[1].dtype)
 
 
 def _as_multiplied(*operands):
@@ -49,23 +52,18 @@ def _as_multiplied(*operands):
     return tuple(operand.astype(jnp.bfloat16) for operand in operands)
 
 
-def _product_of_transposed(x_MI, grad_MO):
-    """`x.T @ grad`, in float32."""
-    M, I = x_MI.shape
-    is_slow = jax.default_backend() == "cpu" and x_MI.dtype == jnp.bfloat16
-    if is_slow and M % TILE == 0 and I % TILE == 0:
-        return jnp.matmul(_transposed(x_MI), grad_MO, preferred_element_type=jnp.float32)
-    return jax.lax.dot_general(x_MI, grad_MO, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+def _has_tiles(matrix) -> bool:
+    return all(size % TILE == 0 for size in matrix.shape)
 
 
-def _transposed(x_MI):
+def _transposed(x_MD):
     """`x.T`, a tile at a time.
 
     XLA's CPU backend would fold a plain transpose into the product, for which it then has no bfloat16 kernel: it
     widens both operands to float32, and is four times as slow.
     """
-    M, I = x_MI.shape
-    return x_MI.reshape(M // TILE, TILE, I // TILE, TILE).transpose(2, 3, 0, 1).reshape(I, M)
+    M, D = x_MD.shape
+    return x_MD.reshape(M // TILE, TILE, D // TILE, TILE).transpose(2, 3, 0, 1).reshape(D, M)
 
 
 project.defvjp(_project_forward, _project_backward)

@@ -227,6 +227,20 @@ def test_a_step_is_the_objectives_gradient_through_the_optimizer():
     assert all(jax.tree.leaves(moved))
 
 
+def test_products_in_bfloat16_are_nearly_those_in_float32():
+    def gradients(precision):
+        stage = StageConfig(method="colar", rows=ROWS, matmul_precision=precision)
+        step = make_train_step(Engine(model()[0], make_mesh()), Colar(), stage, make_optimizer(OPTIMIZER, 100))
+        state, frozen = replicate((initial_state(parts()[0], make_optimizer(OPTIMIZER, 100)), parts()[1]), make_mesh())
+        state, _ = step(state, frozen, put_rows(batch_of(UNEVEN)[0], make_mesh()), jax.random.key(5))
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(moments_of(state))])
+
+    exact, rounded = gradients("default"), gradients("bfloat16")
+    assert 1e-4 < np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 0.02
+    # A CPU has one precision for the rest.
+    np.testing.assert_array_equal(gradients("float32"), exact)
+
+
 @pytest.mark.parametrize("accumulation", fast([2, 4], 4))
 def test_microbatches_are_one_batch(accumulation):
     """They differ in how much they supervise (one is empty): a mean of their means would be another number."""
