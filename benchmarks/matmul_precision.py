@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import jax_side
 from speed import SPEEDS, gsm8k_lengths, problems_of
 
