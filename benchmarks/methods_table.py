@@ -3,11 +3,12 @@
     python benchmarks/methods_table.py runs/methods --seeds 0,1,2,3,4
     python benchmarks/methods_table.py runs/methods_codi --config configs/methods.py:codi --seeds 0,1,2
     python benchmarks/methods_table.py runs/methods --seeds 3,4 --first 0 # at the same time, once its start is there
+    python benchmarks/methods_table.py runs/methods --stages no_cot,codi  # these alone; the others in a later call
 
 The first seed trains the chain of thought too, and all others start from it: what differs between seeds is what comes
 after. A seed is a run in its own folder (`<folder>/seed_<n>`), which goes on where it stopped; a finished one is not
 started again, and refused where it has other settings than are asked. What follows `--` goes to `colar_jax.train` as it
-is.
+is. The table has every row that a seed has, and says of how many seeds.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from given_lists import seed_list
+from given_lists import known_names, seed_list
 
 ROOT = Path(__file__).parents[1]
 START = "cot"
@@ -38,7 +39,9 @@ def train_command(options: argparse.Namespace, seed: int, stages: list[str]) -> 
     folder = options.folder / f"seed_{seed}"
     command = [sys.executable, "-m", "colar_jax.train", f"--config={options.config}", f"--config.workdir={folder}"]
     command.append(f"--config.seed={seed}")
-    if seed != options.first:
+    if seed == options.first:
+        command.append(f"--config.run={','.join((START, *stages))}")
+    else:
         start = options.folder / f"seed_{options.first}" / START
         command.append(f"--config.run={','.join(stages)}")
         command += [f"--config.stages.{name}.init_from={start}" for name in stages]
@@ -70,12 +73,21 @@ def main() -> None:
     parser.add_argument("--config", default=str(ROOT / "configs" / "methods.py"))
     parser.add_argument("--seeds", type=seed_list, default="0,1,2,3,4")
     parser.add_argument("--first", type=int, help="the seed that trains the chain of thought; default: of --seeds")
+    parser.add_argument("--stages", help="of the config's, those to train; default: all")
     parser.add_argument("--against", default="no_cot", help="the stage that all others are compared with")
     # argparse takes what follows -- for the folder's neighbours only where no option stands between.
     place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options = parser.parse_args(sys.argv[1:place], argparse.Namespace(rest=sys.argv[place + 1 :]))
     options.first = options.seeds[0] if options.first is None else options.first
     stages = stages_after_the_start(options.config)
+    if options.stages:
+        try:
+            asked = known_names(options.stages, tuple(stages))
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"--stages: {error}")
+        stages = [name for name in stages if name in asked]
+    if options.against.partition("@")[0] not in stages:
+        parser.error(f"--against={options.against}: not one of the stages that are trained: {', '.join(stages)}")
     for seed in options.seeds:
         if is_finished(options.folder / f"seed_{seed}", stages):
             refuse_other_settings(options, seed, stages)

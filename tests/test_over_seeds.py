@@ -1,8 +1,10 @@
 """The table over seeds: which results are repetitions of each other, and what a row is compared with."""
 
+import importlib
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -253,3 +255,48 @@ def test_a_finished_seed_with_other_settings_is_refused(tmp_path, asked, other):
     assert "Traceback" not in done.stderr
     assert f"seed_0 is finished, {other}" in done.stderr if other else "finished" not in done.stderr
     assert not other or done.returncode == 1
+
+
+@pytest.fixture
+def commands_of(monkeypatch):
+    """What methods_table.py starts, for its arguments; nothing is started."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    methods_table = importlib.import_module("methods_table")
+
+    def commands(*arguments):
+        started = []
+
+        def run(command, check):
+            started.append(command)
+            return types.SimpleNamespace(returncode=0)
+
+        monkeypatch.setattr(methods_table.subprocess, "run", run)
+        monkeypatch.setattr(sys, "argv", ["methods_table.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            methods_table.main()
+        return ended.value.code, started
+
+    return commands
+
+
+def test_only_some_stages_are_trained_in_the_configs_order(tmp_path, commands_of):
+    code, (first, second, table) = commands_of(tmp_path, "--seeds=0,1", "--stages=no_cot,codi")
+    assert code == 0
+    assert "--config.run=cot,codi,no_cot" in first and not any("init_from" in flag for flag in first)
+    assert "--config.run=codi,no_cot" in second
+    assert f"--config.stages.codi.init_from={tmp_path / 'seed_0' / 'cot'}" in second
+    assert sum("init_from" in flag for flag in second) == 2
+    assert "--against=no_cot" in table
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("--stages=no_cot,coda", "--stages: there is none called coda, only more_cot, colar,"),
+        ("--stages=codi", "--against=no_cot: not one of the stages that are trained: codi"),
+        ("--against=none", "--against=none: not one of the stages"),
+    ],
+)
+def test_stages_that_cannot_be_compared_are_not_trained(tmp_path, commands_of, capsys, asked, message):
+    assert commands_of(tmp_path, asked) == (2, [])
+    assert message in capsys.readouterr().err
