@@ -19,7 +19,7 @@ python -m colar_jax.train --config=configs/arithmetic.py:redundant     # RL on c
 python -m colar_jax.train --config=configs/arithmetic.py:shorter       # the same, as short as they can be at no loss
 python -m colar_jax.train --config=configs/arithmetic.py:filler        # the same where two thirds can be cut
 python -m colar_jax.train --config=configs/arithmetic.py:no_averaging  # after :redundant: no averaging over a chain
-python -m colar_jax.train --config=configs/arithmetic.py:baselines     # all methods on equal terms
+python -m colar_jax.train --config=configs/arithmetic.py:baselines     # CoLaR, iCoT, Coconut, CODI and answer only
 python -m colar_jax.train --config=configs/arithmetic.py:baselines --config.run=cot,coconut     # or some of them
 """
 
@@ -241,7 +241,7 @@ def _no_averaging(config) -> None:
 
 
 def _on_equal_terms(config) -> None:
-    """All methods from one chain of thought: the same problems, updates, problems an update, and learning rate."""
+    """Five methods from one chain of thought: the same problems, updates, problems an update, and learning rate."""
     config.workdir = "runs/arithmetic_baselines"
     config.run = "cot,colar,icot,coconut,codi,no_cot"
     # As few problems as a real set has for a real model. With new ones without end answers alone are learned by heart,

@@ -5,7 +5,7 @@
 #       -- --config=configs/gsm8k_colar.py --config.workdir=/home/me/bucket/gsm8k
 #
 # run       up, install, start, then watch until the training has ended; a slice that is taken away is made again, and
-#           what fails on the way, such as ssh to a machine that was just made, is tried again
+#           what fails on the way, such as ssh to a machine that was just made, is tried again, 20 times in a row
 # up        create the slice, or reuse the one of this name
 # install   copy this checkout's HEAD to all workers and install it there; says what is here and not in HEAD
 # start     start training in the background on all workers (again: nothing, if it still runs)

@@ -62,7 +62,7 @@ class TracedWays:
 
     @property
     def limit_is_choosable(self) -> bool:
-        """Whether a request may say how many latents there are at most; others think a fixed number."""
+        """Whether a request may say how many latents there are at most: not of a fixed number, or of words."""
         return self.in_latents and self.min_thoughts < self.max_thoughts
 
     def greedy_thought(self, model: Reasoner, hidden_BD) -> Thought:

@@ -66,7 +66,7 @@ class Answer:
         return tuple(reading.words for reading in self.readings)
 
     def as_json(self) -> dict[str, Any]:
-        """In the fields of samples.jsonl."""
+        """In those fields of samples.jsonl that need no known answer."""
         return {
             "question": self.question,
             "stage": self.stage,
