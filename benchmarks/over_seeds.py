@@ -5,7 +5,7 @@
 Each folder has the `report.json` of a run (or of `evaluate`); a row that only some of them have says how many. Accuracy
 of a run is its mean over decodes, so the interval is over *training* seeds. With `--against stage` or `stage@speed`,
 the difference to that stage in the same run, or else in a run of the same training seed, seed by seed: to its row at
-the same speed, limit, temperature and agreements, as far as it has one; of its own rows, to the one without limits and
+the same speed, limit, temperature and agreements, or one without; of its own rows, to the one without limits and
 agreements. With `--costs` also what an answer costs (means over seeds), what it thinks in, and in how many seeds each
 change to the latents lowered accuracy for certain (`eval.causal`: tests of greedy chains, and so of plain greedy rows
 alone). What only some of a row's seeds have says of how many it is the mean.
@@ -22,6 +22,8 @@ from seed_rows import BEFORE, Rows, Way, rows_of, told_of
 
 from colar_jax.statistics.intervals import Interval, mean_over_seeds
 
+# In these a reference has to be as a row is, or to have none.
+LIKE = ("latent_limit", "temperature", "trim")
 OF_TRIMMING = {
     "discarded_thoughts": "discarded",
     "verifier_passes": "verifier's passes",
@@ -50,16 +52,24 @@ def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
         names = ", ".join(f"{stage}@{speed}" for speed in sorted(speeds))
         raise ValueError(f"--against={against}: it was decoded at several speeds; name one of {names}")
 
-    def alike(other: Way) -> tuple[bool, ...]:
-        return tuple(getattr(other, name) == getattr(way, name) for name in Way._fields[3:])
-
-    of_seeds = rows[max(found, key=alike)]
+    if way.speed in speeds:
+        found = [other for other in found if other.speed == way.speed]
+    # A row that was limited, sampled or trimmed in another way than this one says nothing about it.
+    likeness = {other: [_likeness(getattr(way, name), getattr(other, name)) for name in LIKE] for other in found}
+    if not (found := [other for other in found if min(likeness[other])]):
+        return {}
+    of_seeds = rows[max(found, key=likeness.get)]
     seeds = [result["training_seed"] for result in of_seeds]
     return {result["folder"]: 100 * result["accuracy"] for result in of_seeds} | {
         seed: 100 * result["accuracy"]
         for seed, result in zip(seeds, of_seeds, strict=True)
         if seed and seeds.count(seed) == 1
     }
+
+
+def _likeness(own: str, other: str) -> int:
+    """How well a reference's limit, temperature or agreements go with a row's: its own, none, or others."""
+    return 2 if other == own else 1 if other == "-" else 0
 
 
 def minus(results: list[dict], reference: dict[str, float]) -> str:
@@ -167,7 +177,8 @@ def main() -> None:
     if len({Path(folder).resolve() for folder in options.folders}) < len(options.folders):
         parser.error("a folder is named twice: each is a seed of its own")
     try:
-        rows = rows_of(options.folders, options.sampling)
+        if not (rows := rows_of(options.folders, options.sampling)):
+            parser.error(f"--sampling={options.sampling}: no result was decoded so")
         if options.against and not any(reference_of(rows, way, options.against) for way in rows):
             parser.error(f"--against={options.against}: no row can be compared with it")
         print("\n".join(table_of(rows, options.against, options.costs)))

@@ -98,6 +98,21 @@ def test_what_is_decoded_otherwise_is_compared_with_the_plain_row_of_its_seed(tm
     }  # fmt: skip
 
 
+def test_what_was_limited_otherwise_is_no_reference(tmp_path):
+    """Of word budgets alone, for which latents are not decoded."""
+    results = [result("cot", value, latent_limit=limit) for limit, value in (("16", 0.1), ("128", 0.8))]
+    results += [result("colar", 0.7), result("concise", 0.9, latent_limit="128")]
+    lines = table(folder_of(tmp_path / "a", *results), "--against", "cot")
+    found = {(way[1], way[3]): line["minus cot"] for way, line in lines.items()}
+    assert found == {("cot", "16"): "", ("cot", "128"): "", ("colar", "-"): "", ("concise", "128"): "10.0"}
+
+
+@pytest.mark.parametrize("costs", [(), ("--costs",)])
+def test_nothing_that_was_decoded_so_is_said(tmp_path, costs):
+    done = run(folder_of(tmp_path / "a", result("cot", 0.5)), "--sampling=sampled", *costs)
+    assert done.returncode == 2 and "--sampling=sampled: no result was decoded so" in done.stderr
+
+
 def test_a_row_is_compared_at_its_own_speed(tmp_path):
     def of_seed(seed, shift):
         results = [result("colar", value, speed=speed) for speed, value in (("2", 0.8), ("5", 0.4))]

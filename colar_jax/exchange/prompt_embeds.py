@@ -59,7 +59,8 @@ def export_prompt_embeds(
         embeds = [prompt_embeds(thinker, answer) for answer in answers]
         arrays = {str(number): np.asarray(array, jnp.dtype(dtype)) for number, array in enumerate(embeds)}
         write_arrays(arrays, folder / EMBEDS_FILE)
-        index = _index(thinker, answers, [len(array) for array in embeds]) | {"dtype": dtype}
+        most = options.get("max_answer_tokens") or thinker.decode.max_answer_tokens
+        index = _index(thinker, answers, [len(array) for array in embeds], most) | {"dtype": dtype}
         text = json.dumps(index, indent=2, ensure_ascii=False)
         (folder / EMBEDS_INDEX_FILE).write_text(text + "\n", encoding="utf-8")
     return out
@@ -77,12 +78,12 @@ def prompt_embeds(thinker: Thinker, answer: Answer) -> np.ndarray:
     return np.concatenate([prompt_PD, answer.latents, words_LD, end_1D])
 
 
-def _index(thinker: Thinker, answers: list[Answer], num_positions: list[int]) -> dict[str, Any]:
+def _index(thinker: Thinker, answers: list[Answer], num_positions: list[int], max_answer_tokens: int) -> dict[str, Any]:
     return {
         "stage": thinker.stage,
         "hidden_size": int(answers[0].latents.shape[1]),
         "eos_id": thinker.tokenizer.eos_id,
-        "max_answer_tokens": thinker.decode.max_answer_tokens,
+        "max_answer_tokens": max_answer_tokens,
         "prompts": [
             {
                 "question": answer.question,

@@ -157,6 +157,7 @@ def make_grpo_trainer(
         )
     sampling, tokenizer = rollout_sampling(method, stage.decode, stage.config), judge.tokenizer
     in_words = thinks_in_words(method, stage.decode)
+    limits = sampling.max_latents, stage.decode.max_answer_tokens
     questioner = Questioner(
         config=rl,
         sampling=sampling,
@@ -166,7 +167,7 @@ def make_grpo_trainer(
         sampler=make_sampler(engine, method, stage.config, stage.decode, encoded, tokenizer),
         reward=make_reward(rl, judge.is_right, sampling.max_latents),
         seed=stage.seed,
-        said_in_words=SaidInWords(tokenizer.separator_id, tokenizer.eos_id, sampling.max_latents) if in_words else None,
+        said_in_words=SaidInWords(tokenizer.separator_id, tokenizer.eos_id, *limits) if in_words else None,
         learns=what_is_learned(method),
     )
     learner = Learner(

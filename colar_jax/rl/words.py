@@ -44,8 +44,9 @@ class SaidInWords:
             it.
     """
 
-    def __init__(self, separator_id: int, eos_id: int, limit: int):
-        self._separator_id, self._eos_id, self._limit = separator_id, eos_id, limit
+    def __init__(self, separator_id: int, eos_id: int, limit: int, max_answer_tokens: int):
+        self._separator_id, self._eos_id = separator_id, eos_id
+        self._limit, self._max_answer_tokens = limit, max_answer_tokens
 
     def __call__(self, decoded: Decoded) -> Said:
         ids_BA, num_tokens_B = decoded.answer_ids_BA, decoded.num_answer_tokens_B
@@ -59,7 +60,8 @@ class SaidInWords:
             lengths_B=np.minimum(ends_B, self._limit),
             forced_B=~has_end_B & ((last_ids_B != self._eos_id) | (ends_B > self._limit)),
             answer_ids_BA=np.take_along_axis(ids_BA, after_BA, axis=1),
-            num_answer_tokens_B=np.where(has_end_B, num_tokens_B - ends_B - 1, 0),
+            # After a short chain there is room for more than an answer may have where it is not learned.
+            num_answer_tokens_B=np.where(has_end_B, np.minimum(num_tokens_B - ends_B - 1, self._max_answer_tokens), 0),
         )
 
 

@@ -113,7 +113,7 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
             if owes_validation:
                 running.make_up_for_validation(start, state)
             with contextlib.closing(stage.trainer.steps(state, frozen, key, start, stage.num_steps)) as steps:
-                _loop(running, enumerate(steps, start=start + 1))
+                _loop(running, steps, start)
             checkpoints.wait()  # a signal ends nothing until the last step is on disk
             running.stop_if_asked(stage.num_steps)
 
@@ -195,13 +195,13 @@ class _Running:
         return means
 
 
-def _loop(running: _Running, steps: Iterator[tuple[int, Step]]) -> None:
+def _loop(running: _Running, steps: Iterator[Step], start: int) -> None:
     stage, config = running.stage, running.stage.config
     log, writer, progress, guard = running.log, running.writer, running.progress, running.guard
     pace, forecast = Pace(), Forecast(stage.name, stage.num_steps)
     under_way: collections.deque[dict[str, Metric]] = collections.deque()
     saved_at = time.monotonic()
-    for step, (state, metrics, num_examples) in _with_the_last_line(stage, steps, log, writer):
+    for step, (state, metrics, num_examples) in _with_the_last_line(stage, steps, start, log, writer):
         log.add(step, metrics, num_examples)
         under_way.append(metrics)
         if len(under_way) == MOST_UNDER_WAY:
@@ -236,12 +236,12 @@ def _loop(running: _Running, steps: Iterator[tuple[int, Step]]) -> None:
 
 
 def _with_the_last_line(
-    stage: StageRun, steps: Iterator[tuple[int, Step]], log: LateLog, writer: MetricWriter | NoWriter
+    stage: StageRun, steps: Iterator[Step], start: int, log: LateLog, writer: MetricWriter | NoWriter
 ) -> Iterator[tuple[int, Step]]:
-    """The steps; where training ends by itself, what it has measured since the last line is written first."""
-    step = 0
+    """The steps after `start`, numbered; where training ends by itself, what it has measured is written first."""
+    step = start
     try:
-        for step, of_step in steps:
+        for step, of_step in enumerate(steps, start=start + 1):
             yield step, of_step
     except LastIteration as error:
         if error.metrics is not None:

@@ -57,6 +57,13 @@ def test_where_a_chain_ends_whatever_the_chunks(step, settings, end, why):
     assert (watch.end, watch.why) == (end, why)
 
 
+@pytest.mark.parametrize(("is_over", "why"), [(True, Why.ITSELF), (False, Why.BUDGET)])
+def test_a_chain_that_ends_with_its_budget_ends_by_itself(is_over, why):
+    watch = Watch("?", TrimRules(9, 1000, TrimConfig(cue_after="line", budget_share=0.02)), read)
+    watch.grow([ord(sign) for sign in CHAIN[:20]], is_over)
+    assert watch.why is why
+
+
 def test_a_segment_is_asked_about_once_and_only_when_it_is_over():
     for step in (1, 4, 100):
         _, asked = watched(CHAIN, step, agreements=99)

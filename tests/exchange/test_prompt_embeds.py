@@ -107,6 +107,12 @@ def export(monkeypatch, workdir, *flags):
     run_main(command.export, command.Flags, ASKED)
 
 
+def test_the_limit_is_the_one_that_held(run, tmp_path):
+    thinker = colar_jax.load(run.workdir, "colar")
+    index, _ = written(export_prompt_embeds(thinker, QUESTIONS[:1], tmp_path / "embeds", max_answer_tokens=2))
+    assert index["max_answer_tokens"] == 2 and len(index["prompts"][0]["token_ids"]) <= 2
+
+
 def test_the_command_reads_a_file_of_questions(run, tmp_path, monkeypatch):
     file = tmp_path / "questions.txt"
     file.write_text("\n\n".join(QUESTIONS) + "\n")

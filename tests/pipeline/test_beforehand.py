@@ -37,7 +37,7 @@ LATER = {
     ),
     "a limit below the least": (
         {"decode.min_latents": 3, "eval.latent_limits": "4,2"},
-        "decode.min_latents=3 is not between 0 and max_latents=2",
+        "^eval.latent_limits='4,2': decode.min_latents=3 is not between 0 and max_latents=2",
     ),
     "a limit that no stage reads": (
         {"eval.stages": "colar", "eval.word_budgets": "4"},

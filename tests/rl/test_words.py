@@ -30,7 +30,8 @@ COT = METHODS["cot"]()
 CHAIN = 6
 DECODE = dataclasses.replace(SAMPLING, max_step_tokens=CHAIN, min_latent_std=0.0)
 STAGE = StageConfig(method="cot", trainer="grpo", rl=RlConfig(num_generations=G, minibatch_size=4 * G))
-SAID = SaidInWords(SEPARATOR_ID, EOS_ID, CHAIN)
+ANSWER = 3
+SAID = SaidInWords(SEPARATOR_ID, EOS_ID, CHAIN, ANSWER)
 ASKED = [without_separator(Prompt(prompt, 0.0)) for prompt in PROMPTS]
 
 
@@ -67,14 +68,15 @@ def test_what_a_rollout_said():
             [1, EOS_ID, SEPARATOR_ID, 7, 0, 0, 0, 0],  # ended without an answer
             [1, 2, 3, 4, 5, 6, 7, SEPARATOR_ID],  # beyond the limit, where a decode ends it
             [1, 2, 3, 4, 5, 6, SEPARATOR_ID, 7],  # at the limit, with as much of its answer as there is room for
+            [1, SEPARATOR_ID, 7, 7, 7, 7, EOS_ID, 0],  # an answer that is cut wherever it is not learned
         ]
     )
-    nothing, lengths_B = np.zeros((6, 0)), np.array([5, 4, 8, 2, 8, 8])
-    decoded = Decoded(nothing, nothing, nothing, np.zeros(6), np.zeros(6, bool), ids, ids, lengths_B)
+    nothing, lengths_B = np.zeros((7, 0)), np.array([5, 4, 8, 2, 8, 8, 7])
+    decoded = Decoded(nothing, nothing, nothing, np.zeros(7), np.zeros(7, bool), ids, ids, lengths_B)
     said = SAID(decoded)
-    assert said.lengths_B.tolist() == [2, 0, CHAIN, 2, CHAIN, CHAIN]
-    assert said.forced_B.tolist() == [False, False, True, False, True, False]
-    assert said.num_answer_tokens_B.tolist() == [2, 3, 0, 0, 0, 1]
+    assert said.lengths_B.tolist() == [2, 0, CHAIN, 2, CHAIN, CHAIN, 1]
+    assert said.forced_B.tolist() == [False, False, True, False, True, False, False]
+    assert said.num_answer_tokens_B.tolist() == [2, 3, 0, 0, 0, 1, ANSWER]
     assert said.answer_ids_BA[0, :2].tolist() == [7, EOS_ID]
     assert said.answer_ids_BA[1, :3].tolist() == [7, SEPARATOR_ID, EOS_ID]
 

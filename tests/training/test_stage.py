@@ -18,7 +18,14 @@ from colar_jax.runs.resuming import has_ended
 from colar_jax.training import stage as stage_module
 from colar_jax.training.checkpoints import Checkpoints
 from colar_jax.training.interruption import Interrupted
-from colar_jax.training.stage import CHECKPOINTS_FOLDER, MOST_UNDER_WAY, VALIDATION_OWED, StageRun, run_stage
+from colar_jax.training.stage import (
+    CHECKPOINTS_FOLDER,
+    MOST_UNDER_WAY,
+    VALIDATION_OWED,
+    LastIteration,
+    StageRun,
+    run_stage,
+)
 from colar_jax.training.state import TrainState
 
 
@@ -108,6 +115,24 @@ def test_there_is_a_checkpoint_every_ten_minutes(tmp_path, monkeypatch, settings
     monkeypatch.setattr(Checkpoints, "save", save_and_note)
     run_stage(stage_in(tmp_path, FourMinutesAStep(), steps=8, **settings), start_state(), {}, None)
     assert saved == expected
+
+
+@pytest.mark.parametrize("resumed_at", [0, 2])
+def test_the_last_line_of_training_that_ends_by_itself_is_its_own_step(tmp_path, resumed_at):
+    class EndsAtThree(CountingTrainer):
+        def steps(self, state, frozen, key, start, stop):
+            yield from super().steps(state, frozen, key, start, min(stop, 2))
+            if stop > 2:
+                ended = LastIteration("over")
+                ended.metrics = {"loss": Metric(np.float32(3), np.float32(1))}
+                raise ended
+
+    if resumed_at:
+        run_stage(stage_in(tmp_path, EndsAtThree(), steps=resumed_at, log_every=1), start_state(), {}, None)
+    with pytest.raises(LastIteration):
+        run_stage(stage_in(tmp_path, EndsAtThree(), steps=8, log_every=1), start_state(), {}, None)
+    losses = {line["step"]: line["loss"] for line in read_metrics(tmp_path) if "loss" in line}
+    assert losses == {1: 1.0, 2: 2.0, 3: 3.0}
 
 
 def test_two_processes_that_agree_on_a_save_save_once(tmp_path, monkeypatch):

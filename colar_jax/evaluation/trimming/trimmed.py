@@ -159,7 +159,7 @@ class TrimmedDecodes:
 
     def _look(self, watches: list[Watch], seen: Glimpse, counts: "_Counts") -> None:
         """What is new in each chain, and what the verifier says of it, in two rounds."""
-        new = [watch.grow(words[:n].tolist()) for watch, words, n in _rows(watches, seen)]
+        new = [watch.grow(words[:n].tolist(), is_over) for watch, words, n, is_over in _rows(watches, seen)]
         said = self._verdicts(Asked.STATES, watches, [[(segment,) for segment in of_one] for of_one in new], counts)
         pairs = [watch.stated(of_one, verdicts) for watch, of_one, verdicts in zip(watches, new, said, strict=True)]
         said = self._verdicts(Asked.AGREES, watches, pairs, counts)
@@ -214,7 +214,8 @@ class _Counts:
 
 
 def _rows(watches: list[Watch], seen: Glimpse):
-    return zip(watches, np.asarray(seen.words_BL), np.asarray(seen.num_thoughts_B), strict=True)
+    arrays = (seen.words_BL, seen.num_thoughts_B, seen.done_B)
+    return zip(watches, *map(np.asarray, arrays), strict=True)
 
 
 def _ends_of(watches: list[Watch]) -> np.ndarray:

@@ -72,17 +72,22 @@ class Watch:
         self._agreed = 0  # in a row
         self._repeats = RollingHash(rules.settings.repeat_window, rules.settings.repeat_times)
 
-    def grow(self, ids: Sequence[int]) -> list[Segment]:
-        """The segments that are over by now and were not before."""
+    def grow(self, ids: Sequence[int], is_over: bool = False) -> list[Segment]:
+        """The segments that are over by now and were not before.
+
+        Args:
+            is_over: the chain has ended by itself, after these tokens.
+        """
         if self.end is not None:
             return []
         settings, budget = self._rules.settings, self._rules.budget
+        exceeds = len(ids) > budget or (len(ids) == budget and not is_over)
         ids = list(ids[:budget])
         segments = self._new_segments(ids)
         repeats = self._repeats.first_repeat(ids)
         if repeats is not None:
             self._end_at(repeats, Why.REPEATS)
-        elif len(ids) == budget:
+        elif exceeds:
             self._end_at(budget, Why.BUDGET)
         if self.end is not None:  # what is over later says nothing any more
             segments = [segment for segment in segments if segment.end <= self.end]

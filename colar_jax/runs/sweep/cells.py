@@ -103,11 +103,18 @@ def reads_limit(config: Config, stage: str, field: str) -> bool:
 def _limits(config: Config, stage: str) -> dict[str, DecodeConfig]:
     """The settings of each limit by its text; none where the stage's method reads neither of the two."""
     return {
-        str(limit): dataclasses.replace(config.decode, **{field: limit})
+        str(limit): _limited(config, field, limit)
         for field in _LIMITS
         if reads_limit(config, stage, field)
         for limit in _listed(config, field)
     }
+
+
+def _limited(config: Config, field: str, limit: int) -> DecodeConfig:
+    try:
+        return dataclasses.replace(config.decode, **{field: limit})
+    except UserError as error:
+        raise UserError(f"eval.{_LIMITS[field]}={getattr(config.eval, _LIMITS[field])!r}: {error}") from None
 
 
 def _temperatures(config: Config, decode: DecodeConfig) -> dict[str, DecodeConfig]:
