@@ -101,7 +101,7 @@ def _two_cores(config) -> None:
     config.data.update(train_limit=13_900, num_val=32, num_test=100)
     config.keep_checkpoints = 1  # one is 1.6 GB
     # Attention costs a row's length squared: the shortest rows that are filled to 96 %. 8 to 12 problems an update.
-    for name, steps in {"cot": 800, "colar": 1200, "no_cot": 220}.items():
+    for name, steps in {"cot": 800, "colar": 1000, "no_cot": 150}.items():
         stage = config.stages[name]
         stage.update(steps=steps, rows=4, row_positions=256, eval_every=400, save_every=100, log_every=10)
         stage.matmul_precision = "bfloat16"  # a step takes 0.6 of the time where the CPU has matrix units
