@@ -10,6 +10,7 @@ import fastapi
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from colar_jax import __version__
 from colar_jax.data.prompts import speed_text
@@ -111,14 +112,14 @@ class Api:
 
     async def _reply(self, request: fastapi.Request, body, kind: type[ReplyForm]) -> Response:
         call = await self._service.begin(body)
-        self._metrics.prompt_tokens.inc(call.num_prompt_tokens)
-        form = form_of(kind, self._service.served, body.wants_log_probs, call.num_prompt_tokens)
-        answers = [GrowingAnswer(self._service.served) for _ in range(call.num_answers)]
-        if body.stream:
-            includes_usage = body.stream_options is not None and body.stream_options.include_usage
-            events = self._events(call, form, answers, includes_usage)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        with self._ending(call):
+        with contextlib.ExitStack() as owned:
+            owned.enter_context(self._ending(call))
+            self._metrics.prompt_tokens.inc(call.num_prompt_tokens)
+            form = form_of(kind, self._service.served, body.wants_log_probs, call.num_prompt_tokens)
+            answers = [GrowingAnswer(self._service.served) for _ in range(call.num_answers)]
+            if body.stream:
+                includes_usage = body.stream_options is not None and body.stream_options.include_usage
+                return _Stream(self._events(call, form, answers, includes_usage), owned.pop_all())
             await _unless_gone(request, self._finish(call, answers))
         return JSONResponse(form.whole(answers))
 
@@ -132,25 +133,24 @@ class Api:
     async def _events(
         self, call: Call, form: ReplyForm, answers: list[GrowingAnswer], includes_usage: bool
     ) -> AsyncIterator[str]:
-        with self._ending(call):
-            for index in range(len(answers)):
-                for choice in form.opening(index):
+        for index in range(len(answers)):
+            for choice in form.opening(index):
+                yield _event(form.piece([choice]))
+        try:
+            async for index, happenings in self._in_time(call):
+                piece = answers[index].add(happenings)
+                self._note(call, answers[index], piece)
+                for choice in form.pieces_of(index, piece, answers[index]):
                     yield _event(form.piece([choice]))
-            try:
-                async for index, happenings in self._in_time(call):
-                    piece = answers[index].add(happenings)
-                    self._note(call, answers[index], piece)
-                    for choice in form.pieces_of(index, piece, answers[index]):
-                        yield _event(form.piece([choice]))
-                    if all(answer.is_over for answer in answers):
-                        break
-            except Refusal as refusal:  # the status has been sent already
-                yield _event(refusal.as_json())
-                return
-            self._note_end(call)
-            if includes_usage:
-                yield _event(form.piece([], form.usage(answers)))
-            yield "data: [DONE]\n\n"
+                if all(answer.is_over for answer in answers):
+                    break
+        except Refusal as refusal:  # the status has been sent already
+            yield _event(refusal.as_json())
+            return
+        self._note_end(call)
+        if includes_usage:
+            yield _event(form.piece([], form.usage(answers)))
+        yield "data: [DONE]\n\n"
 
     async def _in_time(self, call: Call) -> AsyncIterator[tuple]:
         """What happens. Refusal: it took too long."""
@@ -183,6 +183,22 @@ class Api:
     def _note_end(self, call: Call) -> None:
         call.is_over = True
         self._metrics.whole_answer.observe(time.perf_counter() - call.started)
+
+
+class _Stream(StreamingResponse):
+    """Events as they come, and what ends with them.
+
+    Not in the generator of the events: where the client has left before the first of them, that is never begun, and
+    where it leaves between two of them, it waits for the garbage collector.
+    """
+
+    def __init__(self, events: AsyncIterator[str], ending: contextlib.AbstractContextManager):
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._ending = ending
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._ending:
+            await super().__call__(scope, receive, send)
 
 
 async def _unless_gone(request: fastapi.Request, work: Awaitable[None]) -> None:

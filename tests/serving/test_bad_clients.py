@@ -11,6 +11,9 @@ import time
 import openai
 import pytest
 from serving.served import PLAN, QUESTIONS, serving, tiny_thinker
+from serving.straight import Client
+
+from colar_jax.serving.server import Deployment
 
 CROWD = 1000
 
@@ -107,6 +110,15 @@ def test_who_leaves_frees_the_slots_at_once(thinker):
                     time.sleep(0.01)
             served.wait_until_idle(1.5)
         assert served.deployment.metrics.answers._value.get() == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_has_left_before_the_reply_begins_is_given_up(thinker, stream):
+    deployment = Deployment(thinker, PLAN)  # whose slots do not move: what is in the queue stays there
+    client = Client(deployment.app, has_left=True, prompt=QUESTIONS[0], n=3, stream=stream)
+    asyncio.run(client.ask())
+    assert deployment.scheduler.num_waiting == 0
+    assert deployment.metrics.given_up._value.get() == 1
 
 
 def test_a_connection_without_a_request_is_closed(served):
