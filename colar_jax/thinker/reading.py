@@ -51,7 +51,7 @@ class Reader:
         readings, reasoning_ids = (), np.zeros(0, np.int32)
         latents_LD = np.zeros((0, self.hidden_size), np.float32)
         if self.thinking.in_latents:
-            readings = tuple(self.latent(thoughts, place) for place in range(len(thoughts.records)))
+            readings = tuple(self._readings(thoughts))
             latents_LD = np.stack([reading.vector for reading in readings]) if readings else latents_LD
         elif self.thinking.in_words:
             reasoning_ids = np.array(thoughts.records, np.int32)
@@ -74,15 +74,16 @@ class Reader:
             cut_answer=bool(ids_A[-1] != self.tokenizer.eos_id),
         )
 
-    def latent(self, thoughts: "_Thoughts", place: int) -> Latent:
-        """The latent in a place of the chain."""
+    def _readings(self, thoughts: "_Thoughts") -> Iterator[Latent]:
+        last = None if thoughts.forced_stop else len(thoughts.records) - 1
+        decided = zip(thoughts.records, thoughts.log_probs_L, thoughts.stop_log_probs_L[1:], strict=True)
+        for place, (record, log_prob, stop_log_prob) in enumerate(decided):
+            yield self.latent(record, place, log_prob, stop_log_prob, is_last=place == last)
+
+    def latent(self, record, place: int, log_prob: float, stop_log_prob: float, *, is_last: bool) -> Latent:
+        """The latent in a place of a chain; the decision after it was to stop, or not."""
         return read_latent(
-            thoughts.records[place],
-            thoughts.stop_log_probs_L[place + 1],
-            is_last=place == len(thoughts.records) - 1 and not thoughts.forced_stop,
-            tokenizer=self.tokenizer,
-            index=place,
-            log_prob=thoughts.log_probs_L[place],
+            record, stop_log_prob, is_last=is_last, tokenizer=self.tokenizer, index=place, log_prob=log_prob
         )
 
 
@@ -119,17 +120,18 @@ class _Stream:
                 if reader.thinking.in_words:
                     yield Token(reasoning.add(int(step.record)), step.log_prob, is_answer=False)
                 else:
-                    yield reader.latent(self._chain(is_over=step.is_last), len(self._thoughts) - 1)
+                    place = len(self._thoughts) - 1
+                    decided = np.float32(step.stop_log_prob)  # so that its probability is that of the whole answer
+                    yield reader.latent(step.record, place, step.log_prob, decided, is_last=step.is_last)
             else:
                 self._tokens.append(step)
                 if step.token_id != reader.tokenizer.eos_id:
                     yield Token(answer.add(step.token_id), step.log_prob)
                 if len(self._tokens) == self._limits.max_answer_tokens:
                     break
-        whole = self._whole()
-        if rest := whole.text[len(answer.text) :]:  # it ends within a character
+        if rest := answer.finish():  # it ends within a character
             yield Token(rest, self._tokens[-1].log_prob)
-        yield Done(whole)
+        yield Done(self._whole())
 
     def _whole(self) -> Answer:
         count = len(self._thoughts)

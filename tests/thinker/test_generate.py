@@ -99,6 +99,7 @@ def test_a_stream_says_the_same_piece_by_piece(loaded, stage, temperature):
     assert [latent.index for latent in latents] == list(range(answer.num_latents))
     if latents:
         np.testing.assert_array_equal(np.stack([latent.vector for latent in latents]), done.answer.latents)
+        assert [latent.p_stop for latent in latents] == [latent.p_stop for latent in done.answer.readings]
         assert [latent.log_prob for latent in latents] == pytest.approx(answer.thought_log_probs.tolist(), abs=1e-4)
     tokens = [piece for piece in pieces if isinstance(piece, colar_jax.Token)]
     assert "".join(token.text for token in tokens if token.is_answer) == answer.text
