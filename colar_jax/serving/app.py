@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -111,7 +112,13 @@ class Api:
         }
 
     async def _reply(self, request: fastapi.Request, body, kind: type[ReplyForm]) -> Response:
-        call = await self._service.begin(body)
+        end = time.perf_counter() + self._bounds.seconds_to_answer
+        in_bounds = functools.partial(self._in_bounds, request, end)
+        try:
+            call = await self._service.begin(body, in_bounds)
+        except _GivenUp:
+            self._metrics.given_up.inc()
+            raise
         with contextlib.ExitStack() as owned:
             owned.enter_context(self._ending(call))
             self._metrics.prompt_tokens.inc(call.num_prompt_tokens)
@@ -120,11 +127,11 @@ class Api:
             if body.stream:
                 includes_usage = body.stream_options is not None and body.stream_options.include_usage
                 return _Stream(self._events(call, form, answers, includes_usage), owned.pop_all())
-            await _unless_gone(request, self._finish(call, answers))
+            await in_bounds(self._finish(call, answers))
         return JSONResponse(form.whole(answers))
 
     async def _finish(self, call: Call, answers: list[GrowingAnswer]) -> None:
-        async for index, happenings in self._in_time(call):
+        async for index, happenings in call.happenings():
             self._note(call, answers[index], answers[index].add(happenings))
             if all(answer.is_over for answer in answers):
                 self._note_end(call)
@@ -153,14 +160,35 @@ class Api:
         yield "data: [DONE]\n\n"
 
     async def _in_time(self, call: Call) -> AsyncIterator[tuple]:
-        """What happens. Refusal: it took too long."""
-        end, happenings = time.monotonic() + self._bounds.seconds_to_answer, call.happenings()
+        """What happens. _GivenUp: it took too long."""
+        end, happenings = call.started + self._bounds.seconds_to_answer, call.happenings()
         while True:
             try:
-                yield await asyncio.wait_for(anext(happenings), end - time.monotonic())
+                yield await asyncio.wait_for(anext(happenings), end - time.perf_counter())
             except TimeoutError:
-                message = f"the answer took longer than {self._bounds.seconds_to_answer:g} s"
-                raise Refusal(504, message) from None
+                raise self._too_late() from None
+
+    async def _in_bounds(self, request: fastapi.Request, end: float, work: Awaitable):
+        """What comes of it. _GivenUp: the client has gone away, and nobody reads the reply; or it took too long."""
+
+        async def until_gone() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        working, watching = asyncio.ensure_future(work), asyncio.ensure_future(until_gone())
+        try:
+            await asyncio.wait(
+                (working, watching), timeout=end - time.perf_counter(), return_when=asyncio.FIRST_COMPLETED
+            )
+            if working.done():
+                return working.result()
+            raise _GivenUp(499, "the client went away") if watching.done() else self._too_late()
+        finally:
+            working.cancel()
+            watching.cancel()
+
+    def _too_late(self) -> "_GivenUp":
+        return _GivenUp(504, f"the answer took longer than {self._bounds.seconds_to_answer:g} s")
 
     @contextlib.contextmanager
     def _ending(self, call: Call):
@@ -185,6 +213,10 @@ class Api:
         self._metrics.whole_answer.observe(time.perf_counter() - call.started)
 
 
+class _GivenUp(Refusal):
+    """A request that was taken, and is not finished."""
+
+
 class _Stream(StreamingResponse):
     """Events as they come, and what ends with them.
 
@@ -199,24 +231,6 @@ class _Stream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._ending:
             await super().__call__(scope, receive, send)
-
-
-async def _unless_gone(request: fastapi.Request, work: Awaitable[None]) -> None:
-    """Do it, unless the client goes away: then nobody reads the reply."""
-
-    async def until_gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(until_gone())
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Refusal(499, "the client went away")
-        working.result()
-    finally:
-        working.cancel()
-        watching.cancel()
 
 
 def _event(data: dict) -> str:

@@ -72,17 +72,22 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """All of these, or none. QueueFullError: no room. StoppingError, FailedError: nothing is taken any more."""
+        """All of these, or none. Raises what `check_room` raises."""
+        with self._changed:
+            self.check_room(len(jobs))
+            self._waiting.extend(jobs)
+            self._changed.notify()
+
+    def check_room(self, num_jobs: int) -> None:
+        """QueueFullError: no room for so many. StoppingError, FailedError: nothing is taken any more."""
         with self._changed:
             if self.failure is not None:
                 raise FailedError("the server has failed, and has to be started again: its log says why")
             if self._is_stopping:
                 raise StoppingError("the server is about to stop")
             num_free = self._engine.num_slots - len(self._slots)
-            if len(self._waiting) + len(jobs) > self._max_waiting + num_free:
+            if len(self._waiting) + num_jobs > self._max_waiting + num_free:
                 raise QueueFullError(self._seconds_to_go())
-            self._waiting.extend(jobs)
-            self._changed.notify()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Give these up; nothing more is told of them soon."""

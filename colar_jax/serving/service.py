@@ -1,12 +1,13 @@
 """From a request to jobs of the scheduler, and from what happens to them to whole answers."""
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from colar_jax.thinker.asked import COLDEST, check_questions
 logger = logging.getLogger(__name__)
 
 _MOST_CHARACTERS_OF_A_TOKEN = 32
+
+# Waits for the questions of a request to be read, or raises where nobody waits for it any more.
+InBounds = Callable[[Awaitable[list[np.ndarray]]], Awaitable[list[np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +56,16 @@ class Served:
 
 
 class Call:
-    """One request under way: its jobs, and what happens to them as `(number of the answer, happenings)`."""
+    """One request under way: its jobs, and what happens to them as `(number of the answer, happenings)`.
 
-    def __init__(self, num_prompt_tokens: int, num_answers: int):
-        self.num_prompt_tokens, self.num_answers = num_prompt_tokens, num_answers
+    Args:
+        started: when it came, before its questions were read; by `time.perf_counter`.
+    """
+
+    def __init__(self, num_prompt_tokens: int, num_answers: int, started: float):
+        self.num_prompt_tokens, self.num_answers, self.started = num_prompt_tokens, num_answers, started
         self.jobs: list[Job] = []
-        self.started, self.has_begun, self.is_over = time.perf_counter(), False, False
+        self.has_begun = self.is_over = False
         self._queue: asyncio.Queue[tuple[int, list[Happening]]] = asyncio.Queue()
 
     def put(self, index: int, happenings: list[Happening]) -> None:
@@ -80,10 +88,31 @@ class Service:
     def __init__(self, served: Served, scheduler: Scheduler, *, most_answers: int):
         self.served, self.scheduler, self.most_answers = served, scheduler, most_answers
         self._has_warned: set[str] = set()
-        self._reading = asyncio.Lock()
+        self._reading, self._num_unread = asyncio.Lock(), 0
 
-    async def begin(self, request: CompletionRequest | ChatRequest) -> Call:
-        """The request, in the queue. Refusal: it cannot be served, or not now."""
+    async def begin(
+        self, request: CompletionRequest | ChatRequest, in_bounds: InBounds = lambda reading: reading
+    ) -> Call:
+        """The request, in the queue. Refusal: it cannot be served, or not now.
+
+        There is nothing to give up before this returns: all that is waited for, in `in_bounds`, comes before the jobs.
+        """
+        started = time.perf_counter()
+        num_answers = self._num_answers(request)
+        told, max_thoughts = self._told(request), self._max_thoughts(request)
+        with self._room_for(num_answers):
+            prompts = await in_bounds(self._read(request, told.said))
+            call = Call(sum(map(len, prompts)), num_answers, started)
+            call.jobs = [
+                Job(ask, request.stream_latents and self.served.ways.in_latents, owner=call, index=ask.index)
+                for ask in self._asks(request, prompts, told.number, max_thoughts)
+            ]
+            with _as_refusals():
+                self.scheduler.submit(call.jobs)
+        return call
+
+    def _num_answers(self, request) -> int:
+        """That are asked for, of a request whose fields go together."""
         served = self.served
         if request.model != served.name:
             raise Refusal(404, f"model: there is no {request.model!r} here, but {served.name!r}", param="model")
@@ -99,34 +128,42 @@ class Service:
             raise Refusal(
                 400, f"n: {num_answers} answers are asked for, and a request may have {self.most_answers}", param="n"
             )
-        told, max_thoughts = self._told(request), self._max_thoughts(request)
+        return num_answers
+
+    @contextlib.contextmanager
+    def _room_for(self, num_answers: int) -> Iterator[None]:
+        """Places in the queue while questions are read: else all that come are read before one is refused."""
+        with _as_refusals():
+            self.scheduler.check_room(self._num_unread + num_answers)
+        self._num_unread += num_answers
+        try:
+            yield
+        finally:
+            self._num_unread -= num_answers
+
+    async def _read(self, request, speed: Speed) -> list[np.ndarray]:
+        """The prompts of a request. Who is cancelled while others are read is not read any more."""
         # Beside the event loop, for long questions take seconds; one request at a time, for they are read in Python.
-        async with self._reading:
-            prompts = await asyncio.to_thread(self._prompts, questions, told.said, request)
-        call = Call(sum(map(len, prompts)), num_answers)
+        # A thread cannot be cancelled: it is waited for by those in line, if not by who sent what it reads.
+        await self._reading.acquire()
+        reading = asyncio.ensure_future(asyncio.to_thread(self._prompts, request.questions, speed, request))
+        reading.add_done_callback(lambda _: self._reading.release())
+        return await asyncio.shield(reading)
+
+    def _asks(self, request, prompts: list[np.ndarray], speed_number: float, max_thoughts: int) -> Iterator[Ask]:
+        served = self.served
         seed = secrets.randbits(32) if request.seed is None else request.seed
-        decode = served.ways.decode
-        for index in range(num_answers):
-            ask = Ask(
+        for index in range(len(prompts) * request.n):
+            yield Ask(
                 prompts[index // request.n],
                 seed,
                 index,
                 temperature=request.temperature if request.temperature >= COLDEST else 0.0,
-                top_p=decode.top_p if request.top_p is None else request.top_p,
+                top_p=served.ways.decode.top_p if request.top_p is None else request.top_p,
                 max_thoughts=max_thoughts,
                 max_tokens=min(request.answer_limit or served.sizes.max_tokens, served.sizes.max_tokens),
-                speed_number=told.number,
+                speed_number=speed_number,
             )
-            call.jobs.append(Job(ask, request.stream_latents and served.ways.in_latents, owner=call, index=index))
-        try:
-            self.scheduler.submit(call.jobs)
-        except QueueFullError as error:
-            raise Refusal(429, str(error), retry_after=error.retry_after) from None
-        except FailedError as error:
-            raise Refusal(503, str(error)) from None
-        except StoppingError as error:
-            raise Refusal(503, str(error), retry_after=1) from None
-        return call
 
     def end(self, call: Call) -> None:
         """Nobody waits for it any more: what is still under way is given up."""
@@ -194,3 +231,16 @@ class Service:
         except UserError as error:
             raise Refusal(400, f"{param}: {error}", param=param) from None
         return np.array(ids, np.int32)
+
+
+@contextlib.contextmanager
+def _as_refusals() -> Iterator[None]:
+    """What a scheduler does not take, as a client is told."""
+    try:
+        yield
+    except QueueFullError as error:
+        raise Refusal(429, str(error), retry_after=error.retry_after) from None
+    except FailedError as error:
+        raise Refusal(503, str(error)) from None
+    except StoppingError as error:
+        raise Refusal(503, str(error), retry_after=1) from None
