@@ -8,6 +8,7 @@ process, medians. A CPU without matrix units for bfloat16 (AMX: `grep amx_bf16 /
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -62,6 +63,8 @@ def main() -> None:
     parser.add_argument("--preset", default="smollm2-135m", choices=sorted(PRESETS))
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
+    if os.environ.get("JAX_DEFAULT_MATMUL_PRECISION"):
+        parser.error("JAX_DEFAULT_MATMUL_PRECISION is set: both sides would have that precision; unset it")
     llama = PRESETS[options.preset]
 
     print(f"| {options.preset}, {ROWS} x {ROW_POSITIONS} positions | default | bfloat16 | default / bfloat16 |")
@@ -77,7 +80,8 @@ def main() -> None:
             print(row(f"{in_size} to {out_size}, {part}", rates, taken), flush=True)
 
     subject = jax_side.Subject(llama, latent_intermediate=llama.hidden_size)
-    problems = problems_of([lengths for lengths in gsm8k_lengths() if sum(lengths) < ROW_POSITIONS - 10])
+    lengths = [of_problem for of_problem in gsm8k_lengths() if sum(of_problem) < ROW_POSITIONS - 10]
+    problems = problems_of(lengths, llama.vocab_size)
     steps = {
         precision: jax_side.training(problems, SPEEDS, ROWS, ROW_POSITIONS, subject, matmul_precision=precision)
         for precision in PRECISIONS

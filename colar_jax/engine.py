@@ -167,7 +167,10 @@ class Engine:
         return choose_decode_gather(self.parallel.decode_gather, held, size // self.mesh.shape["tensor"], memory)
 
     def _gathers_each_step(self, parameters: Tree) -> bool:
-        choice, reason = self.decode_gather(parameters, device_bytes(self.mesh.devices.flat[0]))
+        # A device of another process does not say how much it has: all would not choose alike. One that is only
+        # described has no process.
+        device = next(iter(self.mesh.local_devices), self.mesh.devices.flat[0])
+        choice, reason = self.decode_gather(parameters, device_bytes(device))
         how = "at every step, a layer at a time" if choice == "layer" else "once"
         _tell(f"decoding gathers weights {how}: {reason}")
         return choice == "layer"

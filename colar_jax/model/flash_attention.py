@@ -63,6 +63,8 @@ def packed_attention(
         if not splits_heads:
             return kernel(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT).reshape(B, T, N * H)
         size = jax.sharding.get_abstract_mesh().shape["tensor"]
+        if N % size:  # XLA splits inside a head, which no kernel does
+            return packed_attention(segment_ids_BT)(q_BTNH, k_BTKH, v_BTKH)
         if k_BTKH.shape[2] % size:  # too few key-value heads to go round: one for each query head
             k_BTKH, v_BTKH = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k_BTKH, v_BTKH))
         out_BTNH = jax.shard_map(

@@ -74,7 +74,8 @@ def _is_cluster() -> bool:
     """Whether jax would find other processes: in a SLURM step of several tasks, or on a TPU VM (perhaps of a slice)."""
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ:
         return True
-    uses_tpu = importlib.util.find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS", "tpu") == "tpu"
+    platforms = (os.environ.get("JAX_PLATFORMS") or "tpu").split(",")  # empty: those that there are
+    uses_tpu = importlib.util.find_spec("libtpu") is not None and "tpu" in platforms
     return uses_tpu and any(any(Path("/dev").glob(chips)) for chips in ("accel[0-9]*", "vfio/[0-9]*"))
 
 

@@ -9,10 +9,6 @@ from colar_jax.errors import UserError
 from colar_jax.statistics.intervals import CONFIDENCE, Interval
 
 NUM_RESAMPLES = 10_000
-# Of fewer questions a bootstrap draws too little that was not seen: its ends lie too near to the center.
-_FEW = 10
-# Questions that differ all point the same way by chance alone with probability 2 * 0.5^n: for fewer above 5 %.
-_FEWEST_DIFFERENT = 6
 
 
 def paired_difference(a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamples: int = NUM_RESAMPLES) -> Interval:
@@ -82,7 +78,9 @@ def stratified_difference(
         return Interval(center, None, None)
     means_R = np.mean(drawn, axis=0)
     low, high = map(float, np.quantile(means_R, [(1 - confidence) / 2, (1 + confidence) / 2]))
-    if sum(num_questions) < _FEW and num_different < _FEWEST_DIFFERENT:
+    # So few questions that differ all point the same way by chance alone with a probability above the level. A
+    # bootstrap does not see that: of any number of questions it next to never draws none of them.
+    if 2 * 0.5**num_different > 1 - confidence:
         low, high = min(low, 0.0), max(high, 0.0)
     return Interval(center, low, high)
 

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 # What is fetched of a hub model. Not its pickled weights.
 _WANTED_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-_UNWANTED_FILES = ("original/*", "*/*.safetensors")  # the same weights once more, in the publisher's own format
+# The same weights once more, in the publisher's own format: of Llama, of others, of Mistral.
+_UNWANTED_FILES = ("original/*", "*/*.safetensors", "consolidated*.safetensors")
 _SAMPLED_BYTES = 4096  # of every tensor, for its hash
 
 

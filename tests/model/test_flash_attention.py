@@ -1,5 +1,7 @@
 """Every implementation of attention in packed rows is the reference, where somebody reads it."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,13 @@ def assert_is_the_reference(implementation, tolerance, dtype=np.float32, **optio
 def test_splash_is_the_reference():
     """Interpreted, on a CPU; rows of 150 positions are padded to 256."""
     assert_is_the_reference("splash", 2e-5, interpret=True)
+
+
+def test_heads_that_a_tensor_axis_does_not_divide_are_xla_s(monkeypatch):
+    """As the 9 heads of SmolLM2-135M on two devices: a kernel computes whole heads."""
+    of_three = types.SimpleNamespace(shape={"tensor": 3})
+    monkeypatch.setattr(flash_attention.jax.sharding, "get_abstract_mesh", lambda: of_three)
+    assert_is_the_reference("splash", 2e-5, splits_heads=True)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")

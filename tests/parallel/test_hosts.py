@@ -242,3 +242,19 @@ def test_arrays_of_the_first_process_are_taken_bit_for_bit(monkeypatch):
     for name, array in first.items():
         assert taken[name].dtype == array.dtype
         np.testing.assert_array_equal(taken[name], array)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "looks"),
+    [(None, True), ("", True), ("tpu", True), ("tpu,cpu", True), ("cpu", False), ("cuda,cpu", False)],
+)
+def test_tpus_that_jax_would_use_are_joined(monkeypatch, tmp_path, platforms, looks):
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    if platforms is None:
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    else:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    (tmp_path / "accel0").touch()
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(hosts, "Path", lambda _: tmp_path)
+    assert hosts._is_cluster() == looks

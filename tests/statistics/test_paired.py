@@ -52,6 +52,16 @@ def test_few_questions_that_differ_show_nothing(num_questions, share):
     assert said / 400 < 0.06
 
 
+@pytest.mark.parametrize(
+    ("num_different", "confidence", "shows"), [(5, 0.95, False), (6, 0.95, True), (6, 0.99, False)]
+)
+def test_some_questions_that_all_differ_one_way_show_something(num_different, confidence, shows):
+    """Of many questions, of which a bootstrap would say so of four: by chance that happens one time in eight."""
+    a_N = np.arange(1319) < num_different
+    interval = stratified_difference([(a_N, np.zeros(1319))], confidence=confidence)
+    assert (interval.low > 0) == shows
+
+
 def test_of_several_sets_the_mean_covers_the_truth_and_every_set_weighs_the_same():
     rng, covered, sizes = np.random.default_rng(0), 0, (660, 100, 300)
     for trial in range(500):

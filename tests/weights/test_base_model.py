@@ -46,6 +46,11 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
     def fetch(repository, *, revision, allow_patterns, ignore_patterns):
         assert (repository, revision) == ("owner/name", "v1")
         assert not any(pattern.endswith(".bin") for pattern in allow_patterns)
+        files = ["model-00001-of-00002.safetensors", "consolidated.safetensors", "original/consolidated.00.pth"]
+        fetched = huggingface_hub.utils.filter_repo_objects(
+            files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        assert list(fetched) == files[:1]
         raise OSError("no\nnetwork")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
