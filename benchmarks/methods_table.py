@@ -34,31 +34,52 @@ def stages_after_the_start(config: str) -> list[str]:
     return names
 
 
+def seed_folder(options: argparse.Namespace, seed: int) -> Path:
+    """Where a seed's run is."""
+    return options.folder / f"seed_{seed}"
+
+
 def train_command(options: argparse.Namespace, seed: int, stages: list[str]) -> list[str]:
     """What trains and evaluates one seed."""
-    folder = options.folder / f"seed_{seed}"
+    folder = seed_folder(options, seed)
     command = [sys.executable, "-m", "colar_jax.train", f"--config={options.config}", f"--config.workdir={folder}"]
     command.append(f"--config.seed={seed}")
-    if seed == options.first:
-        command.append(f"--config.run={','.join((START, *stages))}")
-    else:
-        start = options.folder / f"seed_{options.first}" / START
-        command.append(f"--config.run={','.join(stages)}")
-        command += [f"--config.stages.{name}.init_from={start}" for name in stages]
+    own = [START, *stages] if seed == options.first else stages
+    # A report is written anew: what an earlier call trained stays in it.
+    shown = own + [name for name in reported(folder) if name not in own]
+    command += [f"--config.run={','.join(own)}", f"--config.eval.stages={','.join(shown)}"]
+    if seed != options.first:
+        start = seed_folder(options, options.first) / START
+        command += [f"--config.stages.{name}.init_from={start}" for name in shown]
     return command + options.rest
 
 
-def is_finished(folder: Path, stages: list[str]) -> bool:
-    """Whether a run's report has all its stages."""
+def reported(folder: Path) -> list[str]:
+    """The stages that a run's report has."""
     path = folder / "report.json"
-    return path.is_file() and set(stages) <= {row["stage"] for row in json.loads(path.read_text())["results"]}
+    rows = json.loads(path.read_text())["results"] if path.is_file() else []
+    return list(dict.fromkeys(row["stage"] for row in rows))
+
+
+def refuse_unfinished_start(options: argparse.Namespace) -> None:
+    """All seeds start from one chain of thought, and not from wherever it is when they begin."""
+    from colar_jax.errors import UserError  # here, because it takes seconds
+    from colar_jax.runs.starts import unfinished
+
+    start = seed_folder(options, options.first) / START
+    try:
+        place = unfinished(start)
+    except UserError as error:
+        raise SystemExit(f"seeds start from the chain of thought of seed {options.first}: {error}") from None
+    if place:
+        raise SystemExit(f"{start} is still trained ({place}), and seeds start from where it ends: begin them then")
 
 
 def refuse_other_settings(options: argparse.Namespace, seed: int, stages: list[str]) -> None:
     """A finished seed with other settings is no repetition of those that are still to be trained."""
     from trained_with import other_than_asked  # here, because it takes seconds
 
-    folder, own = options.folder / f"seed_{seed}", [START, *stages] if seed == options.first else stages
+    folder, own = seed_folder(options, seed), [START, *stages] if seed == options.first else stages
     try:
         other = other_than_asked(str(folder), train_command(options, seed, stages)[3:], own)
     except ValueError as error:
@@ -86,15 +107,18 @@ def main() -> None:
         except argparse.ArgumentTypeError as error:
             parser.error(f"--stages: {error}")
         stages = [name for name in stages if name in asked]
-    if options.against.partition("@")[0] not in stages:
-        parser.error(f"--against={options.against}: not one of the stages that are trained: {', '.join(stages)}")
+    known = dict.fromkeys(stages + [name for seed in options.seeds for name in reported(seed_folder(options, seed))])
+    if options.against.partition("@")[0] not in known:
+        parser.error(f"--against={options.against}: not one of the stages that are trained: {', '.join(known)}")
     for seed in options.seeds:
-        if is_finished(options.folder / f"seed_{seed}", stages):
+        if set(stages) <= set(reported(seed_folder(options, seed))):
             refuse_other_settings(options, seed, stages)
             continue
+        if seed != options.first:
+            refuse_unfinished_start(options)
         if (status := subprocess.run(train_command(options, seed, stages), check=False).returncode) != 0:
             raise SystemExit(f"seed {seed} ended with status {status} (above is why): the same command goes on with it")
-    folders = [str(options.folder / f"seed_{seed}") for seed in options.seeds]
+    folders = [str(seed_folder(options, seed)) for seed in options.seeds]
     script = str(ROOT / "benchmarks" / "over_seeds.py")
     table = [sys.executable, script, *folders, f"--against={options.against}", "--costs"]
     raise SystemExit(subprocess.run(table, check=False).returncode)

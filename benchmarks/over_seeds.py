@@ -55,7 +55,7 @@ def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
     if way.speed in speeds:
         found = [other for other in found if other.speed == way.speed]
     # A row that was limited, sampled or trimmed in another way than this one says nothing about it.
-    likeness = {other: [_likeness(getattr(way, name), getattr(other, name)) for name in LIKE] for other in found}
+    likeness = {other: _likeness(rows, way, other) for other in found}
     if not (found := [other for other in found if min(likeness[other])]):
         return {}
     of_seeds = rows[max(found, key=likeness.get)]
@@ -67,9 +67,14 @@ def reference_of(rows: Rows, way: Way, against: str) -> dict[str, float]:
     }
 
 
-def _likeness(own: str, other: str) -> int:
-    """How well a reference's limit, temperature or agreements go with a row's: its own, none, or others."""
-    return 2 if other == own else 1 if other == "-" else 0
+def _likeness(rows: Rows, way: Way, other: Way) -> list[int]:
+    """How well a reference's limit, temperature and agreements go with a row's: 2 as its own, 1 none, 0 others."""
+    pairs = {name: (getattr(way, name), getattr(other, name)) for name in LIKE}
+    found = {name: 2 if its == own else 1 if its == "-" else 0 for name, (own, its) in pairs.items()}
+    thinks_in = {rows[one][0].get("thinks_in") for one in (way, other)}
+    if pairs["latent_limit"][0] != "-" and len(thinks_in) > 1:  # a number of latents is none of words
+        found["latent_limit"] = 1 if pairs["latent_limit"][1] == "-" else 0
+    return list(found.values())
 
 
 def minus(results: list[dict], reference: dict[str, float]) -> str:

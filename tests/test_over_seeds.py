@@ -102,9 +102,12 @@ def test_what_was_limited_otherwise_is_no_reference(tmp_path):
     """Of word budgets alone, for which latents are not decoded."""
     results = [result("cot", value, latent_limit=limit) for limit, value in (("16", 0.1), ("128", 0.8))]
     results += [result("colar", 0.7), result("concise", 0.9, latent_limit="128")]
+    results += [result("icot", 0.9, latent_limit="128", thinks_in="latents")]
     lines = table(folder_of(tmp_path / "a", *results), "--against", "cot")
     found = {(way[1], way[3]): line["minus cot"] for way, line in lines.items()}
-    assert found == {("cot", "16"): "", ("cot", "128"): "", ("colar", "-"): "", ("concise", "128"): "10.0"}
+    assert found == {
+        ("cot", "16"): "", ("cot", "128"): "", ("colar", "-"): "", ("concise", "128"): "10.0", ("icot", "128"): "",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("costs", [(), ("--costs",)])
@@ -278,6 +281,8 @@ def commands_of(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     methods_table = importlib.import_module("methods_table")
 
+    monkeypatch.setattr("colar_jax.runs.starts.unfinished", lambda folder: "")
+
     def commands(*arguments):
         started = []
 
@@ -298,10 +303,27 @@ def test_only_some_stages_are_trained_in_the_configs_order(tmp_path, commands_of
     code, (first, second, table) = commands_of(tmp_path, "--seeds=0,1", "--stages=no_cot,codi")
     assert code == 0
     assert "--config.run=cot,codi,no_cot" in first and not any("init_from" in flag for flag in first)
+    assert "--config.eval.stages=cot,codi,no_cot" in first
     assert "--config.run=codi,no_cot" in second
     assert f"--config.stages.codi.init_from={tmp_path / 'seed_0' / 'cot'}" in second
     assert sum("init_from" in flag for flag in second) == 2
     assert "--against=no_cot" in table
+
+
+def test_what_an_earlier_call_trained_stays_in_the_report(tmp_path, commands_of):
+    for seed in (0, 1):
+        folder_of(tmp_path / f"seed_{seed}", result("no_cot", 0.3), result("codi", 0.5))
+    code, (first, second, _) = commands_of(tmp_path, "--seeds=0,1", "--stages=ruplar")  # against no_cot, which is there
+    assert code == 0
+    assert "--config.run=cot,ruplar" in first and "--config.eval.stages=cot,ruplar,no_cot,codi" in first
+    assert "--config.run=ruplar" in second and "--config.eval.stages=ruplar,no_cot,codi" in second
+    assert sum("init_from" in flag for flag in second) == 3
+
+
+def test_seeds_do_not_start_from_a_chain_of_thought_that_is_still_trained(tmp_path, commands_of, monkeypatch):
+    monkeypatch.setattr("colar_jax.runs.starts.unfinished", lambda folder: "step 100, trained to 100 of 600")
+    code, started = commands_of(tmp_path, "--seeds=3", "--first=0")
+    assert not started and f"{tmp_path / 'seed_0' / 'cot'} is still trained (step 100, trained to 100 of 600)" in code
 
 
 @pytest.mark.parametrize(
