@@ -124,12 +124,14 @@ class _Stream:
                     decided = np.float32(step.stop_log_prob)  # so that its probability is that of the whole answer
                     yield reader.latent(step.record, place, step.log_prob, decided, is_last=step.is_last)
             else:
+                if not self._tokens and (rest := reasoning.finish()):  # a chain that ends within a character
+                    yield Token(rest, self._thoughts[-1].log_prob, is_answer=False)
                 self._tokens.append(step)
                 if step.token_id != reader.tokenizer.eos_id:
                     yield Token(answer.add(step.token_id), step.log_prob)
                 if len(self._tokens) == self._limits.max_answer_tokens:
                     break
-        if rest := answer.finish():  # it ends within a character
+        if rest := answer.finish():
             yield Token(rest, self._tokens[-1].log_prob)
         yield Done(self._whole())
 

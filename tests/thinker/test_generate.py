@@ -13,6 +13,7 @@ from thinker.conftest import STAGES
 
 import colar_jax
 from colar_jax.data.example_questions import EXAMPLES
+from colar_jax.thinker.growing_text import GrowingText
 from colar_jax.thinker.thinker import Thinker
 
 QUESTIONS = [example.question for example in EXAMPLES]  # of different lengths
@@ -105,6 +106,14 @@ def test_a_stream_says_the_same_piece_by_piece(loaded, stage, temperature):
     assert "".join(token.text for token in tokens if token.is_answer) == answer.text
     assert "".join(token.text for token in tokens if not token.is_answer) == answer.reasoning
     assert latents + tokens == pieces, "thoughts first"
+
+
+def test_a_chain_that_ends_within_a_character_is_told_whole(loaded, monkeypatch):
+    """As if every token were a part of one: nothing is told before it is complete, or will not be."""
+    monkeypatch.setattr(GrowingText, "add", lambda text, token_id: text._ids.append(token_id) or "")
+    *pieces, done = loaded("cot").stream(QUESTIONS[1])
+    told = {is_answer: "".join(piece.text for piece in pieces if piece.is_answer == is_answer) for is_answer in (0, 1)}
+    assert told == {0: done.answer.reasoning, 1: done.answer.text} and told[0]
 
 
 def test_a_stream_may_be_left(loaded):
