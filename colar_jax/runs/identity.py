@@ -136,7 +136,7 @@ def settings_that_bind(run: Run, name: str) -> dict:
     identity = {
         setting: value
         for setting, (value, on_resume) in _settings_of(run.config, name).items()
-        if on_resume is not OnResume.OBSERVING and not _is_unread(run, name, setting)
+        if on_resume is not OnResume.OBSERVING and not is_unread(run, name, setting)
     }
     if run.config.model.lora.rank:
         identity["model.lora.targets"] = ",".join(parse_targets(run.config.model.lora.targets))
@@ -164,7 +164,7 @@ def _settings(
     return settings
 
 
-def _is_unread(run: Run, name: str, setting: str) -> bool:
+def is_unread(run: Run, name: str, setting: str) -> bool:
     """Whether a stage does not read a setting: another value of it changes nothing."""
     config, stage = run.config, run.config.stages[name]
     unread = ["model.base"]  # a base model is known by its content: it may move

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from colar_jax.config import OnResume, plain, walk
+from colar_jax.errors import UserError
+from colar_jax.json_object import read_json_object
 from colar_jax.parallel.hosts import is_first, wait_for_all
+from colar_jax.runs.identity import is_unread
+from colar_jax.runs.places import is_same
 from colar_jax.runs.resuming import READ_GREEDILY, latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import finished_identity, source_of
@@ -20,7 +24,7 @@ def is_kept(run: Run, name: str, path: Path) -> bool:
     """
     if not path.is_file():
         return False
-    return latest_step(path.parent) is not None or _noted(_note_of(path)) == _made_from(run, name)
+    return latest_step(path.parent) is not None or _says_the_same(_note_of(path), _made_from(run, name), run, name)
 
 
 def keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> None:
@@ -29,8 +33,7 @@ def keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> None
     note = _note_of(path)
     note.unlink(missing_ok=True)  # a kill before the end leaves a file of which nothing is known
     _replace(path, write)
-    text = json.dumps(_made_from(run, name), indent=2) + "\n"
-    _replace(note, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    _write_note(note, _made_from(run, name))
 
 
 class Parts:
@@ -43,10 +46,10 @@ class Parts:
     def __init__(self, run: Run, name: str, path: Path):
         self._folder = path.with_name(f".{path.stem}.parts")
         note, now = self._folder / "made_from.json", _made_from(run, name)
-        if is_first() and _noted(note) != now:
+        if is_first() and not _says_the_same(note, now, run, name):
             self.remove()
             self._folder.mkdir(parents=True)
-            _replace(note, lambda unfinished: unfinished.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8"))
+            _write_note(note, now)
         wait_for_all(f"looked for {self._folder.name}")
         self._found = {part.name for part in self._folder.iterdir()}
 
@@ -90,14 +93,42 @@ def _made_from(run: Run, name: str) -> dict:
     return json.loads(json.dumps(facts))
 
 
+def _says_the_same(note: Path, facts: dict, run: Run, name: str) -> bool:
+    """Whether a note says these facts of now. A base model, or a place, may be named otherwise in it."""
+    noted = _noted(note)
+    if noted is None:
+        return False
+    was, now = _by_setting(noted, run, name), _by_setting(facts, run, name)
+    stages = run.config.stages
+    return was.keys() == now.keys() and all(is_same(setting, was[setting], now[setting], stages) for setting in now)
+
+
+def _by_setting(facts: dict, run: Run, name: str) -> dict:
+    """What a note says, flat, its settings called as checkpoints call them; without what the answers do not depend on.
+
+    That is left out when notes are compared, and not when they are written: those of earlier versions have it.
+    """
+    flat = {}
+    for fact, value in facts.items():
+        group = "data.tokenizer" if fact == "tokenizer" else fact
+        flat |= {f"{group}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {group: value}
+    unread = {of for of in flat if of == "base.name" or (of.startswith("model.") and is_unread(run, name, of))}
+    return {of: value for of, value in flat.items() if of not in unread}
+
+
+def _write_note(note: Path, facts: dict) -> None:
+    text = json.dumps(facts, indent=2) + "\n"
+    _replace(note, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
 def _note_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.made_from.json")
 
 
 def _noted(note: Path) -> dict | None:
     try:
-        return json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # of an earlier version, which wrote none; or damaged
+        return read_json_object(note)
+    except UserError:  # of an earlier version, which wrote none; or damaged
         return None
 
 

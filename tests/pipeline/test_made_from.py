@@ -1,6 +1,7 @@
 """What a model said of a stage's problems is kept, but not for a stage that would be told something else by now."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ from pipeline.tiny import tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.runs import made_from, speed_labels
-from colar_jax.runs.made_from import is_kept, keep
+from colar_jax.runs.made_from import Parts, is_kept, keep
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.speed_labels import RIGHT_FILE, labelled
 from colar_jax.runs.starts import adopt, finished_identity
@@ -73,6 +74,46 @@ def test_a_file_is_of_its_settings_until_the_stage_has_learned_from_it(run, monk
         assert not is_kept(run, "auto", path), "the stage that it starts from was trained on"
     monkeypatch.setattr(made_from, "latest_step", lambda folder: 1)
     assert is_kept(like(run, seed=3), "auto", path), "what may change then is another's to say"
+
+
+@pytest.fixture
+def based(run, tmp_path, monkeypatch):
+    """The run on a base model and a tokenizer, named as they are asked for, from the folder where both lie."""
+    for name in ("llama", "words", "adapter"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def named(base="llama", tokenizer="words", adapter="adapter", weights="1", **settings) -> Run:
+        settings |= {"model.base": base, "data.tokenizer": tokenizer}
+        settings |= {"model.lora.rank": 2, "model.lora.init_from": adapter}
+        config = resolve(config_dict(run.workdir, **settings))
+        identity = {"name": base.rpartition("/")[2], "config": "1", "weights": weights}
+        return dataclasses.replace(run, config=config, base_identity=identity)
+
+    return named
+
+
+def test_a_base_model_is_known_by_its_content_and_a_place_however_it_is_written(based, tmp_path):
+    path = tmp_path / "kept" / RIGHT_FILE
+    keep(based(), "auto", path, lambda unfinished: unfinished.write_bytes(b"labels"))
+    note = path.with_name("right_at_speeds.made_from.json")
+    assert json.loads(note.read_text())["model"]["base"] == "llama", "notes of earlier versions say this, too"
+    moved = {"base": "/elsewhere/renamed", "model.preset": "pico"}
+    written_otherwise = {"tokenizer": f"{tmp_path}/words", "adapter": f"{tmp_path}/adapter"}
+    for named in (moved, written_otherwise):
+        assert is_kept(based(**named), "auto", path), named
+    assert not is_kept(based(base="/elsewhere/renamed", weights="2"), "auto", path)
+    for other in ({"tokenizer": "llama"}, {"adapter": "llama"}, {"model.lora.alpha": 1.0}):
+        assert not is_kept(based(**other), "auto", path), other
+    note.write_text("[]")
+    assert not is_kept(based(), "auto", path)
+
+
+def test_what_was_answered_before_a_kill_is_of_the_same_base_model_where_that_has_moved(based, tmp_path):
+    path = tmp_path / "kept" / RIGHT_FILE
+    Parts(based(), "auto", path).keep("first", lambda unfinished: unfinished.write_bytes(b"labels"))
+    assert Parts(based(base="/elsewhere/renamed"), "auto", path).has("first")
+    assert not Parts(based(weights="2"), "auto", path).has("first")
 
 
 def test_a_file_that_a_kill_cut_short_or_an_earlier_version_left_is_made_again(run):
