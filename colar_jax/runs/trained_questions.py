@@ -12,7 +12,7 @@ import numpy as np
 
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
-from colar_jax.parallel.hosts import is_first
+from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import source_of
@@ -20,33 +20,41 @@ from colar_jax.runs.starts import source_of
 logger = logging.getLogger(__name__)
 
 QUESTIONS_FILE = "trained_questions.npy"  # in a stage's folder: sorted uint64
+# Beside it where it may lack some: what the stage started from was trained on is not known.
+UNKNOWN_FILE = "trained_questions.unknown.txt"
 VALIDATION_FILE = "validation_questions.npy"  # the same of what its checkpoint, or that of its start, was chosen by
 
 
 def note_trained_questions(run: Run, name: str) -> None:
     """Keep what a stage is about to be trained on and validated with, and what the stage that it starts from was.
 
-    It is done before a step is taken. What a stage that has checkpoints already is trained on is left alone: its
-    problems are those it has, or it is refused. It may be validated with others from now on, which are added.
+    It is done before a step is taken. What a stage that has taken steps already is trained on is left alone: its
+    problems are those it has, or it is refused. It may be validated with others from now on, which are added. A step 0
+    without questions was imported: nothing is known of what was learned before it.
 
     Raises:
         UserError: a test question is among the trained ones (see `refuse_trained_questions`).
     """
-    folder, source = run.workdir / name, source_of(run, name)
-    if latest_step(folder) is None:
-        hashes = question_hashes(run.train_problems)
-        if source is not None:
-            inherited = read_trained_questions(source)
-            if inherited is None:
-                logger.warning("stage %s: %s", name, _unknown(source))
-            else:
-                hashes = np.union1d(hashes, inherited)
-        if is_first():
-            _write(folder / QUESTIONS_FILE, hashes)
-        _note_validation(run, folder, None if source is None else source / VALIDATION_FILE)
-        _refuse(run, folder, hashes)
-    else:
+    folder, step = run.workdir / name, latest_step(run.workdir / name)
+    is_imported = step == 0 and read_trained_questions(folder) is None
+    if step is not None and not is_imported:
         _note_validation(run, folder, folder / VALIDATION_FILE)
+        return
+    source = folder if is_imported else source_of(run, name)
+    hashes = question_hashes(run.train_problems)
+    inherited = None if source is None else read_trained_questions(source)
+    if inherited is not None:
+        hashes = np.union1d(hashes, inherited)
+    unknown = "" if source is None else _unknown(source)
+    if unknown:
+        logger.warning("stage %s: %s", name, unknown)
+    wait_for_all(f"looked for the questions of {name}")  # before the first writes them
+    if is_first():
+        # Before the questions: a kill in between must not leave these as if they were all.
+        _mark_unknown(folder / UNKNOWN_FILE, bool(unknown))
+        _write(folder / QUESTIONS_FILE, hashes)
+    _note_validation(run, folder, None if source is None else source / VALIDATION_FILE)
+    _refuse(run, folder, hashes)
 
 
 def _note_validation(run: Run, folder: Path, before: Path | None) -> None:
@@ -70,11 +78,11 @@ def refuse_trained_questions(run: Run, name: str) -> list[str]:
     """
     folder = run.workdir / name
     hashes = read_trained_questions(folder)
-    if hashes is None:
-        logger.warning("%s", _unknown(folder))
-        remarks = ["it is not known whether test questions were trained on"]
-    else:
-        remarks = _refuse(run, folder, hashes)
+    remarks = [] if hashes is None else _refuse(run, folder, hashes)
+    if unknown := _unknown(folder):
+        logger.warning("%s", unknown)
+        started = "" if hashes is None else " before it started"
+        remarks.append(f"it is not known whether test questions were trained on{started}")
     remarks += _validated(run, folder)
     return [f"{name}: {remark}." for remark in remarks]
 
@@ -143,10 +151,27 @@ def _validated(run: Run, folder: Path) -> list[str]:
 
 
 def _unknown(folder: Path) -> str:
-    return (
-        f"{folder} has no {QUESTIONS_FILE} (trained by an earlier version, or imported): whether test questions were "
-        "trained on cannot be checked"
-    )
+    """What is to be said of a stage folder of which it is not known what all it was trained on; empty for others."""
+    if not (folder / QUESTIONS_FILE).is_file():
+        return (
+            f"{folder} has no {QUESTIONS_FILE} (trained by an earlier version, or imported): whether test questions "
+            "were trained on cannot be checked"
+        )
+    if (folder / UNKNOWN_FILE).is_file():
+        return (
+            f"{folder} started from what an earlier version trained, or from an import (it has {UNKNOWN_FILE}): "
+            "whether test questions were trained on before cannot be checked"
+        )
+    return ""
+
+
+def _mark_unknown(path: Path, is_unknown: bool) -> None:
+    """Keep whether some questions are not known. A start that took no step may have been from something else."""
+    if is_unknown:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("What this stage started from was trained on questions that are not known.\n", encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, hashes: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
 from colar_jax.report.files import read_report
 from colar_jax.runs.run import prepare
+from colar_jax.runs.starts import adopt
 from colar_jax.runs.sweep.sweep import sweep
 from colar_jax.runs.trained_questions import (
     QUESTIONS_FILE,
@@ -130,6 +131,33 @@ def test_a_run_of_before_is_a_warning(tmp_path, finished, caplog):
     (workdir / "colar" / QUESTIONS_FILE).write_bytes(b"")
     with pytest.raises(UserError, match=f"{QUESTIONS_FILE} is damaged"):
         refuse_trained_questions(run, "colar")
+
+
+def test_what_was_learned_before_an_import_stays_unknown(tmp_path):
+    """Of a stage that goes on from it, what it is trained on itself is known; of one that starts from that, both."""
+    run = prepare(files_config(tmp_path, run="cot"))
+    adopt(run, "cot", run.initial_parameters())
+    assert refuse_trained_questions(run, "cot") == ["cot: it is not known whether test questions were trained on."]
+    note_trained_questions(run, "cot")
+    trained = question_hashes(run.train_problems)
+    np.testing.assert_array_equal(read_trained_questions(run.workdir / "cot"), trained)
+    told = "it is not known whether test questions were trained on before it started."
+    assert refuse_trained_questions(run, "cot") == [f"cot: {told}"]
+    test = write_problems(tmp_path / "seen.jsonl", [problem.question for problem in run.train_problems[:4]])
+    asked = prepare(files_config(tmp_path, run="cot", **{"data.test": f"seen={test}"}), sets="tests")
+    with pytest.raises(UserError, match="4 of the 4 questions of test set 'seen' are among those .*/cot is trained on"):
+        refuse_trained_questions(asked, "cot")
+    note_trained_questions(run, "cot")  # it was killed before its first step
+    assert refuse_trained_questions(run, "cot") == [f"cot: {told}"]
+
+    later = {"run": "colar", "workdir": tmp_path / "later"}
+    heir = prepare(files_config(tmp_path, **later | {"stages.colar.init_from": str(run.workdir / "cot")}))
+    note_trained_questions(heir, "colar")
+    np.testing.assert_array_equal(read_trained_questions(heir.workdir / "colar"), trained)
+    assert refuse_trained_questions(heir, "colar") == [f"colar: {told}"]
+    # It took no step, and starts from something else after all.
+    note_trained_questions(prepare(files_config(tmp_path, **later)), "colar")
+    assert refuse_trained_questions(heir, "colar") == []
 
 
 def test_tests_alone_need_no_training_data(tmp_path):
