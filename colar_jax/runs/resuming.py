@@ -6,6 +6,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from colar_jax.config import OnResume
 from colar_jax.data.fingerprint import problems_hash
@@ -67,7 +68,7 @@ def refuse_another_run(run: Run, name: str, *, accept_changes: bool) -> list[Cha
 
     def is_allowed(change: Change) -> bool:
         if change.on_resume is OnResume.ADJUSTABLE:
-            return accept_changes or before.get(_setting(change, name)) == json.loads(json.dumps(change.value))
+            return accept_changes or before.get(_setting(change, name)) == _as_json(change.value)
         return change.on_resume is OnResume.EXECUTION
 
     if not all(map(is_allowed, changes)):
@@ -115,7 +116,7 @@ def warn_of_other_validations(run: Run, name: str, step: int, now: str) -> None:
 
 
 def note_changes(run: Run, name: str, changes: Sequence[Change], *, has_ended: bool) -> None:
-    """Say what a stage goes on with, and keep in its `changes.jsonl` what was accepted; every step once.
+    """Say what a stage goes on with, and keep in its `changes.jsonl` what was accepted, unless it was the last time.
 
     Args:
         has_ended: whether it has taken all its steps already: what is kept says so, for it learned nothing with them.
@@ -130,11 +131,18 @@ def note_changes(run: Run, name: str, changes: Sequence[Change], *, has_ended: b
     else:
         logger.info("stage %s goes on from step %s with %s", name, step, what)
     accepted = {_setting(c, name): [c.was, c.value] for c in changes if c.on_resume is OnResume.ADJUSTABLE}
-    path = folder / CHANGES_FILE
-    line = json.dumps({"step": step, "changes": accepted} | ({"has_ended": True} if has_ended else {})) + "\n"
-    if accepted and is_first() and not (path.is_file() and line in path.read_text(encoding="utf-8")):
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
+    if not (accepted and is_first()):
+        return
+    before = accepted_before(folder, step)
+    if any(before.get(setting) != _as_json(value) for setting, (_, value) in accepted.items()):
+        line = {"step": step, "changes": accepted} | ({"has_ended": True} if has_ended else {})
+        with (folder / CHANGES_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _as_json(value: Any) -> Any:
+    """A value as it is read from `changes.jsonl`."""
+    return json.loads(json.dumps(value))
 
 
 def _refusal(run: Run, name: str, changes: Sequence[Change]) -> str:

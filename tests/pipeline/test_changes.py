@@ -14,11 +14,12 @@ from colar_jax.config import Config, ModelConfig, OnResume, StageConfig, resolve
 from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
 from colar_jax.metric_writer import read_metrics
-from colar_jax.runs import pipeline
+from colar_jax.runs import pipeline, resuming
 from colar_jax.runs.identity import FIRST_POLICY, PROBLEMS, VALIDATED_ON, Change, changes_since, identity_of
 from colar_jax.runs.resuming import (
     CHANGES_FILE,
     accepted_before,
+    note_changes,
     refuse_another_run,
     validated_on,
     warn_of_other_validations,
@@ -280,6 +281,19 @@ def test_what_was_accepted_and_taken_back_is_asked_again(tmp_path):
     assert accepted_before(tmp_path, 5) == {"model.dtype": "bfloat16"}
     assert accepted_before(tmp_path, 3) == {"stages.cot.rows": 4}
     assert accepted_before(tmp_path, 7) == {}
+
+
+def test_what_was_accepted_last_holds(tmp_path, monkeypatch):
+    """Also where it had been accepted before: 16 rows, then 32, for which memory was too small, then 16 again."""
+    run = run_with(tmp_path / "run")
+    monkeypatch.setattr(resuming, "latest_step", lambda folder: 5)
+    folder = run.workdir / "cot"
+    folder.mkdir(parents=True)
+    for rows in (16, 32, 16, 16):
+        note_changes(run, "cot", [Change("stage.rows", 8, rows, OnResume.ADJUSTABLE)], has_ended=False)
+        assert accepted_before(folder, 5) == {"stages.cot.rows": rows}
+    lines = [json.loads(line)["changes"]["stages.cot.rows"] for line in (folder / CHANGES_FILE).open()]
+    assert lines == [[8, 16], [8, 32], [8, 16]], "and once"
 
 
 @pytest.mark.parametrize("says_so", [True, False])
