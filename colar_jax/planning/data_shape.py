@@ -11,7 +11,7 @@ from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.data.splits import load_splits
 from colar_jax.data.tokenizers import load_tokenizer
-from colar_jax.weights.base_model import local_base
+from colar_jax.weights.base_model import base_folder
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ def planned_data(
         num_examples: the real number, where what is here is a sample.
     """
     try:
-        name = str(local_base(config.model.base)) if config.uses_tokenizer_of_base else config.data.tokenizer
-        tokenizer = load_tokenizer(name)
+        base = base_folder(config.model.base, with_weights=False) if config.uses_tokenizer_of_base else None
+        tokenizer = load_tokenizer(str(base or config.data.tokenizer))
         splits = load_splits(config.data)
     except ValueError as error:
         logger.warning(

@@ -24,7 +24,8 @@ from colar_jax.weights.packaged_file import PREFIX, packaged_file
 logger = logging.getLogger(__name__)
 
 # What is fetched of a hub model. Not its pickled weights.
-_WANTED_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_WANTED_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+_WANTED_WEIGHTS = ("*.safetensors",)
 # The same weights once more, in the publisher's own format: of Llama, of others, of Mistral.
 _UNWANTED_FILES = ("original/*", "*/*.safetensors", "consolidated*.safetensors")
 _SAMPLED_BYTES = 4096  # of every tensor, for its hash
@@ -39,12 +40,13 @@ def local_base(name: str, said: str = "model.base=") -> Path:
     return packaged_file(name, said) if name.startswith(PREFIX) else Path(name).expanduser()
 
 
-def base_folder(name: str, said: str = "model.base=") -> Path:
+def base_folder(name: str, said: str = "model.base=", *, with_weights: bool = True) -> Path:
     """The local folder (or GGUF file) of a base model; one named by a hub id is fetched, or found in the hub's cache.
 
     Args:
         name: a folder, a GGUF file, package:<package>/<file>, or owner/name[@revision].
         said: what the name was given as, for messages.
+        with_weights: whether they are fetched, too; a plan needs the config and the tokenizer alone.
 
     Raises:
         UserError: there is no such folder, and no such model on the hub (or no access to it, or no network).
@@ -66,7 +68,7 @@ def base_folder(name: str, said: str = "model.base=") -> Path:
         fetched = huggingface_hub.snapshot_download(
             repository,
             revision=revision or None,
-            allow_patterns=list(_WANTED_FILES),
+            allow_patterns=[*_WANTED_FILES, *(_WANTED_WEIGHTS if with_weights else ())],
             ignore_patterns=list(_UNWANTED_FILES),
         )
     except Exception as error:  # of the network, of the hub, of its cache: each library below has errors of its own

@@ -4,11 +4,34 @@ import pytest
 from cases import fast
 
 from colar_jax.config import defaults, resolve, stage_defaults
+from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.methods import METHODS
 from colar_jax.planning.data_shape import ASSUMED_LENGTHS, planned_data
 
 # Methods, and settings of theirs under which they read more of an example than its length.
 CASES = [*((name, {}) for name in METHODS), ("icot", {"unit": "step"}), ("icot", {"unit": "token"})]
+
+
+def test_the_tokenizer_of_a_pinned_base_is_fetched_without_its_weights(tmp_path, monkeypatch):
+    load_tokenizer(EMBEDDED).save(tmp_path)
+    asked = []
+
+    def download(repository, *, revision, allow_patterns, **_):
+        asked.append((repository, revision))
+        assert "*.json" in allow_patterns and "*.safetensors" not in allow_patterns
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    config = defaults()
+    config.update(workdir="unused", run="cot")
+    config.stages.cot = stage_defaults(method="cot", rows=4)
+    settings = {"model.base": "owner/name@v1", "data.train_limit": 20, "data.num_val": 4, "data.num_test": 4}
+    config.update_from_flattened_dict(settings)
+    config = resolve(config)
+    data = planned_data(config, config.stages["cot"].bound_method.recipe.prompt_speeds, 0)
+    assert asked == [("owner/name", "v1")]
+    assert not data.is_assumed and data.num_examples == 20
+    assert data.vocabulary.num_tokens == load_tokenizer(EMBEDDED).num_tokens
 
 
 @pytest.mark.parametrize("source", fast(["/nowhere/train.jsonl", "somebody/nothing-at-all"], "/nowhere/train.jsonl"))
