@@ -90,9 +90,9 @@ def _llama(config) -> None:
 
 
 def _two_cores(config) -> None:
-    """As much of it as two CPU cores bear in three hours: a part of a pass each of CoT, CoLaR and answer only.
+    """As much of it as two CPU cores bear in two hours: a pass of CoT, one and a half of CoLaR, a quarter of answer only.
 
-    Every six minutes or so there is a checkpoint: kill it, and the same command goes on.
+    Every three minutes or so there is a checkpoint: kill it, and the same command goes on.
     """
     config.workdir += "_two_cores"
     config.run = "cot,colar,no_cot"
@@ -103,7 +103,7 @@ def _two_cores(config) -> None:
     # Attention costs a row's length squared: the shortest rows that are filled to 96 %. 8 to 12 problems an update.
     for name, steps in {"cot": 800, "colar": 1000, "no_cot": 150}.items():
         stage = config.stages[name]
-        stage.update(steps=steps, rows=4, row_positions=256, eval_every=400, save_every=100, log_every=10)
+        stage.update(steps=steps, rows=4, row_positions=256, eval_every=400, save_every=50, log_every=10)
         stage.matmul_precision = "bfloat16"  # a step takes 0.6 of the time where the CPU has matrix units
         stage.optimizer.warmup_steps = 20
     config.eval.update(seeds=0, batch_size=50, causal=False)
