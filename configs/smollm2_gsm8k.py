@@ -90,7 +90,7 @@ def _llama(config) -> None:
 
 
 def _two_cores(config) -> None:
-    """As much of it as two CPU cores bear in two hours: a pass of CoT, one and a half of CoLaR, a quarter of answer only.
+    """As much of it as two CPU cores bear in two hours: a pass of CoT, one and a half of CoLaR, a quarter of no_cot.
 
     Every three minutes or so there is a checkpoint: kill it, and the same command goes on.
     """
