@@ -80,7 +80,8 @@ def test_batches_of_any_size_say_the_same(loaded, asked_run):
     whole = loaded("colar").generate(asked, temperature=0.7, seed=1)
     in_parts = colar_jax.load(asked_run.workdir, "colar", settings={"eval.batch_size": 3})
     for ours, theirs in zip(in_parts.generate(asked, temperature=0.7, seed=1), whole, strict=True):
-        assert_same_answer(ours, theirs)
+        # Some CPUs sum a product of other rows in another order: 1.03e-5 was seen.
+        assert_same_answer(ours, theirs, tolerance=3e-5)
     first, again = whole[0], whole[3]
     assert first.question == again.question and not np.array_equal(first.latents, again.latents), "each its own draws"
     assert not np.array_equal(loaded("colar").generate(asked[0], temperature=0.7, seed=2).latents, first.latents)
