@@ -13,7 +13,7 @@ GSM8K, SVAMP and MultiArith come from the hub. On folders of JSON Lines instead 
 
 Tested greedily and with three seeds: accuracy, paired differences, whether the latents are used, latents in words. Not
 run as a whole yet. `:two_cores` took two hours: CoT 5.0 % on GSM8K and 17.0 % on MultiArith, CoLaR after
-1,000 updates no better than answer only there (1 to 3 %), and 10.0 and 15.0 % on SVAMP, where answer only has 6.0.
+1,000 updates no better than answer only there (2 to 5 %), and 8 to 15 % on SVAMP, where answer only has 6.0.
 docs/real_model.md has that, and follows a run from install to table.
 """
 

@@ -42,6 +42,7 @@ class SaidInWords:
     Args:
         limit: of a chain, in tokens. One without `###` by then has no answer, and was cut there if nothing else ended
             it.
+        max_answer_tokens: after these a validation cuts an answer. A rollout whose chain is short has room for more.
     """
 
     def __init__(self, separator_id: int, eos_id: int, limit: int, max_answer_tokens: int):
@@ -60,7 +61,6 @@ class SaidInWords:
             lengths_B=np.minimum(ends_B, self._limit),
             forced_B=~has_end_B & ((last_ids_B != self._eos_id) | (ends_B > self._limit)),
             answer_ids_BA=np.take_along_axis(ids_BA, after_BA, axis=1),
-            # After a short chain there is room for more than an answer may have where it is not learned.
             num_answer_tokens_B=np.where(has_end_B, np.minimum(num_tokens_B - ends_B - 1, self._max_answer_tokens), 0),
         )
 
