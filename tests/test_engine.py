@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
+import types
 
 import jax
 import numpy as np
 import pytest
 from rl.pico_policy import policy
 
+from colar_jax import engine as engine_module
 from colar_jax.config import Compute, ModelConfig, ParallelConfig
 from colar_jax.engine import Engine
 from colar_jax.errors import UserError
@@ -67,3 +69,15 @@ def test_an_engine_decodes_where_it_trains_unless_a_setting_says_otherwise():
 def test_a_mesh_to_decode_on_that_cannot_be_is_said(decode_mesh, said):
     with pytest.raises(UserError, match=re.escape(said)):
         engine(parallel=ParallelConfig(decode_mesh=decode_mesh)).for_decoding  # noqa: B018
+
+
+def test_how_weights_are_gathered_goes_by_a_device_of_this_process(monkeypatch):
+    """That of another does not say how much memory it has: the processes would compile different programs, and wait."""
+    asked = []
+    of_two_processes = types.SimpleNamespace(devices=np.array(["the first's", "own"]), local_devices=["own"])
+    only_described = types.SimpleNamespace(devices=np.array(["described"]), local_devices=[])
+    monkeypatch.setattr(engine_module, "device_bytes", asked.append)
+    for mesh in (of_two_processes, only_described):
+        given = types.SimpleNamespace(mesh=mesh, decode_gather=lambda parameters, memory: ("once", "a test"))
+        Engine._gathers_each_step(given, {})
+    assert asked == ["own", "described"]
