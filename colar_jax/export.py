@@ -5,7 +5,6 @@ The folder loads with `transformers.AutoModelForCausalLM`, and thinks in latents
 """
 
 import dataclasses
-import math
 from pathlib import Path
 
 from colar_jax import load
@@ -15,6 +14,7 @@ from colar_jax.errors import UserError
 from colar_jax.exchange.folder import FORMS, export_stage
 from colar_jax.exchange.prompt_embeds import export_prompt_embeds
 from colar_jax.runs.run import prepare
+from colar_jax.settings.checks import is_finite
 from colar_jax.thinker.exported_run import is_exported
 
 PROMPT_EMBEDS = "prompt_embeds"
@@ -46,8 +46,8 @@ class Flags:
         if self.form == PROMPT_EMBEDS:
             if bool(self.questions) == bool(self.question):
                 raise UserError("--form=prompt_embeds: name a file with --questions, or ask one --question")
-            if not 0 <= self.temperature < math.inf:
-                raise UserError(f"--temperature={self.temperature} is no number of at least 0")
+            if not (self.temperature >= 0 and is_finite(self.temperature)):
+                raise UserError(f"--temperature={self.temperature} is no number of at least 0, finite in float32")
             if not 0 <= self.seed < 2**32:
                 raise UserError(f"--seed={self.seed} is no whole number from 0 to {2**32 - 1}")
             return

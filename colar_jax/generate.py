@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from colar_jax import Answer, Done, Latent, Thinker, Token, UserError, load
 from colar_jax.command_line import ASKED, flag, require_text, run_main
 from colar_jax.config import Config
+from colar_jax.settings.checks import is_finite
 
 PROMPT = "question> "
 
@@ -36,8 +37,8 @@ class Flags:
     quiet: bool = flag(False, "one line a question on standard output: the answer")
 
     def __post_init__(self):
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"--temperature={self.temperature} is no number of at least 0")
+        if not (self.temperature >= 0 and is_finite(self.temperature)):
+            raise UserError(f"--temperature={self.temperature} is no number of at least 0, finite in float32")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed={self.seed} is no whole number from 0 to {2**32 - 1}")
         if self.show + self.json + self.quiet > 1:

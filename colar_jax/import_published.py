@@ -8,7 +8,6 @@ Needs PyTorch, to read the file (weights only: no code in it is run).
 """
 
 import dataclasses
-import math
 from pathlib import Path
 
 from colar_jax.command_line import flag, run_main
@@ -16,6 +15,7 @@ from colar_jax.config import Config
 from colar_jax.errors import UserError
 from colar_jax.exchange.published import import_checkpoint
 from colar_jax.runs.run import prepare
+from colar_jax.settings.checks import is_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Flags:
     def __post_init__(self):
         if not self.checkpoint:
             raise UserError("--checkpoint is missing: name a .ckpt file of the published code")
-        if not 0 <= self.embed_std < math.inf:
-            raise UserError(f"--embed_std={self.embed_std} is no number above 0")
+        if not (self.embed_std >= 0 and is_finite(self.embed_std)):
+            raise UserError(f"--embed_std={self.embed_std} is no number above 0, finite in float32")
 
 
 def take_over(config: Config, flags: Flags) -> None:

@@ -141,12 +141,12 @@ def test_a_number_where_a_group_belongs(path):
         resolve(with_setting(path, 5))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3.5e38])
 def test_not_a_finite_number(value):
     assert_refused(
         "stages.cot.optimizer.learning_rate",
         value,
-        f"config.stages.cot.optimizer.learning_rate={value!r} is not a finite number",
+        f"config.stages.cot.optimizer.learning_rate={value!r} is not a finite number in float32",
     )
 
 
@@ -191,6 +191,7 @@ RANGES = [
     ("eval.batch_size", 0, "eval.batch_size=0 must be positive"),
     ("eval.temperatures", "1,0", "'0' of eval.temperatures='1,0' is no float above 0"),
     ("eval.temperatures", "inf", "'inf' of eval.temperatures='inf' is no float above 0"),
+    ("eval.temperatures", "1e39", "'1e39' of eval.temperatures='1e39' is no float above 0"),
     ("eval.latent_limits", "4,2.5", "'2.5' of eval.latent_limits='4,2.5' is no int above 0"),
 ]
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import types
 import typing
 from typing import Any
@@ -14,7 +13,7 @@ from colar_jax.config.run_settings import Config
 from colar_jax.config.stage_settings import StageConfig, unread_by
 from colar_jax.errors import UserError
 from colar_jax.methods import METHODS, find_method
-from colar_jax.settings.checks import require
+from colar_jax.settings.checks import is_finite, require
 from colar_jax.settings.on_resume import plain
 
 _hints = functools.cache(typing.get_type_hints)
@@ -64,7 +63,7 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         require(isinstance(value, dict), f"{path}={value!r}: expected groups of settings by name")
         return {key: _build_named(item_kind, item, f"{path}.{key}") for key, item in value.items()}
     if kind is float and type(value) is int:
-        require(abs(value) < 2**1000, f"{path} is no finite number")
+        require(is_finite(value), f"{path} is no finite number in float32")
         return float(value)
     require(type(value) is kind, f"{path}={value!r} is of type {type(value).__name__}: expected {kind.__name__}")
     if kind is int:  # what a device counts in; a seed may use the sign's bit as well
@@ -73,7 +72,7 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         is_whole = value.encode("utf-8", "replace").decode() == value
         require(is_whole, f"{path}={value!r} is no valid text: it has half of a character in it")
     if kind is float:
-        require(math.isfinite(value), f"{path}={value!r} is not a finite number")
+        require(is_finite(value), f"{path}={value!r} is not a finite number in float32")
     return value
 
 

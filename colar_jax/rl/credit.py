@@ -16,6 +16,7 @@ from colar_jax.config import RlConfig, import_object, is_import_path, unknown_na
 from colar_jax.data.answers import Verifier
 from colar_jax.data.problems import Problem
 from colar_jax.errors import UserError
+from colar_jax.settings.checks import is_finite
 
 # (problems, answers, num_latents) -> one number for each rollout
 Reward = Callable[[Sequence[Problem], Sequence[str], Sequence[int]], Sequence[float]]
@@ -129,7 +130,7 @@ def advantages_of(rewards_QG: np.ndarray, rl: RlConfig) -> np.ndarray:
         UserError: a function of the user's own gives something else.
     """
     given = np.asarray(find("rl.advantage", rl.advantage, ADVANTAGES)(np.asarray(rewards_QG, np.float64), rl))
-    if given.shape != rewards_QG.shape or given.dtype.kind not in "biuf" or not np.isfinite(given).all():
+    if given.shape != rewards_QG.shape or given.dtype.kind not in "biuf" or not np.all(is_finite(given)):
         raise UserError(
             f"rl.advantage={rl.advantage!r} gave {given!r:.200} for rewards of shape {rewards_QG.shape}: one finite "
             "number for each is wanted"

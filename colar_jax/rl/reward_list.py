@@ -18,6 +18,7 @@ from colar_jax.data.answers import Verifier
 from colar_jax.errors import UserError
 from colar_jax.rl.credit import ADVANTAGES, AGGREGATIONS, REWARDS, MakeReward, Reward, find
 from colar_jax.rl.lengths import LENGTH_CREDITS
+from colar_jax.settings.checks import is_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _term(text: str) -> WeightedReward:
             weight = float(weight_text)
         except ValueError:
             weight = math.nan
-        if not math.isfinite(weight) or weight == 0:
+        if not is_finite(weight) or weight == 0:
             raise UserError(
                 f"rl.reward: {text!r} has {weight_text!r} as weight: write a number before the star, as in 0.5*{name}"
             )
@@ -105,7 +106,7 @@ def _finite(text: str, given, count: int) -> np.ndarray:
         values_N = np.asarray(given)
     except ValueError:  # lists of different lengths
         values_N = np.empty(0)
-    if values_N.shape != (count,) or values_N.dtype.kind not in "biuf" or not np.isfinite(values_N).all():
+    if values_N.shape != (count,) or values_N.dtype.kind not in "biuf" or not np.all(is_finite(values_N)):
         name = f" {text}" if text else ""
         raise UserError(
             f"the reward function{name} gave {given!r:.200} for {count} rollouts: one finite number each is wanted"

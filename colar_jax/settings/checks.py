@@ -6,6 +6,9 @@ import typing
 
 from colar_jax.errors import UserError
 
+# The largest number of float32, which is what programs compute in.
+_LARGEST = float.fromhex("0x1.fffffep127")
+
 
 def require(condition: bool, message: str) -> None:
     """UserError with `message` unless `condition` holds."""
@@ -28,6 +31,11 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
 def split_names(text: str) -> tuple[str, ...]:
     """`"cot, colar"` as `("cot", "colar")`."""
     return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
+def is_finite(number):
+    """Whether a number, or each of an array, is finite in float32."""
+    return abs(number) <= _LARGEST
 
 
 def is_speed(number: float) -> bool:
@@ -65,6 +73,6 @@ def parse_positive(field: str, text: str, kind: type) -> tuple:
             number = kind(part)
         except ValueError:
             number = math.nan
-        require(0 < number < math.inf, f"{part!r} of {field}={text!r} is no {kind.__name__} above 0")
+        require(number > 0 and is_finite(number), f"{part!r} of {field}={text!r} is no {kind.__name__} above 0")
         numbers.append(number)
     return tuple(numbers)

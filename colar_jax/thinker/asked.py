@@ -16,7 +16,7 @@ from colar_jax.data.prompts import AUTO_SPEED, Speed, speed_text
 from colar_jax.data.recipe import Recipe
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
-from colar_jax.settings.checks import A_SPEED, is_speed
+from colar_jax.settings.checks import A_SPEED, is_finite, is_speed
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ def check_options(
     *, temperature: Any, seed: Any, max_latents: Any, max_answer_tokens: Any, num_words: Any, speed: Speed
 ) -> Options:
     """The options, or the UserError for the first that is wrong."""
-    if not _is_number(temperature) or not 0 <= temperature < math.inf:
-        raise UserError(f"temperature={temperature!r} is no number of at least 0")
+    if not (_is_number(temperature) and temperature >= 0 and is_finite(temperature)):
+        raise UserError(f"temperature={temperature!r} is no number of at least 0, finite in float32")
     _whole("seed", seed, 0, 2**32 - 1)
     for name, value in (("max_latents", max_latents), ("max_answer_tokens", max_answer_tokens)):
         if value is not None:

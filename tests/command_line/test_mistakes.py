@@ -68,7 +68,7 @@ def test_a_value_of_the_wrong_type(run, flag, what):
         ("config.seed=5", "'config.seed=5' is no flag: settings are given as --config.some.setting=value"),
         ("--config.seed", "Missing value for flag --config.seed"),
         ("--config.decode.top_p=2", "decode.top_p=2.0 is not in (0, 1]"),
-        ("--config.decode.top_p=nan", "config.decode.top_p=nan is not a finite number"),
+        ("--config.decode.top_p=nan", "config.decode.top_p=nan is not a finite number in float32"),
         ("--config.run=cot,color", "a stage of run='color' is none of colar, cot. Did you mean 'colar'?"),
         (
             "--config.eval.speeds=fast",

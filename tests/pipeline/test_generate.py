@@ -129,6 +129,7 @@ def test_a_line_for_each_latent_and_then_the_answer(ask):
         ("--speed=2,5", "speed=2,5: one speed at a time, such as speed=2"),
         ("--temperature=hot", "flag --temperature=hot: a number is wanted, not 'hot'"),
         ("--temperature=-1", "--temperature=-1.0 is no number of at least 0"),
+        ("--temperature=1e39", r"--temperature=1e\+39 is no number of at least 0, finite in float32"),
         ("--seed=-1", "--seed=-1 is no whole number from 0"),
         ("--question=", "--question= is no question: write one, or leave the flag out"),
         ("--question=  ", "--question= is no question: write one, or leave the flag out"),

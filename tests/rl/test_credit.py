@@ -88,7 +88,9 @@ def test_a_name_that_does_not_exist(setting, value, message):
         check_credit(RlConfig(**{setting: value}))
 
 
-@pytest.mark.parametrize("given", [[1.0], REWARDS_QG[:1], np.full((2, 3), np.nan), None, "text", [["a"] * 3] * 2])
+@pytest.mark.parametrize(
+    "given", [[1.0], REWARDS_QG[:1], np.full((2, 3), np.nan), np.full((2, 3), 1e39), None, "text", [["a"] * 3] * 2]
+)
 def test_an_advantage_function_of_the_users_that_gives_something_else(monkeypatch, given):
     own = types.SimpleNamespace(mine=lambda rewards_QG, rl: given)
     monkeypatch.setitem(sys.modules, "my_advantages", own)

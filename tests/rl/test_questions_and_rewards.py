@@ -126,8 +126,8 @@ def test_a_reward_that_does_not_exist(text, message):
 
 @pytest.mark.parametrize(
     "given",
-    [[1.0], [1.0, float("nan"), 0.0], [1.0, None, 0.0], None, 1.0, ["a", "b", "c"], [[1], [2], [3]], [[1], [2, 3], 4],
-     {},     [1j, 2j, 3j], iter([1.0, 2.0, 3.0]), ["1", "2", "3"]],
+    [[1.0], [1.0, float("nan"), 0.0], [1.0, 1e39, 0.0], [1.0, None, 0.0], None, 1.0, ["a", "b", "c"], [[1], [2], [3]],
+     [[1], [2, 3], 4], {}, [1j, 2j, 3j], iter([1.0, 2.0, 3.0]), ["1", "2", "3"]],
 )  # fmt: skip
 def test_a_reward_function_that_gives_something_else(given):
     with pytest.raises(UserError, match="the reward function gave .* for 3 rollouts: one finite number each is wanted"):

@@ -28,6 +28,7 @@ REFUSED = {
     "temperature=nan is no number of at least 0": {"temperature": math.nan},
     "temperature=-1 is no": {"temperature": -1},
     "temperature=inf is no": {"temperature": math.inf},
+    "temperature=1e+39 is no": {"temperature": 1e39},
     "temperature='hot' is no": {"temperature": "hot"},
     "seed=-1 is no whole number from 0": {"seed": -1},
     "seed=1.5 is no": {"seed": 1.5},
