@@ -44,20 +44,26 @@ class Kava(Pccot):
         require(0 <= self.importance_share <= 1, f"kava.importance_share={self.importance_share} is not in [0, 1]")
         require(self.num_sweeps > 0, "kava.num_sweeps=0: pauses have the same keys and values for every chain")
 
-    def watched(self, batch: ThoughtBatch):
-        return chains_of(batch).places_BT
-
-    def further_loss(
-        self, model, trunk: Trunk, latents: Latents, batch: ThoughtBatch, counts: CodiCounts, compute: Execution
-    ):
-        how = CacheMatching(
+    @property
+    def matching(self) -> CacheMatching:
+        """How its latents are compared with the teacher's cache."""
+        return CacheMatching(
             self.cache_distance,
             self.cache_normalise,
             self.spread != "example",
             self.importance_share,
             self.keys_before_rope,
         )
-        distance_BE = cache_distance(trunk, latents, batch, chains_of(batch), how, model.llama.config, compute)
+
+    def watched(self, batch: ThoughtBatch):
+        return chains_of(batch).places_BT
+
+    def further_loss(
+        self, model, trunk: Trunk, latents: Latents, batch: ThoughtBatch, counts: CodiCounts, compute: Execution
+    ):
+        distance_BE = cache_distance(
+            trunk, latents, batch, chains_of(batch), self.matching, model.llama.config, compute
+        )
         is_real_BE = batch.question_lengths_BE > 0
         loss = masked_sum(distance_BE, is_real_BE)
         metrics = {"cache_distance": Metric(loss, is_real_BE.sum())}

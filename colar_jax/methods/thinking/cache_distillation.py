@@ -7,6 +7,7 @@ and dimensions. A chain of fewer tokens leaves the last latents without a target
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,19 @@ class CacheMatching:
     keys_before_rope: bool
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """What a layer's latents are compared with; padding of a chain of fewer than `M` tokens is not kept."""
+
+    teacher_keys_BKEMH: jax.Array
+    teacher_values_BKEMH: jax.Array
+    keys_BKEMH: jax.Array
+    values_BKEMH: jax.Array
+    places_BKEM: jax.Array  # int32, in the trunk, of the token that latent M is compared with
+    is_kept_BKEM: jax.Array
+
+
 def cache_distance(
     trunk: Trunk, latents: Latents, batch: ThoughtBatch, chains: Chains, how: CacheMatching, llama: LlamaConfig,
     compute: Execution,
@@ -43,8 +57,22 @@ def cache_distance(
     Args:
         trunk: with the queries at `chains.places_BT`.
     """
+    total_BE = 0.0
+    for layer in matched_caches(trunk, latents, batch, chains, how, llama):
+        for teacher_BKEMH, student_BKEMH in (
+            (layer.teacher_keys_BKEMH, layer.keys_BKEMH),
+            (layer.teacher_values_BKEMH, layer.values_BKEMH),
+        ):
+            total_BE += _distance(teacher_BKEMH, student_BKEMH, layer.is_kept_BKEM, how, compute)
+    return total_BE / (2 * len(latents.caches))
+
+
+def matched_caches(
+    trunk: Trunk, latents: Latents, batch: ThoughtBatch, chains: Chains, how: CacheMatching, llama: LlamaConfig
+) -> Iterator[Matched]:
+    """Of each layer what `cache_distance` compares."""
     E = batch.last_BE.shape[1]
-    total_BE, (teacher, queries) = 0.0, jax.lax.stop_gradient((trunk.caches, trunk.queries))
+    teacher, queries = jax.lax.stop_gradient((trunk.caches, trunk.queries))
     for layer, queries_BTNH in enumerate(queries):
         (keys_BKPH, values_BKPH), (own_keys_BKSH, own_values_BKSH) = teacher[layer], latents.caches[layer]
         looked_at_BKP = importance(queries_BTNH, keys_BKPH, batch, chains)
@@ -56,9 +84,9 @@ def cache_distance(
         share = how.importance_share
         scores_BKP = share * looked_at_BKP + (1 - share) * redundancy(keys_BKPH, chains.is_chain_BEP)
         places_BKEM, is_kept_BKEM = kept(scores_BKP, chains.is_chain_BEP, own_keys_BKSH.shape[2] // E)
-        for of_teacher, of_latents in ((keys_BKPH, own_keys_BKSH), (values_BKPH, own_values_BKSH)):
-            total_BE += _distance(_at(of_teacher, places_BKEM), _by_example(of_latents, E), is_kept_BKEM, how, compute)
-    return total_BE / (2 * len(latents.caches))
+        of_teacher = (_at(cache_BKPH, places_BKEM) for cache_BKPH in (keys_BKPH, values_BKPH))
+        of_latents = (_by_example(cache_BKSH, E) for cache_BKSH in (own_keys_BKSH, own_values_BKSH))
+        yield Matched(*of_teacher, *of_latents, places_BKEM, is_kept_BKEM)
 
 
 def _at(cache_BKPH, places_BKEM):
