@@ -59,11 +59,11 @@ def _config():
     config.stages.colar.latent.update(speeds="2,5", weight=10.0)
     config.stages.sim_colar.sim_colar.update(speeds="2,5", weight=10.0)
     # A latent for each step, as at home for ProsQA. The third stage has no step left in any chain: it is the last, has
-    # seven tenths of the updates, and is what is evaluated. iCoT's 12 tokens are gone as soon.
+    # seven tenths of the updates, and is what is evaluated. iCoT's 19 tokens are gone as soon.
     schedule = dict(num_stages=3, latents_per_stage=1, epochs_per_stage=0.25, reset_optimizer=False, final_stage=False)
     for name in ("coconut", "sim_coconut"):
         config.stages[name][name].update(schedule)
-    config.stages.icot.icot.update(removed_per_epoch=24.0, reset_optimizer=False)
+    config.stages.icot.icot.update(removed_per_epoch=38.0, reset_optimizer=False)
     for name in ("codi", "sim_codi", "pccot", "kava"):
         config.stages[name][name].update(num_latents=3, distill_weight=5.0, projection_size=128)
     # Three passes, as CODI's. A teacher's chain has 5 or 12 tokens: of the longer ones an eviction to 8 has to choose.

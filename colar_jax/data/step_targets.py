@@ -13,7 +13,7 @@ from colar_jax.data.encoding import EncodedProblems
 
 STEP_RULES = ("mix", "temp", "gumbel", "uniform")
 KEY_SHARE, TEMPERATURE, RESULT_SCORE, KEY_SCORE = 0.2, 0.5, 2.8, 2.0
-_KEY = re.compile(r"[\d+\-*/=.]")
+_KEY = re.compile(r"[\d+\-*/=]|\.(?=\d)")  # a point is of a number; a full stop says nothing
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
@@ -54,6 +54,7 @@ def _kinds(encoded: EncodedProblems, example: int, step: int, start: int, stop: 
     bounds = np.minimum(bounds, len(text))
     result = _NUMBER.search(text, text.rindex("=")) if "=" in text else None
     first, last = result.span() if result else (0, 0)
-    is_key = np.array([bool(_KEY.search(text, a, b)) for a, b in itertools.pairwise(bounds)], bool)
+    keys = np.array([match.start() for match in _KEY.finditer(text)])
+    is_key = np.array([np.any((keys >= a) & (keys < b)) for a, b in itertools.pairwise(bounds)], bool)
     is_result = (bounds[:-1] < last) & (bounds[1:] > first)
     return is_key, is_key & is_result

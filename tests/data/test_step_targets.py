@@ -9,6 +9,7 @@ from golden.authors.case import of_variant
 
 from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.encoding import encode
+from colar_jax.data.graphs import generate_graph_problems
 from colar_jax.data.problems import Problem
 from colar_jax.data.step_targets import STEP_RULES, step_shares
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
@@ -59,6 +60,7 @@ def test_the_scores_of_a_step():
         ("<<1234*10=12340>>", {"123", "40"}),
         ("x = y", set()),
         ("no number at all", None),
+        ("no number here.", None),
     ],
 )
 def test_what_the_result_of_a_step_is(step, result):
@@ -70,6 +72,25 @@ def test_what_the_result_of_a_step_is(step, result):
         assert likely == result
     else:
         assert shares == {"=": 1.0}
+
+
+@needs_llama
+def test_a_full_stop_is_no_part_of_a_number():
+    """It would be all that a latent of a sentence without numbers says."""
+    (shares,) = shares_of(("He has .5 of 3 is 1.5.",), "uniform")
+    assert shares.keys() == {".", "5", "3", "1"}  # the points of .5 and 1.5
+
+
+def test_latents_of_sentences_say_their_words():
+    """Steps of made-up graphs: every latent would have said the full stop, and nothing else."""
+    problems = generate_graph_problems("train", 20)
+    encoded = encode(problems, read("embedded:graphs"), ("auto",))
+    for example in range(len(problems)):
+        for (ids, shares), start, stop in zip(
+            step_shares(encoded, example, "mix"), encoded.step_starts[example], encoded.step_ends[example], strict=True
+        ):
+            assert set(ids.tolist()) == set(encoded.steps[example][start:stop].tolist()) and len(ids) > 3
+            np.testing.assert_allclose(shares, 1 / len(ids), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rule", STEP_RULES)
