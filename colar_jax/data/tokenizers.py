@@ -1,6 +1,8 @@
 """Tokenizers: any Hugging Face one, and the embedded ones."""
 
 import dataclasses
+import functools
+import hashlib
 import importlib.util
 import json
 import logging
@@ -25,6 +27,11 @@ PAD = "[PAD]"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # Its files are protocol buffers; tiktoken's are lines of text.
 _SENTENCEPIECE_START = b"\n"
+# Two tokenizers of one vocabulary may split these otherwise: white space, numbers, case, accents, signs of formulas.
+_PROBE = (
+    "Tom's  2 boxes hold 1,234.50 kg;\n\n\tHE said: \"caf\u00e9 cafe\u0301, don't!\" <<12*3.5=42>>###Answer:-7/8 "
+    "\\frac{x_1}{2}^2 \u2264 \u00bd \u5341\u4e8c \U0001f642"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,13 @@ class Tokenizer:
     eos_id: int
     pad_id: int
     num_tokens: int  # rows that an embedding matrix needs, `[PAD]` included
+
+    @functools.cached_property
+    def reading(self) -> str:
+        """A hash of how it reads, whatever its files say: every token's id, the special ids, the ids of a text."""
+        special = [self.separator_id, self.eos_id, self.pad_id, self.hf.unk_token_id]
+        what = [sorted(self.hf.get_vocab().items()), special, self.ids_of([_PROBE])]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     @property
     def spare_ids(self) -> set[int]:

@@ -37,6 +37,7 @@ FIRST_POLICY = "first_policy"  # the checkpoint of its source that a stage with 
 NUM_STEPS = "num_steps"  # that the stage takes in all
 MEMORY = (*REMEMBERED, VALIDATED_ON, FIRST_POLICY, NUM_STEPS)
 PROBLEMS = "data.problems"  # a hash of the run's training problems, in their order
+READING = "data.tokenizer.reading"  # a hash of how the run's tokenizer reads, whatever it is called
 CHAINS = "data.chains"  # a hash of another stage's chains, where this one's are made like them
 # Settings under the names that they have in checkpoints of earlier versions.
 _OLD_NAMES = {"verifier": "data.verifier"}
@@ -56,7 +57,7 @@ class Change:
 
 def identity_of(run: Run, name: str) -> dict:
     """What a stage's checkpoints depend on, flat, so that a message can name what changed."""
-    identity = settings_that_bind(run, name) | {PROBLEMS: run.train_problems_hash}
+    identity = settings_that_bind(run, name) | {PROBLEMS: run.train_problems_hash, READING: run.tokenizer.reading}
     chains = chains_that_say_lengths(run, name)
     return identity | {CHAINS: problems_hash(read_problems(chains))} if chains and chains.is_file() else identity
 
@@ -81,8 +82,9 @@ def changes_since(saved: dict, run: Run, name: str) -> list[Change]:
     ours, known, settings = identity_of(run, name), _defaults(stage), _settings_of(run.config, name)
     before = _defaults(stage, as_before)
     # A checkpoint of before did not say; and a stage that has ended may be looked at when the chains are gone.
-    if CHAINS not in saved or CHAINS not in ours:
-        saved, ours = ({key: value for key, value in of.items() if key != CHAINS} for of in (saved, ours))
+    for name_of_hash in (CHAINS, READING):
+        if name_of_hash not in saved or name_of_hash not in ours:
+            saved, ours = ({key: value for key, value in of.items() if key != name_of_hash} for of in (saved, ours))
     if PROBLEMS not in saved:
         del ours[PROBLEMS]
         is_file = Path(run.config.data.train).expanduser().is_file()
@@ -206,6 +208,19 @@ def refuse_another_tokenizer(run: Run, folder: Path) -> None:
         raise UserError(
             f"{folder} was trained with another tokenizer ({theirs}): of the {len(ours)} tokens here {num_same} have "
             "the same id there. Set data.tokenizer to that one, or start from another stage"
+        )
+
+
+def refuse_changed_tokenizer(run: Run, folder: Path, saved_identity: dict) -> None:
+    """UserError where a stage of this run was trained with a tokenizer that read otherwise than the run's does now.
+
+    Its name may be the same: its files were changed, or a hub's. Stages of before did not say how theirs read.
+    """
+    is_own = folder.resolve() in [(run.workdir / name).resolve() for name in run.config.stages]
+    if is_own and saved_identity.get(READING, run.tokenizer.reading) != run.tokenizer.reading:
+        raise UserError(
+            f"{folder} was trained with a tokenizer that read otherwise than that of this run does now: its files were "
+            f"changed, or data.tokenizer is another. Its copy is {run.workdir / TOKENIZER_FOLDER}: bring that one back"
         )
 
 

@@ -14,9 +14,9 @@ from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import Speed, speed_text
 from colar_jax.errors import UserError
 from colar_jax.parallel.hosts import is_first
-from colar_jax.runs.identity import CHAINS, PROBLEMS, VALIDATED_ON, Change, changes_since
+from colar_jax.runs.identity import CHAINS, PROBLEMS, READING, VALIDATED_ON, Change, changes_since
 from colar_jax.runs.run import Run
-from colar_jax.runs.run_folder import CHAINS_FILE, open_checkpoints
+from colar_jax.runs.run_folder import CHAINS_FILE, TOKENIZER_FOLDER, open_checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER, is_owed
 from colar_jax.whole_lines import whole_lines
 
@@ -150,7 +150,7 @@ def _refusal(run: Run, name: str, changes: Sequence[Change]) -> str:
     what = "; ".join(f"{_setting(change, name)} was {change.was!r}, is {change.value!r}" for change in changes)
     if any(change.name == _OPTIMIZER_NAME for change in changes):
         what += ". One optimizer cannot go on with what another has kept of the gradients"
-    ways = [f"  as it was:      {_old_settings(name, changes)}"]
+    ways = [f"  as it was:      {_old_settings(run, name, changes)}"]
     if all(change.on_resume is OnResume.ADJUSTABLE for change in changes):
         ways.insert(0, "  go on with it:  the same command with --accept_changes")
     if not any(_changes_the_model(change) for change in changes):
@@ -164,6 +164,8 @@ def _setting(change: Change, name: str) -> str:
     """A changed setting as users know it."""
     if change.name == PROBLEMS:
         return "the training problems (their hash)"
+    if change.name == READING:
+        return "how the tokenizer reads (a hash)"
     if change.name == CHAINS:
         return f"the chains of stages.{name}.dropped_steps.like (their hash)"
     if change.name.startswith("base."):
@@ -171,11 +173,18 @@ def _setting(change: Change, name: str) -> str:
     return f"stages.{name}.{change.name.removeprefix('stage.')}" if change.name.startswith("stage.") else change.name
 
 
-def _old_settings(name: str, changes: Sequence[Change]) -> str:
+def _old_settings(run: Run, name: str, changes: Sequence[Change]) -> str:
     told, flags = [], {}
     for change in changes:
         if change.name == PROBLEMS:
-            told.append("bring back the training data (its file was changed, or data.train or data.train_limit)")
+            told.append(
+                "bring back the training data (its file was changed, or data.train or data.train_limit; or, of "
+                "`renumbered:`, data.val or data.test, whose questions are left out)"
+            )
+        elif change.name == READING:
+            told.append(
+                f"bring back the tokenizer (its files were changed): {run.workdir / TOKENIZER_FOLDER} has a copy"
+            )
         elif change.name == CHAINS:
             told.append(f"bring back the {CHAINS_FILE} of the stage that stages.{name}.dropped_steps.like names")
         elif change.name.startswith("base."):
@@ -193,5 +202,5 @@ def _as_flags(settings: dict[str, object]) -> str:
 
 def _changes_the_model(change: Change) -> bool:
     """Whether parameters of one run cannot be those of the other."""
-    is_of_model = change.name.startswith(("model.", "base.")) or change.name == "data.tokenizer"
+    is_of_model = change.name.startswith(("model.", "base.")) or change.name in ("data.tokenizer", READING)
     return is_of_model and change.on_resume is OnResume.BINDS

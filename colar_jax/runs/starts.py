@@ -18,6 +18,7 @@ from colar_jax.runs.identity import (
     NUM_STEPS,
     identity_of,
     refuse_another_tokenizer,
+    refuse_changed_tokenizer,
     refuse_other_adapters,
 )
 from colar_jax.runs.resuming import latest_step
@@ -144,6 +145,7 @@ def finished_parameters(run: Run, folder: Path, step: int | None = None) -> Tree
         identity = checkpoints.read(step)[1]
         refuse_other_adapters(run, folder, identity)
         refuse_another_reading(run, folder, identity)
+        refuse_changed_tokenizer(run, folder, identity)
         saved = {*PARTS, *checkpoints.parts(step, "parameters")}
         own, _ = split_base(run.shapes)
         not_trained_yet = run.model.initial_modules([name for name in own if name not in saved])

@@ -357,3 +357,20 @@ def test_ids_are_those_of_the_published_code():
                 assert loaded.encode(text) == [token_id for token_id in ids if token_id != golden["pad_id"]]
                 num_texts += 1
     assert num_texts == 108
+
+
+def test_how_it_reads_is_in_its_hash(tmp_path):
+    """Not where its files lie, nor how they are written; another id, another end or another splitting is."""
+    ours = load_tokenizer(EMBEDDED)
+    ours.save(tmp_path / "copy")
+    assert load_tokenizer(str(tmp_path / "copy")).reading == ours.reading
+    file = tmp_path / "copy" / "tokenizer.json"
+    written = file.read_text()
+    file.write_text(json.dumps(json.loads(written)))
+    assert load_tokenizer(str(tmp_path / "copy")).reading == ours.reading
+    changed = json.loads(written) | {"normalizer": {"type": "Lowercase"}}
+    file.write_text(json.dumps(changed))
+    assert load_tokenizer(str(tmp_path / "copy")).reading != ours.reading
+    file.write_text(written.replace('"apples"', '"@"').replace('"nuts"', '"apples"').replace('"@"', '"nuts"'))
+    assert load_tokenizer(str(tmp_path / "copy")).reading != ours.reading
+    assert dataclasses.replace(ours, eos_id=ours.eos_id + 1).reading != ours.reading

@@ -98,6 +98,24 @@ def test_a_moved_base_is_the_same_and_another_is_not(finished, tmp_path, monkeyp
         pipeline.train(config_of(workdir, other))
 
 
+@pytest.mark.slow
+def test_a_tokenizer_whose_files_were_changed(finished, tmp_path, monkeypatch):
+    """Its name and its size are the same, and two words have changed places."""
+    base, workdir = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in finished)
+    monkeypatch.setattr(pipeline, "sweep_run", lambda run: [])
+    file = base / "tokenizer.json"
+    file.write_text(file.read_text().replace('"apples"', '"@"').replace('"nuts"', '"apples"').replace('"@"', '"nuts"'))
+    with pytest.raises(UserError, match=r"(?s)how the tokenizer reads \(a hash\) was .* bring back the tokenizer"):
+        pipeline.train(config_of(workdir, base))
+    with pytest.raises(
+        UserError, match=r"was trained with a tokenizer that read otherwise .*work/tokenizer: bring that"
+    ):
+        finished_parameters(prepare(config_of(workdir, base)), workdir / "colar")
+    shutil.copytree(workdir / "tokenizer", base, dirs_exist_ok=True)
+    pipeline.train(config_of(workdir, base))  # nothing is left to do, and nothing is refused
+    finished_parameters(prepare(config_of(workdir, base)), workdir / "colar")
+
+
 def test_a_tokenizer_of_another_model(tmp_path):
     base = make_base(tmp_path / "base", extra_rows=-2)
     with pytest.raises(ValueError, match="vocabulary mismatch"):
