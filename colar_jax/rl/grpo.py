@@ -13,7 +13,6 @@ from colar_jax.config import DecodeConfig, RlConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.problems import Problem
 from colar_jax.engine import Engine
-from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.evaluation.judge import Judge
 from colar_jax.methods import Method
@@ -148,13 +147,8 @@ class RewardedStage:
 def make_grpo_trainer(
     engine: Engine, stage: RewardedStage, optimizer: optax.GradientTransformation, reference: Tree | None
 ) -> GrpoTrainer:
-    """The trainer of a stage; `reference` as `GrpoTrainer` has it. UserError where its settings cannot be met."""
+    """The trainer of a stage; `reference` as `GrpoTrainer` has it."""
     rl, encoded, method, judge = stage.config.rl, stage.encoded, stage.method, stage.judge
-    if rl.num_questions > len(encoded):
-        raise UserError(
-            f"stages.{stage.name}.rl.num_questions={rl.num_questions}, but there are only {len(encoded)} training "
-            "questions"
-        )
     sampling, tokenizer = rollout_sampling(method, stage.decode, stage.config), judge.tokenizer
     in_words = thinks_in_words(method, stage.decode)
     limits = sampling.max_latents, stage.decode.max_answer_tokens

@@ -11,8 +11,10 @@ from colar_jax.methods.segment_judge import SegmentJudge
 from colar_jax.methods.shorter_chains import Concise
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.runs.identity import refuse_another_tokenizer, settings_that_bind
+from colar_jax.runs.learned import is_in_the_data
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
+from colar_jax.runs.stage_batches import check_schedule
 from colar_jax.runs.start_rules import refuse_unfit_source
 from colar_jax.runs.starts import finished_identity, source_of, unfinished
 from colar_jax.runs.sweep.cells import cells_of, stages_of
@@ -32,6 +34,9 @@ def check_run(run: Run) -> None:
         _check_source(run, name)
     _check_steps(run, to_begin)
     _check_evaluation(run)
+    for name in to_begin:  # last, because batches are planned for it
+        if run.config.stages[name].trainer == "sft" and is_in_the_data(run, name):
+            check_schedule(run, name)
 
 
 def check_stage(run: Run, name: str) -> None:
@@ -55,6 +60,10 @@ def _check_rewards(run: Run, name: str) -> None:
         raise UserError(
             f"stages.{name}: trainer='grpo' improves chains of drawn latents or of words, and method={stage.method!r} "
             "has neither: use colar, latent_sft, adaptive, own_speed or cot"
+        )
+    if stage.rl.num_questions > (count := len(run.train_problems)):
+        raise UserError(
+            f"stages.{name}.rl.num_questions={stage.rl.num_questions}, but there are only {count} training questions"
         )
     if objection := idle_settings(stage, run.config.model):
         raise UserError(f"stages.{name}.rl.{objection}")

@@ -28,6 +28,11 @@ def training_set(run: Run, name: str) -> EncodedProblems:
     return _made(run, name, run.train, run.train_problems)
 
 
+def is_in_the_data(run: Run, name: str) -> bool:
+    """Whether a stage's training set is there before anything is trained: no model has to be asked for it."""
+    return not run.method(name).learns_from_answers and type(run.method(name)) not in _MADE_BY
+
+
 def validation_set(run: Run, name: str) -> EncodedProblems:
     """The problems that a stage is validated on, encoded."""
     return _made(run, name, run.val, list(run.val.problems))

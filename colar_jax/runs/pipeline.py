@@ -1,14 +1,12 @@
 """The stages of a run one after the other, and the table at its end."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 
 from colar_jax.config import Config, OnResume, StageConfig, plain
-from colar_jax.data.loader import Batches
 from colar_jax.data.prompts import speed_text
 from colar_jax.errors import UserError
 from colar_jax.evaluation.evaluator import Outcome, Request
@@ -17,11 +15,11 @@ from colar_jax.metric_hooks import check_hooks, open_hooks
 from colar_jax.parallel.hosts import is_first, wait_for_all
 from colar_jax.parallel.mesh import num_shards, replicate, rows_that_divide
 from colar_jax.report.results import Result
-from colar_jax.rl.grpo import RewardedStage, iterations, make_grpo_trainer, most_updates
+from colar_jax.rl.grpo import RewardedStage, make_grpo_trainer, most_updates
 from colar_jax.runs.beforehand import check_run, check_stage
 from colar_jax.runs.folder_lock import TRAINING, locked
 from colar_jax.runs.identity import FIRST_POLICY, NUM_STEPS, VALIDATED_ON, Change, identity_of
-from colar_jax.runs.learned import training_set, validation_set
+from colar_jax.runs.learned import validation_set
 from colar_jax.runs.resuming import (
     has_ended,
     is_validated,
@@ -33,6 +31,7 @@ from colar_jax.runs.resuming import (
 )
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import write_config
+from colar_jax.runs.stage_batches import check_schedule, loader_of, num_steps_of
 from colar_jax.runs.starts import reference_of, source_of, stage_state, start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
@@ -74,8 +73,9 @@ def _train(config: Config, *, accept_changes: bool) -> list[Result]:
     told = (f"{name} {s.steps} steps" if s.steps else f"{name} {s.epochs:g} epochs" for name, s in lengths.items())
     logger.info("stages: %s; then the evaluation", ", ".join(told))
     for name in config.stage_names:
-        note_changes(run, name, changes[name], has_ended=has_ended(run.workdir / name, _num_steps(run, name)))
+        note_changes(run, name, changes[name], has_ended=has_ended(run.workdir / name, num_steps_of(run, name)))
         train_stage(run, name)
+        run.loaders.pop(name, None)
         wait_for_all(f"finished {name}")  # what the first has written is there for all
     return sweep_run(run)
 
@@ -85,7 +85,7 @@ def _refuse_fewer_steps(run: Run, name: str, changes: Sequence[Change]) -> None:
     if not any(change.on_resume is OnResume.ADJUSTABLE for change in changes):
         return
     folder = run.workdir / name
-    taken, wanted = latest_step(folder), _num_steps(run, name)
+    taken, wanted = latest_step(folder), num_steps_of(run, name)
     if taken > wanted or (taken == wanted and has_ended(folder, wanted) and not is_validated(folder, taken)):
         raise UserError(
             f"stages.{name} has taken {taken} steps, and would have {wanted} in all: it cannot go back. "
@@ -97,7 +97,7 @@ def train_stage(run: Run, name: str) -> None:
     """Run one stage to its end; what it leaves is in `<workdir>/<name>`."""
     stage, seed = run.config.stages[name], run.seed_of(name)
     folder, speeds = run.workdir / name, run.trained_speeds(name)
-    if has_ended(folder, _num_steps(run, name)):
+    if has_ended(folder, num_steps_of(run, name)):
         return  # what it has learned is read where it is needed
     note_trained_questions(run, name)
     step = latest_step(folder)
@@ -176,31 +176,12 @@ def _warn_of_a_warm_up_that_is_all(name: str, stage: StageConfig, num_steps: int
         )  # fmt: skip
 
 
-def _num_steps(run: Run, name: str) -> int:
-    """How long a stage is."""
-    stage = run.config.stages[name]
-    if stage.steps:
-        return stage.steps
-    if stage.trainer == "grpo":
-        return iterations(stage, len(run.train))
-    return _steps_of_epochs(stage, _loader_of(run, name))
-
-
-def _loader_of(run: Run, name: str) -> Batches:
-    stage = run.config.stages[name]
-    seed, method = run.seed_of(name), run.method(name)
-    return method.make_loader(training_set(run, name), seed=seed, rows=stage.rows, row_positions=stage.row_positions)
-
-
-def _steps_of_epochs(stage: StageConfig, loader: Batches) -> int:
-    return math.ceil(stage.epochs * loader.steps_per_epoch)
-
-
 def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, int]:
     """A stage's trainer, its first state, what it leaves alone, and its number of steps."""
     stage, method = run.config.stages[name], run.method(name)
     check_stage(run, name)
-    loader = _loader_of(run, name)
+    check_schedule(run, name)
+    loader = loader_of(run, name)
     if loader.num_left_out:
         logger.warning(
             "stage %s: %d of %d examples exceed a row of %d positions at the slowest of their speeds, and are left "
@@ -213,13 +194,7 @@ def _learn_from_data(run: Run, name: str) -> tuple[Trainer, TrainState, Tree, in
             "rows: %g epochs are fewer passes than that. With fewer rows it has more",
             name, 100 * (1 - loader.share_left_over), stage.rows, stage.epochs,
         )  # fmt: skip
-    num_steps = stage.steps or _steps_of_epochs(stage, loader)
-    if loader.first_final_step >= num_steps:
-        raise UserError(
-            f"stages.{name}: the schedule of {stage.method} ends at step {loader.first_final_step}, the stage at "
-            f"{num_steps}: the model would never be trained as it is decoded. Train longer (steps or epochs), or "
-            f"shorten the schedule (stages.{name}.{stage.method})"
-        )
+    num_steps = num_steps_of(run, name)
     optimizer = make_optimizer(stage.optimizer, num_steps, run.logical_axes)
     step = make_train_step(run.engine, method, stage, optimizer)
     num_rows = rows_that_divide(stage.rows, num_shards(run.mesh), stage.accumulation)
@@ -235,7 +210,7 @@ def _learn_from_rewards(run: Run, name: str) -> tuple[Trainer, TrainState, Tree,
     """As `_learn_from_data`, for a stage that is trained by its rollouts' rewards; a step is an iteration."""
     config, stage, method = run.config, run.config.stages[name], run.method(name)
     check_stage(run, name)
-    num_steps = iterations(stage, len(run.train))
+    num_steps = num_steps_of(run, name)
     optimizer = make_optimizer(stage.optimizer, num_steps * _updates_in_a_step(stage), run.logical_axes)
     state, frozen = stage_state(run, name, optimizer)
     reference = None

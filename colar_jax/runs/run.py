@@ -15,6 +15,7 @@ from colar_jax.config import Config, DecodeConfig, parse_speeds, parse_targets
 from colar_jax.data.answers import check_verifier, find_verifier
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.fingerprint import problems_hash
+from colar_jax.data.loader import Batches
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.readable import DecodeRoom, encode_readable
@@ -85,6 +86,11 @@ class Run:
         """The training set, encoded when it is first asked for: evaluation does without."""
         room = _room(self.config)
         return encode_readable("train", self.train_problems, self.tokenizer, self.speeds, self.config.data, room)
+
+    @functools.cached_property
+    def loaders(self) -> dict[str, Batches]:
+        """Batches of stages that are still to be trained, where they are planned already (`stage_batches`)."""
+        return {}
 
     @functools.cached_property
     def train_problems_hash(self) -> str:

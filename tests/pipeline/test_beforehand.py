@@ -5,8 +5,9 @@ import logging
 
 import numpy as np
 import pytest
-from pipeline.tiny import tiny_config
+from pipeline.tiny import tiny_config, tiny_config_dict
 
+from colar_jax.config import resolve, stage_defaults
 from colar_jax.data.arithmetic import generate_problems
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
@@ -34,6 +35,10 @@ LATER = {
     "rewards of no thoughts": (
         {"stages.no_cot.trainer": "grpo", "stages.no_cot.rows": 16, "stages.no_cot.row_positions": 256},
         "trainer='grpo' improves chains",
+    ),
+    "a row that no example fits into": (
+        {"stages.no_cot.row_positions": 8},
+        "stages.no_cot: no example fits into a row: the shortest has .* stage.row_positions is 8",
     ),
     "a limit below the least": (
         {"decode.min_latents": 3, "eval.latent_limits": "4,2"},
@@ -64,6 +69,30 @@ def test_nothing_is_trained_before_what_would_stop_it(tmp_path, monkeypatch, wha
     monkeypatch.setattr(pipeline, "train_stage", lambda run, name: pytest.fail(f"{name} is trained"))
     with pytest.raises(UserError, match=message):
         pipeline.train(tiny_config(tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (
+            stage_defaults(method="icot", steps=7, rows=2, row_positions=256),
+            "stages.last: the schedule of icot ends at step .*, the stage at 7: the model would never be trained as",
+        ),
+        (
+            stage_defaults(method="cot", trainer="grpo", init_from="cot", steps=7),
+            "stages.last.rl.num_questions=64, but there are only 60 training questions",
+        ),
+    ],
+)
+def test_nor_before_a_stage_that_its_data_or_its_length_would_stop(tmp_path, monkeypatch, stage, message):
+    monkeypatch.setattr(pipeline, "train_stage", lambda run, name: pytest.fail(f"{name} is trained"))
+    config = tiny_config_dict(tmp_path / "run", run="cot,last", **{"eval.stages": "cot"})
+    config.stages.last = stage
+    if stage.trainer == "grpo":
+        config.stages.last.rl.num_questions = 64
+    with pytest.raises(UserError, match=message):
+        pipeline.train(resolve(config))
     assert not (tmp_path / "run" / "config.json").exists()
 
 

@@ -10,6 +10,7 @@ from colar_jax.metric_hooks import check_hooks
 from colar_jax.metric_writer import MetricWriter, read_metrics
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
+from colar_jax.runs.stage_batches import num_steps_of
 from colar_jax.training.optimizer import learning_rate_schedule
 
 REPORTED: list[tuple[int, dict[str, float]]] = []
@@ -82,7 +83,7 @@ def test_an_epoch_of_rewards_is_the_one_that_a_stages_length_is_given_in(tmp_pat
     for per_epoch, num_steps in ((16, 12), (0, 45)):  # 0: all 60 training problems
         rl = {"stages.rl.rl.questions_per_epoch": per_epoch, "stages.rl.rl.num_questions": 4}
         run = prepare(tiny_config(tmp_path / "run", **settings | rl))
-        assert pipeline._num_steps(run, "rl") == num_steps
+        assert num_steps_of(run, "rl") == num_steps
         assert pipeline._place_of(run, "rl", None, num_steps)(num_steps)["epoch"] == 3
 
 

@@ -19,6 +19,7 @@ from colar_jax.model.reasoner import PARTS
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.runs.run_model import RunModel
+from colar_jax.runs.stage_batches import num_steps_of
 from colar_jax.runs.starts import adopt, finished_parameters, start_parameters
 from colar_jax.runs.sweep.sweep import sweep
 from colar_jax.training.checkpoints import Checkpoints
@@ -149,4 +150,4 @@ def test_the_length_of_a_stage_in_epochs_is_known_before_it_is_made(tmp_path, mo
     """A finished stage is skipped by it."""
     of_epochs = {f"stages.{name}.steps": 0, f"stages.{name}.epochs": 2.0, f"stages.{name}.init_from": ""}
     run = prepare(tiny_config(tmp_path, run=name, **of_epochs))
-    assert pipeline._num_steps(run, name) == capture_stage(monkeypatch, run, name).num_steps > 2
+    assert num_steps_of(run, name) == capture_stage(monkeypatch, run, name).num_steps > 2
