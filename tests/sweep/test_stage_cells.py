@@ -1,5 +1,7 @@
 """What the outcome of a cell depends on: what is known under one set of settings is not shown for another."""
 
+import dataclasses
+
 import pytest
 from pipeline.tiny import tiny_config_dict
 
@@ -11,7 +13,7 @@ from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt
 from colar_jax.runs.sweep.cells import cells_of
 from colar_jax.runs.sweep.member import causal_rows
-from colar_jax.runs.sweep.of_runs import notes_of, unfinished_stages
+from colar_jax.runs.sweep.of_runs import notes_of, repeats_of, unfinished_stages
 from colar_jax.runs.sweep.stage_cells import stage_cells
 from colar_jax.runs.sweep.store import Store, key_of
 from colar_jax.training.checkpoints import Checkpoints
@@ -78,3 +80,15 @@ def test_what_decoding_does_not_read_changes_nothing(workdir):
     same |= {"data.train_limit": 50, "stages.codi.steps": 9}
     for name, value in same.items():
         assert dependencies(run_of(workdir, **{name: value})) == [as_trained], name
+
+
+def test_questions_that_a_set_repeats_are_said(tmp_path):
+    """For its intervals each is one of its own."""
+    run = prepare(resolve(tiny_config_dict(tmp_path / "run")))
+    assert repeats_of(run) == []
+    (name, encoded), *_ = run.tests.items()
+    first, second, *others = encoded.problems
+    repeated = dataclasses.replace(first, question=f" {first.question.upper()}")
+    again = dataclasses.replace(encoded, problems=(first, second, repeated, *others[1:]))
+    (remark,) = repeats_of(dataclasses.replace(run, tests={name: again}))
+    assert remark.startswith(f"1 of 4 questions of {name} repeat another one there")

@@ -3,6 +3,7 @@
 import contextlib
 
 from colar_jax.config import Config, plain
+from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_model import model_name
@@ -26,6 +27,19 @@ def unfinished_stages(run: Run) -> dict[str, str]:
         with contextlib.suppress(UserError):  # what has no checkpoint is of another run
             found[stage] = unfinished(run.workdir / stage)
     return {stage: place for stage, place in found.items() if place}
+
+
+def repeats_of(run: Run) -> list[str]:
+    """What its test sets ask more than once: for every interval each question is one of its own."""
+    remarks = []
+    for dataset, encoded in run.tests.items():
+        again = len(encoded) - len(question_hashes(encoded.problems))
+        if again:
+            remarks.append(
+                f"{again:,} of {len(encoded):,} questions of {dataset} repeat another one there: intervals, which take "
+                "each for one of its own, are too narrow."
+            )
+    return remarks
 
 
 def notes_of(name: str, run: Run, short: dict[str, str]) -> str:

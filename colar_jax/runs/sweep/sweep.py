@@ -25,7 +25,7 @@ from colar_jax.runs.sweep.cells import Cell, cells_of, stages_of
 from colar_jax.runs.sweep.clock import Clock
 from colar_jax.runs.sweep.idle import refuse_idle_settings
 from colar_jax.runs.sweep.member import causal_rows, decode_missing, results_of, shown_samples
-from colar_jax.runs.sweep.of_runs import decode_settings_of, notes_of, unfinished_stages
+from colar_jax.runs.sweep.of_runs import decode_settings_of, notes_of, repeats_of, unfinished_stages
 from colar_jax.runs.sweep.stage_cells import StageCells, stage_cells
 from colar_jax.runs.sweep.store import CAUSAL_FILE, CELLS_FILE, Store, are_causal_rows
 from colar_jax.runs.trained_questions import refuse_trained_questions
@@ -137,6 +137,7 @@ def _sweep(named_runs, configs: Sequence[Config], folder: Path, reference: str) 
                 results.extend(results_of(part, store))
                 samples.extend(shown_samples(part, store))
                 causal.extend(causal_rows(part, of_causes))
+            remarks += [remark for remark in repeats_of(run) if remark not in remarks]
             short[name] = unfinished_stages(run)
             notes.append(notes_of(name, run, short[name]))
             del run, part  # its model, before the next one is loaded
