@@ -10,10 +10,13 @@ from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.weights import hf_config
 from colar_jax.weights.base_model import local_base
+from colar_jax.weights.loading import has_weights, stored_config
 
 
 def llama_shape(config: Config, num_tokens: int) -> LlamaConfig:
-    """The size of a run's base: of a preset with this vocabulary, or by the `config.json` of `model.base` alone.
+    """The size of a run's base: of a preset with this vocabulary, or of `model.base` as it is loaded.
+
+    Of a base whose weights are not there `config.json` is enough.
 
     Raises:
         UserError: there is no such preset, or the base has no `config.json` that we can read.
@@ -21,7 +24,10 @@ def llama_shape(config: Config, num_tokens: int) -> LlamaConfig:
     if not config.model.base:
         return dataclasses.replace(PRESETS[config.model.preset], vocab_size=num_tokens)
     folder = local_base(config.model.base)
-    stored = hf_config.read_config(folder) if folder.exists() else _from_hub(config.model.base)
+    if not folder.exists():
+        stored = _from_hub(config.model.base)
+    else:
+        stored = stored_config(folder) if has_weights(folder) else hf_config.read_config(folder)
     return dataclasses.replace(stored, vocab_size=max(stored.vocab_size, num_tokens))
 
 

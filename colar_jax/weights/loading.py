@@ -22,7 +22,7 @@ from colar_jax.model.llama_config import LlamaConfig
 from colar_jax.parallel.sharding import Tree
 from colar_jax.weights.gguf_tensors import find_gguf_tensors
 from colar_jax.weights.hf_config import read_config
-from colar_jax.weights.safetensors_io import DTYPES, StoredTensor, find_tensors
+from colar_jax.weights.safetensors_io import DTYPES, INDEX_FILE, SINGLE_FILE, StoredTensor, find_tensors
 from colar_jax.weights.table import EMBEDDING_NAME, HEAD_NAME, Weight, llama_weights
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,11 @@ def stored_config(folder: Path) -> LlamaConfig:
         )
         return dataclasses.replace(config, tied_head=False)
     return config
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether there is more than a config: a GGUF file, or safetensors."""
+    return is_gguf(folder) or any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
 
 
 def stored_tensors(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
