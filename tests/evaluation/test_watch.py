@@ -1,5 +1,7 @@
 """Where a watched chain ends: after agreements, too many segments, a budget, repeats; however often one looks."""
 
+import itertools
+
 import pytest
 
 from colar_jax.evaluation.trimming.watch import RollingHash, TrimRules, Watch, Why
@@ -55,6 +57,32 @@ def test_where_a_chain_ends_whatever_the_chunks(step, settings, end, why):
     limit = settings.get("limit", 1000)
     watch, _ = watched(CHAIN[:limit], step, **settings)
     assert (watch.end, watch.why) == (end, why)
+
+
+@pytest.mark.parametrize("agreements", [1, 2, 3, 9])
+@pytest.mark.parametrize("settings", [{}, {"max_segments": 3}, {"budget_share": 0.045}])
+def test_with_repeats_a_chain_ends_at_the_same_place_whatever_the_chunks(agreements, settings):
+    """Of an agreement and a repeat the one that is known first ends it, though the other may lie before it."""
+    whys = set()
+    for chain in (CHAIN, CHAIN[12:], CHAIN + CHAIN[-20:], CHAIN.replace("\nWait, 8", "\nWait, 8. Is it?")):
+        for window, times in itertools.product((3, 6, 8, 12), (2, 3, 4)):
+            repeats = {"repeat_window": window, "repeat_times": times}
+            ends = {
+                step: (watch.end, watch.why)
+                for step in range(1, len(chain) + 2)
+                for watch, _ in [watched(chain, step, agreements, **repeats, **settings)]
+            }
+            assert set(ends.values()) == {ends[1]}, (chain, repeats, ends)
+            whys.add(ends[1][1])
+    assert Why.REPEATS in whys and len(whys) > 1
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 100])
+def test_an_agreement_that_is_known_before_a_repeat_ends_the_chain_behind_where_that_begins(step):
+    watch, _ = watched(CHAIN, step, agreements=2, repeat_window=8, repeat_times=4)
+    assert (watch.end, watch.why) == (ENDS[4], Why.AGREEMENT) == (38, Why.AGREEMENT)
+    watch, _ = watched(CHAIN, step, agreements=9, repeat_window=8, repeat_times=4)
+    assert (watch.end, watch.why) == (37, Why.REPEATS)
 
 
 @pytest.mark.parametrize(("is_over", "why"), [(True, Why.ITSELF), (False, Why.BUDGET)])

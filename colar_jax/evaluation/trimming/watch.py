@@ -59,7 +59,8 @@ class Segment:
 class Watch:
     """Follows a chain. `grow` with what is thought so far, ask the verifier about what came back, `hear` the verdicts.
 
-    What comes of it does not depend on how often one looks.
+    What comes of it does not depend on how often one looks: what is known after the fewest thoughts ends the chain, and
+    of what is known after equally many, a segment before a repeat.
     """
 
     def __init__(self, question: str, rules: TrimRules, read: Callable[[list[int]], str]):
@@ -83,14 +84,13 @@ class Watch:
         settings, budget = self._rules.settings, self._rules.budget
         exceeds = len(ids) > budget or (len(ids) == budget and not is_over)
         ids = list(ids[:budget])
-        segments = self._new_segments(ids)
         repeats = self._repeats.first_repeat(ids)
         if repeats is not None:
             self._end_at(repeats, Why.REPEATS)
+            ids = ids[: repeats + settings.repeat_window]  # what is thought later says nothing any more
         elif exceeds:
             self._end_at(budget, Why.BUDGET)
-        if self.end is not None:  # what is over later says nothing any more
-            segments = [segment for segment in segments if segment.end <= self.end]
+        segments = self._new_segments(ids)
         if settings.max_segments:
             left = settings.max_segments - self._num_segments
             segments = segments[:left]
