@@ -1,6 +1,7 @@
 """Where a watched chain ends: after agreements, too many segments, a budget, repeats; however often one looks."""
 
 import itertools
+import random
 
 import pytest
 
@@ -110,6 +111,26 @@ def test_the_end_is_at_a_token_where_a_word_begins_with_its_space():
     (first, second) = watch.grow(range(10))
     assert (first.stop, second.start, second.stop) == (3, 3, 8) and (first.end, second.end) == (2, 7)
     assert first.ending == "7." and second.ending == "Wait, 7."
+
+
+PIECES = (
+    *(b"7.", b"\n", b"Wait", b", 8", b".", b" no", b"?", b" Wait"),
+    *(b"\nWait", b".\nWait"),  # the end of a segment and the beginning of the next
+    *(b"\xc3", b"\xa9"),  # half an "\u00e9" each: "Wait\u00e9" is another word
+)
+
+
+def test_a_segment_is_the_same_whatever_its_tokens_hold_and_however_often_one_looks():
+    def read_pieces(ids):
+        return b"".join(PIECES[i] for i in ids).decode(errors="replace")
+
+    def segments(ids, step):
+        watch = Watch("?", TrimRules(99, 1000, TrimConfig(cue_after="line")), read_pieces)
+        return [segment for size in range(step, len(ids) + step, step) for segment in watch.grow(ids[:size])]
+
+    for seed in range(100):
+        ids = random.Random(seed).choices(range(len(PIECES)), k=30)
+        assert all(segments(ids, step) == segments(ids, 1) for step in (2, 3, 5, 30)), [PIECES[i] for i in ids]
 
 
 def test_repeats_that_overlap_count_once():

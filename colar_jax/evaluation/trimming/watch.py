@@ -118,26 +118,36 @@ class Watch:
         self.end, self.why = end, why
 
     def _new_segments(self, ids: list[int]) -> list[Segment]:
-        settings, found = self._rules.settings, []
-        text = self._read(ids[self._start :])
-        start, taken = self._start, 0
-        for place in reflections(text, self._rules.cues, settings.cue_after):
-            stop = self._start + self._tokens_of(ids[self._start :], place)
-            if stop <= start:
-                continue
-            end = self._start + self._tokens_with(ids[self._start :], len(text[:place].rstrip()))
-            found.append(Segment(start, stop, min(end, stop), last_sentences(text[taken:place], settings.sentences)))
-            start, taken = stop, place
-        self._start = start
+        found = []
+        while (segment := self._first_segment(ids[self._start :])) is not None:
+            found.append(segment)
+            self._start = segment.stop
         return found
+
+    def _first_segment(self, ids: list[int]) -> Segment | None:
+        """The first that is over, of `ids` from its first token on: as read by one who looks at once after it.
+
+        A token may hold the end of one and the beginning of the next, so that each is read anew.
+        """
+        settings, start, text = self._rules.settings, self._start, self._said(ids)
+        for place in reflections(text, self._rules.cues, settings.cue_after):
+            if count := self._tokens_of(ids, place):
+                end = min(count, self._tokens_with(ids, len(text[:place].rstrip())))
+                ending = last_sentences(text[:place], settings.sentences)
+                return Segment(start, start + count, start + end, ending)
+        return None
+
+    def _said(self, ids: list[int]) -> str:
+        """What tokens say, without a last character of which only the first bytes are there: it may be of a word."""
+        return self._read(ids).rstrip("\N{REPLACEMENT CHARACTER}")
 
     def _tokens_of(self, ids: list[int], num_characters: int) -> int:
         """How many of the tokens lie wholly in the first characters of what they say."""
-        return bisect.bisect_right(range(1, len(ids) + 1), num_characters, key=lambda n: len(self._read(ids[:n])))
+        return bisect.bisect_right(range(1, len(ids) + 1), num_characters, key=lambda n: len(self._said(ids[:n])))
 
     def _tokens_with(self, ids: list[int], num_characters: int) -> int:
         """How many tokens it takes to say the first characters."""
-        return bisect.bisect_left(range(1, len(ids) + 1), num_characters, key=lambda n: len(self._read(ids[:n]))) + 1
+        return bisect.bisect_left(range(1, len(ids) + 1), num_characters, key=lambda n: len(self._said(ids[:n]))) + 1
 
 
 class RollingHash:
