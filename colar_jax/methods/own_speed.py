@@ -197,20 +197,27 @@ class OwnSpeed(Method):
         if not self.mid_chain:
             return loss / counts.labels, metrics
         is_end_BM, log_odds_BM = labels_BM & ENDS_LINE > 0, model.speed_choice.line_end(hidden_BMD)
-        is_latent_BM, total = batch.latent_mask_BM & (labels_BM >= 0), counts.latents
+        is_latent_BM = self._is_latent(batch)
         line_loss_BM = -jax.nn.log_sigmoid(jnp.where(is_end_BM, log_odds_BM, -log_odds_BM))
         line_loss = jnp.sum(jnp.where(is_latent_BM, line_loss_BM, 0.0))
         right_lines = jnp.sum(is_latent_BM & (is_end_BM == (log_odds_BM > 0)))
         metrics["line_accuracy"] = Metric(right_lines, jnp.sum(is_latent_BM))
-        return loss / counts.labels + line_loss / total, metrics
+        # Chains that are all empty have no latent.
+        return loss / counts.labels + line_loss / jnp.maximum(counts.latents, 1), metrics
 
     def _is_choice(self, batch: Batch):
         """Where a speed is chosen and known to be right or wrong, bool `[B, M]`: of a batch's labels some, or all."""
         is_label_BM = batch.label_ids_BM >= 0
         return is_label_BM & (batch.label_ids_BM & IS_CHOICE > 0) if self.mid_chain else is_label_BM
 
+    @staticmethod
+    def _is_latent(batch: Batch):
+        """Of a batch for `mid_chain`, which positions make a latent, `[B, M]`: the last of a mask makes `###`."""
+        return batch.latent_mask_BM & (batch.label_ids_BM >= 0)
+
     def count(self, batch: Batch) -> Counts:
-        return dataclasses.replace(super().count(batch), labels=jnp.sum(self._is_choice(batch)))
+        counts = dataclasses.replace(super().count(batch), labels=jnp.sum(self._is_choice(batch)))
+        return dataclasses.replace(counts, latents=jnp.sum(self._is_latent(batch))) if self.mid_chain else counts
 
     def _choices(self, logits_BMK, labels_BM):
         """The loss of each label and the share of it that is right, `[B, M]`."""

@@ -147,8 +147,7 @@ def test_the_loss_is_that_of_choices_and_of_lines():
 
     choices = of(logits_MK[0], [True, True, False]).mean() + of(logits_MK[2], [True, False, True]).mean()
     lines = of(line_M[1:6], np.array([False, True, True, False, True]))
-    latents = int(batch.latent_mask_BM.sum())
-    np.testing.assert_allclose(loss, choices / 2 + lines.sum() / latents, rtol=1e-4)
+    np.testing.assert_allclose(loss, choices / 2 + lines.mean(), rtol=1e-5)
     assert metrics["line_accuracy"].count == 5
     # Where no speed was right after the change there is nothing to choose, and lines end all the same.
     none = dataclasses.replace(
@@ -157,6 +156,31 @@ def test_the_loss_is_that_of_choices_and_of_lines():
     other = MID_CHAIN.make_loader(none, seed=0, rows=1, row_positions=40).batch(0).label_ids_BM[0]
     assert (other & IS_CHOICE > 0).tolist()[:6] == [True] + [False] * 5
     assert (other[1:6] & ENDS_LINE).tolist() == (batch.label_ids_BM[0, 1:6] & ENDS_LINE).tolist()
+
+
+def test_lines_count_by_their_latents_however_many_examples_share_them():
+    """As many latents that all say one thing: the loss is the same, in long chains and in short ones, or in none."""
+
+    def lines(lengths):
+        steps = tuple(np.arange(2, 2 + length, dtype=np.int32) for length in lengths)
+        encoded = problems().head(len(lengths))
+        encoded = dataclasses.replace(
+            encoded, steps=steps, step_starts=tuple(np.arange(0, length, 2) for length in lengths)
+        )
+        changes = SpeedChanges(np.full(len(lengths), 2.0), np.zeros(len(lengths), int), np.full(len(lengths), -1))
+        encoded = dataclasses.replace(encoded, speed_labels=np.zeros(len(lengths), int), speed_changes=changes)
+        batch = MID_CHAIN.make_loader(encoded, seed=0, rows=1, row_positions=80).batch(0)
+        counts = MID_CHAIN.count(batch)
+        total, metrics = MID_CHAIN.objective(certain, batch, None, counts, COMPUTE)
+        return total - metrics["cross_entropy"].sum / counts.labels, int(metrics["line_accuracy"].count)
+
+    certain = nnx.merge(*model())
+    certain.speed_choice.line_end = lambda hidden: jnp.full(hidden.shape[:-1], 2.0)
+    each = np.log1p(np.exp(-2.0))
+    for lengths, latents in (([12], 6), ([4, 4, 4], 6), ([2, 2, 2, 2], 4), ([0, 0], 0)):
+        loss, count = lines(lengths)
+        assert count == latents
+        np.testing.assert_allclose(loss, each if latents else 0.0, rtol=1e-5)
 
 
 @pytest.mark.slow
