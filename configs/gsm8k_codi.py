@@ -54,6 +54,7 @@ def get_config(argument: str = ""):
         stage.optimizer.update(weight_decay=0.01, clip_norm=1.0)
         config.eval.seeds = 5
     if argument == "smoke":
+        config.model.lora.update(targets="query,value", dropout=0.0)  # there are none
         stage.codi.projection_size = 32
         stage.update(steps=4, rows=2, eval_every=2, log_every=2)
         stage.optimizer.warmup_steps = 2

@@ -48,7 +48,7 @@ def get_config(argument: str = ""):
         config.model.lora.update(rank=128, alpha=32.0, dropout=0.0, targets="query,value")
     if argument == "smoke":
         config.run = "ruplar,colar_khot"
-        config.model.lora.rank = 0
+        config.model.lora.update(rank=0, alpha=32.0, dropout=0.0, targets="query,value")
         config.decode.max_latents = 8
         stage.update(steps=4, rows=2, eval_every=2, log_every=2)
         stage.optimizer.warmup_steps = 2

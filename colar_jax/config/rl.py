@@ -45,7 +45,7 @@ class RlConfig:
     configured_length: int = 32  # what a chain's sum is divided by in "configured_length"
     # Weights of the three kinds of actions. A latent's log-probability is a mean over dimensions, which is small.
     latent_weight: float = 1.0
-    decision_weight: float = 1.0  # to stop or to go on
+    decision_weight: float = 1.0  # to stop or to go on; with stop_credit=answer a stop has answer_weight
     answer_weight: float = 1.0  # of each of the answer's tokens
     choice_weight: float = 1.0  # of the speed that the model chooses, where it does: one action a rollout
     # Of that choice's entropy, as a bonus: without one a choice is certain before a weight has found the budget.

@@ -142,7 +142,7 @@ class Codi(Method):
     student_weight: float = 1.0  # beta, of the answer's after the latents
     distill_weight: float = 20.0  # gamma
     normalise: bool = True  # whether each layer's distance is divided by the teacher's standard deviation there
-    # Over what: batch, as in CODI's code; each example alone; or all, the batch and its layers at once.
+    # With normalise, over what: batch, as in CODI's code; each example alone; or all, the batch and its layers at once.
     spread: str = binding("batch", before="example")
     distill_embedding: bool = binding(True, before=False)  # among the layers, the embedding of the token that is fed
     matched: str = binding("digit", before="prefix")  # the token that predicts the answer's first digit, or first token
@@ -160,6 +160,24 @@ class Codi(Method):
         for field in ("teacher_weight", "student_weight", "distill_weight"):
             require(getattr(self, field) >= 0, f"{group}.{field}={getattr(self, field)} is negative")
         require(self.projection_size >= 0, f"{group}.projection_size={self.projection_size} is negative: 0 means none")
+
+    def idle_in_training(self) -> str:
+        if not self.projection_size and not self.projection_layer_norm:
+            return (
+                f"projection_layer_norm=False does nothing with {self.group}.projection_size=0: there is no "
+                "projection; leave it at True, or give it a size"
+            )
+        if self.spread == type(self).spread or self.reads_spread:
+            return ""
+        return (
+            f"spread={self.spread!r} does nothing with {self.group}.normalise=False, where no distance is divided by "
+            f"it; leave it at {type(self).spread!r}, or normalise"
+        )
+
+    @property
+    def reads_spread(self) -> bool:
+        """Whether `spread` says anything."""
+        return self.normalise
 
     @property
     def modules(self) -> dict[str, OwnModule]:

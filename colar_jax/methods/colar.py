@@ -153,7 +153,7 @@ class Colar(Method):
     # What weighs the same in the loss: each example, whatever its speed; or each position, so that an example at speed
     # c weighs about 1/c.
     weighting: str = binding("example", before="position")
-    entropy_weight: float = 0.0  # added as weight * entropy: negative rewards entropy
+    entropy_weight: float = 0.0  # added as weight * entropy: negative rewards it; a deterministic head has none
     predicted_pass_weight: float = 0.0  # of the answer's cross-entropy when predictions are fed instead of embeddings
     supervise_steps: bool = True  # ablation OC: False
     pooling: str = "sqrt"  # ablation MP: mean

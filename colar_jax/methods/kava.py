@@ -45,6 +45,11 @@ class Kava(Pccot):
         require(self.num_sweeps > 0, "kava.num_sweeps=0: pauses have the same keys and values for every chain")
 
     @property
+    def reads_spread(self) -> bool:
+        # The distance of caches knows each example's own, and one of a layer.
+        return super().reads_spread or (self.cache_normalise and self.spread == "example")
+
+    @property
     def matching(self) -> CacheMatching:
         """How its latents are compared with the teacher's cache."""
         return CacheMatching(

@@ -175,6 +175,13 @@ class Method(abc.ABC):
         """What speaks against these settings with that model, the setting first; empty where nothing does."""
         return ""
 
+    def idle_in_training(self) -> str:
+        """Which of these settings does nothing beside the others, the setting first; empty where all are read.
+
+        A stage that has one is not begun.
+        """
+        return ""
+
     def objection_to_rewards(self, rl: Any) -> str:
         """What speaks against these settings of reinforcement learning, one of them first; empty where nothing does."""
         return objection_to(rl, self.idle_in_rewards)

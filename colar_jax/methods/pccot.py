@@ -41,6 +41,14 @@ class Pccot(Codi):
             "many as latents they are what CODI thinks, and more change nothing",
         )
 
+    def idle_in_training(self) -> str:
+        if self.projection_size and not self.num_sweeps:
+            return (
+                f"projection_size={self.projection_size} does nothing with {self.group}.num_sweeps=0, where no latent "
+                "is made of a hidden state; set it to 0, or take sweeps"
+            )
+        return super().idle_in_training()
+
     def think_in_training(
         self, model: Reasoner, trunk: Trunk, batch: ThoughtBatch, compute: Execution, keys_B
     ) -> Latents:

@@ -5,12 +5,13 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from colar_jax.config import RlConfig, StageConfig, plain
+from colar_jax.config import StageConfig, plain
 from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
 from colar_jax.methods.shorter_chains import Concise
 from colar_jax.report.results import AS_CONFIGURED
 from colar_jax.runs.identity import refuse_another_tokenizer, settings_that_bind
+from colar_jax.runs.idle_settings import idle_settings, refuse_idle_in_training
 from colar_jax.runs.learned import is_in_the_data
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run
@@ -21,7 +22,6 @@ from colar_jax.runs.sweep.cells import cells_of, stages_of
 from colar_jax.runs.sweep.idle import refuse_idle_settings
 from colar_jax.runs.trained_questions import refuse_inherited_questions
 from colar_jax.runs.trim_verifier import refuse_other_segments, trim_source
-from colar_jax.settings import ModelConfig, split_names
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def check_run(run: Run) -> None:
         _check_source(run, name)
     _check_steps(run, to_begin)
     _check_evaluation(run)
+    refuse_idle_in_training(run, to_begin)
     for name in to_begin:  # last, because batches are planned for it
         if run.config.stages[name].trainer == "sft" and is_in_the_data(run, name):
             check_schedule(run, name)
@@ -65,67 +66,14 @@ def _check_rewards(run: Run, name: str) -> None:
         raise UserError(
             f"stages.{name}.rl.num_questions={stage.rl.num_questions}, but there are only {count} training questions"
         )
-    if objection := idle_settings(stage, run.config.model):
+    begins = latest_step(run.workdir / name) is None
+    if begins and (objection := idle_settings(stage, run.config.model)):
         raise UserError(f"stages.{name}.rl.{objection}")
     if method.chooses_speed and stage.rl.speeds_per_group == 1:
         raise UserError(
             f"stages.{name}.rl.speeds_per_group=1: a group in which one speed is chosen compares no speeds; take at "
             "least 2"
         )
-
-
-# Settings of rewards: another one of them, and its choices under which they do nothing. A function of one's own may
-# read any.
-_UNREAD_UNDER = {
-    "length_weight": ("length_credit", ("none",)),
-    "length_target": ("length_credit", ("none", "penalty", "cost", "when_solved")),
-    "budget_rate": ("budget", (0.0,)),
-    "configured_length": ("loss_aggregation", ("chain_mean", "token")),
-    "advantage_eps": ("advantage", ("dr_grpo",)),
-}
-
-
-def idle_settings(stage: StageConfig, model: ModelConfig) -> str:
-    """What speaks against a stage's settings of rewards, one of them first; empty where nothing does.
-
-    They do nothing, or the opposite of what they say. It is a rule for what is trained from now on: a run that was
-    trained with them can be opened.
-    """
-    rl = stage.rl
-    rewards = [part.rpartition("*")[2].strip() for part in split_names(rl.reward)]
-    if rl.length_penalty and "correctness" not in rewards:
-        return (
-            f"length_penalty={rl.length_penalty} is a share of what a right answer is worth under 'correctness', which "
-            f"rl.reward={rl.reward!r} does not have: set it to 0, or pay lengths with rl.length_credit"
-        )
-    if rl.budget and rl.length_credit == "when_solved":
-        return (
-            f"budget={rl.budget} with rl.length_credit='when_solved': where not all answers of a group are right it "
-            "pays longer chains, the more the higher its weight, so no weight meets a budget; take penalty, cost or "
-            "among_right"
-        )
-    if rl.budget and rl.length_credit == "cost" and stage.eval_every and not rl.length_price:
-        return (
-            f"budget={rl.budget} with eval_every={stage.eval_every}: the checkpoint of most right answers is kept, "
-            "whatever it costs, and answers for the stage; set eval_every=0, or a price for that in rl.length_price"
-        )
-    of_choices = {"choice_weight": 1, "choice_entropy_weight": 0}
-    for name, default in {} if stage.bound_method.chooses_speed else of_choices.items():
-        if (value := getattr(rl, name)) != default:
-            return (
-                f"{name}={value} is of a speed that the model chooses, and method={stage.method!r} chooses none; "
-                f"leave it at {default}"
-            )
-    defaults = RlConfig()
-    for field, (other, choices) in _UNREAD_UNDER.items():
-        if (value := getattr(rl, field)) != getattr(defaults, field) and getattr(rl, other) in choices:
-            return (
-                f"{field}={value} does nothing under rl.{other}={getattr(rl, other)!r}: leave it at "
-                f"{getattr(defaults, field)}, or set rl.{other}"
-            )
-    if rl.rollout_dropout and not model.lora.rank:
-        return "rollout_dropout=True without adapters, which alone drop out: set model.lora.rank"
-    return ""
 
 
 def _check_steps(run: Run, names: list[str]) -> None:

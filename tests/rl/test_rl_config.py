@@ -79,6 +79,12 @@ def test_one_error_for_a_wrong_value(setting, value, message):
             "advantage_eps=1e-06 does nothing under rl.advantage",
         ),
         ({"advantage_eps": 1e-6}, ""),
+        (
+            {"decision_weight": 4.0, "stop_credit": "answer"},
+            "decision_weight=4.0 does nothing under rl.stop_credit='answer': leave it at 1.0, or set rl.stop_credit",
+        ),
+        ({"decision_weight": 4.0}, ""),
+        ({"stop_credit": "answer"}, ""),
         ({}, ""),
     ],
 )
