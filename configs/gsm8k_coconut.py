@@ -38,7 +38,7 @@ def get_config(argument: str = ""):
         each.optimizer.update(learning_rate=1e-5, weight_decay=0.01, clip_norm=1e9, schedule="constant", warmup_steps=0)
     stage.coconut.update(num_stages=3, latents_per_stage=2, epochs_per_stage=3.0, final_stage=True)
     stage.coconut.update(reset_each_epoch=True, end_marker=True)
-    config.eval.seeds = 0
+    config.eval.update(seeds=0, speeds="")
 
     if argument == "paper":
         config.model.lora.update(rank=128, alpha=32.0, targets="query,value")

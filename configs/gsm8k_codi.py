@@ -38,7 +38,7 @@ def get_config(argument: str = ""):
     stage.codi.update(projection_size=2048, projection_layer_norm=True)
 
     stage.codi.teacher_last_step = argument in ("paper", "last_step")
-    config.eval.seeds = 0  # as its authors: greedily
+    config.eval.update(seeds=0, speeds="")  # as its authors: greedily; and it has no speed
 
     if argument in ("paper", "adapters"):
         config.model.lora.targets = "query,value"

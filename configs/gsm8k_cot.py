@@ -18,5 +18,6 @@ def get_config(argument: str = ""):
     config.title = "Chain of thought on GSM8K-Aug"
     config.workdir = config.workdir.replace("colar", "cot")
     config.run = "cot"
+    config.eval.speeds = ""
     del config.stages.colar
     return config

@@ -33,7 +33,7 @@ def get_config(argument: str = ""):
     config.model.base_dtype = "float32"
     stage.optimizer.update(learning_rate=1e-5, weight_decay=0.01, schedule="constant")
     stage.icot.update(unit="token", removed_per_epoch=8.0, all_beyond=39, smoothing=4.0, reset_optimizer=True)
-    config.eval.seeds = 0
+    config.eval.update(seeds=0, speeds="")
 
     if argument == "paper":
         config.model.lora.update(rank=128, alpha=32.0, targets="query,value")

@@ -41,6 +41,8 @@ def get_config(argument: str = ""):
         khot = config.stages.colar_khot = stage_defaults(method="colar_khot")
         khot.update({name: value for name, value in colar.items() if name not in ("method", "latent")})
         khot.khot.update(speeds=colar.latent.speeds, auto_probability=colar.latent.auto_probability)
+    else:
+        config.eval.speeds = ""
     if argument == "khot":
         config.stages.cot = cot
         del config.stages.ruplar

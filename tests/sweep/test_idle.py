@@ -1,6 +1,7 @@
 """Settings of an evaluation that nothing would read are one sentence, before anything is decoded."""
 
 import dataclasses
+import re
 import runpy
 from pathlib import Path
 
@@ -41,6 +42,17 @@ def test_what_a_file_says_for_all_its_stages_is_refused_where_none_reads_it(tmp_
         refuse_idle_settings([alone])
 
 
+def test_speeds_of_stages_that_have_none_are_told_and_stop_nothing(tmp_path, caplog):
+    config = config_of(tmp_path, **{"eval.speeds": "2,5", "eval.stages": "cot"})
+    refuse_idle_settings([config])  # they are colar's
+    alone = dataclasses.replace(config, stages={"cot": config.stages["cot"]}, run="cot")
+    refuse_idle_settings([alone, config])
+    assert not caplog.text
+    refuse_idle_settings([alone])
+    assert "eval.speeds='2,5' is for what thinks at the speed that it is told" in caplog.text
+    assert "(cot): name other stages in eval.stages, or do without by --config.eval.speeds=" in caplog.text
+
+
 def test_latents_whose_number_is_the_methods_own_have_no_limit(tmp_path):
     fixed = {"run": "coconut", "stages.coconut.method": "coconut", "eval.latent_limits": "4,8"}
     get_config = runpy.run_path(str(CONFIGS / "gsm8k_coconut.py"))["get_config"]
@@ -62,9 +74,14 @@ def test_a_stage_of_a_file_that_is_trained_alone_keeps_what_the_file_says_for_ot
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_no_file_asks_for_what_it_does_not_read(path):
-    for argument in ("", "smoke"):
-        refuse_idle_settings([resolve(runpy.run_path(str(path))["get_config"](argument))])
+def test_no_file_asks_for_what_it_does_not_read(path, caplog):
+    get_config = runpy.run_path(str(path))["get_config"]
+    with pytest.raises(ValueError, match="knows the argument") as known:
+        get_config("?")
+    for argument in ("", *re.findall(r"\w+", re.search(r"knows the arguments? (.*), not", str(known.value))[1])):
+        if argument != "and":
+            refuse_idle_settings([resolve(get_config(argument))])
+    assert not caplog.text
 
 
 def test_an_evaluation_is_refused_before_anything_is_decoded(tmp_path, monkeypatch):
