@@ -31,12 +31,12 @@ def get_config(argument: str = ""):
     stage.optimizer.update(learning_rate=3e-4, weight_decay=0.01, warmup_steps=100)
     # Chunks of two tokens at home; the ten likeliest tokens of a latent.
     stage.latent_sft.update(speeds="1,2,3,4,5" if argument == "speeds" else "2", top_k=10, kl_weight=1.0, noise=True)
-    config.model.lora.update(rank=64, alpha=128.0, targets="query,key,value,out,gate,up,down")
+    config.model.lora.update(rank=64, alpha=128.0, dropout=0.1, targets="query,key,value,out,gate,up,down")
     config.decode.update(max_latents=128, answer_temperature=0.6, top_p=0.95)
     config.eval.speeds = ""
 
     if argument == "smoke":
-        config.model.lora.update(rank=0, alpha=32.0, targets="query,value")
+        config.model.lora.update(rank=0, alpha=32.0, dropout=0.0, targets="query,value")
         config.decode.max_latents = 8
         stage.update(steps=4, rows=2, eval_every=2, log_every=2)
         stage.optimizer.warmup_steps = 2

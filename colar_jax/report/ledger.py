@@ -162,6 +162,11 @@ latent loss, what is supervised, and the latent head. A stage that has not taken
 has not, counts for none. Otherwise the nearest row is shown, and what differs. So an ablation does not pass for the
 full model, whose numbers it may have. How many problems an update has is not compared.
 
+What a source does not say is not compared either: of other papers' rows how many tokens an answer may have; of adaptive
+latents how many a chain may have; of "GRPO of chains in words" the adapters; of TrimR's rows ("TrimR" and
+"R1-Distill-Qwen-32B, not trimmed"), for which nothing is trained, adapters and all of decoding but the temperature of
+the chain.
+
 An independent run of its released weights gave CoT 49.96 / 25.6, c = 2 40.41 / 12.84, c = 5 24.97 / 5.65.
 
 The published Coconut and Distill were evaluated without the cache, and iCoT with another prompt than it was trained

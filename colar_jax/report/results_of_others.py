@@ -109,10 +109,13 @@ def _ruplar(name: str, argument: str, cells: dict[str, tuple[float, float | None
     return Published(name, command, LLAMA, "hub:gsm8k_aug", "ruplar", "-", cells, settings, "sampled", "2605.09346")
 
 
+# Its adapters are those of its authors' code (DJC-GO-SOLO/Latent-SFT f361814, the script of the second stage).
 _LATENT_SFT: dict[str, object] = {
     "trained_for": "70 epochs",
     "optimizer.learning_rate": 3e-4,
     "model.lora.rank": 64,
+    "model.lora.alpha": 128.0,
+    "model.lora.dropout": 0.1,
     "model.lora.targets": ALL_LINEAR,
     "latent_sft.speeds": "2",
     "latent_sft.top_k": 10,
@@ -149,6 +152,7 @@ _IN_WORDS: dict[str, object] = _REWARDED | {
     "rl.overlong": "no_advantage",
     "rl.dual_clip": 3.0,
     "decode.max_step_tokens": 128,
+    "decode.stop_temperature": 0.6,  # of the chain's words
     "decode.answer_temperature": 0.6,
     "decode.top_p": 0.95,
 }

@@ -76,6 +76,25 @@ def test_another_way_to_decode_is_no_reproduction_and_one_of_before_it_was_there
         assert not any(one.differences for one in compare(config, report))
 
 
+def test_a_row_names_its_adapters_and_how_it_is_sampled_or_the_page_says_that_nobody_knows():
+    adapters = [f"model.lora.{field}" for field in ("rank", "alpha", "dropout", "targets")]
+    unsaid = {}
+    for row in ALL_ROWS:
+        wanted = [] if row.settings.get("model.lora.rank") == 0 else list(adapters)
+        if row.sampling == "sampled":
+            wanted += ["decode.answer_temperature", "decode.top_p"]
+            wanted += ["decode.stop_temperature"] if row.method == "cot" else []
+            if row.source:
+                wanted += ["decode.max_step_tokens" if row.method == "cot" else "decode.max_latents"]
+        if missing := [name for name in wanted if name not in row.settings]:
+            unsaid[row.name] = missing
+    of_answers = ["decode.answer_temperature", "decode.top_p", "decode.max_step_tokens"]
+    trimmed = dict.fromkeys(("TrimR", "R1-Distill-Qwen-32B, not trimmed"), adapters + of_answers)
+    assert unsaid == trimmed | {"GRPO of chains in words": adapters}
+    _, said = ledger_page().split("What a source does not say is not compared")
+    assert all(f'"{name}"' in said.split("\n\n")[0].replace("\n", " ") for name in unsaid)
+
+
 def test_settings_are_those_of_the_report_not_those_of_training():
     """`evaluate --config.decode.top_p=0.5` writes the report of a run whose config.json has another top-p."""
     config, report = run_of(PUBLISHED[0])
