@@ -33,7 +33,7 @@ class DroppedSteps(Cot):
 
     # A stage of method concise, or its folder: the same problems, each chain about as long as there. Empty: `share`.
     like: str = ""
-    share: float = 0.5  # of each chain's tokens that stay, as nearly as whole steps come to it
+    share: float = 0.5  # of each chain's tokens that stay, as nearly as steps in one random order come to it
 
     def __post_init__(self):
         require(0 <= self.share <= 1, f"dropped_steps.share={self.share} is not between 0 and 1")

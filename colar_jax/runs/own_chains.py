@@ -47,7 +47,7 @@ def shortest_right(run: Run, name: str) -> list[Problem]:
 
 
 def without_some_steps(run: Run, name: str) -> list[Problem]:
-    """The training problems of a stage of `dropped_steps`: random steps are left out, each as likely as another."""
+    """The training problems of a stage of `dropped_steps`: random steps are left out, in an order of chance."""
     method, seed, tokenizer = run.method(name), run.seed_of(name), run.tokenizer
     problems = run.train_problems
     lengths = [method.share * length for length in _lengths(problems, tokenizer)]
@@ -119,7 +119,10 @@ def _steps_of(text: str) -> tuple[str, ...]:
 
 
 def _shortened(steps: tuple[str, ...], length: float, tokenizer: Tokenizer, rng: random.Random) -> tuple[str, ...]:
-    """Steps in their order, without random ones: as many as come nearest to so many tokens."""
+    """Steps in their order, without random ones: the first of one shuffling, as many as come nearest to so many tokens.
+
+    Others may come nearer: they are not tried, so that what stays is chosen by chance and not by length.
+    """
     order = list(range(len(steps)))
     rng.shuffle(order)
 
