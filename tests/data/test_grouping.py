@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from colar_jax.data.grouping import group_ends, group_of_token, num_groups
+from colar_jax.data.grouping import full_ends, group_ends, group_of_token, num_groups
 
 lengths = st.integers(0, 300)
 # As they are typed: 1.3, 2.25, 4.
@@ -51,6 +51,33 @@ def test_every_token_is_in_one_group(num_tokens, speed):
     *full, last = np.bincount(groups)
     assert set(full) <= {math.floor(speed), math.ceil(speed)}
     assert 1 <= last <= math.ceil(speed)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), speeds, st.sampled_from([0.3e-9, 0.9e-9, 1e-9, 1.1e-9, 3e-9, 8e-9, 11e-9, 1e-8]))
+@example(11, 5.0, 3e-9)  # floor(2 * 5 + phase + 1e-9) is 10, and not 11
+@example(7, 3.0, 2e-9)
+def test_a_phase_that_falls_just_short_of_a_token_takes_one_more_group_for_it(num_tokens, speed, short_by):
+    """The number of groups and their ends round alike, at a phase that lets whole groups end just before the chain."""
+    for whole in range(int(num_tokens / speed) + 1):
+        phase = num_tokens - whole * speed - short_by
+        if 0 <= phase < 1:
+            ends, groups = group_ends(num_tokens, speed, phase), group_of_token(num_tokens, speed, phase)
+            assert ends[-1] == num_tokens == len(groups)
+            assert num_groups(num_tokens, speed, phase) == len(ends) and (np.diff(ends, prepend=0)[1:] > 0).all()
+
+
+def test_elsewhere_groups_are_what_they_always_were():
+    """Bit for bit, at every speed of two decimals and phases as they are drawn."""
+    rng = np.random.default_rng(0)
+    speeds = np.arange(100, 1201) / 100
+    for phase in (0.0, 0.5, *rng.random(6)):
+        n = np.arange(0, 300, 7)[:, None]
+        was = np.maximum(np.ceil((n - phase) / speeds - 1e-9), 0).astype(np.int64)
+        np.testing.assert_array_equal(num_groups(n, speeds, phase), was)
+        for speed in speeds[:: 1 if phase == 0 else 29]:
+            ends = [math.floor((k + 1) * float(speed) + phase + 1e-9) for k in range(40)]
+            assert full_ends(40, float(speed), float(phase)).tolist() == ends
 
 
 @settings(deadline=None)
