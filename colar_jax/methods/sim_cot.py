@@ -2,8 +2,9 @@
 
     total = the host's loss + weight * mean over steps of each one's cross-entropy, read from its latents alone
 
-The decoder is a copy of the model that the stage starts from, trained with it. So latents stay apart, and each says its
-step. Nothing of decoding changes: a trained model is a Coconut, a CODI or a CoLaR.
+The decoder begins as a copy of the weights that the stage starts from, without adapters: beside adapters it is their
+base, as in its authors' code. It is trained with the model, so latents stay apart, and each says its step. Nothing of
+decoding changes: a trained model is a Coconut, a CODI or a CoLaR.
 """
 
 import dataclasses

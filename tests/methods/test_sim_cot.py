@@ -19,10 +19,11 @@ from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.sim_cot import SimCoconut, SimCodi, SimColar
-from colar_jax.methods.thinking.spelling import Spelled, fill_spelling, spelling_loss, spread_of_latents
+from colar_jax.methods.thinking.spelling import STEP_DECODER, Spelled, fill_spelling, spelling_loss, spread_of_latents
 from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.lora import LoraConfig
 from colar_jax.model.presets import PRESETS
-from colar_jax.model.reasoner import build
+from colar_jax.model.reasoner import build, with_copies
 from colar_jax.runs import pipeline
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import finished_parameters, start_parameters
@@ -91,6 +92,21 @@ def joined(lists) -> list[int]:
 
 def steps_of(example: int) -> list[list[int]]:
     return [part.tolist() for part in np.split(ENCODED.steps[example], ENCODED.step_starts[example][1:])]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(2, 4.0, ("query", "up"))])
+def test_the_decoder_begins_as_the_weights_of_the_start_and_beside_adapters_as_their_base(lora):
+    llama, modules = dataclasses.replace(PRESETS["pico"], vocab_size=VOCABULARY), METHODS["codi"].modules
+    _, parameters = build(llama, LatentHeadConfig(24), 0, lora, modules)
+    trained = jax.tree.map(lambda leaf: leaf + 0.5, parameters)  # by a stage before, adapters with the others
+    flat = traverse_util.flatten_dict(with_copies(trained, modules, [STEP_DECODER]))
+    copied = {path[1:]: leaf for path, leaf in flat.items() if path[0] == STEP_DECODER}
+    source = {path[1:]: leaf for path, leaf in flat.items() if path[0] == "llama"}
+    assert source.keys() - copied.keys() == {path for path in source if "adapter" in path}
+    assert bool(source.keys() - copied.keys()) is (lora is not None)
+    for path, leaf in copied.items():
+        np.testing.assert_array_equal(leaf, source[path], err_msg=str(path))
+        assert leaf is not source[path]
 
 
 @pytest.mark.parametrize("name", ["coconut", "codi"])
