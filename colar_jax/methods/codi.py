@@ -162,11 +162,6 @@ class Codi(Method):
         require(self.projection_size >= 0, f"{group}.projection_size={self.projection_size} is negative: 0 means none")
 
     def idle_in_training(self) -> str:
-        if not self.projection_size and not self.projection_layer_norm:
-            return (
-                f"projection_layer_norm=False does nothing with {self.group}.projection_size=0: there is no "
-                "projection; leave it at True, or give it a size"
-            )
         if self.spread == type(self).spread or self.reads_spread:
             return ""
         return (

@@ -1,6 +1,8 @@
 """Settings of training that a stage would not read: said before it begins, instead of passed over.
 
 They are rules for what is trained from now on. What was trained with such a setting goes on, is opened and evaluated.
+Not among them is what a size of 0 switches off as a whole, with one flag: of adapters (`model.lora.rank`), of CODI's
+projection.
 """
 
 import logging
@@ -10,7 +12,7 @@ from colar_jax.config import RlConfig, StageConfig
 from colar_jax.errors import UserError
 from colar_jax.methods.colar import Colar
 from colar_jax.runs.run import Run
-from colar_jax.settings import LoraSettings, ModelConfig, parse_targets, split_names
+from colar_jax.settings import ModelConfig, split_names
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +24,6 @@ def refuse_idle_in_training(run: Run, names: Sequence[str]) -> None:
     """
     model = run.config.model
     for name in names:
-        if objection := _idle_adapters(model.lora):
-            raise UserError(objection)
         stage, method = run.config.stages[name], run.method(name)
         if stage.trainer != "sft":
             continue  # its settings of learning from data are those of the stage that it goes on from
@@ -34,22 +34,6 @@ def refuse_idle_in_training(run: Run, names: Sequence[str]) -> None:
                 "stages.%s.%s.entropy_weight=%g does nothing with model.latent_head.deterministic=True: latents "
                 "without a standard deviation have no entropy", name, method.group, method.entropy_weight,
             )  # fmt: skip
-
-
-def _idle_adapters(lora: LoraSettings) -> str:
-    """What speaks against settings of adapters that are not there, one of them first."""
-    usual = LoraSettings()
-    of_adapters = {
-        "alpha": lora.alpha != usual.alpha,
-        "targets": parse_targets(lora.targets) != parse_targets(usual.targets),
-        "dropout": lora.dropout != usual.dropout,
-    }
-    for field in (field for field, is_set in of_adapters.items() if is_set and not lora.rank):
-        return (
-            f"model.lora.{field}={getattr(lora, field)!r} with model.lora.rank=0 does nothing: there are no adapters; "
-            f"set model.lora.rank, or leave it at {getattr(usual, field)!r}"
-        )
-    return ""
 
 
 # Settings of rewards: another one of them, and its choices under which they do nothing. A function of one's own may

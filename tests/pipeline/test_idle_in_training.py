@@ -30,14 +30,6 @@ def run_of(folder, method="no_cot", of_method=(), **settings):
 
 
 IDLE = {
-    "alpha": ("no_cot", {}, {"model.lora.alpha": 64.0}, "model.lora.alpha=64.0 .* set model.lora.rank, or .* at 32.0"),
-    "targets": ("no_cot", {}, {"model.lora.targets": "query"}, "model.lora.targets='query' with model.lora.rank=0"),
-    "dropout": (
-        "no_cot",
-        {},
-        {"model.lora.dropout": 0.1},
-        "model.lora.dropout=0.1 with model.lora.rank=0 does nothing",
-    ),
     "pauses": (
         "pccot",
         {"num_sweeps": 0, "projection_size": 16},
@@ -57,7 +49,6 @@ IDLE = {
         "stages.stage.kava.spread='example' does nothing",
     ),
     "one std": ("kava", {"normalise": False, "spread": "all"}, {}, "stages.stage.kava.spread='all' does nothing"),
-    "norm": ("codi", {"projection_layer_norm": False}, {}, "codi.projection_layer_norm=False does nothing"),
 }
 
 
@@ -85,8 +76,8 @@ def test_rewards_that_have_begun_go_on_with_what_does_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("method", "of_method", "settings"),
     [
-        ("no_cot", {}, {"model.lora.rank": 2, "model.lora.alpha": 64.0, "model.lora.dropout": 0.1}),
-        ("no_cot", {}, {"model.lora.targets": "v_proj, q_proj"}),  # the default, said otherwise
+        ("no_cot", {}, {"model.lora.alpha": 64.0, "model.lora.dropout": 0.1, "model.lora.targets": "query"}),  # rank 0
+        ("codi", {"projection_layer_norm": False}, {}),  # nor a projection
         ("pccot", {"num_sweeps": 1, "projection_size": 16}, {}),
         ("codi", {"spread": "all"}, {}),
         ("codi", {"normalise": False}, {}),
