@@ -31,7 +31,7 @@ import sys
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
 class LatentHead(torch.nn.Module):
@@ -260,7 +260,9 @@ class LatentReasoner:
             weights = load_file(folder / "speed_embedding.safetensors")
             speed_embedding = SpeedEmbedding(weights["auto"].shape[0], **sizes)
             speed_embedding.load_state_dict(weights)
-        return cls(model, AutoTokenizer.from_pretrained(folder), maker, settings, speed_embedding)
+        # tokenizer.json as it is. AutoTokenizer would put Qwen2's splitting over any tokenizer that a Qwen2 was given.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        return cls(model, tokenizer, maker, settings, speed_embedding)
 
     @torch.inference_mode()
     def answer(

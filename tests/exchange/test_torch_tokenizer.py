@@ -1,0 +1,64 @@
+"""Which tokenizer an exported folder's PyTorch file reads; without PyTorch, for the model does not matter here."""
+
+import importlib.util
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from exchange.thinking_alike import torch_file_of
+
+from colar_jax.data.tokenizers import load_tokenizer
+from colar_jax.exchange import folder as exchange_folder
+from colar_jax.weights.families import FAMILIES
+
+SOURCE = Path(exchange_folder.__file__).with_name(exchange_folder.TORCH_FILE)
+
+
+class _Model:
+    """A language model of which nothing is asked."""
+
+    @classmethod
+    def from_pretrained(cls, folder, dtype):
+        return cls()
+
+    def eval(self):
+        return self
+
+    def get_input_embeddings(self):
+        return None
+
+    def forward(self, inputs_embeds, past_key_values):
+        raise NotImplementedError
+
+
+def _stand_in_for_torch(monkeypatch):
+    nn = types.SimpleNamespace(Module=object, Sequential=object)
+    torch = types.ModuleType("torch")
+    torch.nn, torch.Tensor, torch.Generator, torch.float32 = nn, object, object, None
+    torch.inference_mode = lambda: lambda function: function
+    of_safetensors = types.ModuleType("safetensors.torch")
+    of_safetensors.load_file = None
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", of_safetensors)
+
+
+@pytest.mark.parametrize("model_type", list(FAMILIES))
+def test_a_question_is_read_as_in_training_whatever_the_model(model_type, tmp_path, monkeypatch):
+    """AutoTokenizer takes a Qwen's tokenizer to be Qwen's own, and splits what it was trained on otherwise."""
+    ours = load_tokenizer("embedded:arithmetic")
+    ours.save(tmp_path)
+    shutil.copyfile(SOURCE, tmp_path / SOURCE.name)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (tmp_path / "thinking.json").write_text(json.dumps({"method": "cot", "way": "words"}))
+    if importlib.util.find_spec("torch") is None:
+        _stand_in_for_torch(monkeypatch)
+    colar_torch = torch_file_of(tmp_path)
+    monkeypatch.setattr(colar_torch, "AutoModelForCausalLM", _Model)
+    theirs = colar_torch.LatentReasoner.load(tmp_path).tokenizer
+    text = "Tom has 24 apples. How many apples now?\n###<<24+7=31>>"
+    assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+    assert theirs.decode(ours.encode(text)) == ours.decode(ours.encode(text))
+    assert colar_torch.unread_words("Tom has 24 apples.", theirs) == []
