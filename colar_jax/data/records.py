@@ -19,6 +19,8 @@ KEYS = ("question", "steps", "answer")
 _ALSO_STEPS = "cot"  # what some sets call them
 # In GSM8K's own form the answer follows this mark, on a line of its own after the worked solution.
 _GSM8K_MARK = "\n####"
+# Beside steps no answer has it; white space may come first.
+_MARKED_LINE = re.compile(r"^[^\S\n]*####", re.MULTILINE)
 _MOST_NAMED = 5
 _NEAR = 0.75  # as `difflib` counts: "step" and "Steps" are near to "steps", "tests" is not
 
@@ -26,8 +28,8 @@ _NEAR = 0.75  # as `difflib` counts: "step" and "Steps" are near to "steps", "te
 def parse_problem(record: object, *, needs_steps: bool = True) -> Problem:
     """A problem from a record, in our form or GSM8K's own (`parse_gsm8k`), which has `####` in its answer and no steps.
 
-    An answer may be a number; it is written as Python prints it. Steps may be one text (`steps` or `cot`): marks
-    `<<..>>`, or else lines. Other keys do not matter (`unread_keys`).
+    An answer may be a number; it is written as Python prints it. Beside steps it has no line that begins with `####`.
+    Steps may be one text (`steps` or `cot`): marks `<<..>>`, or else lines. Other keys do not matter (`unread_keys`).
 
     Args:
       needs_steps: whether a record without steps has to say so (`"steps": []`), as one to learn from has; of a problem
@@ -63,6 +65,11 @@ def parse_problem(record: object, *, needs_steps: bool = True) -> Problem:
         answer = str(answer)
     if not isinstance(answer, str) or not answer.strip():
         raise UserError(f"answer is {reprlib.repr(answer)}, not a text with something in it and not a number")
+    if _MARKED_LINE.search(_with_line_feeds(answer)):
+        raise UserError(
+            f"answer is {reprlib.repr(answer)}, with a line that begins with '####': beside {steps_key!r} write the "
+            f"answer alone, or leave {steps_key!r} out, as GSM8K's form does"
+        )
     _refuse_half_characters({"question": question, "a step": "".join(steps), "answer": answer})
     return Problem(question, tuple(steps), answer)
 

@@ -100,6 +100,18 @@ REFUSED = {
         1,
         "more than a line after '####', where the answer alone stands: '2\\nThat is all.'",
     ),
+    "GSM8K's form beside steps": (
+        GOOD + line(answer=r'"first\n#### 4"'),
+        2,
+        r"answer is 'first\n#### 4', with a line that begins with '####': beside 'steps' write the answer alone, or",
+    ),
+    "GSM8K's form beside no steps": (line(answer='"#### 4"'), 1, "with a line that begins with '####'"),
+    "GSM8K's form beside a cot": (
+        line(answer=r'"first\r\n #### 4\r\n"').replace(b"steps", b"cot"),
+        1,
+        "with a line that begins with '####': beside 'cot' write the answer alone, or leave 'cot' out",
+    ),
+    "GSM8K's mark twice": (b'{"question": "a", "answer": "1\\n#### #### 2"}', 1, "with a line that begins with '####'"),
 }
 
 
@@ -175,6 +187,12 @@ def test_gsm8k_may_have_no_solution_and_marks_inside_one(tmp_path):
     rows = [{"question": "a", "answer": "#### 1,200"}, {"question": "b", "answer": "#### x\ny #### z\n\n#### 3"}]
     path = written(tmp_path, "\n".join(map(json.dumps, rows)).encode())
     assert read_problems(path) == [Problem("a", (), "1,200"), Problem("b", ("#### x", "y #### z"), "3")]
+
+
+@pytest.mark.parametrize("answer", ["1 #### 2", "1\n2", "### 4", "1\n2 ####"])
+def test_an_answer_beside_steps_is_taken_as_it_is(tmp_path, answer):
+    """MATH has answers of several lines: matrices."""
+    assert read_problems(written(tmp_path, line(answer=json.dumps(answer)))) == [Problem("a", (), answer)]
 
 
 def test_steps_may_be_a_text(tmp_path):
@@ -270,10 +288,12 @@ def strictly(data: bytes) -> list[Problem]:
             if isinstance(steps, str):
                 steps = [step for step in re.split("\r\n|\r|\n", steps) if step.strip()]
             assert isinstance(steps, list) and all(isinstance(step, str) for step in steps)
+            assert not any(part.strip(" \t").startswith("####") for part in re.split("\r\n|\r|\n", str(answer)))
             problems.append(Problem(question, tuple(steps), str(answer)))
         else:
             assert "\n####" in "\n" + answer
             worked, _, answer = ("\n" + answer).rpartition("\n####")
+            assert not answer.strip(" \t").startswith("####")
             steps = tuple(step for step in worked.split("\n") if step.strip())
             problems.append(Problem(question, steps, answer.strip()))
     return problems
