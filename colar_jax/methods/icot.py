@@ -17,7 +17,7 @@ from colar_jax.data.prompts import AUTO_SPEED
 from colar_jax.data.recipe import Recipe
 from colar_jax.methods.method import Method, Thinking, word_thinking
 from colar_jax.methods.thinking.schedule import TokenRemoval
-from colar_jax.methods.thinking.staged_loader import Dealt, Room, StagedLoader
+from colar_jax.methods.thinking.staged_loader import Dealt, Room, StagedLoader, examples_that_fit
 from colar_jax.settings import DecodeConfig
 from colar_jax.settings.checks import one_of, require
 
@@ -51,7 +51,7 @@ class Icot(Method):
     unit: str = "token"  # what is removed one by one, from the front: token, or step
     removed_per_epoch: float = 8.0  # how many more units each epoch removes
     removed_at_start: int = 0  # 1 with unit="step" is how CoLaR's authors train it
-    all_beyond: int = 0  # when so many are to be removed, all are; 0: the longest chain
+    all_beyond: int = 0  # when so many are to be removed, all are; 0: the longest chain that fits a row
     smoothing: float = 4.0  # lambda: an example has n more removed with probability ~ exp(-lambda n); 0: never
     reset_optimizer: bool = True  # forget the moments whenever one more is removed
 
@@ -66,19 +66,22 @@ class Icot(Method):
         return Recipe(speeds=(1.0,), prompt_speed=AUTO_SPEED)
 
     def make_loader(self, encoded: EncodedProblems, *, seed: int, rows: int, row_positions: int) -> StagedLoader:
-        if self.unit == "token":
-            longest = int(encoded.step_lengths.max())
-        else:
-            longest = max(len(problem.steps) for problem in encoded.problems)
+        fitting = examples_that_fit(encoded, _Rows(), row_positions)
         schedule = TokenRemoval(
             self.unit,
             self.removed_per_epoch,
             self.removed_at_start,
-            last=self.all_beyond or longest,
+            last=self.all_beyond or self._longest(encoded, fitting),
             smoothing=self.smoothing,
             resets_optimizer=self.reset_optimizer,
         )
         return StagedLoader(encoded, schedule, _Rows(), seed=seed, rows=rows, row_positions=row_positions)
+
+    def _longest(self, encoded: EncodedProblems, examples: np.ndarray) -> int:
+        """The most units that the chain of one of these examples has; 0 without any."""
+        if self.unit == "token":
+            return int(encoded.step_lengths[examples].max(initial=0))
+        return max((len(encoded.problems[example].steps) for example in examples), default=0)
 
     def thinking(self, decode: DecodeConfig, separator_id: int, *, greedy: bool) -> Thinking:
         return word_thinking(decode, separator_id, greedy=greedy, max_thoughts=0)

@@ -48,6 +48,11 @@ class Room:
     positions: tuple[int, ...]
 
 
+def examples_that_fit(encoded: EncodedProblems, form: Form, row_positions: int) -> np.ndarray:
+    """Which examples a row of so many positions has room for with all their steps; the others are left out."""
+    return np.flatnonzero(form.sizes(encoded, encoded.step_lengths).sum(axis=1) <= row_positions)
+
+
 class StagedLoader:
     """Training batches under a schedule.
 
@@ -61,12 +66,11 @@ class StagedLoader:
         self.encoded, self.schedule, self.form = encoded, schedule, form
         self.seed, self.num_rows = seed, rows
         sizes = form.sizes(encoded, encoded.step_lengths)
-        totals = sizes.sum(axis=1)
-        self._examples = np.flatnonzero(totals <= row_positions)
+        self._examples = examples_that_fit(encoded, form, row_positions)
         self.num_left_out = len(encoded) - len(self._examples)
         if not len(self._examples):
             raise UserError(
-                f"no example fits into a row: the shortest has {totals.min()} positions, "
+                f"no example fits into a row: the shortest has {sizes.sum(axis=1).min()} positions, "
                 f"stage.row_positions is {row_positions}"
             )
         self._sizes_NK = sizes[self._examples]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pico_thoughts import PREFIX, SEPARATOR, problems
 
+from colar_jax.errors import UserError
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
 from colar_jax.methods.icot import Icot
@@ -115,6 +116,30 @@ def test_icot_keeps_the_end_of_the_steps():
     assert min(extras) <= 0 < max(extras)  # smoothing takes more from some; a short chain has fewer to lose
     supervised = batch.label_ids_BM >= 0
     assert (batch.segment_ids_BS[np.arange(3)[:, None], batch.supervised_BM][supervised] > 0).all()
+
+
+@pytest.mark.parametrize("unit", ["token", "step"])
+def test_icot_ends_with_the_longest_chain_that_is_trained_on(unit):
+    """A problem that no row has room for is left out, and its chain must not keep the schedule from its end."""
+    method = dataclasses.replace(METHODS["icot"], unit=unit, smoothing=0.0)
+    of_all = method.make_loader(ENCODED, seed=3, **SETTINGS)
+    loader = method.make_loader(ENCODED, seed=3, rows=3, row_positions=(room := 22 if unit == "token" else 16))
+    kept = [
+        len(steps) if unit == "token" else len(problem.steps)
+        for head, steps, answer, problem in zip(
+            ENCODED.heads, ENCODED.steps, ENCODED.answers, ENCODED.problems, strict=True
+        )
+        if len(head) + 1 + 2 + len(steps) + len(answer) - 1 <= room
+    ]
+    assert 0 < loader.num_left_out == len(ENCODED) - len(kept)
+    assert max(kept) == loader.schedule.last < of_all.schedule.last
+    assert loader.phase(loader.first_final_step).removed == EVERYTHING
+    assert loader.phase(loader.first_final_step - 1).removed == max(kept) - 1
+
+
+def test_icot_refuses_rows_that_no_example_fits():
+    with pytest.raises(UserError, match="no example fits into a row: the shortest has 1. positions, .* is 8$"):
+        METHODS["icot"].make_loader(ENCODED, seed=3, rows=3, row_positions=8)
 
 
 def test_codi_matches_the_position_before_the_answer():
