@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 
 from colar_jax import load
-from colar_jax.command_line import ASKED, flag, require_text, run_main
+from colar_jax.command_line import ASKED, flag, question_lines, run_main
 from colar_jax.config import Config
 from colar_jax.errors import UserError
 from colar_jax.exchange.folder import FORMS, export_stage
@@ -76,10 +76,11 @@ def export(config: Config, flags: Flags) -> None:
 def _questions(name: str) -> list[str]:
     """The lines of a file that are not blank. UserError where there are none, or one is not UTF-8."""
     try:
-        lines = Path(name).expanduser().read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        # Not `splitlines`, which cuts at U+2028 and other signs as well.
+        lines = Path(name).expanduser().read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except OSError as error:
         raise UserError(f"--questions={name}: {error.strerror or error}") from None
-    questions = [require_text(line.strip(), f"{name}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    questions = [question for _, question in question_lines(lines, lambda number: f"{name}:{number}") if question]
     if not questions:
         raise UserError(f"--questions={name} has no question in it: write one a line")
     return questions

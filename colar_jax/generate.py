@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 
 from colar_jax import Answer, Done, Latent, Thinker, Token, UserError, load
-from colar_jax.command_line import ASKED, flag, require_text, run_main
+from colar_jax.command_line import ASKED, flag, question_lines, run_main
 from colar_jax.config import Config
 from colar_jax.settings.checks import is_finite
 
@@ -148,13 +148,16 @@ def _is_asked(line: tuple[str, str]) -> bool:
 
 def _questions() -> Iterator[tuple[str, str]]:
     """What each line of standard input is called, and the line, "" for blank ones. UserError where it is not UTF-8."""
-    for number in itertools.count(1):
+    return question_lines(_lines(), lambda number: f"line {number} of standard input")
+
+
+def _lines() -> Iterator[str]:
+    """The lines of standard input, as they come; one that is typed is asked for."""
+    while True:
         try:
-            line = input(PROMPT) if sys.stdin.isatty() else input()
+            yield input(PROMPT) if sys.stdin.isatty() else input()
         except EOFError:
             return
-        name = f"line {number} of standard input"
-        yield name, require_text(line.strip(), name)
 
 
 if __name__ == "__main__":

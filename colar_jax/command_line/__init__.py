@@ -4,8 +4,8 @@
 """
 
 from colar_jax.command_line.config_source import ASKED, CONFIG, MODEL, RUN, RUNS
-from colar_jax.command_line.environment import require_text
 from colar_jax.command_line.flags import flag
 from colar_jax.command_line.program import run_main
+from colar_jax.command_line.question_lines import question_lines
 
-__all__ = ["ASKED", "CONFIG", "MODEL", "RUN", "RUNS", "flag", "require_text", "run_main"]
+__all__ = ["ASKED", "CONFIG", "MODEL", "RUN", "RUNS", "flag", "question_lines", "run_main"]

@@ -10,8 +10,7 @@ import jax
 import pytest
 from command_line.program import CONFIG_FILE
 
-from colar_jax.command_line import require_text
-from colar_jax.command_line.environment import prepare_streams
+from colar_jax.command_line.environment import prepare_streams, require_text
 from colar_jax.config import defaults, resolve, stage_defaults
 from colar_jax.errors import UserError
 from colar_jax.parallel import hosts
