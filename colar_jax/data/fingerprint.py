@@ -20,22 +20,28 @@ _BRACKETS = frozenset(")]}")
 def comparable_question(question: str) -> str:
     """A question without case, white space and the punctuation of sentences.
 
-    "Hello!" is "hello", but "5!" and "n!" stay factorials, "3.5" is not "3 5", and "f'(2)" not "f(2)".
+    "Hello!" is "hello", but "5!" and "n!" stay factorials, "3.5" is not "3 5", ".5" not "5", and "f'(2)" not "f(2)".
     """
     return " ".join(_PUNCTUATION.sub(_kept, question.casefold()).split())
 
 
 def _kept(sign: re.Match) -> str:
-    """A sign where it means something between numbers or after a variable, or else a space."""
+    """A sign where it means something in a number, between numbers or after a variable, or else a space."""
     text, start, end = sign.string, sign.start(), sign.end()
     before, after = text[start - 1 : start], text[end : end + 1]
     if sign[0] == "!":
         return "!" if _is_factorial(text, start) else " "
     if sign[0] in ".,:":
-        return sign[0] if before.isdecimal() and after.isdecimal() else " "
+        begins_number = sign[0] == "." and not _ends_text(before)
+        return sign[0] if after.isdecimal() and (before.isdecimal() or begins_number) else " "
     if sign[0] in "'’":
         return sign[0] if after == "(" and (before.isalnum() or before == "_") else " "
     return " "
+
+
+def _ends_text(before: str) -> bool:
+    """Whether a dot after this character ends what stands before it: a word, a number, brackets or other dots."""
+    return before.isalnum() or before in _BRACKETS or before in {"_", "."}
 
 
 def _is_factorial(text: str, start: int) -> bool:

@@ -22,6 +22,16 @@ def test_the_hashes_are_pinned():
     assert question_hashes(PROBLEMS).tolist() == [6531957223417294397, 18295052560508969515]
 
 
+def test_numbers_without_a_leading_zero_are_all_that_changed():
+    """Checkpoints have hashes of before, when the dot of ".5" was left out; those of other questions stay."""
+    asked_before = {
+        "She pays $1,000.50, at 2:30.": "she pays $1,000.50 at 2:30",
+        "3.5. Tom: 'How many?'... 5, or 6": "3.5 tom how many 5 or 6",
+        "Each takes .5 hours.": "each takes .5 hours",
+    }
+    assert {question: comparable_question(question) for question in asked_before} == asked_before
+
+
 def test_hashes_are_the_same_in_another_process():
     code = (
         "from colar_jax.data.fingerprint import *; from colar_jax.data.problems import Problem as P;"
@@ -79,6 +89,11 @@ def test_question_hashes_are_sorted_and_each_there_once():
         ("wow!5", "wow 5"),
         ("'a'", "a"),
         ("It is 5, 6 or 7.", "it is 5 6 or 7"),
+        ("Wait...5 of them?", "wait 5 of them"),
+        ("5..6", "5 6"),
+        ("Is it Tom's?5 or (6).5 more left.5 came", "is it tom s 5 or (6) 5 more left 5 came"),
+        ("He has 3 pens ,5 books", "he has 3 pens, 5 books"),
+        ("What is 1,.5?", "what is 1, .5"),
     ],
 )
 def test_the_same_question(one, other):
@@ -95,6 +110,13 @@ def test_the_same_question(one, other):
         ("(2+1)!", "(2+1)"),
         ("What is 3.5 + 1?", "What is 3 5 + 1?"),
         ("f(1,5)", "f(1.5)"),
+        ("What is .5 of 10?", "What is 5 of 10?"),
+        ("It costs $.50.", "It costs $ 50."),
+        (".5 of 10", "5 of 10"),
+        ("f(.5)", "f( 5)"),
+        ("x = -.5", "x = - 5"),
+        ("1 or .5", "1 or 5"),
+        ("What is 1,.5?", "What is 1, 5?"),
         ("at 2:30", "at 2.30"),
         ("f'(2)", "f(2)"),
         ("3 + 4", "3 - 4"),
