@@ -10,6 +10,7 @@ from colar_jax.errors import UserError
 from colar_jax.methods.segment_judge import SegmentJudge
 from colar_jax.methods.shorter_chains import Concise
 from colar_jax.report.results import AS_CONFIGURED
+from colar_jax.runs.asked_speeds import stages_of
 from colar_jax.runs.identity import refuse_another_tokenizer, settings_that_bind
 from colar_jax.runs.idle_settings import idle_settings, refuse_idle_in_training
 from colar_jax.runs.learned import is_in_the_data
@@ -18,7 +19,7 @@ from colar_jax.runs.run import Run
 from colar_jax.runs.stage_batches import check_schedule
 from colar_jax.runs.start_rules import refuse_unfit_source
 from colar_jax.runs.starts import finished_identity, source_of, unfinished
-from colar_jax.runs.sweep.cells import cells_of, stages_of
+from colar_jax.runs.sweep.cells import cells_of
 from colar_jax.runs.sweep.idle import refuse_idle_settings
 from colar_jax.runs.trained_questions import refuse_inherited_questions
 from colar_jax.runs.trim_verifier import refuse_other_segments, trim_source

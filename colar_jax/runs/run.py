@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from colar_jax.config import Config, DecodeConfig, parse_speeds, parse_targets
+from colar_jax.config import Config, DecodeConfig, parse_targets
 from colar_jax.data.answers import check_verifier, find_verifier
 from colar_jax.data.encoding import EncodedProblems
 from colar_jax.data.fingerprint import problems_hash
@@ -33,6 +33,7 @@ from colar_jax.model.lora import split_base
 from colar_jax.parallel.hosts import require_32_bits, require_devices
 from colar_jax.parallel.sharding import LogicalAxes, logical_axes
 from colar_jax.rl.reward_list import check_credit
+from colar_jax.runs.asked_speeds import decode_speeds, said_speeds
 from colar_jax.runs.run_model import RunModel, make_model, model_name
 from colar_jax.runs.run_tokenizer import run_tokenizer
 from colar_jax.runs.trained_speeds import was_trained
@@ -182,7 +183,7 @@ def prepare(config: Config, *, sets: Literal["all", "tests", "none"] = "all", fo
         refuse_without_config(folder)
     tokenizer = run_tokenizer(config, folder)
     splits = _LOAD[sets](config.data)
-    speeds, room = _all_speeds(config), _room(config)
+    speeds, room = said_speeds(config), _room(config)
     model = make_model(config, folder, tokenizer, for_training=for_training)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(model.shapes))
     devices = "1 device" if jax.device_count() == 1 else f"{jax.device_count()} devices"
@@ -220,25 +221,6 @@ def _check_names(config: Config, *, judges: bool) -> None:
         find_method(stage.method, f"stages.{name}.method")
         if stage.trainer == "grpo":
             check_credit(stage.rl)
-
-
-def decode_speeds(config: Config, stage_name: str) -> tuple[Speed, ...]:
-    """`Run.decode_speeds`, which a config alone says."""
-    method = config.stages[stage_name].bound_method
-    recipe = method.recipe
-    if not method.has_speed:
-        return recipe.trained_speeds[:1]
-    return parse_speeds(config.eval.speeds) or recipe.trained_speeds
-
-
-def _all_speeds(config: Config) -> tuple[Speed, ...]:
-    """Every speed that any prompt of the run may say, in a fixed order."""
-    speeds: dict[Speed, None] = {}
-    for name, stage in config.stages.items():
-        recipe = stage.bound_method.recipe
-        speeds |= dict.fromkeys(recipe.prompt_speeds)
-        speeds |= dict.fromkeys(recipe.told(speed).said for speed in decode_speeds(config, name))
-    return tuple(sorted(speeds, key=lambda speed: (1, speed) if isinstance(speed, str) else (0, speed)))
 
 
 def _room(config: Config) -> DecodeRoom:

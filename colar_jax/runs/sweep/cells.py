@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 
-from colar_jax.config import Config, DecodeConfig, parse_positive, split_names
+from colar_jax.config import Config, DecodeConfig, parse_positive
 from colar_jax.data.prompts import Speed
 from colar_jax.errors import UserError
 from colar_jax.report.results import AS_CONFIGURED
-from colar_jax.runs.run import decode_speeds
+from colar_jax.runs.asked_speeds import decode_speeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,6 @@ class Cell:
     def shows_samples(self) -> bool:
         """Whether its answers are kept as texts: those of the greedy decode, and of the first seed."""
         return self.seed in (None, 0)
-
-
-def stages_of(config: Config) -> tuple[str, ...]:
-    """The stages that are evaluated, in order."""
-    answering = tuple(name for name in config.stage_names if config.stages[name].bound_method.answers_problems)
-    return split_names(config.eval.stages) or answering or config.stage_names
 
 
 def cells_of(config: Config, stage: str, datasets: Sequence[str]) -> list[Cell]:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 from colar_jax.config import Config
 from colar_jax.errors import UserError
-from colar_jax.runs.sweep.cells import reads_limit, stages_of
+from colar_jax.runs.asked_speeds import stages_of
+from colar_jax.runs.sweep.cells import reads_limit
 
 logger = logging.getLogger(__name__)
 

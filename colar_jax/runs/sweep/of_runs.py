@@ -5,10 +5,10 @@ import contextlib
 from colar_jax.config import Config, plain
 from colar_jax.data.fingerprint import question_hashes
 from colar_jax.errors import UserError
+from colar_jax.runs.asked_speeds import stages_of
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_model import model_name
 from colar_jax.runs.starts import unfinished
-from colar_jax.runs.sweep.cells import stages_of
 
 
 def decode_settings_of(config: Config) -> dict[str, dict]:

@@ -18,10 +18,11 @@ from colar_jax.report.files import PAGE_FILE, Report, read_report, tables_of, wr
 from colar_jax.report.provenance import provenance
 from colar_jax.report.results import NO_SPEED, Result
 from colar_jax.report.table_text import markdown_text
+from colar_jax.runs.asked_speeds import decode_speeds, stages_of
 from colar_jax.runs.folder_lock import REPORT, locked
-from colar_jax.runs.run import Run, decode_speeds, prepare
+from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.starts import finished_identity
-from colar_jax.runs.sweep.cells import Cell, cells_of, stages_of
+from colar_jax.runs.sweep.cells import Cell, cells_of
 from colar_jax.runs.sweep.clock import Clock
 from colar_jax.runs.sweep.idle import refuse_idle_settings
 from colar_jax.runs.sweep.member import causal_rows, decode_missing, results_of, shown_samples
