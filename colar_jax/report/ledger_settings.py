@@ -53,7 +53,8 @@ def _setting(name: str, config: dict, stage: str) -> Any:
         return _length(config["stages"][stage])
     if name == "start":
         first, *_ = behind = stages_behind(config, stage)
-        if _source_of(config, first):
+        was_run_before = stage not in split_names(config["run"])  # after which other stage is not recorded
+        if _source_of(config, first) or (was_run_before and first == stage):
             return None
         return ", ".join(f"{name} for {_length(config['stages'][name])}" for name in behind[:-1])
     *groups, last = name.split(".")

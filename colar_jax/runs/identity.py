@@ -29,13 +29,14 @@ from colar_jax.methods.shorter_chains import DroppedSteps
 from colar_jax.runs.places import is_same
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_folder import CHAINS_FILE, TOKENIZER_FOLDER
+from colar_jax.runs.trained_speeds import SOURCE
 from colar_jax.training.stage import REMEMBERED
 
 VALIDATED_ON = "validated_on"  # a hash of what validations ask, and how
 # What a checkpoint also stores, for the steps after it.
 FIRST_POLICY = "first_policy"  # the checkpoint of its source that a stage with `rl.beta` is held near
 NUM_STEPS = "num_steps"  # that the stage takes in all
-MEMORY = (*REMEMBERED, VALIDATED_ON, FIRST_POLICY, NUM_STEPS)
+MEMORY = (*REMEMBERED, VALIDATED_ON, FIRST_POLICY, NUM_STEPS, SOURCE)
 PROBLEMS = "data.problems"  # a hash of the run's training problems, in their order
 READING = "data.tokenizer.reading"  # a hash of how the run's tokenizer reads, whatever it is called
 CHAINS = "data.chains"  # a hash of another stage's chains, where this one's are made like them

@@ -35,6 +35,7 @@ from colar_jax.runs.stage_batches import check_schedule, loader_of, num_steps_of
 from colar_jax.runs.starts import reference_of, source_of, stage_state, start_parameters
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
+from colar_jax.runs.trained_speeds import SOURCE, noted_source
 from colar_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from colar_jax.training.stage import StageRun, run_stage
 from colar_jax.training.state import TrainState, Tree, partition
@@ -110,6 +111,7 @@ def train_stage(run: Run, name: str) -> None:
     trainer, state, frozen, num_steps = make_trainer(run, name)
     reference = {FIRST_POLICY: reference_of(run, name)} if stage.trainer == "grpo" and stage.rl.beta else {}
     place = _place_of(run, name, trainer, num_steps)
+    started_from = run.config.source_of(name) if step is None else noted_source(folder)
 
     start = _start_of(run, name) if step is None else ""
     logger.info("stage %s: %d steps, %.3g epochs%s", name, num_steps, place(num_steps)["epoch"], start)
@@ -134,7 +136,7 @@ def train_stage(run: Run, name: str) -> None:
         num_steps=num_steps,
         trainer=trainer,
         validate=validate,
-        identity=identity_of(run, name) | {VALIDATED_ON: asked, NUM_STEPS: num_steps} | reference,
+        identity=identity_of(run, name) | {VALIDATED_ON: asked, NUM_STEPS: num_steps, SOURCE: started_from} | reference,
         keep_checkpoints=run.config.keep_checkpoints,
         place=place,
         hooks=open_hooks(run.config.report_to, folder, plain(run.config)) if is_first() else (),

@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import logging
 import threading
 
 import jax
 
 from colar_jax.errors import UserError, no_memory
-from colar_jax.runs.trained_speeds import was_trained
+from colar_jax.runs.trained_speeds import trained_recipes
 from colar_jax.serving.app import make_app
 from colar_jax.serving.connections import Server
 from colar_jax.serving.counters import Metrics
@@ -78,9 +77,9 @@ class Deployment:
                 f"--max_tokens={sizes.max_tokens}: no memory for so many positions: {error}"
             ) from None
         speeds = thinker.run.trained_speeds(thinker.stage)
-        # Of the config alone: the run holds the base that adapters stand beside.
-        is_trained = functools.partial(was_trained, thinker.run.config, thinker.stage)
-        served = Served(plan.name, ways, tokenizer, speeds, thinker.method.has_speed, is_trained, sizes)
+        # Not the run, which holds the base that adapters stand beside.
+        recipes = tuple(trained_recipes(thinker.run.config, thinker.stage))
+        served = Served(plan.name, ways, tokenizer, speeds, thinker.method.has_speed, recipes, sizes)
         self.scheduler = Scheduler(
             self.slots,
             self._tell,

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import numpy as np
 
 from colar_jax.data.prompts import AUTO_SPEED, Speed, question_prompt, speed_text
-from colar_jax.data.recipe import Told
+from colar_jax.data.recipe import Recipe, Told
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.errors import UserError
 from colar_jax.serving.jobs import FailedError, Job, QueueFullError, StoppingError
@@ -42,7 +42,7 @@ class Served:
         name: what clients call it.
         speeds: that it was trained at; the first is the one of requests that name none.
         has_speed: whether a request may choose another.
-        was_trained: whether it was trained at one.
+        recipes: of its stage, and of those whose latents that improves with rewards.
     """
 
     name: str
@@ -50,9 +50,13 @@ class Served:
     tokenizer: Tokenizer
     speeds: tuple[Speed, ...]
     has_speed: bool
-    was_trained: Callable[[Speed], bool]
+    recipes: tuple[Recipe, ...]
     sizes: SlotSizes
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+    def was_trained(self, speed: Speed) -> bool:
+        """Whether it was trained at a speed."""
+        return any(recipe.was_trained(speed) for recipe in self.recipes)
 
 
 class Call:

@@ -4,13 +4,15 @@ import logging
 
 import numpy as np
 import pytest
-from pipeline.tiny import tiny_config_dict
+from pipeline.tiny import capture_stage, tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.errors import UserError
+from colar_jax.runs import starts
 from colar_jax.runs.beforehand import check_run
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt, finished_parameters, start_parameters
+from colar_jax.runs.trained_speeds import SOURCE
 
 
 def own_config(workdir, *, run="cot,colar,auto", **latent):
@@ -130,3 +132,35 @@ def test_rewards_keep_the_speeds_of_the_stage_before_them(tmp_path):
     run = prepare(resolve(config))
     assert [run.was_trained("rl", speed) for speed in (2.0, 3.0, 4.0)] == [True, True, False]
     assert [run.was_trained("colar", speed) for speed in (2.0, 3.0)] == [True, False]
+
+
+def test_they_keep_them_where_the_run_goes_on_with_other_stages(tmp_path, monkeypatch):
+    """`config.run` is that of the last start: what a stage started from is what its checkpoints say."""
+    config = own_config(tmp_path, run="cot,colar,rl", speeds="1,2,5", conditioning="text")
+    config.stages.rl.latent.speeds, config.stages.rl.init_from = "3", ""
+    run = prepare(resolve(config))
+    adopt(run, "colar", run.initial_parameters())
+    identity = capture_stage(monkeypatch, run, "rl").identity
+    with monkeypatch.context() as patch:
+        patch.setattr(starts, "identity_of", lambda run, name: identity)
+        adopt(run, "rl", run.initial_parameters())
+    for others in ("cot", "rl", "no_cot,rl"):
+        config.run = others
+        later = prepare(resolve(config), sets="none")
+        assert [later.was_trained("rl", speed) for speed in (2.0, 3.0, 4.0)] == [True, True, False], others
+        assert [later.was_trained("colar", speed) for speed in (2.0, 3.0)] == [True, False]
+    config.run = "cot,colar,rl"
+    assert capture_stage(monkeypatch, prepare(resolve(config)), "rl").identity[SOURCE] == "colar"
+
+
+def test_what_an_earlier_version_started_from_is_what_the_config_says(tmp_path, monkeypatch):
+    """Its checkpoints do not say, nor do those that follow."""
+    config = own_config(tmp_path, run="cot,colar,rl", speeds="1,2,5", conditioning="text")
+    config.stages.rl.latent.speeds, config.stages.rl.init_from = "3", ""
+    run = prepare(resolve(config))
+    for name in ("colar", "rl"):
+        adopt(run, name, run.initial_parameters())
+    assert run.was_trained("rl", 2.0)
+    assert capture_stage(monkeypatch, run, "rl").identity[SOURCE] == ""
+    config.stages.rl.init_from, config.run = "colar", "cot"
+    assert prepare(resolve(config), sets="none").was_trained("rl", 2.0)

@@ -200,6 +200,15 @@ def test_a_run_that_starts_in_another_folder_is_not_asked_for_what_is_not_record
     assert not any(one.differences for one in compare(*run_of(row_of("CoLaR c=5"), **changes)))
 
 
+def test_nor_is_a_stage_that_the_last_start_did_not_run():
+    """`run` is that of the last start: which stage was before this one in an earlier one is not in `config.json`."""
+    config, report = run_of(row_of("CoLaR c=5"))
+    for run in ("cot", "no_cot"):
+        found = compare(config | {"run": run}, report)
+        assert {one.published.name for one in found} == {"CoLaR c=5"}
+        assert not any(one.differences for one in found)
+
+
 def test_fewer_samples_and_unfinished_stages_are_no_reproduction():
     config, report = run_of(row_of("CoLaR c=5"))
     report["results"][0]["num_seeds"] = 2
