@@ -1,17 +1,17 @@
 """Problems from public data sets on the Hugging Face hub.
 
 A set is a line in `HUB_SETS` and a pure function from one of its rows to a `Problem`, or to None for a row that is left
-out. Only `_load_rows` and `_split_names` need a network, and only until the set lies in the cache of `datasets`.
+out.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from colar_jax.data.hub_rows import HubRow, configuration_of, load_rows, splits_on_hub
 from colar_jax.data.json_lines import VAL_NAMES
 from colar_jax.data.problems import Problem
 from colar_jax.data.records import KEYS, log_unread, parse_gsm8k, parse_problem, unread_keys
@@ -19,13 +19,7 @@ from colar_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-HubRow = Mapping[str, Any]
-
 BOX = "\\boxed{"
-
-
-class Unreachable(UserError):
-    """A set that cannot be loaded here: there is no network, or no such set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +44,19 @@ def load_hub_set(name: str, split: str) -> list[Problem]:
 
     How many rows were left out is logged.
 
+    Args:
+      name: of a set that has several configurations `<owner/name>:<configuration>`.
+
     Raises:
-      UserError: if the name is unknown, the set has no such split or cannot be loaded, or a row breaks its form.
+      UserError: if the name is unknown, the set has no such split or configuration or cannot be loaded, or a row breaks
+        its form.
     """
     if name in HUB_SETS:
         hub_set = HUB_SETS[name]
     elif "/" in name:
         convert = convert_plain if split == "train" else convert_asked
-        hub_set = HubSet(name, convert, choose_splits(_split_names(name)))
+        name, subset = configuration_of(name)
+        hub_set = HubSet(name, convert, choose_splits(splits_on_hub(name, subset)), (subset,))
     else:
         nearest = difflib.get_close_matches(name, HUB_SETS, n=3) or list(HUB_SETS)
         raise UserError(f"hub:{name} is unknown; did you mean hub:{' or hub:'.join(nearest)}, or hub:<owner/name>?")
@@ -65,7 +64,7 @@ def load_hub_set(name: str, split: str) -> list[Problem]:
         raise UserError(f"hub:{name} has no split {split!r}, only {', '.join(hub_set.splits)}")
     parts = []
     for subset in hub_set.subsets:
-        rows = _load_rows(hub_set.repository, subset, hub_set.splits[split])
+        rows = load_rows(hub_set.repository, subset, hub_set.splits[split])
         place = ", ".join(filter(None, (f"hub:{name}", subset, hub_set.splits[split])))
         parts.append(convert_rows(rows, hub_set.convert, place))
     return interleaved(parts)
@@ -183,32 +182,6 @@ def choose_splits(names: list[str]) -> dict[str, str]:
     if "train" in names:
         splits = {"train": "train"} | splits if validation else dict(LAST_TENTH_IS_VAL)
     return splits | ({"test": "test"} if "test" in names else {})
-
-
-def _split_names(repository: str) -> list[str]:
-    import datasets  # here, because it takes a second and only hub sources need it
-
-    with _explain_failure(repository):
-        return datasets.get_dataset_split_names(repository)
-
-
-def _load_rows(repository: str, subset: str | None, split: str) -> Iterable[HubRow]:
-    import datasets
-
-    with _explain_failure(repository):
-        return datasets.load_dataset(repository, subset, split=split)
-
-
-@contextlib.contextmanager
-def _explain_failure(repository: str) -> Iterator[None]:
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield
-    # No network; no such set, subset or split; a broken file.
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        advice = "load it once where there is a network, or name a local file"
-        raise Unreachable(f"hub data set {repository!r} cannot be loaded ({error}): {advice}") from error
 
 
 # As the published code cuts GSM8K, and the same for any set without a validation split.

@@ -43,7 +43,7 @@ def load_problems(source: str, split: str, *, limit: int | None = None, **option
         - `equations:` and another source: its problems, with the marks `<<...>>` of their solutions alone as steps
           (`renumbered:equations:hub:gsm8k`);
         - `hub:gsm8k` and the other names in `hub.HUB_SETS`, or `hub:<owner/name>` for a set that has the columns
-          question, steps and answer.
+          question, steps and answer, `hub:<owner/name>:<configuration>` where it has several configurations.
       split: "train", "val" or "test".
       limit: at most this many problems, the first ones. A generator makes exactly this many and needs it.
       **options: options of a generator (`seed`, `min_steps`, ...). An option in `source` wins.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from colar_jax.data.fingerprint import comparable_question
 from colar_jax.data.generators import GENERATED, GENERATORS
-from colar_jax.data.hub import Unreachable
+from colar_jax.data.hub_rows import Unreachable
 from colar_jax.data.problems import Problem
 from colar_jax.data.renumbering import NEW_NUMBERS, renumbered
 from colar_jax.data.sources import UnknownSource, load_problems, refuse_overlap

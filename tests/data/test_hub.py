@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colar_jax.data import hub
+from colar_jax.data.hub_rows import Unreachable
 from colar_jax.data.problems import Problem
 from colar_jax.data.sources import load_problems
+from colar_jax.data.splits import parse_tests
+from colar_jax.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -220,6 +223,79 @@ def test_an_unknown_set_gets_the_nearest_names():
         load_problems("hub:", "train")
 
 
+@pytest.fixture
+def several(monkeypatch):
+    """A hub of which each set has the configurations main and socratic; what is asked of it."""
+    asked = []
+
+    def require(config):
+        if config is None:
+            raise ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['main', 'socratic']"
+            )
+        if config not in ("main", "socratic"):
+            raise ValueError(f"BuilderConfig '{config}' not found. Available: ['main', 'socratic']")
+
+    def get_dataset_split_names(repository, config_name=None):
+        require(config_name)
+        return ["train", "test"]
+
+    def load_dataset(repository, config, split):
+        require(config)
+        asked.append((repository, config, split))
+        return [{"question": f"{config}?", "answer": "<<0+1=1>>\n#### 1"}]
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda repository: ["main", "socratic"])
+    monkeypatch.setattr(datasets, "get_dataset_split_names", get_dataset_split_names)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_configuration_of_a_set_is_named_after_it(several):
+    assert load_problems("hub:openai/gsm8k:socratic", "train") == [Problem("socratic?", ("<<0+1=1>>",), "1")]
+    assert load_problems("equations:hub:openai/gsm8k:main", "test") == [Problem("main?", ("<<0+1=1>>",), "1")]
+    assert several == [("openai/gsm8k", "socratic", "train[:90%]"), ("openai/gsm8k", "main", "test")]
+    (problem,) = load_problems("hub:openai/gsm8k:main", "test")
+    assert problem.place == "hub:openai/gsm8k, main, test, row 1"
+    sets = parse_tests("hub:openai/gsm8k:main, plain=hub:openai/gsm8k:socratic")
+    assert sets == {"gsm8k": "hub:openai/gsm8k:main", "plain": "hub:openai/gsm8k:socratic"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "openai/gsm8k",
+            "hub:openai/gsm8k has several configurations, main, socratic: name one, as in hub:openai/gsm8k:main",
+        ),
+        (
+            "openai/gsm8k:mian",
+            "hub:openai/gsm8k has no configuration 'mian', only main, socratic; did you mean 'main'?",
+        ),
+        ("openai/gsm8k:other", "hub:openai/gsm8k has no configuration 'other', only main, socratic"),
+        ("openai/gsm8k:", "hub:openai/gsm8k: names no configuration after the last colon"),
+    ],
+)
+def test_a_set_of_several_configurations_wants_one_of_them(several, name, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        load_problems(f"hub:{name}", "train")
+    assert not several
+
+
+def test_what_the_library_says_is_one_line(monkeypatch):
+    """Also where the set has one configuration, and something else is wrong."""
+
+    def get_dataset_split_names(*args):
+        raise ValueError("some\n\tfault")
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", get_dataset_split_names)
+    for names in (lambda repository: ["default"], get_dataset_split_names):
+        monkeypatch.setattr(datasets, "get_dataset_config_names", names)
+        for name in ("a/b", "a/b:default"):
+            with pytest.raises(Unreachable, match=r"^hub data set 'a/b' cannot be loaded \(some fault\): load it"):
+                load_problems(f"hub:{name}", "train")
+
+
 def test_a_failed_load_says_what_to_do(monkeypatch):
     def load_dataset(*args, **kwargs):
         raise ConnectionError("Couldn't reach the hub")
@@ -270,6 +346,19 @@ class TestWithTheRealLibrary:
             Problem("b. q?", ("( 1 )",), "51.0"),
             Problem("b. q?", ("( 1 )",), "1.0"),
         ]
+
+    def test_configurations(self, tmp_path):
+        folder, lines = tmp_path / "a:set", ["---", "configs:"]
+        for config in ("main", "socratic"):
+            rows = [PLAIN | {"question": f"{config}{i}?"} for i in range(10)]
+            datasets.Dataset.from_list(rows).to_parquet(folder / f"{config}.parquet")
+            lines += [f"- config_name: {config}", "  data_files:", "  - split: train", f"    path: {config}.parquet"]
+        (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+        assert load_problems(f"hub:{folder}:socratic", "val")[0].question == "socratic9?"
+        with pytest.raises(UserError, match=f"^hub:{folder} has several configurations, main, socratic: name one, as "):
+            load_problems(f"hub:{folder}", "train")
+        with pytest.raises(UserError, match=f"^hub:{folder} has no configuration 'other', only main, socratic$"):
+            load_problems(f"hub:{folder}:other", "train")
 
     def test_a_folder_that_is_not_there(self, tmp_path):
         with pytest.raises(ValueError, match=f"hub data set '{tmp_path}/nothing' cannot be loaded"):
