@@ -45,7 +45,7 @@ def _import_wandb():
     try:
         import wandb
     except ImportError:
-        raise UserError("report_to='wandb': wandb is not installed; pip install 'colar_jax[wandb]'") from None
+        raise UserError("report_to='wandb': wandb is not installed; pip install -e '.[wandb]'") from None
     return wandb
 
 

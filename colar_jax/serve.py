@@ -127,7 +127,7 @@ def _require_extra() -> None:
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'colar_jax[serve]'") from None
+        raise UserError(f"{error.name} is not installed: pip install -e '.[serve]'") from None
 
 
 if __name__ == "__main__":

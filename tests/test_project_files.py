@@ -1,5 +1,6 @@
 """The files for people: links lead somewhere, and the citation is what its format asks for and of this version."""
 
+import configparser
 import importlib
 import re
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_the_changelog_has_this_version_and_a_place_for_the_next():
     headings = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert headings[0] == "Unreleased" and colar_jax.__version__ in headings
     assert len(headings) == len(set(headings))
+
+
+def test_extras_are_installed_in_one_way():
+    """As the README does it, from the checkout: no index has the package."""
+    folders = ("colar_jax", "configs", "benchmarks", "notebooks")
+    sources = [path for name in folders for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".ipynb")]
+    texts = {str(path): path.read_text(encoding="utf-8") for path in [*PAGES, *sources]}
+    assert [path for path, text in texts.items() if re.search(r"colar[_-]jax\[|extra \W?\[", text)] == []
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    named = {found for text in texts.values() for found in re.findall(r"pip install -e '\.\[([^\]]*)\]'", text)}
+    assert {"serve", "wandb", "gguf"} <= named <= set(setup["options.extras_require"])
 
 
 PATH = re.compile(r"`((?:\w+/)+\w+\.(?:py|sh|ipynb|npz|json|md))(?::\w+)?`")

@@ -131,9 +131,7 @@ def _block(name: str, type_number: int) -> tuple[int, int]:
     try:
         import gguf
     except ImportError:
-        raise UserError(
-            "a GGUF file needs the package gguf: pip install gguf (or this package with the extra [gguf])"
-        ) from None
+        raise UserError("a GGUF file needs the package gguf: pip install gguf (or pip install -e '.[gguf]')") from None
     try:
         kind = gguf.GGMLQuantizationType(type_number)
         size, num_bytes = gguf.GGML_QUANT_SIZES[kind]

@@ -105,7 +105,7 @@ def test_what_cannot_be_reported_to_is_one_line(monkeypatch, name, message):
 
 def test_wandb_that_is_not_installed_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"report_to='wandb': wandb is not installed; pip install 'colar_jax\[wandb\]'"):
+    with pytest.raises(UserError, match=r"report_to='wandb': wandb is not installed; pip install -e '\.\[wandb\]'"):
         check_hooks("wandb")
 
 
