@@ -8,7 +8,18 @@ import unittest.mock
 import jax
 import numpy as np
 import pytest
-from rl.pico_policy import EOS_ID, PROMPTS, SAMPLING, SEPARATOR_ID, G, batch_of, policy, sampler
+from rl.pico_policy import (
+    EOS_ID,
+    PROMPTS,
+    SAMPLING,
+    SEPARATOR_ID,
+    G,
+    batch_of,
+    policy,
+    rescored,
+    rollouts,
+    sampler,
+)
 
 from colar_jax.config import OptimizerConfig, RlConfig, StageConfig
 from colar_jax.data.encoding import EncodedProblems
@@ -27,19 +38,19 @@ from colar_jax.rl.lengths import LengthWeight
 from colar_jax.rl.questions import QuestionStream
 from colar_jax.rl.tree_batch import KINDS
 from colar_jax.training.optimizer import make_optimizer
-from colar_jax.training.state import initial_state, join, partition
+from colar_jax.training.state import REFERENCE, initial_state, join, partition
 
 GENERATIONS = 16
 
 
 @functools.cache
-def step_and_state(learning_rate: float, **rl):
+def step_and_state(learning_rate: float, trains=("llama", "latent_head"), **rl):
     rl = RlConfig(num_generations=GENERATIONS, minibatch_size=4 * GENERATIONS, min_std=SAMPLING.min_latent_std, **rl)
     stage = StageConfig(method="colar", trainer="grpo", rl=rl)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=learning_rate, schedule="constant", weight_decay=0.0), 1)
     mesh = make_mesh(jax.devices()[:1])
     graph, parameters = policy()
-    trainable, frozen = partition(parameters, ("llama", "latent_head"))
+    trainable, frozen = partition(parameters, trains)
     step = make_policy_step(Engine(graph, mesh), stage, SAMPLING, SEPARATOR_ID, optimizer)
 
     def start():
@@ -71,6 +82,19 @@ def test_a_bandit_finds_the_direction_and_the_short_chains():
     assert rewards[-4:].mean() > rewards[:4].mean() + 0.4 and lengths[-4:].mean() < lengths[:4].mean() - 1
     wrong, _ = bandit(-1, 12)
     assert wrong[-4:].mean() < wrong[:4].mean()
+
+
+def test_an_update_knows_how_far_the_policy_is_from_the_first_one():
+    """Which has its own latent head here, and shares what is not trained."""
+    step, start, frozen, mesh = step_and_state(2e-3, ("latent_head",), beta=0.5)
+    state, batch = start(), batch_of(rollouts(), rl=RlConfig())
+    first = jax.tree.map(lambda leaf: leaf * np.float32(1.5), jax.device_get(state.trainable))
+    own, of_first = (rescored(parameters, batch)["latent"] for parameters in (policy()[1], join(first, frozen)))
+    difference = np.asarray(of_first - own)[batch.terms["latent"].mask]
+    _, metrics = step(state, frozen | {REFERENCE: first}, put_rows(batch, mesh), jax.random.key(0))
+    values = divide(metrics)
+    assert values["kl/latent"] == pytest.approx(np.mean(np.exp(difference) - difference - 1), rel=1e-3)
+    assert values["kl/latent"] > 1e-3 and values["kl/decision"] == values["kl/answer"] == 0
 
 
 class Words:
