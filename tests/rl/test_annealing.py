@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from rl.pico_policy import PROMPTS, SAMPLING, SEPARATOR_ID, Ends, G, batch_of, engine_of, policy, rescored, rollouts
+from rl.test_learning import by_turns, counted, learner, never
 
 from colar_jax.config import DecodeConfig, RlConfig
 from colar_jax.methods import METHODS
+from colar_jax.metrics import divide
 from colar_jax.model.execution import Execution
 from colar_jax.rl.annealing import Annealed, annealed
 from colar_jax.rl.rescoring import rescore
@@ -71,6 +73,30 @@ def test_another_iteration_compiles_nothing():
     for at in (AT, LATER, AT):
         sampled_at(at)
     assert annealing_sampler()._program._cache_size() == 1
+
+
+def test_an_iteration_asks_and_learns_with_its_own_values():
+    """Of a stage of five: chains are cut where each says, and scored with its floor and the temperature of its odds."""
+    finals = dict(final_max_latents=3, final_min_std=0.3, final_stop_odds_temperature=2.0, stop_odds_temperature=1.0)
+    one = learner(by_turns, never, **finals)
+    own = annealing_sampler.__wrapped__()  # prompts that say a speed have a program of their own
+    one.questioner = dataclasses.replace(one.questioner, sampler=own)
+    one.num_iterations, seen = 5, []
+
+    def update(state, batch):
+        seen.append(batch)
+        return counted(state, batch)
+
+    for iteration, expected in {0: (9, 0.7, 1.0), 2: (6, 0.5, 1.5), 4: (3, 0.3, 2.0)}.items():
+        seen.clear()
+        _, metrics, _ = one.iterate(0, lambda state: policy()[1], update, iteration)
+        values = divide(metrics)
+        annealing = [values[f"annealed/{field.name}"] for field in dataclasses.fields(Annealed)]
+        np.testing.assert_allclose(annealing, expected, rtol=1e-6)
+        assert max(batch.num_thoughts_BG.max() for batch in seen) == expected[0]
+        for batch in seen:
+            np.testing.assert_allclose(batch.min_std_B, expected[1], rtol=1e-6)
+            np.testing.assert_allclose(batch.stop_odds_temperature_B, expected[2], rtol=1e-6)
 
 
 ONE_SIDED = dataclasses.replace(SAMPLING, latent_noise="one_sided")

@@ -32,6 +32,7 @@ from colar_jax.parallel.mesh import make_mesh, put_rows, replicate
 from colar_jax.rl import judging
 from colar_jax.rl.credit import advantages_of
 from colar_jax.rl.grpo import GrpoTrainer, make_policy_step
+from colar_jax.rl.health import Health
 from colar_jax.rl.judging import Draw, Questioner
 from colar_jax.rl.learner import Learner
 from colar_jax.rl.lengths import LengthWeight
@@ -272,3 +273,20 @@ def test_several_speeds_in_a_group():
 
 def test_a_stage_whose_first_step_was_imported_remembers_nothing():
     GrpoTrainer.recall(object.__new__(GrpoTrainer), {})
+
+
+def test_a_run_that_goes_on_remembers_what_its_questions_and_its_policy_did():
+    def trainer(looks: int) -> GrpoTrainer:
+        health, one = Health("rl", RlConfig(), min_latents=1, dtype="float32"), learner(by_turns, never)
+        for step in range(1, looks + 1):
+            health.look(step, {"accuracy": 0.5, "length": 4.0, "forced_stops": 0.95, "zero_variance": 0.3})
+            one.stream.draw(4)
+        return GrpoTrainer(None, one, health, step=None)
+
+    memory = trainer(looks=25).memory()
+    assert memory["questions"]["position"] == 100 and memory["health"]["warned"] == {"long": 21}
+    resumed = trainer(looks=0)
+    assert resumed.memory() != memory
+    resumed.recall(json.loads(json.dumps(memory)))
+    assert resumed.memory() == memory
+    assert resumed._health.memory() == memory["health"] and resumed._health.best == pytest.approx(0.5)
