@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from colar_jax.config import OptimizerConfig, RlConfig
+from colar_jax.config import DecodeConfig, OptimizerConfig, RlConfig
 from colar_jax.metrics import Metric
 from colar_jax.rl.grpo import GrpoTrainer, most_updates
 from colar_jax.rl.health import Collapsed
@@ -80,3 +80,20 @@ def test_a_collapse_has_its_own_metrics_with_it():
     with pytest.raises(Collapsed) as collapsed:
         list(trainer.steps(state, {}, jax.random.key(0), start=0, stop=8))
     assert collapsed.value.metrics["loss"].sum == 1
+
+
+@pytest.mark.parametrize("price", [0.0, 0.5])
+def test_the_checkpoint_is_chosen_by_rewards_less_the_price_of_right_answers(price):
+    """`rl.length_price`: a right answer of the longest chain there may be loses so much, and a wrong one nothing."""
+    questioner = types.SimpleNamespace(
+        reward=lambda problems, answers, num_latents: [float(answer) for answer in answers],
+        config=RlConfig(length_price=price),
+        sampling=DecodeConfig(max_latents=10),
+    )
+    learner = types.SimpleNamespace(config=RL, memory=dict, questioner=questioner)
+    trainer = GrpoTrainer(None, learner, types.SimpleNamespace(memory=dict), step=None)
+    outcome = types.SimpleNamespace(
+        predictions=["1", "0.2", "1"], lengths_N=np.array([2, 7, 10]), right_N=np.array([True, False, True])
+    )
+    values = trainer.appraise([None] * 3, outcome)
+    assert values == {"reward": pytest.approx((1 - price * 0.2 + 0.2 + 1 - price) / 3)}

@@ -138,6 +138,11 @@ def by_turns(problems, answers, num_latents):
     return [number % 2 if int(problem.question) > 1 else 1 for number, problem in enumerate(problems)]
 
 
+def three_of_four(problems, answers, num_latents):
+    """Question 0 rewards nothing."""
+    return [number % 2 if int(problem.question) else 1 for number, problem in enumerate(problems)]
+
+
 def never(answer, truth):
     return False
 
@@ -176,6 +181,34 @@ def counted(state, batch):
     return state + 1, {f"log_ratio/{kind}": Metric(np.float32(0), np.float32(1)) for kind in KINDS}
 
 
+def test_what_is_told_of_rollouts():
+    """Answers without an eos, however long they are; and #L of those that are right alone."""
+    right = {"2", "5"}  # an answer's text is the number of its tokens, and five is the most
+    one = learner(by_turns, lambda answer, truth: answer in right)
+    judged = ask(one)
+    values, decoded = divide(one._of_rollouts(judged)), judged.decoded
+    answers = list(zip(decoded.answer_ids_BA, decoded.num_answer_tokens_B, strict=True))
+    unfinished = [EOS_ID not in ids_A[:count].tolist() for ids_A, count in answers]
+    assert values["unfinished_answers"] == np.mean(unfinished) and 0 < np.mean(unfinished) < 1
+    is_right = [str(count) in right for _, count in answers]
+    lengths, of_right = decoded.num_thoughts_B, decoded.num_thoughts_B[is_right]
+    assert values["length"] == lengths.mean() and values["accuracy"] == np.mean(is_right)
+    assert values["length/right"] == pytest.approx(of_right.mean()) and of_right.mean() != lengths.mean()
+
+
+def test_what_is_told_of_updates():
+    """The gap before the first one, how far the policy had gone by the last, and of all else the mean."""
+
+    def update(state, batch):
+        names = ("gap/latent", "log_ratio/latent", "lost/latent", "ratio/latent")
+        return state + 1, {name: Metric(np.float32(state), np.float32(1)) for name in names}
+
+    _, metrics, _ = learner(three_of_four, never).iterate(5.0, lambda state: policy()[1], update, 0)
+    values = divide(metrics)
+    told = {name: value for name, value in values.items() if name.endswith("/latent") or name == "updates"}
+    assert told == {"updates": 2, "gap/latent": 5, "log_ratio/latent": 6, "lost/latent": 6, "ratio/latent": 5.5}
+
+
 def test_questions_are_asked_again_until_enough_groups_teach_something():
     """Two of four do; the second draw of the same four has rollouts of its own."""
     one = learner(by_turns, never, redraws=3)
@@ -187,6 +220,22 @@ def test_questions_are_asked_again_until_enough_groups_teach_something():
     state, metrics, num_chains = one.iterate(0, lambda state: policy()[1], counted, 0)
     values = divide(metrics)
     assert (state, num_chains, values["redraws"], values["updates"], values["zero_variance"]) == (2, 32, 1, 2, 0.5)
+
+
+def test_of_more_groups_than_were_wanted_the_first_are_learned_from():
+    """Three of four teach something, and three more when they are asked again: those of the first, and one."""
+    lengths = []
+
+    def update(state, batch):
+        lengths.extend(batch.prompt_lengths_B.tolist())
+        return counted(state, batch)
+
+    one = learner(three_of_four, never, redraws=3)
+    state, metrics, num_chains = one.iterate(0, lambda state: policy()[1], update, 0)
+    values = divide(metrics)
+    assert (state, num_chains, values["redraws"], values["zero_variance"]) == (2, 32, 1, 0.25)
+    of_first = {len(PROMPTS[question]) + 1 for question in (1, 2, 3)}  # a speed's token is in them
+    assert len(lengths) == 4 and set(lengths) == of_first
 
 
 def test_asking_again_has_an_end():

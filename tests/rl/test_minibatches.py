@@ -2,16 +2,11 @@
 
 import numpy as np
 import pytest
-from rl.test_learning import ask, learner, never
+from rl.test_learning import ask, learner, never, three_of_four
 
 from colar_jax.config import RlConfig, StageConfig
 from colar_jax.rl.grpo import row_rooms, rows_of_minibatch
 from colar_jax.rl.learner import _parts
-
-
-def three_of_four(problems, answers, num_latents):
-    """Question 0 rewards nothing."""
-    return [number % 2 if int(problem.question) else 1 for number, problem in enumerate(problems)]
 
 
 def counts_of_chains(**settings) -> list[np.ndarray]:
