@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.published import largest_difference
-from pico_thoughts import COMPUTE, merged, problems
+from pico_thoughts import COMPUTE, SEPARATOR, merged, problems
 
 from colar_jax.methods.coconut import Coconut
 from colar_jax.methods.codi import Codi
@@ -37,11 +37,16 @@ def test_in_stage_0_it_is_a_chain_of_thought():
     rows = [[one._replace(removed=0, num_latents=0) for one in row] for row in loader._rows(0)]
     batch = loader.form.fill(ENCODED, rows, drawn._room_at(drawn.phase(0)))
     words = dataclasses.replace(ENCODED, tails=ENCODED.tails | {"1": ENCODED.tails["auto"]})
-    expected = metrics_of(Cot(), Cot().make_loader(words, seed=0, rows=1, row_positions=900).batch(0))
-    actual = metrics_of(COCONUT, batch)
-    separators = sum(1 for _ in ENCODED.answers)
+    of_words = Cot().make_loader(words, seed=0, rows=1, row_positions=900).batch(0)
     # Of words the `###` that opens the steps is a label, too.
-    assert int(actual["cross_entropy"].count) == int(expected["cross_entropy"].count) - separators
+    segments_BM = np.take_along_axis(of_words.segment_ids_BS, of_words.supervised_BM, axis=1)
+    opens_BM = np.diff(segments_BM, axis=1, prepend=0) > 0
+    assert (of_words.label_ids_BM[opens_BM] == SEPARATOR).all() and opens_BM.sum() == len(ENCODED)
+    without = dataclasses.replace(of_words, label_ids_BM=np.where(opens_BM, -1, of_words.label_ids_BM))
+    actual, expected = metrics_of(COCONUT, batch), metrics_of(Cot(), without)
+    for name in ("cross_entropy", "label_accuracy"):
+        assert float(actual[name].sum) == pytest.approx(float(expected[name].sum), rel=1e-5), name
+        assert int(actual[name].count) == int(expected[name].count) == (of_words.label_ids_BM >= 0).sum() - len(ENCODED)
     assert float(actual["latents"].sum) == 0
 
 

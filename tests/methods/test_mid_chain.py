@@ -146,9 +146,9 @@ def test_the_loss_is_that_of_choices_and_of_lines():
         return np.log1p(np.exp(np.where(is_so, -log_odds, log_odds)))
 
     choices = of(logits_MK[0], [True, True, False]).mean() + of(logits_MK[2], [True, False, True]).mean()
-    lines = of(line_M[1:6], np.array([False, True, True, False, True]))
-    np.testing.assert_allclose(loss, choices / 2 + lines.mean(), rtol=1e-5)
-    assert metrics["line_accuracy"].count == 5
+    ends = np.array([False, True, True, False, True])
+    np.testing.assert_allclose(loss, choices / 2 + of(line_M[1:6], ends).mean(), rtol=1e-5)
+    assert metrics["line_accuracy"].sum == np.sum((line_M[1:6] > 0) == ends) and metrics["line_accuracy"].count == 5
     # Where no speed was right after the change there is nothing to choose, and lines end all the same.
     none = dataclasses.replace(
         encoded, speed_changes=dataclasses.replace(encoded.speed_changes, labels_N=np.array([-1]))

@@ -172,6 +172,17 @@ def test_noise_keeps_shares_a_distribution_and_is_drawn_anew():
         assert np.all(np.isclose(sums, 0) | np.isclose(sums, 1, atol=1e-5)) and (sums > 0.5).sum() > 3
 
 
+def test_the_noise_is_of_scores_at_their_temperature():
+    """Shares are `softmax((score + Gumbel noise) / 0.5)`, so the log-odds of two tokens are logistic, of scale 2."""
+    shares = [0.5, 0.2, 0.3]
+    one = superposition.LatentTokens(jnp.full((1, 3), True), jnp.zeros((1, 3), jnp.int32), jnp.array([shares]))
+    tokens = jax.tree.map(lambda leaf: jnp.repeat(leaf, 20_000, axis=0), one)
+    noisy = np.asarray(jax.jit(_noisy)(tokens, jax.random.split(jax.random.key(0), 20_000)).shares_BT, np.float64)
+    log_odds = np.log(noisy[:, 0] / noisy[:, 1]) - np.log(shares[0] / shares[1])
+    quantiles = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
+    np.testing.assert_allclose(np.quantile(log_odds, quantiles), 2 * np.log(quantiles / (1 - quantiles)), atol=0.2)
+
+
 def test_no_gradient_into_the_embeddings_of_mixtures():
     batch = batch_of("ruplar")
     tokens = superposition.latent_tokens(batch, batch.shares_BT)

@@ -20,7 +20,7 @@ from colar_jax.methods.codi import Codi
 from colar_jax.methods.colar import Colar
 from colar_jax.methods.sim_cot import SimCoconut, SimCodi, SimColar
 from colar_jax.methods.thinking.spelling import STEP_DECODER, Spelled, fill_spelling, spelling_loss, spread_of_latents
-from colar_jax.model.latent_head import LatentHeadConfig
+from colar_jax.model.latent_head import Gaussian, LatentHeadConfig
 from colar_jax.model.lora import LoraConfig
 from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import build, with_copies
@@ -189,6 +189,26 @@ def test_the_hosts_loss_and_the_decoders(name):
     difference = jax.tree.map(lambda a, b: np.asarray(a - b), more, gradients)
     for part in ("llama", "step_decoder"):
         assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(difference[part]["blocks"])), part
+
+
+def test_a_predicted_latent_is_read_as_it_is_drawn_and_fed():
+    """Mean and noise of its standard deviation, in the scale of embeddings."""
+    rng, batch = np.random.default_rng(0), jax.tree.map(jnp.asarray, loader("colar").batch(2))
+    method, (graph, parameters) = METHODS["colar"], model("colar")
+    mean, noise = (rng.normal(size=(*batch.supervised_BM.shape, 32)).astype(np.float32) for _ in range(2))
+    std, scale = np.exp(0.3 * rng.normal(size=mean.shape)).astype(np.float32), np.float32(0.4)
+    parameters = parameters | {"latent_head": parameters["latent_head"] | {"embed_std": scale}}
+    counts = method.count(batch)
+
+    @jax.jit
+    def losses(predicted, latents):
+        own = nnx.merge(graph, jax.tree.map(jnp.asarray, parameters))
+        actual = method.further_loss(own, predicted, jnp.asarray(noise), batch, counts, COMPUTE)
+        return actual, spelling_loss(own, latents, batch, counts.texts, COMPUTE)
+
+    (loss, metrics), (expected, of_latents) = losses(Gaussian(mean, std), (mean + std * noise) * scale)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(metrics["spelling_loss"].sum) == pytest.approx(float(of_latents["spelling_loss"].sum), rel=1e-5)
 
 
 def test_the_decoder_of_a_step_is_blind_to_the_others():
