@@ -1,6 +1,6 @@
 """Every mesh is one device: loss, gradients and greedy decodes; and what a compiled step sends from device to device.
 
-The fast cases share one process of eight devices; of the slow ones those that differ in the mesh alone.
+The chosen cases, which CI runs, share one process of eight devices; of the others those that differ in the mesh alone.
 """
 
 import functools
@@ -10,7 +10,8 @@ import pytest
 from cases import fast
 from parallel.meshes import MESHES, run_cases
 
-ALONE = fast(["step,colar,full,2-2-2", "evaluate,colar,tensor=2,1-4-1"])
+CHOSEN = ("step,colar,full,2-2-2", "decode,cot,once,1-2-4")
+ALONE = fast([*CHOSEN, "evaluate,colar,tensor=2,1-4-1"], *CHOSEN)
 SLOW = [
     *(
         f"step,{method},{adapted},{mesh}"
@@ -65,9 +66,10 @@ def assert_is_one_device(case: str, cases: list[str], folder) -> None:
             assert error <= tolerance * largest, (name, error, largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ALONE)
 def test_a_mesh_is_one_device(case, folder):
-    assert_is_one_device(case, [case], folder)
+    assert_is_one_device(case, list(CHOSEN) if case in CHOSEN else [case], folder)
 
 
 @pytest.mark.slow

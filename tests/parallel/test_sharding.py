@@ -65,6 +65,15 @@ def test_a_gradient_is_scattered_in_a_form_that_a_tpu_s_compiler_leaves_alone(sh
     assert found.invars[0].aval.shape == sent
 
 
+@pytest.mark.parametrize(("shape", "dimension"), [((16, 5), 0), ((13, 16), 1), ((64, 8), 1)])
+def test_a_device_has_its_part_of_the_sum_of_the_gradients(shape, dimension):
+    """Whatever is padded for a TPU's tiles. Four devices that are an axis of one."""
+    of_devices = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+    parts = jax.vmap(functools.partial(fsdp.scatter, dimension=dimension), axis_name=fsdp.AXIS)(of_devices)
+    expected = np.split(of_devices.sum(axis=0), 4, axis=dimension)
+    np.testing.assert_allclose(parts, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_an_axis_of_size_one_splits_nothing():
     assert set(specs_of("pico", abstract_mesh(8, 1, 1)).values()) == {P()}
 
