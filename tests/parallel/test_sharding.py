@@ -1,6 +1,8 @@
 """Where parameters lie, what `auto` chooses, and which rows a process reads: no device is needed for it."""
 
+import dataclasses
 import functools
+import types
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from colar_jax.model.presets import PRESETS
 from colar_jax.model.reasoner import abstract
 from colar_jax.parallel import fsdp
 from colar_jax.parallel.choice import choose_decode_gather, choose_mesh
-from colar_jax.parallel.mesh import AXES, make_mesh
+from colar_jax.parallel.mesh import AXES, make_mesh, own_rows, put_own_rows
 from colar_jax.parallel.sharding import parameter_specs
 
 GIB = 2**30
@@ -115,3 +117,52 @@ def test_sizes_that_are_not_the_devices_are_an_error():
 def test_data_takes_the_rest():
     mesh = make_mesh(list(np.arange(8)), {"fsdp": 2, "tensor": 2})
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeviceOf:
+    """A device that only says whose it is."""
+
+    id: int
+    process_index: int
+    client: types.SimpleNamespace
+    platform: str = "cpu"
+    device_kind: str = "none"
+
+
+def mesh_seen_by(process: int, sizes: dict[str, int], of_processes: list[int]):
+    """A mesh of the devices of several processes, as one of them sees it."""
+    client = types.SimpleNamespace(process_index=lambda: process, platform="cpu", runtime_type="none")
+    return make_mesh([DeviceOf(number, owner, client) for number, owner in enumerate(of_processes)], sizes)
+
+
+HOSTS = [  # sizes of the mesh, whose its devices are, and of each process its own rows of 16
+    ({"data": 4}, [0, 0, 1, 1], [(0, 8), (8, 16)]),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, [0, 0, 0, 0, 1, 1, 1, 1], [(0, 8), (8, 16)]),
+    ({"data": 1, "fsdp": 4}, [0, 1, 2, 3], [(0, 4), (4, 8), (8, 12), (12, 16)]),
+    ({"data": 2, "tensor": 2}, [0, 1, 2, 3], [(0, 8), (0, 8), (8, 16), (8, 16)]),  # two processes have the same
+]
+
+
+@pytest.mark.parametrize(("sizes", "of_processes", "expected"), HOSTS)
+def test_a_process_reads_its_own_rows_and_puts_them_where_they_belong(sizes, of_processes, expected, monkeypatch):
+    def on_each_device(shape, sharding, part):
+        return {device.id: part(at) for device, at in sharding.addressable_devices_indices_map(shape).items()}
+
+    monkeypatch.setattr(jax, "process_count", lambda: len(expected))
+    monkeypatch.setattr(jax, "make_array_from_callback", on_each_device)
+    batch = {"ids": np.arange(16 * 3).reshape(16, 3), "counts": np.arange(16)}
+    placed = {name: {} for name in batch}
+    for process, (first, stop) in enumerate(expected):
+        mesh = mesh_seen_by(process, sizes, of_processes)
+        own = own_rows(mesh, 16)
+        assert (own.start, own.stop) == (first, stop)
+        of_process = put_own_rows(jax.tree.map(lambda leaf, own=own: leaf[own], batch), mesh, 16)
+        for name, of_devices in of_process.items():
+            placed[name] |= of_devices
+    num_tensor = sizes.get("tensor", 1)
+    for name, leaf in batch.items():
+        parts = np.split(leaf, len(of_processes) // num_tensor)
+        assert sorted(placed[name]) == list(range(len(of_processes)))
+        for device, part in placed[name].items():
+            np.testing.assert_array_equal(part, parts[device // num_tensor])
