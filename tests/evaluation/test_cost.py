@@ -66,6 +66,15 @@ def test_a_language_head_that_thinking_does_not_read_costs_nothing():
     assert reads.flops(prompt, thoughts, answer) - silent.flops(prompt, thoughts, answer) == 2 * 50 * 16 * (1 + 4)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_mixture_of_all_words_reads_their_embeddings_at_each_decision(reads):
+    sizes = dict(llama=ONE_LAYER, latent_head_size=0, bytes_per_value=2, reads_words=reads)
+    prompt, thoughts, answer = (np.array([n]) for n in (10, 4, 3))
+    plain, mixes = CostModel(**sizes), CostModel(**sizes, mixes_words=True)
+    assert mixes.flops(prompt, thoughts, answer) - plain.flops(prompt, thoughts, answer) == 2 * 50 * 16 * (1 + 4)
+    assert mixes.flops(prompt, thoughts, answer, 2) - plain.flops(prompt, thoughts, answer, 2) == 2 * 50 * 16 * 7
+
+
 def test_a_projection_is_read_once_a_thought_and_round():
     sizes = dict(llama=ONE_LAYER, latent_head_size=0, bytes_per_value=2, reads_words=False)
     numbers = tuple(np.array([n]) for n in (10, 4, 3))

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 import pytest
-from pico_thoughts import PREFIX, SEPARATOR, problems
+from pico_thoughts import EOS, PREFIX, SEPARATOR, problems
 
 from colar_jax.errors import UserError
 from colar_jax.methods.coconut import Coconut
@@ -140,6 +140,24 @@ def test_icot_ends_with_the_longest_chain_that_is_trained_on(unit):
 def test_icot_refuses_rows_that_no_example_fits():
     with pytest.raises(UserError, match="no example fits into a row: the shortest has 1. positions, .* is 8$"):
         METHODS["icot"].make_loader(ENCODED, seed=3, rows=3, row_positions=8)
+
+
+def test_icot_takes_whole_steps_away_until_the_longest_chain_has_none():
+    loader = loader_of("icot", unit="step", removed_per_epoch=1, smoothing=0.0)
+    most = max(map(len, ENCODED.step_starts))
+    for gone in range(most + 1):
+        expected = set()
+        for steps, starts, answer in zip(ENCODED.steps, ENCODED.step_starts, ENCODED.answers, strict=True):
+            kept = steps[starts[gone] :] if gone < len(starts) else ()
+            expected.add((SEPARATOR, *kept, SEPARATOR, *answer))
+        batch = loader.batch(gone * loader.steps_per_epoch)
+        texts = [text for row in batch.label_ids_BM for text in np.split(row, np.flatnonzero(row == EOS) + 1)[:-1]]
+        assert len(texts) == batch.num_examples == loader.examples_per_step
+        assert {tuple(text) for text in texts} <= expected
+    # Then nothing changes any more: neither the batches, nor what the optimizer knows.
+    assert loader.first_final_step == most * loader.steps_per_epoch
+    resets = [step for step in range((most + 3) * loader.steps_per_epoch) if loader.resets_optimizer(step)]
+    assert resets == [number * loader.steps_per_epoch for number in range(1, most + 1)]
 
 
 def test_codi_matches_the_position_before_the_answer():
