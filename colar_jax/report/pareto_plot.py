@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -59,7 +60,8 @@ def picture(figure: Figure, kind: str) -> bytes:
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }[kind]
-    figure.savefig(data, format=kind, dpi=160, metadata=metadata)
+    with matplotlib.rc_context({"svg.hashsalt": "colar_jax"}):  # without it an SVG's ids are drawn anew each time
+        figure.savefig(data, format=kind, dpi=160, metadata=metadata)
     return data.getvalue()
 
 

@@ -60,11 +60,12 @@ def test_the_line_is_drawn_through_what_is_on_it():
     np.testing.assert_allclose(np.column_stack(line.get_data()), expected)
 
 
-@pytest.mark.parametrize(
-    ("kind", "start"), fast([("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")], ("png", b"\x89PNG"))
-)
+PICTURES = [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+
+
+@pytest.mark.parametrize(("kind", "start"), fast(PICTURES, *PICTURES[:2]))
 def test_the_same_points_are_the_same_bytes(kind, start):
     points = pareto_points(table_rows(RESULTS), ["a"])
     first, second = (picture(pareto_figure(points), kind) for _ in range(2))
     assert first.startswith(start)
-    assert kind == "svg" or first == second
+    assert first == second
