@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
+import transformers
 from flax import nnx
 from rl.pico_policy import VOCABULARY, engine_of, policy
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from colar_jax.data.tokenizers import load_tokenizer
 from colar_jax.errors import UserError
@@ -106,6 +109,66 @@ def test_a_trained_judge_is_asked_as_it_was_trained():
     separator = [tokenizer.separator_id]
     assert ids == tokenizer.encode(text) + 2 * separator + tokenizer.encode("Answer:")
     assert tokenizer.token_text(wording.yes_id) == "Yes" and tokenizer.token_text(wording.no_id) == "No"
+
+
+def text_tokenizer(folder, *, bos: bool, merges=()):
+    """Reads any text, a byte a token but for what is merged; with `bos` it puts one before what it reads."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {sign: number for number, sign in enumerate([*alphabet, *map("".join, merges), "<bos>", "<eos>"])}
+    made = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    if bos:
+        before = [("<bos>", vocabulary["<bos>"])]
+        made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=before)
+    hf = transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>", eos_token="<eos>")
+    hf.save_pretrained(str(folder))
+    return load_tokenizer(str(folder), needs_separator=False)
+
+
+PLAIN = [  # what is asked, the question and what goes before the verdict, and the verdicts of the examples
+    (
+        Inquiry(Asked.STATES, "How many?", ("So\n 12. ",)),
+        "\nPart: So 12.\nFinal answer stated (Yes or No):",
+        ["No", "Yes", "No", "Yes"],
+    ),
+    (
+        Inquiry(Asked.AGREES, "How many?", ("So 12.", "So\n14.")),
+        "\nProblem: How many?\nPart 1: So 12.\nPart 2: So 14.\nSame final answer (Yes or No):",
+        ["Yes", "No", "Yes"],
+    ),
+]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize(("inquiry", "text", "verdicts"), PLAIN, ids=["states", "agrees"])
+def test_a_language_model_is_asked_in_plain_english(tmp_path, inquiry, text, verdicts, bos):
+    tokenizer = text_tokenizer(tmp_path, bos=bos)
+    wording = PlainWording(tokenizer)
+    # A space is a token of its own, and so a part of the question; what comes next is a letter.
+    assert wording.rest(inquiry).tolist() == tokenizer.encode(f"{text} ")
+    assert tokenizer.token_text(wording.yes_id) == "Y" and tokenizer.token_text(wording.no_id) == "N"
+    shared = wording.shared(inquiry.asked).tolist()
+    before = [tokenizer.hf.bos_token_id] if bos else []
+    assert shared[: len(before)] == before and shared[len(before) :] == tokenizer.encode(tokenizer.decode(shared))
+    # What is asked for is said first; then come examples in the very form of the question.
+    instruction, *examples = f"{tokenizer.decode(shared)}{text}".split("\n\n")
+    assert instruction.endswith("?") and ("Do both parts" in instruction) == (inquiry.asked is Asked.AGREES)
+
+    def form(example: str) -> list[str]:
+        return [line.partition(":")[0] for line in example.strip().split("\n")]
+
+    *answered, question = examples
+    assert question == text.strip() and [form(example) for example in answered] == [form(text)] * len(verdicts)
+    assert [example.strip().rpartition("(Yes or No): ")[2] for example in answered] == verdicts
+
+
+def test_where_a_space_belongs_to_its_word_it_is_no_part_of_the_question(tmp_path):
+    merges = [("Ġ", "Y"), ("ĠY", "e"), ("ĠYe", "s"), ("Ġ", "N"), ("ĠN", "o")]
+    tokenizer = text_tokenizer(tmp_path, bos=False, merges=merges)
+    wording, (inquiry, text, _) = PlainWording(tokenizer), PLAIN[0]
+    assert wording.rest(inquiry).tolist() == tokenizer.encode(text)
+    assert tokenizer.token_text(wording.yes_id) == " Yes" and tokenizer.token_text(wording.no_id) == " No"
 
 
 def test_a_tokenizer_that_cannot_say_yes_is_refused():
