@@ -313,6 +313,7 @@ def test_of_a_chain_whose_speed_changes_the_mean_is_told():
 @pytest.mark.variant
 @pytest.mark.slow
 def test_a_stage_labels_trains_and_answers(tmp_path):
+    """Three stages, one of which labels its questions: too long for CI; `-m slow` runs it."""
     config = resolve(mid_chain_config(tmp_path / "run"))
     results = pipeline.train(config)
     auto = next(result for result in results if result.stage == "auto")

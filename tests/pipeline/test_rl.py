@@ -181,6 +181,7 @@ run_main(pipeline.train)
 @pytest.mark.variant
 @pytest.mark.slow
 def test_a_run_killed_in_a_rollout_an_update_and_a_save_goes_on_to_the_same_end(tmp_path, finished):
+    """Four processes and a run: too long for CI, which asks `tests/rl` what is remembered; `-m slow` runs it."""
     workdir = tmp_path / "run"
     flags = [f"--config.{name}={value}" for name, value in (TINY | {"workdir": str(workdir)}).items()]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}

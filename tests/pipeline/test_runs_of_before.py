@@ -14,6 +14,7 @@ import pytest
 from colar_jax.config import resolve
 from colar_jax.metric_writer import read_metrics
 from colar_jax.runs import pipeline
+from colar_jax.runs.run import prepare
 from colar_jax.runs.run_folder import saved_config
 
 pytestmark = pytest.mark.slow
@@ -30,9 +31,23 @@ def gone_on(tmp_path_factory) -> tuple[Path, list]:
     return workdir, pipeline.train(resolve(saved_config(workdir)))
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_it_goes_on_from_its_checkpoints(gone_on, stage):
-    workdir, _ = gone_on
+    assert_went_on(gone_on[0], stage)
+
+
+def test_two_stages_go_on_without_an_evaluation(tmp_path):
+    """What CI runs of it: learning from data and from rewards, gone on with where they were stopped."""
+    shutil.copytree(BEFORE, tmp_path / "run")
+    run = prepare(resolve(saved_config(tmp_path / "run")))
+    for stage in ("colar", "rl"):
+        pipeline.train_stage(run, stage)
+        assert_went_on(tmp_path / "run", stage)
+
+
+def assert_went_on(workdir: Path, stage: str) -> None:
+    """The steps after the stop, and what was validated there, are those of the version that wrote the run."""
     expected = [
         line
         for line in map(json.loads, (BEFORE / stage / "metrics_of_before.jsonl").read_text().splitlines())
@@ -55,6 +70,7 @@ def _holds(line: dict, values: dict) -> bool:
     return all(name in line and math.isclose(line[name], value, rel_tol=1e-5) for name, value in values.items())
 
 
+@pytest.mark.variant
 def test_it_answers_as_before(gone_on):
     workdir, results = gone_on
     assert [result.stage for result in results] == ["cot", "colar", "codi", "rl"]
@@ -72,5 +88,6 @@ def test_settings_that_came_later_are_what_was_done_before_them():
     assert (rl["minibatches"], rl["centre"], rl["latent_ratio"]) == ("filled", "group", "reduced")
 
 
+@pytest.mark.variant
 def test_a_finished_stage_is_not_trained_again(gone_on):
     assert not (gone_on[0] / "cot" / "metrics.jsonl").exists()
