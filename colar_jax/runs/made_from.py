@@ -28,12 +28,18 @@ def is_kept(run: Run, name: str, path: Path) -> bool:
 
 
 def keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> None:
-    """Write a stage's file, and what it was made from: whole, or as if it was not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    note = _note_of(path)
-    note.unlink(missing_ok=True)  # a kill before the end leaves a file of which nothing is known
-    _replace(path, write)
-    _write_note(note, _made_from(run, name))
+    """Write a stage's file, and what it was made from: whole, or as if it was not there.
+
+    All processes call it; the first one writes, and the file is there for all when it returns.
+    """
+    facts = _made_from(run, name)  # by all: it opens checkpoints, which all processes do together or none
+    if is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        note = _note_of(path)
+        note.unlink(missing_ok=True)  # a kill before the end leaves a file of which nothing is known
+        _replace(path, write)
+        _write_note(note, facts)
+    wait_for_all(f"kept {path.name}")
 
 
 class Parts:

@@ -17,7 +17,7 @@ from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.decoding.decoder import Decoded
 from colar_jax.errors import UserError
 from colar_jax.methods.shorter_chains import Concise, DroppedSteps
-from colar_jax.parallel.hosts import is_first, wait_for_all
+from colar_jax.parallel.hosts import wait_for_all
 from colar_jax.rl.rollout import Sampler, ways_to_sample
 from colar_jax.runs.identity import chains_that_say_lengths
 from colar_jax.runs.made_from import Parts, is_kept, keep
@@ -39,9 +39,7 @@ def shortest_right(run: Run, name: str) -> list[Problem]:
                 f"stages.{name}: none of the chains that {source_of(run, name)} thinks ends in the right answer: train "
                 "that stage first, or start from another (init_from)"
             )
-        if is_first():
-            keep(run, name, path, lambda unfinished: _write(unfinished, problems))
-        wait_for_all("sampled chains")
+        keep(run, name, path, lambda unfinished: _write(unfinished, problems))
         parts.remove()
     return read_problems(path)
 

@@ -6,7 +6,6 @@ For a choice in mid-chain each problem is answered again, at each speed of the g
 import dataclasses
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from colar_jax.data.recipe import SpeedChange, Told
 from colar_jax.data.speed_changes import SpeedChanges, draw_changes
 from colar_jax.evaluation.evaluator import Request
 from colar_jax.methods import Method
-from colar_jax.parallel.hosts import is_first, wait_for_all
+from colar_jax.parallel.hosts import wait_for_all
 from colar_jax.runs.made_from import Parts, is_kept, keep
 from colar_jax.runs.run import Run
 from colar_jax.runs.starts import start_parameters
@@ -51,7 +50,7 @@ def _right_at_start(run: Run, name: str, encoded: EncodedProblems) -> np.ndarray
     if not is_kept(run, name, path):
         parts = Parts(run, name, path)
         right_KN = _answered(run, name, encoded, "", lambda speed: None, parts)
-        _keep(run, name, path, lambda unfinished: np.save(unfinished, right_KN))
+        keep(run, name, path, lambda unfinished: np.save(unfinished, right_KN))
         parts.remove()
     return np.load(path)
 
@@ -66,7 +65,7 @@ def _right_after_changes(run: Run, name: str, encoded: EncodedProblems) -> tuple
             run, name, encoded, " after a first part", lambda speed: _told_of_changes(method, changes, speed), parts
         )
         arrays = {"speeds": changes.speeds_N, "after": changes.after_N, "right": right_KN}
-        _keep(run, name, path, lambda unfinished: np.savez(unfinished, **arrays))
+        keep(run, name, path, lambda unfinished: np.savez(unfinished, **arrays))
         parts.remove()
     with np.load(path) as kept:
         return SpeedChanges(kept["speeds"], kept["after"]), kept["right"]
@@ -109,10 +108,3 @@ def _told_of_changes(method: Method, changes: SpeedChanges, speed: float) -> lis
         dataclasses.replace(method.recipe.told(float(before)), later=SpeedChange(max(int(after), 1), speed))
         for before, after in zip(changes.speeds_N, changes.after_N, strict=True)
     ]
-
-
-def _keep(run: Run, name: str, path: Path, write: Callable[[Path], None]) -> None:
-    """`made_from.keep`, by one process, for all of them."""
-    if is_first():
-        keep(run, name, path, write)
-    wait_for_all("labelled")

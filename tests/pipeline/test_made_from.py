@@ -2,18 +2,24 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from pipeline.tiny import tiny_config_dict
+from pipeline.tiny import ROOT, tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.runs import made_from, speed_labels
 from colar_jax.runs.made_from import Parts, is_kept, keep
 from colar_jax.runs.run import Run, prepare
-from colar_jax.runs.speed_labels import RIGHT_FILE, labelled
+from colar_jax.runs.speed_labels import RIGHT_FILE, RIGHT_LATER_FILE, labelled
 from colar_jax.runs.starts import adopt, finished_identity
+from colar_jax.training.checkpoints import Checkpoints
+from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
 
 def config_dict(workdir, **overrides):
@@ -127,6 +133,98 @@ def test_a_file_that_a_kill_cut_short_or_an_earlier_version_left_is_made_again(r
     with pytest.raises(KeyboardInterrupt):
         keep(run, "auto", path, killed)
     assert path.read_bytes() == b"labels" and not is_kept(run, "auto", path)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_all_processes_open_the_same_checkpoints(run, tmp_path, monkeypatch, is_first):
+    """To open them is a collective: one that the first process does alone waits for the others for ever."""
+    path, opened, waited, written = tmp_path / "kept" / RIGHT_FILE, [], [], []
+
+    def opening(checkpoints, folder, **options):
+        opened.append(folder)
+        open_alone(checkpoints, folder, **options)
+
+    open_alone = Checkpoints.__init__
+    monkeypatch.setattr(Checkpoints, "__init__", opening)
+    monkeypatch.setattr(made_from, "is_first", lambda: is_first)
+    monkeypatch.setattr(made_from, "wait_for_all", lambda what: waited.append((what, len(opened))))
+    if not is_first:
+        (tmp_path / "kept" / f".{path.stem}.parts").mkdir(parents=True)  # by the first
+    parts = Parts(run, "auto", path)
+    parts.keep("1.npy", lambda unfinished: (written.append("part"), unfinished.write_bytes(b"part")))
+    keep(run, "auto", path, lambda unfinished: (written.append("whole"), unfinished.write_bytes(b"labels")))
+    parts.remove()
+    assert opened == [run.workdir / "colar" / CHECKPOINTS_FOLDER] * 2
+    assert waited == [("looked for .right_at_speeds.parts", 1), ("kept right_at_speeds.npy", 2)]
+    assert written == (["part", "whole"] if is_first else [])
+
+
+# python -c DRIVER <workdir> <address> <process>: labels and chains of their own for two processes of one run.
+DRIVER = """
+import sys
+import numpy as np
+from colar_jax.config import resolve, stage_defaults
+from colar_jax.parallel import hosts
+from colar_jax.runs import own_chains, speed_labels
+from colar_jax.runs.run import Run, prepare
+from colar_jax.runs.starts import adopt
+from pipeline.test_made_from import config_dict
+
+workdir, address, process = sys.argv[1:]
+settings = {"coordinator": address, "num_processes": 2, "process_id": int(process), "heartbeat_seconds": 10}
+config = config_dict(workdir, **{f"parallel.{name}": value for name, value in settings.items()})
+config.run = "colar,auto,concise"
+config.stages.auto.own_speed.update(mid_chain=True, timeline="tokens")
+for stage in ("colar", "rl"):
+    config.stages[stage].latent.timeline = "tokens"
+config.stages.concise = stage_defaults(method="concise", init_from="colar", steps=3, rows=2)
+
+class Evaluator:
+    def run_all(self, parameters, requests):
+        for request in requests:
+            yield request, type("Outcome", (), {"right_N": np.arange(len(request.encoded)) % 2 == 0})
+
+Run.evaluator = lambda self, name, sets, speeds: Evaluator()
+speed_labels.start_parameters = lambda *_: None
+own_chains._sampled = lambda run, name, parts: run.train_problems[:3]
+config = resolve(config)
+hosts.initialize(config.parallel)
+with hosts.ends_with_its_peers():
+    run = prepare(config)
+    adopt(run, "colar", run.initial_parameters())
+    for _ in range(2):  # made, and found
+        labels = speed_labels.labelled(run, "auto")
+        assert labels.speed_labels.tolist() == [0b111, 0] * 5 and labels.speed_changes is not None
+        assert own_chains.shortest_right(run, "concise") == run.train_problems[:3]
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_them_together(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        address = f"localhost:{listener.getsockname()[1]}"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(tmp_path / "run"), address, str(process)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=150)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], outputs
+    for file in (f"auto/{RIGHT_FILE}", f"auto/{RIGHT_LATER_FILE}", "concise/own_chains.jsonl"):
+        assert (tmp_path / "run" / file).is_file(), file
+    assert not list((tmp_path / "run").glob("*/.*.parts"))
 
 
 @pytest.fixture
