@@ -49,6 +49,7 @@ class Checkpoints:
     Raises:
       ValueError: `keep_best` is less than 1.
       UserError: a checkpoint is damaged; here, or in whatever method first meets the damage.
+      jax.errors.JaxRuntimeError: another process was lost, or no memory is left; nothing is damaged.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep_best: int = 3):
@@ -61,9 +62,15 @@ class Checkpoints:
         try:
             with orbax_output.silenced():  # what is damaged is said when it is read
                 self._checkpointer = self._open(self.folder)
-        except (OSError, MemoryError):
+        except OSError:
             raise
         except Exception as error:  # of one of the checkpoints, without a word on which
+            if _is_no_damage(error):
+                raise
+            if jax.process_count() > 1:  # to open one alone is a collective, too: the others may be elsewhere
+                raise UserError(
+                    f"{self.folder}: one of its checkpoints is damaged; the same command as one process says which"
+                ) from error
             if (step := self._unreadable_step()) is None:
                 raise
             raise self._damaged(step) from error
@@ -246,9 +253,11 @@ class Checkpoints:
         try:
             with orbax_output.silenced(only_on_error=True):
                 yield
-        except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):  # may not read; no memory left on a device
+        except PermissionError:
             raise
         except Exception as error:
+            if _is_no_damage(error):
+                raise
             raise self._damaged(step) from error
 
     @contextlib.contextmanager
@@ -279,3 +288,10 @@ class Checkpoints:
         others = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.name != str(step)]
         then = f"training goes on from step {max(others)}" if others else "the stage starts anew"
         return UserError(f"{self.folder / str(step)} is damaged; remove that folder, and {then}")
+
+
+def _is_no_damage(error: Exception) -> bool:
+    """Whether what Orbax raises is of memory or of another process: lost, or elsewhere than this one."""
+    if isinstance(error, AssertionError):  # `jax.experimental.multihost_utils.sync_global_devices`
+        return jax.process_count() > 1 and "name mismatch" in str(error)
+    return isinstance(error, MemoryError | jax.errors.JaxRuntimeError)

@@ -125,6 +125,50 @@ def test_a_lone_damaged_checkpoint(tmp_path, saved):
         read_all(tmp_path, 4)
 
 
+OF_A_PEER = [
+    jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer"),
+    AssertionError("sync_global_devices name mismatch ('labelled'). Expected: [1 2]; got: 2."),
+]
+
+
+def be_one_of_two(monkeypatch, error: Exception) -> list[pathlib.Path]:
+    """Of two processes, one for whom to open or to read ends with an error; the folders that it opens."""
+    opened = []
+
+    def failing(self, folder, **options):
+        opened.append(folder)
+        raise error
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(Checkpoints, "_open", failing)
+    return opened
+
+
+@pytest.mark.parametrize("error", OF_A_PEER, ids=["lost", "elsewhere"])
+def test_a_process_that_is_lost_while_checkpoints_are_opened_is_no_damage(saved, monkeypatch, error):
+    """To open them is a collective; the advice to remove a checkpoint would cost a good one."""
+    opened = be_one_of_two(monkeypatch, error)
+    with pytest.raises(type(error)) as raised:
+        Checkpoints(saved)
+    assert raised.value is error and opened == [saved]
+
+
+@pytest.mark.parametrize("error", OF_A_PEER, ids=["lost", "elsewhere"])
+def test_a_process_that_is_lost_while_a_checkpoint_is_read_is_no_damage(saved, monkeypatch, error):
+    with Checkpoints(saved) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(type(error)), checkpoints._reading(4):
+            raise error
+
+
+def test_several_processes_look_for_damage_in_no_step_alone(saved, monkeypatch):
+    """One that does would wait for the others, who may not have met the damage."""
+    opened = be_one_of_two(monkeypatch, TypeError("'NoneType' object is not subscriptable"))
+    with pytest.raises(UserError, match="one of its checkpoints is damaged; the same command as one process says"):
+        Checkpoints(saved)
+    assert opened == [saved]
+
+
 def test_a_checkpoint_without_checksums_is_read(tmp_path, saved):
     """As those of earlier versions are."""
     folder = pathlib.Path(shutil.copytree(saved, tmp_path / "copy"))
