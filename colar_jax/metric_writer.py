@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from colar_jax.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+_FLUSH_SECONDS = 120
 
 
 class MetricWriter:
@@ -19,8 +21,8 @@ class MetricWriter:
         with MetricWriter(folder, resume_step=checkpoint_step) as writer:
             writer.write(step, {"loss": 1.2, "accuracy": 0.5})
 
-    Each line has left the program when `write` returns, so a killed run loses none; TensorBoard's events follow within
-    two minutes, or at closing. In a run of several processes only one may have a writer.
+    Each line has left the program when `write` returns, so a killed run loses none; TensorBoard's events follow with
+    the first line after two minutes, or at closing. In a run of several processes only one may have a writer.
 
     Args:
         folder: of one stage.
@@ -32,6 +34,7 @@ class MetricWriter:
     Raises:
         UserError: a line of an existing `metrics.jsonl` is not a metrics line; the message names file and line. Only
             the last line may be half-written, as a kill leaves it: it is dropped.
+        OSError: the disk is full, or may not be written; here, in `write`, or in `close`.
     """
 
     def __init__(
@@ -47,11 +50,8 @@ class MetricWriter:
         if path.exists():
             _drop_lines_after(path, math.inf if resume_step is None else resume_step)
         self._lines = path.open("a", encoding="utf-8", buffering=1)
-        # Here, not above: it imports PyTorch where that is installed, which takes seconds, and only training writes.
-        from tensorboardX import SummaryWriter
-
-        self._tensorboard = SummaryWriter(
-            str(folder / TENSORBOARD_FOLDER), purge_step=None if resume_step is None else resume_step + 1
+        self._tensorboard = _TensorBoard(
+            folder / TENSORBOARD_FOLDER, purge_step=None if resume_step is None else resume_step + 1
         )
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -67,8 +67,7 @@ class MetricWriter:
         values = {name: float(value) for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._lines.write(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, int(step))
+        self._tensorboard.add(int(step), values)
         for hook in self._hooks:
             hook(int(step), dict(values))
 
@@ -79,14 +78,52 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flush and close both; a second call does nothing."""
-        self._lines.close()
-        self._tensorboard.close()
+        try:
+            self._lines.close()
+        finally:
+            self._tensorboard.close()
 
     def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+class _TensorBoard:
+    """TensorBoard's events of a folder, written where they are added.
+
+    tensorboardX's `SummaryWriter` hands them to a thread. What a full disk refuses ends the thread, and as soon as its
+    queue is full, whoever adds an event waits for ever.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None):
+        # Here, not above: it imports PyTorch where that is installed, which takes seconds, and only training writes.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        folder.mkdir(exist_ok=True)
+        self._events: EventsWriter | None = EventsWriter(str(folder / "events"))
+        self._flushed_at = -math.inf
+        if purge_step is not None:
+            self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._write(step, summary=self._scalar(name, value))
+        if time.monotonic() - self._flushed_at >= _FLUSH_SECONDS:
+            self._events.flush()
+            self._flushed_at = time.monotonic()
+
+    def close(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            events.close()
+
+    def _write(self, step: int, **what) -> None:
+        self._events.write_event(self._event(step=step, wall_time=time.time(), **what))
 
 
 class NoWriter:

@@ -5,6 +5,7 @@ import math
 import os
 import pty
 import struct
+import subprocess
 import sys
 import termios
 
@@ -121,6 +122,31 @@ def test_resume_drops_the_lines_that_will_be_written_again(tmp_path):
     starts = [e.step for e in tensorboard_events(tmp_path) if e.session_log.status == SessionLog.START]
     assert starts == [5]  # TensorBoard hides the older events from this step on
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+# python -c FULL <folder> <bytes>: files may grow to so many, which those of TensorBoard reach first, as on a full disk.
+FULL = """
+import resource, signal, sys
+from colar_jax.metric_writer import MetricWriter
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    with MetricWriter(sys.argv[1], resume_step=0) as writer:
+        for step in range(1, 200):
+            writer.write(step, {f"metric_{i}": 0.5 for i in range(20)})
+except OSError as error:
+    sys.exit(f"{error.strerror} at step {step}")
+"""
+
+
+@pytest.mark.parametrize("size", [400, 20_000])
+def test_a_full_disk_is_an_error_and_no_wait_for_ever(tmp_path, size):
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path), str(size)], capture_output=True, text=True, timeout=60, check=False
+    )
+    number = len(read_metrics(tmp_path))
+    assert 0 < number < 199 and ended.stderr == f"File too large at step {number}\n"
 
 
 def test_resume_at_zero_drops_everything_and_no_resume_keeps_everything(tmp_path):
