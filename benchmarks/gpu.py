@@ -40,6 +40,7 @@ import time
 import traceback
 from pathlib import Path
 
+from first_card import first_card
 from gpu_part import PARTS, PROFILE, RESULT
 from gpu_report import markdown
 from gpu_sizes import SIZES
@@ -177,7 +178,7 @@ class Runner:
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
         }
-        return {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"} | os.environ | own
+        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"} | os.environ | own | first_card()
 
 
 def ended(command: list, environment: dict[str, str], limit: float) -> dict:

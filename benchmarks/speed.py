@@ -40,6 +40,7 @@ from pathlib import Path
 
 import cores
 import peak_memory
+from first_card import first_card
 from given_lists import known_names
 
 from colar_jax.freed_memory import keep_freed_memory
@@ -216,8 +217,7 @@ def work(side: str, task: str, device: str, keeps: str) -> None:
 def compare(task: str, rounds: int, device: str, keeps: str) -> dict[str, list[dict]]:
     """Both sides' measurements, taken in turns."""
     command = [sys.executable, __file__, "--device", device, "--keeps", keeps, "--task", task, "--side"]
-    # One card for both, the first where the user names none.
-    environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ, **ENVIRONMENT[device]}
+    environment = {**os.environ, **ENVIRONMENT[device], **first_card()}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers = {}
     for side in ("torch", "jax"):

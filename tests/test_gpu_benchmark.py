@@ -191,6 +191,28 @@ def test_flags_are_given_to_the_process_that_is_to_have_them(benchmark_module, r
     assert seen.count("--mine") == 1, "the counted loops alone were not measured before"
 
 
+@pytest.mark.parametrize(
+    ("given", "card"), [(None, "0"), ("0", "0"), ("2,3", "2"), ("GPU-8f, GPU-91", "GPU-8f"), ("", ""), ("-1", "-1")]
+)
+def test_both_sides_see_the_first_card_alone(benchmark_module, runner, monkeypatch, given, card):
+    """PyTorch computes on one; JAX would take all that a cluster has given."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert runner().environment("")["CUDA_VISIBLE_DEVICES"] == card
+    seen = []
+
+    def begin(command, env, **_):
+        seen.append(env["CUDA_VISIBLE_DEVICES"])
+        raise OSError("no process")
+
+    speed = benchmark_module("speed")
+    monkeypatch.setattr(speed.subprocess, "Popen", begin)
+    with pytest.raises(OSError, match="no process"):
+        speed.compare("sft_fixed", 1, "gpu", "ours")
+    assert seen == [card]
+
+
 def test_compile_times_are_of_an_empty_cache_and_of_a_full_one(benchmark_module, runner, monkeypatch):
     begun = []
 
