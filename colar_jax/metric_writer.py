@@ -12,6 +12,7 @@ from colar_jax.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+VALIDATION = "val/"  # begins the names of what is measured in a validation
 _FLUSH_SECONDS = 120
 
 
@@ -29,6 +30,7 @@ class MetricWriter:
         resume_step: the step that training goes on from (0: from the start). A killed run may have logged steps after
             its last checkpoint; they will be taken again, so their lines are dropped, and TensorBoard is told to do the
             same. None keeps every line.
+        validates_again: whether that step will be validated again: what a killed run wrote of it is dropped, too.
         hooks: called with the step and the values of each line.
 
     Raises:
@@ -42,13 +44,15 @@ class MetricWriter:
         folder: str | os.PathLike,
         resume_step: int | None = None,
         hooks: Sequence[Callable[[int, dict[str, float]], object]] = (),
+        *,
+        validates_again: bool = False,
     ):
         self._hooks = tuple(hooks)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_FILE
         if path.exists():
-            _drop_lines_after(path, math.inf if resume_step is None else resume_step)
+            _drop_lines_after(path, math.inf if resume_step is None else resume_step, validates_again)
         self._lines = path.open("a", encoding="utf-8", buffering=1)
         self._tensorboard = _TensorBoard(
             folder / TENSORBOARD_FOLDER, purge_step=None if resume_step is None else resume_step + 1
@@ -170,8 +174,14 @@ def _complete_lines(path: Path) -> Iterator[tuple[str, dict]]:
         yield line, values
 
 
-def _drop_lines_after(path: Path, last_step: float) -> None:
-    kept = "".join(f"{line}\n" for line, values in _complete_lines(path) if values["step"] <= last_step)
+def _drop_lines_after(path: Path, last_step: float, validates_again: bool) -> None:
+    """Leave the lines up to a step; where it is validated again, without what was measured of it in validation."""
+
+    def is_kept(values: dict) -> bool:
+        is_validation = any(name.startswith(VALIDATION) for name in values)
+        return values["step"] < last_step or (values["step"] == last_step and not (validates_again and is_validation))
+
+    kept = "".join(f"{line}\n" for line, values in _complete_lines(path) if is_kept(values))
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(kept, encoding="utf-8")
     os.replace(unfinished, path)

@@ -134,9 +134,14 @@ class Checkpoints:
     def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Note what was measured of a step that was saved without; its checkpoint stays as it is.
 
-        Of several processes the first one writes.
+        As after a save, what is not kept any more goes. Of several processes the first one writes.
         """
         self._late.add(step, self.saved_at(step), {name: float(value) for name, value in metrics.items()})
+        kept = self.steps()
+        with self._writing():
+            for step in [checkpoint.step for checkpoint in self._checkpointer.checkpoints]:
+                if step not in kept:
+                    self._checkpointer.delete(step, missing_ok=True)
 
     def restore(self, step: int, abstract_tree: PyTree) -> PyTree:
         """The saved tree, bit for bit, in the containers and shardings of `abstract_tree`.

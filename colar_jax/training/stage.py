@@ -15,7 +15,7 @@ from colar_jax.config import StageConfig
 from colar_jax.errors import TrainingEnded
 from colar_jax.evaluation.evaluator import Outcome
 from colar_jax.metric_hooks import Hook
-from colar_jax.metric_writer import MetricWriter, NoWriter
+from colar_jax.metric_writer import VALIDATION, MetricWriter, NoWriter
 from colar_jax.metrics import Metric
 from colar_jax.parallel.hosts import Agreement, ends_with_its_peers, is_first
 from colar_jax.progress import Progress
@@ -104,7 +104,7 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
             logger.info("stage %s goes on from step %d of %d", stage.name, start, stage.num_steps)
         with (
             ends_with_its_peers(),
-            MetricWriter(stage.folder, resume_step=start, hooks=stage.hooks) if is_first() else NoWriter() as writer,
+            _writer_of(stage, start, owes_validation) as writer,
             Progress(f"stage {stage.name}", stage.num_steps, done=start) as progress,
             InterruptionGuard() as guard,
         ):
@@ -116,6 +116,13 @@ def run_stage(stage: StageRun, state: TrainState, frozen: Tree, key: jax.Array) 
                 _loop(running, steps, start)
             checkpoints.wait()  # a signal ends nothing until the last step is on disk
             running.stop_if_asked(stage.num_steps)
+
+
+def _writer_of(stage: StageRun, start: int, owes_validation: bool) -> MetricWriter | NoWriter:
+    """What a stage writes its metrics with, in the first process."""
+    if not is_first():
+        return NoWriter()
+    return MetricWriter(stage.folder, start, stage.hooks, validates_again=owes_validation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,9 +195,9 @@ class _Running:
             of_speeds.append({"accuracy": outcome.accuracy} | appraisal)
             measured = of_speeds[-1] | {"length": float(outcome.lengths_N.mean())}
             measured["forced_stops"] = float(outcome.forced_stop_N.mean())
-            values |= {f"val/{name}{suffix}": value for name, value in measured.items()}
+            values |= {f"{VALIDATION}{name}{suffix}": value for name, value in measured.items()}
         means = {name: float(np.mean([measured[name] for measured in of_speeds])) for name in of_speeds[0]}
-        self.writer.write(step, values | {f"val/{name}": mean for name, mean in means.items()})
+        self.writer.write(step, values | {f"{VALIDATION}{name}": mean for name, mean in means.items()})
         self.progress.log(step, {name: value for name, value in values.items() if "forced" not in name})
         return means
 

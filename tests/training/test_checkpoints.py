@@ -363,3 +363,23 @@ def test_a_step_that_was_saved_without_a_metric_gets_one(tmp_path):
         late.write_text(of_another)
         with Checkpoints(folder) as checkpoints:
             assert checkpoints.best_step() == 3 and checkpoints.steps() == [3]
+
+
+@pytest.mark.parametrize("lost", ["_CHECKPOINT_METADATA", "metrics", "state", "*"])
+def test_a_metric_that_comes_late_removes_what_is_kept_no_more(tmp_path, lost):
+    """Also of what a kill has removed in part; and the next save finds the folder as it is."""
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder, keep_best=2) as checkpoints:
+        for step, accuracy in {1: 0.1, 2: 0.2, 3: 0.3}.items():
+            checkpoints.save(step, {"w": np.ones(2)}, metrics={"accuracy": accuracy}, identity={})
+        checkpoints.wait()
+        shutil.copytree(folder / "2", folder / "1")
+        for path in (folder / "1").glob(lost):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        checkpoints.save(4, {"w": np.ones(2)}, metrics=None, identity={})
+    with Checkpoints(folder, keep_best=2) as checkpoints:
+        assert checkpoints.steps() == [2, 3, 4]
+        checkpoints.add_metrics(4, {"accuracy": 0.4})
+        assert checkpoints.steps() == [3, 4]
+        checkpoints.save(5, {"w": np.ones(2)}, metrics={"accuracy": 0.0}, identity={})
+    assert {path.name for path in folder.iterdir()} == {"3", "4", "5"}

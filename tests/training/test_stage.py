@@ -219,3 +219,57 @@ def test_a_signal_during_a_validation_is_answered_at_once(tmp_path, step):
         assert checkpoints.best_step() == 6 and checkpoints.read(6)[0] == {"accuracy": 0.6}
     run_stage(stage_in(tmp_path, going_on, validate, **settings), start_state(), {}, None)
     assert validated == [3, 6]
+
+
+def validating(*, stopped_at: int | None = None):
+    """Step 3 has an accuracy of 0.3, and so on; a signal comes during the validation of a step."""
+
+    def validate(parameters, before_each):
+        at = int(parameters["llama"]["weight"][0])
+        if at == stopped_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        before_each()
+        return {"2": (outcome(at / 10), {})}
+
+    return validate
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_after_a_signal_during_a_validation_the_same_checkpoints_stay(tmp_path, step):
+    """What a late metric puts out of the best ones goes at once: after the last step there is no save to do it."""
+    settings, left = dict(steps=6, eval_every=3), {}
+    for name, stopped_at in {"whole": None, "stopped": step}.items():
+        folder = tmp_path / name
+        if stopped_at:
+            with pytest.raises(Interrupted):
+                run_stage(
+                    stage_in(folder, CountingTrainer(), validating(stopped_at=step), **settings),
+                    start_state(),
+                    {},
+                    None,
+                )
+        run_stage(stage_in(folder, CountingTrainer(), validating(), **settings), start_state(), {}, None)
+        left[name] = sorted(path.name for path in (folder / CHECKPOINTS_FOLDER).iterdir())
+    assert left["stopped"] == left["whole"] == ["6"]
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_kill_after_the_line_of_a_made_up_validation_leaves_it_once(tmp_path, monkeypatch, step):
+    settings = dict(steps=6, eval_every=3, log_every=1)
+    with pytest.raises(Interrupted):
+        run_stage(
+            stage_in(tmp_path, CountingTrainer(), validating(stopped_at=step), **settings), start_state(), {}, None
+        )
+
+    def killed(checkpoints, step, metrics):
+        raise KeyboardInterrupt
+
+    add_metrics = Checkpoints.add_metrics
+    monkeypatch.setattr(Checkpoints, "add_metrics", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage_in(tmp_path, CountingTrainer(), validating(), **settings), start_state(), {}, None)
+    monkeypatch.setattr(Checkpoints, "add_metrics", add_metrics)
+    run_stage(stage_in(tmp_path, CountingTrainer(), validating(), **settings), start_state(), {}, None)
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines if "val/accuracy" in line] == [3, 6]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
