@@ -2,10 +2,12 @@
 
 import math
 
+from colar_jax.data.loader import Batches
 from colar_jax.data.packing import Batch
 from colar_jax.evaluation.evaluator import Evaluator, Workload
 from colar_jax.evaluation.judge import Judge
 from colar_jax.parallel.mesh import rows_that_divide
+from colar_jax.planning.data_shape import PlannedData
 from colar_jax.planning.lowering import Lowered, PlannedStage, StageLength
 from colar_jax.planning.model_flops import packed_rows, step_flops
 from colar_jax.training.optimizer import make_optimizer
@@ -19,7 +21,7 @@ def lower_training_step(setting: PlannedStage) -> tuple[Lowered, StageLength]:
     num_rows = rows_that_divide(stage.rows, engine.num_shards, stage.accumulation)
     batch = loader.batch(0, slice(0, num_rows))  # where a schedule removes steps, the largest
     num_examples = _examples_per_step(loader, batch, len(data.train))
-    num_steps = stage.steps or math.ceil(stage.epochs * data.num_examples / num_examples)
+    num_steps = stage.steps or math.ceil(stage.epochs * _steps_per_epoch(loader, num_examples, data))
     optimizer = make_optimizer(stage.optimizer, num_steps, setting.logical_axes)
     state, frozen = setting.placed_state(optimizer)
     rows = engine.shapes_of_rows(batch)
@@ -68,14 +70,21 @@ def _smaller_batch(setting: PlannedStage) -> str:
     return f"--config.stages.{setting.name}.row_positions={stage.row_positions // 2} shortens the rows"
 
 
-def _examples_per_step(loader, batch, num_train: int) -> float:
-    """On average; where a batch holds more examples than there are here, as many as would fill it."""
+def _examples_per_step(loader: Batches, batch, num_train: int) -> float:
+    """As many as fill all rows of a step, on average, even where a batch holds more examples than there are here."""
     if loader.steps_per_epoch > 1:
-        return (num_train - loader.num_left_out) / loader.steps_per_epoch
+        in_steps = (num_train - loader.num_left_out) * (1 - loader.share_left_over)
+        return in_steps / loader.steps_per_epoch
     if isinstance(batch, Batch):
         in_row = batch.segment_ids_BS.max(axis=1)
         return float(in_row[in_row > 0].mean() * loader.num_rows)
     return float(loader.examples_per_step)
+
+
+def _steps_per_epoch(loader: Batches, per_step: float, data: PlannedData) -> int:
+    """Whole steps of the real training set, of which the one at hand may be a sample; the rest is left over."""
+    used = data.num_examples * (1 - loader.num_left_out / len(data.train))
+    return max(1, math.floor(used / per_step * (1 + 1e-9)))
 
 
 def _useful_flops(setting: PlannedStage, batch) -> float:
