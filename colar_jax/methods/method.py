@@ -124,6 +124,8 @@ class Method(abc.ABC):
     old_names: ClassVar[dict[str, str]] = {}  # settings of earlier versions, such as model.x.size -> its own field
     # Whether its labels are what the model itself gets right (`runs.speed_labels`).
     learns_from_answers: ClassVar[bool] = False
+    # Whether supervised training reads the layers forward alone: nothing in them is learned, and no word is predicted.
+    learns_beside: ClassVar[bool] = False
     # Settings that these answers do not depend on (`runs.made_from`).
     read_after_answers: ClassVar[tuple[str, ...]] = ()
     # Whether it answers the run's problems; else its stage has to be named to be asked or exported.

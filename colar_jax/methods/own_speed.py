@@ -107,6 +107,7 @@ class OwnSpeed(Method):
     group = "own_speed"
     trains = (SPEED_CHOICE,)
     learns_from_answers = True
+    learns_beside = True  # whatever it `learns` from rewards
     read_after_answers = ("labels", "mid_chain")
     chooses_speed = True
     calibrates = False  # latents are those of the stage that it starts from

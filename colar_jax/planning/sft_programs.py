@@ -9,7 +9,7 @@ from colar_jax.evaluation.judge import Judge
 from colar_jax.parallel.mesh import rows_that_divide
 from colar_jax.planning.data_shape import PlannedData
 from colar_jax.planning.lowering import Lowered, PlannedStage, StageLength
-from colar_jax.planning.model_flops import packed_rows, step_flops
+from colar_jax.planning.model_flops import forward_flops, packed_rows, step_flops
 from colar_jax.training.optimizer import make_optimizer
 from colar_jax.training.step import make_train_step
 
@@ -92,6 +92,9 @@ def _useful_flops(setting: PlannedStage, batch) -> float:
     if not isinstance(batch, Batch):
         return 0.0
     method = setting.method
-    positions, supervised = batch.segment_ids_BS.shape[1], batch.supervised_BM.shape[1]
-    shape = packed_rows(setting.stage.rows, positions, supervised, has_latents="latent_head" in method.trains)
+    rows, positions, supervised = setting.stage.rows, batch.segment_ids_BS.shape[1], batch.supervised_BM.shape[1]
+    if method.learns_beside:  # a small head, whose own products are not counted
+        shape = packed_rows(rows, positions, 0, has_latents=False)
+        return method.num_passes * sum(forward_flops(setting.llama, setting.config.model, shape).values())
+    shape = packed_rows(rows, positions, supervised, has_latents="latent_head" in method.trains)
     return step_flops(setting.llama, setting.config.model, shape, passes=method.num_passes)

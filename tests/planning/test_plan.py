@@ -186,6 +186,20 @@ def test_latents_in_training_are_planned_too():
     assert plan["schedule"]["num_steps"] == 6
 
 
+def test_a_head_that_learns_beside_the_model_needs_the_layers_forward_alone():
+    """Of the step of `own_speed`, in which no gradient goes through them and no word is predicted."""
+    flags = (
+        "--config=configs/arithmetic.py", "--stage=auto", "--config.model.preset=pico", "--compiler=host",
+        "--rows_per_chip=2", "--config.model.scan_layers=True", "--config.data.train_limit=60", "--topology=v5e:2x2",
+        "--config.data.num_test=4", "--config.data.num_val=8", "--rollout=no", "--config.parallel.mesh=data=4",
+    )  # fmt: skip
+    done = run(*flags, "--json")
+    assert done.returncode == 0, done.stderr
+    step = step_of(json.loads(done.stdout))
+    # Of a tiny model the head, forward and backward, is some of it.
+    assert 0.95 * step["compiled"]["costs"]["flops"] < step["useful_flops"] <= step["compiled"]["costs"]["flops"]
+
+
 @pytest.mark.parametrize("config", fast(["gsm8k_latent_grpo", "gsm8k_adaptive"], "gsm8k_latent_grpo"))
 def test_rewards_of_other_latents_are_planned_too(config):
     """A sequence of latents that are made again has no closed form; rollouts of k-hot ones keep ids and scores."""
