@@ -2,7 +2,9 @@
 
 An epoch is planned as a whole from `(seed, epoch)`: the order of the examples, each one's speed, which rows they are
 packed into. A group's label is drawn from `(seed, epoch, example)`. Every epoch has the same number of steps, so step
-`s` belongs to epoch `s // steps_per_epoch`. Rows that do not fill a last step are dropped, or a last row stays empty.
+`s` belongs to epoch `s // steps_per_epoch`. They are the whole steps of epoch 0, or one. Another epoch has other speeds
+and another order, and may pack into more rows, which are dropped from its last whole step on, or into fewer: then its
+last step has empty rows, or no example at all, and its gradient is zero.
 """
 
 import dataclasses
@@ -41,9 +43,9 @@ class Batches(Protocol):
     """Where a stage's batches come from, whatever their kind."""
 
     encoded: EncodedProblems  # what they are made of
-    steps_per_epoch: int
+    steps_per_epoch: int  # of every epoch; the last may have empty rows
     num_left_out: int  # examples that no row holds
-    share_left_over: float  # of those that are, by an epoch, which is whole steps: other ones each time
+    share_left_over: float  # of those that are, by epoch 0, which is whole steps: about as much by others, other ones
     first_final_step: int  # from which step on batches are of the kind that is decoded
 
     num_rows: int
@@ -55,7 +57,7 @@ class Batches(Protocol):
         """
 
     def num_examples(self, step: int) -> int:
-        """How many examples the whole batch of a step has."""
+        """How many examples the whole batch of a step has; the last of an epoch may have none."""
 
     def resets_optimizer(self, step: int) -> bool:
         """Whether the optimizer forgets its moments before step `step`."""
@@ -107,7 +109,7 @@ class Loader:
         return dataclasses.replace(batch, row_ids_B=np.array(row_ids, np.int32))
 
     def num_examples(self, step: int) -> int:
-        """How many examples the batch of a step has."""
+        """How many examples the batch of a step has; the last of an epoch may have none."""
         epoch, index = divmod(step, self.steps_per_epoch)
         return sum(map(len, self._plan(epoch).rows[index * self.num_rows : (index + 1) * self.num_rows]))
 

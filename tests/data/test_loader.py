@@ -286,6 +286,18 @@ def test_fewer_examples_than_a_batch_has_rows():
     assert (loader.batch(2).segment_ids_BS.max(axis=1) == 0).sum() > 100
 
 
+def test_the_last_step_of_an_epoch_that_packs_into_fewer_rows_has_empty_ones():
+    """As many steps as epoch 0 has, whatever is left for the last."""
+    assert [len(loader_of()._pack(epoch)) for epoch in (0, 6)] == [60, 59]
+    for rows, filled in {4: 3, 1: 0}.items():
+        loader = loader_of(rows=rows)
+        last = 7 * loader.steps_per_epoch - 1
+        batch = loader.batch(last)
+        assert (batch.segment_ids_BS.max(axis=1) > 0).sum() == filled
+        assert loader.num_examples(last) == batch.segment_ids_BS.max(axis=1).sum()
+        assert loader.num_examples(last - 1) > 0 < loader.num_examples(last + 1)
+
+
 def test_rows_beyond_those_of_a_step_are_empty():
     loader = loader_of(rows=3)
     batch, longer, last = loader.batch(1), loader.batch(1, slice(0, 8)), loader.batch(1, slice(2, 5))
