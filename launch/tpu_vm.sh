@@ -157,7 +157,7 @@ start() {
     need_training
     local train mount=":"
     # Whoever made the slice again under this name has taken the place of what ran there: it may take over its lock.
-    train="cd ~/colar_jax && export COLAR_JOB=$(quoted "tpu/$PROJECT/$ZONE/$NAME") && ~/venv/bin/python -m colar_jax.train $(quoted "${TRAIN_FLAGS[@]}")"
+    train="cd ~/colar_jax && export COLAR_JOB=$(quoted "tpu/$PROJECT/$ZONE/$NAME") && launch/with_peers.sh ~/venv/bin/python -m colar_jax.train $(quoted "${TRAIN_FLAGS[@]}")"
     [ -z "$BUCKET" ] || mount="bucket=$(quoted "$BUCKET"); $(cat "$here/tpu_vm_mount.sh")" || return 1
     on_workers all "$mount
 if $AT_WORK; then

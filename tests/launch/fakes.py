@@ -22,7 +22,7 @@ SLICE = ("--name=colar", "--zone=us-west4-a", "--type=v5litepod-16")  # of a TPU
 
 _TOOLS = (
     "bash", "sh", "env", "git", "gzip", "dirname", "mkdir", "rm", "cat", "tail", "tar", "sleep", "nohup", "setsid",
-    "grep", "tr", "xargs", "date",
+    "grep", "tr", "xargs", "date", "mktemp", "tee",
 )  # fmt: skip
 
 _RECORD = """
@@ -36,7 +36,7 @@ def record(log, words):
 # also in the home of another worker, if there is one. A home's `refused` says how often which words are refused there.
 _GCLOUD = """
 record(os.environ["FAKE_LOG"], sys.argv[1:])
-import signal, subprocess, pathlib, time
+import shutil, signal, subprocess, pathlib, time
 cloud = pathlib.Path(os.environ["FAKE_CLOUD"])
 words = sys.argv[3:]
 kind, verb = words[0], words[1]
@@ -80,6 +80,10 @@ elif verb == "ssh":
             worst = 255
             continue
         before = trainings.read_text() if trainings.exists() else ""
+        if "colar_jax.train" in command:  # of what was shipped, what training is started by
+            shipped = home / "colar_jax" / "launch"
+            shipped.mkdir(exist_ok=True)
+            shutil.copy(os.environ["FAKE_SHIPPED"], shipped)
         environment = os.environ | {"HOME": str(home)}
         done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
         print(done.stdout, end="")
@@ -95,15 +99,19 @@ elif verb == "ssh":
 
 _PLAIN = 'record(os.environ["FAKE_LOG"], [os.path.basename(sys.argv[0]), *sys.argv[1:]])\n'
 
-# Ends with the next of the statuses it is to have; "gone" is no end, but that of its machine, and "waits" one after
-# another worker's, as jax has it.
+# Ends with the next of the statuses it is to have; "gone" is no end, but that of its machine, "silent" that of another
+# one, and "waits" one after another worker's, as jax has it.
 _TRAINING = """
 import pathlib, signal, time
 statuses = pathlib.Path.home() / "statuses"
 left = statuses.read_text().split()
 statuses.write_text(" ".join(left[1:] or left))
 if left[0] == "gone":
-    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpgrp(), signal.SIGKILL)  # the shell that would note its status
+if left[0] == "silent":  # jax misses another worker's heartbeat
+    print("Terminating process because the JAX distributed service detected fatal errors.", file=sys.stderr, flush=True)
+    record(os.environ["FAKE_LOG"] + ".train", sys.argv[1:])
+    os.abort()
 record(os.environ["FAKE_LOG"] + ".train", sys.argv[1:])
 end, other = time.monotonic() + 60, pathlib.Path.home() / "another" / "train.status"
 while left[0] == "waits" and not other.exists() and time.monotonic() < end:
@@ -127,6 +135,7 @@ class Cluster:
             "PATH": f"{self.bin}:{tools}",
             "FAKE_LOG": str(self.log),
             "FAKE_CLOUD": str(self.cloud),
+            "FAKE_SHIPPED": str(LAUNCH / "with_peers.sh"),
             "COLAR_POLL_SECONDS": "0.05",
             "TMPDIR": str(folder),
         }

@@ -43,7 +43,7 @@ def test_a_dry_run_submits_nothing(cluster):
     assert shlex.split(lines[-1])[-len(AWKWARD) :] == AWKWARD
 
 
-TRAINING = ["srun", "--kill-on-bad-exit=0", "apptainer", "exec", "--nv", "colar.sif", "python"]
+TRAINING = ["srun", "--kill-on-bad-exit=0", "launch/with_peers.sh", "apptainer", "exec", "--nv", "colar.sif", "python"]
 TRAINING += ["-m", "colar_jax.train", *AWKWARD]
 
 

@@ -75,6 +75,13 @@ def test_a_cloud_that_cannot_be_asked_for_a_moment_changes_nothing_under_trainin
     assert "scp" not in verbs(cluster) and trainings(cluster) == []
 
 
+def test_training_that_jax_aborts_because_another_worker_is_gone_starts_again(cluster):
+    cluster.add_gcloud(states="READY", statuses="silent 0")
+    done = cluster.run("tpu_vm.sh", "run", *SLICE, "--", *AWKWARD)
+    assert done.returncode == 0, done.stderr
+    assert trainings(cluster) == [["-m", "colar_jax.train", *AWKWARD]] * 2
+
+
 def test_training_starts_again_when_all_workers_have_ended(cluster):
     cluster.add_gcloud(states="READY", statuses="75 0")
     (cluster.cloud / "others").write_text("0")
