@@ -22,7 +22,8 @@ from colar_jax.settings import ParallelConfig
 
 logger = logging.getLogger(__name__)
 
-# The exit status after a process was lost; also jax's own way to end, a fatal error, is not 0.
+# The exit status after a process was lost. Where no error tells of it, jax misses a heartbeat and aborts the process;
+# launch/with_peers.sh makes the same status of that.
 LOST_PEER = 75  # EX_TEMPFAIL: try again
 # The exit status after a fault of this process alone. It is the higher one, for srun returns the highest of all
 # processes' statuses.
@@ -196,7 +197,7 @@ def ends_with_its_peers() -> Iterator[None]:
         # In this order: to count them makes devices ready.
         if not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
-        if not isinstance(error, jax.errors.JaxRuntimeError):
+        if not is_of_runtime(error):
             _end_alone(error)
         reason = " ".join(str(error).split())[:300]
         is_its_own = reason.startswith(_OF_ITS_OWN)
@@ -212,6 +213,14 @@ def ends_with_its_peers() -> Iterator[None]:
         process = f"process {jax.process_index()} of {jax.process_count()}"
         print(f"error: {process} cannot go on: {said}", file=sys.stderr, flush=True)
         _end_at_once(OWN_FAULT if is_its_own else LOST_PEER)
+
+
+def is_of_runtime(error: BaseException) -> bool:
+    """Whether an error is one of jax's runtime: of a computation, or of what processes send each other.
+
+    What Gloo, which CPUs send by, has to say where a computation is handed on, comes as a ValueError.
+    """
+    return isinstance(error, jax.errors.JaxRuntimeError) or (isinstance(error, ValueError) and "Gloo" in str(error))
 
 
 def _end_alone(error: Exception) -> None:

@@ -14,6 +14,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from colar_jax.errors import UserError
+from colar_jax.parallel.hosts import is_of_runtime
 from colar_jax.training import orbax_output
 from colar_jax.training.checksums import digest_of, sums_of
 from colar_jax.training.disk import refusal_of_disk
@@ -49,7 +50,7 @@ class Checkpoints:
     Raises:
       ValueError: `keep_best` is less than 1.
       UserError: a checkpoint is damaged; here, or in whatever method first meets the damage.
-      jax.errors.JaxRuntimeError: another process was lost, or no memory is left; nothing is damaged.
+      jax.errors.JaxRuntimeError, ValueError: another process was lost (`hosts.is_of_runtime`); nothing is damaged.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep_best: int = 3):
@@ -299,4 +300,4 @@ def _is_no_damage(error: Exception) -> bool:
     """Whether what Orbax raises is of memory or of another process: lost, or elsewhere than this one."""
     if isinstance(error, AssertionError):  # `jax.experimental.multihost_utils.sync_global_devices`
         return jax.process_count() > 1 and "name mismatch" in str(error)
-    return isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+    return isinstance(error, MemoryError) or is_of_runtime(error)

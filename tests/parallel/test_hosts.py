@@ -226,6 +226,19 @@ def test_a_fault_of_its_own_is_not_tried_again(monkeypatch, capsys, error, statu
     assert line.startswith("error: process 0 of 2 cannot go on: ") and said in line
 
 
+def test_a_process_that_gloo_misses_was_lost(monkeypatch, capsys):
+    """Where a computation is handed on, the error has another type; that of a value that is wrong is one's own."""
+    be_one_of_two(monkeypatch)
+    lost = "UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:18829"
+    for message, status in {lost: hosts.LOST_PEER, "rows=3 is wrong": hosts.OWN_FAULT}.items():
+        with pytest.raises(SystemExit) as ended, hosts.ends_with_its_peers():
+            raise ValueError(message)
+        assert ended.value.code == status
+    assert capsys.readouterr().err.startswith(
+        "error: process 0 of 2 cannot go on: most likely because another one ended"
+    )
+
+
 def test_arrays_of_the_first_process_are_taken_bit_for_bit(monkeypatch):
     own = {"rewards": np.array([0.1, 1 + 1e-12, 3.0]), "right": np.array([[True], [False]])}
     first = jax.tree.map(lambda array: array[::-1].copy(), own)

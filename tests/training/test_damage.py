@@ -126,6 +126,7 @@ def test_a_lone_damaged_checkpoint(tmp_path, saved):
 
 
 OF_A_PEER = [
+    ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:18829"),
     jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer"),
     AssertionError("sync_global_devices name mismatch ('labelled'). Expected: [1 2]; got: 2."),
 ]
@@ -144,7 +145,7 @@ def be_one_of_two(monkeypatch, error: Exception) -> list[pathlib.Path]:
     return opened
 
 
-@pytest.mark.parametrize("error", OF_A_PEER, ids=["lost", "elsewhere"])
+@pytest.mark.parametrize("error", OF_A_PEER, ids=["closed", "lost", "elsewhere"])
 def test_a_process_that_is_lost_while_checkpoints_are_opened_is_no_damage(saved, monkeypatch, error):
     """To open them is a collective; the advice to remove a checkpoint would cost a good one."""
     opened = be_one_of_two(monkeypatch, error)
@@ -153,7 +154,7 @@ def test_a_process_that_is_lost_while_checkpoints_are_opened_is_no_damage(saved,
     assert raised.value is error and opened == [saved]
 
 
-@pytest.mark.parametrize("error", OF_A_PEER, ids=["lost", "elsewhere"])
+@pytest.mark.parametrize("error", OF_A_PEER, ids=["closed", "lost", "elsewhere"])
 def test_a_process_that_is_lost_while_a_checkpoint_is_read_is_no_damage(saved, monkeypatch, error):
     with Checkpoints(saved) as checkpoints, monkeypatch.context() as patch:
         patch.setattr(jax, "process_count", lambda: 2)
