@@ -6,7 +6,6 @@ The only file that imports Orbax, whose names still move between releases (impor
 import contextlib
 import json
 import pathlib
-import tempfile
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -14,9 +13,9 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from colar_jax.errors import UserError
-from colar_jax.parallel.hosts import is_of_runtime
 from colar_jax.training import orbax_output
 from colar_jax.training.checksums import digest_of, sums_of
+from colar_jax.training.damage import damaged, damaged_one_of, is_no_damage
 from colar_jax.training.disk import refusal_of_disk
 from colar_jax.training.late_metrics import LATE_METRICS_FILE, LateMetrics
 from colar_jax.training.preservation import BestAndLatest
@@ -66,15 +65,9 @@ class Checkpoints:
         except OSError:
             raise
         except Exception as error:  # of one of the checkpoints, without a word on which
-            if _is_no_damage(error):
+            if is_no_damage(error) or (told := damaged_one_of(self.folder, self._try_to_open)) is None:
                 raise
-            if jax.process_count() > 1:  # to open one alone is a collective, too: the others may be elsewhere
-                raise UserError(
-                    f"{self.folder}: one of its checkpoints is damaged; the same command as one process says which"
-                ) from error
-            if (step := self._unreadable_step()) is None:
-                raise
-            raise self._damaged(step) from error
+            raise told from error
         self._late.keep_of({step: self.saved_at(step) for step in self._late.of_step if step in self.steps()})
 
     def __enter__(self) -> "Checkpoints":
@@ -189,7 +182,7 @@ class Checkpoints:
             restored = self._checkpointer.load(step, {path: with_sharding(leaf) for path, leaf in wanted.items()})
         sums = metadata.custom_metadata.get("sums")  # none in checkpoints of earlier versions
         if sums is not None and any(sums.get(path) != value for path, value in sums_of(restored).items()):
-            raise self._damaged(step)
+            raise damaged(self.folder, step)
         leaves, treedef = jax.tree.flatten(abstract_tree)
         values = [restored[path] for path in wanted]  # Orbax gives them back sorted by path
         return treedef.unflatten(
@@ -230,6 +223,10 @@ class Checkpoints:
             cleanup_tmp_directories=remove_unfinished,
         )
 
+    def _try_to_open(self, folder: pathlib.Path) -> None:
+        with orbax_output.silenced():
+            self._open(folder).close()
+
     def parts(self, step: int, entry: str) -> set[str]:
         """The names right below one of the saved tree's top-level entries.
 
@@ -262,9 +259,9 @@ class Checkpoints:
         except PermissionError:
             raise
         except Exception as error:
-            if _is_no_damage(error):
+            if is_no_damage(error):
                 raise
-            raise self._damaged(step) from error
+            raise damaged(self.folder, step) from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -278,26 +275,3 @@ class Checkpoints:
             raise UserError(
                 f"{self.folder}: {reason}; the checkpoints in it are whole, and the same command goes on from the last"
             ) from error
-
-    def _unreadable_step(self) -> int | None:
-        """The first step whose folder, alone, cannot be opened; None where each can."""
-        for path in sorted(path for path in self.folder.iterdir() if path.name.isdigit()):
-            with tempfile.TemporaryDirectory() as alone, orbax_output.silenced():
-                (pathlib.Path(alone) / path.name).symlink_to(path)
-                try:
-                    self._open(pathlib.Path(alone)).close()
-                except Exception:
-                    return int(path.name)
-        return None
-
-    def _damaged(self, step: int) -> UserError:
-        others = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.name != str(step)]
-        then = f"training goes on from step {max(others)}" if others else "the stage starts anew"
-        return UserError(f"{self.folder / str(step)} is damaged; remove that folder, and {then}")
-
-
-def _is_no_damage(error: Exception) -> bool:
-    """Whether what Orbax raises is of memory or of another process: lost, or elsewhere than this one."""
-    if isinstance(error, AssertionError):  # `jax.experimental.multihost_utils.sync_global_devices`
-        return jax.process_count() > 1 and "name mismatch" in str(error)
-    return isinstance(error, MemoryError) or is_of_runtime(error)
