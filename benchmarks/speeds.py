@@ -2,7 +2,7 @@
 
     python benchmarks/speeds.py --out=runs/speeds                               # all, resumable: run it again to go on
     python benchmarks/speeds.py --out=runs/speeds --tables=bands --seeds=0,1    # some
-    python benchmarks/speeds.py --out=runs/speeds --only_table                  # what is there so far
+    python benchmarks/speeds.py --out=runs/speeds --only_table                  # what is there so far; draws nothing
     python benchmarks/speeds.py --out=/tmp/tiny --tiny --seeds=0                # every step, learning nothing
 
 A cell is one CoLaR stage of configs/arithmetic.py, some of its settings changed, from one chain of thought a
@@ -54,7 +54,7 @@ def main() -> None:
         changes = changes | {"stages.colar.steps": options.steps}
     # Of a cell that has several lines, as two processes at once write them, the latest.
     cells = {(one["experiment"], one["arm"], one["seed"]): one for one in map(json.loads, whole_lines(path))}
-    if any(one.get("changes", changes) != changes for one in cells.values()):
+    if not options.only_table and any(one.get("changes", changes) != changes for one in cells.values()):
         raise SystemExit(f"{path} has cells of another --steps or --tiny: name another folder with --out")
     arms = [arm.strip() for arm in options.arms.split(";") if arm.strip()]
     if unknown := set(arms) - {arm for name in EXPERIMENTS for arm in EXPERIMENTS[name]}:
@@ -71,9 +71,9 @@ def main() -> None:
             cells[name] = cell(options.out, *name, changes) | {"changes": changes}
             with path.open("a") as file:
                 file.write(json.dumps(cells[name]) + "\n")
-    in_order = sorted(cells.values(), key=lambda one: one["seed"])
+    asked = sorted((cells[name] for name in wanted if name in cells), key=lambda one: one["seed"])
     for experiment in options.tables:
-        print_table(options.out, in_order, experiment)
+        print_table(asked, experiment, pictures=None if options.only_table else options.out)
 
 
 if __name__ == "__main__":

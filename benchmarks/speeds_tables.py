@@ -19,8 +19,12 @@ def shown(values: list[float], digits: int = 1) -> str:
     return f"{interval.center:.{digits}f}{spread}"
 
 
-def print_table(out: Path, cells: list[dict], experiment: str) -> None:
-    """Rows are speeds; each arm has accuracy in %, and #L in % of the gold number of groups."""
+def print_table(cells: list[dict], experiment: str, pictures: Path | None) -> None:
+    """Rows are speeds; each arm has accuracy in %, and #L in % of the gold number of groups.
+
+    Args:
+        pictures: the folder that one of speeds that a model chooses is drawn into.
+    """
     of_arms = {arm: [c for c in cells if (c["experiment"], c["arm"]) == (experiment, arm)]
                for arm in EXPERIMENTS[experiment]}  # fmt: skip
     of_arms = {arm: found for arm, found in of_arms.items() if found}
@@ -28,7 +32,8 @@ def print_table(out: Path, cells: list[dict], experiment: str) -> None:
         return
     if experiment in STARTS:
         print_own_speeds(of_arms, experiment)
-        draw_own_speeds(of_arms, out / f"{experiment}.png")
+        if pictures is not None:
+            draw_own_speeds(of_arms, pictures / f"{experiment}.png")
         return
     speeds = list(dict.fromkeys(speed for found in of_arms.values() for cell in found for speed in cell["speeds"]))
     print(f"\n### {experiment}, seeds: {', '.join(f'{arm} {len(found)}' for arm, found in of_arms.items())}\n")

@@ -49,12 +49,18 @@ def is_right(prediction: str, answer: str) -> bool:
     and full stops at the end do not count. Numbers are compared exactly, not as floats: 2**53 and 2**53 + 1 differ. Not
     a number (`nan`) is never right.
     """
-    prediction, answer = (text.strip().rstrip(string.whitespace + ".") for text in (prediction, answer))
+    prediction, answer = map(_without_full_stops, (prediction, answer))
     numbers = tuple(_parse_number(text, as_people_write=True) for text in (prediction, answer))
     if None in numbers:
         return prediction == answer
     # A signalling NaN raises when it is compared, so no NaN may reach the comparison.
     return not any(number.is_nan() for number in numbers) and numbers[0] == numbers[1]
+
+
+def _without_full_stops(text: str) -> str:
+    """A text without white space around it and full stops at its end, unless it is nothing else."""
+    text = text.strip()
+    return text.rstrip(string.whitespace + ".") or text
 
 
 def is_same_text(prediction: str, answer: str) -> bool:

@@ -21,7 +21,9 @@ _WORD = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(_ONES[1:10])}))?|{'|'.joi
 _NUMBER = re.compile(rf"(?P<digits>(?:{_DIGITS})?\.\d+|{_DIGITS})|\b(?P<word>{_WORD})\b", re.IGNORECASE)
 
 # What makes a number more than a count: part of a fraction, a time, a name, an ordinal, or of a number in words.
-_BEFORE_FIXED = re.compile(r"(?:[\w/:.#^*+=]|\b(?:hundred|thousand|million|billion|and a) )\Z", re.IGNORECASE)
+_BEFORE_FIXED = re.compile(
+    r"(?:[\w/:.#^*+=]|\b(?:(?:hundred|thousand|million|billion)(?: and)?|and a) )\Z", re.IGNORECASE
+)
 _AFTER_FIXED = re.compile(
     r"\s?(?:[/:^*+=]|(?:st|nd|rd|th|s|x|am|pm|a\.m|p\.m|AM|PM)\b)|[a-zA-Z_]"
     r"|[ -](?:hundred|thousand|million|billion|and (?:a|one)[ -](?:half|third|quarter|fourth)"

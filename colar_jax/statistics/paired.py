@@ -18,8 +18,8 @@ def paired_difference(a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamp
     so that what makes a question hard for both cancels. Two Wilson intervals that overlap say less: they count that
     hardness twice. Source: Efron, "Bootstrap methods", Annals of Statistics 7 (1979).
 
-    Of fewer than ten questions, fewer than six of which differ, the interval goes on to 0: so few may all point one way
-    by chance, and a bootstrap, which draws nothing that was not seen, would have no width where they do.
+    Where fewer than six questions differ, of however many, the interval goes on to 0: so few may all point one way by
+    chance, and a bootstrap, which draws nothing that was not seen, would leave 0 out where they do.
 
     A mean of a resample depends only on how often each *different* value of A - B was drawn, and those numbers are
     multinomial: with S seeds there are at most 2 S + 1 values, so no resample is ever written out question by question.

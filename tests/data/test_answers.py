@@ -57,6 +57,10 @@ def test_extracts_what_the_answer_template_wrote(answer):
     [
         ("(1,2)", "(12)", False),  # equal in the published code
         ("1,2", "12", False),
+        ("", "...", False),
+        (".", "...", False),
+        ("...", "...", True),
+        ("four.", "four", True),
         ("1,20", "120", False),
         ("1,2000", "12000", False),
         (",100", "100", False),

@@ -57,6 +57,12 @@ NUTS = "Tom has 5 nuts and 3 keys. How many?"
         ),
         ("Tom has 5 nuts. How many with those of Ann?", ("<<5+9=14>>",), None, "nothing says 9"),
         ("Tom has 5 nuts for 2 weeks, twice a day. How many?", ("<<5*2=10>>",), {5: None}, "2 may be that of twice"),
+        (
+            "One hundred and twenty seats in 20 rows. How many in 3 such rows?",
+            ("<<20*3=60>>",),
+            {3: None},
+            "the twenty is a part of another number, so 20 stays",
+        ),
         (NUTS, ("<<5+3=9>>",), None, "it does not come out"),
         (NUTS, ("5 and 3 are 8",), None, "no equation"),
         (NUTS, (), None, "no step"),
