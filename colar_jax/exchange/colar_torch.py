@@ -222,6 +222,11 @@ class LatentReasoner:
         settings = json.loads((folder / "thinking.json").read_text(encoding="utf-8"))
         if settings["method"] == "own_speed":
             raise ValueError(f"{folder}: this model chooses its own speed, which this file does not: export its source")
+        if not settings.get("decode", {}).get("latents_see_question", True):
+            raise ValueError(
+                f"{folder}: its latents are made without the question (decode.latents_see_question=False), which this "
+                "file does not do: colar_jax.load does"
+            )
         if settings["way"] == "own":
             raise ValueError(f"{folder}: its method makes latents in a way of its own, which this file does not know")
         if (folder / "adapter_config.json").is_file():

@@ -47,13 +47,7 @@ def export_prompt_embeds(
     Raises:
         UserError: a question or an option is wrong, or `out` is not empty.
     """
-    if thinker.method.recipe.conditioning == "own":
-        raise UserError(f"stage {thinker.stage} chooses its own speed, which its prompts' embeddings do not show")
-    if thinker.method.recipe.counts_tokens:
-        raise UserError(
-            f"stage {thinker.stage} has latents on the chain's own timeline (latent.timeline='tokens'), and an engine "
-            "that is given embeddings numbers their positions one by one"
-        )
+    _refuse_what_embeddings_do_not_say(thinker)
     with new_folder(out) as folder:
         answers = thinker.generate(questions, num_words=0, **options)
         embeds = [prompt_embeds(thinker, answer) for answer in answers]
@@ -67,7 +61,12 @@ def export_prompt_embeds(
 
 
 def prompt_embeds(thinker: Thinker, answer: Answer) -> np.ndarray:
-    """The embeddings that an answer follows: of its prompt, its thoughts and the end of thinking, float32 `[S, D]`."""
+    """The embeddings that an answer follows: of its prompt, its thoughts and the end of thinking, float32 `[S, D]`.
+
+    Raises:
+        UserError: an engine that is given them would decode something else.
+    """
+    _refuse_what_embeddings_do_not_say(thinker)
     model, dtype = nnx.merge(thinker.engine.graph, thinker.parameters), jnp.dtype("float32")
     (prompt,) = thinker.prompts([answer.question], answer.speed)
     packed = pack_prompts([prompt], PromptShape(rows=1, positions=len(prompt), width=len(prompt)))
@@ -76,6 +75,16 @@ def prompt_embeds(thinker: Thinker, answer: Answer) -> np.ndarray:
     end_1D = model.llama.embed(np.array([thinker.tokenizer.separator_id]), dtype)
     prompt_PD, words_LD, end_1D = (np.asarray(part) for part in jax.device_get((prompt_PD, words_LD, end_1D)))
     return np.concatenate([prompt_PD, answer.latents, words_LD, end_1D])
+
+
+def _refuse_what_embeddings_do_not_say(thinker: Thinker) -> None:
+    if thinker.method.recipe.conditioning == "own":
+        raise UserError(f"stage {thinker.stage} chooses its own speed, which its prompts' embeddings do not show")
+    if thinker.method.recipe.counts_tokens:
+        raise UserError(
+            f"stage {thinker.stage} has latents on the chain's own timeline (latent.timeline='tokens'), and an engine "
+            "that is given embeddings numbers their positions one by one"
+        )
 
 
 def _index(thinker: Thinker, answers: list[Answer], num_positions: list[int], max_answer_tokens: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import signal
 import socket
@@ -16,6 +17,8 @@ from colar_jax.serving.guards import LARGEST_HEAD
 
 # Connections that wait to be accepted.
 _BACKLOG = 2048
+# What uvicorn says where a reply is left in its middle: of a client that does not read (`guards`), nobody's fault here.
+_LEFT = "ASGI callable returned without completing response."
 
 
 def protocol(seconds_to_send: float) -> type[H11Protocol]:
@@ -60,6 +63,10 @@ def protocol(seconds_to_send: float) -> type[H11Protocol]:
     return BoundedProtocol
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.msg != _LEFT
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A socket of this address, before anything is loaded. UserError where it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -93,6 +100,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=math.ceil(seconds_to_finish),
         )
         super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         self.on_start: Callable[[], None] = lambda: None
 
     @contextlib.contextmanager

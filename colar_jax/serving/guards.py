@@ -38,6 +38,10 @@ class Bounds:
     api_key: str = ""
 
 
+class SlowReaderError(Exception):
+    """A client does not take its reply."""
+
+
 class Guard:
     """ASGI: lets through what is within bounds."""
 
@@ -52,8 +56,10 @@ class Guard:
         async def send_in_time(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._count(scope["path"], message["status"])
-            # One who does not read fills the buffers; to raise closes the connection.
-            await asyncio.wait_for(send(message), self._bounds.seconds_to_read)
+            try:
+                await asyncio.wait_for(send(message), self._bounds.seconds_to_read)
+            except TimeoutError:  # one who does not read fills the buffers
+                raise SlowReaderError from None
 
         try:
             self._check_head(scope)
@@ -75,7 +81,10 @@ class Guard:
             is_read = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, receive_read, send_in_time)
+        try:
+            await self._app(scope, receive_read, send_in_time)
+        except* SlowReaderError:
+            pass  # a reply that ends in its middle closes the connection
 
     def _check_head(self, scope: Scope) -> None:
         size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(a) + len(b) for a, b in scope["headers"])

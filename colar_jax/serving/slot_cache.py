@@ -28,7 +28,7 @@ def own_positions(layers: tuple[LayerCache, ...], positions_B) -> Visibility:
         written = write(context[0], k), write(context[1], v)
         return attend_blocks(q, (Seen(written, bias_BTS),)), written
 
-    return Visibility(see, layers)
+    return Visibility(see, layers, reach=room)  # the new position is one of the room
 
 
 def questions(is_real_RP, lengths_R, compute) -> tuple[Visibility, Reading]:

@@ -21,6 +21,7 @@ class Answer:
             opening, where it may change).
         text: all that was said after the reasoning, such as "Answer: 34".
         latents: `[L, D]` float32, as they were fed: in units of the token embeddings. `[0, D]` for words, or nothing.
+            On the chain's own timeline (`latent.timeline=tokens`) without what each is told besides.
         readings: of each latent, what can be read in it (`evaluation.latents.Latent`); none for words.
         reasoning: a chain of thought in words; "" for latents.
         reasoning_ids: `[L]` int32, the tokens of it; `[0]` for latents.

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from colar_jax.command_line import ASKED, run_main
 from colar_jax.data.example_questions import EXAMPLES
 from colar_jax.errors import UserError
 from colar_jax.exchange.folder import export_stage
-from colar_jax.exchange.prompt_embeds import export_prompt_embeds
+from colar_jax.exchange.prompt_embeds import export_prompt_embeds, prompt_embeds
 
 pytestmark = pytest.mark.slow
 
@@ -167,3 +168,12 @@ def test_nothing_is_left_of_one_that_fails(run, tmp_path):
     with pytest.raises(UserError, match="exists and is not empty"):
         export_prompt_embeds(colar_jax.load(run.workdir, "colar"), QUESTIONS[:1], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("recipe", [{"counts_tokens": True}, {"conditioning": "own"}])
+def test_latents_that_embeddings_do_not_say_are_refused_one_by_one_too(recipe):
+    """The function that docs/serving.md names, not the command alone."""
+    recipe = types.SimpleNamespace(**{"counts_tokens": False, "conditioning": "number"} | recipe)
+    thinker = types.SimpleNamespace(stage="colar", method=types.SimpleNamespace(recipe=recipe))
+    with pytest.raises(UserError, match="stage colar (has latents on the chain's own timeline|chooses its own speed)"):
+        prompt_embeds(thinker, None)

@@ -45,18 +45,32 @@ def _stand_in_for_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", of_safetensors)
 
 
+def _file_in(folder, monkeypatch, thinking: dict):
+    """The file of a folder that thinks so, whose language model is never asked."""
+    shutil.copyfile(SOURCE, folder / SOURCE.name)
+    (folder / "thinking.json").write_text(json.dumps(thinking))
+    if importlib.util.find_spec("torch") is None:
+        _stand_in_for_torch(monkeypatch)
+    colar_torch = torch_file_of(folder)
+    monkeypatch.setattr(colar_torch, "AutoModelForCausalLM", _Model)
+    return colar_torch
+
+
+def test_latents_that_do_not_see_the_question_are_refused(tmp_path, monkeypatch):
+    """This file's latents see it: its answers would be others than the run's."""
+    decode = {"latents_see_question": False}
+    colar_torch = _file_in(tmp_path, monkeypatch, {"method": "codi", "way": "projection", "decode": decode})
+    with pytest.raises(ValueError, match="decode.latents_see_question=False.*colar_jax.load does"):
+        colar_torch.LatentReasoner.load(tmp_path)
+
+
 @pytest.mark.parametrize("model_type", list(FAMILIES))
 def test_a_question_is_read_as_in_training_whatever_the_model(model_type, tmp_path, monkeypatch):
     """AutoTokenizer takes a Qwen's tokenizer to be Qwen's own, and splits what it was trained on otherwise."""
     ours = load_tokenizer("embedded:arithmetic")
     ours.save(tmp_path)
-    shutil.copyfile(SOURCE, tmp_path / SOURCE.name)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    (tmp_path / "thinking.json").write_text(json.dumps({"method": "cot", "way": "words"}))
-    if importlib.util.find_spec("torch") is None:
-        _stand_in_for_torch(monkeypatch)
-    colar_torch = torch_file_of(tmp_path)
-    monkeypatch.setattr(colar_torch, "AutoModelForCausalLM", _Model)
+    colar_torch = _file_in(tmp_path, monkeypatch, {"method": "cot", "way": "words"})
     theirs = colar_torch.LatentReasoner.load(tmp_path).tokenizer
     text = "Tom has 24 apples. How many apples now?\n###<<24+7=31>>"
     assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)

@@ -13,6 +13,7 @@ import pytest
 from serving.served import PLAN, QUESTIONS, serving, tiny_thinker
 from serving.straight import Client
 
+from colar_jax.serving.connections import bind
 from colar_jax.serving.server import Deployment
 
 CROWD = 1000
@@ -54,6 +55,15 @@ def is_closed(connection: socket.socket, seconds: float) -> bool:
     except ConnectionError:
         pass
     return True
+
+
+def all_that_comes(connection: socket.socket) -> bytes:
+    """What a connection has until it is closed."""
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(1 << 16):
+            said += piece
+    return said
 
 
 async def leave(served, rng: random.Random) -> None:
@@ -165,19 +175,28 @@ def test_what_is_no_http(served, garbage):
     assert served.complete()["choices"]
 
 
-def test_who_does_not_read_is_closed_and_its_slots_are_free(thinker):
+def test_who_does_not_read_is_closed_and_its_slots_are_free(thinker, caplog, monkeypatch):
+    """And nothing is logged of it: anybody could fill the log."""
+
+    def bind_with_little_room(*address):
+        bound = bind(*address)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # else the system takes all of the reply
+        return bound
+
+    monkeypatch.setattr("serving.served.bind", bind_with_little_room)
     bounds = dataclasses.replace(PLAN.bounds, seconds_to_read=0.5)
     with serving(thinker, dataclasses.replace(PLAN, bounds=bounds)) as served:
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             deaf.connect(("127.0.0.1", served.port))
-            sent = request(
-                served, {"prompt": QUESTIONS[0], "n": 16, "stream": True, "stream_latents": True, "temperature": 1}
-            )
-            deaf.sendall(sent * 8)
+            much = {"prompt": QUESTIONS[0], "n": 16, "stream": True, "stream_latents": True, "temperature": 1}
+            deaf.sendall(request(served, much) * 3)  # one reply alone is kept for who reads late
+            time.sleep(3.0)
             served.wait_until_idle()
+            assert all_that_comes(deaf).count(b"[DONE]") < 3, "closed in the middle"
         assert served.complete()["choices"]
         assert served.deployment.slots.num_free == served.deployment.slots.num_slots
+    assert not caplog.records
 
 
 def test_an_answer_that_takes_too_long_is_given_up(thinker):

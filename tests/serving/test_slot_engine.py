@@ -3,15 +3,23 @@
 import logging
 
 import jax
+import jax.numpy as jnp
 import pytest
 from cases import fast
 from decoding.test_decoder import random_model
 from serving.pico_slots import PROMPTS, SIZES, SPEED, Answers, ask, assert_same, decoded, programs, slot_engine
 
 from colar_jax.methods.colar import Colar
+from colar_jax.serving.slot_cache import own_positions
 from colar_jax.serving.slot_engine import SlotEngine
 
 EMBED_STD = float(random_model()[1]["latent_head"]["embed_std"])
+
+
+def test_a_step_sees_no_more_than_there_is_room_for():
+    """With one more, a model whose window is the room would be refused."""
+    layer = jnp.zeros((2, 1, 8, 4)), jnp.zeros((2, 1, 8, 4))
+    assert own_positions((layer,), jnp.array([0, 7])).reach_of(1) == 8
 
 
 @pytest.mark.parametrize("temperature", fast([0.0, 0.8], 0.8))
