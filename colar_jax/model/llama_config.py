@@ -68,6 +68,12 @@ class LlamaConfig:
         shares = self.sliding_rope_theta is None
         return tuple(FULL if kind == SLIDING and shares else kind for kind in self.kinds)
 
+    @property
+    def has_bounded_reach(self) -> bool:
+        """Whether there is a number of positions beyond which a pass is refused."""
+        has_window = SLIDING in self.kinds and self.window is not None
+        return has_window or (self.rope_scaling is not None and self.rope_scaling.most_positions is not None)
+
     def check_reach(self, positions: int) -> None:
         """UserError where a pass in which a query sees so many positions, its own included, is not computed here."""
         if SLIDING in self.kinds and self.window is not None and positions > self.window:

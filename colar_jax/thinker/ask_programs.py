@@ -20,7 +20,7 @@ from colar_jax.methods.method import Thinking
 from colar_jax.model.execution import Execution
 from colar_jax.settings import DecodeConfig
 from colar_jax.thinker.asked import Options
-from colar_jax.thinker.question_batches import power_of_two
+from colar_jax.thinker.question_batches import RoundUp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +37,11 @@ class AskPrograms:
 
     Args:
         decode: the run's own settings of decoding.
+        round_up: of limits above those, from `question_batches.rounding_of`.
     """
 
-    def __init__(self, engine: Engine, method: Method, tokenizer: Tokenizer, decode: DecodeConfig):
+    def __init__(self, engine: Engine, method: Method, tokenizer: Tokenizer, decode: DecodeConfig, round_up: RoundUp):
+        self._round_up = round_up
         self._engine, self._method, self._tokenizer, self._decode = engine, method, tokenizer, decode
         self._batch, self._stream = functools.cache(self._compile_batch), functools.cache(self._compile_stream)
 
@@ -71,8 +73,8 @@ class AskPrograms:
         limits, decode = self.limits(options), self._decode
         room = dataclasses.replace(
             decode,
-            max_latents=_room(decode.max_latents, options.max_latents),
-            max_answer_tokens=_room(decode.max_answer_tokens, limits.max_answer_tokens),
+            max_latents=self._room(decode.max_latents, options.max_latents),
+            max_answer_tokens=self._room(decode.max_answer_tokens, limits.max_answer_tokens),
             **dict.fromkeys(TEMPERATURES, 1.0),
         )
         separator_id, eos_id = self._tokenizer.separator_id, self._tokenizer.eos_id
@@ -105,7 +107,6 @@ class AskPrograms:
     def _thinking(self, decode: DecodeConfig) -> Thinking:
         return self._method.thinking(decode, self._tokenizer.separator_id, greedy=True)
 
-
-def _room(configured: int, asked: int | None) -> int:
-    """As configured where that is enough, else a power of two: few programs for many limits."""
-    return configured if asked is None or asked <= configured else power_of_two(asked)
+    def _room(self, configured: int, asked: int | None) -> int:
+        """As configured where that is enough, else rounded up: few programs for many limits."""
+        return configured if asked is None or asked <= configured else self._round_up(asked)

@@ -25,7 +25,7 @@ from colar_jax.thinker.answer import Answer, Event
 from colar_jax.thinker.ask_programs import AskPrograms
 from colar_jax.thinker.asked import Options, check_index, check_options, check_questions, check_speed, tell_untrained
 from colar_jax.thinker.exported_run import is_exported
-from colar_jax.thinker.question_batches import batches_of, prompt_shape
+from colar_jax.thinker.question_batches import RoundUp, batches_of, prompt_shape, rounding_of
 from colar_jax.thinker.reading import Reader
 from colar_jax.thinker.scoring import encoded_for, first_problems, score
 from colar_jax.training.state import Tree
@@ -155,7 +155,7 @@ class Thinker:
         (question,) = check_questions([question], self.tokenizer, allow_unknown_words=allow_unknown_words, names=[name])
         check_index("index", index)
         prompt = self.prompts([question], options.speed)[0]
-        packed = pack_prompts([prompt], prompt_shape(1, len(prompt)))
+        packed = pack_prompts([prompt], prompt_shape(1, len(prompt), self._round_up))
         key = jax.random.fold_in(jax.random.key(options.seed), np.uint32(index))
         return self._reader.events(
             self._programs.stream(self.parameters, packed, key, options), question, self._programs.limits(options)
@@ -222,7 +222,11 @@ class Thinker:
 
     @functools.cached_property
     def _programs(self) -> AskPrograms:
-        return AskPrograms(self.engine, self.method, self.tokenizer, self.decode)
+        return AskPrograms(self.engine, self.method, self.tokenizer, self.decode, self._round_up)
+
+    @functools.cached_property
+    def _round_up(self) -> RoundUp:
+        return rounding_of(self.run.model.llama)
 
     @functools.cached_property
     def _reader(self) -> Reader:
@@ -233,7 +237,7 @@ class Thinker:
         keys_N = jax.vmap(jax.random.fold_in, (None, 0))(
             jax.random.key(options.seed), np.arange(first_index, first_index + len(questions)).astype(np.uint32)
         )
-        for batch in batches_of(prompts, self.run.config.eval.batch_size, self.engine.num_shards):
+        for batch in batches_of(prompts, self.run.config.eval.batch_size, self.engine.num_shards, self._round_up):
             rows = self.engine.put_rows((batch.prompts, keys_N[batch.row_numbers_B]))
             decoded = fetch(self._programs.decode(self.parameters, rows, options))
             limits = self._programs.limits(options)

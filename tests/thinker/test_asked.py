@@ -1,5 +1,6 @@
 """What cannot be asked is one line that says what to do; odd things that can be asked are answered."""
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -10,8 +11,10 @@ from thinker.test_generate import QUESTIONS
 
 from colar_jax.data.tokenizers import EMBEDDED, load_tokenizer
 from colar_jax.errors import UserError
+from colar_jax.model.llama_config import FULL, SLIDING
+from colar_jax.model.presets import PRESETS
 from colar_jax.thinker import asked
-from colar_jax.thinker.question_batches import batches_of, prompt_shape
+from colar_jax.thinker.question_batches import batches_of, power_of_two, prompt_shape, rounding_of
 
 REFUSED = {
     "speed=0 is no thinking speed: a number of at least 1": {"speed": 0},
@@ -176,7 +179,7 @@ def test_all_embedded_words_are_known():
 def test_every_question_is_in_one_batch_of_a_shape_of_powers_of_two(count, most_rows, num_shards):
     rng = np.random.default_rng(count)
     prompts = [rng.integers(1, 99, rng.integers(5, 200)).astype(np.int32) for _ in range(count)]
-    batches = list(batches_of(prompts, most_rows, num_shards))
+    batches = list(batches_of(prompts, most_rows, num_shards, power_of_two))
     assert sorted(number for batch in batches for number in batch.numbers) == list(range(count))
     for batch in batches:
         rows = len(batch.row_numbers_B)
@@ -195,5 +198,12 @@ def test_a_shape_has_room_for_any_questions_of_its_width():
 
     for width, count in itertools.product((32, 64, 128), (1, 2, 16, 64)):
         for length in range(1, width + 1, 3):
-            shape = prompt_shape(count, width)
+            shape = prompt_shape(count, width, power_of_two)
             pack_prompts([np.ones(length, np.int32)] * (count - 1) + [np.ones(width, np.int32)], shape)
+
+
+def test_padding_does_not_take_a_question_beyond_a_window():
+    """300 tokens and 64 latents and 16 tokens of an answer are within 512, and a width of 512 with them is not."""
+    windowed = dataclasses.replace(PRESETS["pico"], layers=(SLIDING, FULL), window=512)
+    assert prompt_shape(1, 300, rounding_of(windowed)).width == 304
+    assert prompt_shape(1, 300, rounding_of(PRESETS["pico"])).width == 512
