@@ -101,7 +101,7 @@ def serve(mode: str) -> None:
     method = Colar(speeds=",".join(f"{speed:g}" for speed in SPEEDS))
     engine, tokenizer = Engine(graph, make_mesh(jax.devices()[:1])), load_tokenizer(EMBEDDED)
     decode = DecodeConfig(max_latents=MOST_LATENTS, max_answer_tokens=MOST_TOKENS)
-    stages = {"colar": types.SimpleNamespace(bound_method=method)}
+    stages = {"colar": types.SimpleNamespace(bound_method=method, trainer="sft")}
     run = types.SimpleNamespace(
         config=types.SimpleNamespace(stages=stages),
         trained_speeds=lambda stage: SPEEDS,

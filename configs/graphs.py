@@ -53,8 +53,8 @@ def _config():
         config.stages[name] = stage_defaults(
             method=name, init_from="cot", steps=4500, row_positions=288, eval_every=1500, log_every=100
         )
-        # 8 or 9 problems an update: a row holds three without steps, or with one latent for each, and two with more.
-        config.stages[name].rows = 3 if name in ("no_cot", "ruplar") else 4
+        # 8 or 9 problems an update: a row holds three without steps, and two with latents or words for them.
+        config.stages[name].rows = 3 if name == "no_cot" else 4
         config.stages[name].optimizer.update(**optimizer)
     config.stages.colar.latent.update(speeds="2,5", weight=10.0)
     config.stages.sim_colar.sim_colar.update(speeds="2,5", weight=10.0)

@@ -66,8 +66,9 @@ def test_an_evaluation_on_trained_questions_is_refused(tmp_path, finished, caplo
         assert "allowed by data.allow_overlap" in caplog.text
         assert remarks == [f"cot: 1 of {1 + (name != 'repeats')} test questions of t were trained on."]
     sweep([dataclasses.replace(allowed, eval=dataclasses.replace(allowed.eval, stages="cot", seeds=0))])
-    (remark,) = read_report(workdir)["remarks"]
+    remark, of_repeats = read_report(workdir)["remarks"]
     assert remark == "cot: 1 of 1 test questions of t were trained on."
+    assert of_repeats.startswith("1 of 2 questions of t repeat another one there")
     assert remark in (workdir / "report.md").read_text() and remark in (workdir / "results.tex").read_text()
 
 
