@@ -101,9 +101,8 @@ def serve(mode: str) -> None:
     method = Colar(speeds=",".join(f"{speed:g}" for speed in SPEEDS))
     engine, tokenizer = Engine(graph, make_mesh(jax.devices()[:1])), load_tokenizer(EMBEDDED)
     decode = DecodeConfig(max_latents=MOST_LATENTS, max_answer_tokens=MOST_TOKENS)
-    stages = {"colar": types.SimpleNamespace(bound_method=method, trainer="sft")}
     run = types.SimpleNamespace(
-        config=types.SimpleNamespace(stages=stages),
+        trained_recipes=lambda stage: (method.recipe,),
         trained_speeds=lambda stage: SPEEDS,
         thinking=lambda stage: method.thinking(decode, tokenizer.separator_id, greedy=True),
     )

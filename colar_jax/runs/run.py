@@ -19,6 +19,7 @@ from colar_jax.data.loader import Batches
 from colar_jax.data.problems import Problem
 from colar_jax.data.prompts import AUTO_SPEED, Speed
 from colar_jax.data.readable import DecodeRoom, encode_readable
+from colar_jax.data.recipe import Recipe
 from colar_jax.data.splits import Splits, load_splits, load_tests
 from colar_jax.data.tokenizers import Tokenizer
 from colar_jax.engine import Engine
@@ -36,7 +37,7 @@ from colar_jax.rl.reward_list import check_credit
 from colar_jax.runs.asked_speeds import decode_speeds, said_speeds
 from colar_jax.runs.run_model import RunModel, make_model, model_name
 from colar_jax.runs.run_tokenizer import run_tokenizer
-from colar_jax.runs.trained_speeds import was_trained
+from colar_jax.runs.trained_speeds import trained_recipes
 from colar_jax.training.state import Tree
 from colar_jax.weights.base_model import base_folder, base_identity
 from colar_jax.weights.hf_config import refuse_without_config
@@ -124,7 +125,17 @@ class Run:
 
     def was_trained(self, stage_name: str, speed: Speed) -> bool:
         """Whether a stage was trained at a speed, or one of this run whose latents it improves with rewards."""
-        return was_trained(self.config, stage_name, speed)
+        return any(recipe.was_trained(speed) for recipe in self.trained_recipes(stage_name))
+
+    def trained_recipes(self, stage_name: str) -> tuple[Recipe, ...]:
+        """`trained_speeds.trained_recipes`, whose checkpoints are opened once."""
+        if stage_name not in self._recipes:
+            self._recipes[stage_name] = tuple(trained_recipes(self.config, stage_name))
+        return self._recipes[stage_name]
+
+    @functools.cached_property
+    def _recipes(self) -> dict[str, tuple[Recipe, ...]]:
+        return {}
 
     def decode_speeds(self, stage_name: str) -> tuple[Speed, ...]:
         """The speeds to decode a stage at: those it was trained with, unless the config asks for others."""

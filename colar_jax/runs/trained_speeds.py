@@ -4,17 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from colar_jax.config import Config
-from colar_jax.data.prompts import Speed
 from colar_jax.data.recipe import Recipe
 from colar_jax.runs.run_folder import open_checkpoints
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
 
 SOURCE = "source"  # in a checkpoint: what its stage started from, as `Config.source_of` named it then
-
-
-def was_trained(config: Config, stage_name: str, speed: Speed) -> bool:
-    """Whether a stage was trained at a speed, or one of this run whose latents it improves with rewards."""
-    return any(recipe.was_trained(speed) for recipe in trained_recipes(config, stage_name))
 
 
 def trained_recipes(config: Config, stage_name: str) -> Iterator[Recipe]:

@@ -9,7 +9,6 @@ import threading
 import jax
 
 from colar_jax.errors import UserError, no_memory
-from colar_jax.runs.trained_speeds import trained_recipes
 from colar_jax.serving.app import make_app
 from colar_jax.serving.connections import Server
 from colar_jax.serving.counters import Metrics
@@ -78,7 +77,7 @@ class Deployment:
             ) from None
         speeds = thinker.run.trained_speeds(thinker.stage)
         # Not the run, which holds the base that adapters stand beside.
-        recipes = tuple(trained_recipes(thinker.run.config, thinker.stage))
+        recipes = thinker.run.trained_recipes(thinker.stage)
         served = Served(plan.name, ways, tokenizer, speeds, thinker.method.has_speed, recipes, sizes)
         self.scheduler = Scheduler(
             self.slots,
