@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 from launch.fakes import LAUNCH
+from parallel.processes import ended, free_address
 
 from colar_jax.parallel.hosts import LOST_PEER
 
@@ -81,10 +81,7 @@ time.sleep(120)
 @pytest.mark.parametrize("killed", [0, 1])  # the first is also the coordinator
 def test_jax_aborts_a_process_that_does_not_hear_of_the_loss(killed):
     """And says what the script looks for: with each version of jax."""
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        address = f"localhost:{listener.getsockname()[1]}"
-    begin = time.monotonic()
+    address, begin = free_address(), time.monotonic()
     started = [
         subprocess.Popen(
             [SCRIPT, sys.executable, "-c", PEER, address, str(process), str(killed)],
@@ -94,12 +91,9 @@ def test_jax_aborts_a_process_that_does_not_hear_of_the_loss(killed):
         )
         for process in range(2)
     ]
-    try:
-        errors = [process.communicate(timeout=100)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    expected = [LOST_PEER, LOST_PEER]
-    expected[killed] = 128 + signal.SIGKILL
-    assert [process.returncode for process in started] == expected, errors
-    assert errors[1 - killed].endswith("another process was lost: status 75\n") and time.monotonic() - begin < 100
+    of_processes = ended(started, 100)
+    statuses = [LOST_PEER, LOST_PEER]
+    statuses[killed] = 128 + signal.SIGKILL
+    assert [status for status, _ in of_processes] == statuses, of_processes
+    assert of_processes[1 - killed][1].endswith("another process was lost: status 75\n")
+    assert time.monotonic() - begin < 100

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from parallel.processes import ended, free_address
 from pipeline.tiny import CONFIG_FILE, ROOT, TINY, checkpoint_steps
 
 from colar_jax.config import ParallelConfig
@@ -73,10 +73,7 @@ def start(workdir: Path, processes: int, devices: int, mesh: str, stop: tuple, c
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     settings = SETTINGS | {"workdir": str(workdir), "parallel.mesh": mesh}
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        address = f"localhost:{listener.getsockname()[1]}"
-    started = []
+    address, started = free_address(), []
     for number in range(processes):
         own = {"parallel.coordinator": address, "parallel.num_processes": processes, "parallel.process_id": number}
         flags = [f"--config.{name}={value}" for name, value in (settings | own).items()]
@@ -96,13 +93,7 @@ def start(workdir: Path, processes: int, devices: int, mesh: str, stop: tuple, c
 
 def run(workdir, processes, devices, mesh, cache, stop=NEVER, timeout=400) -> list[tuple[int, str]]:
     """The exit status and the output of each process."""
-    started = start(workdir, processes, devices, mesh, stop, cache)
-    try:
-        outputs = [process.communicate(timeout=timeout)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
+    return ended(start(workdir, processes, devices, mesh, stop, cache), timeout)
 
 
 def saved_steps(workdir: Path) -> list[int]:

@@ -1,10 +1,7 @@
 """Settings of training that would do nothing are refused before a stage begins, and stop nothing that has begun."""
 
-import re
-import runpy
-from pathlib import Path
-
 import pytest
+from every_config import configs_in, of_each_file
 from pipeline.tiny import tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
@@ -14,8 +11,6 @@ from colar_jax.runs import beforehand
 from colar_jax.runs.idle_settings import refuse_idle_in_training
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def run_of(folder, method="no_cot", of_method=(), **settings):
@@ -99,15 +94,10 @@ def test_latents_without_a_standard_deviation_have_no_entropy(tmp_path, caplog, 
     assert f"stages.stage.{group}.entropy_weight=-1e-06 does nothing with model.latent_head.det" in caplog.text
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_no_file_has_any(path, monkeypatch):
-    get_config = runpy.run_path(str(path))["get_config"]
-    with pytest.raises(ValueError, match="knows the argument") as known:
-        get_config("?")
-    for argument in ("", *re.findall(r"\w+", re.search(r"knows the arguments? (.*), not", str(known.value))[1])):
-        if argument != "and":
-            run = _Planned(resolve(get_config(argument)))
-            refuse_idle_in_training(run, run.config.stage_names)
+@of_each_file
+def test_no_file_has_any(path):
+    for config in configs_in(path):
+        refuse_idle_in_training(_Planned(config), config.stage_names)
 
 
 class _Planned:

@@ -4,12 +4,12 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from parallel.processes import ended, free_address
 from pipeline.tiny import ROOT, tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
@@ -201,9 +201,7 @@ with hosts.ends_with_its_peers():
 
 @pytest.mark.slow
 def test_two_processes_make_them_together(tmp_path):
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        address = f"localhost:{listener.getsockname()[1]}"
+    address = free_address()
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
@@ -216,12 +214,8 @@ def test_two_processes_make_them_together(tmp_path):
         )
         for process in range(2)
     ]
-    try:
-        outputs = [process.communicate(timeout=150)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], outputs
+    of_processes = ended(started, 150)
+    assert [status for status, _ in of_processes] == [0, 0], of_processes
     for file in (f"auto/{RIGHT_FILE}", f"auto/{RIGHT_LATER_FILE}", "concise/own_chains.jsonl"):
         assert (tmp_path / "run" / file).is_file(), file
     assert not list((tmp_path / "run").glob("*/.*.parts"))

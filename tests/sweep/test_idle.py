@@ -1,11 +1,11 @@
 """Settings of an evaluation that nothing would read are one sentence, before anything is decoded."""
 
 import dataclasses
-import re
 import runpy
 from pathlib import Path
 
 import pytest
+from every_config import configs_in, of_each_file
 from sweep.tiny_runs import config_of
 
 from colar_jax.config import resolve
@@ -73,14 +73,10 @@ def test_a_stage_of_a_file_that_is_trained_alone_keeps_what_the_file_says_for_ot
         refuse_idle_settings([resolve(config)])
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+@of_each_file
 def test_no_file_asks_for_what_it_does_not_read(path, caplog):
-    get_config = runpy.run_path(str(path))["get_config"]
-    with pytest.raises(ValueError, match="knows the argument") as known:
-        get_config("?")
-    for argument in ("", *re.findall(r"\w+", re.search(r"knows the arguments? (.*), not", str(known.value))[1])):
-        if argument != "and":
-            refuse_idle_settings([resolve(get_config(argument))])
+    for config in configs_in(path):
+        refuse_idle_settings([config])
     assert not caplog.text
 
 
