@@ -8,7 +8,7 @@ from pipeline.tiny import capture_stage, tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.errors import UserError
-from colar_jax.runs import starts
+from colar_jax.runs import starts, trained_speeds
 from colar_jax.runs.beforehand import check_run
 from colar_jax.runs.run import prepare
 from colar_jax.runs.starts import adopt, finished_parameters, start_parameters
@@ -144,11 +144,14 @@ def test_they_keep_them_where_the_run_goes_on_with_other_stages(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(starts, "identity_of", lambda run, name: identity)
         adopt(run, "rl", run.initial_parameters())
+    opened, noted_source = [], trained_speeds.noted_source
+    monkeypatch.setattr(trained_speeds, "noted_source", lambda folder: opened.append(folder) or noted_source(folder))
     for others in ("cot", "rl", "no_cot,rl"):
         config.run = others
         later = prepare(resolve(config), sets="none")
         assert [later.was_trained("rl", speed) for speed in (2.0, 3.0, 4.0)] == [True, True, False], others
         assert [later.was_trained("colar", speed) for speed in (2.0, 3.0)] == [True, False]
+    assert len(opened) == 3, "once for each run, whatever speeds it is asked for"
     config.run = "cot,colar,rl"
     assert capture_stage(monkeypatch, prepare(resolve(config)), "rl").identity[SOURCE] == "colar"
 
