@@ -204,6 +204,13 @@ def unfinished(folder: Path) -> str:
     return f"step {step:,}, trained to {latest:,} of {wanted:,}" if latest < wanted else ""
 
 
+def best_before_the_end(folder: Path) -> str:
+    """Which checkpoint counts, of a stage whose last one does not: an earlier one was the best; empty for others."""
+    with _finished(folder) as (checkpoints, step):
+        latest = checkpoints.latest_step()
+    return f"step {step:,} of {latest:,}, the best in validation" if step < latest else ""
+
+
 @contextlib.contextmanager
 def _finished(folder: Path, wanted: int | None = None) -> Iterator[tuple[Checkpoints, int]]:
     """A stage folder's checkpoints, and the step of the one that counts, or is wanted."""

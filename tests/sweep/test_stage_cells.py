@@ -2,14 +2,17 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import pytest
 from pipeline.tiny import tiny_config_dict
 
 from colar_jax.config import resolve, stage_defaults
 from colar_jax.errors import UserError
 from colar_jax.report.results import NO_SPEED
+from colar_jax.runs import pipeline
 from colar_jax.runs.identity import identity_of
 from colar_jax.runs.run import prepare
+from colar_jax.runs.run_folder import open_checkpoints
 from colar_jax.runs.starts import adopt
 from colar_jax.runs.sweep.cells import cells_of
 from colar_jax.runs.sweep.member import causal_rows
@@ -19,11 +22,15 @@ from colar_jax.runs.sweep.store import Store, key_of
 from colar_jax.training.checkpoints import Checkpoints
 
 
-def run_of(workdir, **overrides):
+def config_of(workdir, **overrides):
     config = tiny_config_dict(workdir, run="codi", **{"eval.seeds": 0})
     config.stages.codi = stage_defaults(method="codi", steps=1)
     config.update_from_flattened_dict(overrides)
-    return prepare(resolve(config), sets="tests", for_training=False)
+    return resolve(config)
+
+
+def run_of(workdir, **overrides):
+    return prepare(config_of(workdir, **overrides), sets="tests", for_training=False)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +79,24 @@ def test_a_report_says_of_programs_and_of_readers_which_stages_have_not_ended(wo
     assert notes_of("", run, short).endswith("codi: method codi (unfinished: step 0, trained to 0 of 9).")
     other = run_of(workdir, run="codi,cot", **{"eval.stages": "cot"})
     assert unfinished_stages(other) == short
+
+
+def test_training_and_report_say_which_checkpoint_counts_where_it_is_not_the_last(tmp_path, monkeypatch, caplog):
+    """More training that validates worse changes no number, which would look as if nothing had come of it."""
+    run = prepare(config_of(tmp_path / "run"))
+    adopt(run, "codi", run.initial_parameters())
+    for step, accuracy in ((1, 0.5), (2, 0.25)):
+        assert notes_of("", run, {}).endswith("codi: method codi.")
+        with open_checkpoints(tmp_path / "run" / "codi") as checkpoints:
+            tree = {"weights": jnp.zeros(2)}
+            checkpoints.save(step, tree, metrics={"accuracy": accuracy}, identity=identity_of(run, "codi"))
+    assert notes_of("", run, {}).endswith("codi: method codi (step 1 of 2, the best in validation).")
+    for part in ("train_stage", "sweep_run"):
+        monkeypatch.setattr(pipeline, part, lambda *given: None)
+    caplog.set_level("INFO")
+    pipeline.train(config_of(tmp_path / "run"))
+    said = "stage codi: its checkpoint of step 1 of 2, the best in validation, is what counts from here on"
+    assert said in caplog.messages
 
 
 def test_what_decoding_does_not_read_changes_nothing(workdir):

@@ -8,7 +8,7 @@ from colar_jax.errors import UserError
 from colar_jax.runs.asked_speeds import stages_of
 from colar_jax.runs.run import Run
 from colar_jax.runs.run_model import model_name
-from colar_jax.runs.starts import unfinished
+from colar_jax.runs.starts import best_before_the_end, unfinished
 
 
 def decode_settings_of(config: Config) -> dict[str, dict]:
@@ -43,10 +43,11 @@ def repeats_of(run: Run) -> list[str]:
 
 
 def notes_of(name: str, run: Run, short: dict[str, str]) -> str:
-    """As in "Model nano, seed 0. cot: method cot; colar: method colar."."""
+    """As in "Model nano, seed 0. cot: method cot; colar: method colar (step 500 of 900, the best in validation)."."""
     trained = []
     for stage in stages_of(run.config):
-        place = f" (unfinished: {short[stage]})" if stage in short else ""
-        trained.append(f"{stage}: method {run.config.stages[stage].method}{place}")
+        place = f"unfinished: {short[stage]}" if stage in short else best_before_the_end(run.workdir / stage)
+        said = f" ({place})" if place else ""
+        trained.append(f"{stage}: method {run.config.stages[stage].method}{said}")
     of_run = f"{name}: model" if name else "Model"
     return f"{of_run} {model_name(run.config)}, seed {run.config.seed}. " + "; ".join(trained) + "."
