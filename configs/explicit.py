@@ -19,8 +19,8 @@ Over seeds, each of them both, sampled: a greedy chain goes on wherever reflecti
 
     python benchmarks/over_seeds.py runs/explicit_? runs/explicit_?/budgets --against=cot --costs --sampling=sampled
 
-40 to 60 minutes on one CPU core; sampled accuracy % / #L of 1,000 problems, mean of three seeds: cot 97.1 / 100,
-trimmed after one agreement 97.2 / 57.0, longer 96.6 / 101, concise 97.8 / 40.1, dropped 20.8 / 38.5, short_rl 99.5 /
+40 to 60 minutes on one CPU core; sampled accuracy % / #L of 1,000 problems, mean of five seeds: cot 97.4 / 101,
+trimmed after one agreement 97.5 / 57.0, longer 97.1 / 101, concise 97.6 / 40.0, dropped 21.8 / 38.8, short_rl 99.7 /
 24.4 (docs/methods.md has intervals).
 """
 
