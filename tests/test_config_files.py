@@ -99,6 +99,19 @@ def test_rewards_of_k_hot_latents_are_those_of_their_paper():
     assert (method.top_k, method.speeds, stage.optimizer.learning_rate, stage.epochs) == (10, "2", 1e-6, 10.0)
 
 
+def test_paths_in_graphs_from_a_pretrained_model_are_the_same_experiment():
+    """What differs is the model with its tokenizer, and how long it is trained."""
+    test_every_config_file(ARITHMETIC.with_stem("graphs"), "smollm2")
+    get_config = runpy.run_path(str(ARITHMETIC.with_stem("graphs")))["get_config"]
+    ours, pretrained = resolve(get_config()), resolve(get_config("smollm2"))
+    assert (pretrained.data.train, pretrained.run) == (ours.data.train, ours.run)
+    assert {(stage.steps, stage.optimizer) for name, stage in pretrained.stages.items() if name != "cot"} == {
+        (200, pretrained.stages["cot"].optimizer)
+    }
+    for name in ("coconut", "sim_coconut"):  # two schedule stages of 400 problems: half of the updates
+        assert pretrained.stages[name].bound_method.epochs_per_stage * pretrained.data.train_limit == 400
+
+
 @pytest.mark.parametrize("argument", ["two_speeds", "rl", "budget", "redundant", "no_averaging", "baselines"])
 def test_every_argument_of_the_embedded_run(argument):
     test_every_config_file(ARITHMETIC, argument)
