@@ -9,7 +9,7 @@ python -m colar_jax.train --config=configs/graphs.py:smoke         # in about a 
 python -m colar_jax.train --config=configs/graphs.py --config.run=cot,coconut
 
 Not run to its end: all methods, over seeds, want a GPU. `:smollm2`, 200 held-out problems: the chain of thought has
-72 % after 100 updates, 8 minutes of a CPU core; 200 updates from there leave RuPLaR at 53, Coconut at 57 and answer
+72 % after 100 updates, 8 minutes of a CPU core; 200 updates from there leave RuPLaR at 52.5, Coconut at 57 and answer
 only at 54, which may all be guesses. From nothing the chain of thought itself has 48 % after 3,000 updates: it has not
 learned to look a fact up (docs/methods.md, "Paths in graphs").
 """

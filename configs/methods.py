@@ -15,7 +15,7 @@ tokens, and distances of caches weigh a fifth of those of states, not a tenth; S
 chain of thought. `:short` is all of it in 3,000 updates, schedules too: how far methods come, not where they end.
 That has been run, two and a half hours of a CPU core a seed. Accuracy in %, five seeds: RuPLaR 100.0, SIM-CoT on CODI
 80.3, CODI 75.1, SIM-CoT on Coconut 74.6, Coconut 68.6, answer only 63.5; one seed: CoLaR, SIM-CoT on it and mixtures 97
-to 100, PCCoT 82, iCoT 47 (docs/methods.md has intervals and the others).
+to 100, PCCoT 82.5, iCoT 47 (docs/methods.md has intervals and the others).
 """
 
 from colar_jax.config import config_beside, stage_defaults
