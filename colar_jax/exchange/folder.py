@@ -21,7 +21,7 @@ from colar_jax.model.lora import merge_adapters
 from colar_jax.report.files import MARKDOWN_FILE
 from colar_jax.runs.places import bare_name, change_places, whole_path
 from colar_jax.runs.run import Run
-from colar_jax.runs.starts import finished_parameters, stage_named, tell_unfinished
+from colar_jax.runs.starts import finished_parameters, stage_named, tell_what_counts
 from colar_jax.weights import hf_config
 from colar_jax.weights.base_model import base_folder
 from colar_jax.weights.hf_folder import new_folder, write_llama
@@ -62,7 +62,7 @@ def export_stage(run: Run, stage: str, out: Path, *, form: str = "merged", dtype
     modules = {name: module for name, module in run.method(stage).modules.items() if module.save is not None}
     way = ways.way_of(thinking, stage, has_modules=bool(modules))
     parameters = finished_parameters(run, run.workdir / stage)
-    tell_unfinished(run.workdir / stage)
+    tell_what_counts(run.workdir / stage)
     with new_folder(out) as folder:
         if form == "adapter":
             write_adapter(folder, parameters, lora, base_name=run.config.model.base)

@@ -32,7 +32,7 @@ from colar_jax.runs.resuming import (
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import write_config
 from colar_jax.runs.stage_batches import check_schedule, loader_of, num_steps_of
-from colar_jax.runs.starts import best_before_the_end, reference_of, source_of, stage_state, start_parameters
+from colar_jax.runs.starts import reference_of, source_of, stage_state, start_parameters, tell_what_counts
 from colar_jax.runs.sweep.sweep import SAMPLES_FILE, sweep_run
 from colar_jax.runs.trained_questions import note_trained_questions
 from colar_jax.runs.trained_speeds import SOURCE, noted_source
@@ -78,8 +78,7 @@ def _train(config: Config, *, accept_changes: bool) -> list[Result]:
         train_stage(run, name)
         run.loaders.pop(name, None)
         wait_for_all(f"finished {name}")  # what the first has written is there for all
-        if place := best_before_the_end(run.workdir / name):
-            logger.info("stage %s: its checkpoint of %s, is what counts from here on", name, place)
+        tell_what_counts(run.workdir / name)
     return sweep_run(run)
 
 

@@ -187,10 +187,12 @@ def reference_of(run: Run, name: str) -> dict:
     return now
 
 
-def tell_unfinished(folder: Path) -> None:
-    """A warning where a stage that is about to be used has not taken all its steps."""
+def tell_what_counts(folder: Path) -> None:
+    """A word where a stage that is about to be used has not taken all its steps, or is read as of an earlier one."""
     if place := unfinished(folder):
         logger.warning("stage %s is not trained to its end: %s", folder.name, place)
+    elif place := best_before_the_end(folder):
+        logger.info("stage %s: its checkpoint of %s, is what counts", folder.name, place)
 
 
 def unfinished(folder: Path) -> str:

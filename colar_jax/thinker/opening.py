@@ -12,7 +12,7 @@ from colar_jax.json_object import read_json_object
 from colar_jax.runs.resuming import latest_step
 from colar_jax.runs.run import Run, prepare
 from colar_jax.runs.run_folder import CONFIG_FILE, saved_config
-from colar_jax.runs.starts import asked_stage, finished_parameters, tell_unfinished
+from colar_jax.runs.starts import asked_stage, finished_parameters, tell_what_counts
 from colar_jax.thinker.exported_run import exported_config, exported_parameters, is_exported
 from colar_jax.thinker.thinker import Thinker
 from colar_jax.training.stage import CHECKPOINTS_FOLDER
@@ -92,7 +92,7 @@ def _opened(config: Config, stage: str | None) -> Thinker:
     name = asked_stage(run, stage)
     if latest_step(folder / name) is None:
         raise UserError(f"stage {name!r} of {folder} has no checkpoint yet: {_what_to_do(run)}")
-    tell_unfinished(folder / name)
+    tell_what_counts(folder / name)
     return Thinker(run, name, finished_parameters(run, folder / name))
 
 

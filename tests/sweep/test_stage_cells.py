@@ -95,7 +95,7 @@ def test_training_and_report_say_which_checkpoint_counts_where_it_is_not_the_las
         monkeypatch.setattr(pipeline, part, lambda *given: None)
     caplog.set_level("INFO")
     pipeline.train(config_of(tmp_path / "run"))
-    said = "stage codi: its checkpoint of step 1 of 2, the best in validation, is what counts from here on"
+    said = "stage codi: its checkpoint of step 1 of 2, the best in validation, is what counts"
     assert said in caplog.messages
 
 

@@ -364,3 +364,12 @@ def test_a_stage_that_is_still_in_training_says_so(asked_run, monkeypatch, tmp_p
     exported(asked_run, "cot", tmp_path / "out")
     said = "stage cot is not trained to its end: step 200, trained to 250 of 9,000"
     assert caplog.messages.count(said) == 2
+
+
+def test_a_stage_that_counts_as_it_was_before_its_last_step_says_so(asked_run, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(starts, "best_before_the_end", lambda folder: "step 200 of 250, the best in validation")
+    caplog.set_level("INFO")
+    colar_jax.load(asked_run.workdir, "cot")
+    exported(asked_run, "cot", tmp_path / "out")
+    said = "stage cot: its checkpoint of step 200 of 250, the best in validation, is what counts"
+    assert caplog.messages.count(said) == 2
